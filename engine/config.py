@@ -1,0 +1,47 @@
+"""The engine's settings, validated when made."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(slots=True, frozen=True)
+class EngineConfig:
+    """How large the engine may be and where it runs.
+
+    Attributes:
+        model: a local folder or a Hugging Face Hub name.
+        device: `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto` takes the checkpoint's own type.
+        page_size: tokens a KV page holds.
+        num_pages: pages in the pool; None sizes the pool from `kv_memory_bytes`.
+        kv_memory_bytes: memory for KV pages; None takes a stated share of what the device has free.
+        max_batch_size: most sequences in one step.
+        max_step_tokens: most tokens computed in one step, decodes and prompt chunks together.
+        max_context_tokens: longest prompt + output; None takes the model's own limit.
+        prefix_cache: keep full pages for later prompts with the same beginning.
+        threads: CPU threads for the step; None leaves torch's default.
+    """
+
+    model: str
+    device: str = "cpu"
+    dtype: DType = "auto"
+    page_size: int = 16
+    num_pages: int | None = None
+    kv_memory_bytes: int | None = None
+    max_batch_size: int = 64
+    max_step_tokens: int = 512
+    max_context_tokens: int | None = None
+    prefix_cache: bool = True
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("page_size", "max_batch_size", "max_step_tokens"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("num_pages", "kv_memory_bytes", "max_context_tokens", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1, or None for the default")

@@ -1,0 +1,101 @@
+"""What goes into the engine and what comes out: token ids, sampling parameters, progress."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why the engine ended a sequence by itself."""
+
+    STOP = "stop"
+    """An end-of-sequence token or one of `SamplingParams.stop_token_ids` was sampled."""
+    LENGTH = "length"
+    """`max_tokens` was reached, or the model's context is full."""
+
+
+@dataclass(slots=True, frozen=True)
+class SamplingParams:
+    """How the next token is chosen. Names and meanings are those of the OpenAI API and vLLM.
+
+    Attributes:
+        max_tokens: most tokens to generate, counted from the end of the prompt.
+        min_tokens: end-of-sequence and stop tokens can't be sampled before this many output tokens.
+        temperature: 0 is greedy.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probability reaches top_p.
+        min_p: drop tokens less likely than min_p times the most likely one.
+        presence_penalty: subtracted once from the logit of every token in the output so far.
+        frequency_penalty: subtracted per occurrence in the output so far.
+        repetition_penalty: divides positive and multiplies negative logits of tokens in prompt and output.
+        logit_bias: added to the logits of the given token ids.
+        seed: sampling noise is a function of (seed, position, token id) alone.
+        stop_token_ids: end the sequence, besides the model's own end-of-sequence tokens.
+        ignore_eos: the model's end-of-sequence tokens are ordinary tokens.
+        logprobs: return the log-probability of each sampled token and of this many most likely ones;
+            None returns none. They are those of the model, before penalties, bias and temperature.
+    """
+
+    max_tokens: int = 256
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    """One sequence to generate.
+
+    Attributes:
+        id: the caller's name for it; unique among the sequences in the engine.
+        prompt_ids: the prompt; at least one token.
+        output_ids: tokens generated before, by this or another engine. Generation goes on after them,
+            exactly as it would have without the interruption.
+        params: how to sample.
+        priority: 0 is the most urgent. The youngest sequence of the highest number is preempted first.
+        cache_salt: prefix pages are shared only between requests of equal salt (a tenant's name, say).
+    """
+
+    id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    output_ids: list[int] = field(default_factory=list)
+    priority: int = 0
+    cache_salt: str = ""
+
+
+@dataclass(slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one position: the sampled token's, and the most likely tokens' in order."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(slots=True)
+class Progress:
+    """What one step brought one sequence.
+
+    Attributes:
+        id: the request's id.
+        token_ids: the new tokens, in order; the token that ended the sequence is among them.
+        logprobs: one entry a new token when asked for, else empty.
+        finish_reason: set when the sequence has ended; its pages are free already.
+        cached_tokens: prompt and earlier output tokens found in the prefix cache at first admission.
+    """
+
+    id: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs]
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0

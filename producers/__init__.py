@@ -1,0 +1,1 @@
+"""Everything that enqueues jobs or reads their streams and results."""

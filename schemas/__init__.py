@@ -1,0 +1,1 @@
+"""The contract between producers and workers: wire models, key names, scripts, errors, settings."""

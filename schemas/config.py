@@ -1,0 +1,97 @@
+"""Settings of every headrace process: flags, then HEADRACE_* variables, then `headrace.toml`."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from .keys import NAMESPACE
+from .settings import Limits, QueueSettings
+
+ENV_PREFIX = "HEADRACE_"
+
+
+class BadSetting(ValueError):
+    """A setting is wrong; the message names it, its value and what is allowed."""
+
+
+def config_file() -> Path:
+    """The settings file: `$HEADRACE_CONFIG`, else `headrace.toml` in the current folder."""
+    return Path(os.environ.get(f"{ENV_PREFIX}CONFIG", "headrace.toml"))
+
+
+class CommonSettings(BaseSettings):
+    """What every process needs to know: where Redis is and how jobs are kept.
+
+    Attributes:
+        redis_url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`.
+        namespace: the first part of every key.
+        partitions: queues that each model's jobs are spread over; the same for producers and workers.
+        retention_s: how long an ended job stays readable.
+        dead_retention_s: how long a dead letter and its job stay.
+        idempotency_s: how long an idempotency key is remembered.
+        max_job_bytes: largest job as JSON.
+        max_queued_jobs: most queued jobs a lane (class and tenant).
+        max_queued_bytes: most queued bytes a lane.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    redis_url: Annotated[str, Field(min_length=1)] = "redis://localhost:6379/0"
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = NAMESPACE
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 1
+    retention_s: Annotated[float, Field(gt=0)] = 86_400.0
+    dead_retention_s: Annotated[float, Field(gt=0)] = 30 * 86_400.0
+    idempotency_s: Annotated[float, Field(gt=0)] = 86_400.0
+    max_job_bytes: Annotated[int, Field(gt=0)] = 4 * 2**20
+    max_queued_jobs: Annotated[int, Field(gt=0)] = 1_000_000
+    max_queued_bytes: Annotated[int, Field(gt=0)] = 2**30
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+
+    @classmethod
+    def load(cls, **flags: object) -> Self:
+        """The effective settings; flags that are None were not given.
+
+        Raises:
+            BadSetting: naming the first setting that is wrong.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise BadSetting(f"setting {name} = {first.get('input')!r}: {first['msg']}") from None
+
+    @property
+    def queue(self) -> QueueSettings:
+        """The part that the enqueue and upkeep scripts take."""
+        limits = Limits(self.max_job_bytes, self.max_queued_jobs, self.max_queued_bytes)
+        return QueueSettings(
+            namespace=self.namespace,
+            partitions=self.partitions,
+            retention_s=self.retention_s,
+            dead_retention_s=self.dead_retention_s,
+            idempotency_s=self.idempotency_s,
+            limits=limits,
+        )

@@ -1,0 +1,208 @@
+"""Every error headrace raises on purpose.
+
+    HeadraceError
+    ├── InvalidJob            a field of the job is wrong; nothing was enqueued
+    ├── UnknownModel          no worker has ever served that model here
+    ├── QueueFull             the lane is at its limit; try again after `retry_after_s`
+    ├── RateLimited           the tenant is over its rate; try again after `retry_after_s`
+    ├── Unauthorized          missing or wrong credentials
+    ├── IdempotencyConflict   the key was used with another request body
+    ├── JobNotFound           no such job, or its retention has ended
+    ├── JobFailed             the job ended `failed`
+    ├── JobCancelled          the job ended `cancelled`
+    ├── JobExpired            the job ended `expired`
+    ├── StreamReset           the token log is shorter than what this reader has seen
+    ├── ResultTimeout         the job has not ended within the reader's own time limit
+    └── BrokerUnavailable     Redis can't be reached, refuses, or is too old
+
+Each leaf has a wire `code` (stable, for programs) and an `http_status` (for gateways); its message is a
+sentence that names what was wrong, the value, and the way out.
+"""
+
+from typing import ClassVar
+
+
+class HeadraceError(Exception):
+    """Base of every error in this package."""
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+
+
+class InvalidJob(HeadraceError, ValueError):
+    """A field of the job is wrong; nothing was enqueued.
+
+    Attributes:
+        field: the offending field's name, dotted for nested ones.
+        reason: what is wrong with it and what is allowed.
+    """
+
+    code = "invalid_job"
+    http_status = 400
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class UnknownModel(HeadraceError, LookupError):
+    """No worker has ever served this model on this Redis."""
+
+    code = "unknown_model"
+    http_status = 404
+
+    def __init__(self, model: str, known: list[str]) -> None:
+        served = ", ".join(sorted(known)) or "none yet"
+        super().__init__(
+            f"model {model!r} is not served here (served: {served}); start a worker with "
+            f"`headrace worker --model {model}`, or pass check_model=False to the client to queue anyway"
+        )
+        self.model = model
+        self.known = known
+
+
+class _RetryLater(HeadraceError):
+    http_status = 429
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(f"{message}; try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(_RetryLater):
+    """The lane is at its limit; nothing was enqueued and nothing was trimmed to make room.
+
+    Attributes:
+        depth: jobs queued in the lane now.
+        queued_bytes: bytes queued in the lane now.
+        retry_after_s: when room is likely, from the lane's recent completion rate.
+    """
+
+    code = "queue_full"
+
+    def __init__(self, lane: str, depth: int, queued_bytes: int, retry_after_s: float) -> None:
+        super().__init__(f"lane {lane} is full: {depth} jobs, {queued_bytes} bytes queued", retry_after_s)
+        self.depth = depth
+        self.queued_bytes = queued_bytes
+
+
+class RateLimited(_RetryLater):
+    """The tenant is over its rate; nothing was enqueued."""
+
+    code = "rate_limited"
+
+
+class Unauthorized(HeadraceError, PermissionError):
+    """Missing or wrong credentials."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+class IdempotencyConflict(HeadraceError):
+    """The idempotency key was used before with another request body.
+
+    Attributes:
+        job_id: the job which that key belongs to.
+    """
+
+    code = "idempotency_conflict"
+    http_status = 409
+
+    def __init__(self, key: str, job_id: str) -> None:
+        super().__init__(
+            f"idempotency_key {key!r} already belongs to job {job_id} with a different body; "
+            "use a new key for a new request"
+        )
+        self.job_id = job_id
+
+
+class JobNotFound(HeadraceError, LookupError):
+    """There is no such job, or its retention has ended."""
+
+    code = "job_not_found"
+    http_status = 404
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id!r}: the id is wrong, or its retention has ended")
+        self.job_id = job_id
+
+
+class _JobEnded(HeadraceError):
+    def __init__(self, job_id: str, message: str) -> None:
+        super().__init__(f"job {job_id} {message}")
+        self.job_id = job_id
+
+
+class JobFailed(_JobEnded):
+    """The job ended `failed`.
+
+    Attributes:
+        reason: the wire code of the failure (`context_length`, `crashed`, ...; see `FailureCode`).
+    """
+
+    code = "job_failed"
+
+    def __init__(self, job_id: str, reason: str, message: str) -> None:
+        super().__init__(job_id, f"failed ({reason}): {message}")
+        self.reason = reason
+
+
+class JobCancelled(_JobEnded):
+    """The job ended `cancelled`."""
+
+    code = "job_cancelled"
+    http_status = 409
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, "was cancelled")
+
+
+class JobExpired(_JobEnded):
+    """The job ended `expired`: its deadline passed first."""
+
+    code = "job_expired"
+    http_status = 504
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, "expired: its deadline passed before it was done")
+
+
+class StreamReset(HeadraceError):
+    """The token log is shorter than what this reader has seen: Redis lost its tail in a failover.
+
+    Attributes:
+        seen: the reader's offset in tokens.
+        offset: the log's offset in tokens; `job.stream(from_offset=offset)` goes on from there.
+    """
+
+    code = "stream_reset"
+    http_status = 409
+
+    def __init__(self, job_id: str, seen: int, offset: int) -> None:
+        super().__init__(
+            f"the stream of job {job_id} was reset: this reader has seen {seen} tokens, Redis now holds "
+            f"{offset}; discard what came after token {offset} and stream again from_offset={offset}"
+        )
+        self.job_id = job_id
+        self.seen = seen
+        self.offset = offset
+
+
+class ResultTimeout(HeadraceError, TimeoutError):
+    """The job has not ended within the reader's own time limit; it goes on."""
+
+    code = "result_timeout"
+    http_status = 504
+
+    def __init__(self, job_id: str, timeout_s: float) -> None:
+        super().__init__(f"job {job_id} has not ended within {timeout_s:g} s; it goes on, ask again later")
+        self.job_id = job_id
+
+
+class BrokerUnavailable(HeadraceError, ConnectionError):
+    """Redis can't be reached, refuses to write, or is too old."""
+
+    code = "broker_unavailable"
+    http_status = 503

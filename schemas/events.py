@@ -1,0 +1,239 @@
+"""What workers publish of a job: chunks, the end marker, the result, its status."""
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from .job import JobClass
+
+
+class JobState(StrEnum):
+    """Where a job is: delayed → queued → running → one of the four terminal states."""
+
+    DELAYED = "delayed"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job has ended for good."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
+
+
+class FailureCode(StrEnum):
+    """Why a job ended `failed`."""
+
+    INVALID = "invalid_job"
+    """The worker can't read the job, or an option does not fit the model."""
+    CONTEXT_LENGTH = "context_length"
+    """The prompt leaves no room for a token in the model's context."""
+    TEMPLATE = "template_error"
+    """The chat template is missing or refused the messages."""
+    CRASHED = "crashed"
+    """Its worker died `max_attempts` times over it; it is in the dead letters."""
+    ENGINE = "engine_error"
+    """The engine refused it for a reason given in the message."""
+
+
+FinishReasonName = Literal["stop", "length", "cancelled", "expired", "error"]
+
+
+class _Published(BaseModel):
+    """Readers ignore fields that a newer worker adds."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class TokenLogprob(_Published):
+    """One token with its log-probability, and the most likely tokens at its position in order."""
+
+    token_id: int
+    token: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+class Chunk(_Published):
+    """The next piece of a stream.
+
+    Attributes:
+        offset: tokens generated so far, this chunk's included; the cursor for `from_offset`.
+        text: text that became final with these tokens; an unfinished character or a possible stop string
+            is held back for a later chunk, so it may be empty.
+        token_ids: the tokens of this chunk.
+        logprobs: one entry a token, when the job asked for them.
+    """
+
+    offset: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def start(self) -> int:
+        """The offset before this chunk."""
+        return self.offset - len(self.token_ids)
+
+
+class JobError(_Published):
+    """Why a job failed: a stable code and a sentence."""
+
+    code: str
+    message: str
+
+
+class End(_Published):
+    """The end marker of a stream.
+
+    Attributes:
+        end: the terminal state.
+        text: held-back text that became final with the end.
+    """
+
+    offset: int
+    end: JobState
+    text: str = ""
+    finish_reason: FinishReasonName
+    error: JobError | None = None
+
+
+class Usage(_Published):
+    """Tokens of a job. `cached_tokens` of the prompt came from the prefix cache."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Timings(_Published):
+    """Seconds by Redis's clock: waiting in the queue, until the first token, until the end."""
+
+    queued_s: float | None = None
+    first_token_s: float | None = None
+    total_s: float | None = None
+
+
+class Output(_Published):
+    """What the worker writes as the result: everything but what the job's record knows already."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReasonName
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    usage: Usage = Usage()
+
+
+class JobResult(Output):
+    """The outcome of an ended job, readable until its retention ends."""
+
+    job_id: str
+    state: JobState
+    error: JobError | None = None
+    timings: Timings = Timings()
+    attempts: int = 0
+    worker: str | None = None
+
+
+class JobStatus(_Published):
+    """Where a job is now. `offset` is tokens generated so far; times are ms since the epoch (Redis's)."""
+
+    job_id: str
+    model: str
+    state: JobState
+    job_class: JobClass
+    tenant: str
+    offset: int = 0
+    attempts: int = 0
+    worker: str | None = None
+    enqueued_ms: int
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    error: JobError | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+Event = Chunk | End
+_event = TypeAdapter[Event](Annotated[End | Chunk, Field(union_mode="left_to_right")])
+
+
+def parse_event(payload: bytes | str) -> Event:
+    """The chunk or end marker in a log entry or Pub/Sub message."""
+    return _event.validate_json(payload)
+
+
+def chunk_payload(offset: int, text: str, token_ids: list[int], logprobs: list[dict[str, Any]] | None) -> str:
+    """The wire form of a `Chunk`, written without a model in between: it is made for every flush."""
+    body: dict[str, Any] = {"offset": offset, "text": text, "token_ids": token_ids}
+    if logprobs is not None:
+        body["logprobs"] = logprobs
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(slots=True)
+class Record:
+    """A job's hash as read from Redis, decoded to text."""
+
+    job_id: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def _ms(self, name: str) -> int | None:
+        return int(self.fields[name]) if name in self.fields else None
+
+    def _since_enqueued(self, name: str) -> float | None:
+        moment = self._ms(name)
+        return None if moment is None else (moment - int(self.fields["enqueued_ms"])) / 1000
+
+    @property
+    def state(self) -> JobState:
+        """The job's state."""
+        return JobState(self.fields["state"])
+
+    @property
+    def error(self) -> JobError | None:
+        """Why it failed, when it did."""
+        return JobError.model_validate_json(self.fields["error"]) if "error" in self.fields else None
+
+    def status(self) -> JobStatus:
+        """The record as a `JobStatus`."""
+        spec = json.loads(self.fields["spec"])
+        return JobStatus(
+            job_id=self.job_id,
+            model=spec["model"],
+            state=self.state,
+            job_class=JobClass(self.fields["class"]),
+            tenant=self.fields["tenant"],
+            offset=int(self.fields.get("offset", 0)),
+            attempts=int(self.fields.get("attempts", 0)),
+            worker=self.fields.get("worker"),
+            enqueued_ms=int(self.fields["enqueued_ms"]),
+            started_ms=self._ms("started_ms"),
+            finished_ms=self._ms("finished_ms"),
+            error=self.error,
+            metadata=spec.get("metadata", {}),
+        )
+
+    def result(self) -> JobResult:
+        """The record of an ended job as a `JobResult`."""
+        return JobResult(
+            **Output.model_validate_json(self.fields["result"]).__dict__,
+            job_id=self.job_id,
+            state=self.state,
+            error=self.error,
+            timings=Timings(
+                queued_s=self._since_enqueued("started_ms"),
+                first_token_s=self._since_enqueued("first_token_ms"),
+                total_s=self._since_enqueued("finished_ms"),
+            ),
+            attempts=int(self.fields.get("attempts", 0)),
+            worker=self.fields.get("worker"),
+        )

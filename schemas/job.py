@@ -1,0 +1,222 @@
+"""What a producer asks for: one generation job, as it travels through Redis."""
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from .errors import InvalidJob
+from .keys import is_model_name
+
+SCHEMA_VERSION = 1
+"""Raised when a worker of the version before could misread a job; it is then left for a newer worker."""
+
+MAX_SEED = 2**63 - 1
+
+
+class JobClass(StrEnum):
+    """How urgent a job is. Workers read the classes in this order."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+class WebhookEvent(StrEnum):
+    """What a webhook can be told of."""
+
+    STARTED = "job.started"
+    SUCCEEDED = "job.succeeded"
+    FAILED = "job.failed"
+    CANCELLED = "job.cancelled"
+    EXPIRED = "job.expired"
+
+
+_ENDINGS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED, WebhookEvent.EXPIRED)
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Webhook(_Wire):
+    """Where to tell a backend what became of its job.
+
+    Attributes:
+        url: an http(s) address.
+        events: which events to send; the four endings when not given.
+        secret: signs the body (Standard Webhooks); never shown in logs or reprs.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=2048)]
+    events: tuple[WebhookEvent, ...] = _ENDINGS
+    secret: SecretStr | None = None
+
+    @field_serializer("secret", when_used="json")
+    def _reveal(self, secret: SecretStr | None) -> str | None:
+        return None if secret is None else secret.get_secret_value()
+
+
+class Message(_Wire):
+    """One chat message. Further keys of the OpenAI format travel on to the chat template as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: str | list[dict[str, Any]] | None = None
+
+
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Job(_Wire):
+    """One generation job. Sampling parameters have the names and meanings of the OpenAI API and vLLM.
+
+    Exactly one of `prompt`, `messages` and `prompt_token_ids` is given.
+
+    Attributes:
+        v: the schema version that the job needs to be understood.
+        model: the served name of the model.
+        tools: function definitions, handed to the chat template.
+        max_tokens: most tokens to generate; generation also ends where the model's context is full.
+        seed: sampling noise depends on (seed, position) alone; without one it follows from the job's id, so
+            that a resumed job goes on with the same tokens.
+        logprobs: log-probabilities of the sampled token and of this many most likely ones.
+        job_class: `interactive`, `standard` or `batch`.
+        tenant: whose job it is; tenants share the workers fairly.
+        max_attempts: how often a worker may die over this job before it is dead-lettered.
+        stream: false lets the worker checkpoint at longer intervals.
+        metadata: returned with the job's status, never looked at.
+    """
+
+    v: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
+    model: str
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    messages: Annotated[tuple[Message, ...], Field(min_length=1)] | None = None
+    prompt_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+
+    max_tokens: Annotated[int, Field(ge=1, le=2**24)] = 256
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
+        BeforeValidator(_one_or_many),
+        Field(max_length=16),
+    ] = ()
+    stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=64)] = ()
+    ignore_eos: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: Literal["text"] | None = None
+    n: Literal[1] = 1
+
+    job_class: JobClass = JobClass.STANDARD
+    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "default"
+    idempotency_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
+    delay_s: Annotated[float, Field(ge=0, le=31_536_000)] = 0.0
+    deadline_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    webhook: Webhook | None = None
+    stream: bool = True
+    metadata: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict)
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str) -> str:
+        if not is_model_name(model):
+            raise ValueError("must be 1 to 128 letters, digits or _ . / -, beginning with a letter or digit")
+        return model
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = [
+            name for name in ("prompt", "messages", "prompt_token_ids") if getattr(self, name) is not None
+        ]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"give exactly one of prompt, messages and prompt_token_ids (got {found})")
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}")
+        if self.tools is not None and self.messages is None:
+            raise ValueError("tools need messages: they are handed to the chat template")
+        return self
+
+    @classmethod
+    def make(cls, **fields: object) -> Self:
+        """A validated job from keyword arguments.
+
+        Raises:
+            InvalidJob: naming the first field that is wrong, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise _invalid(error) from None
+
+    @classmethod
+    def from_wire(cls, spec: str | bytes) -> Self:
+        """The job a producer wrote; see `to_wire`.
+
+        Raises:
+            InvalidJob: the record is not a job of this or an earlier schema version.
+        """
+        try:
+            return cls.model_validate_json(spec)
+        except ValidationError as error:
+            raise _invalid(error) from None
+
+    def to_wire(self) -> str:
+        """The job as JSON, defaults left out."""
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps({"v": self.v, **fields}, ensure_ascii=False, separators=(",", ":"))
+
+    @property
+    def prompt_bytes(self) -> int:
+        """The size of the prompt's text in UTF-8 bytes; 0 when the prompt is given as token ids."""
+        if self.prompt is not None:
+            return len(self.prompt.encode())
+        if self.messages is not None:
+            return sum(len(message.model_dump_json().encode()) for message in self.messages)
+        return 0
+
+    @property
+    def events(self) -> tuple[WebhookEvent, ...]:
+        """The events for which the protocol writes an outbox entry."""
+        return self.webhook.events if self.webhook else ()
+
+
+def _invalid(error: ValidationError) -> InvalidJob:
+    first = error.errors(include_url=False)[0]
+    location = first["loc"]
+    field = ".".join(str(part) for part in location) or "job"
+    reason = first["msg"].removeprefix("Value error, ")
+    if location and first["type"] != "missing" and "secret" not in location:
+        value = repr(cast("object", first["input"]))
+        shown = value if len(value) <= 80 else f"{value[:77]}..."
+        reason = f"{reason} (got {shown})"
+    if location and location[0] == "n":
+        reason += "; enqueue several jobs with enqueue_many for several answers"
+    return InvalidJob(field, reason)

@@ -1,0 +1,166 @@
+"""Every Redis key name. No other file holds a key literal.
+
+All keys of one model partition share the hash tag `{model:partition}`, so that they live in one Redis
+Cluster slot and every script is single-slot. Scripts get the tag's prefix as their one key and join the
+same names to it (`key('lane', class, tenant)` in Lua is `tag.lane(class, tenant)` here).
+"""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+
+from .errors import JobNotFound
+
+NAMESPACE = "hr"
+GROUP = "workers"
+RELAY_GROUP = "relay"
+
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
+_JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9_.~-]{0,127})")
+_ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+_PERMANENT_IN_TAG = re.compile(
+    r"(retry|suspects|leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes"
+    r"|(lane|backlog|served|pace):.+)"
+)
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `name` can be a model's name: letters, digits and `_ . / -`, at most 128."""
+    return _MODEL.fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One partition of one model's queue: the prefix that all its keys share."""
+
+    model: str
+    partition: int = 0
+    namespace: str = NAMESPACE
+
+    @property
+    def base(self) -> str:
+        """The prefix, and the KEYS[1] of every script."""
+        return f"{self.namespace}:{{{self.model}:{self.partition}}}"
+
+    def lane(self, job_class: str, tenant: str) -> str:
+        """Stream, group `workers`: queued and running jobs of one class and tenant."""
+        return f"{self.base}:lane:{job_class}:{tenant}"
+
+    @property
+    def retry(self) -> str:
+        """Stream, group `workers`: handed-over and preempted jobs; read before every lane."""
+        return f"{self.base}:retry"
+
+    @property
+    def suspects(self) -> str:
+        """Stream, group `workers`: jobs whose worker died; a worker runs at most one at a time."""
+        return f"{self.base}:suspects"
+
+    def backlog(self, job_class: str) -> str:
+        """Sorted set: tenants with queued jobs by virtual tokens served."""
+        return f"{self.base}:backlog:{job_class}"
+
+    def served(self, job_class: str) -> str:
+        """Hash: virtual tokens of tenants ahead of the others; field `*` is the class's virtual time."""
+        return f"{self.base}:served:{job_class}"
+
+    def pace(self, job_class: str) -> str:
+        """Hash: when the class's last job ended, and the average time between ends (for retry-after)."""
+        return f"{self.base}:pace:{job_class}"
+
+    @property
+    def queued_bytes(self) -> str:
+        """Hash: bytes of queued job specs by `class:tenant`."""
+        return f"{self.base}:queued_bytes"
+
+    def job(self, job_id: str) -> str:
+        """Hash: the job's record."""
+        return f"{self.base}:job:{job_id}"
+
+    def out(self, job_id: str) -> str:
+        """Stream: the durable token log; entry id `<tokens so far>-0`, end marker `<tokens>-1`."""
+        return f"{self.base}:out:{job_id}"
+
+    def chan(self, job_id: str) -> str:
+        """Pub/Sub channel: the token log's entries, live."""
+        return f"{self.base}:chan:{job_id}"
+
+    @property
+    def leases(self) -> str:
+        """Sorted set: running job ids by lease expiry in ms."""
+        return f"{self.base}:leases"
+
+    @property
+    def delayed(self) -> str:
+        """Sorted set: delayed job ids by due time in ms."""
+        return f"{self.base}:delayed"
+
+    @property
+    def deadlines(self) -> str:
+        """Sorted set: job ids by deadline in ms."""
+        return f"{self.base}:deadlines"
+
+    @property
+    def dead(self) -> str:
+        """Stream: dead letters."""
+        return f"{self.base}:dead"
+
+    @property
+    def outbox(self) -> str:
+        """Stream, group `relay`: completion effects to deliver."""
+        return f"{self.base}:outbox"
+
+    def idem(self, tenant: str, idempotency_key: str) -> str:
+        """String with TTL: job id and body hash of an idempotent request."""
+        return f"{self.base}:idem:{tenant}:{idempotency_key}"
+
+    @property
+    def bell(self) -> str:
+        """List: wake-up tokens for idle workers, bounded."""
+        return f"{self.base}:bell"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set: worker ids by last heartbeat in ms."""
+        return f"{self.base}:workers"
+
+    def worker(self, worker_id: str) -> str:
+        """Hash with TTL: what the worker last said of itself."""
+        return f"{self.base}:worker:{worker_id}"
+
+
+def models(namespace: str = NAMESPACE) -> str:
+    """Hash: every model ever served here, with its JSON description."""
+    return f"{namespace}:models"
+
+
+def new_job_id(model: str, partition: int = 0) -> str:
+    """A fresh job id: `<ULID>.<partition>.<model>`, with `/` in the model's name written `~`.
+
+    The id names its queue, so that whoever holds it can compute every key of the job. Ids sort by time.
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    ulid = "".join(_ULID_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return f"{ulid}.{partition}.{model.replace('/', '~')}"
+
+
+def tag_of(job_id: str, namespace: str = NAMESPACE) -> Tag:
+    """The tag of the job's keys.
+
+    Raises:
+        JobNotFound: `job_id` is not the id of any job.
+    """
+    match = _JOB_ID.fullmatch(job_id)
+    if match is None:
+        raise JobNotFound(job_id)
+    return Tag(match[2].replace("~", "/"), int(match[1]), namespace)
+
+
+def is_permanent(key: str, namespace: str = NAMESPACE) -> bool:
+    """Whether `key` may stay without a TTL once every job has ended; all other keys must have one."""
+    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants")}:
+        return True
+    match = re.fullmatch(re.escape(namespace) + r":\{[^}]+\}:(.+)", key)
+    return match is not None and _PERMANENT_IN_TAG.fullmatch(match[1]) is not None

@@ -1,0 +1,43 @@
+"""Every state change of the queue: one Lua file with one typed caller, each atomic and single-slot.
+
+A caller builds a `Call` (nothing is sent); `run`, `run_many` and their async twins send it.
+"""
+
+from .advance import Advance, AdvanceStatus, Segment, advance
+from .call import Call, Script, run, run_async, run_many, run_many_async
+from .cancel import CancelStatus, cancel
+from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
+from .enqueue import enqueue
+from .finish import finish
+from .heartbeat import forget_worker, heartbeat
+from .release import ReleaseReason, release
+from .requeue_dead import requeue_dead
+from .upkeep import UpkeepReply, upkeep
+
+__all__ = [
+    "Advance",
+    "AdvanceStatus",
+    "Call",
+    "CancelStatus",
+    "ClaimReply",
+    "ClaimRequest",
+    "ClaimedJob",
+    "ReleaseReason",
+    "Script",
+    "Segment",
+    "UpkeepReply",
+    "advance",
+    "cancel",
+    "claim",
+    "enqueue",
+    "finish",
+    "forget_worker",
+    "heartbeat",
+    "release",
+    "requeue_dead",
+    "run",
+    "run_async",
+    "run_many",
+    "run_many_async",
+    "upkeep",
+]

@@ -1,0 +1,27 @@
+-- Publish new tokens of running jobs and renew their leases. ARGV: lease_ms, then per job
+-- id, fence, from, to, payload ('' renews only). One answer a job, in order.
+allow_when_full()
+local now, lease_ms, answers = now_ms(), tonumber(ARGV[1]), {}
+
+local function advance(id, fence, from, to, payload)
+  local job = fields_of(id, 'state', 'fence', 'offset', 'cancel', 'deadline_ms', 'suspect')
+  if not job.state then
+    redis.call('ZREM', key('leases'), id)
+    return 'gone'
+  end
+  if job.fence ~= fence then return 'fenced' end
+  redis.call('ZADD', key('leases'), now + lease_ms, id)
+  local behind = append(id, tonumber(job.offset or 0), from, to, payload, now)
+  if behind then return 'behind ' .. behind end
+  if job.suspect and to > tonumber(job.suspect) then redis.call('HDEL', key('job', id), 'suspect') end
+  if job.cancel then return 'cancelled' end
+  if due(job, now) then return 'expired' end
+  return 'ok'
+end
+
+for i = 2, #ARGV, 5 do
+  -- A job whose keys were damaged from outside answers alone; its neighbours in the batch go on.
+  local fine, answer = pcall(advance, ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), ARGV[i + 4])
+  answers[#answers + 1] = fine and answer or 'damaged'
+end
+return answers

@@ -1,0 +1,34 @@
+"""Cancel a job."""
+
+from enum import StrEnum
+
+from ..errors import JobNotFound
+from ..keys import Tag
+from .call import Call, script, text
+
+
+class CancelStatus(StrEnum):
+    """What a cancel request came to."""
+
+    CANCELLED = "cancelled"
+    """It was waiting, and has ended."""
+    CANCELLING = "cancelling"
+    """It is running; its worker ends it at its next flush."""
+    ALREADY = "already"
+    """It had ended before."""
+
+
+def cancel(tag: Tag, job_id: str) -> Call[CancelStatus]:
+    """Cancel a waiting job at once, a running one at its worker's next flush.
+
+    Raises:
+        JobNotFound: there is no such job.
+    """
+
+    def parse(reply: bytes | str) -> CancelStatus:
+        status = text(reply).partition(" ")[0]
+        if status == "missing":
+            raise JobNotFound(job_id)
+        return CancelStatus(status)
+
+    return Call(script("cancel"), tag.base, (job_id,), parse)

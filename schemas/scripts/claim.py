@@ -1,0 +1,117 @@
+"""Take the jobs that fit a worker's free KV pages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..events import Chunk, parse_event
+from ..job import SCHEMA_VERSION, JobClass
+from ..keys import Tag
+from .call import Call, script, text
+
+
+@dataclass(slots=True, frozen=True)
+class ClaimRequest:
+    """What a worker can take now.
+
+    Attributes:
+        worker: the worker's id, shown in the job's record.
+        nonce: tells this incarnation of the worker from any other in the fence.
+        lease_ms: how long the claim holds without `advance`.
+        budget_tokens: tokens that fit the free KV pages.
+        slots: jobs that fit the batch.
+        page_size: tokens a KV page holds; costs are rounded up to it.
+        capacity_tokens: the most one job can ever hold here.
+        output_ratio: expected share of `max_tokens` that is really generated.
+        tokens_per_byte: for prompts whose tokens are not counted yet.
+        suspect_slots: jobs whose last worker died that may be taken along.
+        classes: which classes to serve, most urgent first.
+        max_v: newest schema version that the worker reads.
+    """
+
+    worker: str
+    nonce: str
+    lease_ms: int
+    budget_tokens: int
+    slots: int
+    page_size: int = 16
+    capacity_tokens: int = 2**31
+    output_ratio: float = 1.0
+    tokens_per_byte: float = 0.5
+    suspect_slots: int = 1
+    classes: Sequence[JobClass] = tuple(JobClass)
+    max_v: int = SCHEMA_VERSION
+
+
+@dataclass(slots=True)
+class ClaimedJob:
+    """A job that is now this worker's.
+
+    Attributes:
+        fence: proves ownership in every later write.
+        spec: the job as JSON (`Job.from_wire`).
+        offset: tokens in its log.
+        attempts: how often a worker died over it.
+        suspect_until: it stays a suspect until its log passes this offset; None when it is none.
+        log: its chunks so far, in order.
+    """
+
+    job_id: str
+    fence: str
+    spec: str
+    offset: int
+    attempts: int
+    suspect_until: int | None
+    enqueued_ms: int
+    log: list[Chunk]
+
+
+@dataclass(slots=True)
+class ClaimReply:
+    """Jobs taken, and the class and cost in tokens of the head that did not fit, if one stopped the claim."""
+
+    jobs: list[ClaimedJob]
+    blocked_class: JobClass | None = None
+    blocked_tokens: int = 0
+
+
+def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
+    """Take jobs in order (retries, a suspect, then the lanes) until one does not fit."""
+    args = (
+        request.worker,
+        request.nonce,
+        request.lease_ms,
+        request.budget_tokens,
+        request.slots,
+        request.page_size,
+        request.capacity_tokens,
+        request.output_ratio,
+        request.tokens_per_byte,
+        request.suspect_slots,
+        request.max_v,
+        *(job_class.value for job_class in request.classes),
+    )
+    return Call(script("claim"), tag.base, args, _parse)
+
+
+def _parse(reply: list[Any]) -> ClaimReply:
+    taken, blocked = reply
+    jobs = [_claimed(item) for item in taken]
+    if not blocked:
+        return ClaimReply(jobs)
+    return ClaimReply(jobs, JobClass(text(blocked[0])), int(blocked[1]))
+
+
+def _claimed(item: list[Any]) -> ClaimedJob:
+    job_id, fence, spec, offset, attempts, suspect, enqueued_ms, log = item
+    events = [parse_event(payload) for payload in log]
+    return ClaimedJob(
+        job_id=text(job_id),
+        fence=text(fence),
+        spec=text(spec),
+        offset=int(offset),
+        attempts=int(attempts),
+        suspect_until=int(suspect) if int(suspect) >= 0 else None,
+        enqueued_ms=int(enqueued_ms),
+        log=[event for event in events if isinstance(event, Chunk)],
+    )

@@ -1,0 +1,71 @@
+"""Accept a job."""
+
+import hashlib
+import json
+from typing import Any
+
+from ..errors import IdempotencyConflict, InvalidJob, QueueFull
+from ..job import Job
+from ..keys import Tag
+from ..settings import QueueSettings
+from .call import Call, script, text
+
+
+def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[str]:
+    """Accept `job` under `job_id`; gives the id, or the earlier one for a repeated idempotent request.
+
+    Sending the same call again is safe: the first reply may have been lost.
+
+    Raises:
+        InvalidJob: the job is larger than `max_job_bytes` (at once).
+        QueueFull: the lane is at its limit (from the reply, as the next).
+        IdempotencyConflict: the idempotency key belongs to another body.
+    """
+    limits = settings.limits
+    spec = job.to_wire()
+    size = len(spec.encode())
+    if size > limits.max_job_bytes:
+        raise InvalidJob(
+            "job", f"is {size} bytes as JSON; at most {limits.max_job_bytes} are accepted (max_job_bytes)"
+        )
+
+    def parse(reply: list[Any]) -> str:
+        status = text(reply[0])
+        if status == "full":
+            lane = f"{job.job_class}:{job.tenant} of {job.model}"
+            raise QueueFull(lane, int(reply[1]), int(reply[2]), int(reply[3]) / 1000)
+        known_id = text(reply[1])
+        if status == "conflict":
+            raise IdempotencyConflict(job.idempotency_key or "", known_id)
+        return known_id
+
+    args = (
+        job_id,
+        spec,
+        job.job_class.value,
+        job.tenant,
+        len(job.prompt_token_ids or ()),
+        job.prompt_bytes,
+        job.max_tokens,
+        job.v,
+        job.idempotency_key or "",
+        _body_hash(job),
+        round(settings.idempotency_s * 1000),
+        round(job.delay_s * 1000),
+        round((job.deadline_s or 0) * 1000),
+        job.max_attempts,
+        round(settings.retention_s * 1000),
+        ",".join(job.events),
+        limits.max_queued_jobs,
+        limits.max_queued_bytes,
+    )
+    return Call(script("enqueue"), tag.base, args, parse)
+
+
+def _body_hash(job: Job) -> str:
+    """Equal for requests that ask for the same thing."""
+    if job.idempotency_key is None:
+        return ""
+    body = job.model_dump(mode="json", exclude={"v"})
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=12).hexdigest()

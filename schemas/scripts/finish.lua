@@ -1,0 +1,16 @@
+-- End a running job: last tokens, terminal state, result, end marker and all effects in one step.
+local id, fence, from, to, payload = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local state, output, error, end_payload = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+
+allow_when_full()
+local job, now = fields_of(id, 'state', 'fence', 'offset', 'retention_ms'), now_ms()
+if not job.state then
+  redis.call('ZREM', key('leases'), id)
+  return 'gone'
+end
+if TERMINAL[job.state] then return 'already ' .. job.state end
+if job.fence ~= fence then return 'fenced' end
+local behind = append(id, tonumber(job.offset or 0), from, to, payload, now)
+if behind then return 'behind ' .. behind end
+end_job(id, state, output, error, end_payload, job.retention_ms, now)
+return 'ok'

@@ -1,0 +1,6 @@
+-- A worker says that it lives and what it has. ARGV: id, time to live in ms, then field, value, ...
+allow_when_full()
+redis.call('ZADD', key('workers'), now_ms(), ARGV[1])
+redis.call('HSET', key('worker', ARGV[1]), unpack(ARGV, 3))
+redis.call('PEXPIRE', key('worker', ARGV[1]), ARGV[2])
+return 'ok'

@@ -1,0 +1,212 @@
+-- Shared by every script: names, time, and the moves of the job state machine.
+-- Rules: KEYS[1] is the tag's prefix and every key is derived from it (one Redis Cluster slot); time is
+-- Redis's own; a script first decides, then writes, so that an error never leaves half a move behind.
+
+local function key(...) return KEYS[1] .. ':' .. table.concat({...}, ':') end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local GROUP, CONSUMER = 'workers', 'workers'  -- one consumer: leases say who runs a job, not the group
+local MAX_BELLS = 64                          -- more wake-ups than this at once tell idle workers nothing new
+
+local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = true}
+
+-- Redis refuses a script's first write when memory is full, unless that write can't grow memory. Moves that
+-- let work go on and memory shrink begin with one that can't, so that running jobs finish on a full Redis.
+local function allow_when_full() redis.call('DEL', key('full')) end
+
+local function fields_of(id, ...)
+  local names, values, out = {...}, redis.call('HMGET', key('job', id), ...), {}
+  for i, name in ipairs(names) do out[name] = values[i] or nil end
+  return out
+end
+
+local function to_fields(flat)
+  local out = {}
+  for i = 1, #flat, 2 do out[flat[i]] = flat[i + 1] end
+  return out
+end
+
+local function ring()
+  if redis.call('LLEN', key('bell')) < MAX_BELLS then redis.call('LPUSH', key('bell'), 1) end
+end
+
+-- Queue streams ---------------------------------------------------------------------------------------
+
+-- The first entry that nobody has taken yet: id, fields; nil when there is none.
+local function peek(stream)
+  if redis.call('EXISTS', stream) == 0 then return nil end
+  local groups = redis.call('XINFO', 'GROUPS', stream)
+  local last
+  for _, group in ipairs(groups) do
+    local info = to_fields(group)
+    if info['name'] == GROUP then last = info['last-delivered-id'] end
+  end
+  if not last then
+    redis.call('XGROUP', 'CREATE', stream, GROUP, '0')
+    last = '0-0'
+  end
+  local found = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1]
+  if found then return found[1], to_fields(found[2]) end
+end
+
+local function take(stream)
+  redis.call('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', 1, 'STREAMS', stream, '>')
+end
+
+local function drop(stream, entry)
+  redis.call('XACK', stream, GROUP, entry)
+  redis.call('XDEL', stream, entry)
+  if redis.call('EXISTS', stream) == 1 and redis.call('XLEN', stream) == 0 then redis.call('DEL', stream) end
+end
+
+local function push(stream, id, prompt_tokens, prompt_bytes, max_tokens, v)
+  if redis.call('EXISTS', stream) == 0 then
+    redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+  end
+  return redis.call('XADD', stream, '*', 'job', id, 'prompt_tokens', prompt_tokens,
+    'prompt_bytes', prompt_bytes, 'max_tokens', max_tokens, 'v', v)
+end
+
+local function depth(stream)
+  if redis.call('EXISTS', stream) == 0 then return 0 end
+  local pending = 0
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local info = to_fields(group)
+    if info['name'] == GROUP then pending = info['pending'] end
+  end
+  return redis.call('XLEN', stream) - pending
+end
+
+-- Fair order: a tenant that comes back starts at the class's virtual time, never behind it, so that an idle
+-- past earns no burst (virtual token counter, arXiv 2401.00588).
+local function join_backlog(class, tenant)
+  if redis.call('ZSCORE', key('backlog', class), tenant) then return end
+  local served = key('served', class)
+  local own = tonumber(redis.call('HGET', served, tenant) or 0)
+  local virtual_time = tonumber(redis.call('HGET', served, '*') or 0)
+  redis.call('ZADD', key('backlog', class), math.max(own, virtual_time), tenant)
+  redis.call('HDEL', served, tenant)
+end
+
+local function leave_backlog(class, tenant)
+  local score = redis.call('ZSCORE', key('backlog', class), tenant)
+  redis.call('ZREM', key('backlog', class), tenant)
+  local served = key('served', class)
+  if score and tonumber(score) > tonumber(redis.call('HGET', served, '*') or 0) then
+    redis.call('HSET', served, tenant, score)
+  end
+end
+
+local function count_bytes(class, tenant, delta)
+  local field = class .. ':' .. tenant
+  if redis.call('HINCRBY', key('queued_bytes'), field, delta) <= 0 then
+    redis.call('HDEL', key('queued_bytes'), field)
+  end
+end
+
+-- Moves of the state machine --------------------------------------------------------------------------
+
+local QUEUE_FIELDS = {'class', 'tenant', 'prompt_tokens', 'prompt_bytes', 'max_tokens', 'v'}
+
+local function enter_lane(id)
+  local job = fields_of(id, unpack(QUEUE_FIELDS))
+  local lane = key('lane', job.class, job.tenant)
+  local entry = push(lane, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v)
+  join_backlog(job.class, job.tenant)
+  count_bytes(job.class, job.tenant, redis.call('HSTRLEN', key('job', id), 'spec'))
+  redis.call('HSET', key('job', id), 'state', 'queued', 'stream', lane, 'entry', entry)
+  ring()
+end
+
+-- Out of whatever queue stream holds the job; a no-op for one that is in none.
+local function leave_queue(id)
+  local job = fields_of(id, 'state', 'stream', 'entry', 'class', 'tenant')
+  if not job.entry then return end
+  drop(job.stream, job.entry)
+  if job.state == 'queued' and job.stream == key('lane', job.class, job.tenant) then
+    count_bytes(job.class, job.tenant, -redis.call('HSTRLEN', key('job', id), 'spec'))
+  end
+  redis.call('HDEL', key('job', id), 'stream', 'entry')
+end
+
+-- A job that has run goes back with its progress, ahead of the lanes.
+local function requeue(id, stream)
+  leave_queue(id)
+  redis.call('ZREM', key('leases'), id)
+  redis.call('HDEL', key('job', id), 'fence', 'worker')
+  local job = fields_of(id, unpack(QUEUE_FIELDS))
+  local entry = push(stream, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v)
+  redis.call('HSET', key('job', id), 'state', 'queued', 'stream', stream, 'entry', entry)
+  ring()
+end
+
+local function publish(id, entry_id, payload)
+  redis.call('XADD', key('out', id), entry_id, 'event', payload)
+  redis.call('PUBLISH', key('chan', id), payload)
+end
+
+-- Tokens from..to of a job's log. Nothing to do for a chunk that is there already (the caller's last reply
+-- was lost); the offset to go on from when the log does not reach `from` or ends inside the chunk.
+local function append(id, offset, from, to, payload, now)
+  if payload == '' or to <= offset then return nil end
+  if from ~= offset then return offset end
+  publish(id, to .. '-0', payload)
+  if offset == 0 then redis.call('HSET', key('job', id), 'first_token_ms', now) end
+  redis.call('HSET', key('job', id), 'offset', to)
+end
+
+local function note_pace(class, now)
+  local pace = to_fields(redis.call('HGETALL', key('pace', class)))
+  local interval = pace.at and math.min(now - tonumber(pace.at), 60000) or 1000
+  local mean = pace.mean and (0.9 * tonumber(pace.mean) + 0.1 * interval) or interval
+  redis.call('HSET', key('pace', class), 'at', now, 'mean', string.format('%.3f', mean))
+end
+
+local function notify(id, events, event, now)
+  if events and string.find(',' .. events .. ',', ',' .. event .. ',', 1, true) then
+    redis.call('XADD', key('outbox'), '*', 'job', id, 'event', event, 'at_ms', now)
+  end
+end
+
+-- What a job that ends without a worker has to show: the text and tokens of its log.
+local function output_so_far(id, finish_reason)
+  local text, tokens = {}, {}
+  for _, entry in ipairs(redis.call('XRANGE', key('out', id), '-', '+')) do
+    local chunk = cjson.decode(to_fields(entry[2]).event)
+    text[#text + 1] = chunk.text
+    for _, token in ipairs(chunk.token_ids or {}) do tokens[#tokens + 1] = string.format('%d', token) end
+  end
+  return '{"text":' .. cjson.encode(table.concat(text)) .. ',"token_ids":[' .. table.concat(tokens, ',')
+    .. '],"finish_reason":"' .. finish_reason .. '","usage":{"completion_tokens":' .. #tokens .. '}}'
+end
+
+-- The one way into a terminal state: result, end marker, acknowledgement, lease, outbox and retention.
+local function end_job(id, state, output, error, end_payload, retention_ms, now)
+  local job = fields_of(id, 'offset', 'class', 'events')
+  leave_queue(id)
+  for _, index in ipairs({'leases', 'delayed', 'deadlines'}) do redis.call('ZREM', key(index), id) end
+  redis.call('HDEL', key('job', id), 'fence', 'cancel', 'suspect')
+  redis.call('HSET', key('job', id), 'state', state, 'result', output, 'finished_ms', now)
+  if error ~= '' then redis.call('HSET', key('job', id), 'error', error) end
+  pcall(publish, id, (job.offset or 0) .. '-1', end_payload)  -- a damaged log can't keep a job from ending
+  notify(id, job.events, 'job.' .. state, now)
+  note_pace(job.class, now)
+  redis.call('PEXPIRE', key('job', id), retention_ms)
+  redis.call('PEXPIRE', key('out', id), retention_ms)
+end
+
+-- The same for a job that ends where no worker has its text: cancelled, expired or dead in the queue.
+local function end_unattended(id, state, reason, error, retention_ms, now)
+  local offset = fields_of(id, 'offset').offset or 0
+  local end_payload = '{"offset":' .. offset .. ',"end":"' .. state .. '","finish_reason":"' .. reason .. '"'
+    .. (error ~= '' and (',"error":' .. error) or '') .. '}'
+  end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now)
+end
+
+local function retention_of(id) return fields_of(id, 'retention_ms').retention_ms end
+
+local function due(job, now) return job.deadline_ms and tonumber(job.deadline_ms) <= now end

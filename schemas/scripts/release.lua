@@ -1,0 +1,21 @@
+-- Give a running job back with its progress. It goes ahead of the lanes and no attempt is counted.
+local id, fence, from, to, payload = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local prompt_tokens, reason = ARGV[6], ARGV[7]
+
+allow_when_full()
+local job, now = fields_of(id, 'state', 'fence', 'offset', 'cancel', 'suspect', 'retention_ms'), now_ms()
+if not job.state then
+  redis.call('ZREM', key('leases'), id)
+  return 'gone'
+end
+if job.fence ~= fence then return 'fenced' end
+local behind = append(id, tonumber(job.offset or 0), from, to, payload, now)
+if behind then return 'behind ' .. behind end
+if job.cancel then
+  end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
+  return 'cancelled'
+end
+if tonumber(prompt_tokens) > 0 then redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens) end
+redis.call('HSET', key('job', id), 'released', reason)
+requeue(id, job.suspect and key('suspects') or key('retry'))
+return 'ok'

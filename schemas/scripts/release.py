@@ -1,0 +1,35 @@
+"""Give a running job back."""
+
+from enum import StrEnum
+
+from ..keys import Tag
+from .advance import Advance, Segment, parse_answer
+from .call import Call, script
+
+
+class ReleaseReason(StrEnum):
+    """Why a worker gives a job back."""
+
+    DRAIN = "drain"
+    """The worker is shutting down."""
+    PREEMPTED = "preempted"
+    """Its pages are needed for a more urgent class."""
+    OVERFLOW = "overflow"
+    """Its prompt has more tokens than the claim's estimate, and they don't fit now."""
+
+
+def release(tag: Tag, segment: Segment, reason: ReleaseReason, prompt_tokens: int = 0) -> Call[Advance]:
+    """Give the job back with its progress, to be resumed ahead of the lanes; counts as no attempt.
+
+    `prompt_tokens`, when known, makes the next claim's estimate exact.
+    """
+    args = (
+        segment.job_id,
+        segment.fence,
+        segment.start,
+        segment.offset,
+        segment.payload,
+        prompt_tokens,
+        reason.value,
+    )
+    return Call(script("release"), tag.base, args, parse_answer)

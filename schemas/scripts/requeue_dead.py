@@ -1,0 +1,21 @@
+"""Give a dead letter another life."""
+
+from ..errors import JobNotFound
+from ..keys import Tag
+from .call import Call, script, text
+
+
+def requeue_dead(tag: Tag, entry_id: str, *, from_scratch: bool = False) -> Call[str]:
+    """Queue the job of dead letter `entry_id` again, with its progress or without; gives the job's id.
+
+    Raises:
+        JobNotFound: there is no such dead letter, or its job is not there any more.
+    """
+
+    def parse(reply: bytes | str) -> str:
+        answer = text(reply)
+        if answer in {"missing", "gone"}:
+            raise JobNotFound(entry_id)
+        return answer
+
+    return Call(script("requeue_dead"), tag.base, (entry_id, int(from_scratch)), parse)

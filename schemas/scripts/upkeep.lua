@@ -1,0 +1,56 @@
+-- What time does: due delayed jobs, passed deadlines, lapsed leases, dead workers. Anybody may run it, any
+-- number of times; at most `limit` items of each kind a call.
+local limit, suspect_margin = tonumber(ARGV[1]), tonumber(ARGV[2])
+local worker_ms, dead_retention_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
+
+allow_when_full()
+local now = now_ms()
+local counts = {promoted = 0, expired = 0, recovered = 0, dead = 0, workers = 0}
+
+local function ripe(index, at) return redis.call('ZRANGEBYSCORE', key(index), '-inf', at, 'LIMIT', 0, limit) end
+
+for _, id in ipairs(ripe('deadlines', now)) do
+  redis.call('ZREM', key('deadlines'), id)
+  local job = fields_of(id, 'state', 'retention_ms')
+  if job.state == 'queued' or job.state == 'delayed' then  -- a running job's own worker ends it
+    end_unattended(id, 'expired', 'expired', '', job.retention_ms, now)
+    counts.expired = counts.expired + 1
+  end
+end
+
+for _, id in ipairs(ripe('delayed', now)) do
+  redis.call('ZREM', key('delayed'), id)
+  if fields_of(id, 'state').state == 'delayed' then
+    enter_lane(id)
+    counts.promoted = counts.promoted + 1
+  end
+end
+
+for _, id in ipairs(ripe('leases', now)) do
+  redis.call('ZREM', key('leases'), id)
+  local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms')
+  if job.state == 'running' then
+    local attempts = tonumber(job.attempts or 0) + 1
+    redis.call('HSET', key('job', id), 'attempts', attempts)
+    if job.cancel then
+      end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
+    elseif attempts >= tonumber(job.max_attempts) then
+      local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
+      redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
+        'attempts', attempts, 'worker', job.worker or '', 'offset', job.offset or 0)
+      end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',
+        dead_retention_ms, now)
+      counts.dead = counts.dead + 1
+    else
+      redis.call('HSET', key('job', id), 'suspect', tonumber(job.offset or 0) + suspect_margin)
+      requeue(id, key('suspects'))
+      counts.recovered = counts.recovered + 1
+    end
+  end
+end
+
+counts.workers = redis.call('ZREMRANGEBYSCORE', key('workers'), '-inf', now - worker_ms)
+if redis.call('EXISTS', key('dead')) == 1 then
+  redis.call('XTRIM', key('dead'), 'MINID', (now - dead_retention_ms) .. '-0')
+end
+return {counts.promoted, counts.expired, counts.recovered, counts.dead, counts.workers}

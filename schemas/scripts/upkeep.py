@@ -1,0 +1,42 @@
+"""What time does to a queue."""
+
+from typing import Any, NamedTuple
+
+from ..keys import Tag
+from ..settings import QueueSettings
+from .call import Call, script
+
+ITEMS_A_CALL = 100
+"""Bounds how long one call holds Redis up."""
+
+SUSPECT_MARGIN_TOKENS = 8
+"""A recovered job stops being a suspect this far past its last published token: its worker may have
+sampled a few more before it died, and generation is the same again up to there."""
+
+WORKER_SILENCE_S = 60.0
+"""A worker that has not been heard of for this long is forgotten."""
+
+
+class UpkeepReply(NamedTuple):
+    """How many items of each kind the call dealt with."""
+
+    promoted: int
+    expired: int
+    recovered: int
+    dead: int
+    workers: int
+
+
+def upkeep(tag: Tag, settings: QueueSettings) -> Call[UpkeepReply]:
+    """Promote due jobs, expire deadlines, recover jobs of lapsed leases, forget silent workers."""
+
+    def parse(reply: list[Any]) -> UpkeepReply:
+        return UpkeepReply(*(int(count) for count in reply))
+
+    args = (
+        ITEMS_A_CALL,
+        SUSPECT_MARGIN_TOKENS,
+        round(WORKER_SILENCE_S * 1000),
+        round(settings.dead_retention_s * 1000),
+    )
+    return Call(script("upkeep"), tag.base, args, parse)

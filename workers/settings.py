@@ -1,0 +1,43 @@
+"""The worker's settings, validated at start."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..schemas.config import CommonSettings
+from ..schemas.job import JobClass
+
+
+class WorkerSettings(CommonSettings):
+    """What a worker serves, with what, and how it behaves towards the queue.
+
+    Attributes:
+        model: a Hugging Face Hub name, a local folder, or `demo`.
+        served_name: the name that producers use; the folder's or Hub name when not given.
+        device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
+        engines: engine processes on this machine; GPUs and CPU cores are shared out among them.
+        num_pages: KV pages an engine; sized from free memory when not given.
+        classes: job classes served, most urgent first.
+        lease_s: a worker silent for this long loses its jobs to another.
+        flush_s: longest time between two publications of a stream.
+        metrics_port: serves Prometheus metrics; 0 takes a free port, None serves none.
+    """
+
+    model: Annotated[str, Field(min_length=1)] = "demo"
+    served_name: str | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    engines: Annotated[int, Field(ge=1, le=64)] = 1
+    page_size: Annotated[int, Field(ge=1, le=256)] = 16
+    num_pages: Annotated[int, Field(ge=2)] | None = None
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+    max_step_tokens: Annotated[int, Field(ge=1)] = 512
+    max_context_tokens: Annotated[int, Field(ge=2)] | None = None
+    prefix_cache: bool = True
+    threads: Annotated[int, Field(ge=1)] | None = None
+    classes: Annotated[tuple[JobClass, ...], Field(min_length=1)] = tuple(JobClass)
+    lease_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
+    flush_s: Annotated[float, Field(ge=0, le=10)] = 0.05
+    heartbeat_s: Annotated[float, Field(gt=0, le=30)] = 1.0
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
