@@ -38,7 +38,7 @@ local function start(id, job)
     end
   end
   taken[#taken + 1] = {id, fence, job.spec, offset, tonumber(job.attempts or 0),
-    tonumber(job.suspect or -1), tonumber(job.enqueued_ms), log}
+    tonumber(job.suspect or -1), now - tonumber(job.enqueued_ms), log}
 end
 
 local function bury(stream, entry_id, entry, cause)

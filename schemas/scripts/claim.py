@@ -53,6 +53,7 @@ class ClaimedJob:
         offset: tokens in its log.
         attempts: how often a worker died over it.
         suspect_until: it stays a suspect until its log passes this offset; None when it is none.
+        waited_ms: time since it was enqueued, by Redis's clock.
         log: its chunks so far, in order.
     """
 
@@ -62,7 +63,7 @@ class ClaimedJob:
     offset: int
     attempts: int
     suspect_until: int | None
-    enqueued_ms: int
+    waited_ms: int
     log: list[Chunk]
 
 
@@ -103,7 +104,7 @@ def _parse(reply: list[Any]) -> ClaimReply:
 
 
 def _claimed(item: list[Any]) -> ClaimedJob:
-    job_id, fence, spec, offset, attempts, suspect, enqueued_ms, log = item
+    job_id, fence, spec, offset, attempts, suspect, waited_ms, log = item
     events = [parse_event(payload) for payload in log]
     return ClaimedJob(
         job_id=text(job_id),
@@ -112,6 +113,6 @@ def _claimed(item: list[Any]) -> ClaimedJob:
         offset=int(offset),
         attempts=int(attempts),
         suspect_until=int(suspect) if int(suspect) >= 0 else None,
-        enqueued_ms=int(enqueued_ms),
+        waited_ms=int(waited_ms),
         log=[event for event in events if isinstance(event, Chunk)],
     )
