@@ -1,0 +1,170 @@
+"""Paged attention over a ragged mix of prompt chunks and single decode tokens.
+
+Every sequence's keys and values lie in fixed-size pages, found through its block table. There is one op for
+prefill and decode: a decode is a chunk of one token, so a step may mix both and chunk sizes are free.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    *,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+) -> Tensor:
+    """Causal attention of each query token to its own sequence's cached tokens.
+
+    Query i of sequence b stands at position `context_lens[b] - rows_b + i`, where rows_b is the number of
+    its query rows, and sees the positions up to its own. Its key and value are in the cache already.
+
+    Args:
+        q: [T, Hq, D] queries of all sequences, one after the other.
+        k_cache: [pages, Hkv, page_size, D], contiguous, of q's dtype; Hq is a multiple of Hkv.
+        v_cache: like k_cache.
+        block_tables: int32 [B, P] pages of each sequence, in order; entries past its context are not read.
+        query_starts: int32 [B + 1]; sequence b owns the rows query_starts[b] to query_starts[b + 1] of q.
+        context_lens: int32 [B] tokens in the cache, this step's included.
+        scale: factor on q·k.
+        sliding_window: a query sees this many positions, its own included; 0 is no limit.
+        soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
+
+    Returns:
+        [T, Hq, D] in q's dtype; sums and softmax are in float32.
+    """
+    return paged_attention_torch(
+        q,
+        k_cache,
+        v_cache,
+        block_tables,
+        query_starts,
+        context_lens,
+        scale=scale,
+        sliding_window=sliding_window,
+        soft_cap=soft_cap,
+    )
+
+
+def paged_attention_torch(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    *,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+) -> Tensor:
+    """`paged_attention` from torch operations, for any device: gathers the pages, pads, masks.
+
+    Decodes and prompt chunks are computed apart, so that decodes aren't padded to the longest chunk.
+    """
+    starts = query_starts.long()
+    rows = starts[1:] - starts[:-1]
+    out = torch.empty_like(q)
+    for group in (rows == 1, rows > 1):
+        members = group.nonzero().squeeze(1)
+        if members.numel() == 0:
+            continue
+        n = rows[members]
+        offset = torch.arange(int(n.max()), device=q.device)
+        valid = offset < n[:, None]
+        index = torch.where(valid, starts[members][:, None] + offset, 0)
+        context = context_lens[members].long()
+        padded = _padded_attention(
+            q[index],
+            k_cache,
+            v_cache,
+            block_tables[members],
+            (context - n)[:, None] + offset,
+            context,
+            scale,
+            sliding_window,
+            soft_cap,
+        )
+        out[index[valid]] = padded[valid]
+    return out
+
+
+def _padded_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    positions: Tensor,
+    context_lens: Tensor,
+    scale: float,
+    sliding_window: int,
+    soft_cap: float,
+) -> Tensor:
+    """Attention of q [B, M, Hq, D], standing at positions [B, M], to the gathered pages. [B, M, Hq, D]."""
+    B, M, Hq, D = q.shape
+    Hkv, page_size = k_cache.shape[1:3]
+    pages = block_tables[:, : -(-int(context_lens.max()) // page_size)].long()
+    S = pages.shape[1] * page_size
+    key_positions = torch.arange(S, device=q.device)
+    # Slots no token was written to may hold NaN, which no mask takes back out of a sum. Entries past a row's
+    # own table may be anything, so they are turned to page 0 before the gather.
+    held = key_positions < context_lens[:, None]
+    pages = torch.where(held[:, ::page_size], pages, 0)
+    unwritten = ~held[:, None, :, None]
+    k = k_cache[pages].transpose(1, 2).reshape(B, Hkv, S, D).masked_fill(unwritten, 0)
+    v = v_cache[pages].transpose(1, 2).reshape(B, Hkv, S, D).masked_fill(unwritten, 0)
+
+    visible = key_positions <= positions[:, :, None]
+    if sliding_window:
+        visible = visible & (key_positions > positions[:, :, None] - sliding_window)
+    # The query heads that share a kv head become further rows of it: no copy of the keys per query head.
+    group = Hq // Hkv
+    rows = q.view(B, M, Hkv, group, D).permute(0, 2, 3, 1, 4).reshape(B, Hkv, group * M, D)
+    visible = visible[:, None, None].expand(B, 1, group, M, S).reshape(B, 1, group * M, S)
+    if soft_cap:
+        wide = torch.promote_types(q.dtype, torch.float32)
+        scores = soft_cap * torch.tanh((rows.to(wide) @ k.to(wide).mT) * (scale / soft_cap))
+        weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
+        out = (weights @ v.to(wide)).to(q.dtype)
+    else:
+        out = F.scaled_dot_product_attention(rows, k, v, attn_mask=visible, scale=scale)
+    return out.view(B, Hkv, group, M, D).permute(0, 3, 1, 2, 4).reshape(B, M, Hq, D)
+
+
+def paged_attention_reference(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    *,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+) -> Tensor:
+    """What `paged_attention` means, row by row, in the precision of its inputs."""
+    out = torch.empty_like(q)
+    group = q.shape[1] // k_cache.shape[1]
+    page_size = k_cache.shape[2]
+    for b, context in enumerate(context_lens.tolist()):
+        first, last = query_starts[b : b + 2].tolist()
+        for row in range(first, last):
+            position = context - last + row
+            lowest = max(0, position - sliding_window + 1) if sliding_window else 0
+            seen = torch.arange(lowest, position + 1)
+            page = block_tables[b].long()[seen // page_size]
+            k = k_cache[page, :, seen % page_size].repeat_interleave(group, dim=1)
+            v = v_cache[page, :, seen % page_size].repeat_interleave(group, dim=1)
+            scores = torch.einsum("hd,shd->hs", q[row], k) * scale
+            if soft_cap:
+                scores = soft_cap * torch.tanh(scores / soft_cap)
+            out[row] = torch.einsum("hs,shd->hd", scores.softmax(-1), v)
+    return out

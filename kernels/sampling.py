@@ -1,0 +1,69 @@
+"""Sampling noise that depends on nothing but (seed, position, vocabulary id).
+
+The Gumbel-max trick: argmax(logits + g) with independent standard Gumbel g is a draw from softmax(logits).
+Here g is a hash of its coordinates, so a sequence gets the same tokens alone, in any batch, after
+preemption, and on another machine. The hash is made of 32-bit multiplications, shifts and xors, which every
+device has as vector instructions; a row's 64-bit key is mixed once, an element costs two rounds.
+
+u = (hash + 1/2) / 2^32 stands for the upper tail: g = -log(-log1p(-u)). A large g comes from a small u, where
+floats are dense, so a token of probability 1e-9 is still drawn as often as it should be.
+"""
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+_GOLDEN64 = 0x9E3779B97F4A7C15 - (1 << 64)
+
+
+def gumbel_noise(seeds: Tensor, positions: Tensor, vocab_ids: Tensor | int) -> Tensor:
+    """Standard Gumbel noise, float32 [B, V].
+
+    Args:
+        seeds: int64 [B], one a row.
+        positions: int64 [B], the position the row's new token will have.
+        vocab_ids: the ids of the columns, int64 [V] or [B, V], or V itself for 0 to V - 1.
+    """
+    if isinstance(vocab_ids, int):
+        vocab_ids = torch.arange(vocab_ids, device=seeds.device)
+    bits = noise_bits(seeds, positions, vocab_ids)
+    # In float32 the largest values would round to 1, whose noise is minus infinity.
+    u = ((bits.double() + 0.5) * 2.0**-32).float().clamp_(max=1 - 2.0**-24)
+    return u.neg_().log1p_().neg_().log_().neg_()
+
+
+def gumbel_argmax(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    """Draws one token a row: the argmax of logits + gumbel_noise, int64 [B].
+
+    Args:
+        logits: float32 [B, V], scaled and masked (-inf) already; a row must hold a finite value.
+        seeds: int64 [B].
+        positions: int64 [B], as in `gumbel_noise`.
+    """
+    return gumbel_argmax_torch(logits, seeds, positions)
+
+
+def gumbel_argmax_torch(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    """`gumbel_argmax` from torch operations, for any device; also the reference."""
+    return (logits + gumbel_noise(seeds, positions, logits.shape[-1])).argmax(-1)
+
+
+def noise_bits(seeds: Tensor, positions: Tensor, vocab_ids: Tensor) -> Tensor:
+    """The hash under the noise: int64 [B, V] with values in [0, 2^32). The same on every path."""
+    key = _mix64(_mix64(seeds.long() + _GOLDEN64) ^ positions.long())[:, None]
+    low, high = key & _MASK32, (key >> 32) & _MASK32
+    return _mix32((_mix32(vocab_ids.long() ^ low) + high) & _MASK32)
+
+
+def _mix64(x: Tensor) -> Tensor:
+    """The finaliser of MurmurHash3 for 64 bits; int64 arithmetic wraps as unsigned does."""
+    for multiplier in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * (multiplier - (1 << 64))
+    return x ^ ((x >> 33) & 0x7FFFFFFF)
+
+
+def _mix32(x: Tensor) -> Tensor:
+    """The finaliser of MurmurHash3 for 32 bits, on int64 values in [0, 2^32)."""
+    for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = ((x ^ (x >> shift)) * multiplier) & _MASK32
+    return x ^ (x >> 16)
