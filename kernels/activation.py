@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .native import DTYPE_CODES, library
+
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, computed in float32 and rounded once.
@@ -14,6 +16,13 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     Returns:
         [T, I] in gate_up's dtype.
     """
+    dtype = DTYPE_CODES.get(gate_up.dtype)
+    if gate_up.device.type == "cpu" and dtype is not None and (lib := library()):
+        gate_up = gate_up.contiguous()
+        rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+        y = gate_up.new_empty(rows, width)
+        lib.hr_silu_and_mul(gate_up.data_ptr(), y.data_ptr(), rows, width, dtype, torch.get_num_threads())
+        return y
     return silu_and_mul_torch(gate_up)
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .native import DTYPE_CODES, library
+
 
 def paged_attention(
     q: Tensor,
@@ -40,6 +42,30 @@ def paged_attention(
     Returns:
         [T, Hq, D] in q's dtype; sums and softmax are in float32.
     """
+    if q.device.type == "cpu" and (dtype := DTYPE_CODES.get(q.dtype)) is not None and (lib := library()):
+        q, out = q.contiguous(), torch.empty_like(q, memory_format=torch.contiguous_format)
+        _check(q, k_cache, v_cache, block_tables, query_starts, context_lens)
+        lib.hr_paged_attention(
+            q.data_ptr(),
+            k_cache.data_ptr(),
+            v_cache.data_ptr(),
+            out.data_ptr(),
+            block_tables.data_ptr(),
+            block_tables.stride(0),
+            query_starts.data_ptr(),
+            context_lens.data_ptr(),
+            context_lens.shape[0],
+            q.shape[1],
+            k_cache.shape[1],
+            q.shape[2],
+            k_cache.shape[2],
+            sliding_window,
+            scale,
+            soft_cap,
+            dtype,
+            torch.get_num_threads(),
+        )
+        return out
     return paged_attention_torch(
         q,
         k_cache,
@@ -51,6 +77,26 @@ def paged_attention(
         sliding_window=sliding_window,
         soft_cap=soft_cap,
     )
+
+
+def _check(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+) -> None:
+    """Refuses what compiled code, which sees bare addresses, would misread."""
+    if q.shape[2] != k_cache.shape[3] or q.shape[1] % k_cache.shape[1] or k_cache.shape != v_cache.shape:
+        raise ValueError(f"heads of q {q.shape}, k {k_cache.shape} and v {v_cache.shape} do not fit")
+    if not (
+        q.dtype == k_cache.dtype == v_cache.dtype and k_cache.is_contiguous() and v_cache.is_contiguous()
+    ):
+        raise ValueError("the caches must be contiguous and of q's dtype")
+    for name, x in (("tables", block_tables), ("query_starts", query_starts), ("context_lens", context_lens)):
+        if x.dtype != torch.int32 or x.stride(-1) != 1:
+            raise ValueError(f"{name} must be int32 with adjacent elements, not {x.dtype}, {x.stride()}")
 
 
 def paged_attention_torch(

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .native import DTYPE_CODES, library
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalises each row: x / sqrt(mean(x²) + eps) * weight, over the last dimension.
@@ -15,12 +17,39 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         weight: [D], of x's dtype.
         eps: added to the mean square.
     """
-    return rms_norm_torch(x, weight, eps)
+    return rms_norm_torch(x, weight, eps) if (y := _native(x, None, weight, eps)) is None else y
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Adds x to residual in place and returns (rms_norm(residual), residual). Shapes as in `rms_norm`."""
+    if residual.is_contiguous() and (y := _native(x, residual, weight, eps)) is not None:
+        return y, residual
     return add_rms_norm_torch(x, residual, weight, eps)
+
+
+def _native(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> Tensor | None:
+    """The compiled CPU path; None where there is none."""
+    if x.device.type != "cpu" or (dtype := DTYPE_CODES.get(x.dtype)) is None or not (lib := library()):
+        return None
+    width = x.shape[-1]
+    if weight.dtype != x.dtype or weight.shape != (width,):
+        raise ValueError(f"weight must be {x.dtype} [{width}], not {weight.dtype} {weight.shape}")
+    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
+        raise ValueError(f"residual must be {x.dtype} {x.shape}, not {residual.dtype} {residual.shape}")
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    lib.hr_rms_norm(
+        x.data_ptr(),
+        None if residual is None else residual.data_ptr(),
+        weight.data_ptr(),
+        y.data_ptr(),
+        x.numel() // width,
+        width,
+        eps,
+        dtype,
+        torch.get_num_threads(),
+    )
+    return y
 
 
 def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:

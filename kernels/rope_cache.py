@@ -6,6 +6,7 @@ The fused projection's output is read once: q leaves rotated, k and v go straigh
 import torch
 from torch import Tensor
 
+from .native import DTYPE_CODES, library
 from .norm import rms_norm_torch
 
 
@@ -41,7 +42,41 @@ def rope_and_cache(
 
     Returns:
         q [T, Hq, D], in qkv's dtype; the rotation is in float32 and rounded once.
+
+    Raises:
+        IndexError: a position or slot lies outside its table; nothing was written.
     """
+    if qkv.device.type == "cpu" and (dtype := DTYPE_CODES.get(qkv.dtype)) is not None and (lib := library()):
+        num_pages, _, page_size, D = k_cache.shape
+        qkv, q = qkv.contiguous(), qkv.new_empty(qkv.shape[0], num_heads, D)
+        _check(qkv, positions, slots, cos_sin, k_cache, v_cache, num_heads, num_kv_heads)
+        refused = lib.hr_rope_and_cache(
+            qkv.data_ptr(),
+            positions.data_ptr(),
+            slots.data_ptr(),
+            cos_sin.data_ptr(),
+            q.data_ptr(),
+            k_cache.data_ptr(),
+            v_cache.data_ptr(),
+            None if q_norm is None else q_norm.data_ptr(),
+            None if k_norm is None else k_norm.data_ptr(),
+            qkv.shape[0],
+            cos_sin.shape[0],
+            num_pages * page_size,
+            num_heads,
+            num_kv_heads,
+            D,
+            page_size,
+            eps,
+            dtype,
+            torch.get_num_threads(),
+        )
+        if refused >= 0:
+            raise IndexError(
+                f"token {refused}: position {positions[refused]} of {cos_sin.shape[0]}, "
+                f"slot {slots[refused]} of {num_pages * page_size}"
+            )
+        return q
     return rope_and_cache_torch(
         qkv,
         positions,
@@ -55,6 +90,38 @@ def rope_and_cache(
         k_norm=k_norm,
         eps=eps,
     )
+
+
+def _check(
+    qkv: Tensor,
+    positions: Tensor,
+    slots: Tensor,
+    cos_sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+) -> None:
+    """Refuses what compiled code, which sees bare addresses, would misread."""
+    heads, D = num_heads + 2 * num_kv_heads, k_cache.shape[3]
+    if (
+        qkv.shape[1] != heads * D
+        or k_cache.shape[1] != num_kv_heads
+        or k_cache.shape != v_cache.shape
+        or D % 2
+    ):
+        raise ValueError(f"qkv {qkv.shape}, k {k_cache.shape} and v {v_cache.shape} do not fit {heads} heads")
+    if not (
+        qkv.dtype == k_cache.dtype == v_cache.dtype and k_cache.is_contiguous() and v_cache.is_contiguous()
+    ):
+        raise ValueError("the caches must be contiguous and of qkv's dtype")
+    if cos_sin.dtype != torch.float32 or cos_sin.shape[1] != D or not cos_sin.is_contiguous():
+        raise ValueError(
+            f"cos_sin must be contiguous float32 [positions, {D}], not {cos_sin.dtype} {cos_sin.shape}"
+        )
+    for name, x in (("positions", positions), ("slots", slots)):
+        if x.dtype != torch.int64 or x.shape != qkv.shape[:1] or not x.is_contiguous():
+            raise ValueError(f"{name} must be contiguous int64 [{qkv.shape[0]}], not {x.dtype} {x.shape}")
 
 
 def rope_and_cache_torch(

@@ -12,6 +12,8 @@ floats are dense, so a token of probability 1e-9 is still drawn as often as it s
 import torch
 from torch import Tensor
 
+from .native import library
+
 _MASK32 = 0xFFFFFFFF
 _GOLDEN64 = 0x9E3779B97F4A7C15 - (1 << 64)
 
@@ -40,6 +42,20 @@ def gumbel_argmax(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         seeds: int64 [B].
         positions: int64 [B], as in `gumbel_noise`.
     """
+    if logits.device.type == "cpu" and logits.dtype == torch.float32 and (lib := library()):
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        seeds, positions = seeds.long().contiguous(), positions.long().contiguous()
+        tokens = torch.empty_like(seeds)
+        lib.hr_gumbel_argmax(
+            logits.data_ptr(),
+            logits.stride(0),
+            seeds.data_ptr(),
+            positions.data_ptr(),
+            tokens.data_ptr(),
+            *logits.shape,
+            torch.get_num_threads(),
+        )
+        return tokens
     return gumbel_argmax_torch(logits, seeds, positions)
 
 
