@@ -1,0 +1,134 @@
+"""Logs: JSON lines on stderr, or readable ones where stderr is a terminal. Never prompt text, never a secret.
+
+The standard library's loggers (celery, kombu, redis, transformers) go the same way as structlog's. Every line
+passes `_withhold` last: values under names that carry content are left out wherever they are nested, and
+passwords in URLs are masked even inside messages and tracebacks.
+"""
+
+import logging
+import logging.config
+import re
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from ..schemas.connection import without_password
+
+WITHHELD = frozenset(
+    {
+        *("prompt", "messages", "content", "text", "output", "spec", "body", "payload", "chunk", "tools"),
+        *("metadata", "stop", "args", "kwargs", "argsrepr", "kwargsrepr"),
+        *("token_ids", "prompt_token_ids", "prompt_ids", "output_ids", "logprobs"),
+        *("secret", "secrets", "password", "api_key", "authorization", "idempotency_key"),
+    }
+)
+"""Names whose values never reach a log."""
+
+_MASKS = (
+    (
+        re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL),
+        "input_value=...",
+    ),  # pydantic quotes its input
+    (re.compile(r"whsec_[A-Za-z0-9+/=]+"), "whsec_***"),
+    (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer ***"),
+)
+
+
+def configure(level: str, **bound: str | int) -> None:
+    """Set up logging for this process.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+        bound: fields of every line, such as the worker's id and its model.
+    """
+
+    def bind(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {**bound, **event}
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        bind,
+        structlog.processors.format_exc_info,
+    ]
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "line": {
+                    "()": structlog.stdlib.ProcessorFormatter,
+                    "processors": [
+                        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                        _withhold,
+                        _renderer(),
+                    ],
+                    "foreign_pre_chain": shared,
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "root": {"handlers": ["stderr"], "level": level.upper()},
+        }
+    )
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def adopt(logger_name: str) -> None:
+    """Take over a library's own logger that prints by itself (`transformers`), after it was imported."""
+    logger = logging.getLogger(logger_name)
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def _renderer() -> Processor:
+    if sys.stderr.isatty():
+        return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return structlog.processors.JSONRenderer()
+
+
+def _withhold(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The last word before a line is written: no content, no secrets, nothing that prints itself at will."""
+    return {str(name): _clean(value) for name, value in event.items() if name not in WITHHELD}
+
+
+def _clean(value: Any) -> Any:
+    match value:
+        case Enum():
+            return _clean(value.value)
+        case None | bool() | int() | float():
+            return value
+        case str() | Path() | BaseException():
+            return _masked(str(value))
+        case Mapping():
+            return {str(name): _clean(item) for name, item in value.items() if name not in WITHHELD}
+        case list() | tuple() | set() | frozenset():
+            return [_clean(item) for item in value]
+        case _:  # its repr may hold anything, a whole job say
+            return f"<{type(value).__name__}>"
+
+
+def _masked(text: str) -> str:
+    if "://" in text:
+        text = without_password(text)
+    for pattern, mask in _MASKS:
+        text = pattern.sub(mask, text)
+    return text

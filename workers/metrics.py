@@ -1,0 +1,245 @@
+"""Every metric of a worker, declared here and nowhere else.
+
+The engine process notes things many times a second, the outside asks every few seconds. So histograms are
+counted in plain lists and published to prometheus_client once a second, by `Metrics.engine`; what a killed
+process loses is at most that last second.
+
+A host and its engine processes share one folder of memory-mapped values (`share`). Values are kept by the
+engine's place (`engine-0`) and not by process id: a restarted engine process counts on where its predecessor
+stopped, and the folder does not grow with restarts.
+"""
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.multiprocess import mark_process_dead
+
+from ..schemas.events import JobState
+
+if TYPE_CHECKING:
+    from ..engine import EngineStats
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+# Decades in steps of 1, 2.5, 5; from what an idle machine does to where users have long given up.
+FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+TOTAL_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
+WAIT_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+# Finest from 10 to 50 ms, where objectives for reading speed lie.
+INTER_TOKEN_S = (
+    *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05),
+    *(0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5),
+)
+STEP_S = INTER_TOKEN_S
+# From a local socket's round trip up to the connection's socket timeout.
+ROUND_TRIP_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0)
+STEP_TOKENS = tuple(float(2**power) for power in range(14))
+
+
+def share(folder: str | Path, place: str) -> None:
+    """Keep this process's metrics in `folder` as `place` from now on; before any metric is made.
+
+    Only one living process may hold a place.
+    """
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
+
+
+def engine_place(index: int) -> str:
+    """The place of the engine process `index`."""
+    return f"engine-{index}"
+
+
+def forget(folder: str | Path, place: str) -> None:
+    """What `place` holds now is nothing: its process has ended. What it has counted stays."""
+    mark_process_dead(place, path=str(folder))
+
+
+class _Family:
+    """Makes metrics that all carry the model's name."""
+
+    def __init__(self, model: str, registry: CollectorRegistry) -> None:
+        self._model, self._registry = model, registry
+
+    def gauge(self, name: str, text: str, mode: Literal["livesum", "livemostrecent"] = "livesum") -> Gauge:
+        family = Gauge(f"headrace_{name}", text, ("model",), registry=self._registry, multiprocess_mode=mode)
+        return family.labels(self._model)
+
+    def counter(self, name: str, text: str) -> Counter:
+        return Counter(f"headrace_{name}", text, ("model",), registry=self._registry).labels(self._model)
+
+    def counters(self, name: str, text: str, label: str, each: Iterable[str]) -> dict[str, Counter]:
+        family = Counter(f"headrace_{name}", text, ("model", label), registry=self._registry)
+        return {value: family.labels(self._model, value) for value in each}
+
+    def histogram(self, name: str, text: str, buckets: Sequence[float]) -> "_Tally":
+        family = Histogram(f"headrace_{name}", text, ("model",), registry=self._registry, buckets=buckets)
+        return _Tally(family.labels(self._model), buckets)
+
+
+class _Tally:
+    """A histogram counted here and published in one go."""
+
+    __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
+
+    def __init__(self, histogram: Histogram, buckets: Sequence[float]) -> None:
+        self._histogram = histogram
+        self._bounds = tuple(buckets)
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+
+    def note(self, value: float, count: int = 1) -> None:
+        """`count` observations of `value`."""
+        self._counts[bisect_left(self._bounds, value)] += count
+        self._sum += value * count
+
+    def publish(self) -> None:
+        """Hand the counts over. The library observes one value a call, so its buckets are filled directly."""
+        if not any(self._counts):
+            return
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._histogram._sum.inc(self._sum)
+        self._counts = [0] * len(self._counts)
+        self._sum = 0.0
+
+
+class Metrics:
+    """What an engine process tells of its work; for its main thread.
+
+    Args:
+        model: the served name; the one label that every metric carries.
+        registry: where the metrics are registered; one of their own when not given.
+    """
+
+    def __init__(self, model: str, registry: CollectorRegistry | None = None) -> None:
+        make = _Family(model, registry or CollectorRegistry())
+        self._running = make.gauge("jobs_running", "Jobs in the running batch.")
+        self._waiting = make.gauge("jobs_waiting", "Jobs claimed that wait for the batch or for pages.")
+        self._queued = make.gauge(
+            "jobs_queued", "Jobs that wait in the queue, as last seen from here.", "livemostrecent"
+        )
+        self._pages = {
+            "pages_total": make.gauge("kv_pages_capacity", "KV pages there are."),
+            "pages_free": make.gauge("kv_pages_free", "KV pages that hold nothing."),
+            "pages_cached": make.gauge(
+                "kv_pages_cached", "KV pages kept for prompts with the same beginning."
+            ),
+            "pages_held": make.gauge("kv_pages_held", "KV pages held by running jobs."),
+            "tokens_held": make.gauge("kv_tokens_held", "Tokens in the KV pages held by running jobs."),
+        }
+        self._engine_counters = {
+            "preemptions": make.counter("preemptions", "Jobs put back because pages ran out."),
+            "prefix_query_tokens": make.counter(
+                "prefix_query_tokens", "Prompt tokens looked up in the cache."
+            ),
+            "prefix_hit_tokens": make.counter("prefix_hit_tokens", "Prompt tokens found in the cache."),
+        }
+        self._counted = dict.fromkeys(self._engine_counters, 0)
+        self._claimed = make.counter("jobs_claimed", "Jobs taken from the queue.")
+        self._resumed = make.counter("jobs_resumed", "Jobs that went on after tokens of another worker.")
+        self._ended = make.counters(
+            "jobs_ended",
+            "Jobs that ended here, by state.",
+            "state",
+            [s.value for s in JobState if s.terminal],
+        )
+        self._prompt_tokens = make.counter("prompt_tokens", "Prompt tokens of the jobs admitted.")
+        self._output_tokens = make.counter("output_tokens", "Tokens generated.")
+        self._fenced = make.counter("fenced_writes", "Writes refused because the job was another worker's.")
+        self._outages = make.counter("redis_outages", "Times that Redis stopped answering.")
+        self._wait = make.histogram("queue_wait_seconds", "From enqueue to claim.", WAIT_S)
+        self._first_token = make.histogram(
+            "first_token_seconds", "From enqueue to first token.", FIRST_TOKEN_S
+        )
+        self._inter_token = make.histogram(
+            "inter_token_seconds", "From one token of a job to its next.", INTER_TOKEN_S
+        )
+        self._total = make.histogram("job_seconds", "From enqueue to the end.", TOTAL_S)
+        self._flush = make.histogram("flush_seconds", "Round trips to Redis.", ROUND_TRIP_S)
+        self._claim = make.histogram("claim_seconds", "Round trips to Redis that brought jobs.", ROUND_TRIP_S)
+        self._step = make.histogram("step_seconds", "Steps of the engine.", STEP_S)
+        self._step_tokens = make.histogram("step_output_tokens", "Tokens generated in a step.", STEP_TOKENS)
+        self._tallies = [tally for tally in vars(self).values() if isinstance(tally, _Tally)]
+
+    def admitted(self, waited_s: float, prompt_tokens: int, *, resumed: bool) -> None:
+        """A claimed job starts, `waited_s` after it was enqueued."""
+        self._wait.note(waited_s)
+        self._prompt_tokens.inc(prompt_tokens)
+        if resumed:
+            self._resumed.inc()
+
+    def first_token(self, since_enqueue_s: float) -> None:
+        """A job's first token came."""
+        self._first_token.note(since_enqueue_s)
+
+    def inter_token(self, gap_s: float, tokens: int = 1) -> None:
+        """A job's next tokens came, together, `gap_s` after the one before: the gap is shared among them."""
+        self._inter_token.note(gap_s / tokens, tokens)
+
+    def step(self, took_s: float, output_tokens: int) -> None:
+        """The engine made a step."""
+        self._step.note(took_s)
+        self._step_tokens.note(output_tokens)
+        self._output_tokens.inc(output_tokens)
+
+    def flush(self, took_s: float, *, claimed: int) -> None:
+        """A round trip to Redis, which brought this many jobs."""
+        self._flush.note(took_s)
+        if claimed:
+            self._claim.note(took_s)
+            self._claimed.inc(claimed)
+
+    def ended(self, state: str, since_enqueue_s: float) -> None:
+        """Redis has confirmed a job's end in `state`, a terminal `JobState`."""
+        self._ended[state].inc()
+        self._total.note(since_enqueue_s)
+
+    def queued(self, jobs: int) -> None:
+        """So many jobs wait in the queue."""
+        self._queued.set(jobs)
+
+    def fenced(self) -> None:
+        """A write was refused: the job is another worker's by now."""
+        self._fenced.inc()
+
+    def outage(self) -> None:
+        """Redis stopped answering."""
+        self._outages.inc()
+
+    def engine(self, stats: "EngineStats") -> None:
+        """What the engine holds and has counted; publishes everything noted since the last call."""
+        self._running.set(stats.running)
+        self._waiting.set(stats.waiting)
+        for name, gauge in self._pages.items():
+            gauge.set(getattr(stats, name))
+        for name, counter in self._engine_counters.items():
+            counted: int = getattr(stats, name)
+            counter.inc(counted - self._counted[name])
+            self._counted[name] = counted
+        for tally in self._tallies:
+            tally.publish()
+
+
+class HostMetrics:
+    """What the host tells of its engine processes."""
+
+    def __init__(self, model: str, registry: CollectorRegistry | None = None) -> None:
+        make = _Family(model, registry or CollectorRegistry())
+        self._ready = make.gauge("engines_ready", "Engine processes that claim jobs.")
+        self._restarts = make.counter("engine_restarts", "Engine processes started again after a death.")
+        self._looping = make.gauge("engines_crash_looping", "Engine processes that die again and again.")
+
+    def engines(self, *, ready: int, crash_looping: int) -> None:
+        """How many engine processes are in which state."""
+        self._ready.set(ready)
+        self._looping.set(crash_looping)
+
+    def restarted(self) -> None:
+        """An engine process that had died was started again."""
+        self._restarts.inc()

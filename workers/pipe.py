@@ -1,0 +1,180 @@
+"""What the host and an engine process tell each other: JSON lines over a socket pair.
+
+The pipe carries lifecycle notices only, never a job. The end of the stream is a message too: an engine
+process whose host is gone hands its jobs over and exits; a host sees at once that an engine process died.
+Neither side ever blocks on the other: what the socket can't take now is kept, except `Stats`, which the
+next one replaces anyway.
+"""
+
+import json
+import select
+import socket
+from dataclasses import asdict, dataclass
+from typing import Generic, TypeVar
+
+
+@dataclass(slots=True, frozen=True)
+class Launch:
+    """Host → engine, first of all: what to be. It carries the Redis password, so it is on no command line.
+
+    Attributes:
+        worker_id: the name of this incarnation of the engine process.
+        index: its place among the host's engine processes, from 0; also picks its GPU.
+        threads: its share of the CPU cores.
+        grace_s: how long it may outlive its host.
+        settings: `WorkerSettings` as JSON.
+        metrics_dir: the folder for `metrics.share`; None when nobody asks for metrics.
+    """
+
+    worker_id: str
+    index: int
+    threads: int
+    grace_s: float
+    settings: str
+    metrics_dir: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Drain:
+    """Host → engine: claim no more, hand every job over, exit."""
+
+
+@dataclass(slots=True, frozen=True)
+class Stop:
+    """Host → engine: as `Drain`, but SIGKILL follows within a second."""
+
+
+@dataclass(slots=True, frozen=True)
+class Starting:
+    """Engine → host: the process lives and loads its model."""
+
+
+@dataclass(slots=True, frozen=True)
+class Ready:
+    """Engine → host: the model is loaded and jobs are claimed from now on."""
+
+    worker_id: str
+    model: str
+    served_name: str
+    pages_total: int
+    context_tokens: int
+
+
+@dataclass(slots=True, frozen=True)
+class Stats:
+    """Engine → host, about once a second: what it holds now."""
+
+    running: int
+    waiting: int
+    pages_total: int
+    pages_free: int
+
+
+@dataclass(slots=True, frozen=True)
+class Drained:
+    """Engine → host: done after `Drain`, with this many jobs handed over."""
+
+    released: int
+
+
+@dataclass(slots=True, frozen=True)
+class Fatal:
+    """Engine → host: starting again can't help, for this reason (no such model, say)."""
+
+    reason: str
+
+
+ToEngine = Launch | Drain | Stop
+FromEngine = Starting | Ready | Stats | Drained | Fatal
+Message = ToEngine | FromEngine
+
+_BY_NAME: dict[str, type[Message]] = {
+    kind.__name__: kind for kind in (Launch, Drain, Stop, Starting, Ready, Stats, Drained, Fatal)
+}
+
+
+def encode(message: Message) -> bytes:
+    """One line, its newline included."""
+    return json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """The message in one line.
+
+    Raises:
+        ValueError: it is none; both ends are the same version, so this is a fault and not a dialect.
+    """
+    try:
+        name, fields = json.loads(line)
+        return _BY_NAME[name](**fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"not a message between host and engine: {line[:80]!r}") from error
+
+
+Sent = TypeVar("Sent", bound=Message)
+Received = TypeVar("Received", bound=Message)
+
+
+class Pipe(Generic[Sent, Received]):
+    """One end of the pair; for one thread.
+
+    Attributes:
+        closed: the other side is gone; what it said before has been received.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+        self.closed = False
+
+    def fileno(self) -> int:
+        """For `select`: readable when there is something to receive, the end included."""
+        return self._socket.fileno()
+
+    def send(self, message: Sent) -> None:
+        """Tell the other side, in order; dropped silently when it is gone (see `closed`)."""
+        if self._outgoing and isinstance(message, Stats):
+            return
+        self._outgoing += encode(message)
+        self._flush()
+
+    def receive(self, wait_s: float = 0.0) -> list[Received]:
+        """What the other side has said since the last call; waits up to `wait_s` for it."""
+        if wait_s > 0:
+            select.select([self._socket], [], [], wait_s)
+        self._flush()
+        try:
+            while not self.closed:
+                received = self._socket.recv(65536)
+                self.closed = not received
+                self._incoming += received
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            self.closed = True
+        *lines, rest = self._incoming.split(b"\n")
+        self._incoming = bytearray(rest)
+        return [decode(bytes(line)) for line in lines]  # type: ignore[misc]
+
+    def close(self) -> None:
+        """End it; the other side notices."""
+        self._socket.close()
+        self.closed = True
+
+    def _flush(self) -> None:
+        try:
+            while self._outgoing:
+                del self._outgoing[: self._socket.send(self._outgoing)]
+        except BlockingIOError:
+            return
+        except OSError:  # the other side is gone; reading says so, after its last words
+            self._outgoing.clear()
+
+
+EnginePipe = Pipe[FromEngine, ToEngine]
+"""The engine process's end."""
+
+HostPipe = Pipe[ToEngine, FromEngine]
+"""The host's end."""
