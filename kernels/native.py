@@ -81,6 +81,8 @@ def _load() -> ctypes.CDLL:
         with (folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
+                for abandoned in folder.glob("build-*"):  # by a process that died; the lock is ours
+                    shutil.rmtree(abandoned, ignore_errors=True)
                 _build(compiler, flags, [path for path in sources if path.suffix == ".cpp"], openmp, target)
         return ctypes.CDLL(str(target))
 

@@ -132,10 +132,7 @@ HR_INLINE void softmax_row(float* scores, int vecs, int base, int lowest, int hi
     f32v top = splat(peak);
     for (int v = 0; v < vecs; v++) {
         f32v s = load(scores + v * kLanes);
-        if (soft_cap) {  // a tanh, from s = 2 log2(e) score / cap; it is 1 long before exp2v overflows
-            f32v e = exp2v(select(s < 126.0f, s, splat(126.0f)));
-            s = soft_cap - 2 * soft_cap / (1.0f + e);
-        }
+        if (soft_cap) s = soft_cap * tanh_of_exp2(s);
         if (masked) {
             i32v position = iota() + (base + v * kLanes);
             s = select((position >= lowest) & (position <= highest), s, splat(-INFINITY));

@@ -114,20 +114,34 @@ HR_INLINE f32v rounded(f32v x) {
     return load(narrow);
 }
 
-// 2^x for x <= 127, within 1e-7 relative; 0 below 2^-126.
-HR_INLINE f32v exp2v(f32v x) {
-    f32v clamped = select(x > -126.0f, x, splat(-126.0f));
-    f32v shifted = clamped + 0x1.8p23f;  // the nearest integer is in the low bits of the mantissa
-    f32v f = clamped - (shifted - 0x1.8p23f);
+// 2^x = scale + scale * rest with scale = 2^round(x), for x from -126 to 127; within 2e-8 relative.
+struct Power {
+    f32v scale, rest;
+};
+HR_INLINE Power split_exp2(f32v x) {
+    f32v shifted = x + 0x1.8p23f;  // puts the nearest integer into the low bits of the mantissa
+    f32v f = x - (shifted - 0x1.8p23f);
     f32v y = splat(0.000153533605f);
     y = y * f + 0.0013398875f;
     y = y * f + 0.00961843692f;
     y = y * f + 0.0555033237f;
     y = y * f + 0.240226477f;
     y = y * f + 0.693147182f;
-    y = y * f + 1.0f;
-    y = as_float(as_bits(y) + (as_bits(shifted) << 23));
-    return select(x < -126.0f, (f32v){}, select(x == x, y, x));
+    return {as_float((as_bits(shifted) + 127) << 23), y * f};
+}
+
+// 2^x for x <= 127; 0 below -126.
+HR_INLINE f32v exp2v(f32v x) {
+    Power p = split_exp2(select(x < -126.0f, splat(-126.0f), x));
+    return select(x < -126.0f, (f32v){}, p.scale + p.scale * p.rest);
+}
+
+// tanh(x) from s = 2 x / ln(2). Through 2^s - 1, which keeps its precision about 0.
+HR_INLINE f32v tanh_of_exp2(f32v s) {
+    s = select(s > 60.0f, splat(60.0f), select(s < -60.0f, splat(-60.0f), s));
+    Power p = split_exp2(s);
+    f32v e = (p.scale - 1.0f) + p.scale * p.rest;
+    return e / (e + 2.0f);
 }
 
 // Natural logarithm of a positive, normal x, within 1e-7 relative.
