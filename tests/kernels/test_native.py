@@ -1,0 +1,122 @@
+"""Building and loading the library: each test in fresh processes with a cache folder of its own."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DRAW = """
+import torch
+from headrace.kernels import native
+from headrace.kernels.norm import rms_norm
+x = torch.ones(2, 8)
+assert torch.allclose(rms_norm(x, torch.ones(8), 1e-6), x, atol=1e-5)
+rms_norm(x, torch.ones(8), 1e-6)
+print("compiled" if native.library() else "torch")
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    processes = []
+
+    def run(code: str, **environment: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+        env.pop("HEADRACE_NO_COMPILE", None) if "HEADRACE_NO_COMPILE" not in environment else None
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def compiler(tmp_path):
+    """A c++ that notes each link it makes; with a body, one that does that instead."""
+
+    def make(body: str = 'case "$*" in *-shared*) echo link >> "$0.log";; esac; exec c++ "$@"') -> Path:
+        path = tmp_path / "compiler"
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def test_processes_that_start_together_build_once(start, compiler, tmp_path):
+    cxx = compiler()
+    processes = [start(DRAW, CXX=str(cxx), OMP_NUM_THREADS="1") for _ in range(4)]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out, err) == (0, "compiled\n", "")
+    folder = tmp_path / "cache" / "headrace"
+    assert sorted(path.suffix for path in folder.iterdir()) == ["", ".so"]  # the lock and the library
+    assert Path(f"{cxx}.log").read_text() == "link\n"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_what_a_killed_build_left_behind_is_swept_by_the_next(start, tmp_path):
+    folder = tmp_path / "cache" / "headrace"
+    (folder / "build-dead").mkdir(parents=True)
+    (folder / "build-dead" / "attention.o").write_text("half")
+    assert start(DRAW).communicate(timeout=120) == ("compiled\n", "")
+    assert not (folder / "build-dead").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("echo 'fatal error: out of luck' >&2; exit 3", "ended with 3: fatal error: out of luck"),
+        ('case "$*" in *-dM*) exec c++ "$@";; esac; echo "error: no" >&2; exit 1', "ended with 1: error: no"),
+        ('case "$*" in *-shared*) echo "ld: error" >&2; exit 1;; esac; exec c++ "$@"', "ld: error"),
+    ],
+    ids=["at once", "when compiling", "when linking"],
+)
+def test_a_broken_compiler_means_torch_operations_and_one_warning(start, compiler, tmp_path, body, reason):
+    out, err = start(DRAW, CXX=str(compiler(body))).communicate(timeout=120)
+    assert out == "torch\n"
+    assert err.count("could not be compiled") == 1
+    assert reason in err
+    assert "apt install g++" in err
+    assert not list(tmp_path.glob("cache/headrace/kernels-*"))
+
+
+def test_no_compiler_at_all_is_named_as_the_reason(start, tmp_path):
+    out, err = start(DRAW, CXX="", PATH=str(tmp_path)).communicate(timeout=120)
+    assert out == "torch\n"
+    assert "no c++, g++ or clang++ on the PATH" in err
+
+
+def test_the_fallback_can_be_asked_for_without_a_warning(start):
+    assert start(DRAW, HEADRACE_NO_COMPILE="1", CXX="/nonexistent").communicate(timeout=60) == ("torch\n", "")
+
+
+def test_an_unwritable_cache_still_gets_compiled_kernels(start, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert start(DRAW, XDG_CACHE_HOME=str(tmp_path / "file")).communicate(timeout=120) == ("compiled\n", "")
+
+
+def test_one_openmp_runtime_and_one_thread_pool_serve_torch_and_the_kernels(start):
+    code = """
+import torch
+from pathlib import Path
+from headrace.kernels.norm import rms_norm
+torch.set_num_threads(3)
+x = torch.randn(1024, 1024)
+x.exp()
+before = len(list(Path("/proc/self/task").iterdir()))
+rms_norm(x, torch.ones(1024), 1e-6)
+after = len(list(Path("/proc/self/task").iterdir()))
+runtimes = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()
+            if any(name in line for name in ("libgomp", "libiomp", "libomp"))}
+print(len(runtimes), before >= 3, after - before)
+"""
+    assert start(code).communicate(timeout=120) == ("1 True 0\n", "")
