@@ -1,0 +1,116 @@
+"""The batch's state, by row: updated as sequences come, go and grow, never rebuilt.
+
+A row belongs to one running sequence. Whatever a step needs of all rows at once lies in arrays, so that a
+decode step is a handful of vectorised operations however many sequences it has.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .scheduler import Chunk
+from .sequence import Sequence
+
+
+@dataclass(slots=True)
+class StepInput:
+    """One step's input: T query tokens of B sequences, S of which get a new token.
+
+    Attributes:
+        token_ids, positions, slots: int64 [T]; a slot is page * page_size + offset.
+        query_starts: int32 [B + 1].
+        context_lens: int32 [B], this step's tokens included.
+        block_tables: int32 [B, P].
+        sampled: int64 [S], the query rows whose logits are wanted; None when they are all T in order.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    query_starts: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+    sampled: Tensor | None
+
+
+class Batch:
+    """Rows of running sequences.
+
+    Attributes:
+        tokens: int64 [rows, max_tokens], known tokens.
+        lengths: int64 [rows], how many are known.
+        prompt_lengths: int64 [rows].
+    """
+
+    def __init__(self, rows: int, max_tokens: int, page_size: int, device: torch.device) -> None:
+        self._page_size, self._device = page_size, device
+        self.tokens: NDArray[np.int64] = np.zeros((rows, max_tokens + 1), np.int64)
+        self.lengths: NDArray[np.int64] = np.zeros(rows, np.int64)
+        self.prompt_lengths: NDArray[np.int64] = np.zeros(rows, np.int64)
+        self._block_tables: NDArray[np.int32] = np.zeros((rows, -(-max_tokens // page_size)), np.int32)
+        self._pages = np.zeros(rows, np.int64)
+
+    def sync(self, sequence: Sequence) -> bool:
+        """Bring a sequence's row up to date; True when the row is newly its own."""
+        row = sequence.row
+        if not sequence.has_row:
+            sequence.has_row = True
+            self.tokens[row, : len(sequence.tokens)] = sequence.tokens
+            self.lengths[row] = len(sequence.tokens)
+            self.prompt_lengths[row] = len(sequence.request.prompt_ids)
+            self._pages[row] = 0
+            self._write_pages(sequence)
+            return True
+        if self._pages[row] < len(sequence.pages):
+            self._write_pages(sequence)
+        return False
+
+    def _write_pages(self, sequence: Sequence) -> None:
+        known, now = int(self._pages[sequence.row]), len(sequence.pages)
+        self._block_tables[sequence.row, known:now] = [page.id for page in sequence.pages[known:]]
+        self._pages[sequence.row] = now
+
+    def append(self, rows: NDArray[np.int64], token_ids: NDArray[np.int64]) -> None:
+        """One new token for each of `rows`."""
+        self.tokens[rows, self.lengths[rows]] = token_ids
+        self.lengths[rows] += 1
+
+    def step_input(self, plan: list[Chunk]) -> tuple[StepInput, list[Chunk]]:
+        """The arrays for a plan (decodes first), and its chunks that get a new token, in order."""
+        counts = np.fromiter((chunk.count for chunk in plan), np.int64, len(plan))
+        rows = np.fromiter((chunk.sequence.row for chunk in plan), np.int64, len(plan))
+        starts = np.fromiter((chunk.sequence.computed for chunk in plan), np.int64, len(plan))
+        query_starts = np.zeros(len(plan) + 1, np.int32)
+        np.cumsum(counts, out=query_starts[1:])
+        if counts.max() == 1:
+            query_rows, positions = rows, starts
+        else:
+            query_rows = np.repeat(rows, counts)
+            offsets = np.arange(query_starts[-1]) - np.repeat(query_starts[:-1], counts)
+            positions = np.repeat(starts, counts) + offsets
+        token_ids = self.tokens[query_rows, positions]
+        pages = self._block_tables[query_rows, positions // self._page_size].astype(np.int64)
+        slots = pages * self._page_size + positions % self._page_size
+        context_lens = (starts + counts).astype(np.int32)
+        widest = -(-int(context_lens.max()) // self._page_size)
+        sampling = [chunk for chunk in plan if chunk.samples]
+        ends = None
+        if len(sampling) != query_starts[-1]:
+            chosen = [index for index, chunk in enumerate(plan) if chunk.samples]
+            ends = self._to_device(query_starts[1:][chosen].astype(np.int64) - 1)
+        step = StepInput(
+            token_ids=self._to_device(token_ids),
+            positions=self._to_device(positions),
+            slots=self._to_device(slots),
+            query_starts=self._to_device(query_starts),
+            context_lens=self._to_device(context_lens),
+            block_tables=self._to_device(self._block_tables[rows, :widest]),
+            sampled=ends,
+        )
+        return step, sampling
+
+    def _to_device(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self._device, non_blocking=True)

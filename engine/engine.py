@@ -1,0 +1,209 @@
+"""Continuous batching over token ids: submit requests, call `step` again and again, take the new tokens."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .batch import Batch
+from .config import EngineConfig
+from .errors import RequestError
+from .executor import Executor, ModelInfo, load_executor
+from .pages import PagePool
+from .request import Progress, Request
+from .sampler import Sampled, Sampler
+from .scheduler import Chunk, Scheduler, root_key
+from .sequence import Sequence
+
+
+@dataclass(slots=True, frozen=True)
+class EngineStats:
+    """The engine now, and counters since its start.
+
+    Attributes:
+        tokens_held: tokens whose keys and values lie in held pages; shared ones count for each holder.
+    """
+
+    running: int
+    waiting: int
+    pages_total: int
+    pages_free: int
+    pages_cached: int
+    pages_held: int
+    tokens_held: int
+    preemptions: int
+    prefix_query_tokens: int
+    prefix_hit_tokens: int
+    steps: int
+    step_tokens: int
+
+
+class Engine:
+    """One model on one device.
+
+    Not thread-safe: one thread submits, steps and cancels.
+
+    Attributes:
+        model_info: what the model is and takes.
+        page_size: tokens a KV page holds.
+        capacity_tokens: the most tokens, prompt and output, that one request can come to.
+    """
+
+    def __init__(self, config: EngineConfig, executor: Executor | None = None) -> None:
+        """Load the model and reserve the KV cache.
+
+        Args:
+            executor: computes the steps; made from `config` when not given.
+
+        Raises:
+            ModelError: the model can't be loaded, or does not fit; the message says why.
+        """
+        self._executor = executor or load_executor(config)
+        self.model_info: ModelInfo = self._executor.model_info
+        self.page_size = config.page_size
+        pool = PagePool(self._executor.num_pages, config.page_size)
+        self.capacity_tokens = min(self.model_info.context_tokens, pool.total * config.page_size)
+        self._scheduler = Scheduler(pool, config.max_batch_size, config.max_step_tokens, config.prefix_cache)
+        device = self._executor.device
+        self._batch = Batch(config.max_batch_size, self.capacity_tokens, config.page_size, device)
+        self._eos = frozenset(self.model_info.eos_token_ids)
+        self._sampler = Sampler(config.max_batch_size, self._eos, device)
+        self._max_batch_size = config.max_batch_size
+        self._sequences: dict[str, Sequence] = {}
+        self._done: list[Progress] = []
+        self._arrivals = self._steps = self._step_tokens = 0
+
+    # Requests ---------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; it starts at a coming step.
+
+        Raises:
+            RequestError: it could never run here; nothing else is touched.
+        """
+        self._refuse_what_can_not_run(request)
+        self._arrivals += 1
+        sequence = Sequence(
+            request,
+            tokens=request.prompt_ids + request.output_ids,
+            arrival=self._arrivals,
+            limit=self.capacity_tokens,
+            chain=0,
+        )
+        sequence.chain = root_key(sequence)
+        reason = sequence.finish_reason(self._eos)
+        if reason is not None:  # it was interrupted between its last token and the word of its end
+            self._done.append(Progress(request.id, [], [], reason))
+            return
+        self._sequences[request.id] = sequence
+        self._scheduler.add(sequence)
+
+    def _refuse_what_can_not_run(self, request: Request) -> None:
+        if request.id in self._sequences:
+            raise RequestError("id", f"{request.id!r} is in the engine already")
+        if not request.prompt_ids:
+            raise RequestError("prompt_ids", "the prompt has no tokens")
+        if len(request.prompt_ids) >= self.capacity_tokens:
+            raise RequestError(
+                "prompt_ids",
+                f"the prompt has {len(request.prompt_ids)} tokens; at most {self.capacity_tokens} fit here, "
+                "prompt and output together",
+            )
+        vocab = self.model_info.vocab_size
+        _refuse_unknown("prompt_ids", request.prompt_ids, vocab)
+        _refuse_unknown("output_ids", request.output_ids, vocab)
+        _refuse_unknown("logit_bias", request.params.logit_bias, vocab)
+        _refuse_unknown("stop_token_ids", request.params.stop_token_ids, vocab)
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request without a word; False when it is not here."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return False
+        self._scheduler.remove(sequence)
+        return True
+
+    # Steps --------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._sequences or self._done)
+
+    def step(self) -> list[Progress]:
+        """Compute one step; what it brought each sequence that got a token or ended."""
+        progress, self._done = self._done, []
+        plan = self._scheduler.schedule()
+        if not plan:
+            return progress
+        for chunk in plan:
+            if self._batch.sync(chunk.sequence):
+                self._sampler.set_row(chunk.sequence)
+        step, sampling = self._batch.step_input(plan)
+        logits = self._executor.execute(step)
+        for chunk in plan:
+            self._scheduler.computed(chunk)
+        self._steps += 1
+        self._step_tokens += len(step.token_ids)
+        if sampling:
+            rows = np.fromiter((chunk.sequence.row for chunk in sampling), np.int64, len(sampling))
+            sampled = self._sampler.sample(logits, rows, self._batch)
+            self._batch.append(rows, sampled.token_ids)
+            progress += self._advance(sampling, sampled)
+        return progress
+
+    def _advance(self, sampling: list[Chunk], sampled: Sampled) -> Iterable[Progress]:
+        logprobs = sampled.logprobs or [None] * len(sampling)
+        for chunk, token_id, entry in zip(sampling, sampled.token_ids.tolist(), logprobs, strict=True):
+            sequence = chunk.sequence
+            sequence.tokens.append(token_id)
+            reason = sequence.finish_reason(self._eos)
+            if reason is not None:
+                del self._sequences[sequence.request.id]
+                self._scheduler.remove(sequence)
+            entries = [] if entry is None else [entry]
+            yield Progress(sequence.request.id, [token_id], entries, reason, sequence.cached_tokens or 0)
+
+    # Room -----------------------------------------------------------------------------------------------------
+
+    @property
+    def free_slots(self) -> int:
+        """Requests that still fit the batch, those waiting counted in."""
+        return max(0, self._max_batch_size - len(self._sequences))
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens that fit the free pages, less what the waiting requests' known tokens take."""
+        scheduler = self._scheduler
+        waiting = sum(scheduler.pages_for(len(sequence.tokens) + 1) for sequence in scheduler.waiting)
+        return max(0, scheduler.pool.free - waiting) * self.page_size
+
+    def stats(self) -> EngineStats:
+        """The engine now, and its counters."""
+        scheduler = self._scheduler
+        pool = scheduler.pool
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            pages_total=pool.total,
+            pages_free=pool.free,
+            pages_cached=pool.cached,
+            pages_held=pool.total - pool.free,
+            tokens_held=sum(sequence.computed for sequence in scheduler.running),
+            preemptions=scheduler.preemptions,
+            prefix_query_tokens=scheduler.prefix_query_tokens,
+            prefix_hit_tokens=scheduler.prefix_hit_tokens,
+            steps=self._steps,
+            step_tokens=self._step_tokens,
+        )
+
+    def check(self) -> None:
+        """Assert that pages and rows are conserved."""
+        self._scheduler.check()
+        assert len(self._sequences) == len(self._scheduler.running) + len(self._scheduler.waiting)
+
+
+def _refuse_unknown(field: str, token_ids: Iterable[int], vocab: int) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab:
+            raise RequestError(field, f"token id {token_id} is not in the vocabulary of {vocab} tokens")

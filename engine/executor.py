@@ -1,0 +1,163 @@
+"""The device's side of a step: weights, KV cache memory, one forward pass."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .batch import StepInput
+from .config import EngineConfig
+from .errors import ModelError
+from .models import Decoder, ModelConfig, load_config, load_decoder
+from .models.decoder import KVCache
+
+_CPU_KV_SHARE = 0.25
+"""Of the machine's memory that is free: the rest is left to the other processes on it."""
+
+_GPU_KV_SHARE = 0.85
+"""Of the memory free after loading: the rest is for a step's activations."""
+
+
+@dataclass(slots=True, frozen=True)
+class ModelInfo:
+    """What a loaded model is and takes.
+
+    Attributes:
+        context_tokens: longest prompt + output.
+        eos_token_ids: tokens that end a sequence by themselves.
+    """
+
+    family: str
+    vocab_size: int
+    context_tokens: int
+    eos_token_ids: tuple[int, ...]
+    num_parameters: int
+    dtype: str
+
+
+class Executor(Protocol):
+    """Computes steps."""
+
+    model_info: ModelInfo
+    num_pages: int
+    """Pages of the KV cache, the null page included."""
+    device: torch.device
+
+    def execute(self, step: StepInput) -> Tensor:
+        """Compute the step; float32 logits [S, vocab] of its sampled rows."""
+
+
+class ModelExecutor:
+    """Runs a decoder over its KV cache."""
+
+    def __init__(self, decoder: Decoder, config: EngineConfig, info: ModelInfo, device: torch.device) -> None:
+        self.model_info, self.device = info, device
+        self._decoder = decoder
+        dtype = decoder.embedding.dtype
+        self.num_pages = _num_pages(decoder.config, config, info, dtype, device)
+        shape = (
+            decoder.config.num_layers,
+            self.num_pages,
+            decoder.config.num_kv_heads,
+            config.page_size,
+            decoder.config.head_dim,
+        )
+        self._cache = KVCache(
+            torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
+        )
+
+    @torch.inference_mode()
+    def execute(self, step: StepInput) -> Tensor:
+        """Compute the step; float32 logits [S, vocab] of its sampled rows."""
+        return self._decoder.forward(step, self._cache)
+
+
+def load_executor(config: EngineConfig) -> ModelExecutor:
+    """Load the model that `config` names.
+
+    Raises:
+        ModelError: there is no such model, it can't be read, or it does not fit; the message says why.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = _device(config.device)
+    source, generation, folder = _read(config.model)
+    model = load_config(config.model, source, generation)
+    dtype = model.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    context = min(model.context_tokens, config.max_context_tokens or model.context_tokens)
+    with torch.inference_mode():
+        decoder = load_decoder(
+            folder, model, dtype, device, positions=context, rows_hint=config.max_batch_size
+        )
+    info = ModelInfo(
+        family=model.family,
+        vocab_size=model.vocab_size,
+        context_tokens=context,
+        eos_token_ids=model.eos_token_ids,
+        num_parameters=_count(model),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+    return ModelExecutor(decoder, config, info, device)
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"device {name!r}: there is no CUDA GPU here (or torch was built without CUDA); use cpu"
+        )
+    return device
+
+
+def _read(model: str) -> tuple[Any, Any, Path]:
+    """A model's configuration files and the folder of its weights; downloads a Hub name."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from transformers import AutoConfig, GenerationConfig
+
+    folder = Path(model)
+    try:
+        if not folder.is_dir():
+            folder = Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "tokenizer*"]))
+        source = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, HfHubHTTPError, HFValidationError) as error:
+        raise ModelError(f"{model!r} is no model folder or Hub model that can be read: {error}") from error
+    generation = None
+    if (folder / "generation_config.json").exists():
+        generation = GenerationConfig.from_pretrained(folder)
+    return source, generation, folder
+
+
+def _count(model: ModelConfig) -> int:
+    attention = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim * model.hidden_size
+    layer = attention + 3 * model.hidden_size * model.intermediate_size
+    embeddings = (1 if model.tie_embeddings else 2) * model.vocab_size * model.hidden_size
+    return model.num_layers * layer + embeddings
+
+
+def _num_pages(
+    model: ModelConfig, config: EngineConfig, info: ModelInfo, dtype: torch.dtype, device: torch.device
+) -> int:
+    if config.num_pages is not None:
+        return config.num_pages
+    token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * dtype.itemsize
+    page_bytes = token_bytes * config.page_size
+    useful = config.max_batch_size * -(-info.context_tokens // config.page_size) + 1
+    memory = config.kv_memory_bytes or _spare_memory(device)
+    pages = min(memory // page_bytes, useful)
+    if pages < 2:
+        raise ModelError(
+            f"{memory} bytes hold no KV page of {page_bytes} bytes; free memory or lower page_size"
+        )
+    return int(pages)
+
+
+def _spare_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * _GPU_KV_SHARE)
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(int(line.split()[1]) * 1024 * _CPU_KV_SHARE)
+    raise ModelError("/proc/meminfo does not say how much memory is free; set kv_memory_bytes or num_pages")

@@ -1,0 +1,7 @@
+"""Model families the engine computes itself, and how their checkpoints are read."""
+
+from .config import ModelConfig, load_config
+from .decoder import Decoder
+from .weights import load_decoder
+
+__all__ = ["Decoder", "ModelConfig", "load_config", "load_decoder"]

@@ -1,0 +1,95 @@
+"""The decoder of all supported families: pre-norm attention and gated MLP, over paged keys and values."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.activation import silu_and_mul
+from ...kernels.attention import paged_attention
+from ...kernels.linear import Linear
+from ...kernels.norm import add_rms_norm, rms_norm
+from ...kernels.rope_cache import rope_and_cache
+from ..batch import StepInput
+from .config import ModelConfig
+
+
+@dataclass(slots=True)
+class Layer:
+    """One layer's weights, projections of the same input fused."""
+
+    input_norm: Tensor
+    qkv: Linear
+    output: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    sliding_window: int
+
+
+@dataclass(slots=True)
+class KVCache:
+    """Keys and values of all layers, each [layers, pages, kv_heads, page_size, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(slots=True)
+class Decoder:
+    """A loaded model.
+
+    Attributes:
+        embedding: [vocab, hidden].
+        cos_sin: float32 [positions, head_dim].
+    """
+
+    config: ModelConfig
+    embedding: Tensor
+    layers: list[Layer]
+    norm: Tensor
+    head: Linear
+    cos_sin: Tensor
+
+    def forward(self, step: StepInput, cache: KVCache) -> Tensor:
+        """Write the step's keys and values into the cache; float32 logits [S, vocab] of its sampled rows."""
+        config = self.config
+        rows, eps, scale = len(step.token_ids), config.norm_eps, config.head_dim**-0.5
+        residual = self.embedding[step.token_ids]
+        x = rms_norm(residual, self.layers[0].input_norm, eps)
+        for index, layer in enumerate(self.layers):
+            keys, values = cache.keys[index], cache.values[index]
+            q = rope_and_cache(
+                layer.qkv(x),
+                step.positions,
+                step.slots,
+                self.cos_sin,
+                keys,
+                values,
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                q_norm=layer.q_norm,
+                k_norm=layer.k_norm,
+                eps=eps,
+            )
+            attended = paged_attention(
+                q,
+                keys,
+                values,
+                step.block_tables,
+                step.query_starts,
+                step.context_lens,
+                scale=scale,
+                sliding_window=layer.sliding_window,
+            )
+            x, residual = add_rms_norm(layer.output(attended.view(rows, -1)), residual, layer.mlp_norm, eps)
+            x = layer.down(silu_and_mul(layer.gate_up(x)))
+            if index + 1 < len(self.layers):
+                x, residual = add_rms_norm(x, residual, self.layers[index + 1].input_norm, eps)
+        residual += x
+        if step.sampled is not None:
+            residual = residual[step.sampled]
+        logits: Tensor = self.head(rms_norm(residual, self.norm, eps))
+        return logits.to(torch.float32)

@@ -1,0 +1,154 @@
+"""KV pages: fixed-size blocks of the cache, their owners, and the prefixes they are remembered for.
+
+Invariants (`check` asserts them):
+- Every page but page 0 is either held (refs > 0) or in the free list (refs = 0), never both.
+- A full page whose content is known is found by (parent's key, token ids); it stays findable when its last
+  holder lets go, until it is taken for something else. So free pages are a cache that costs nothing.
+- The free list is in eviction order: pages without content first, then the longest unused. A sequence lets
+  go of its last page first, so that beginnings, which others share, live longest.
+- Page 0 is the null page: padding points to it and nobody reads it.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Page:
+    """One page.
+
+    Attributes:
+        id: its index in the KV cache.
+        refs: sequences that hold it.
+        key: what it is known by in the prefix cache; None for a page that is not.
+        parent: the key of the page before it, and `token_ids` its content; both for comparing on a hit.
+        before, after: neighbours in the free list.
+    """
+
+    id: int
+    refs: int = 0
+    key: int | None = None
+    parent: int = 0
+    token_ids: tuple[int, ...] = ()
+    before: "Page | None" = None
+    after: "Page | None" = None
+
+
+class PagePool:
+    """All pages of one KV cache; every operation is O(1) a page.
+
+    Attributes:
+        page_size: tokens a page holds.
+        total: pages that sequences can hold (page 0 is not among them).
+        free: pages that can be allocated now, cached ones included.
+    """
+
+    def __init__(self, num_pages: int, page_size: int) -> None:
+        """`num_pages` counts the null page."""
+        self.page_size = page_size
+        self.total = num_pages - 1
+        self.free = 0
+        self._pages = [Page(index) for index in range(num_pages)]
+        self._known: dict[int, Page] = {}
+        self._ends = Page(-1)  # sentinel: `after` is the next page to take, `before` the last
+        self._ends.before = self._ends.after = self._ends
+        for page in self._pages[1:]:
+            self._append(page)
+
+    @property
+    def cached(self) -> int:
+        """Pages findable in the prefix cache, held ones included."""
+        return len(self._known)
+
+    def allocate(self, count: int) -> list[Page]:
+        """`count` pages for new content, held once each; the caller has checked `free`."""
+        assert count <= self.free, f"{count} pages wanted, {self.free} free"
+        return [self._take_first() for _ in range(count)]
+
+    def hold(self, page: Page) -> None:
+        """One more holder of a page found by `find`."""
+        if page.refs == 0:
+            self._unlink(page)
+        page.refs += 1
+
+    def release(self, pages: SequenceOf[Page]) -> None:
+        """One holder less of each of a sequence's pages, in the sequence's order."""
+        for page in reversed(pages):
+            page.refs -= 1
+            assert page.refs >= 0, f"page {page.id} was released twice"
+            if page.refs == 0:
+                if page.key is None:
+                    self._prepend(page)
+                else:
+                    self._append(page)
+
+    def find(self, parent: int, token_ids: tuple[int, ...]) -> Page | None:
+        """The page with this content after this prefix, if it is known."""
+        page = self._known.get(hash((parent, token_ids)))
+        if page is not None and page.parent == parent and page.token_ids == token_ids:
+            return page
+        return None
+
+    def remember(self, page: Page, parent: int, token_ids: tuple[int, ...]) -> int:
+        """Make a full page findable; gives the key that its successor names as parent."""
+        key = hash((parent, token_ids))
+        if page.key is None and key not in self._known:
+            page.key, page.parent, page.token_ids = key, parent, token_ids
+            self._known[key] = page
+        return key
+
+    def _take_first(self) -> Page:
+        page = self._ends.after
+        assert page is not None
+        self._unlink(page)
+        if page.key is not None:
+            del self._known[page.key]
+            page.key, page.parent, page.token_ids = None, 0, ()
+        page.refs = 1
+        return page
+
+    # Free list ------------------------------------------------------------------------------------------
+
+    def _append(self, page: Page) -> None:
+        self._insert(page, self._ends.before)
+
+    def _prepend(self, page: Page) -> None:
+        self._insert(page, self._ends)
+
+    def _insert(self, page: Page, before: Page | None) -> None:
+        assert before is not None
+        assert before.after is not None
+        page.before, page.after = before, before.after
+        before.after.before = page
+        before.after = page
+        self.free += 1
+
+    def _unlink(self, page: Page) -> None:
+        assert page.before is not None
+        assert page.after is not None
+        page.before.after, page.after.before = page.after, page.before
+        page.before = page.after = None
+        self.free -= 1
+
+    def check(self, holdings: Iterable[SequenceOf[Page]]) -> None:
+        """Assert the invariants against what the sequences say they hold."""
+        counts = [0] * len(self._pages)
+        for pages in holdings:
+            for page in pages:
+                counts[page.id] += 1
+        listed, page = 0, self._ends.after
+        while page is not self._ends:
+            assert page is not None
+            assert page.refs == 0, f"page {page.id} is free and held"
+            listed, page = listed + 1, page.after
+        held = sum(page.refs > 0 for page in self._pages)
+        assert listed == self.free, f"free list has {listed} pages, counter says {self.free}"
+        assert listed + held == self.total, f"{listed} free + {held} held pages are not {self.total}"
+        assert counts[0] == 0, "the null page is held"
+        for page in self._pages:
+            assert page.refs == counts[page.id], (
+                f"page {page.id}: {page.refs} refs, {counts[page.id]} holders"
+            )
+        for key, page in self._known.items():
+            assert page.key == key, f"page {page.id} is known by a key that is not its own"

@@ -1,0 +1,195 @@
+"""What the next step computes.
+
+There is no prefill phase and no decode phase: every sequence catches its computed tokens up with its known
+tokens, under one budget of tokens a step. Decodes come first because they are what readers wait for; prompt
+chunks fill the rest, in order.
+
+A sequence gets the pages of all its known tokens when it is admitted, so that only decodes can run out.
+Then the youngest sequence of the lowest class gives its pages back and waits to be computed anew; its full
+pages stay findable, so this is cheap unless somebody else needs them.
+"""
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+from .pages import Page, PagePool
+from .sequence import Sequence
+
+
+@dataclass(slots=True)
+class Chunk:
+    """`count` tokens of one sequence to compute in this step, from `sequence.computed` on."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether the sequence will have caught up, so that its next token is sampled."""
+        return self.count == self.sequence.pending
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Decides which sequences run, and what of them.
+
+    Attributes:
+        running: sequences with pages and a row, most urgent first; `waiting` those without.
+        preemptions: how often a sequence lost its pages.
+        prefix_query_tokens, prefix_hit_tokens: tokens looked up in the prefix cache, and found.
+    """
+
+    pool: PagePool
+    max_batch_size: int
+    max_step_tokens: int
+    prefix_cache: bool = True
+    running: list[Sequence] = field(default_factory=list)
+    waiting: list[Sequence] = field(default_factory=list)
+    preemptions: int = 0
+    prefix_query_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    _rows: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rows = list(range(self.max_batch_size - 1, -1, -1))
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new or preempted sequence by its urgency."""
+        insort(self.waiting, sequence, key=lambda waiting: waiting.urgency)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that has ended; its pages stay findable until they are needed."""
+        if sequence.row < 0:
+            self.waiting.remove(sequence)
+        else:
+            self._stop(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The step's chunks, decodes first. Empty when nothing can run."""
+        plan: list[Chunk] = []
+        budget = self._plan_decodes(plan)
+        budget = self._plan_prompts(plan, budget)
+        while self.waiting and self._rows and budget > 0 and self._admit(self.waiting[0]):
+            budget = self._plan_chunk(plan, self.running[-1], budget)
+        self.running.sort(key=lambda sequence: sequence.urgency)
+        return plan
+
+    def _plan_decodes(self, plan: list[Chunk]) -> int:
+        budget = self.max_step_tokens
+        for sequence in list(self.running):
+            if budget == 0:
+                break
+            if sequence.row >= 0 and sequence.pending == 1 and self._grow(sequence, plan):
+                plan.append(Chunk(sequence, 1))
+                budget -= 1
+        return self.max_step_tokens - len(plan)
+
+    def _plan_prompts(self, plan: list[Chunk], budget: int) -> int:
+        for sequence in self.running:
+            if budget == 0:
+                break
+            if sequence.pending > 1:
+                budget = self._plan_chunk(plan, sequence, budget)
+        return budget
+
+    def _plan_chunk(self, plan: list[Chunk], sequence: Sequence, budget: int) -> int:
+        count = min(sequence.pending, budget)
+        plan.append(Chunk(sequence, count))
+        return budget - count
+
+    # Pages ----------------------------------------------------------------------------------------------
+
+    def pages_for(self, tokens: int) -> int:
+        """Pages that hold this many tokens."""
+        return -(-tokens // self.pool.page_size)
+
+    def _grow(self, sequence: Sequence, plan: list[Chunk]) -> bool:
+        """Give a decode the page its token needs, at the cost of less urgent sequences; False when it lost."""
+        if len(sequence.pages) * self.pool.page_size >= len(sequence.tokens):
+            return True
+        while self.pool.free == 0:
+            victim = max(self.running, key=lambda running: running.urgency)
+            self._preempt(victim)
+            plan[:] = [chunk for chunk in plan if chunk.sequence is not victim]
+            if victim is sequence:
+                return False
+        sequence.pages += self.pool.allocate(1)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._stop(sequence)
+        sequence.computed = sequence.remembered = 0
+        sequence.chain = root_key(sequence)
+        self.preemptions += 1
+        self.add(sequence)
+
+    def _stop(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._rows.append(sequence.row)
+        self.pool.release(sequence.pages)
+        sequence.pages, sequence.row, sequence.has_row = [], -1, False
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Start the first waiting sequence if the pages of its known tokens are there."""
+        found = self._find_prefix(sequence)
+        fresh = self.pages_for(len(sequence.tokens)) - len(found)
+        revived = sum(page.refs == 0 for page in found)
+        headroom = self.pool.total // 100 if self.running else 0  # or it would soon be preempted again
+        if fresh + revived + headroom > self.pool.free:
+            return False
+        self.waiting.pop(0)
+        for page in found:
+            self.pool.hold(page)
+        sequence.pages = found + self.pool.allocate(fresh)
+        sequence.computed = len(found) * self.pool.page_size
+        sequence.remembered = len(found)
+        if found:
+            sequence.chain = hash((found[-1].parent, found[-1].token_ids))
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.computed
+            self.prefix_query_tokens += len(sequence.tokens)
+            self.prefix_hit_tokens += sequence.computed
+        sequence.row = self._rows.pop()
+        self.running.append(sequence)
+        return True
+
+    def _find_prefix(self, sequence: Sequence) -> list[Page]:
+        """Known pages of its beginning; at least one token is left to compute, for its logits."""
+        found: list[Page] = []
+        if not self.prefix_cache:
+            return found
+        size, key = self.pool.page_size, root_key(sequence)
+        for start in range(0, (len(sequence.tokens) - 1) // size * size, size):
+            token_ids = tuple(sequence.tokens[start : start + size])
+            page = self.pool.find(key, token_ids)
+            if page is None:
+                break
+            found.append(page)
+            key = hash((key, token_ids))
+        return found
+
+    def computed(self, chunk: Chunk) -> None:
+        """A chunk's keys and values are in its pages: full pages become findable."""
+        sequence, size = chunk.sequence, self.pool.page_size
+        sequence.computed += chunk.count
+        if not self.prefix_cache:
+            return
+        while (sequence.remembered + 1) * size <= sequence.computed:
+            start = sequence.remembered * size
+            token_ids = tuple(sequence.tokens[start : start + size])
+            sequence.chain = self.pool.remember(
+                sequence.pages[sequence.remembered], sequence.chain, token_ids
+            )
+            sequence.remembered += 1
+
+    def check(self) -> None:
+        """Assert that pages and rows are conserved."""
+        self.pool.check(sequence.pages for sequence in self.running)
+        rows = sorted([*self._rows, *(sequence.row for sequence in self.running)])
+        assert rows == list(range(self.max_batch_size)), f"rows are not conserved: {rows}"
+        assert all(not sequence.pages and sequence.row < 0 for sequence in self.waiting)
+
+
+def root_key(sequence: Sequence) -> int:
+    """The key before a sequence's first page: prefixes are shared only within a salt."""
+    return hash(("root", sequence.request.cache_salt))

@@ -1,0 +1,61 @@
+"""One request on its way through the engine."""
+
+from dataclasses import dataclass, field
+
+from .pages import Page
+from .request import FinishReason, Request
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The state of one request.
+
+    Attributes:
+        tokens: prompt and output known so far.
+        computed: tokens whose keys and values are in its pages; it trails `tokens` by at least one.
+        pages: its block table; append-only while it runs.
+        remembered: full pages made findable so far, and `chain` the key of the last of them.
+        arrival: order of arrival, for who came last.
+        row: its row in the batch; -1 while it waits.
+        has_row: whether the row holds its tokens and pages yet.
+        cached_tokens: prefix found in the cache at its first admission; None before that.
+        limit: most tokens, prompt and output, it may come to.
+    """
+
+    request: Request
+    tokens: list[int]
+    arrival: int
+    limit: int
+    chain: int
+    computed: int = 0
+    pages: list[Page] = field(default_factory=list)
+    remembered: int = 0
+    row: int = -1
+    has_row: bool = False
+    cached_tokens: int | None = None
+
+    @property
+    def pending(self) -> int:
+        """Tokens to compute before the next one can be sampled; 1 is a decode."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def output_length(self) -> int:
+        """Output tokens so far."""
+        return len(self.tokens) - len(self.request.prompt_ids)
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """Sort key: lower numbers are served first and preempted last."""
+        return self.request.priority, self.arrival
+
+    def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
+        """Why it ends with its last token, if it does."""
+        params = self.request.params
+        if self.output_length > 0 and self.output_length >= params.min_tokens:
+            last = self.tokens[-1]
+            if last in params.stop_token_ids or (not params.ignore_eos and last in eos_token_ids):
+                return FinishReason.STOP
+        if self.output_length >= params.max_tokens or len(self.tokens) >= self.limit:
+            return FinishReason.LENGTH
+        return None

@@ -1,0 +1,70 @@
+"""The model's tokenizer and chat template."""
+
+from typing import Any
+
+from transformers import AutoTokenizer
+
+
+class TokenizerError(ValueError):
+    """The model has no tokenizer that can be used; the message says why."""
+
+
+class ChatTemplateError(ValueError):
+    """The model has no chat template, or its template refused the messages."""
+
+
+class Tokenizer:
+    """Text to token ids and back, for one model.
+
+    Prompts get the special tokens that the tokenizer itself adds (a beginning-of-sequence token, say); chats
+    get exactly those that the template writes.
+    """
+
+    def __init__(self, model: str) -> None:
+        """Load the tokenizer of a local folder or Hub name; code from the repository is never run.
+
+        Raises:
+            TokenizerError: there is none, or it is not of the fast kind.
+        """
+        try:
+            self._hf: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise TokenizerError(f"the tokenizer of {model!r} can't be loaded: {error}") from error
+        backend = getattr(self._hf, "backend_tokenizer", None)
+        if backend is None:
+            raise TokenizerError(
+                f"the tokenizer of {model!r} is not a fast one; save it with tokenizer.json (`tokenizers`)"
+            )
+        self._backend: Any = backend
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a prompt."""
+        ids: list[int] = self._backend.encode(text).ids
+        return ids
+
+    def chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        """The token ids of a conversation, ready for the assistant's next turn.
+
+        Raises:
+            ChatTemplateError: there is no template, or it failed on these messages.
+        """
+        if not self._hf.chat_template:
+            raise ChatTemplateError("the model has no chat template; send a prompt instead of messages")
+        try:
+            text = self._hf.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # templates are programs of the model's author: they raise anything
+            raise ChatTemplateError(f"the chat template refused the messages: {error}") from error
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of some tokens, special ones left out."""
+        text: str = self._backend.decode(token_ids, skip_special_tokens=True)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text, for log-probabilities; special tokens by their names."""
+        text: str = self._backend.decode([token_id], skip_special_tokens=False)
+        return text
