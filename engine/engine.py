@@ -53,6 +53,7 @@ class Engine:
         """Load the model and reserve the KV cache.
 
         Args:
+            config: what to load and how large to be.
             executor: computes the steps; made from `config` when not given.
 
         Raises:
@@ -73,7 +74,7 @@ class Engine:
         self._done: list[Progress] = []
         self._arrivals = self._steps = self._step_tokens = 0
 
-    # Requests ---------------------------------------------------------------------------------------------
+    # Requests -------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
         """Queue a request; it starts at a coming step.
@@ -123,7 +124,7 @@ class Engine:
         self._scheduler.remove(sequence)
         return True
 
-    # Steps --------------------------------------------------------------------------------------------------
+    # Steps ----------------------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
@@ -164,7 +165,7 @@ class Engine:
             entries = [] if entry is None else [entry]
             yield Progress(sequence.request.id, [token_id], entries, reason, sequence.cached_tokens or 0)
 
-    # Room -----------------------------------------------------------------------------------------------------
+    # Room -----------------------------------------------------------------------------------------
 
     @property
     def free_slots(self) -> int:

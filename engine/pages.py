@@ -137,11 +137,11 @@ class PagePool:
         for pages in holdings:
             for page in pages:
                 counts[page.id] += 1
-        listed, page = 0, self._ends.after
-        while page is not self._ends:
-            assert page is not None
-            assert page.refs == 0, f"page {page.id} is free and held"
-            listed, page = listed + 1, page.after
+        listed, free = 0, self._ends.after
+        while free is not self._ends:
+            assert free is not None
+            assert free.refs == 0, f"page {free.id} is free and held"
+            listed, free = listed + 1, free.after
         held = sum(page.refs > 0 for page in self._pages)
         assert listed == self.free, f"free list has {listed} pages, counter says {self.free}"
         assert listed + held == self.total, f"{listed} free + {held} held pages are not {self.total}"

@@ -111,7 +111,8 @@ def _rope(path: str, source: Any) -> dict[str, Any]:
     rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
     if rope["rope_type"] not in {"default", "linear", "llama3", "yarn"}:
         raise ModelError(
-            f"{path}: rope_type={rope['rope_type']!r} is not supported; supported are default, linear, llama3, yarn"
+            f"{path}: rope_type={rope['rope_type']!r} is not supported; "
+            "supported are default, linear, llama3 and yarn"
         )
     if rope.get("partial_rotary_factor") not in {None, 1.0}:
         raise ModelError(f"{path}: partial_rotary_factor={rope['partial_rotary_factor']} is not supported")

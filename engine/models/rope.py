@@ -1,4 +1,4 @@
-"""Rotary position embedding tables (RoFormer, arXiv 2104.09864), with the scalings that checkpoints ask for."""
+"""Rotary position embedding tables (RoFormer, arXiv 2104.09864), with the scalings checkpoints ask for."""
 
 import torch
 from torch import Tensor

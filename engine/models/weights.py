@@ -73,6 +73,10 @@ def load_decoder(
     """Load a checkpoint.
 
     Args:
+        folder: the checkpoint's files.
+        config: their meaning.
+        dtype: what the weights are converted to.
+        device: where they go.
         positions: how many positions the rotary tables cover.
         rows_hint: rows of a usual step, for packing.
 

@@ -1,0 +1,110 @@
+"""The engine process: one engine, its side of the queue, and the loop between them.
+
+Started by `headrace worker` as `python -m headrace.workers.engine_process <fd>`; what to be arrives on the
+inherited pipe.
+"""
+
+import json
+import sys
+
+import structlog
+import torch
+
+from ..engine import Engine, EngineConfig, ModelError
+from ..schemas import keys
+from ..schemas.connection import check_version, connect
+from . import logs, metrics
+from .flush import Queue
+from .intake import Intake
+from .lifeline import join_host
+from .models import resolve_model, served_name
+from .pipe import EnginePipe, Fatal, Launch, Ready, Starting
+from .runner import Runner
+from .settings import WorkerSettings
+from .text import Tokenizer, TokenizerError
+
+log = structlog.get_logger(__name__)
+
+
+def main(pipe_fd: int) -> int:
+    """Serve until told to stop; the process's exit status."""
+    pipe, launch = join_host(pipe_fd)
+    settings = WorkerSettings.model_validate_json(launch.settings)
+    name = settings.served_name or served_name(settings.model)
+    if launch.metrics_dir is not None:
+        metrics.share(launch.metrics_dir, metrics.engine_place(launch.index))
+    logs.configure(settings.log_level, worker=launch.worker_id, model=name)
+    pipe.send(Starting())
+    try:
+        runner = _build(settings, launch, name, pipe)
+    except (ModelError, TokenizerError) as error:
+        pipe.send(Fatal(str(error)))
+        return 1
+    runner.run()
+    return 0
+
+
+def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe) -> Runner:
+    model = resolve_model(settings.model)
+    engine = Engine(_engine_config(settings, launch, model))
+    logs.adopt("transformers")
+    tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
+    queue = Queue(
+        redis=connect(settings.redis_url),
+        tags=tags,
+        worker_id=launch.worker_id,
+        lease_ms=round(settings.lease_s * 1000),
+        settings=settings.queue,
+        intake=Intake(Tokenizer(model), engine.model_info),
+    )
+    _announce(queue, settings, name, engine)
+    stats = engine.stats()
+    pipe.send(
+        Ready(
+            worker_id=launch.worker_id,
+            model=settings.model,
+            served_name=name,
+            pages_total=stats.pages_total,
+            context_tokens=engine.capacity_tokens,
+        )
+    )
+    log.info("ready", pages=stats.pages_total, context_tokens=engine.capacity_tokens)
+    return Runner(settings, engine, queue, metrics.Metrics(name), pipe, name)
+
+
+def _engine_config(settings: WorkerSettings, launch: Launch, model: str) -> EngineConfig:
+    return EngineConfig(
+        model=model,
+        device=_device(settings.device),
+        dtype=settings.dtype,
+        page_size=settings.page_size,
+        num_pages=settings.num_pages,
+        max_batch_size=settings.max_batch_size,
+        max_step_tokens=settings.max_step_tokens,
+        max_context_tokens=settings.max_context_tokens,
+        prefix_cache=settings.prefix_cache,
+        threads=launch.threads,
+    )
+
+
+def _device(wanted: str) -> str:
+    """The host shows each engine process its own GPU alone, so that one is always the first here."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if wanted.startswith("cuda") else wanted
+
+
+def _announce(queue: Queue, settings: WorkerSettings, name: str, engine: Engine) -> None:
+    """Check the server and list the model among those served here."""
+    check_version(queue.redis.info("server"))
+    facts = {
+        "id": name,
+        "context_tokens": engine.capacity_tokens,
+        "parameters": engine.model_info.num_parameters,
+        "dtype": engine.model_info.dtype,
+    }
+    queue.redis.hset(keys.models(settings.namespace), name, json.dumps(facts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,187 @@
+"""One round trip with the queue: everything that the engine process has to say and to ask, in one pipeline.
+
+The main loop decides what goes in and steps the engine meanwhile; `Queue.exchange` runs in the I/O thread,
+which also writes the chunks' JSON and tokenises what was claimed, off the loop's way.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from redis import Redis
+
+from ..schemas.connection import broker_errors
+from ..schemas.errors import BrokerUnavailable
+from ..schemas.keys import Tag
+from ..schemas.scripts import (
+    Advance,
+    Call,
+    ClaimReply,
+    ClaimRequest,
+    ReleaseReason,
+    Segment,
+    UpkeepReply,
+    advance,
+    claim,
+    finish,
+    forget_worker,
+    heartbeat,
+    release,
+    run_many,
+    upkeep,
+)
+from ..schemas.settings import QueueSettings
+from .intake import Admission, Intake
+from .running_job import RunningJob
+
+Answered = list[tuple[RunningJob, Advance | Exception]]
+
+
+@dataclass(slots=True)
+class Flush:
+    """What to say and ask.
+
+    Attributes:
+        advances: jobs to publish, each up to the offset given; one equal to `written` renews the lease only.
+        finishes: jobs that have ended.
+        releases: jobs to give back.
+        claim: what can be taken now, and from which queue.
+        facts: what the worker says of itself; None sends no heartbeat.
+        upkeep: do the queue's upkeep too.
+        wait_s: nothing runs here: wait this long for the bell first.
+    """
+
+    advances: list[tuple[RunningJob, int]] = field(default_factory=list)
+    finishes: list[RunningJob] = field(default_factory=list)
+    releases: list[tuple[RunningJob, ReleaseReason]] = field(default_factory=list)
+    claim: tuple[Tag, ClaimRequest] | None = None
+    facts: Mapping[str, str | int] | None = None
+    upkeep: bool = False
+    wait_s: float = 0.0
+
+
+@dataclass(slots=True)
+class FlushReply:
+    """Redis's answers, and what was claimed, ready to run.
+
+    Attributes:
+        advanced: one answer a job; with `sent` the offset that the answer is about.
+        took_s: the round trip's time, without the wait for the bell.
+    """
+
+    advanced: list[tuple[RunningJob, int, Advance | Exception]] = field(default_factory=list)
+    finished: Answered = field(default_factory=list)
+    released: Answered = field(default_factory=list)
+    admitted: list[Admission] = field(default_factory=list)
+    claimed: ClaimReply | None = None
+    upkeep: UpkeepReply | None = None
+    took_s: float = 0.0
+    claim_error: Exception | None = None
+
+
+def _answered(answers: Answered, running: RunningJob, answer: Advance | Exception) -> None:
+    answers.append((running, answer))
+
+
+class _Pipeline:
+    """Calls in order, each with what to do with its result."""
+
+    def __init__(self) -> None:
+        self._calls: list[Call[Any]] = []
+        self._handlers: list[Callable[[Any], None]] = []
+
+    def add(self, call: Call[Any], handler: Callable[[Any], None]) -> None:
+        self._calls.append(call)
+        self._handlers.append(handler)
+
+    def run(self, redis: Redis) -> None:
+        if self._calls:
+            for handler, result in zip(self._handlers, run_many(redis, self._calls), strict=True):
+                handler(result)
+
+
+@dataclass(slots=True)
+class Queue:
+    """The engine process's side of the queue: one model's partitions on one Redis."""
+
+    redis: Redis
+    tags: list[Tag]
+    worker_id: str
+    lease_ms: int
+    settings: QueueSettings
+    intake: Intake
+
+    def exchange(self, flush: Flush) -> FlushReply:
+        """Send `flush` and return the answers.
+
+        Raises:
+            BrokerUnavailable: Redis could not be reached; what it did is unknown, and sending the same
+                again is safe.
+        """
+        if flush.wait_s > 0:
+            self._wait_for_bell(flush.wait_s)
+        started = time.monotonic()
+        reply, pipeline = FlushReply(), _Pipeline()
+        self._add_advances(pipeline, flush, reply)
+        for running in flush.finishes:
+            call = finish(running.tag, running.segment(), running.end_marker(), running.output())
+            pipeline.add(call, partial(_answered, reply.finished, running))
+        for running, reason in flush.releases:
+            call = release(running.tag, running.segment(), reason, running.prompt_tokens)
+            pipeline.add(call, partial(_answered, reply.released, running))
+        self._add_upkeep(pipeline, flush, reply)
+        if flush.claim is not None:
+            pipeline.add(claim(*flush.claim), lambda result: self._admit(flush, reply, result))
+        pipeline.run(self.redis)
+        reply.took_s = time.monotonic() - started
+        return reply
+
+    def _add_advances(self, pipeline: _Pipeline, flush: Flush, reply: FlushReply) -> None:
+        by_tag: dict[Tag, list[tuple[RunningJob, int]]] = defaultdict(list)
+        for running, offset in flush.advances:
+            by_tag[running.tag].append((running, offset))
+        for tag, jobs in by_tag.items():
+            segments: list[Segment] = [running.segment(offset) for running, offset in jobs]
+
+            def answered(
+                answers: list[Advance] | Exception, jobs: list[tuple[RunningJob, int]] = jobs
+            ) -> None:
+                each: Sequence[Advance | Exception]
+                each = [answers] * len(jobs) if isinstance(answers, Exception) else answers
+                reply.advanced += [(*job, answer) for job, answer in zip(jobs, each, strict=True)]
+
+            pipeline.add(advance(tag, self.lease_ms, segments), answered)
+
+    def _add_upkeep(self, pipeline: _Pipeline, flush: Flush, reply: FlushReply) -> None:
+        def upkept(result: UpkeepReply | Exception) -> None:
+            if isinstance(result, UpkeepReply):
+                reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or (0,) * 5, result, strict=True)))
+
+        for tag in self.tags:
+            if flush.facts is not None:
+                pipeline.add(heartbeat(tag, self.worker_id, flush.facts), lambda _: None)
+            if flush.upkeep:
+                pipeline.add(upkeep(tag, self.settings), upkept)
+
+    def _admit(self, flush: Flush, reply: FlushReply, result: ClaimReply | Exception) -> None:
+        if isinstance(result, Exception):
+            reply.claim_error = result
+            return
+        assert flush.claim is not None
+        reply.claimed = result
+        reply.admitted = [self.intake.admit(flush.claim[0], claimed) for claimed in result.jobs]
+
+    def _wait_for_bell(self, wait_s: float) -> None:
+        with broker_errors():
+            self.redis.blpop([tag.bell for tag in self.tags], timeout=wait_s)
+
+    def leave(self) -> None:
+        """Take this worker off the list; a Redis that is away forgets it by itself."""
+        for tag in self.tags:
+            try:
+                forget_worker(self.redis, tag, self.worker_id)
+            except BrokerUnavailable:
+                return

@@ -1,0 +1,208 @@
+"""When to speak with the queue and what to say: one exchange at a time, beside the engine's steps."""
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from ..schemas.errors import BrokerUnavailable
+from ..schemas.keys import Tag
+from ..schemas.scripts import ClaimRequest, ReleaseReason
+from .flush import Flush, FlushReply, Queue
+from .metrics import Metrics
+from .roster import Roster
+from .running_job import RunningJob
+from .settings import WorkerSettings
+
+CHECKPOINT_S = 1.0
+"""How often a job that nobody streams is written."""
+
+RENEWALS_A_LEASE = 8
+"""Several lost round trips in a row don't cost the lease; also bounds how late a cancel is noticed."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Outage:
+    """Redis does not answer."""
+
+    retry_at: float = 0.0
+    tries: int = 0
+
+    def back_off(self) -> None:
+        """Plan the next try: jittered, doubling up to a second."""
+        self.tries += 1
+        self.retry_at = time.monotonic() + min(1.0, 0.05 * 2**self.tries) * random.uniform(0.5, 1.0)
+
+
+class Link:
+    """Exchanges flushes with the queue and hands the answers to the roster.
+
+    What a flush says of a job is fixed when it is launched; `written` moves only when its answer is
+    collected. An exchange that failed is met by saying the same again: every script allows that.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        roster: Roster,
+        settings: WorkerSettings,
+        metrics: Metrics,
+        *,
+        facts: Callable[[], Mapping[str, str | int]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._queue, self._roster, self._settings, self._metrics = queue, roster, settings, metrics
+        self._nonce = secrets.token_hex(4)  # no two incarnations of a worker share a fence
+        self._facts, self._wake = facts, wake
+        self._io = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headrace-io")
+        self._flight: Future[FlushReply] | None = None
+        self._outage: Outage | None = None
+        self._upkeep_s = min(2.5, max(0.25, settings.lease_s / 4))
+        self._contact = time.monotonic()
+        self._flushed = self._published = self._beaten = self._upkept = self._no_upkeep_before = 0.0
+        self._turn = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether an exchange is under way."""
+        return self._flight is not None
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether, by this process's own clock, every lease may have lapsed."""
+        return self._outage is not None and time.monotonic() - self._contact > self._settings.lease_s
+
+    def next_at(self) -> float:
+        """When the next exchange is due, by the monotonic clock."""
+        if self._outage is not None:
+            return self._outage.retry_at
+        if self._roster.urgent or not self._roster:
+            return 0.0
+        return self._flushed + self._settings.flush_s
+
+    def launch(self) -> None:
+        """Start an exchange when one is due and none is under way."""
+        now = time.monotonic()
+        if self._flight is not None or now < self.next_at():
+            return
+        flush = self._compose(now)
+        self._roster.urgent = False
+        self._flushed = now
+        self._flight = self._io.submit(self._queue.exchange, flush)
+        self._flight.add_done_callback(lambda _: self._wake())
+
+    def collect(self, *, wait_s: float | None = 0.0) -> None:
+        """Take the answers of an exchange that is done; with `wait_s` wait for it first."""
+        if self._flight is None or (wait_s == 0.0 and not self._flight.done()):
+            return
+        try:
+            reply = self._flight.result(timeout=wait_s)
+        except BrokerUnavailable as error:
+            self._broke(error)
+        else:
+            self._reached()
+            self.apply(reply)
+        self._flight = None
+
+    def exchange(self, flush: Flush) -> None:
+        """One exchange here and now, for the hand-over.
+
+        Raises:
+            BrokerUnavailable: Redis could not be reached.
+        """
+        self.apply(self._queue.exchange(flush))
+
+    def close(self) -> None:
+        """End the I/O thread; an exchange under way is left to itself."""
+        self._io.shutdown(wait=False, cancel_futures=True)
+
+    def apply(self, reply: FlushReply) -> None:
+        """Hand Redis's answers to the roster."""
+        for running, sent, answer in reply.advanced:
+            self._roster.advanced(running, sent, answer)
+        for running, ended in reply.finished:
+            self._roster.finished(running, ended)
+        for running, given_back in reply.released:
+            self._roster.released(running, given_back)
+        for admission in reply.admitted:
+            self._roster.admit(admission)
+        if reply.claim_error is not None:
+            log.warning("claim_refused", reason=str(reply.claim_error))
+        if reply.upkeep is not None and any(reply.upkeep):
+            log.info("upkeep", **reply.upkeep._asdict())
+        self._metrics.flush(reply.took_s, claimed=len(reply.admitted))
+
+    def _reached(self) -> None:
+        self._contact = time.monotonic()
+        if self._outage is not None:
+            log.info("redis_back", tries=self._outage.tries)
+            # The others have not renewed their leases either; let them speak first.
+            self._no_upkeep_before = self._contact + self._settings.lease_s
+            self._outage = None
+
+    def _broke(self, error: BrokerUnavailable) -> None:
+        if self._outage is None:
+            log.warning("redis_lost", reason=str(error))
+            self._metrics.outage()
+            self._outage = Outage()
+        self._outage.back_off()
+
+    # What there is to say ---------------------------------------------------------------------------------
+
+    def _compose(self, now: float) -> Flush:
+        flush = Flush(releases=[(running, ReleaseReason.OVERFLOW) for running in self._roster.overflow])
+        regular = now - self._published >= self._settings.flush_s
+        if regular:
+            self._published = now
+        for running in self._roster.jobs.values():
+            if running.ended:
+                flush.finishes.append(running)
+            elif running.unwritten and self._publish_due(running, now, regular=regular):
+                flush.advances.append((running, len(running.token_ids)))
+            elif now - running.renewed_at > self._settings.lease_s / RENEWALS_A_LEASE:
+                flush.advances.append((running, running.written))
+        for running, _ in flush.advances:
+            running.renewed_at = now
+        flush.claim = self._claim()
+        if now - self._beaten >= self._settings.heartbeat_s:
+            self._beaten = now
+            flush.facts = self._facts()
+        if now >= max(self._upkept + self._upkeep_s, self._no_upkeep_before):
+            self._upkept = now + self._upkeep_s * random.uniform(-0.2, 0.2)
+            flush.upkeep = True
+        if not self._roster and self._outage is None:
+            flush.wait_s = min(self._settings.heartbeat_s, self._upkeep_s)
+        return flush
+
+    def _publish_due(self, running: RunningJob, now: float, *, regular: bool) -> bool:
+        """Between the regular publications only what is urgent goes out: a job's first tokens here."""
+        if running.job is not None and not running.job.stream:
+            return now - running.checkpointed_at >= CHECKPOINT_S
+        return regular or running.written == running.resumed_at
+
+    def _claim(self) -> tuple[Tag, ClaimRequest] | None:
+        engine, estimates = self._roster.engine, self._roster.estimates
+        slots, budget = engine.free_slots, engine.free_tokens
+        if slots < 1 or budget < 1 or self._roster.overflow:
+            return None
+        self._turn = (self._turn + 1) % len(self._queue.tags)
+        request = ClaimRequest(
+            worker=self._queue.worker_id,
+            nonce=self._nonce,
+            lease_ms=self._queue.lease_ms,
+            budget_tokens=budget,
+            slots=slots,
+            page_size=engine.page_size,
+            capacity_tokens=engine.capacity_tokens,
+            output_ratio=estimates.output_ratio,
+            tokens_per_byte=estimates.prompt_ratio,
+            suspect_slots=max(0, 1 - self._roster.suspects),
+            classes=self._settings.classes,
+        )
+        return self._queue.tags[self._turn], request

@@ -1,0 +1,178 @@
+"""The jobs on this engine: admitted, generating, ended but not yet confirmed by Redis."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from ..engine import Engine, FinishReason, Progress, RequestError
+from ..schemas.events import FailureCode, FinishReasonName, JobError, JobState
+from ..schemas.scripts import Advance, AdvanceStatus
+from .estimates import Estimates
+from .intake import Admission
+from .metrics import Metrics
+from .running_job import RunningJob, wire_logprobs
+from .text import Tokenizer
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Roster:
+    """Keeps the engine's sequences and the queue's jobs in step with each other.
+
+    Attributes:
+        jobs: by id; one that has ended stays until Redis confirms its end.
+        overflow: claimed on an estimate that was too low; to be given back.
+        urgent: there is something that a reader should not wait for: a first token or an end.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    metrics: Metrics
+    estimates: Estimates = field(default_factory=Estimates)
+    jobs: dict[str, RunningJob] = field(default_factory=dict)
+    overflow: list[RunningJob] = field(default_factory=list)
+    urgent: bool = False
+
+    def __len__(self) -> int:
+        return len(self.jobs) + len(self.overflow)
+
+    @property
+    def active(self) -> Iterator[RunningJob]:
+        """Jobs that have not ended."""
+        return (running for running in self.jobs.values() if not running.ended)
+
+    @property
+    def suspects(self) -> int:
+        """Jobs whose last worker died near where they are now."""
+        return sum(running.is_suspect for running in self.jobs.values())
+
+    def admit(self, admission: Admission) -> None:
+        """Start a claimed job, or keep it to be finished or given back at the next flush."""
+        running, request = admission.running, admission.request
+        if running.job is not None:
+            self.estimates.note_prompt(running.prompt_tokens, running.job.prompt_bytes)
+        if request is not None and self._overflows(running):
+            self.overflow.append(running)
+            self.urgent = True
+            return
+        self.jobs[running.job_id] = running
+        if request is None:
+            self.urgent = True
+            return
+        try:
+            self.engine.submit(request)
+        except RequestError as error:
+            self.fail(running, FailureCode.INVALID, str(error))
+            return
+        self.metrics.admitted(running.waited_s, running.prompt_tokens, resumed=running.resumed_at > 0)
+
+    def _overflows(self, running: RunningJob) -> bool:
+        needed = running.prompt_tokens + len(running.token_ids) + 1
+        return needed > self.engine.free_tokens and needed <= self.engine.capacity_tokens
+
+    def take(self, progress: Progress) -> None:
+        """New tokens from the engine."""
+        running = self.jobs.get(progress.id)
+        if running is None or running.ended:
+            return
+        now = time.monotonic()
+        if progress.token_ids:
+            self._note_tokens(running, len(progress.token_ids), now)
+        running.cached_tokens = progress.cached_tokens or running.cached_tokens
+        logprobs = wire_logprobs(self.tokenizer, progress.logprobs)
+        stopped_by_token = progress.finish_reason is FinishReason.STOP
+        if running.add(progress.token_ids, logprobs, silence_last=stopped_by_token):
+            self.engine.cancel(progress.id)
+            self._succeed(running, "stop", tail=False)
+        elif progress.finish_reason is not None:
+            self._succeed(running, progress.finish_reason.value)
+
+    def _note_tokens(self, running: RunningJob, count: int, now: float) -> None:
+        if running.last_token_at is None:
+            self.urgent = True
+            if not running.resumed_at:
+                self.metrics.first_token(running.waited_s + now - running.claimed_at)
+        else:
+            self.metrics.inter_token(now - running.last_token_at, count)
+        running.last_token_at = now
+
+    def _succeed(self, running: RunningJob, reason: FinishReasonName, *, tail: bool = True) -> None:
+        running.end(JobState.SUCCEEDED, reason, tail=tail)
+        self.urgent = True
+        if running.job is not None:
+            self.estimates.note_output(len(running.token_ids), running.job.max_tokens)
+
+    def fail(self, running: RunningJob, code: FailureCode, message: str) -> None:
+        """End one job as failed; nothing else is touched."""
+        self.engine.cancel(running.job_id)
+        running.end(JobState.FAILED, "error", JobError(code=code, message=message))
+        self.urgent = True
+
+    def drop(self, running: RunningJob) -> None:
+        """Forget a job that is not ours any more."""
+        self.engine.cancel(running.job_id)
+        self.jobs.pop(running.job_id, None)
+
+    # Redis's answers --------------------------------------------------------------------------------------
+
+    def advanced(self, running: RunningJob, sent: int, answer: Advance | Exception) -> None:
+        """The answer to an `advance` up to `sent`."""
+        if isinstance(answer, Exception):  # refused for now (no memory, say): the next flush sends it again
+            log.warning("write_refused", job=running.job_id, reason=str(answer))
+            return
+        match answer.status:
+            case AdvanceStatus.OK | AdvanceStatus.CANCELLED | AdvanceStatus.EXPIRED:
+                if sent > running.written:
+                    running.written, running.checkpointed_at = sent, time.monotonic()
+                if answer.status is not AdvanceStatus.OK and not running.ended:
+                    self._interrupt(running, answer.status)
+            case AdvanceStatus.BEHIND:
+                self._fall_back(running, answer.log_offset)
+            case AdvanceStatus.DAMAGED:
+                self.fail(running, FailureCode.ENGINE, "its keys in Redis were changed from outside")
+            case _:
+                self._lost(running, answer.status)
+
+    def _interrupt(self, running: RunningJob, status: AdvanceStatus) -> None:
+        self.engine.cancel(running.job_id)
+        if status is AdvanceStatus.CANCELLED:
+            running.end(JobState.CANCELLED, "cancelled")
+        else:
+            running.end(JobState.EXPIRED, "expired")
+        self.urgent = True
+
+    def _fall_back(self, running: RunningJob, log_offset: int) -> None:
+        log.warning("log_behind", job=running.job_id, written=running.written, log_offset=log_offset)
+        running.written = min(log_offset, len(running.token_ids))
+
+    def _lost(self, running: RunningJob, status: AdvanceStatus) -> None:
+        log.warning("job_lost", job=running.job_id, status=status.value, written=running.written)
+        self.metrics.fenced()
+        self.drop(running)
+
+    def finished(self, running: RunningJob, answer: Advance | Exception) -> None:
+        """The answer to a `finish`."""
+        if isinstance(answer, Exception):
+            log.warning("write_refused", job=running.job_id, reason=str(answer))
+        elif answer.status is AdvanceStatus.BEHIND:
+            self._fall_back(running, answer.log_offset)
+        elif answer.status in {AdvanceStatus.OK, AdvanceStatus.ALREADY}:
+            self.jobs.pop(running.job_id, None)
+            assert running.ended is not None
+            self.metrics.ended(running.ended.value, running.waited_s + time.monotonic() - running.claimed_at)
+        else:
+            self._lost(running, answer.status)
+
+    def released(self, running: RunningJob, answer: Advance | Exception) -> None:
+        """The answer to a `release`; a job that is not ours any more needs none."""
+        if isinstance(answer, Exception):
+            log.warning("write_refused", job=running.job_id, reason=str(answer))
+        elif answer.status is AdvanceStatus.BEHIND:
+            self._fall_back(running, answer.log_offset)
+        else:
+            self.drop(running)
+            if running in self.overflow:
+                self.overflow.remove(running)

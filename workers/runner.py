@@ -1,0 +1,165 @@
+"""The engine process's loop: listen to the host, collect answers, step the engine, say what is new.
+
+What durability rests on here:
+- A token leaves this process only through `advance` or `finish`, which carry the job's fence and the offset
+  where they begin.
+- The token that ends a job is written by `finish` together with the end, never before it.
+- A worker that has not reached Redis for a whole lease stops stepping: its jobs may be another's by now.
+"""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from ..engine import Engine
+from ..schemas.errors import BrokerUnavailable
+from ..schemas.scripts import ReleaseReason
+from .flush import Flush, Queue
+from .link import Link
+from .metrics import Metrics
+from .pipe import Drain, Drained, EnginePipe, Stats, Stop
+from .roster import Roster
+from .settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """Runs jobs of one model on one engine until told to stop.
+
+    Attributes:
+        roster: the jobs here.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        engine: Engine,
+        queue: Queue,
+        metrics: Metrics,
+        pipe: EnginePipe,
+        served_name: str,
+    ) -> None:
+        self._settings, self._engine, self._queue, self._metrics = settings, engine, queue, metrics
+        self._pipe, self._served_name = pipe, served_name
+        self.roster = Roster(engine, queue.intake.tokenizer, metrics)
+        self._link = Link(queue, self.roster, settings, metrics, facts=self._facts, wake=self._wake)
+        self._stopping = False
+        self._reported = 0.0
+        self._checked = True
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> None:
+        """Serve until SIGTERM, a `Drain` or `Stop` from the host, or the host's end; then hand over."""
+        signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the host's to coordinate
+        try:
+            while not self._stopping:
+                self._listen()
+                self._link.collect()
+                stepped = self._step()
+                self._link.launch()
+                self._report()
+                if not stepped:
+                    self._rest()
+            self._hand_over()
+        finally:
+            self._link.close()
+            self._queue.leave()
+
+    def stop(self) -> None:
+        """Ask the loop to hand over and return; safe in a signal handler."""
+        self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"!")
+        except BlockingIOError:  # it has been told already
+            return
+
+    def _listen(self) -> None:
+        if any(isinstance(message, Drain | Stop) for message in self._pipe.receive()):
+            self._stopping = True
+        if self._pipe.closed:
+            log.warning("host_gone")
+            self._stopping = True
+
+    def _step(self) -> bool:
+        if not self._engine.has_work or self._link.cut_off:
+            return False
+        started = time.monotonic()
+        progress = self._engine.step()
+        took_s = time.monotonic() - started
+        for item in progress:
+            self.roster.take(item)
+        self._metrics.step(took_s, sum(len(item.token_ids) for item in progress))
+        self._checked = False
+        return True
+
+    def _rest(self) -> None:
+        if not self._engine.has_work and not self._checked:
+            self._engine.check()  # pages are conserved: cheap now, and a leak is found where it happens
+            self._checked = True
+        now = time.monotonic()
+        until = now + self._settings.heartbeat_s
+        if not self._link.busy:
+            until = min(until, self._link.next_at())
+        ready, _, _ = select.select([self._wake_read, self._pipe.fileno()], [], [], max(0.0, until - now))
+        if self._wake_read in ready:
+            os.read(self._wake_read, 4096)
+
+    def _hand_over(self) -> None:
+        """Give every job back with its progress; what Redis can't be told within a lease lapses by itself."""
+        give_up_at = time.monotonic() + self._settings.lease_s
+        self._link.collect(wait_s=None)
+        active = list(self.roster.active)
+        released = len(active) + len(self.roster.overflow)
+        while self.roster and time.monotonic() < give_up_at:
+            flush = Flush(
+                finishes=[running for running in self.roster.jobs.values() if running.ended],
+                releases=[
+                    *((running, ReleaseReason.DRAIN) for running in self.roster.active),
+                    *((running, ReleaseReason.OVERFLOW) for running in self.roster.overflow),
+                ],
+            )
+            try:
+                self._link.exchange(flush)
+            except BrokerUnavailable as error:
+                log.warning("hand_over_waits", reason=str(error))
+                select.select([], [], [], 0.2)
+        log.info("handed_over", released=released, unreleased=len(self.roster))
+        self._pipe.send(Drained(released=released))
+
+    def _facts(self) -> Mapping[str, str | int]:
+        """What the worker says of itself in its heartbeat."""
+        stats = self._engine.stats()
+        return {
+            "model": self._served_name,
+            "pages_total": stats.pages_total,
+            "pages_free": stats.pages_free,
+            "running": stats.running,
+            "waiting": stats.waiting,
+            "max_batch_size": self._settings.max_batch_size,
+            "pid": os.getpid(),
+        }
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._reported < self._settings.heartbeat_s:
+            return
+        self._reported = now
+        stats = self._engine.stats()
+        self._metrics.engine(stats)
+        self._pipe.send(
+            Stats(
+                running=stats.running,
+                waiting=stats.waiting,
+                pages_total=stats.pages_total,
+                pages_free=stats.pages_free,
+            )
+        )
