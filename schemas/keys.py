@@ -136,6 +136,11 @@ def models(namespace: str = NAMESPACE) -> str:
     return f"{namespace}:models"
 
 
+def celery_prefix(namespace: str = NAMESPACE) -> str:
+    """What every key of Celery starts with."""
+    return f"{namespace}:celery:"
+
+
 def new_job_id(model: str, partition: int = 0) -> str:
     """A fresh job id: `<ULID>.<partition>.<model>`, with `/` in the model's name written `~`.
 
@@ -159,8 +164,13 @@ def tag_of(job_id: str, namespace: str = NAMESPACE) -> Tag:
 
 
 def is_permanent(key: str, namespace: str = NAMESPACE) -> bool:
-    """Whether `key` may stay without a TTL once every job has ended; all other keys must have one."""
+    """Whether `key` may stay without a TTL once every job has ended; all other keys must have one.
+
+    Celery's own tables, of hosts that listen for control messages, are a fixed few and are swept by Celery.
+    """
     if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants")}:
+        return True
+    if key.startswith(f"{celery_prefix(namespace)}_kombu.binding"):
         return True
     match = re.fullmatch(re.escape(namespace) + r":\{[^}]+\}:(.+)", key)
     return match is not None and _PERMANENT_IN_TAG.fullmatch(match[1]) is not None

@@ -28,6 +28,7 @@ def join_host(pipe_fd: int) -> tuple[EnginePipe, Launch]:
     Raises:
         SystemExit: the host is gone already.
     """
+    os.set_inheritable(pipe_fd, False)  # a process started from here must not keep the pipe open
     pipe = EnginePipe(socket.socket(fileno=pipe_fd))
     host_pid = os.getppid()
     _ask_for_sigterm()

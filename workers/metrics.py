@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..engine import EngineStats
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+HOST_PLACE = "host"
 
 # Decades in steps of 1, 2.5, 5; from what an idle machine does to where users have long given up.
 FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

@@ -9,7 +9,7 @@ next one replaces anyway.
 import json
 import select
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Generic, TypeVar
 
 
@@ -19,7 +19,7 @@ class Launch:
 
     Attributes:
         worker_id: the name of this incarnation of the engine process.
-        index: its place among the host's engine processes, from 0; also picks its GPU.
+        index: its place among the host's engine processes, from 0.
         threads: its share of the CPU cores.
         grace_s: how long it may outlive its host.
         settings: `WorkerSettings` as JSON.
@@ -30,7 +30,7 @@ class Launch:
     index: int
     threads: int
     grace_s: float
-    settings: str
+    settings: str = field(repr=False)
     metrics_dir: str | None = None
 
 

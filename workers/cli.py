@@ -1,0 +1,78 @@
+"""`headrace worker`."""
+
+from typing import Annotated, Any
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the worker's commands to `app`."""
+    app.command("worker")(worker)
+
+
+def _split(value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(part.strip() for part in value.split(","))
+
+
+def worker(
+    model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `demo`.")] = None,
+    redis: Annotated[str | None, typer.Option(help="Redis URL.")] = None,
+    served_name: Annotated[str | None, typer.Option(help="The name that producers use.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    engines: Annotated[
+        int | None, typer.Option(help="Engine processes; GPUs and cores are shared out.")
+    ] = None,
+    page_size: Annotated[int | None, typer.Option(help="Tokens a KV page holds.")] = None,
+    num_pages: Annotated[
+        int | None, typer.Option(help="KV pages an engine; by default what memory allows.")
+    ] = None,
+    max_batch_size: Annotated[int | None, typer.Option(help="Most jobs in one step.")] = None,
+    max_step_tokens: Annotated[int | None, typer.Option(help="Most tokens computed in one step.")] = None,
+    max_context_tokens: Annotated[
+        int | None, typer.Option(help="Longest prompt and output together.")
+    ] = None,
+    prefix_cache: Annotated[
+        bool | None, typer.Option(help="Keep pages for prompts with the same start.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads an engine.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Job classes served, most urgent first: a,b,c.")] = None,
+    lease_s: Annotated[
+        float | None, typer.Option(help="A worker silent for this long loses its jobs.")
+    ] = None,
+    flush_s: Annotated[
+        float | None, typer.Option(help="Longest time between two chunks of a stream.")
+    ] = None,
+    drain_s: Annotated[float | None, typer.Option(help="Longest hand-over when stopped.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.")
+    ] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="The address to serve metrics on.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Run jobs: a Celery worker that supervises engine processes.
+
+    SIGTERM hands every running job over to another worker, with its progress. Settings not given here come
+    from HEADRACE_* variables, then from headrace.toml.
+    """
+    flags: dict[str, Any] = dict(locals())
+    flags["redis_url"] = flags.pop("redis")
+    flags["classes"] = _split(classes)
+    raise typer.Exit(_run(flags))
+
+
+def _run(flags: dict[str, Any]) -> int:
+    from ..schemas.config import BadSetting
+    from ..schemas.errors import BrokerUnavailable
+    from .settings import WorkerSettings
+
+    try:
+        from .host.run import run
+    except ModuleNotFoundError as error:
+        typer.echo(f"headrace worker: {error.name} is missing; pip install 'headrace[worker]'", err=True)
+        return 2
+    try:
+        return run(WorkerSettings.load(**flags))
+    except (BadSetting, BrokerUnavailable) as error:
+        typer.echo(f"headrace worker: {error}", err=True)
+        return 2

@@ -1,0 +1,104 @@
+"""One incarnation of an engine process, as its host sees it."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from ..pipe import Fatal, FromEngine, HostPipe, Launch, Ready, Stats, ToEngine
+
+EXIT_S = 2.0
+"""What an engine process whose pipe has ended gets to exit by itself."""
+
+
+class EngineChild:
+    """A started engine process.
+
+    Attributes:
+        launch: what it was told to be.
+        started_at: when, by the supervisor's clock.
+        pipe: to it.
+        signs: what becomes readable when it says something or ends.
+        ready, stats, fatal: the last thing it said of that kind.
+    """
+
+    def __init__(
+        self, command: Sequence[str], launch: Launch, environment: Mapping[str, str], now: float
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A process group of its own: a terminal's Ctrl-C is for the host, which then coordinates.
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | environment,
+                process_group=0,
+            )
+        self.launch, self.started_at = launch, now
+        self.pipe = HostPipe(ours)
+        self._pidfd = _pidfd(self._process.pid)
+        self.signs: list[HostPipe | int] = [self.pipe] if self._pidfd is None else [self.pipe, self._pidfd]
+        self.ready: Ready | None = None
+        self.stats: Stats | None = None
+        self.fatal: Fatal | None = None
+        self.say(launch)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def state(self) -> str:
+        """`starting` or `ready`."""
+        return "ready" if self.ready else "starting"
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self.pipe.closed or self._process.poll() is not None
+
+    def say(self, message: ToEngine) -> None:
+        """Send it a message; one that is gone hears nothing."""
+        self.pipe.send(message)
+
+    def listen(self) -> list[FromEngine]:
+        """What it has said since the last call."""
+        said = self.pipe.receive()
+        for message in said:
+            match message:
+                case Ready():
+                    self.ready = message
+                case Stats():
+                    self.stats = message
+                case Fatal():
+                    self.fatal = message
+        return said
+
+    def kill(self) -> None:
+        """SIGKILL to it and to whatever it has started."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def reap(self) -> int:
+        """Its exit status (minus the signal that killed it); kills it if it has only closed its pipe."""
+        try:
+            status = self._process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            status = self._process.wait()
+        self.pipe.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        return status
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # a kernel before 5.3: the pipe's end has to do
+        return None

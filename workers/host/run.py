@@ -1,0 +1,71 @@
+"""`headrace worker`: one host from its start to its exit status."""
+
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from celery.exceptions import SecurityWarning
+from celery.signals import setup_logging
+
+from ...schemas.connection import connect, without_password
+from .. import logs
+from ..metrics import HostMetrics
+from ..settings import WorkerSettings
+from .app import UNUSED_QUEUE, make_app
+from .endpoint import metrics_endpoint
+from .shutdown import stop_celery
+from .supervisor import Supervisor
+
+ENGINE_COMMAND = (sys.executable, "-m", "headrace.workers.engine_process")
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: WorkerSettings, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
+    """Serve until told to stop; the exit status: 0 after a hand-over, 1 when the model can't be served.
+
+    Raises:
+        BadSetting, BrokerUnavailable: a setting can't be used, seen before anything is started.
+    """
+    hostname = f"headrace@{platform.node()}-{os.getpid()}"
+    logs.configure(settings.log_level, host=hostname)
+    setup_logging.connect(_keep_logging)
+    # About pickles and root: the host takes no tasks, and its control messages are JSON.
+    warnings.simplefilter("ignore", SecurityWarning)
+    connect(settings.redis_url).close()
+    model = settings.served_name or settings.model
+    log.info(
+        "host_starting", model=model, engines=settings.engines, redis=without_password(settings.redis_url)
+    )
+    with metrics_endpoint(settings) as metrics_dir:
+        supervisor = Supervisor(
+            settings, engine_command, HostMetrics(model), metrics_dir=metrics_dir, on_end=stop_celery
+        )
+        worker = make_app(settings).Worker(
+            hostname=hostname,
+            pool="solo",
+            concurrency=1,
+            loglevel=settings.log_level.upper(),
+            task_events=True,
+            exclude_queues=[UNUSED_QUEUE],
+            without_gossip=True,
+            without_mingle=True,
+            quiet=True,
+            supervisor=supervisor,
+        )
+        try:
+            worker.start()
+        finally:
+            supervisor.kill()
+            supervisor.join()
+    status: int = worker.exitcode or 0
+    log.info("host_ended", status=status)
+    return status
+
+
+def _keep_logging(**_: Any) -> None:
+    """Celery sets up no logging of its own where something listens to this signal."""

@@ -1,0 +1,32 @@
+"""What signals mean to the host.
+
+SIGTERM, SIGHUP and a first SIGINT: hand over. The Celery worker goes on meanwhile, so that heartbeats and
+`inspect` show the host as alive until its last job is another's; then it stops too. SIGQUIT or a second
+SIGINT: end within a second.
+"""
+
+import signal
+from types import FrameType
+
+from celery.worker import state
+
+from .supervisor import Supervisor
+
+
+def on_signals(supervisor: Supervisor) -> None:
+    """Handle this process's signals from now on; call in its main thread."""
+
+    def drain(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and supervisor.draining:
+            supervisor.kill()
+        else:
+            supervisor.drain()
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, drain)
+    signal.signal(signal.SIGQUIT, lambda *_: supervisor.kill())
+
+
+def stop_celery(status: int) -> None:
+    """Have the Celery worker stop with this exit status, at the next turn of its loop; from any thread."""
+    state.should_stop = status

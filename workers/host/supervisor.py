@@ -1,0 +1,277 @@
+"""Keeps a host's engine processes running, and ends them in order.
+
+One thread waits on every pipe, every process and every deadline at once. Whoever wants something (a signal
+handler, the Celery worker) sets a flag and rings; nothing else is shared. It is this thread that starts the
+engine processes, because the kernel's parent-death signal follows the thread: should it ever die, its engine
+processes hand over and end instead of running unsupervised.
+
+    started ──► starting ──► ready ──► ended ──► (waits) ──► started …
+                                         └─► draining: not started again
+"""
+
+import os
+import platform
+import secrets
+import selectors
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import structlog
+
+from ..metrics import HostMetrics, engine_place, forget
+from ..pipe import Drain, Drained, Fatal, FromEngine, Launch, Ready, Stop
+from ..settings import WorkerSettings
+from .backoff import Backoff, RestartPolicy
+from .engine_child import EngineChild
+from .shares import cores_each, engine_environment
+
+COLD_S = 1.0
+"""From `Stop` to SIGKILL: enough for one flush to Redis."""
+
+log = structlog.get_logger(__name__)
+
+
+class Phase(IntEnum):
+    """What the supervisor is at; it only ever rises."""
+
+    RUN = 0
+    DRAIN = 1
+    COLD = 2
+
+
+@dataclass(slots=True)
+class Place:
+    """Where one engine process runs, and the next after it.
+
+    Attributes:
+        child: the one that runs now.
+        start_at: when the next is due; None when it is not.
+    """
+
+    index: int
+    backoff: Backoff
+    child: EngineChild | None = None
+    start_at: float | None = 0.0
+    started: bool = False
+
+
+class Supervisor:
+    """Runs `settings.engines` engine processes until told to stop, or until one says that it never can.
+
+    Args:
+        settings: handed to every engine process.
+        command: starts an engine process; the number of its end of the pipe is appended.
+        metrics: told of starts and deaths.
+        metrics_dir: where engine processes keep their metrics; None when nobody asks for them.
+        on_end: called from the supervisor's thread with the exit status, once every engine process has ended.
+        policy: when to start again.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        command: Sequence[str],
+        metrics: HostMetrics,
+        *,
+        metrics_dir: str | None = None,
+        on_end: Callable[[int], None],
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        self._settings, self._command, self._metrics = settings, command, metrics
+        self._metrics_dir, self._on_end = metrics_dir, on_end
+        policy = policy or RestartPolicy()
+        self._places = [Place(index, Backoff(policy)) for index in range(settings.engines)]
+        self._selector = selectors.DefaultSelector()
+        self._bell_read, self._bell_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(self._bell_read, selectors.EVENT_READ)
+        self._asked = self._phase = Phase.RUN
+        self._kill_at: float | None = None
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name="headrace-supervisor", daemon=True)
+
+    # For other threads and signal handlers -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the engine processes."""
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Have every engine process hand its jobs over and end; returns at once. Safe in a signal handler."""
+        self._ask(Phase.DRAIN)
+
+    def kill(self) -> None:
+        """End every engine process within a second; returns at once. Safe in a signal handler."""
+        self._ask(Phase.COLD)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._asked is not Phase.RUN
+
+    def join(self) -> None:
+        """Wait until every engine process has ended."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def info(self) -> dict[str, str | int]:
+        """What it knows of its engine processes, flat; shown by `celery inspect stats`."""
+        facts: dict[str, str | int] = {"engines": len(self._places), "draining": int(self.draining)}
+        for place in self._places:
+            name, child = f"engine_{place.index}", place.child
+            facts[f"{name}_state"] = child.state if child else "ended"
+            if child is None:
+                continue
+            facts |= {f"{name}_pid": child.pid, f"{name}_worker": child.launch.worker_id}
+            if child.stats:
+                facts |= {
+                    f"{name}_running": child.stats.running,
+                    f"{name}_waiting": child.stats.waiting,
+                    f"{name}_pages_total": child.stats.pages_total,
+                    f"{name}_pages_free": child.stats.pages_free,
+                }
+        return facts
+
+    def _ask(self, phase: Phase) -> None:
+        self._asked = max(self._asked, phase)
+        try:
+            os.write(self._bell_write, b"!")
+        except BlockingIOError:  # it rings already
+            return
+
+    # The supervisor's own thread ---------------------------------------------------------------------------
+
+    @property
+    def _living(self) -> list[EngineChild]:
+        return [place.child for place in self._places if place.child is not None]
+
+    def _run(self) -> None:
+        status = 1
+        try:
+            while self._phase is Phase.RUN or self._living:
+                self._obey()
+                self._start_due()
+                for key, _ in self._selector.select(self._wait_s()):
+                    self._attend(key.data)
+            status = int(self._failed)
+        finally:
+            for child in self._living:
+                child.kill()
+            self._selector.close()
+            self._on_end(status)
+
+    def _wait_s(self) -> float | None:
+        due = [place.start_at for place in self._places if place.start_at is not None]
+        if self._kill_at is not None:
+            due.append(self._kill_at)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _obey(self) -> None:
+        """Do what was asked for since the last time, and what the grace has run out for."""
+        now = time.monotonic()
+        if self._asked > self._phase:
+            self._phase = self._asked
+            cold = self._phase is Phase.COLD
+            self._kill_at = now + (COLD_S if cold else self._settings.drain_s)
+            log.info("stopping", cold=cold, engines=len(self._living), grace_s=self._kill_at - now)
+            for place in self._places:
+                place.start_at = None
+                if place.child is not None:
+                    place.child.say(Stop() if cold else Drain())
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            for child in self._living:
+                log.warning("engine_killed", engine=child.launch.worker_id, reason="it did not end in time")
+                child.kill()
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for place in self._places:
+            if place.start_at is not None and place.start_at <= now:
+                self._start(place, now)
+
+    def _start(self, place: Place, now: float) -> None:
+        launch = Launch(
+            worker_id=f"worker-{platform.node()}-{os.getpid()}-{place.index}-{secrets.token_hex(3)}",
+            index=place.index,
+            threads=self._settings.threads or cores_each(len(self._places)),
+            grace_s=self._settings.drain_s,
+            settings=self._settings.model_dump_json(),
+            metrics_dir=self._metrics_dir,
+        )
+        environment = engine_environment(self._settings.device, place.index, launch.threads)
+        if place.started:
+            self._metrics.restarted()
+        place.started, place.start_at = True, None
+        place.child = child = EngineChild(self._command, launch, environment, now)
+        for sign in child.signs:
+            self._selector.register(sign, selectors.EVENT_READ, place)
+        log.info("engine_started", engine=launch.worker_id, pid=child.pid, threads=launch.threads)
+
+    def _attend(self, place: Place | None) -> None:
+        if place is None:
+            os.read(self._bell_read, 4096)
+            return
+        child = place.child
+        if child is None:  # two signs of one end
+            return
+        for message in child.listen():
+            self._note(child, message)
+        if child.gone:
+            self._bury(place, child)
+
+    def _note(self, child: EngineChild, message: FromEngine) -> None:
+        engine = child.launch.worker_id
+        match message:
+            case Ready():
+                log.info(
+                    "engine_ready",
+                    engine=engine,
+                    model=message.model,
+                    pages=message.pages_total,
+                    context_tokens=message.context_tokens,
+                    took_s=round(time.monotonic() - child.started_at, 3),
+                )
+                self._count()
+            case Drained():
+                log.info("engine_drained", engine=engine, released=message.released)
+            case Fatal() if not self._failed:
+                log.error("engine_cannot_run", engine=engine, reason=message.reason)
+                self._failed = True
+                self.drain()
+
+    def _bury(self, place: Place, child: EngineChild) -> None:
+        for sign in child.signs:
+            self._selector.unregister(sign)
+        status = child.reap()
+        place.child = None
+        if self._metrics_dir is not None:
+            forget(self._metrics_dir, engine_place(place.index))
+        if self._phase is Phase.RUN and not self._failed:
+            self._plan_restart(place, child, status)
+        else:
+            log.info("engine_ended", engine=child.launch.worker_id, status=status)
+        self._count()
+
+    def _plan_restart(self, place: Place, child: EngineChild, status: int) -> None:
+        now = time.monotonic()
+        wait_s = place.backoff.died(now, now - child.started_at)
+        place.start_at = now + wait_s
+        engine = child.launch.worker_id
+        log.warning("engine_died", engine=engine, status=status, restart_in_s=wait_s)
+        if place.backoff.crash_looping(now):
+            log.error(
+                "engine_crash_loop",
+                engine=engine,
+                reason="it died again and again; the lines before each death say why. Still trying.",
+                restart_in_s=wait_s,
+            )
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        self._metrics.engines(
+            ready=sum(child.ready is not None for child in self._living),
+            crash_looping=sum(place.backoff.crash_looping(now) for place in self._places),
+        )
