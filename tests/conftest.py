@@ -1,0 +1,123 @@
+"""Fixtures for all tests: a real Redis, and checks that a test leaves no key and no process behind.
+
+What a fixture needs beyond the standard library is imported inside it, so that tests of `engine/` and
+`kernels/` run where redis and pydantic are not installed.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+if TYPE_CHECKING:
+    import psutil
+    from redis import Redis
+
+    from headrace.workers.embedded_redis import EmbeddedRedis
+
+_UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
+_END_S = 5.0
+
+
+@pytest.fixture(scope="session")
+def redis_server(no_process_left: None) -> Iterator["EmbeddedRedis"]:
+    """The Redis that this process's tests share; a test that stops or configures one takes `own_redis`."""
+    from headrace.workers.embedded_redis import EmbeddedRedis
+
+    with EmbeddedRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator["EmbeddedRedis"]:
+    """A Redis of the test's own, to stop, kill and start again."""
+    from headrace.workers.embedded_redis import EmbeddedRedis
+
+    with EmbeddedRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: "EmbeddedRedis", request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty Redis; fails the test if it leaves a key without TTL that is not one of the permanent ones.
+
+    The keys of jobs that have not ended count too, unless the test is marked `leaves_jobs`.
+    """
+    from headrace.schemas.connection import connect
+    from headrace.schemas.keys import is_permanent
+
+    jobs_may_stay = request.node.get_closest_marker("leaves_jobs") is not None
+    with connect(redis_server.url) as redis:
+        redis.flushall()
+        yield redis_server.url
+        leaked = [
+            key.decode()
+            for key in redis.scan_iter(count=1000)
+            if redis.ttl(key) == -1
+            and not is_permanent(key.decode(), namespace=key.decode().partition(":")[0])
+            and not (jobs_may_stay and _UNENDED_JOB.fullmatch(key))
+        ]
+        redis.flushall()
+    assert not leaked, f"keys left without TTL: {leaked}"
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator["Redis"]:
+    """A plain connection to `redis_url`; replies are bytes."""
+    from headrace.schemas.connection import connect
+
+    with connect(redis_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that nobody uses now."""
+    from headrace.workers.embedded_redis.server import free_port
+
+    return free_port()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fail at the end if a process that a test started is still there (orphans too: all inherit a mark)."""
+    try:
+        import psutil
+    except ImportError:
+        yield
+        return
+    mark = f"HEADRACE_TEST_{uuid4().hex}"
+    os.environ[mark] = "1"
+    yield
+    del os.environ[mark]
+    _, left = psutil.wait_procs(_started_here(mark), timeout=_END_S)
+    commands = [_command(process) for process in left]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert not left, f"processes left behind: {commands}"
+
+
+def _started_here(mark: str) -> list["psutil.Process"]:
+    import psutil
+
+    found = set(psutil.Process().children(recursive=True))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if mark in process.environ():
+                found.add(process)
+    found.discard(psutil.Process())
+    return [process for process in found if "resource_tracker" not in _command(process)]
+
+
+def _command(process: "psutil.Process") -> str:
+    import psutil
+
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return f"process {process.pid}"

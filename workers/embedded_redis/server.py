@@ -1,0 +1,141 @@
+"""The embedded server as its users see it: start, stop, start again with the same port and data."""
+
+import random
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .binary import find_binary
+from .errors import EmbeddedRedisError
+from .process import ServerProcess
+
+PORTS = range(20_000, 30_000)
+"""Below the kernel's range for outgoing connections: nobody is given our port while the server restarts, and
+a client that keeps reconnecting to it can't end up connected to itself."""
+
+_PORT_TRIES = 5
+_PORT_TAKEN = "Address already in use"
+
+
+class EmbeddedRedis:
+    """A Redis on 127.0.0.1 that keeps its data in a folder and ends with this process.
+
+    It appends every write to a file (synced each second), takes no snapshots and evicts nothing. It has no
+    password, as is usual for a local Redis: whoever may run programs on this machine can reach it.
+
+    Args:
+        data_dir: holds the append-only file and the log, and belongs to one server at a time; without it,
+            a temporary folder that `close` removes.
+        port: TCP port; without it, a free one is chosen at the first start and kept.
+    """
+
+    def __init__(self, data_dir: Path | None = None, port: int | None = None) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="headrace-redis-") if data_dir is None else None
+        self.data_dir = Path(self._temporary.name if self._temporary else data_dir or "").absolute()
+        self._port = port
+        self._process: ServerProcess | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients find it; the same after a restart."""
+        if self._port is None:
+            raise EmbeddedRedisError("the embedded Redis was never started: it has no port yet")
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._running().pid
+
+    @property
+    def log(self) -> Path:
+        """The server's log, of all its starts."""
+        return self.data_dir / "redis.log"
+
+    def start(self) -> None:
+        """Start the server and wait until it has loaded its data and answers; nothing to do if it runs.
+
+        Raises:
+            EmbeddedRedisError: there is no binary, the folder or port is taken, or the server fails.
+        """
+        if self._process is not None and self._process.alive:
+            return
+        binary = find_binary()
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold prompts and outputs
+        for last_try, port in self._ports():
+            process = ServerProcess(binary, self.data_dir, self.log, port)
+            try:
+                process.wait_ready()
+            except BaseException as error:
+                process.end(signal.SIGKILL)
+                if last_try or _PORT_TAKEN not in str(error):
+                    raise
+            else:
+                self._process, self._port = process, port
+                return
+
+    def stop(self) -> None:
+        """Shut the server down and wait for its end; the data stays. Nothing to do if it is stopped."""
+        if self._process is not None:
+            self._process.end(signal.SIGTERM)
+            self._process = None
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send the server a signal; after SIGKILL, wait for its end."""
+        process = self._running()
+        process.send(signum)
+        if signum == signal.SIGKILL:
+            process.end(signum)
+
+    def close(self) -> None:
+        """Stop for good; a temporary data folder is removed."""
+        self.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _running(self) -> ServerProcess:
+        if self._process is None or not self._process.alive:
+            raise EmbeddedRedisError("the embedded Redis is not running")
+        return self._process
+
+    def _ports(self) -> Iterator[tuple[bool, int]]:
+        """Ports to try, and whether each is the last: a free one may be taken before the server has it."""
+        if self._port is not None:
+            yield True, self._port
+            return
+        for left in reversed(range(_PORT_TRIES)):
+            yield left == 0, free_port()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now.
+
+    Raises:
+        EmbeddedRedisError: there is none in `PORTS`.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as candidate:
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Redis does
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise EmbeddedRedisError(f"no free TCP port between {PORTS.start} and {PORTS.stop}")
