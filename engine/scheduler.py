@@ -104,7 +104,7 @@ class Scheduler:
         return -(-tokens // self.pool.page_size)
 
     def _grow(self, sequence: Sequence, plan: list[Chunk]) -> bool:
-        """Give a decode the page its token needs, if need be a less urgent one's; False when it lost its own."""
+        """Give a decode the page it needs, if need be a less urgent one's; False when it lost its own."""
         if len(sequence.pages) * self.pool.page_size >= len(sequence.tokens):
             return True
         while self.pool.free == 0:

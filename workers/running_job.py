@@ -94,13 +94,13 @@ class RunningJob:
         *,
         tail: bool = True,
     ) -> None:
-        """Mark the job as ended; `tail` says whether held-back text belongs to it (not after a stop string)."""
+        """Mark the job as ended; `tail`: held-back text belongs to it (not so after a stop string)."""
         if tail and self.text is not None:
             self.tail = self.text.flush()
         self.ended, self.finish_reason, self.error = state, finish_reason, error
 
     def segment(self, offset: int | None = None) -> Segment:
-        """What Redis has not confirmed yet, up to `offset` (all when None; `written` renews the lease only)."""
+        """What Redis has not confirmed yet, up to `offset` (None: all; `written`: only renew the lease)."""
         start, stop = self.written, len(self.token_ids) if offset is None else offset
         payload = ""
         if stop > start:

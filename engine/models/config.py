@@ -131,6 +131,6 @@ def _ends(source: Any, generation: Any) -> tuple[int, ...]:
     """End-of-sequence tokens of both files: chat models often name more in generation_config.json."""
     ends: set[int] = set()
     for holder in (source, generation):
-        value = getattr(holder, "eos_token_id", None)
+        value: int | list[int] | None = getattr(holder, "eos_token_id", None)
         ends |= {value} if isinstance(value, int) else set(value or ())
     return tuple(sorted(ends))

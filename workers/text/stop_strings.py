@@ -14,7 +14,7 @@ class StopStrings:
         self._held = ""
 
     def add(self, text: str) -> tuple[str, str | None]:
-        """The text to let out, and the stop string found in what was seen so far (the text ends before it)."""
+        """The text to let out, and the stop string found, if one was: the text ends before it."""
         if not self._stops:
             return text, None
         seen = self._held + text
