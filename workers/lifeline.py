@@ -47,9 +47,9 @@ def join_host(pipe_fd: int) -> tuple[EnginePipe, Launch]:
 def _launch(pipe: EnginePipe) -> Launch | None:
     give_up_at = time.monotonic() + _LAUNCH_WAIT_S
     while not pipe.closed and time.monotonic() < give_up_at:
-        for message in pipe.receive(wait_s=1.0):
-            if isinstance(message, Launch):
-                return message
+        message = pipe.receive_one(wait_s=1.0)
+        if isinstance(message, Launch):
+            return message
     return None
 
 

@@ -127,6 +127,7 @@ class Pipe(Generic[Sent, Received]):
         self._socket = end
         self._incoming = bytearray()
         self._outgoing = bytearray()
+        self._put_back: list[Received] = []
         self.closed = False
 
     def fileno(self) -> int:
@@ -142,7 +143,7 @@ class Pipe(Generic[Sent, Received]):
 
     def receive(self, wait_s: float = 0.0) -> list[Received]:
         """What the other side has said since the last call; waits up to `wait_s` for it."""
-        if wait_s > 0:
+        if wait_s > 0 and not self._put_back:
             select.select([self._socket], [], [], wait_s)
         self._flush()
         try:
@@ -156,7 +157,15 @@ class Pipe(Generic[Sent, Received]):
             self.closed = True
         *lines, rest = self._incoming.split(b"\n")
         self._incoming = bytearray(rest)
-        return [decode(bytes(line)) for line in lines]  # type: ignore[misc]
+        messages, self._put_back = self._put_back, []
+        messages += [decode(bytes(line)) for line in lines]  # type: ignore[misc]
+        return messages
+
+    def receive_one(self, wait_s: float) -> Received | None:
+        """The next message alone, None when none came in time; `receive` goes on after it."""
+        messages = self.receive(wait_s)
+        self._put_back = messages[1:]
+        return messages[0] if messages else None
 
     def close(self) -> None:
         """End it; the other side notices."""

@@ -14,6 +14,7 @@ from celery.signals import setup_logging
 from ...schemas.connection import connect, without_password
 from .. import logs
 from ..metrics import HostMetrics
+from ..models import served_name
 from ..settings import WorkerSettings
 from .app import UNUSED_QUEUE, make_app
 from .endpoint import metrics_endpoint
@@ -37,7 +38,7 @@ def run(settings: WorkerSettings, engine_command: Sequence[str] = ENGINE_COMMAND
     # About pickles and root: the host takes no tasks, and its control messages are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
     connect(settings.redis_url).close()
-    model = settings.served_name or settings.model
+    model = settings.served_name or served_name(settings.model)
     log.info(
         "host_starting", model=model, engines=settings.engines, redis=without_password(settings.redis_url)
     )

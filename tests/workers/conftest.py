@@ -1,0 +1,102 @@
+"""Fixtures for the worker's tests: engine stand-ins under a supervisor, and whole hosts."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+HERE = Path(__file__).parent
+WAIT_S = 20.0
+
+
+def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
+    """The first true value of `what()`."""
+    pause, give_up_at = threading.Event(), time.monotonic() + timeout_s
+    while not (value := what()):
+        assert time.monotonic() < give_up_at, f"not within {timeout_s} s"
+        pause.wait(0.02)
+    return value
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """`eventually(predicate, timeout_s=...)` waits for a true value and returns it."""
+    return wait_until
+
+
+@pytest.fixture
+def engine_command() -> Callable[[str], list[str]]:
+    """The command of an engine stand-in of a given behaviour."""
+    return lambda behaviour: [sys.executable, str(HERE / "fake_engine.py"), behaviour]
+
+
+@dataclass
+class Host:
+    """A host process and what it logged."""
+
+    process: psutil.Popen
+    log: Path
+    engines_seen: set[psutil.Process] = field(default_factory=set)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Its log; every line is JSON."""
+        return [
+            json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line[-1] == "\n"
+        ]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of one event."""
+        return [line for line in self.lines if line["event"] == name]
+
+    def wait_for(self, event: str, count: int = 1, timeout_s: float = WAIT_S) -> dict[str, Any]:
+        """The `count`-th line of an event."""
+        wait_until(lambda: len(self.events(event)) >= count or self.process.poll() is not None, timeout_s)
+        return self.events(event)[count - 1]
+
+    @property
+    def engines(self) -> list[psutil.Process]:
+        """Its engine processes."""
+        engines: list[psutil.Process] = self.process.children()
+        self.engines_seen.update(engines)
+        return engines
+
+    def end(self, signum: int = signal.SIGTERM, timeout_s: float = WAIT_S) -> int:
+        """Send a signal and wait for the exit status."""
+        self.process.send_signal(signum)
+        return int(self.process.wait(timeout_s))
+
+
+@pytest.fixture
+def start_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    """`start_host(redis_url, behaviour, **settings)` starts a host whose engine process is a stand-in."""
+    hosts: list[Host] = []
+
+    def start(redis_url: str, behaviour: str = "serve", **settings: Any) -> Host:
+        log = tmp_path / f"host-{len(hosts)}.log"
+        command = [
+            sys.executable,
+            str(HERE / "fake_host.py"),
+            json.dumps({"redis_url": redis_url, **settings}),
+        ]
+        with log.open("wb") as stderr:
+            process = psutil.Popen([*command, behaviour], stderr=stderr, stdout=subprocess.DEVNULL)
+        hosts.append(Host(process, log))
+        return hosts[-1]
+
+    yield start
+    for host in hosts:
+        left = host.engines if host.process.poll() is None else []
+        if host.process.poll() is None:
+            host.process.kill()
+        host.process.wait(WAIT_S)
+        psutil.wait_procs([*left, *host.engines_seen], timeout=WAIT_S)

@@ -1,0 +1,74 @@
+"""Stands in for an engine process: supervision needs its life and death, never a model.
+
+`fake_engine.py <behaviour> <fd>`; the behaviours are the functions below.
+"""
+
+import os
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+from headrace.workers.lifeline import join_host
+from headrace.workers.metrics import Metrics, engine_place, share
+from headrace.workers.pipe import Drain, Drained, EnginePipe, Fatal, Launch, Ready, Starting, Stats, Stop
+
+
+def serve(pipe: EnginePipe, launch: Launch, drain_s: float = 0.0) -> int:
+    """Be ready, report, hand over when told to or when the host is gone."""
+    pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
+    while True:
+        told_to = any(isinstance(message, Drain | Stop) for message in pipe.receive(wait_s=0.1))
+        if told_to or pipe.closed:
+            pipe.receive(wait_s=drain_s)
+            pipe.send(Drained(released=2))
+            return 0
+        pipe.send(Stats(running=1, waiting=2, pages_total=10, pages_free=5))
+
+
+def slow(pipe: EnginePipe, launch: Launch) -> int:
+    """As `serve`, with a hand-over that takes some seconds."""
+    return serve(pipe, launch, drain_s=3.0)
+
+
+def count(pipe: EnginePipe, launch: Launch) -> int:
+    """As `serve`, after noting a step and a page in the metrics."""
+    assert launch.metrics_dir is not None
+    share(launch.metrics_dir, engine_place(launch.index))
+    metrics = Metrics("demo")
+    metrics.step(0.01, 5)
+    metrics.engine(
+        SimpleNamespace(  # type: ignore[arg-type]
+            **dict.fromkeys(("running", "waiting", "pages_total", "pages_free", "pages_cached"), 1),
+            **dict.fromkeys(("pages_held", "tokens_held", "preemptions"), 1),
+            **dict.fromkeys(("prefix_query_tokens", "prefix_hit_tokens"), 1),
+        )
+    )
+    return serve(pipe, launch)
+
+
+def deaf(pipe: EnginePipe, launch: Launch) -> int:
+    """Be ready and then hang: nothing but SIGKILL, or its own lifeline, ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
+    while True:
+        time.sleep(60)
+
+
+def crash(pipe: EnginePipe, launch: Launch) -> int:
+    """Die at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def fatal(pipe: EnginePipe, launch: Launch) -> int:
+    """Say that starting again can't help."""
+    pipe.send(Fatal("no such model: nowhere/none"))
+    return 3
+
+
+if __name__ == "__main__":
+    behaviour, fd = sys.argv[1:]
+    pipe, launch = join_host(int(fd))
+    pipe.send(Starting())
+    sys.exit(globals()[behaviour](pipe, launch))

@@ -1,0 +1,26 @@
+import pytest
+
+from headrace.workers.host.shares import GPU_VARIABLE, cores_each, engine_environment, gpu_of, gpus
+
+
+def test_every_engine_process_gets_at_least_one_core() -> None:
+    assert cores_each(1) >= 1
+    assert cores_each(10_000) == 1
+
+
+def test_engine_processes_take_the_gpus_in_turn() -> None:
+    assert [gpu_of("auto", index, ["0", "1"]) for index in range(3)] == ["0", "1", "0"]
+    assert [gpu_of("cuda:1", index, ["0", "1"]) for index in range(2)] == ["1", "0"]
+
+
+def test_no_gpu_is_named_where_none_is_used() -> None:
+    assert gpu_of("cpu", 0, ["0"]) is None
+    assert gpu_of("auto", 0, []) is None
+
+
+def test_gpus_that_the_environment_names_are_the_only_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GPU_VARIABLE, "GPU-a,GPU-b")
+    assert gpus() == ["GPU-a", "GPU-b"]
+    assert engine_environment("auto", 1, threads=3) == {"OMP_NUM_THREADS": "3", GPU_VARIABLE: "GPU-b"}
+    monkeypatch.setenv(GPU_VARIABLE, "")
+    assert gpus() == []

@@ -1,0 +1,171 @@
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import Queue
+from typing import Any
+
+import psutil
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from headrace.workers.host.backoff import RestartPolicy
+from headrace.workers.host.supervisor import Supervisor
+from headrace.workers.metrics import HostMetrics
+from headrace.workers.settings import WorkerSettings
+
+FAST = RestartPolicy(first_s=0.01, most_s=0.05, stable_s=60, loop_deaths=3, loop_window_s=300)
+
+
+@dataclass
+class Run:
+    """A supervisor, and where its end and its metrics show."""
+
+    supervisor: Supervisor
+    ended: "Queue[int]"
+    registry: CollectorRegistry
+
+    def metric(self, name: str) -> float | None:
+        return self.registry.get_sample_value(f"headrace_{name}", {"model": "demo"})
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return self.supervisor.info()
+
+    def pid(self, index: int = 0) -> int:
+        return int(self.info[f"engine_{index}_pid"])
+
+
+@pytest.fixture
+def supervise(engine_command: Callable[[str], list[str]]) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(behaviour: str, **settings: Any) -> Run:
+        registry, ended = CollectorRegistry(), Queue[int]()
+        supervisor = Supervisor(
+            WorkerSettings(redis_url="redis://:hunter2@localhost/0", **settings),
+            engine_command(behaviour),
+            HostMetrics("demo", registry),
+            on_end=ended.put,
+            policy=FAST,
+        )
+        runs.append(Run(supervisor, ended, registry))
+        supervisor.start()
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.supervisor.kill()
+        run.supervisor.join()
+
+
+def all_ready(run: Run) -> bool:
+    states = [value for name, value in run.info.items() if name.endswith("_state")]
+    return set(states) == {"ready"}
+
+
+def test_every_place_gets_an_engine_process_and_its_state_shows(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    run = supervise("serve", engines=2)
+    eventually(lambda: {"engine_0_running", "engine_1_running"} <= run.info.keys())
+    info = run.info
+    assert info["engines"] == 2
+    assert info["engine_0_worker"] != info["engine_1_worker"]
+    assert (info["engine_0_running"], info["engine_0_waiting"], info["engine_0_pages_free"]) == (1, 2, 5)
+    assert all(isinstance(value, str | int) for value in info.values())
+    assert eventually(lambda: run.metric("engines_ready") == 2)
+
+
+def test_a_killed_engine_process_is_followed_by_another_under_a_new_name(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    run = supervise("serve")
+    eventually(lambda: all_ready(run))
+    first, worker = run.pid(), run.info["engine_0_worker"]
+    psutil.Process(first).kill()
+    eventually(lambda: run.info.get("engine_0_pid", first) != first and all_ready(run))
+    assert run.info["engine_0_worker"] != worker
+    assert run.metric("engine_restarts_total") == 1
+
+
+def test_a_crash_loop_is_said_loudly_and_goes_on(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    with capture_logs() as logs:
+        run = supervise("crash")
+        eventually(lambda: sum(line["event"] == "engine_crash_loop" for line in logs) >= 2)
+    assert run.metric("engines_crash_looping") == 1
+    deaths = [line for line in logs if line["event"] == "engine_died"]
+    assert [line["restart_in_s"] for line in deaths[:3]] == [0.01, 0.02, 0.05]
+    assert {line["status"] for line in deaths} == {-signal.SIGKILL}
+    assert {line["log_level"] for line in logs if line["event"] == "engine_crash_loop"} == {"error"}
+    assert run.ended.empty()
+
+
+def test_what_can_never_run_is_said_once_and_ends_all_with_failure(supervise: Callable[..., Run]) -> None:
+    with capture_logs() as logs:
+        run = supervise("fatal", engines=2)
+        assert run.ended.get(timeout=20) == 1
+    reasons = [line["reason"] for line in logs if line["event"] == "engine_cannot_run"]
+    assert reasons == ["no such model: nowhere/none"]
+
+
+def test_a_drain_ends_when_every_job_is_handed_over(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    run = supervise("serve", engines=2)
+    eventually(lambda: all_ready(run))
+    with capture_logs() as logs:
+        run.supervisor.drain()
+        assert run.ended.get(timeout=20) == 0
+    events = [line["event"] for line in logs]
+    assert events.count("engine_drained") == events.count("engine_ended") == 2
+    assert run.info["engine_0_state"] == "ended"
+    assert run.metric("engine_restarts_total") == 0
+
+
+def test_a_drain_before_the_model_is_loaded_ends_too(supervise: Callable[..., Run]) -> None:
+    run = supervise("serve")
+    run.supervisor.drain()
+    assert run.ended.get(timeout=20) == 0
+
+
+def test_an_engine_process_that_does_not_end_in_time_is_killed(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    run = supervise("deaf", drain_s=0.2)
+    eventually(lambda: all_ready(run))
+    pid = run.pid()
+    run.supervisor.drain()
+    assert run.ended.get(timeout=20) == 0
+    assert not psutil.pid_exists(pid)
+
+
+def test_kill_does_not_wait_for_the_grace(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    run = supervise("deaf", drain_s=600)
+    eventually(lambda: all_ready(run))
+    run.supervisor.drain()
+    eventually(lambda: run.info["draining"])
+    run.supervisor.kill()
+    assert run.ended.get(timeout=20) == 0
+
+
+def test_the_password_of_redis_is_neither_on_a_command_line_nor_in_an_environment(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    run = supervise("serve", threads=3)
+    eventually(lambda: all_ready(run))
+    process = psutil.Process(run.pid())
+    assert process.environ()["OMP_NUM_THREADS"] == "3"
+    assert "hunter2" not in " ".join([*process.cmdline(), *process.environ().values()])
+
+
+def test_a_supervisor_never_started_ends_at_once(engine_command: Callable[[str], list[str]]) -> None:
+    supervisor = Supervisor(
+        WorkerSettings(), engine_command("serve"), HostMetrics("demo"), on_end=lambda status: None
+    )
+    supervisor.kill()
+    supervisor.join()
