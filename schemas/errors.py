@@ -7,6 +7,7 @@
     ├── RateLimited           the tenant is over its rate; try again after `retry_after_s`
     ├── Unauthorized          missing or wrong credentials
     ├── IdempotencyConflict   the key was used with another request body
+    ├── JobsRefused           some jobs of an enqueue_many were refused; the others are enqueued
     ├── JobNotFound           no such job, or its retention has ended
     ├── JobFailed             the job ended `failed`
     ├── JobCancelled          the job ended `cancelled`
@@ -19,6 +20,7 @@ Each leaf has a wire `code` (stable, for programs) and an `http_status` (for gat
 sentence that names what was wrong, the value, and the way out.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -116,6 +118,26 @@ class IdempotencyConflict(HeadraceError):
             "use a new key for a new request"
         )
         self.job_id = job_id
+
+
+class JobsRefused(HeadraceError):
+    """Some jobs of one `enqueue_many` were refused; all others are enqueued.
+
+    Attributes:
+        outcomes: for each job, in order, its handle or the `HeadraceError` that refused it.
+    """
+
+    code = "jobs_refused"
+    http_status = 400
+
+    def __init__(self, outcomes: Sequence[object]) -> None:
+        refused = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, HeadraceError)]
+        position, error = refused[0]
+        super().__init__(
+            f"{len(refused)} of {len(outcomes)} jobs were refused, the others are enqueued (see .outcomes); "
+            f"first, job {position}: {error}"
+        )
+        self.outcomes = outcomes
 
 
 class JobNotFound(HeadraceError, LookupError):

@@ -1,3 +1,101 @@
-"""headrace: durable LLM generation behind a queue."""
+"""headrace: durable LLM generation behind a queue.
+
+    from headrace import Client
+
+    client = Client("redis://localhost:6379/0")
+    job = client.enqueue("Once upon a time", model="demo", max_tokens=64)
+    for chunk in job.stream():
+        print(chunk.text, end="", flush=True)
+    result = job.result(timeout_s=30)
+
+Public names are imported when they are first used: `import headrace` alone takes a few milliseconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .producers.async_client import AsyncClient, AsyncJobHandle
+    from .producers.client import Client, JobHandle
+    from .producers.overview import ModelInfo, QueueInfo, WorkerInfo
+    from .schemas.errors import (
+        BrokerUnavailable,
+        HeadraceError,
+        IdempotencyConflict,
+        InvalidJob,
+        JobCancelled,
+        JobExpired,
+        JobFailed,
+        JobNotFound,
+        JobsRefused,
+        QueueFull,
+        RateLimited,
+        ResultTimeout,
+        StreamReset,
+        Unauthorized,
+        UnknownModel,
+    )
+    from .schemas.events import Chunk, JobResult, JobState, JobStatus
+    from .schemas.job import Job, JobClass, Webhook
+    from .schemas.scripts.cancel import CancelStatus
+    from .schemas.settings import Limits
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJobHandle",
+    "BrokerUnavailable",
+    "CancelStatus",
+    "Chunk",
+    "Client",
+    "HeadraceError",
+    "IdempotencyConflict",
+    "InvalidJob",
+    "Job",
+    "JobCancelled",
+    "JobClass",
+    "JobExpired",
+    "JobFailed",
+    "JobHandle",
+    "JobNotFound",
+    "JobResult",
+    "JobState",
+    "JobStatus",
+    "JobsRefused",
+    "Limits",
+    "ModelInfo",
+    "QueueFull",
+    "QueueInfo",
+    "RateLimited",
+    "ResultTimeout",
+    "StreamReset",
+    "Unauthorized",
+    "UnknownModel",
+    "Webhook",
+    "WorkerInfo",
+    "__version__",
+]
+
+_HOMES = {
+    "producers.async_client": ("AsyncClient", "AsyncJobHandle"),
+    "producers.client": ("Client", "JobHandle"),
+    "producers.overview": ("ModelInfo", "QueueInfo", "WorkerInfo"),
+    "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
+    "schemas.job": ("Job", "JobClass", "Webhook"),
+    "schemas.scripts.cancel": ("CancelStatus",),
+    "schemas.settings": ("Limits",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME.get(name, 'schemas.errors')}", __name__), name)
+    globals()[name] = value  # found directly from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,136 @@
+"""The asyncio client: `Client` with `await` and `async for`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ..schemas.connection import broker_errors, connect_async
+from ..schemas.events import Chunk, JobResult, JobStatus
+from ..schemas.job import Job
+from ..schemas.scripts import Call, CancelStatus, run_async, run_many_async
+from .hub import Hub
+from .operations import JobLike
+from .overview import ModelInfo, QueueInfo, WorkerInfo, read_models, read_queues, read_workers
+from .producer import MAX_CONNECTIONS, Handle, Producer, handles
+from .reading import StreamReader, read_result, result_mailbox, stream_reader
+from .steps import Batch, Listen, Pause, Read, Request, Steps, drive_async
+
+T = TypeVar("T")
+
+
+class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
+    """`Client` for asyncio; belongs to the event loop of its first call.
+
+    However many streams are read, one Pub/Sub connection and one task serve them. `await close()`, or an
+    `async with` block, ends the connections.
+    """
+
+    def _connect(self, url: str) -> None:
+        self._redis = connect_async(url)
+        self._hub = Hub(url)
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+
+    async def _perform(self, request: Request) -> Any:
+        match request:
+            case Listen(mailbox, seconds):
+                mailbox.join(self._hub)
+                return await _within(mailbox.news, seconds)
+            case Pause(seconds):
+                return await asyncio.sleep(seconds)
+        async with self._slots:
+            match request:
+                case Batch(calls):
+                    return await run_many_async(self._redis, calls)
+                case Read(commands):
+                    pipe = self._redis.pipeline(transaction=False)
+                    for command in commands:
+                        pipe.execute_command(*command)
+                    with broker_errors():
+                        return await pipe.execute()
+                case Call():
+                    return await run_async(self._redis, request)
+
+    async def _run(self, steps: Steps[T]) -> T:
+        return await drive_async(steps, self._perform)
+
+    async def _enqueue(self, job: Job) -> "AsyncJobHandle":
+        return AsyncJobHandle(self, await self._run(self._operations.enqueue(job)))
+
+    async def enqueue_many(self, jobs: Iterable[JobLike]) -> "list[AsyncJobHandle]":
+        """See `Client.enqueue_many`."""
+        outcomes = await self._run(self._operations.enqueue_many(jobs))
+        return handles(outcomes, lambda job_id: AsyncJobHandle(self, job_id))
+
+    def job(self, job_id: str) -> "AsyncJobHandle":
+        """See `Client.job`; nothing to await."""
+        self._operations.tag_of(job_id)
+        return AsyncJobHandle(self, job_id)
+
+    async def models(self) -> list[ModelInfo]:
+        """See `Client.models`."""
+        return await self._run(read_models(self._operations))
+
+    async def queues(self) -> list[QueueInfo]:
+        """See `Client.queues`."""
+        return await self._run(read_queues(self._operations))
+
+    async def workers(self) -> list[WorkerInfo]:
+        """See `Client.workers`."""
+        return await self._run(read_workers(self._operations))
+
+    async def close(self) -> None:
+        """End the connections; tasks that still read streams get `BrokerUnavailable`."""
+        await self._hub.close()
+        await self._redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncJobHandle(Handle[AsyncClient]):
+    """One job; `JobHandle` for asyncio."""
+
+    __slots__ = ()
+
+    def stream(self, from_offset: int = 0) -> AsyncIterator[Chunk]:
+        """See `JobHandle.stream`; to be read with `async for`."""
+        return self._chunks(stream_reader(self._client._operations, self.id, from_offset, asyncio.Event()))
+
+    async def _chunks(self, reader: StreamReader) -> AsyncIterator[Chunk]:
+        try:
+            while (chunks := await self._client._run(reader.read())) is not None:
+                for chunk in chunks:
+                    yield chunk
+        finally:
+            reader.mailbox.leave()
+
+    async def result(self, timeout_s: float | None = None) -> JobResult:
+        """See `JobHandle.result`."""
+        operations = self._client._operations
+        mailbox = result_mailbox(operations, self.id, asyncio.Event())
+        try:
+            return await self._client._run(read_result(operations, self.id, mailbox, timeout_s))
+        finally:
+            mailbox.leave()
+
+    async def status(self) -> JobStatus:
+        """See `JobHandle.status`."""
+        return await self._client._run(self._client._operations.status(self.id))
+
+    async def cancel(self) -> CancelStatus:
+        """See `JobHandle.cancel`."""
+        return await self._client._run(self._client._operations.cancel(self.id))
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -1,0 +1,196 @@
+"""The blocking client."""
+
+import os
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from threading import BoundedSemaphore, Event
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ..schemas.connection import broker_errors, connect
+from ..schemas.events import Chunk, JobResult, JobStatus
+from ..schemas.job import Job
+from ..schemas.scripts import Call, CancelStatus, run, run_many
+from .hub import ThreadedHub
+from .operations import JobLike
+from .overview import ModelInfo, QueueInfo, WorkerInfo, read_models, read_queues, read_workers
+from .producer import MAX_CONNECTIONS, Handle, Producer, handles
+from .reading import StreamReader, read_result, result_mailbox, stream_reader
+from .steps import Batch, Listen, Pause, Read, Request, Steps, drive
+
+T = TypeVar("T")
+
+
+class _Link:
+    """One process's connections to Redis; performs requests by blocking. Thread-safe."""
+
+    def __init__(self, url: str) -> None:
+        self._pid = os.getpid()
+        self._redis = connect(url)
+        self._hub = ThreadedHub(url)
+        self._slots = BoundedSemaphore(MAX_CONNECTIONS)
+
+    def perform(self, request: Request) -> Any:
+        match request:
+            case Listen(mailbox, seconds):
+                mailbox.join(self._hub)
+                return mailbox.news.wait(seconds)
+            case Pause(seconds):
+                return time.sleep(seconds)
+        with self._slots:
+            match request:
+                case Batch(calls):
+                    return run_many(self._redis, calls)
+                case Read(commands):
+                    pipe = self._redis.pipeline(transaction=False)
+                    for command in commands:
+                        pipe.execute_command(*command)
+                    with broker_errors():
+                        return pipe.execute()
+                case Call():
+                    return run(self._redis, request)
+
+    def close(self) -> None:
+        if os.getpid() == self._pid:  # a forked child leaves its parent's connections alone
+            self._hub.close()
+            self._redis.close()
+
+
+class Client(Producer["JobHandle"]):
+    """Enqueues jobs and reads their streams and results.
+
+    Thread-safe, and usable in forked children: each process makes connections of its own. However many
+    streams are read, one Pub/Sub connection serves them. `close()`, or a `with` block, ends the connections.
+    """
+
+    def _connect(self, url: str) -> None:
+        self._url = url
+        self._links: dict[int, _Link] = {}
+        self._link()
+
+    def _link(self) -> _Link:
+        # No lock: another thread might hold it at the moment of a fork.
+        link = self._links.get(os.getpid())
+        if link is None:
+            link = self._links.setdefault(os.getpid(), _Link(self._url))
+            weakref.finalize(self, link.close)
+        return link
+
+    def _run(self, steps: Steps[T]) -> T:
+        return drive(steps, self._link().perform)
+
+    def _enqueue(self, job: Job) -> "JobHandle":
+        return JobHandle(self, self._run(self._operations.enqueue(job)))
+
+    def enqueue_many(self, jobs: Iterable[JobLike]) -> "list[JobHandle]":
+        """Enqueue jobs, each a `Job` or a dict of `enqueue`'s arguments, a few hundred in one round trip.
+
+        Every job that can be enqueued is, whatever becomes of the others. The jobs may come from a generator
+        of any length; handles are returned in their order.
+
+        Raises:
+            JobsRefused: some were refused, or not accepted before the connection was lost for too long;
+                its `outcomes` has a handle or an error for each.
+            BrokerUnavailable: Redis could not be reached before any job was accepted.
+        """
+        outcomes = self._run(self._operations.enqueue_many(jobs))
+        return handles(outcomes, lambda job_id: JobHandle(self, job_id))
+
+    def job(self, job_id: str) -> "JobHandle":
+        """A handle to a job enqueued elsewhere. Nothing is asked of Redis yet.
+
+        Raises:
+            JobNotFound: `job_id` is not the id of any job.
+        """
+        self._operations.tag_of(job_id)
+        return JobHandle(self, job_id)
+
+    def models(self) -> list[ModelInfo]:
+        """The models that workers have served here, by name."""
+        return self._run(read_models(self._operations))
+
+    def queues(self) -> list[QueueInfo]:
+        """The queues of those models that have waiting or running jobs."""
+        return self._run(read_queues(self._operations))
+
+    def workers(self) -> list[WorkerInfo]:
+        """The engine processes of those models that were heard of within the last minute."""
+        return self._run(read_workers(self._operations))
+
+    def close(self) -> None:
+        """End this process's connections; threads that still read streams get `BrokerUnavailable`."""
+        self._link().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class JobHandle(Handle[Client]):
+    """One job. Handles are cheap, and equal when their ids are; `client.job(id)` makes one anywhere."""
+
+    __slots__ = ()
+
+    def stream(self, from_offset: int = 0) -> Iterator[Chunk]:
+        """The job's output as it is generated, from token `from_offset` on: no token twice, none left out.
+
+        A chunk's `offset` is the cursor to go on from. The stream survives the death of workers, restarts of
+        Redis and lost connections; it bears that Redis is away for two minutes. When `from_offset` lies
+        inside a chunk, the first chunk has the tokens after it and, as text has no exact token boundaries,
+        its whole text. Text that became final only with the end comes in a last chunk without tokens.
+
+        Raises:
+            JobFailed, JobCancelled, JobExpired: after the last chunk, when the job did not succeed.
+            JobNotFound: there is no such job, or its retention has ended.
+            StreamReset: Redis lost tokens that this reader has seen.
+            BrokerUnavailable: Redis was away for too long, or the client was closed.
+            ValueError: a negative offset.
+        """
+        return self._chunks(stream_reader(self._client._operations, self.id, from_offset, Event()))
+
+    def _chunks(self, reader: StreamReader) -> Iterator[Chunk]:
+        try:
+            while (chunks := self._client._run(reader.read())) is not None:
+                yield from chunks
+        finally:
+            reader.mailbox.leave()
+
+    def result(self, timeout_s: float | None = None) -> JobResult:
+        """The job's result, once it has ended; waits at most `timeout_s`.
+
+        Raises:
+            ResultTimeout: it has not ended in time; it goes on.
+            JobFailed, JobCancelled, JobExpired: it did not succeed.
+            JobNotFound: there is no such job, or its retention has ended.
+            BrokerUnavailable: Redis was away for too long, or the client was closed.
+        """
+        operations = self._client._operations
+        mailbox = result_mailbox(operations, self.id, Event())
+        try:
+            return self._client._run(read_result(operations, self.id, mailbox, timeout_s))
+        finally:
+            mailbox.leave()
+
+    def status(self) -> JobStatus:
+        """Where the job is now.
+
+        Raises:
+            JobNotFound: there is no such job, or its retention has ended.
+        """
+        return self._client._run(self._client._operations.status(self.id))
+
+    def cancel(self) -> CancelStatus:
+        """Cancel the job: at once while it waits, at its worker's next flush while it runs.
+
+        Returns:
+            "cancelled", "cancelling", or "already" when it had ended before.
+
+        Raises:
+            JobNotFound: there is no such job, or its retention has ended.
+        """
+        return self._client._run(self._client._operations.cancel(self.id))

@@ -1,0 +1,173 @@
+"""Live messages on their way from the one Pub/Sub connection to the readers.
+
+Invariant: a mailbox either holds every message published since its reader last emptied it, or is *stale*,
+which tells the reader to read the durable log instead. Marking it stale is therefore the answer to whatever
+may have lost a message: a new subscription, a reconnect, a reader too slow for the bound. While stale nothing
+is kept: the reader clears the mark before it reads the log, and a script writes the log before it publishes.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Generic, Protocol, TypeVar
+
+from ..schemas.errors import BrokerUnavailable
+
+MAX_HELD = 512
+"""Messages held for a slow reader; beyond them the log is the cheaper place to keep them."""
+
+
+class Signal(Protocol):
+    """A `threading.Event` or an `asyncio.Event`."""
+
+    def set(self) -> object:
+        """There is news."""
+
+    def clear(self) -> object:
+        """The news were taken."""
+
+
+S = TypeVar("S", bound=Signal)
+
+
+class Filler(Protocol):
+    """A hub, as mailboxes see it."""
+
+    def join(self, mailbox: "Mailbox[Any]") -> None:
+        """Fill the mailbox from now on."""
+
+    def leave(self, mailbox: "Mailbox[Any]") -> None:
+        """Stop filling it."""
+
+
+@dataclass(slots=True, eq=False)
+class Mailbox(Generic[S]):
+    """One reader's live messages, bounded; filled by a hub, emptied by the reader.
+
+    Attributes:
+        channel: what it listens to.
+        news: set while there is something to take.
+    """
+
+    channel: str
+    news: S
+    _hub: Filler | None = None
+    _payloads: deque[bytes] = field(default_factory=deque)
+    _stale: bool = True
+    _closed: bool = False
+    _lock: Lock = field(default_factory=Lock)
+
+    def join(self, hub: Filler) -> None:
+        """Be filled by `hub`, if that is not so already."""
+        if self._hub is not hub:
+            self._hub = hub
+            hub.join(self)
+
+    def leave(self) -> None:
+        """Be filled no longer."""
+        if self._hub is not None:
+            self._hub.leave(self)
+
+    def put(self, payload: bytes) -> None:
+        """Deliver a message."""
+        with self._lock:
+            if len(self._payloads) >= MAX_HELD:
+                self._payloads.clear()
+                self._stale = True
+            elif not self._stale:
+                self._payloads.append(payload)
+            self.news.set()
+
+    def resync(self) -> None:
+        """Tell the reader to read the log: messages may have been missed."""
+        with self._lock:
+            self._payloads.clear()
+            self._stale = True
+            self.news.set()
+
+    def close(self) -> None:
+        """Tell the reader that nothing will come any more."""
+        with self._lock:
+            self._closed = True
+            self.news.set()
+
+    def take(self) -> list[bytes] | None:
+        """The messages since the last call, or None: read the log.
+
+        Raises:
+            BrokerUnavailable: the client was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise BrokerUnavailable("the client was closed while this job was being read")
+            self.news.clear()
+            if self._stale:
+                self._stale = False
+                return None
+            payloads = list(self._payloads)
+            self._payloads.clear()
+            return payloads
+
+
+@dataclass(slots=True)
+class _Channel:
+    mailboxes: list[Mailbox[Any]] = field(default_factory=list)
+    confirmed: bool = False
+
+
+class Board:
+    """Who listens to which channel of the Pub/Sub connection."""
+
+    def __init__(self) -> None:
+        self._channels: dict[bytes, _Channel] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._channels)
+
+    @property
+    def channels(self) -> list[bytes]:
+        """Every channel that somebody listens to."""
+        return list(self._channels)
+
+    def add(self, mailbox: Mailbox[Any]) -> bool:
+        """Add a listener; says whether its channel must be subscribed to."""
+        channel = self._channels.setdefault(mailbox.channel.encode(), _Channel())
+        channel.mailboxes.append(mailbox)
+        if channel.confirmed:
+            mailbox.resync()
+        return len(channel.mailboxes) == 1
+
+    def remove(self, mailbox: Mailbox[Any]) -> bool:
+        """Remove a listener; says whether its channel must be unsubscribed from."""
+        name = mailbox.channel.encode()
+        channel = self._channels.get(name)
+        if channel is None or mailbox not in channel.mailboxes:
+            return False
+        channel.mailboxes.remove(mailbox)
+        if channel.mailboxes:
+            return False
+        del self._channels[name]
+        return True
+
+    def route(self, reply: object) -> None:
+        """Deliver what Redis said on the connection."""
+        match reply:
+            case [b"message", bytes(name), bytes(payload)] if name in self._channels:
+                for mailbox in self._channels[name].mailboxes:
+                    mailbox.put(payload)
+            case [b"subscribe", bytes(name), _] if name in self._channels:
+                self._channels[name].confirmed = True
+                for mailbox in self._channels[name].mailboxes:
+                    mailbox.resync()
+
+    def lost(self) -> None:
+        """The connection broke: nothing is subscribed any more."""
+        for channel in self._channels.values():
+            channel.confirmed = False
+
+    def close(self) -> None:
+        """Tell every listener that nothing will come any more."""
+        for channel in self._channels.values():
+            for mailbox in channel.mailboxes:
+                mailbox.close()
+        self._channels.clear()

@@ -1,0 +1,171 @@
+"""What producers do to the queue, as operations that neither block nor await (see `steps`)."""
+
+import random
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..schemas import keys
+from ..schemas.connection import check_version
+from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobNotFound, UnknownModel
+from ..schemas.events import JobStatus, Record
+from ..schemas.job import Job
+from ..schemas.keys import Tag
+from ..schemas.scripts import Call, CancelStatus, cancel, enqueue
+from ..schemas.settings import QueueSettings
+from .steps import Batch, Read, Request, Steps, persist
+
+BATCH_JOBS = 500
+BATCH_BYTES = 4 * 2**20
+"""One pipeline carries at most this many jobs, or about this much prompt; whichever is reached first."""
+
+KNOWN_S = 60.0
+"""A model seen among the served ones is taken to be there for this long."""
+
+JobLike = Job | Mapping[str, Any]
+
+
+class Operations:
+    """The operations of one client, and what it knows of the queue. Thread-safe: fields are written whole.
+
+    Args:
+        settings: how jobs are kept.
+        check_model: refuse jobs for models that were never served here.
+        retry_s: how long an operation is tried again while the connection is lost.
+    """
+
+    def __init__(self, settings: QueueSettings, *, check_model: bool, retry_s: float) -> None:
+        self.settings = settings
+        self.retry_s = retry_s
+        self._check_model = check_model
+        self._known_until: dict[str, float] = {}
+        self._version_checked = False
+
+    def tag_of(self, job_id: str) -> Tag:
+        """The tag of a job's keys.
+
+        Raises:
+            JobNotFound: `job_id` is not the id of any job.
+        """
+        return keys.tag_of(job_id, self.settings.namespace)
+
+    def send(self, request: Request, patience_s: float | None = None) -> Steps[Any]:
+        """The reply to `request` from a Redis that is new enough, tried again for `patience_s`."""
+        patience_s = self.retry_s if patience_s is None else patience_s
+        if not self._version_checked:
+            (info,) = yield from persist(Read((("INFO", "server"),)), patience_s)
+            check_version(info)
+            self._version_checked = True
+        return (yield from persist(request, patience_s))
+
+    def enqueue(self, job: Job) -> Steps[str]:
+        """Enqueue one job; its id."""
+        call = self._call(job)
+        known = yield from self._known_models([job.model])
+        self._check_known(job.model, known)
+        job_id: str = yield from self.send(call)
+        return job_id
+
+    def enqueue_many(self, jobs: Iterable[JobLike]) -> Steps[list[str | HeadraceError]]:
+        """Enqueue jobs in pipelined batches; for each its id, or why it was refused.
+
+        Raises:
+            BrokerUnavailable: Redis was lost before any job was accepted.
+        """
+        outcomes: list[str | HeadraceError] = []
+        outage: BrokerUnavailable | None = None
+        for batch in _batches(map(_job, jobs)):
+            if outage is None:
+                try:
+                    outcomes += yield from self._enqueue_batch(batch)
+                    continue
+                except BrokerUnavailable as error:
+                    outage = error
+            outcomes += [outage] * len(batch)
+        if outage is not None and not any(isinstance(outcome, str) for outcome in outcomes):
+            raise outage
+        return outcomes
+
+    def _enqueue_batch(self, batch: list[Job | HeadraceError]) -> Steps[list[str | HeadraceError]]:
+        known = yield from self._known_models({job.model for job in batch if isinstance(job, Job)})
+        outcomes: list[str | HeadraceError] = []
+        calls: dict[int, Call[str]] = {}
+        for position, job in enumerate(batch):
+            try:
+                if isinstance(job, HeadraceError):
+                    raise job
+                self._check_known(job.model, known)
+                calls[position] = self._call(job)
+                outcomes.append("")
+            except HeadraceError as refusal:
+                outcomes.append(refusal)
+        replies = (yield from self.send(Batch(list(calls.values())))) if calls else []
+        for position, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, Exception) and not isinstance(reply, HeadraceError):
+                raise reply
+            outcomes[position] = reply
+        return outcomes
+
+    def _call(self, job: Job) -> Call[str]:
+        partition = self._partition(job)
+        tag = Tag(job.model, partition, self.settings.namespace)
+        return enqueue(tag, keys.new_job_id(job.model, partition), job, self.settings)
+
+    def _partition(self, job: Job) -> int:
+        if job.idempotency_key is None:
+            return random.randrange(self.settings.partitions)
+        # A repeated request must meet the first one's key, which lives in the same partition.
+        return zlib.crc32(f"{job.tenant}:{job.idempotency_key}".encode()) % self.settings.partitions
+
+    def _known_models(self, wanted: Iterable[str]) -> Steps[list[str]]:
+        """The models served here, read only if one of `wanted` is not known to be among them."""
+        now = time.monotonic()
+        if not self._check_model or all(self._known_until.get(model, 0.0) > now for model in wanted):
+            return list(self._known_until)
+        (names,) = yield from self.send(Read((("HKEYS", keys.models(self.settings.namespace)),)))
+        served = [name.decode() for name in names]
+        self._known_until = dict.fromkeys(served, now + KNOWN_S)
+        return served
+
+    def _check_known(self, model: str, known: list[str]) -> None:
+        if self._check_model and model not in known:
+            raise UnknownModel(model, known)
+
+    def status(self, job_id: str) -> Steps[JobStatus]:
+        """Where the job is.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        (fields,) = yield from self.send(Read((("HGETALL", self.tag_of(job_id).job(job_id)),)))
+        if not fields:
+            raise JobNotFound(job_id)
+        return Record(job_id, {name.decode(): value.decode() for name, value in fields.items()}).status()
+
+    def cancel(self, job_id: str) -> Steps[CancelStatus]:
+        """Ask for the job's end."""
+        status: CancelStatus = yield from self.send(cancel(self.tag_of(job_id), job_id))
+        return status
+
+
+def _job(item: JobLike) -> Job | HeadraceError:
+    if isinstance(item, Job):
+        return item
+    try:
+        return Job.make(**item)
+    except InvalidJob as error:
+        return error
+
+
+def _batches(items: Iterator[Job | HeadraceError]) -> Iterator[list[Job | HeadraceError]]:
+    batch: list[Job | HeadraceError] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += item.prompt_bytes + 8 * len(item.prompt_token_ids or ()) if isinstance(item, Job) else 0
+        if len(batch) == BATCH_JOBS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

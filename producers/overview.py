@@ -1,0 +1,192 @@
+"""What is served, what waits and who works: behind `client.models()`, `queues()` and `workers()`."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from ..schemas import keys
+from ..schemas.job import JobClass
+from ..schemas.keys import Tag
+from .operations import Operations
+from .steps import Read, Steps
+
+
+class _Info(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ModelInfo(_Info):
+    """A model that some worker has served here.
+
+    Attributes:
+        id: the name to enqueue to.
+        context_tokens: the longest prompt and output together.
+        parameters: how many weights it has.
+        dtype: of its weights.
+    """
+
+    id: str
+    context_tokens: int | None = None
+    parameters: int | None = None
+    dtype: str | None = None
+
+
+class QueueInfo(_Info):
+    """The jobs of one model, class and tenant.
+
+    Attributes:
+        depth: jobs waiting, those on their way to another worker included.
+        bytes: size of the waiting jobs.
+        running: jobs that a worker has now.
+    """
+
+    model: str
+    job_class: JobClass
+    tenant: str
+    depth: int = 0
+    bytes: int = 0
+    running: int = 0
+
+
+class WorkerInfo(_Info):
+    """An engine process that has been heard of within the last minute.
+
+    Attributes:
+        model: the served name of its model.
+        pages_total: KV pages it has.
+        pages_free: KV pages that no job holds.
+        running: jobs in its batch.
+        waiting: jobs it has claimed that are not in the batch yet.
+        heartbeat_ms: when it was last heard of, in ms since the epoch by Redis's clock.
+    """
+
+    id: str
+    model: str
+    pages_total: int = 0
+    pages_free: int = 0
+    running: int = 0
+    waiting: int = 0
+    max_batch_size: int = 0
+    pid: int = 0
+    heartbeat_ms: int = 0
+
+
+def read_models(operations: Operations) -> Steps[list[ModelInfo]]:
+    """Every model ever served here, by name."""
+    (known,) = yield from operations.send(Read((("HGETALL", keys.models(operations.settings.namespace)),)))
+    return [ModelInfo(**{"id": name.decode(), **json.loads(facts)}) for name, facts in sorted(known.items())]
+
+
+def read_workers(operations: Operations) -> Steps[list[WorkerInfo]]:
+    """The workers of every model served here."""
+    tags = yield from _tags(operations)
+    listed = yield from operations.send(Read([("ZRANGE", tag.workers, 0, -1, "WITHSCORES") for tag in tags]))
+    found = [
+        (tag, worker_id.decode(), int(heartbeat_ms))
+        for tag, members in zip(tags, listed, strict=True)
+        for worker_id, heartbeat_ms in members
+    ]
+    facts = yield from operations.send(Read([("HGETALL", tag.worker(name)) for tag, name, _ in found]))
+    workers = {  # a worker serves all partitions of its model and is listed in each
+        name: WorkerInfo(
+            id=name,
+            heartbeat_ms=heartbeat_ms,
+            **{key.decode(): value.decode() for key, value in said.items()},
+        )
+        for (_, name, heartbeat_ms), said in zip(found, facts, strict=True)
+        if said
+    }
+    return [workers[name] for name in sorted(workers)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    model: str
+    job_class: JobClass
+    tenant: str
+
+
+def read_queues(operations: Operations) -> Steps[list[QueueInfo]]:
+    """The queues with waiting or running jobs, of every model served here."""
+    tags = yield from _tags(operations)
+    depth: Counter[_Lane] = Counter()
+    size: Counter[_Lane] = Counter()
+    running: Counter[_Lane] = Counter()
+    for tag in tags:
+        yield from _read_tag(operations, tag, depth, size, running)
+    lanes = sorted(
+        {lane for counter in (depth, running) for lane, count in counter.items() if count > 0},
+        key=lambda lane: (lane.model, list(JobClass).index(lane.job_class), lane.tenant),
+    )
+    return [
+        QueueInfo(
+            model=lane.model,
+            job_class=lane.job_class,
+            tenant=lane.tenant,
+            depth=depth[lane],
+            bytes=size[lane],
+            running=running[lane],
+        )
+        for lane in lanes
+    ]
+
+
+def _read_tag(
+    operations: Operations,
+    tag: Tag,
+    depth: "Counter[_Lane]",
+    size: "Counter[_Lane]",
+    running: "Counter[_Lane]",
+) -> Steps[None]:
+    """Count one partition. A lane's stream holds its waiting jobs and those running from it."""
+    replies = yield from operations.send(
+        Read(
+            (
+                ("HGETALL", tag.queued_bytes),
+                ("ZRANGE", tag.leases, 0, -1),
+                ("XRANGE", tag.retry, "-", "+"),
+                ("XRANGE", tag.suspects, "-", "+"),
+                *(("ZRANGE", tag.backlog(job_class), 0, -1) for job_class in JobClass),
+            )
+        )
+    )
+    queued_bytes, leased, retry, suspects, *backlogs = replies
+    for field, count in queued_bytes.items():
+        job_class, _, tenant = field.decode().partition(":")
+        size[_Lane(tag.model, JobClass(job_class), tenant)] += int(count)
+    lanes = {
+        _Lane(tag.model, job_class, tenant.decode())
+        for job_class, tenants in zip(JobClass, backlogs, strict=True)
+        for tenant in tenants
+    }
+    ids = {name.decode() for name in leased} | {
+        fields[b"job"].decode() for _, fields in (*retry, *suspects) if b"job" in fields
+    }
+    records = yield from operations.send(
+        Read([("HMGET", tag.job(job_id), "state", "class", "tenant", "stream") for job_id in ids])
+    )
+    for state, job_class, tenant, stream in records:
+        if state not in {b"queued", b"running"}:
+            continue
+        lane = _Lane(tag.model, JobClass(job_class.decode()), tenant.decode())
+        lanes.add(lane)
+        in_lane = stream is not None and stream.decode() == tag.lane(lane.job_class, lane.tenant)
+        (running if state == b"running" else depth)[lane] += 1
+        depth[lane] -= in_lane
+    lengths = yield from operations.send(
+        Read([("XLEN", tag.lane(lane.job_class, lane.tenant)) for lane in lanes])
+    )
+    for lane, length in zip(lanes, lengths, strict=True):
+        depth[lane] += length
+
+
+def _tags(operations: Operations) -> Steps[list[Tag]]:
+    settings = operations.settings
+    (names,) = yield from operations.send(Read((("HKEYS", keys.models(settings.namespace)),)))
+    return [
+        Tag(name.decode(), partition, settings.namespace)
+        for name in sorted(names)
+        for partition in range(settings.partitions)
+    ]

@@ -1,0 +1,216 @@
+"""What `Client` and `AsyncClient` have in common: their settings and the signature of `enqueue`."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, Self, TypeVar
+
+from ..schemas.errors import HeadraceError, JobsRefused
+from ..schemas.job import Job, JobClass, Webhook
+from ..schemas.keys import NAMESPACE
+from ..schemas.settings import Limits, QueueSettings
+from .operations import Operations
+
+DEFAULT_URL = "redis://localhost:6379/0"
+
+MAX_CONNECTIONS = 16
+"""Requests that one client has under way at once, so that a thousand streams that come back to life together
+don't open a thousand connections."""
+
+Enqueued = TypeVar("Enqueued")
+C = TypeVar("C")
+H = TypeVar("H")
+
+
+class Producer(ABC, Generic[Enqueued]):
+    """The settings of a client and `enqueue`, which gives an `Enqueued`: a handle, or one to be awaited."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        namespace: str = NAMESPACE,
+        partitions: int = 1,
+        retention_s: float = 86_400.0,
+        idempotency_s: float = 86_400.0,
+        limits: Limits | None = None,
+        check_model: bool = True,
+        retry_s: float = 5.0,
+    ) -> None:
+        """Nothing is sent before the first call.
+
+        Args:
+            url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`.
+            namespace: the first part of every key; the same for all producers and workers.
+            partitions: queues that a model's jobs are spread over; the same for all producers and workers.
+            retention_s: how long an ended job stays readable.
+            idempotency_s: how long an idempotency key is remembered.
+            limits: the largest job, and how much one class of one tenant may queue.
+            check_model: refuse jobs for a model that no worker has ever served here.
+            retry_s: how long a call is tried again while the connection to Redis is lost.
+
+        Raises:
+            ValueError: a setting is out of its range.
+            BrokerUnavailable: `url` is not a Redis URL.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", namespace):
+            raise ValueError(f"namespace = {namespace!r}: must be 1 to 32 letters, digits or _ . -")
+        for name, value in (
+            ("partitions", partitions),
+            ("retention_s", retention_s),
+            ("idempotency_s", idempotency_s),
+        ):
+            if not value > 0:
+                raise ValueError(f"{name} = {value!r}: must be above 0")
+        settings = QueueSettings(
+            namespace=namespace,
+            partitions=partitions,
+            retention_s=retention_s,
+            idempotency_s=idempotency_s,
+            limits=limits or Limits(),
+        )
+        self._operations = Operations(settings, check_model=check_model, retry_s=retry_s)
+        self._connect(url)
+
+    @abstractmethod
+    def _connect(self, url: str) -> None: ...
+
+    @classmethod
+    def from_env(cls, url: str | None = None, *, check_model: bool = True, retry_s: float = 5.0) -> Self:
+        """A client with the settings of `HEADRACE_*` variables and `headrace.toml`; `url` goes before them.
+
+        Raises:
+            BadSetting: naming the first setting that is wrong.
+        """
+        from ..schemas.config import CommonSettings  # not needed by the client itself, and slow to import
+
+        settings = CommonSettings.load(redis_url=url)
+        return cls(
+            settings.redis_url,
+            namespace=settings.namespace,
+            partitions=settings.partitions,
+            retention_s=settings.retention_s,
+            idempotency_s=settings.idempotency_s,
+            limits=settings.queue.limits,
+            check_model=check_model,
+            retry_s=retry_s,
+        )
+
+    def enqueue(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        prompt_token_ids: Sequence[int] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        max_tokens: int = 256,
+        min_tokens: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        logit_bias: Mapping[int, float] | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        logprobs: int | None = None,
+        response_format: Literal["text"] | None = None,
+        n: Literal[1] = 1,
+        job_class: JobClass | Literal["interactive", "standard", "batch"] = JobClass.STANDARD,
+        tenant: str = "default",
+        idempotency_key: str | None = None,
+        delay_s: float = 0.0,
+        deadline_s: float | None = None,
+        max_attempts: int = 3,
+        webhook: Webhook | None = None,
+        stream: bool = True,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Enqueued:
+        """Enqueue one generation job and return a handle to it.
+
+        Exactly one of `prompt`, `messages` and `prompt_token_ids` is given. An argument that is None was not
+        given. When the connection is lost the call is repeated for up to the client's `retry_s`; the job is
+        still enqueued once.
+
+        Args:
+            prompt: text to go on from, as it is.
+            model: the served name of the model; see `client.models()`.
+            messages: a chat, `[{"role": ..., "content": ...}]`, formatted by the model's chat template.
+            prompt_token_ids: a prompt that is tokens already.
+            tools: function definitions, handed to the chat template.
+            max_tokens: most tokens to generate; generation also ends where the model's context is full.
+            min_tokens: no end of text, stop token or stop string before this many tokens.
+            temperature: 0 is greedy; 1 samples from the model's distribution.
+            top_p: sample from the most likely tokens that together have this probability.
+            top_k: sample from this many most likely tokens; 0 from all.
+            min_p: sample from tokens at least this likely, relative to the most likely one.
+            presence_penalty: subtracted from the logits of tokens that were generated before.
+            frequency_penalty: the same, times how often.
+            repetition_penalty: divides the logits of tokens seen before; 1 does nothing.
+            logit_bias: added to the logits of these token ids.
+            seed: the same seed gives the same tokens; without one it follows from the job's id.
+            stop: strings that end the text; they are not part of it.
+            stop_token_ids: tokens that end the text.
+            ignore_eos: go on after the model's end-of-text token.
+            logprobs: give log-probabilities, and those of this many most likely tokens.
+            response_format: "text" is what there is.
+            n: 1; use `enqueue_many` for several answers.
+            job_class: "interactive" goes before "standard" before "batch".
+            tenant: whose job it is; tenants share the workers fairly.
+            idempotency_key: a second job with the same key and body is the first one.
+            delay_s: not before this many seconds from now.
+            deadline_s: the job expires when it has not ended within this many seconds.
+            max_attempts: how often a worker may die over this job before it counts as failed.
+            webhook: who to tell of the job's start and end.
+            stream: False when nobody will read the stream: it is then written less often.
+            metadata: returned with the job's status.
+
+        Raises:
+            InvalidJob: an argument is out of its range, or the job is too large.
+            UnknownModel: no worker has ever served that model here.
+            QueueFull: the tenant's queue is at its limit; see `retry_after_s`.
+            IdempotencyConflict: the idempotency key was used with another body.
+            BrokerUnavailable: Redis can't be reached, refuses, or is too old.
+        """
+        arguments = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        return self._enqueue(Job.make(**arguments))
+
+    @abstractmethod
+    def _enqueue(self, job: Job) -> Enqueued: ...
+
+
+class Handle(Generic[C]):
+    """A job by its id, and the client to ask about it."""
+
+    __slots__ = ("_client", "id")
+
+    def __init__(self, client: C, job_id: str) -> None:
+        self._client = client
+        self.id = job_id
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Handle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+def handles(outcomes: list[str | HeadraceError], handle: Callable[[str], H]) -> list[H]:
+    """The handles of enqueued jobs.
+
+    Raises:
+        JobsRefused: some were not enqueued.
+    """
+    made = [handle(outcome) if isinstance(outcome, str) else outcome for outcome in outcomes]
+    accepted = [outcome for outcome in made if not isinstance(outcome, HeadraceError)]
+    if len(accepted) < len(made):
+        raise JobsRefused(made)
+    return accepted

@@ -1,0 +1,258 @@
+"""Reading one job: its stream from any token offset, and its result.
+
+Live messages and the durable log carry the same chunks, and each says which tokens it holds; a `Cursor`
+takes every token once and in order from either. The log is read first, at every gap, and after every doubt
+(see `mailbox`); between that the reader waits, and looks at the log by itself after a while of silence, so
+that no lost message can make it wait for ever.
+"""
+
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..schemas.errors import (
+    HeadraceError,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    ResultTimeout,
+    StreamReset,
+)
+from ..schemas.events import Chunk, End, Event, JobError, JobResult, JobState, Record, parse_event
+from ..schemas.keys import Tag
+from .mailbox import Mailbox, S, Signal
+from .operations import Operations
+from .steps import Listen, Read, Steps
+
+LOG_PAGE = 1000
+"""Log entries read at once; bounds memory and how long one reader holds Redis up."""
+
+OUTAGE_S = 120.0
+"""A reader bears that Redis is away for this long."""
+
+SILENCE_S = 5.0
+MAX_SILENCE_S = 30.0
+"""A reader that hears nothing looks at the log after this long; less often the longer nothing happens."""
+
+_RESULT_FIELDS = (
+    "state",
+    "result",
+    "error",
+    "attempts",
+    "worker",
+    "enqueued_ms",
+    "started_ms",
+    "first_token_ms",
+    "finished_ms",
+)
+
+
+class Gap(Exception):
+    """The event does not follow on what was seen: one before it was missed."""
+
+
+@dataclass(slots=True)
+class Cursor:
+    """What one reader has seen of a stream.
+
+    Attributes:
+        seen: tokens seen; nothing at or before this offset is delivered.
+        end: the end marker, once seen.
+    """
+
+    job_id: str
+    seen: int
+    end: End | None = None
+    _delivered: bool = False
+
+    def take(self, event: Event) -> Chunk | None:
+        """The part of `event` that is new, as a chunk.
+
+        Raises:
+            Gap: tokens before it were missed.
+            StreamReset: it begins before, or ends at, less than what was delivered already.
+        """
+        if isinstance(event, End):
+            self._check_follows(event.offset)
+            self.end = event
+            return Chunk(offset=event.offset, text=event.text) if event.text else None
+        if event.offset <= self.seen:
+            return None
+        cut = self.seen - event.start
+        if cut > 0 and not self._delivered:
+            event = _without_first(event, cut)
+        self._check_follows(event.start)
+        self.seen, self._delivered = event.offset, True
+        return event
+
+    def take_all(self, payloads: Iterable[bytes]) -> tuple[list[Chunk], Gap | StreamReset | None]:
+        """What is new in log entries or messages, up to the first that can't be taken, and why it can't."""
+        chunks: list[Chunk] = []
+        for payload in payloads:
+            try:
+                chunk = self.take(parse_event(payload))
+            except (Gap, StreamReset) as obstacle:
+                return chunks, obstacle
+            if chunk is not None:
+                chunks.append(chunk)
+        return chunks, None
+
+    def _check_follows(self, start: int) -> None:
+        if start > self.seen:
+            raise Gap
+        if start < self.seen:
+            raise StreamReset(self.job_id, self.seen, start)
+
+
+def _without_first(chunk: Chunk, count: int) -> Chunk:
+    logprobs = None if chunk.logprobs is None else chunk.logprobs[count:]
+    return chunk.model_copy(update={"token_ids": chunk.token_ids[count:], "logprobs": logprobs})
+
+
+@dataclass(slots=True)
+class _Silence:
+    """How long to wait for news before looking at the log."""
+
+    wait_s: float = SILENCE_S
+
+    def next_s(self) -> float:
+        wait_s = self.wait_s * random.uniform(0.8, 1.2)
+        self.wait_s = min(2 * self.wait_s, MAX_SILENCE_S)
+        return wait_s
+
+    def broken(self) -> None:
+        self.wait_s = SILENCE_S
+
+
+@dataclass(slots=True)
+class StreamReader:
+    """One stream, a handful of chunks at a time."""
+
+    operations: Operations
+    tag: Tag
+    mailbox: Mailbox[Any]
+    cursor: Cursor
+    _failure: HeadraceError | None = None
+    _silence: _Silence = field(default_factory=_Silence)
+
+    def read(self) -> Steps[list[Chunk] | None]:
+        """The next chunks, or None after the end of a job that succeeded.
+
+        Raises:
+            JobFailed, JobCancelled, JobExpired: after the last chunk, when the job ended so.
+            JobNotFound, StreamReset, BrokerUnavailable: see `JobHandle.stream`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self.cursor.end is not None:
+            raise_unless_succeeded(self.cursor.job_id, self.cursor.end.end, self.cursor.end.error)
+            return None
+        while True:
+            payloads = self.mailbox.take()
+            chunks = (yield from self._from_log()) if payloads is None else self._live(payloads)
+            if chunks or self.cursor.end or self._failure:
+                self._silence.broken()
+                return chunks
+            if not (yield Listen(self.mailbox, self._silence.next_s())):
+                self.mailbox.resync()
+
+    def _live(self, payloads: list[bytes]) -> list[Chunk]:
+        chunks, obstacle = self.cursor.take_all(payloads)
+        if isinstance(obstacle, Gap):
+            self.mailbox.resync()
+        else:
+            self._failure = obstacle
+        return chunks
+
+    def _from_log(self) -> Steps[list[Chunk]]:
+        job_id, seen = self.cursor.job_id, self.cursor.seen
+        # The record first: the log read after it is then at least as new, and a terminal record has its end.
+        record = ("HMGET", self.tag.job(job_id), "state", "offset")
+        log = ("XRANGE", self.tag.out(job_id), f"({seen}-0", "+", "COUNT", LOG_PAGE)
+        (state, offset), entries = yield from self.operations.send(Read((record, log)), OUTAGE_S)
+        if state is None:
+            raise JobNotFound(job_id)
+        if int(offset or 0) < seen:
+            raise StreamReset(job_id, seen, int(offset or 0))
+        chunks, obstacle = self.cursor.take_all(fields[b"event"] for _, fields in entries)
+        whole = len(entries) < LOG_PAGE
+        if isinstance(obstacle, StreamReset):
+            self._failure = obstacle
+        elif obstacle or (whole and not self.cursor.end and JobState(state.decode()).terminal):
+            self._failure = HeadraceError(
+                f"the token log of job {job_id} misses what follows token {self.cursor.seen}: it was changed "
+                "from outside; job.result() has the output as its worker wrote it at the end"
+            )
+        elif not whole:
+            self.mailbox.resync()
+        return chunks
+
+
+def stream_reader(operations: Operations, job_id: str, from_offset: int, news: Signal) -> StreamReader:
+    """A reader of the job's stream from token `from_offset`, woken by `news`.
+
+    Raises:
+        ValueError: a negative offset.
+    """
+    if from_offset < 0:
+        raise ValueError(f"from_offset = {from_offset}: must be 0 or more")
+    tag = operations.tag_of(job_id)
+    return StreamReader(operations, tag, Mailbox(tag.chan(job_id), news), Cursor(job_id, from_offset))
+
+
+def result_mailbox(operations: Operations, job_id: str, news: S) -> Mailbox[S]:
+    """The mailbox for `read_result`."""
+    return Mailbox(operations.tag_of(job_id).chan(job_id), news)
+
+
+def read_result(
+    operations: Operations, job_id: str, mailbox: Mailbox[Any], timeout_s: float | None
+) -> Steps[JobResult]:
+    """The result of a job, once it has ended.
+
+    Raises:
+        ResultTimeout: it has not ended within `timeout_s`.
+        JobFailed, JobCancelled, JobExpired: it ended so.
+        JobNotFound, BrokerUnavailable: see `JobHandle.result`.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    job, silence = operations.tag_of(job_id).job(job_id), _Silence()
+    while True:
+        payloads = mailbox.take()
+        if payloads is None or any(isinstance(parse_event(payload), End) for payload in payloads):
+            left_s = OUTAGE_S if deadline is None else max(0.0, deadline - time.monotonic())
+            values = yield from operations.send(
+                Read((("HMGET", job, *_RESULT_FIELDS),)), min(left_s, OUTAGE_S)
+            )
+            record = Record(job_id, _present(_RESULT_FIELDS, values[0]))
+            if "state" not in record.fields:
+                raise JobNotFound(job_id)
+            if record.state.terminal:
+                raise_unless_succeeded(job_id, record.state, record.error)
+                return record.result()
+        wait_s = silence.next_s()
+        if deadline is not None:
+            wait_s = min(wait_s, deadline - time.monotonic())
+            if wait_s <= 0:
+                raise ResultTimeout(job_id, timeout_s or 0.0)
+        if (yield Listen(mailbox, wait_s)):
+            silence.broken()
+        else:
+            mailbox.resync()
+
+
+def _present(names: tuple[str, ...], values: list[bytes | None]) -> dict[str, str]:
+    return {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def raise_unless_succeeded(job_id: str, state: JobState, error: JobError | None) -> None:
+    match state:
+        case JobState.FAILED:
+            raise JobFailed(job_id, *(error.code, error.message) if error else ("unknown", "no reason given"))
+        case JobState.CANCELLED:
+            raise JobCancelled(job_id)
+        case JobState.EXPIRED:
+            raise JobExpired(job_id)

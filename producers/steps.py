@@ -1,0 +1,128 @@
+"""Operations on the queue as generators: what to ask next, whoever does the asking.
+
+An operation yields requests and is sent their replies, so that it is written once: `drive` performs the
+requests with blocking calls, `drive_async` with awaited ones. A lost connection is thrown into the operation,
+which decides whether asking again is safe.
+"""
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from redis.exceptions import AuthenticationError, AuthorizationError, MaxConnectionsError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ..schemas.errors import BrokerUnavailable
+from ..schemas.scripts import Call
+from .mailbox import Mailbox
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Scripts in one round trip; the reply has each one's result, or the exception in its place."""
+
+    calls: Sequence[Call[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Commands that change nothing, in one round trip; the reply has theirs, in order."""
+
+    commands: Sequence[tuple[str | int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let time pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Wait for news in the mailbox; the reply says whether there are any."""
+
+    mailbox: Mailbox[Any]
+    seconds: float
+
+
+Request = Call[Any] | Batch | Read | Pause | Listen
+Steps = Generator[Request, Any, T]
+
+
+def drive(steps: Steps[T], perform: Callable[[Request], Any]) -> T:
+    """Run an operation to its end with blocking calls."""
+    try:
+        request = next(steps)
+        while True:
+            try:
+                reply = perform(request)
+            except BrokerUnavailable as error:
+                request = steps.throw(error)
+            else:
+                request = steps.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def drive_async(steps: Steps[T], perform: Callable[[Request], Awaitable[Any]]) -> T:
+    """`drive` for asyncio."""
+    try:
+        request = next(steps)
+        while True:
+            try:
+                reply = await perform(request)
+            except BrokerUnavailable as error:
+                request = steps.throw(error)
+            else:
+                request = steps.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+class Backoff:
+    """Growing pauses between tries, jittered so that many clients don't come back in step."""
+
+    def __init__(self, first_s: float = 0.05, most_s: float = 2.0) -> None:
+        self._first_s, self._most_s = first_s, most_s
+        self._next_s = first_s
+
+    def next_s(self) -> float:
+        """The pause before the next try."""
+        pause_s = self._next_s * random.uniform(0.5, 1.0)
+        self._next_s = min(2 * self._next_s, self._most_s)
+        return pause_s
+
+    def reset(self) -> None:
+        """It worked: begin with short pauses again."""
+        self._next_s = self._first_s
+
+
+def persist(request: Request, patience_s: float) -> Steps[Any]:
+    """The reply to `request`, asked again while the connection is lost, for at most `patience_s`.
+
+    Every read and every script may be sent twice: the protocol makes the second a no-op.
+    """
+    deadline, backoff = time.monotonic() + patience_s, Backoff()
+    while True:
+        try:
+            return (yield request)
+        except BrokerUnavailable as error:
+            pause_s = backoff.next_s()
+            if not _lost(error) or time.monotonic() + pause_s > deadline:
+                raise
+            yield Pause(pause_s)
+
+
+def _lost(error: BrokerUnavailable) -> bool:
+    """Whether the connection broke or could not be made, rather than Redis refusing."""
+    cause = error.__cause__
+    refused = isinstance(cause, AuthenticationError | AuthorizationError | MaxConnectionsError)
+    return isinstance(cause, RedisConnectionError | RedisTimeoutError) and not refused
