@@ -69,6 +69,7 @@ class Sampler:
             ends = {*params.stop_token_ids, *(() if params.ignore_eos else self._eos)}
             self._ends[row] = torch.tensor(sorted(ends), dtype=torch.int64, device=self._device)
 
+    @torch.inference_mode()
     def sample(self, logits: Tensor, rows: NDArray[np.int64], batch: Batch) -> Sampled:
         """The next token of each of `rows`, from float32 logits [S, V] (which are used up)."""
         wanted = self._logprobs[rows]
