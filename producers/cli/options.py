@@ -1,0 +1,47 @@
+"""Options and output that several commands share."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+RedisUrl = Annotated[
+    str | None, typer.Option("--redis", metavar="URL", help="Redis URL (HEADRACE_REDIS_URL).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def show(rows: Sequence[BaseModel], columns: dict[str, str], empty: str, *, as_json: bool) -> None:
+    """Print a list: a table on a terminal, tab-separated lines elsewhere, or JSON.
+
+    `columns` has the headings by field name; `empty` says on a terminal that there is nothing.
+    """
+    if as_json:
+        typer.echo(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
+        return
+    cells = [
+        ["" if (value := getattr(row, name)) is None else str(value) for name in columns] for row in rows
+    ]
+    if not sys.stdout.isatty():
+        for line in ([*columns.values()], *cells):
+            typer.echo("\t".join(line))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        typer.echo(empty)
+        return
+    table = Table(box=None, header_style="bold")
+    for heading in columns.values():
+        table.add_column(heading)
+    for line in cells:
+        table.add_row(*line)
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)

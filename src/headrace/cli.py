@@ -1,0 +1,69 @@
+"""The `headrace` command. Each group of commands is a module with `register(app)`, imported when needed."""
+
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from . import __version__
+
+_GROUPS = {
+    "headrace.producers.cli.jobs": ("enqueue", "tail", "status", "cancel"),
+    "headrace.producers.cli.batch": ("batch",),
+    "headrace.producers.cli.lists": ("models", "queues", "workers"),
+    "headrace.workers.cli": ("worker",),
+    "headrace.local_cli": ("up", "demo"),
+    "headrace.config_cli": ("config",),
+}
+
+
+def build(arguments: list[str]) -> typer.Typer:
+    """The command line with the group that `arguments` ask for; with all of them for help and for typos."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_root)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    homes = [home for home, commands in _GROUPS.items() if wanted in commands] or list(_GROUPS)
+    for home in homes:
+        import_module(home).register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line; an error is one sentence on stderr and exit status 1 (2 for wrong usage)."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print(f"headrace {__version__}")
+        return
+    try:
+        build(arguments)(args=arguments, prog_name="headrace")
+    except Exception as error:
+        from .schemas.config import BadSetting
+        from .schemas.errors import BrokerUnavailable, HeadraceError
+
+        if not isinstance(error, HeadraceError | BadSetting):
+            raise
+        hint = " (which Redis: --redis or HEADRACE_REDIS_URL)" if isinstance(error, BrokerUnavailable) else ""
+        print(f"headrace: {error}{hint}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headrace {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Durable LLM generation behind a queue.
+
+    Settings come from options, then HEADRACE_* variables, then headrace.toml.
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""`headrace config`: the effective settings, and where each came from."""
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import typer
+
+from .producers.cli.options import AsJson, RedisUrl
+from .schemas.config import ENV_PREFIX, config_file
+from .schemas.connection import without_password
+from .workers.settings import WorkerSettings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("config")(config)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One effective setting; `source` is where its value came from."""
+
+    name: str
+    value: Any
+    source: str
+
+
+def config(redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Print the effective settings and where each came from; passwords are masked."""
+    settings = list(effective_settings(redis))
+    if as_json:
+        typer.echo(json.dumps([asdict(setting) for setting in settings], indent=2))
+        return
+    width = max(len(setting.name) for setting in settings)
+    for setting in settings:
+        value = "" if setting.value is None else json.dumps(setting.value)
+        typer.echo(f"{setting.name:<{width}}  {value:<40}  {setting.source}")
+    for name in sorted(_in_file().keys() - WorkerSettings.model_fields.keys()):
+        typer.echo(f"headrace: {config_file()} sets {name}, which is no setting", err=True)
+
+
+def effective_settings(redis: str | None) -> Iterator[Setting]:
+    """Every setting as a worker started here and now would have it.
+
+    Raises:
+        BadSetting: naming the first setting that is wrong.
+    """
+    loaded = WorkerSettings.load(redis_url=redis).model_dump(mode="json")
+    in_environment = {name.lower() for name in os.environ}
+    in_file = _in_file()
+    for name, value in loaded.items():
+        variable = f"{ENV_PREFIX}{name.upper()}"
+        if name == "redis_url" and redis is not None:
+            source = "--redis"
+        elif variable.lower() in in_environment:
+            source = variable
+        elif name in in_file:
+            source = str(config_file())
+        else:
+            source = "default"
+        yield Setting(name, without_password(value) if name == "redis_url" else value, source)
+
+
+def _in_file() -> dict[str, Any]:
+    path = config_file()
+    return tomllib.loads(path.read_text()) if path.exists() else {}
