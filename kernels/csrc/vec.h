@@ -5,6 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 constexpr int kLanes = 16;
 
@@ -66,6 +69,9 @@ HR_INLINE f32v widen_f16(u16v x) {
 
 // Rounds to nearest, ties to even, as torch does.
 HR_INLINE u16v narrow_bf16(f32v x) {
+#if defined(__AVX512BF16__)
+    return (u16v)_mm512_cvtneps_pbh((__m512)x);
+#endif
     u32v bits = as_bits(x);
     u32v rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return __builtin_convertvector(select((i32v)(x == x), rounded, (bits >> 16) | 0x40), u16v);
@@ -93,9 +99,8 @@ HR_INLINE void store(F16* p, f32v x) { *(u16v*)p = narrow_f16(x); }
 template <typename T>
 HR_INLINE f32v load(const T* p, int n) {
     if (n >= kLanes) return load(p);
-    T whole[kLanes];
-    memset(whole, 0, sizeof whole);
-    memcpy(whole, p, n * sizeof(T));
+    T whole[kLanes] = {};
+    if (n > 0) memcpy(whole, p, n * sizeof(T));
     return load(whole);
 }
 template <typename T>
@@ -112,6 +117,19 @@ HR_INLINE f32v rounded(f32v x) {
     T narrow[kLanes];
     store(narrow, x);
     return load(narrow);
+}
+
+// Four perfect shuffles of sixteen rows of sixteen lanes are a transposition.
+HR_INLINE void transpose(f32v* x) {
+    for (int round = 0; round < 4; round++) {
+        f32v y[kLanes];
+        for (int i = 0; i < kLanes / 2; i++) {
+            f32v a = x[i], b = x[i + kLanes / 2];
+            y[2 * i] = HR_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            y[2 * i + 1] = HR_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        }
+        for (int i = 0; i < kLanes; i++) x[i] = y[i];
+    }
 }
 
 // 2^x = scale + scale * rest with scale = 2^round(x), for x from -126 to 127; within 2e-8 relative.

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import Tensor
 
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, torch.float64: 1e-12}
+TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, torch.float64: 1e-12}
 
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    """Every torch.empty is filled with NaN, so that an element a kernel forgets is seen."""
+    """Every torch.empty is filled with NaN, so that an element a kernel forgets is seen. One thread."""
     torch.use_deterministic_algorithms(True)
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     assert torch.empty(3).isnan().all()
     assert torch.empty(3).new_empty(2, 2).isnan().all()
     yield

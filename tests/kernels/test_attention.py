@@ -85,6 +85,15 @@ def test_a_row_does_not_depend_on_chunking_or_neighbours(dtype, paged_batch):
             assert torch.equal(part, expected[rows])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_number_of_threads_gives_the_same_bits(dtype, paged_batch):
+    batch = paged_batch([*MIXED, (300, 300)], dtype=dtype)
+    expected = paged_attention(*batch.args(), scale=0.125)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(paged_attention(*batch.args(), scale=0.125), expected)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_large_scores_stay_finite(path, paged_batch, assert_near):
     batch = paged_batch([(9, 80), (1, 70)])

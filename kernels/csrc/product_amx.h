@@ -1,0 +1,122 @@
+// The products of attention.cpp on AMX tiles: bfloat16 operands, float32 sums.
+//
+// A tile is 16 rows of 64 bytes. The right-hand operand holds pairs of depth side by side: element (k, n) lies
+// at row k / 2, pair n, half k % 2. Weights are rounded to bfloat16 for p·v, as every bfloat16 attention does.
+#pragma once
+
+#include "vec.h"
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct AmxProduct {
+    using Operand = BF16;
+    static constexpr int kBlock = 128;
+    static constexpr int kStep = 32;
+    static constexpr int kRowStep = 16;
+
+    // The kernel gives a process the tile registers only when it asks for them.
+    static bool usable() {
+        static const bool granted = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0;
+        return granted;
+    }
+
+    // Eight full tiles, configured for the calling thread. oneDNN sets its own before each of its kernels.
+    struct Session {
+        Session() {
+            struct {
+                uint8_t palette = 1, start_row = 0, reserved[14] = {};
+                uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+                uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+            } config;
+            _tile_loadconfig(&config);
+        }
+        ~Session() { _tile_release(); }
+    };
+
+    // Pairs of head elements are transposed as 32-bit lanes.
+    static void pack_keys(const BF16* const* rows, int t, int dim, int width, BF16* keys) {
+        for (int d = 0; d < width; d += kStep) {
+            f32v x[kLanes];
+            for (int i = 0; i < kLanes; i++) x[i] = load_pairs(rows[i] + d, dim - d);
+            transpose(x);
+            for (int i = 0; i < kLanes; i++) store((float*)keys + (d / 2 + i) * kBlock + t, x[i]);
+        }
+    }
+
+    static void pack_values(const BF16* const* rows, int t, int dim, int width, BF16* values) {
+        for (int i = 0; i < kLanes; i += 2)
+            for (int d = 0; d < width; d += kLanes) {
+                // A widened bfloat16 is its bits in the upper half.
+                u32v low = as_bits(load(rows[i] + d, dim - d)) >> 16;
+                u32v high = as_bits(load(rows[i + 1] + d, dim - d));
+                store((float*)values + (t + i) / 2 * width + d, as_float(low | high));
+            }
+    }
+
+    // C[rows][columns] (+)= A[rows][depth] · B[depth][columns]: rows in sixteens, the others in thirty-twos.
+    // Strides count elements; ldb is a row of pairs.
+    static void multiply(int rows, int columns, int depth, const BF16* a, int lda, const BF16* b, int ldb, float* c,
+                         int ldc, bool accumulate) {
+        for (int r = 0; r < rows; r += 32)
+            for (int n = 0; n < columns; n += 32) {
+                const BF16* at = a + r * lda;
+                const BF16* bt = b + 2 * n;
+                float* ct = c + r * ldc + n;
+                if (rows - r > 16) tile<2>(depth, at, lda, bt, ldb, ct, ldc, accumulate);
+                else tile<1>(depth, at, lda, bt, ldb, ct, ldc, accumulate);
+            }
+    }
+
+  private:
+    static f32v load_pairs(const BF16* p, int n) {
+        if (n >= kStep) return load((const float*)p);
+        BF16 whole[kStep] = {};
+        if (n > 0) memcpy(whole, p, n * sizeof(BF16));
+        return load((const float*)whole);
+    }
+
+    // R x 2 tiles of C: 0, 1 above 2, 3; A in 4, 5; B in 6, 7.
+    template <int R>
+    static void tile(int depth, const BF16* a, int lda, const BF16* b, int ldb, float* c, int ldc, bool accumulate) {
+        const int a_bytes = lda * 2, b_bytes = ldb * 4, c_bytes = ldc * 4;
+        float* below = c + 16 * ldc;
+        if (accumulate) {
+            _tile_loadd(0, c, c_bytes);
+            _tile_loadd(1, c + 16, c_bytes);
+            if constexpr (R == 2) {
+                _tile_loadd(2, below, c_bytes);
+                _tile_loadd(3, below + 16, c_bytes);
+            }
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            if constexpr (R == 2) {
+                _tile_zero(2);
+                _tile_zero(3);
+            }
+        }
+        for (int k = 0; k < depth; k += kStep, a += kStep, b += kStep * ldb) {
+            _tile_loadd(4, a, a_bytes);
+            _tile_loadd(6, b, b_bytes);
+            _tile_loadd(7, b + 32, b_bytes);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            if constexpr (R == 2) {
+                _tile_loadd(5, a + 16 * lda, a_bytes);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+        _tile_stored(0, c, c_bytes);
+        _tile_stored(1, c + 16, c_bytes);
+        if constexpr (R == 2) {
+            _tile_stored(2, below, c_bytes);
+            _tile_stored(3, below + 16, c_bytes);
+        }
+    }
+};
+#define HR_HAS_AMX 1
+#endif
