@@ -51,8 +51,19 @@ def deaf(pipe: EnginePipe, launch: Launch) -> int:
     """Be ready and then hang: nothing but SIGKILL, or its own lifeline, ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
+    return deaf_to_all()
+
+
+def deaf_to_all() -> int:
+    """Wait for SIGKILL."""
     while True:
         time.sleep(60)
+
+
+def silent(pipe: EnginePipe, launch: Launch) -> int:
+    """End the pipe and hang."""
+    pipe.close()
+    return deaf_to_all()
 
 
 def crash(pipe: EnginePipe, launch: Launch) -> int:

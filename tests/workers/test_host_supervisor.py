@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from headrace.workers.host import engine_child
 from headrace.workers.host.backoff import RestartPolicy
 from headrace.workers.host.supervisor import Supervisor
 from headrace.workers.metrics import HostMetrics
@@ -40,14 +41,14 @@ class Run:
 def supervise(engine_command: Callable[[str], list[str]]) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def start(behaviour: str, **settings: Any) -> Run:
+    def start(behaviour: str, policy: RestartPolicy = FAST, **settings: Any) -> Run:
         registry, ended = CollectorRegistry(), Queue[int]()
         supervisor = Supervisor(
             WorkerSettings(redis_url="redis://:hunter2@localhost/0", **settings),
             engine_command(behaviour),
             HostMetrics("demo", registry),
             on_end=ended.put,
-            policy=FAST,
+            policy=policy,
         )
         runs.append(Run(supervisor, ended, registry))
         supervisor.start()
@@ -131,6 +132,15 @@ def test_a_drain_before_the_model_is_loaded_ends_too(supervise: Callable[..., Ru
     assert run.ended.get(timeout=20) == 0
 
 
+def test_a_drain_between_two_engine_processes_ends_at_once(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    run = supervise("crash", RestartPolicy(first_s=600, most_s=600))
+    eventually(lambda: run.info["engine_0_state"] == "ended")
+    run.supervisor.drain()
+    assert run.ended.get(timeout=5) == 0
+
+
 def test_an_engine_process_that_does_not_end_in_time_is_killed(
     supervise: Callable[..., Run], eventually: Callable[..., Any]
 ) -> None:
@@ -140,6 +150,17 @@ def test_an_engine_process_that_does_not_end_in_time_is_killed(
     run.supervisor.drain()
     assert run.ended.get(timeout=20) == 0
     assert not psutil.pid_exists(pid)
+
+
+def test_an_engine_process_that_ends_its_pipe_but_not_itself_is_killed_and_replaced(
+    supervise: Callable[..., Run], eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_child, "EXIT_S", 0.1)
+    with capture_logs() as logs:
+        run = supervise("silent")
+        eventually(lambda: [line for line in logs if line["event"] == "engine_started"][1:])
+    assert next(line["status"] for line in logs if line["event"] == "engine_died") == -signal.SIGKILL
+    assert run.ended.empty()
 
 
 def test_kill_does_not_wait_for_the_grace(
@@ -169,3 +190,15 @@ def test_a_supervisor_never_started_ends_at_once(engine_command: Callable[[str],
     )
     supervisor.kill()
     supervisor.join()
+
+
+def test_a_machine_that_starts_no_process_is_tried_again(eventually: Callable[..., Any]) -> None:
+    with capture_logs() as logs:
+        ended = Queue[int]()
+        supervisor = Supervisor(
+            WorkerSettings(), ["/nonexistent"], HostMetrics("demo"), on_end=ended.put, policy=FAST
+        )
+        supervisor.start()
+        eventually(lambda: sum(line["event"] == "engine_not_started" for line in logs) >= 2)
+        supervisor.drain()
+        assert ended.get(timeout=5) == 0

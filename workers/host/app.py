@@ -69,7 +69,7 @@ def make_app(settings: WorkerSettings) -> Celery:
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=True,  # there are none; undecided, Celery warns
     )
     app.steps["worker"].add(EnginesStep)
     return app

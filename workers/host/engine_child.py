@@ -1,5 +1,6 @@
 """One incarnation of an engine process, as its host sees it."""
 
+import math
 import os
 import signal
 import socket
@@ -8,18 +9,19 @@ from collections.abc import Mapping, Sequence
 
 from ..pipe import Fatal, FromEngine, HostPipe, Launch, Ready, Stats, ToEngine
 
-EXIT_S = 2.0
-"""What an engine process whose pipe has ended gets to exit by itself."""
+EXIT_S = 10.0
+"""What an engine process gets to exit after its pipe has ended: a GPU takes its time to be given back."""
 
 
 class EngineChild:
-    """A started engine process.
+    """A started engine process; raises OSError when the system starts none.
 
     Attributes:
         launch: what it was told to be.
         started_at: when, by the supervisor's clock.
         pipe: to it.
         signs: what becomes readable when it says something or ends.
+        end_by: when it is killed if it has not ended by then; None when nothing says that it should end.
         ready, stats, fatal: the last thing it said of that kind.
     """
 
@@ -28,18 +30,23 @@ class EngineChild:
     ) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            # A process group of its own: a terminal's Ctrl-C is for the host, which then coordinates.
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | environment,
-                process_group=0,
-            )
+            try:
+                # A process group of its own: a terminal's Ctrl-C is for the host, which then coordinates.
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=os.environ | environment,
+                    process_group=0,
+                )
+            except OSError:
+                ours.close()
+                raise
         self.launch, self.started_at = launch, now
         self.pipe = HostPipe(ours)
         self._pidfd = _pidfd(self._process.pid)
         self.signs: list[HostPipe | int] = [self.pipe] if self._pidfd is None else [self.pipe, self._pidfd]
+        self.end_by: float | None = None
         self.ready: Ready | None = None
         self.stats: Stats | None = None
         self.fatal: Fatal | None = None
@@ -56,9 +63,9 @@ class EngineChild:
         return "ready" if self.ready else "starting"
 
     @property
-    def gone(self) -> bool:
-        """Whether it has ended, or is about to."""
-        return self.pipe.closed or self._process.poll() is not None
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
 
     def say(self, message: ToEngine) -> None:
         """Send it a message; one that is gone hears nothing."""
@@ -77,6 +84,11 @@ class EngineChild:
                     self.fatal = message
         return said
 
+    def hang_up(self, now: float) -> None:
+        """Its pipe has ended: from now on only its end itself is a sign."""
+        self.signs = [sign for sign in self.signs if sign is not self.pipe]
+        self.end_by = min(now + EXIT_S, self.end_by or math.inf)
+
     def kill(self) -> None:
         """SIGKILL to it and to whatever it has started."""
         try:
@@ -85,7 +97,7 @@ class EngineChild:
             return
 
     def reap(self) -> int:
-        """Its exit status (minus the signal that killed it); kills it if it has only closed its pipe."""
+        """Its exit status (minus the signal that killed it); waits for it, and kills what takes too long."""
         try:
             status = self._process.wait(EXIT_S)
         except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from ..models import served_name
 from ..settings import WorkerSettings
 from .app import UNUSED_QUEUE, make_app
 from .endpoint import metrics_endpoint
+from .recovery import recover_jobs
 from .shutdown import stop_celery
 from .supervisor import Supervisor
 
@@ -44,7 +46,12 @@ def run(settings: WorkerSettings, engine_command: Sequence[str] = ENGINE_COMMAND
     )
     with metrics_endpoint(settings) as metrics_dir:
         supervisor = Supervisor(
-            settings, engine_command, HostMetrics(model), metrics_dir=metrics_dir, on_end=stop_celery
+            settings,
+            engine_command,
+            HostMetrics(model),
+            metrics_dir=metrics_dir,
+            on_death=partial(recover_jobs, settings),
+            on_end=stop_celery,
         )
         worker = make_app(settings).Worker(
             hostname=hostname,

@@ -66,6 +66,8 @@ class Supervisor:
         command: starts an engine process; the number of its end of the pipe is appended.
         metrics: told of starts and deaths.
         metrics_dir: where engine processes keep their metrics; None when nobody asks for them.
+        on_death: called from the supervisor's thread with the id and exit status of an engine process that
+            ended without having handed its jobs over.
         on_end: called from the supervisor's thread with the exit status, once every engine process has ended.
         policy: when to start again.
     """
@@ -77,18 +79,18 @@ class Supervisor:
         metrics: HostMetrics,
         *,
         metrics_dir: str | None = None,
+        on_death: Callable[[str, int], None] = lambda *_: None,
         on_end: Callable[[int], None],
         policy: RestartPolicy | None = None,
     ) -> None:
         self._settings, self._command, self._metrics = settings, command, metrics
-        self._metrics_dir, self._on_end = metrics_dir, on_end
+        self._metrics_dir, self._on_death, self._on_end = metrics_dir, on_death, on_end
         policy = policy or RestartPolicy()
         self._places = [Place(index, Backoff(policy)) for index in range(settings.engines)]
         self._selector = selectors.DefaultSelector()
         self._bell_read, self._bell_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._bell_read, selectors.EVENT_READ)
         self._asked = self._phase = Phase.RUN
-        self._kill_at: float | None = None
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="headrace-supervisor", daemon=True)
 
@@ -150,12 +152,14 @@ class Supervisor:
     def _run(self) -> None:
         status = 1
         try:
+            self._do_what_is_due()
             while self._phase is Phase.RUN or self._living:
-                self._obey()
-                self._start_due()
                 for key, _ in self._selector.select(self._wait_s()):
                     self._attend(key.data)
+                self._do_what_is_due()
             status = int(self._failed)
+        except Exception:
+            log.exception("supervisor_failed")  # and with it the host, which exits with this status
         finally:
             for child in self._living:
                 child.kill()
@@ -163,34 +167,33 @@ class Supervisor:
             self._on_end(status)
 
     def _wait_s(self) -> float | None:
-        due = [place.start_at for place in self._places if place.start_at is not None]
-        if self._kill_at is not None:
-            due.append(self._kill_at)
+        times = [place.start_at for place in self._places] + [child.end_by for child in self._living]
+        due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
-    def _obey(self) -> None:
-        """Do what was asked for since the last time, and what the grace has run out for."""
+    def _do_what_is_due(self) -> None:
         now = time.monotonic()
         if self._asked > self._phase:
             self._phase = self._asked
-            cold = self._phase is Phase.COLD
-            self._kill_at = now + (COLD_S if cold else self._settings.drain_s)
-            log.info("stopping", cold=cold, engines=len(self._living), grace_s=self._kill_at - now)
-            for place in self._places:
-                place.start_at = None
-                if place.child is not None:
-                    place.child.say(Stop() if cold else Drain())
-        if self._kill_at is not None and now >= self._kill_at:
-            self._kill_at = None
-            for child in self._living:
+            self._say_stop(now)
+        for child in self._living:
+            if child.end_by is not None and child.end_by <= now:
                 log.warning("engine_killed", engine=child.launch.worker_id, reason="it did not end in time")
+                child.end_by = None
                 child.kill()
-
-    def _start_due(self) -> None:
-        now = time.monotonic()
         for place in self._places:
             if place.start_at is not None and place.start_at <= now:
                 self._start(place, now)
+
+    def _say_stop(self, now: float) -> None:
+        cold = self._phase is Phase.COLD
+        grace_s = COLD_S if cold else self._settings.drain_s
+        log.info("stopping", cold=cold, engines=len(self._living), grace_s=grace_s)
+        for place in self._places:
+            place.start_at = None
+        for child in self._living:
+            child.end_by = now + grace_s
+            child.say(Stop() if cold else Drain())
 
     def _start(self, place: Place, now: float) -> None:
         launch = Launch(
@@ -205,7 +208,12 @@ class Supervisor:
         if place.started:
             self._metrics.restarted()
         place.started, place.start_at = True, None
-        place.child = child = EngineChild(self._command, launch, environment, now)
+        try:
+            place.child = child = EngineChild(self._command, launch, environment, now)
+        except OSError as error:
+            place.start_at = now + place.backoff.died(now, 0.0)
+            log.error("engine_not_started", engine=launch.worker_id, reason=str(error))
+            return
         for sign in child.signs:
             self._selector.register(sign, selectors.EVENT_READ, place)
         log.info("engine_started", engine=launch.worker_id, pid=child.pid, threads=launch.threads)
@@ -219,7 +227,10 @@ class Supervisor:
             return
         for message in child.listen():
             self._note(child, message)
-        if child.gone:
+        if child.pipe.closed and child.pipe in child.signs:
+            self._selector.unregister(child.pipe)
+            child.hang_up(time.monotonic())
+        if child.ended or not child.signs:
             self._bury(place, child)
 
     def _note(self, child: EngineChild, message: FromEngine) -> None:
@@ -247,6 +258,8 @@ class Supervisor:
             self._selector.unregister(sign)
         status = child.reap()
         place.child = None
+        if status != 0:
+            self._on_death(child.launch.worker_id, status)
         if self._metrics_dir is not None:
             forget(self._metrics_dir, engine_place(place.index))
         if self._phase is Phase.RUN and not self._failed:

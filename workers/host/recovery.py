@@ -1,0 +1,48 @@
+"""Word of an engine process's death, given to the queue at once instead of when its leases lapse."""
+
+import signal
+import threading
+
+import structlog
+
+from ...schemas.connection import connect
+from ...schemas.errors import BrokerUnavailable
+from ...schemas.keys import Tag
+from ...schemas.scripts import recover, run
+from ..models import served_name
+from ..settings import WorkerSettings
+
+_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
+"""Exit statuses that say nothing against the jobs: somebody, or the kernel, ended the process."""
+
+log = structlog.get_logger(__name__)
+
+
+def recover_jobs(settings: WorkerSettings, worker_id: str, status: int) -> None:
+    """Queue the jobs of an engine process that ended with `status`; returns at once.
+
+    Where Redis does not answer, their leases lapse by themselves.
+    """
+    threading.Thread(
+        target=_recover, args=(settings, worker_id, status), name="headrace-recovery", daemon=True
+    ).start()
+
+
+def _recover(settings: WorkerSettings, worker_id: str, status: int) -> None:
+    name = settings.served_name or served_name(settings.model)
+    blamed = status not in _FROM_OUTSIDE
+    try:
+        with connect(settings.redis_url) as redis:
+            recovered = sum(
+                run(
+                    redis,
+                    recover(
+                        Tag(name, partition, settings.namespace), worker_id, settings.queue, blamed=blamed
+                    ),
+                )
+                for partition in range(settings.partitions)
+            )
+    except BrokerUnavailable as error:
+        log.warning("jobs_left_to_their_leases", engine=worker_id, reason=str(error))
+        return
+    log.info("jobs_recovered", engine=worker_id, jobs=recovered, blamed=blamed)
