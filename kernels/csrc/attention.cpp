@@ -106,17 +106,17 @@ class Attention {
         // next block's keys while values are.
         const int begin = lowest / kBlock * kBlock;
         const T *k_rows[kBlock], *v_rows[kBlock];
-        find_rows(a_.k_cache, b, h, begin, lowest, last, zeros, k_rows);
+        find_rows(a_.k_cache, b, h, begin, block_tokens(begin, last), lowest, last, zeros, k_rows);
         for (int base = begin; base <= last; base += kBlock) {
-            const int here = last - base + 1 < kBlock ? round_up(last - base + 1, Product::kStep) : kBlock;
-            find_rows(a_.v_cache, b, h, base, lowest, last, zeros, v_rows);
+            const int here = block_tokens(base, last), next = block_tokens(base + kBlock, last);
+            find_rows(a_.v_cache, b, h, base, here, lowest, last, zeros, v_rows);
             for (int t = 0; t < here; t += kLanes) {
                 prefetch(v_rows + t);
                 Product::pack_keys(k_rows + t, t, a_.dim, width_, keys);
             }
-            find_rows(a_.k_cache, b, h, base + kBlock, lowest, last, zeros, k_rows);
+            find_rows(a_.k_cache, b, h, base + kBlock, next, lowest, last, zeros, k_rows);
             for (int t = 0; t < here; t += kLanes) {
-                prefetch(k_rows + t);
+                if (t < next) prefetch(k_rows + t);
                 Product::pack_values(v_rows + t, t, a_.dim, width_, values);
             }
             Product::multiply(rows, here, width_, q, width_, keys, kBlock, scores, kBlock, false);
@@ -138,6 +138,12 @@ class Attention {
     };
 
     static int round_up(int n, int step) { return (n + step - 1) / step * step; }
+
+    // Tokens of the block at base, up to the last one seen, padded; 0 past it.
+    static int block_tokens(int base, int last) {
+        const int n = last - base + 1;
+        return n >= kBlock ? kBlock : n > 0 ? round_up(n, Product::kStep) : 0;
+    }
 
     // One step of the online softmax, for the row that stands at position: turns its scores for the tokens
     // base.. into weights and rescales what the row has summed to the new maximum.
@@ -177,17 +183,20 @@ class Attention {
         return (size_t(first + r / group_) * a_.heads + h * group_ + r % group_) * a_.dim;
     }
 
-    // Where a block's tokens, from base, lie in a cache; zeros stand for those no row of the item sees.
-    void find_rows(const void* cache, int b, int h, int base, int lowest, int last, const T* zeros,
+    // Where a block's first tokens, from base, lie in a cache; zeros stand for those no row of the item sees.
+    void find_rows(const void* cache, int b, int h, int base, int tokens, int lowest, int last, const T* zeros,
                    const T** rows) const {
         const int32_t* table = a_.tables + b * a_.table_stride;
-        for (int i = 0; i < kBlock; i++) {
-            const int token = base + i;
-            rows[i] = zeros;
-            if (token < lowest || token > last) continue;
-            const int64_t head = int64_t(table[token / a_.page_size]) * a_.kv_heads + h;
-            rows[i] = (const T*)cache + (head * a_.page_size + token % a_.page_size) * a_.dim;
+        const int64_t head = int64_t(a_.page_size) * a_.dim;
+        int seen = base > lowest ? base : lowest;
+        for (int i = 0; i < seen - base; i++) rows[i] = zeros;
+        while (seen < base + tokens && seen <= last) {
+            const int offset = seen % a_.page_size;
+            const T* page = (const T*)cache + (int64_t(table[seen / a_.page_size]) * a_.kv_heads + h) * head;
+            for (int o = offset; o < a_.page_size && seen < base + tokens && seen <= last; o++)
+                rows[seen++ - base] = page + int64_t(o) * a_.dim;
         }
+        for (; seen < base + tokens; seen++) rows[seen - base] = zeros;
     }
 
     void prefetch(const T* const* rows) const {
