@@ -61,7 +61,9 @@ class Hub:
 
     async def _run(self) -> None:
         backoff = Backoff()
-        async with connect_async(self._url, health_check_interval=0) as redis:
+        # No socket timeout: redis-py then sends inside a `wait_for`, which on Python 3.11 can swallow the
+        # cancellation that `close` sends.
+        async with connect_async(self._url, health_check_interval=0, socket_timeout=None) as redis:
             while self._board:
                 try:
                     await self._serve(redis, backoff)
@@ -74,7 +76,8 @@ class Hub:
     async def _serve(self, redis: Redis, backoff: Backoff) -> None:
         connection = redis.connection_pool.make_connection()
         try:
-            await connection.connect()
+            async with asyncio.timeout(DEAD_S):
+                await connection.connect()
             self._outgoing = asyncio.Queue()
             if self._board:
                 self._outgoing.put_nowait(("SUBSCRIBE", *self._board.channels))

@@ -86,7 +86,7 @@ def read_workers(operations: Operations) -> Steps[list[WorkerInfo]]:
     found = [
         (tag, worker_id.decode(), int(heartbeat_ms))
         for tag, members in zip(tags, listed, strict=True)
-        for worker_id, heartbeat_ms in members
+        for worker_id, heartbeat_ms in zip(members[::2], members[1::2], strict=True)
     ]
     facts = yield from operations.send(Read([("HGETALL", tag.worker(name)) for tag, name, _ in found]))
     workers = {  # a worker serves all partitions of its model and is listed in each

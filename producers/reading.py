@@ -116,7 +116,7 @@ def _without_first(chunk: Chunk, count: int) -> Chunk:
 class _Silence:
     """How long to wait for news before looking at the log."""
 
-    wait_s: float = SILENCE_S
+    wait_s: float = field(default_factory=lambda: SILENCE_S)
 
     def next_s(self) -> float:
         wait_s = self.wait_s * random.uniform(0.8, 1.2)

@@ -1,0 +1,165 @@
+"""A worker made of the protocol's own scripts: what it does to Redis is what a real one does."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from redis import Redis
+
+from headrace import Client
+from headrace.schemas import keys
+from headrace.schemas.connection import connect
+from headrace.schemas.events import End, FinishReasonName, JobError, JobState, Output, chunk_payload
+from headrace.schemas.keys import Tag
+from headrace.schemas.scripts import (
+    ClaimedJob,
+    ClaimRequest,
+    Segment,
+    advance,
+    cancel,
+    claim,
+    finish,
+    run,
+    upkeep,
+)
+from headrace.schemas.settings import QueueSettings
+
+MODEL = "m"
+FIRST_TOKEN = 1000
+"""The token at offset i of every job is this plus i, so that one lost, repeated or changed is seen."""
+
+
+def tokens(start: int, end: int) -> tuple[int, ...]:
+    return tuple(range(FIRST_TOKEN + start, FIRST_TOKEN + end))
+
+
+@dataclass
+class RunningJob:
+    """A claimed job, written to by the test."""
+
+    redis: Redis
+    tag: Tag
+    claimed: ClaimedJob
+    offset: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.claimed.job_id
+
+    def write(self, *chunks: int) -> None:
+        """Publish one chunk for each number of tokens."""
+        for count in chunks:
+            segment = self._segment(self.offset, self.offset + count)
+            (answer,) = run(self.redis, advance(self.tag, 60_000, [segment]))
+            assert answer.status == "ok"
+            self.offset += count
+
+    def write_silently(self, count: int) -> None:
+        """As if the publication were lost: the log has the chunk, no subscriber hears of it."""
+        segment = self._segment(self.offset, self.offset + count)
+        self.offset += count
+        self.redis.xadd(self.tag.out(self.id), {"event": segment.payload}, id=f"{self.offset}-0")
+        self.redis.hset(self.tag.job(self.id), "offset", self.offset)
+
+    def finish(
+        self, state: JobState = JobState.SUCCEEDED, *, tail: str = "", error: JobError | None = None
+    ) -> None:
+        reason: FinishReasonName = "error" if error else "length"
+        end = End(offset=self.offset, end=state, text=tail, finish_reason=reason, error=error)
+        output = Output(text=self.text + tail, token_ids=tokens(0, self.offset), finish_reason=reason)
+        answer = run(self.redis, finish(self.tag, self._segment(self.offset, self.offset), end, output))
+        assert answer.status == "ok"
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{token} " for token in tokens(0, self.offset))
+
+    def _segment(self, start: int, end: int) -> Segment:
+        ids = tokens(start, end)
+        text = "".join(f"{token} " for token in ids)
+        payload = chunk_payload(end, text, list(ids), None) if ids else ""
+        return Segment(self.id, self.claimed.fence, start, end, payload)
+
+
+@dataclass
+class ScriptedWorker:
+    """Claims jobs of `MODEL` when the test says so."""
+
+    redis: Redis
+    tag: Tag
+
+    def __post_init__(self) -> None:
+        self.redis.hset(keys.models(), MODEL, json.dumps({"id": MODEL, "context_tokens": 4096}))
+
+    def start(self) -> RunningJob:
+        """Claim the next job, whichever it is."""
+        (claimed,) = run(self.redis, claim(self.tag, ClaimRequest("w", "n", 60_000, 10**9, 1))).jobs
+        return RunningJob(self.redis, self.tag, claimed, claimed.offset)
+
+    def start_all(self) -> dict[str, RunningJob]:
+        """Claim every job there is; by id."""
+        reply = run(self.redis, claim(self.tag, ClaimRequest("w", "n", 60_000, 10**9, 1000)))
+        return {job.job_id: RunningJob(self.redis, self.tag, job, job.offset) for job in reply.jobs}
+
+    def upkeep(self) -> None:
+        run(self.redis, upkeep(self.tag, QueueSettings()))
+
+
+@pytest.fixture
+def worker(redis: Redis) -> Iterator[ScriptedWorker]:
+    """A worker on the shared Redis; at the end every job it left is cancelled."""
+    worker = ScriptedWorker(redis, Tag(MODEL))
+    yield worker
+    for key in list(redis.scan_iter(worker.tag.job("*"))):
+        job_id = key.decode().rpartition(":job:")[2]
+        run(redis, cancel(worker.tag, job_id))
+        redis.delete(key, worker.tag.out(job_id), worker.tag.leases)
+    redis.delete(worker.tag.retry)
+
+
+@pytest.fixture
+def client(redis_url: str, worker: ScriptedWorker) -> Iterator[Client]:
+    with Client(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def redis_at() -> Iterator[Callable[[str], Redis]]:
+    """Plain connections to any URL."""
+    made: list[Redis] = []
+
+    def make(url: str) -> Redis:
+        made.append(connect(url))
+        return made[-1]
+
+    yield make
+    for redis in made:
+        redis.close()
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Wait for a predicate."""
+
+    def wait(predicate: Callable[[], object], timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not predicate():
+            assert time.monotonic() < deadline, f"not in {timeout_s} s: {predicate}"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def until_async() -> Callable[..., Awaitable[None]]:
+    """`until` for asyncio."""
+
+    async def wait(predicate: Callable[[], object], timeout_s: float = 20.0) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not predicate():  # noqa: ASYNC110 - the predicates look at Redis
+                await asyncio.sleep(0.005)
+
+    return wait
