@@ -50,12 +50,12 @@ class Tag:
 
     @property
     def retry(self) -> str:
-        """Stream, group `workers`: handed-over and preempted jobs; read before every lane."""
+        """Stream, group `workers`: handed-over, preempted and recovered jobs; read before every lane."""
         return f"{self.base}:retry"
 
     @property
     def suspects(self) -> str:
-        """Stream, group `workers`: jobs whose worker died; a worker runs at most one at a time."""
+        """Stream, group `workers`: jobs that may have killed their worker; a worker runs one at a time."""
         return f"{self.base}:suspects"
 
     def backlog(self, job_class: str) -> str:

@@ -182,7 +182,7 @@ class Link:
 
     def _publish_due(self, running: RunningJob, now: float, *, regular: bool) -> bool:
         """Between the regular publications only what is urgent goes out: a job's first tokens here."""
-        if running.job is not None and not running.job.stream:
+        if running.job is not None and not running.job.stream and not running.is_suspect:
             return now - running.checkpointed_at >= CHECKPOINT_S
         return regular or running.written == running.resumed_at
 

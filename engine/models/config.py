@@ -124,7 +124,8 @@ def _windows(source: Any) -> tuple[int, ...]:
     kinds = getattr(source, "layer_types", None)
     if kinds:
         return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    return (window if getattr(source, "use_sliding_window", True) else 0,) * layers
+    uniform: int = window if getattr(source, "use_sliding_window", True) else 0
+    return (uniform,) * layers
 
 
 def _ends(source: Any, generation: Any) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
 from .enqueue import enqueue
 from .finish import finish
 from .heartbeat import forget_worker, heartbeat
+from .recover import recover
 from .release import ReleaseReason, release
 from .requeue_dead import requeue_dead
 from .upkeep import UpkeepReply, upkeep
@@ -33,6 +34,7 @@ __all__ = [
     "finish",
     "forget_worker",
     "heartbeat",
+    "recover",
     "release",
     "requeue_dead",
     "run",

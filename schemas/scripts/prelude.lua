@@ -207,6 +207,35 @@ local function end_unattended(id, state, reason, error, retention_ms, now)
   end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now)
 end
 
+-- A running job whose worker is dead. It goes on elsewhere, as a suspect when it may have been the cause: when
+-- its worker's end is blamed on what it ran, or when this is not the first worker that died over it.
+local function take_back(id, blamed, suspect_margin, dead_retention_ms, now)
+  redis.call('ZREM', key('leases'), id)
+  local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms')
+  if job.state ~= 'running' then return nil end
+  local attempts = tonumber(job.attempts or 0) + 1
+  redis.call('HSET', key('job', id), 'attempts', attempts)
+  if job.cancel then
+    end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
+    return 'cancelled'
+  end
+  if attempts >= tonumber(job.max_attempts) then
+    local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
+    redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
+      'attempts', attempts, 'worker', job.worker or '', 'offset', job.offset or 0)
+    end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',
+      dead_retention_ms, now)
+    return 'dead'
+  end
+  if blamed or attempts > 1 then
+    redis.call('HSET', key('job', id), 'suspect', tonumber(job.offset or 0) + suspect_margin)
+    requeue(id, key('suspects'))
+  else
+    requeue(id, key('retry'))
+  end
+  return 'recovered'
+end
+
 local function retention_of(id) return fields_of(id, 'retention_ms').retention_ms end
 
 local function due(job, now) return job.deadline_ms and tonumber(job.deadline_ms) <= now end

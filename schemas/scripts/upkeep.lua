@@ -5,7 +5,7 @@ local worker_ms, dead_retention_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 allow_when_full()
 local now = now_ms()
-local counts = {promoted = 0, expired = 0, recovered = 0, dead = 0, workers = 0}
+local counts = {promoted = 0, expired = 0, cancelled = 0, recovered = 0, dead = 0, workers = 0}
 
 local function ripe(index, at) return redis.call('ZRANGEBYSCORE', key(index), '-inf', at, 'LIMIT', 0, limit) end
 
@@ -27,26 +27,8 @@ for _, id in ipairs(ripe('delayed', now)) do
 end
 
 for _, id in ipairs(ripe('leases', now)) do
-  redis.call('ZREM', key('leases'), id)
-  local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms')
-  if job.state == 'running' then
-    local attempts = tonumber(job.attempts or 0) + 1
-    redis.call('HSET', key('job', id), 'attempts', attempts)
-    if job.cancel then
-      end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
-    elseif attempts >= tonumber(job.max_attempts) then
-      local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
-      redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
-        'attempts', attempts, 'worker', job.worker or '', 'offset', job.offset or 0)
-      end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',
-        dead_retention_ms, now)
-      counts.dead = counts.dead + 1
-    else
-      redis.call('HSET', key('job', id), 'suspect', tonumber(job.offset or 0) + suspect_margin)
-      requeue(id, key('suspects'))
-      counts.recovered = counts.recovered + 1
-    end
-  end
+  local outcome = take_back(id, false, suspect_margin, dead_retention_ms, now)
+  if outcome then counts[outcome] = counts[outcome] + 1 end
 end
 
 counts.workers = redis.call('ZREMRANGEBYSCORE', key('workers'), '-inf', now - worker_ms)

@@ -1,4 +1,4 @@
-"""Everything on one machine: Redis (embedded unless one is given) and a worker, started and stopped together."""
+"""Everything on one machine: Redis (embedded unless one is given) and a worker."""
 
 import os
 import signal
@@ -48,7 +48,9 @@ class Stack:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self.worker.poll() is not None:
-                raise StackError(f"the worker ended with status {self.worker.returncode}: {self._last_words()}")
+                raise StackError(
+                    f"the worker ended with status {self.worker.returncode}: {self._last_words()}"
+                )
             if len(client.workers()) >= self.engines:
                 return
             time.sleep(0.1)
@@ -122,6 +124,7 @@ def up(folder: Path, *, redis_url: str | None, worker_args: list[str], engines: 
         print(f"ready: {models} on {running.redis_url} (log: {running.log}); Ctrl-C stops everything")  # noqa: T201
         while not stop:
             if running.worker.poll() is not None:
-                raise StackError(f"the worker ended with status {running.worker.returncode}; see {running.log}")
+                raise StackError(
+                    f"the worker ended with status {running.worker.returncode}; see {running.log}"
+                )
             time.sleep(0.2)
-

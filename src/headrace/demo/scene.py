@@ -1,5 +1,6 @@
 """What the tour shows: the streams, the engines and the queue, as they are now."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 
@@ -73,6 +74,7 @@ class Scene:
         events: what happened, newest last.
         queued: jobs waiting.
         finished: jobs done.
+        moved: set whenever a stream has new tokens.
     """
 
     streams: list[StreamView]
@@ -83,6 +85,13 @@ class Scene:
     finished: int = 0
     tokens: int = 0
     started_at: float = field(default_factory=time.monotonic)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def all_at(self, offset: int) -> None:
+        """Wait until every stream has shown this many tokens."""
+        while min(stream.offset for stream in self.streams) < offset:
+            self.moved.clear()
+            await self.moved.wait()
 
     @property
     def elapsed_s(self) -> float:

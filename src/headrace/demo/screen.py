@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .scene import EngineView, Scene, StreamView
+from .scene import Scene, StreamView
 
 _SHOWN_CHARS = 240
 
@@ -98,16 +98,18 @@ def _stream_panel(stream: StreamView) -> Panel:
 def _engines_panel(scene: Scene) -> Panel:
     grid = Table.grid(padding=(0, 1))
     for engine in scene.engines:
-        grid.add_row(engine.name, _bar(engine), f"{engine.pages_total - engine.pages_free} KV pages", f"{engine.running} jobs")
-    waiting = scene.total_jobs or 1
-    grid.add_row("queue", ProgressBar(total=waiting, completed=scene.queued, width=40), f"{scene.queued} waiting", "")
+        pages = engine.pages_total - engine.pages_free
+        grid.add_row(
+            engine.name, _bar(engine.pages_total, pages), f"{pages} KV pages", f"{engine.running} jobs"
+        )
+    grid.add_row("queue", _bar(scene.total_jobs, scene.queued), f"{scene.queued} waiting", "")
     rate = scene.tokens / scene.elapsed_s if scene.elapsed_s else 0.0
     done = f"{scene.finished}/{scene.total_jobs} jobs done, {rate:,.0f} tokens/s"
     return Panel(grid, title="engines", subtitle=done)
 
 
-def _bar(engine: EngineView) -> ProgressBar:
-    return ProgressBar(total=engine.pages_total or 1, completed=engine.pages_total - engine.pages_free, width=40)
+def _bar(total: int, completed: int) -> ProgressBar:
+    return ProgressBar(total=total or 1, completed=completed, width=40)
 
 
 @contextmanager
