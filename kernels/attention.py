@@ -32,7 +32,8 @@ def paged_attention(
         q: [T, Hq, D] queries of all sequences, one after the other.
         k_cache: [pages, Hkv, page_size, D], contiguous, of q's dtype; Hq is a multiple of Hkv.
         v_cache: like k_cache.
-        block_tables: int32 [B, P] pages of each sequence, in order; entries past its context are not read.
+        block_tables: int32 [B, P] pages of each sequence, in order; entries past its context are not read,
+            the others must lie in the cache: compiled paths do not check them.
         query_starts: int32 [B + 1]; sequence b owns the rows query_starts[b] to query_starts[b + 1] of q.
         context_lens: int32 [B] tokens in the cache, this step's included.
         scale: factor on q·k.
@@ -97,6 +98,9 @@ def _check(
     for name, x in (("tables", block_tables), ("query_starts", query_starts), ("context_lens", context_lens)):
         if x.dtype != torch.int32 or x.stride(-1) != 1:
             raise ValueError(f"{name} must be int32 with adjacent elements, not {x.dtype}, {x.stride()}")
+    B = context_lens.shape[0]
+    if query_starts.shape[0] != B + 1 or block_tables.shape[0] != B:
+        raise ValueError(f"{B} context_lens do not fit {query_starts.shape} and tables {block_tables.shape}")
 
 
 def paged_attention_torch(

@@ -134,6 +134,8 @@ def test_caches_of_another_type_or_shape_are_refused(paged_batch):
         paged_attention(batch.q.bfloat16(), *batch.args()[1:], scale=1)
     with pytest.raises(ValueError, match="do not fit"):
         paged_attention(batch.q[:, :3], *batch.args()[1:], scale=1)
+    with pytest.raises(ValueError, match="1 context_lens do not fit"):
+        paged_attention(*batch.args()[:4], torch.zeros(3, dtype=torch.int32), batch.context_lens, scale=1)
 
 
 def test_works_under_inference_mode_and_in_float64(paged_batch, assert_near):
