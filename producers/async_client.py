@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ..schemas.connection import broker_errors, connect_async
+from ..schemas.errors import BrokerUnavailable
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.scripts import Call, CancelStatus, run_async, run_many_async
@@ -15,6 +16,9 @@ from .overview import ModelInfo, QueueInfo, WorkerInfo, read_models, read_queues
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Batch, Listen, Pause, Read, Request, Steps, drive_async
+
+REPLY_S = 15.0
+"""A Redis that has not answered by then counts as lost."""
 
 T = TypeVar("T")
 
@@ -27,7 +31,9 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
     """
 
     def _connect(self, url: str) -> None:
-        self._redis = connect_async(url)
+        # `_perform` has a timeout of its own: with one on the socket, redis-py sends inside a `wait_for`,
+        # which on Python 3.11 swallows a cancellation that comes at the wrong moment.
+        self._redis = connect_async(url, socket_timeout=None)
         self._hub = Hub(url)
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
 
@@ -39,17 +45,24 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
             case Pause(seconds):
                 return await asyncio.sleep(seconds)
         async with self._slots:
-            match request:
-                case Batch(calls):
-                    return await run_many_async(self._redis, calls)
-                case Read(commands):
-                    pipe = self._redis.pipeline(transaction=False)
-                    for command in commands:
-                        pipe.execute_command(*command)
-                    with broker_errors():
-                        return await pipe.execute()
-                case Call():
-                    return await run_async(self._redis, request)
+            try:
+                async with asyncio.timeout(REPLY_S):
+                    return await self._ask(request)
+            except TimeoutError as error:
+                raise BrokerUnavailable(f"Redis: no answer within {REPLY_S:g} s") from error
+
+    async def _ask(self, request: Call[Any] | Batch | Read) -> Any:
+        match request:
+            case Batch(calls):
+                return await run_many_async(self._redis, calls)
+            case Read(commands):
+                pipe = self._redis.pipeline(transaction=False)
+                for command in commands:
+                    pipe.execute_command(*command)
+                with broker_errors():
+                    return await pipe.execute()
+            case Call():
+                return await run_async(self._redis, request)
 
     async def _run(self, steps: Steps[T]) -> T:
         return await drive_async(steps, self._perform)

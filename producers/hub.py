@@ -44,7 +44,7 @@ class Hub:
         """Fill `mailbox` from now on; it is marked stale as soon as nothing can be missed any more."""
         if self._board.add(mailbox):
             self._outgoing.put_nowait(("SUBSCRIBE", mailbox.channel))
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="headrace-hub")
 
     def leave(self, mailbox: Mailbox[Any]) -> None:
@@ -145,7 +145,8 @@ class ThreadedHub:
                 return
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        if self._thread is not threading.current_thread():  # the garbage collector runs in any thread
+            self._thread.join()
 
     def _start(self) -> asyncio.AbstractEventLoop:
         started: Future[asyncio.AbstractEventLoop] = Future()

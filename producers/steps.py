@@ -125,4 +125,4 @@ def _lost(error: BrokerUnavailable) -> bool:
     """Whether the connection broke or could not be made, rather than Redis refusing."""
     cause = error.__cause__
     refused = isinstance(cause, AuthenticationError | AuthorizationError | MaxConnectionsError)
-    return isinstance(cause, RedisConnectionError | RedisTimeoutError) and not refused
+    return isinstance(cause, RedisConnectionError | RedisTimeoutError | TimeoutError) and not refused
