@@ -89,23 +89,23 @@ class Operations:
 
     def _enqueue_batch(self, batch: list[Job | HeadraceError]) -> Steps[list[str | HeadraceError]]:
         known = yield from self._known_models({job.model for job in batch if isinstance(job, Job)})
-        outcomes: list[str | HeadraceError] = []
-        calls: dict[int, Call[str]] = {}
-        for position, job in enumerate(batch):
-            try:
-                if isinstance(job, HeadraceError):
-                    raise job
-                self._check_known(job.model, known)
-                calls[position] = self._call(job)
-                outcomes.append("")
-            except HeadraceError as refusal:
-                outcomes.append(refusal)
-        replies = (yield from self.send(Batch(list(calls.values())))) if calls else []
-        for position, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception) and not isinstance(reply, HeadraceError):
-                raise reply
-            outcomes[position] = reply
+        prepared = [self._prepare(job, known) for job in batch]
+        calls = [call for call in prepared if isinstance(call, Call)]
+        replies = iter((yield from self.send(Batch(calls))) if calls else ())
+        outcomes = [next(replies) if isinstance(item, Call) else item for item in prepared]
+        for outcome in outcomes:
+            if not isinstance(outcome, str | HeadraceError):
+                raise outcome  # no refusal but a defect
         return outcomes
+
+    def _prepare(self, job: Job | HeadraceError, known: list[str]) -> Call[str] | HeadraceError:
+        if isinstance(job, HeadraceError):
+            return job
+        try:
+            self._check_known(job.model, known)
+            return self._call(job)
+        except HeadraceError as refusal:
+            return refusal
 
     def _call(self, job: Job) -> Call[str]:
         partition = self._partition(job)
