@@ -11,6 +11,7 @@ from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.scripts import Call, CancelStatus, run_async, run_many_async
 from .hub import Hub
+from .mailbox import client_closed
 from .operations import JobLike
 from .overview import ModelInfo, QueueInfo, WorkerInfo, read_models, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
@@ -36,6 +37,7 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         self._redis = connect_async(url, socket_timeout=None)
         self._hub = Hub(url)
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._closed = False
 
     async def _perform(self, request: Request) -> Any:
         match request:
@@ -45,6 +47,8 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
             case Pause(seconds):
                 return await asyncio.sleep(seconds)
         async with self._slots:
+            if self._closed:
+                raise client_closed()
             try:
                 async with asyncio.timeout(REPLY_S):
                     return await self._ask(request)
@@ -93,9 +97,16 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         return await self._run(read_workers(self._operations))
 
     async def close(self) -> None:
-        """End the connections; tasks that still read streams get `BrokerUnavailable`."""
+        """End the connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""
+        if self._closed:
+            return
+        self._closed = True
         await self._hub.close()
+        for _ in range(MAX_CONNECTIONS):  # what is under way may end
+            await self._slots.acquire()
         await self._redis.aclose()
+        for _ in range(MAX_CONNECTIONS):
+            self._slots.release()
 
     async def __aenter__(self) -> Self:
         return self

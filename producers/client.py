@@ -13,6 +13,7 @@ from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.scripts import Call, CancelStatus, run, run_many
 from .hub import ThreadedHub
+from .mailbox import client_closed
 from .operations import JobLike
 from .overview import ModelInfo, QueueInfo, WorkerInfo, read_models, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
@@ -30,6 +31,7 @@ class _Link:
         self._redis = connect(url)
         self._hub = ThreadedHub(url)
         self._slots = BoundedSemaphore(MAX_CONNECTIONS)
+        self._closed = False
 
     def perform(self, request: Request) -> Any:
         match request:
@@ -39,6 +41,8 @@ class _Link:
             case Pause(seconds):
                 return time.sleep(seconds)
         with self._slots:
+            if self._closed:
+                raise client_closed()
             match request:
                 case Batch(calls):
                     return run_many(self._redis, calls)
@@ -52,9 +56,14 @@ class _Link:
                     return run(self._redis, request)
 
     def close(self) -> None:
-        if os.getpid() == self._pid:  # a forked child leaves its parent's connections alone
-            self._hub.close()
-            self._redis.close()
+        if self._closed or os.getpid() != self._pid:  # a forked child leaves its parent's connections alone
+            return
+        self._closed = True
+        self._hub.close()
+        for _ in range(MAX_CONNECTIONS):  # what is under way may end
+            self._slots.acquire()
+        self._redis.close()
+        self._slots.release(MAX_CONNECTIONS)
 
 
 class Client(Producer["JobHandle"]):
@@ -119,7 +128,7 @@ class Client(Producer["JobHandle"]):
         return self._run(read_workers(self._operations))
 
     def close(self) -> None:
-        """End this process's connections; threads that still read streams get `BrokerUnavailable`."""
+        """End this process's connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""
         self._link().close()
 
     def __enter__(self) -> Self:

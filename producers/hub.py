@@ -16,7 +16,6 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from ..schemas.connection import connect_async
-from ..schemas.errors import BrokerUnavailable
 from .mailbox import Board, Mailbox
 from .steps import Backoff
 
@@ -39,9 +38,13 @@ class Hub:
         self._board = Board()
         self._outgoing: asyncio.Queue[tuple[str | bytes, ...]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def join(self, mailbox: Mailbox[Any]) -> None:
         """Fill `mailbox` from now on; it is marked stale as soon as nothing can be missed any more."""
+        if self._closed:
+            mailbox.close()
+            return
         if self._board.add(mailbox):
             self._outgoing.put_nowait(("SUBSCRIBE", mailbox.channel))
         if self._task is None or self._task.done():
@@ -54,6 +57,7 @@ class Hub:
 
     async def close(self) -> None:
         """Disconnect; readers that still wait are told."""
+        self._closed = True
         self._board.close()
         if self._task is not None:
             self._task.cancel()
@@ -119,14 +123,11 @@ class ThreadedHub:
         self._closed = False
 
     def join(self, mailbox: Mailbox[Any]) -> None:
-        """See `Hub.join`.
-
-        Raises:
-            BrokerUnavailable: the client was closed.
-        """
+        """See `Hub.join`."""
         with self._lock:
             if self._closed:
-                raise BrokerUnavailable("the client was closed")
+                mailbox.close()
+                return
             if self._loop is None:
                 self._loop = self._start()
             self._loop.call_soon_threadsafe(self._hub.join, mailbox)

@@ -17,6 +17,11 @@ MAX_HELD = 512
 """Messages held for a slow reader; beyond them the log is the cheaper place to keep them."""
 
 
+def client_closed() -> BrokerUnavailable:
+    """What becomes of calls on a client that is closed."""
+    return BrokerUnavailable("the client was closed")
+
+
 class Signal(Protocol):
     """A `threading.Event` or an `asyncio.Event`."""
 
@@ -99,7 +104,7 @@ class Mailbox(Generic[S]):
         """
         with self._lock:
             if self._closed:
-                raise BrokerUnavailable("the client was closed while this job was being read")
+                raise client_closed()
             self.news.clear()
             if self._stale:
                 self._stale = False

@@ -156,30 +156,30 @@ def _read_tag(
     for field, count in queued_bytes.items():
         job_class, _, tenant = field.decode().partition(":")
         size[_Lane(tag.model, JobClass(job_class), tenant)] += int(count)
-    lanes = {
+    waiting_lanes = [
         _Lane(tag.model, job_class, tenant.decode())
         for job_class, tenants in zip(JobClass, backlogs, strict=True)
         for tenant in tenants
-    }
+    ]
     ids = {name.decode() for name in leased} | {
         fields[b"job"].decode() for _, fields in (*retry, *suspects) if b"job" in fields
     }
-    records = yield from operations.send(
-        Read([("HMGET", tag.job(job_id), "state", "class", "tenant", "stream") for job_id in ids])
-    )
-    for state, job_class, tenant, stream in records:
+    # Lengths and records in one round trip, so that they tell of the same moment.
+    lengths = [("XLEN", tag.lane(lane.job_class, lane.tenant)) for lane in waiting_lanes]
+    records = [("HMGET", tag.job(job_id), "state", "class", "tenant", "stream") for job_id in ids]
+    replies = yield from operations.send(Read((*lengths, *records)))
+    waiting = Counter(dict(zip(waiting_lanes, replies, strict=False)))
+    for state, job_class, tenant, stream in replies[len(lengths) :]:
         if state not in {b"queued", b"running"}:
             continue
         lane = _Lane(tag.model, JobClass(job_class.decode()), tenant.decode())
-        lanes.add(lane)
         in_lane = stream is not None and stream.decode() == tag.lane(lane.job_class, lane.tenant)
-        (running if state == b"running" else depth)[lane] += 1
-        depth[lane] -= in_lane
-    lengths = yield from operations.send(
-        Read([("XLEN", tag.lane(lane.job_class, lane.tenant)) for lane in lanes])
-    )
-    for lane, length in zip(lanes, lengths, strict=True):
-        depth[lane] += length
+        if state == b"running":
+            running[lane] += 1
+            waiting[lane] -= in_lane
+        elif not in_lane:
+            waiting[lane] += 1
+    depth.update(+waiting)
 
 
 def _tags(operations: Operations) -> Steps[list[Tag]]:

@@ -123,8 +123,9 @@ async def test_closing_ends_the_readers(redis_url: str, redis: Redis, worker: An
     task = asyncio.create_task(job.result())
     await until_async(redis.pubsub_channels)
     await client.close()
-    with pytest.raises(BrokerUnavailable, match="closed"):
-        await task
+    for late in (task, job.result(), job.status(), client.enqueue("x", model="m")):
+        with pytest.raises(BrokerUnavailable, match="closed"):
+            await late
     assert not any(task.get_name() == "headrace-hub" for task in asyncio.all_tasks())
 
 

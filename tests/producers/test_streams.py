@@ -335,8 +335,9 @@ def test_closing_the_client_ends_its_streams(
     stream = Reading(job)
     until(lambda: has_reader(redis, worker.tag.chan(job.id)))
     client.close()
-    with pytest.raises(BrokerUnavailable, match="closed"):
-        stream.result()
+    for call in (stream.result, job.status, job.result, lambda: client.enqueue("x", model="m")):
+        with pytest.raises(BrokerUnavailable, match="closed"):
+            call()
     until(lambda: pubsub_connections(redis) == 0)
 
 
@@ -355,3 +356,14 @@ def test_an_abandoned_stream_unsubscribes(
     assert has_reader(redis, worker.tag.chan(job.id))
     del chunks
     until(lambda: not has_reader(redis, worker.tag.chan(job.id)))
+
+
+def test_closing_in_the_midst_of_reading_is_no_surprise(redis_url: str, worker: Any) -> None:
+    with Client(redis_url) as client:
+        jobs = client.enqueue_many([{"prompt": "x", "model": "m"}] * 20)
+        for running in worker.start_all().values():
+            running.write(*[1] * 50)
+        streams = [Reading(job) for job in jobs]
+    for stream in streams:
+        with pytest.raises(BrokerUnavailable, match="closed"):
+            stream.result()
