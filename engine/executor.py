@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..kernels import native
 from .batch import StepInput
 from .config import EngineConfig
 from .errors import ModelError
@@ -83,6 +84,8 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = _device(config.device)
+    if device.type == "cpu":
+        native.library()  # built here on a machine's first run, not in the middle of a step
     source, generation, folder = _read(config.model)
     model = load_config(config.model, source, generation)
     dtype = model.dtype if config.dtype == "auto" else getattr(torch, config.dtype)

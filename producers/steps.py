@@ -11,10 +11,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from redis.exceptions import AuthenticationError, AuthorizationError, MaxConnectionsError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
+from ..schemas.connection import connection_lost
 from ..schemas.errors import BrokerUnavailable
 from ..schemas.scripts import Call
 from .mailbox import Mailbox
@@ -116,13 +113,6 @@ def persist(request: Request, patience_s: float) -> Steps[Any]:
             return (yield request)
         except BrokerUnavailable as error:
             pause_s = backoff.next_s()
-            if not _lost(error) or time.monotonic() + pause_s > deadline:
+            if not connection_lost(error) or time.monotonic() + pause_s > deadline:
                 raise
             yield Pause(pause_s)
-
-
-def _lost(error: BrokerUnavailable) -> bool:
-    """Whether the connection broke or could not be made, rather than Redis refusing."""
-    cause = error.__cause__
-    refused = isinstance(cause, AuthenticationError | AuthorizationError | MaxConnectionsError)
-    return isinstance(cause, RedisConnectionError | RedisTimeoutError | TimeoutError) and not refused

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, AuthorizationError, MaxConnectionsError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .errors import BrokerUnavailable
 
@@ -83,6 +85,13 @@ def unavailable(error: RedisError) -> BrokerUnavailable:
     else:
         message = f"Redis: {message}"
     return BrokerUnavailable(message)
+
+
+def connection_lost(error: BrokerUnavailable) -> bool:
+    """Whether the connection broke or could not be made, and Redis did not refuse: try again."""
+    cause = error.__cause__
+    refused = isinstance(cause, AuthenticationError | AuthorizationError | MaxConnectionsError)
+    return isinstance(cause, RedisConnectionError | RedisTimeoutError | TimeoutError) and not refused
 
 
 def without_password(url: str) -> str:

@@ -12,13 +12,40 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-
 from pydoc_data import topics
 
 C_MODULES = (
-    "builtins array binascii cmath errno fcntl gc itertools marshal math operator os posix re select signal "
-    "socket sqlite3 struct sys time unicodedata zlib functools collections datetime decimal json io random"
-).split()
+    "builtins",
+    "array",
+    "binascii",
+    "cmath",
+    "errno",
+    "fcntl",
+    "gc",
+    "itertools",
+    "marshal",
+    "math",
+    "operator",
+    "os",
+    "posix",
+    "re",
+    "select",
+    "signal",
+    "socket",
+    "sqlite3",
+    "struct",
+    "sys",
+    "time",
+    "unicodedata",
+    "zlib",
+    "functools",
+    "collections",
+    "datetime",
+    "decimal",
+    "json",
+    "io",
+    "random",
+)
 """Modules whose docstrings live in compiled code."""
 
 _SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo", "encodings"}
@@ -75,9 +102,9 @@ def _docs(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
         if doc := ast.get_docstring(node):
             yield name, doc
         for child in node.body:
-            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                if not child.name.startswith("_"):
-                    yield from _docs(child, f"{name}.{child.name}")
+            named = isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if named and not child.name.startswith("_"):
+                yield from _docs(child, f"{name}.{child.name}")
 
 
 def answer(text: str, limit: int = 500) -> str:

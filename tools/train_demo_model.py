@@ -34,8 +34,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-VOCAB, CONTEXT, WINDOW, BATCH = 4096, 2048, 512, 16
-PEAK_RATE, WARM_UP = 3e-3, 60
+VOCAB, CONTEXT, WINDOW, BATCH = 4096, 2048, 256, 16
+PEAK_RATE, WARM_UP = 3e-3, 100
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

@@ -6,13 +6,15 @@ inherited pipe.
 
 import json
 import sys
+import time
 
 import structlog
 import torch
 
 from ..engine import Engine, EngineConfig, ModelError
 from ..schemas import keys
-from ..schemas.connection import check_version, connect
+from ..schemas.connection import broker_errors, check_version, connect, connection_lost
+from ..schemas.errors import BrokerUnavailable
 from . import logs, metrics
 from .flush import Queue
 from .intake import Intake
@@ -23,7 +25,10 @@ from .runner import Runner
 from .settings import WorkerSettings
 from .text import Tokenizer, TokenizerError
 
-log = structlog.get_logger(__name__)
+REDIS_WAIT_S = 60.0
+"""How long the start waits for a Redis that is away, before it counts as failed."""
+
+log = structlog.get_logger("headrace.workers.engine_process")
 
 
 def main(pipe_fd: int) -> int:
@@ -37,7 +42,7 @@ def main(pipe_fd: int) -> int:
     pipe.send(Starting())
     try:
         runner = _build(settings, launch, name, pipe)
-    except (ModelError, TokenizerError) as error:
+    except (ModelError, TokenizerError, BrokerUnavailable) as error:
         pipe.send(Fatal(str(error)))
         return 1
     runner.run()
@@ -95,15 +100,34 @@ def _device(wanted: str) -> str:
 
 
 def _announce(queue: Queue, settings: WorkerSettings, name: str, engine: Engine) -> None:
-    """Check the server and list the model among those served here."""
-    check_version(queue.redis.info("server"))
+    """Check the server and list the model among those served here; waits for a Redis that is away.
+
+    Raises:
+        BrokerUnavailable: it is too old, refuses, or stayed away.
+    """
+    give_up_at = time.monotonic() + REDIS_WAIT_S
+    while True:
+        try:
+            _register(queue, settings, name, engine)
+        except BrokerUnavailable as error:
+            if not connection_lost(error) or time.monotonic() >= give_up_at:
+                raise
+            log.warning("redis_awaited", reason=str(error))
+            time.sleep(1.0)
+        else:
+            return
+
+
+def _register(queue: Queue, settings: WorkerSettings, name: str, engine: Engine) -> None:
     facts = {
         "id": name,
         "context_tokens": engine.capacity_tokens,
         "parameters": engine.model_info.num_parameters,
         "dtype": engine.model_info.dtype,
     }
-    queue.redis.hset(keys.models(settings.namespace), name, json.dumps(facts))
+    with broker_errors():
+        check_version(queue.redis.info("server"))
+        queue.redis.hset(keys.models(settings.namespace), name, json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ class Queue:
     def _add_upkeep(self, pipeline: _Pipeline, flush: Flush, reply: FlushReply) -> None:
         def upkept(result: UpkeepReply | Exception) -> None:
             if isinstance(result, UpkeepReply):
-                reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or (0,) * 5, result, strict=True)))
+                reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or (0,) * 6, result, strict=True)))
 
         for tag in self.tags:
             if flush.facts is not None:

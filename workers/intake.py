@@ -1,4 +1,4 @@
-"""From a claimed job to an engine request: read, tokenise, check. What can't be run fails alone, with a reason."""
+"""From a claimed job to an engine request: read, tokenise, check. What can't be run fails alone."""
 
 import hashlib
 import time

@@ -134,8 +134,10 @@ class Link:
             self._roster.admit(admission)
         if reply.claim_error is not None:
             log.warning("claim_refused", reason=str(reply.claim_error))
-        if reply.upkeep is not None and any(reply.upkeep):
-            log.info("upkeep", **reply.upkeep._asdict())
+        if reply.upkeep is not None:
+            self._metrics.queued(reply.upkeep.queued)
+            if any(reply.upkeep[:-1]):
+                log.info("upkeep", **reply.upkeep._asdict())
         self._metrics.flush(reply.took_s, claimed=len(reply.admitted))
 
     def _reached(self) -> None:

@@ -132,6 +132,7 @@ class Runner:
             except BrokerUnavailable as error:
                 log.warning("hand_over_waits", reason=str(error))
                 select.select([], [], [], 0.2)
+        self._metrics.engine(self._engine.stats())
         log.info("handed_over", released=released, unreleased=len(self.roster))
         self._pipe.send(Drained(released=released))
 

@@ -120,7 +120,8 @@ def _rope(path: str, source: Any) -> dict[str, Any]:
 
 
 def _windows(source: Any) -> tuple[int, ...]:
-    window, layers = getattr(source, "sliding_window", None) or 0, source.num_hidden_layers
+    window: int = getattr(source, "sliding_window", None) or 0
+    layers: int = source.num_hidden_layers
     kinds = getattr(source, "layer_types", None)
     if kinds:
         return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)

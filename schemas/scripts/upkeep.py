@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from ..job import JobClass
 from ..keys import Tag
 from ..settings import QueueSettings
 from .call import Call, script
@@ -18,13 +19,14 @@ WORKER_SILENCE_S = 60.0
 
 
 class UpkeepReply(NamedTuple):
-    """How many items of each kind the call dealt with."""
+    """How many items of each kind the call dealt with, and how many jobs wait now."""
 
     promoted: int
     expired: int
     recovered: int
     dead: int
     workers: int
+    queued: int
 
 
 def upkeep(tag: Tag, settings: QueueSettings) -> Call[UpkeepReply]:
@@ -38,5 +40,6 @@ def upkeep(tag: Tag, settings: QueueSettings) -> Call[UpkeepReply]:
         SUSPECT_MARGIN_TOKENS,
         round(WORKER_SILENCE_S * 1000),
         round(settings.dead_retention_s * 1000),
+        *(job_class.value for job_class in JobClass),
     )
     return Call(script("upkeep"), tag.base, args, parse)

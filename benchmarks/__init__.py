@@ -1,0 +1,1 @@
+"""Measured claims: each benchmark prints ratios against something in the same run."""
