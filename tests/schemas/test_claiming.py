@@ -1,0 +1,146 @@
+"""What a worker gets: what fits, in order, fairly, and nothing that is broken."""
+
+import pytest
+
+from headrace.schemas.job import SCHEMA_VERSION, JobClass
+
+pytestmark = pytest.mark.leaves_jobs
+
+
+@pytest.mark.parametrize(
+    ("budget", "count"), [(31, 0), (32, 1), (63, 1), (64, 2), (95, 2), (96, 3), (1000, 3)]
+)
+def test_a_claim_stops_exactly_at_the_page_budget(queue, budget, count):
+    """Each job is 16 + 16 tokens: two pages."""
+    for _ in range(3):
+        queue.add()
+    assert len(queue.claimed(budget=budget)) == count
+
+
+@pytest.mark.parametrize(("max_tokens", "cost"), [(1, 32), (16, 32), (17, 48)])
+def test_costs_are_whole_pages(queue, max_tokens, cost):
+    queue.add(max_tokens=max_tokens)
+    reply = queue.claim(budget=cost - 1)
+    assert (reply.jobs, reply.blocked_class, reply.blocked_tokens) == ([], "standard", cost)
+    assert len(queue.claimed(budget=cost)) == 1
+
+
+def test_expected_output_and_bytes_shape_the_cost(queue):
+    queue.add(prompt="x" * 100, max_tokens=100)
+    assert queue.claim(budget=1, output_ratio=0.5, tokens_per_byte=0.25).blocked_tokens == 80
+
+
+def test_slots_bound_a_claim(queue):
+    for _ in range(3):
+        queue.add()
+    assert len(queue.claimed(slots=2)) == 2
+    assert queue.claim(slots=0).blocked_class == "standard"
+
+
+def test_nothing_overtakes_a_head_that_does_not_fit(queue):
+    large = queue.add(max_tokens=1000)
+    queue.add()
+    queue.add(job_class="batch")
+    assert queue.claimed(budget=500) == []
+    assert queue.claimed(budget=5000)[0] == large
+
+
+def test_a_prompt_beyond_the_workers_capacity_is_handed_out_at_no_cost(queue):
+    queue.add(prompt_token_ids=[1] * 500)
+    assert len(queue.claimed(budget=0, capacity_tokens=256)) == 1
+
+
+def test_classes_are_served_in_order_and_after_what_was_interrupted(queue):
+    retried, suspect = queue.add(), queue.add()
+    first, second = queue.claim().jobs
+    queue.release(first)
+    queue.recover("w", blamed=True)
+    batch, standard, interactive = (
+        queue.add(job_class=name) for name in ("batch", "standard", "interactive")
+    )
+    assert queue.claimed() == [retried, suspect, interactive, standard, batch]
+    assert second.job_id == suspect
+
+
+def test_a_worker_serves_only_its_classes(queue):
+    queue.add(job_class="interactive")
+    batch = queue.add(job_class="batch")
+    assert queue.claimed(classes=(JobClass.BATCH,)) == [batch]
+
+
+def test_tenants_share_by_tokens_served_whatever_their_load(queue):
+    for _ in range(50):
+        queue.add(tenant="noisy")
+    for _ in range(5):
+        queue.add(tenant="quiet")
+    tenants = [queue.record(job_id).fields["tenant"] for job_id in queue.claimed(slots=10)]
+    assert tenants.count("quiet") == 5
+
+
+def test_a_tenant_that_was_away_gets_no_burst(queue):
+    for _ in range(20):
+        queue.add(tenant="steady")
+    queue.claimed(slots=10)
+    for _ in range(10):
+        queue.add(tenant="returning")
+    tenants = [queue.record(job_id).fields["tenant"] for job_id in queue.claimed(slots=8)]
+    assert 3 <= tenants.count("returning") <= 5
+
+
+def test_an_expired_head_is_finished_on_the_way(queue):
+    late, fine = queue.add(deadline_s=100), queue.add()
+    queue.make_due(late, queue.tag.deadlines)
+    assert queue.claimed() == [fine]
+    assert queue.state(late) == "expired"
+
+
+def test_broken_entries_are_buried_and_the_jobs_behind_them_run(queue, redis):
+    lane = queue.tag.lane("standard", "default")
+    missing, fine = queue.add(), queue.add()
+    redis.delete(queue.tag.job(missing))
+    redis.xadd(lane, {"nonsense": 1})
+    last = queue.add()
+    assert queue.claimed() == [fine, last]
+    causes = [fields[b"cause"] for _, fields in redis.xrange(queue.tag.dead)]
+    assert causes == [b"job record missing", b"malformed entry"]
+
+
+def test_an_entry_written_twice_runs_once(queue, redis):
+    job_id = queue.add()
+    ((_, fields),) = redis.xrange(queue.tag.lane("standard", "default"))
+    redis.xadd(queue.tag.lane("standard", "default"), fields)
+    assert queue.claimed() == [job_id]
+
+
+def test_a_job_of_a_newer_schema_is_left_for_a_newer_worker(queue):
+    job_id = queue.add(v=SCHEMA_VERSION + 1)
+    assert queue.claimed() == []
+    assert queue.claimed(max_v=SCHEMA_VERSION + 1) == [job_id]
+
+
+def test_claiming_costs_the_same_however_long_the_queue_is(queue, redis):
+    def calls_of_a_claim() -> int:
+        redis.config_resetstat()
+        assert len(queue.claimed(slots=1)) == 1
+        stats = redis.info("commandstats")
+        return sum(
+            stat["calls"] for name, stat in stats.items() if "config" not in name and "info" not in name
+        )
+
+    for _ in range(100):
+        queue.add()
+    calls_of_a_claim()
+    short = calls_of_a_claim()
+    for _ in range(3000):
+        queue.add()
+    assert calls_of_a_claim() == short
+
+
+def test_a_queued_short_job_takes_little_memory(queue, redis):
+    queue.add(prompt="What does str.split do?")
+    before = redis.info("memory")["used_memory"]
+    for _ in range(2000):
+        queue.add(prompt="What does str.split do?")
+    each = (redis.info("memory")["used_memory"] - before) / 2000
+    print(f"Redis memory of a queued short job: {each:.0f} bytes")
+    assert each <= 2048

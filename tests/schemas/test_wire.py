@@ -1,0 +1,157 @@
+"""Jobs and events on the wire: what is wrong is named, what is secret stays so, what is new is borne."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from headrace.schemas import errors, keys
+from headrace.schemas.errors import HeadraceError, InvalidJob, JobNotFound
+from headrace.schemas.events import Chunk, End, JobState, chunk_payload, parse_event
+from headrace.schemas.job import Job
+from headrace.schemas.keys import Tag, is_permanent, new_job_id, tag_of
+
+GOOD = {"model": "m", "prompt": "hello"}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"prompt": None}, "job", "exactly one of prompt, messages and prompt_token_ids (got none of them)"),
+        ({"messages": [{"role": "user"}]}, "job", "got prompt and messages"),
+        ({"prompt": None, "messages": []}, "messages", "at least 1"),
+        ({"prompt": None, "prompt_token_ids": [-1]}, "prompt_token_ids.0", "got -1"),
+        ({"max_tokens": 0}, "max_tokens", "got 0"),
+        ({"max_tokens": -3}, "max_tokens", "got -3"),
+        ({"min_tokens": 10, "max_tokens": 5}, "job", "min_tokens=10 is above max_tokens=5"),
+        ({"temperature": math.nan}, "temperature", "got nan"),
+        ({"temperature": math.inf}, "temperature", "got inf"),
+        ({"temperature": -0.1}, "temperature", "got -0.1"),
+        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"top_k": -1}, "top_k", "got -1"),
+        ({"n": 2}, "n", "enqueue_many"),
+        ({"colour": "red"}, "colour", "not permitted"),
+        ({"model": "two words"}, "model", "two words"),
+        ({"tenant": "a b"}, "tenant", "a b"),
+        ({"job_class": "urgent"}, "job_class", "interactive"),
+        ({"stop": [""]}, "stop.0", "at least 1 character"),
+        ({"logprobs": 21}, "logprobs", "got 21"),
+        ({"webhook": {"url": "ftp://x"}}, "webhook.url", "ftp://x"),
+        ({"deadline_s": 0}, "deadline_s", "got 0"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_value(change, field, words):
+    with pytest.raises(InvalidJob) as error:
+        Job.make(**{**GOOD, **change})
+    assert error.value.field == field
+    assert words in error.value.reason
+
+
+def test_a_long_value_is_not_repeated_whole():
+    with pytest.raises(InvalidJob) as error:
+        Job.make(model="m" * 5000, prompt="x")
+    assert len(str(error.value)) < 300
+
+
+def test_a_job_travels_unchanged_and_without_its_defaults():
+    job = Job.make(
+        **GOOD,
+        stop="END",
+        logit_bias={5: 1.5},
+        webhook={"url": "https://x.example/h", "secret": "whsec_abc"},
+        metadata={"a": "b"},
+    )
+    wire = job.to_wire()
+    assert Job.from_wire(wire) == job
+    assert "temperature" not in wire
+    assert json.loads(Job.make(**GOOD).to_wire()) == {"v": 1, **GOOD}
+
+
+def test_a_webhook_secret_never_shows():
+    job = Job.make(**GOOD, webhook={"url": "https://x.example/h", "secret": "whsec_abc"})
+    assert "whsec_abc" not in repr(job) + str(job) + repr(job.webhook)
+    with pytest.raises(InvalidJob) as error:
+        Job.make(**GOOD, webhook={"url": "https://x.example/h", "secret": ["whsec_abc"]})
+    assert "whsec_abc" not in str(error.value)
+
+
+def test_a_record_that_is_no_job_says_so():
+    with pytest.raises(InvalidJob):
+        Job.from_wire("not json")
+
+
+def test_events_travel_and_bear_fields_of_newer_workers():
+    chunk = parse_event(chunk_payload(7, "é", [1, 2], None))
+    assert chunk == Chunk(offset=7, text="é", token_ids=(1, 2))
+    assert chunk.start == 5
+    end = parse_event(
+        '{"offset":7,"end":"failed","finish_reason":"error","new":1,"error":{"code":"c","message":"m"}}'
+    )
+    assert isinstance(end, End)
+    assert (end.end, end.error.code) == (JobState.FAILED, "c")
+
+
+def test_an_id_names_its_queue():
+    job_id = new_job_id("Qwen/Qwen3-0.6B", 3)
+    assert tag_of(job_id) == Tag("Qwen/Qwen3-0.6B", 3)
+    assert "/" not in job_id
+    ids = [new_job_id("m") for _ in range(100)]
+    assert len(set(ids)) == 100
+
+
+@pytest.mark.parametrize("job_id", ["", "x", "01j.0.demo", "../etc", "0" * 26 + ".0.{m}"])
+def test_what_is_no_id_is_no_job(job_id):
+    with pytest.raises(JobNotFound):
+        tag_of(job_id)
+
+
+def test_every_key_that_a_script_names_has_its_twin():
+    names = set()
+    for path in (ROOT / "schemas" / "scripts").glob("*.lua"):
+        names |= set(re.findall(r"key\('(\w+)'", path.read_text()))
+    twins = {name for name in vars(Tag) if not name.startswith("_")}
+    assert names - {"full"} <= twins  # `full` is deleted, never made: see allow_when_full
+
+
+def test_key_names_are_written_in_one_place_only():
+    files = [
+        *(path for folder in ("schemas", "producers", "workers") for path in (ROOT / folder).rglob("*.py")),
+        *(ROOT / "src" / "headrace").glob("*.py"),
+    ]
+    for path in files:
+        if path.name != "keys.py":
+            assert not re.search(r"""["']hr:|:(lane|leases|outbox|job|out|chan):""", path.read_text()), path
+
+
+def test_permanent_keys_are_those_of_the_queue_and_no_jobs():
+    tag = Tag("m")
+    for key in (
+        tag.lane("batch", "t"),
+        tag.retry,
+        tag.leases,
+        tag.backlog("batch"),
+        tag.workers,
+        keys.models(),
+    ):
+        assert is_permanent(key)
+    for key in (tag.job("x"), tag.out("x"), tag.worker("w"), tag.idem("t", "k"), "other"):
+        assert not is_permanent(key)
+
+
+def test_every_error_has_a_code_a_status_and_a_place_in_the_tree():
+    tree = errors.__doc__
+    leaves = [
+        thing
+        for name, thing in vars(errors).items()
+        if isinstance(thing, type) and issubclass(thing, HeadraceError) and not name.startswith("_")
+    ]
+    for leaf in leaves:
+        assert leaf.__name__ in tree
+        assert leaf.__doc__
+        assert 400 <= leaf.http_status < 600
+    codes = [leaf.code for leaf in leaves]
+    assert len(set(codes)) == len(codes)
