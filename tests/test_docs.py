@@ -1,0 +1,108 @@
+"""What the documents say is so: code blocks run, links lead somewhere, tables match the code."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *(ROOT / "docs").glob("*.md"),
+]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_leads_to_a_file(path):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.serial
+@pytest.mark.timeout(300)
+def test_readmes_python_runs_as_it_stands(own_redis, tmp_path, capsys):
+    from headrace import Client
+    from headrace.stack import stack
+
+    (code,) = blocks(ROOT / "README.md", "python")
+    assert len(code.splitlines()) <= 26
+    with stack(
+        tmp_path, redis_url=own_redis.url, worker_args=["--model", "demo", "--device", "cpu"]
+    ) as running:
+        with Client(running.redis_url) as client:
+            running.wait_ready(client)
+        exec(compile(code.replace("redis://localhost:6379/0", own_redis.url), "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert re.search(r"(stop|length): \d+ tokens in", shown), shown
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_shown_exists(path):
+    from typer.main import get_command
+
+    from headrace.cli import build
+
+    commands = set(get_command(build([])).commands)
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for block in blocks(path, "sh"):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["headrace"]:
+                assert words[1] in commands, line
+            elif words[:1] == ["make"]:
+                assert words[1] in targets, line
+
+
+def test_readmes_table_of_commands_names_real_ones():
+    from typer.main import get_command
+
+    from headrace.cli import build
+
+    commands = set(get_command(build([])).commands)
+    table = (ROOT / "README.md").read_text().partition("## Command line")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`headrace (\w+)", table)) | {
+        "queues",
+        "workers",
+        "tail",
+        "status",
+        "cancel",
+        "up",
+    }
+    assert named <= commands
+
+
+def test_the_protocols_commands_run_as_they_stand(redis):
+    (block,) = blocks(ROOT / "docs" / "protocol.md", "redis-cli")
+    replies = [redis.execute_command(*shlex.split(line)) for line in block.splitlines()]
+    assert len(replies[3]) == 2
+    assert replies[4] == [b"running", b"0"]
+
+
+def test_the_protocols_tables_match_the_code():
+    from headrace.schemas.events import JobState
+    from headrace.schemas.keys import Tag
+    from headrace.schemas.scripts.advance import AdvanceStatus
+
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    for name in vars(Tag):
+        if not name.startswith("_") and name not in {"model", "partition", "namespace", "base"}:
+            assert f"`{name}" in text, f"key {name} is not described"
+    for path in (ROOT / "schemas" / "scripts").glob("*.lua"):
+        if path.stem != "prelude":
+            assert f"| `{path.stem}` |" in text, f"script {path.stem} is not described"
+    for state in JobState:
+        assert f"`{state.value}`" in text
+    for status in AdvanceStatus:
+        assert status.value in text
+
+
+def test_no_document_or_source_names_a_private_place():
+    for path in (*DOCUMENTS, *(ROOT / "workers").rglob("*.py"), *(ROOT / "tools").iterdir()):
+        assert not re.search(r"(^|[\s'\"])/(work|root)/", path.read_text()), path
