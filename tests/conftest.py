@@ -23,6 +23,12 @@ _UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
 _END_S = 5.0
 
 
+def pytest_configure() -> None:
+    """What the command line prints must not depend on the terminal or CI system that the tests run under."""
+    for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def redis_server(no_process_left: None) -> Iterator["EmbeddedRedis"]:
     """The Redis that this process's tests share; a test that stops or configures one takes `own_redis`."""
