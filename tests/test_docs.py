@@ -11,6 +11,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "deploy" / "README.md",
     *(ROOT / "docs").glob("*.md"),
 ]
 
@@ -106,3 +107,15 @@ def test_the_protocols_tables_match_the_code():
 def test_no_document_or_source_names_a_private_place():
     for path in (*DOCUMENTS, *(ROOT / "workers").rglob("*.py"), *(ROOT / "tools").iterdir()):
         assert not re.search(r"(^|[\s'\"])/(work|root)/", path.read_text()), path
+
+
+def test_the_units_command_takes_the_options_that_it_gives():
+    from typer.main import get_command
+
+    from headrace.cli import build
+
+    unit = (ROOT / "deploy" / "systemd" / "headrace-worker.service").read_text()
+    program, command, *options = shlex.split(re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1])
+    assert program.endswith("/headrace")
+    known = {flag for option in get_command(build([])).commands[command].params for flag in option.opts}
+    assert {option for option in options if option.startswith("--")} <= known
