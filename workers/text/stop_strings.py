@@ -1,37 +1,71 @@
-"""Stop strings over a stream: what may be the beginning of one is held back until it is sure."""
+"""Stop strings over a stream: what may be the beginning of one is held back until it is sure.
+
+An Aho-Corasick automaton reads each character once. Its state is the longest suffix of the text that begins
+a stop string, which is exactly what must be held back; so the work for a character does not grow with the
+number or the length of the stop strings, and nothing depends on how the text was cut into pieces. The stop
+string that is complete first wins; of several that end together, the longest.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class _State:
+    """Some stop string's beginning of `depth` characters; `hit` is the longest stop string that ends it."""
+
+    depth: int = 0
+    next: "dict[str, _State]" = field(default_factory=dict)
+    shorter: "_State | None" = None
+    hit: str | None = None
+
+    def after(self, character: str) -> "_State":
+        state = self
+        while character not in state.next:
+            if state.shorter is None:
+                return state
+            state = state.shorter
+        return state.next[character]
+
+
+def _automaton(stops: Sequence[str]) -> _State:
+    root = _State()
+    for stop in stops:
+        state = root
+        for character in stop:
+            state = state.next.setdefault(character, _State(state.depth + 1))
+        state.hit = stop
+    level = [root]
+    while level:
+        for state in level:
+            for character, child in state.next.items():
+                child.shorter = root if state.shorter is None else state.shorter.after(character)
+                child.hit = child.hit or child.shorter.hit
+        level = [child for state in level for child in state.next.values()]
+    return root
 
 
 class StopStrings:
     """Watches one stream of text for the first of several strings."""
 
-    __slots__ = ("_held", "_longest", "_stops")
+    __slots__ = ("_held", "_state")
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._longest = max(map(len, self._stops), default=0)
+        self._state = _automaton(stops)
         self._held = ""
 
     def add(self, text: str) -> tuple[str, str | None]:
         """The text to let out, and the stop string found, if one was: the text ends before it."""
-        if not self._stops:
-            return text, None
-        seen = self._held + text
-        found = [(at, stop) for stop in self._stops if (at := seen.find(stop)) >= 0]
-        if found:
-            at, stop = min(found)
-            self._held = ""
-            return seen[:at], stop
-        keep = self._doubtful(seen)
-        self._held = seen[len(seen) - keep :]
-        return seen[: len(seen) - keep], None
-
-    def _doubtful(self, seen: str) -> int:
-        for length in range(min(self._longest - 1, len(seen)), 0, -1):
-            if any(stop.startswith(seen[-length:]) for stop in self._stops):
-                return length
-        return 0
+        state, seen = self._state, self._held + text
+        for index in range(len(self._held), len(seen)):
+            state = state.after(seen[index])
+            if state.hit:
+                self._held = ""
+                return seen[: index + 1 - len(state.hit)], state.hit
+        self._state = state
+        sure = len(seen) - state.depth
+        self._held = seen[sure:]
+        return seen[:sure], None
 
     def flush(self) -> str:
         """What is still held back; no stop string came of it."""
