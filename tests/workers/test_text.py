@@ -1,12 +1,14 @@
 """Tokens become text that is final when it is sent, whatever the tokenizer and the grouping."""
 
-import random
+import json
+import shutil
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers
+from tokenizers import decoders, models, normalizers, processors
 
 from headrace.workers.models import resolve_model
 from headrace.workers.text import (
@@ -80,11 +82,58 @@ def test_no_piece_of_real_text_holds_half_a_character(tokenizer, text):
     assert not any("�" in piece for piece in emitted(tokenizer, tokenizer.encode(text)))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_random_tokens_lose_and_repeat_nothing(byte_level, seed):
-    rng = random.Random(seed)
-    ids = [rng.randrange(4096) for _ in range(40)]
+BYTES = st.integers(5, 260)
+"""The built-in tokenizer's tokens of one byte each: most sequences of them are no UTF-8."""
+
+
+@given(ids=st.lists(BYTES | st.integers(0, 4200), max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_random_tokens_lose_and_repeat_nothing(byte_level, ids):
     assert "".join(emitted(byte_level, ids)) == byte_level.decode(ids)
+
+
+@given(ids=st.lists(BYTES, min_size=17, max_size=80))
+@settings(max_examples=100, deadline=None)
+def test_bytes_without_sense_lose_and_repeat_nothing(byte_level, ids):
+    assert "".join(emitted(byte_level, ids)) == byte_level.decode(ids)
+
+
+@given(text=st.text(max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_any_text_comes_back_whole_through_single_bytes(metaspace, text):
+    assume("�" not in text)
+    ids = metaspace.encode(text)
+    pieces = emitted(metaspace, ids)
+    assert "".join(pieces) == metaspace.decode(ids)
+    assert not any("�" in piece for piece in pieces)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_pieces_and_characters_spelt_in_bytes_mix(metaspace, data):
+    piece = st.integers(257, 268).map(lambda token_id: [token_id])
+    spelt = st.characters(codec="utf-8").map(lambda character: [byte + 1 for byte in character.encode()])
+    ids = [token_id for ids in data.draw(st.lists(piece | spelt, max_size=40)) for token_id in ids]
+    assume("�" not in metaspace.decode(ids))
+    assert "".join(emitted(metaspace, ids)) == metaspace.decode(ids)
+
+
+@pytest.mark.parametrize("token_id", [0, 132, 9999], ids=["special", "half a character", "unknown"])
+def test_a_long_run_of_tokens_without_text_costs_no_more_a_token(byte_level, token_id):
+    class Measured:
+        longest = 0
+        is_text = staticmethod(byte_level.is_text)
+
+        def decode(self, ids: list[int]) -> str:
+            self.longest = max(self.longest, len(ids))
+            return byte_level.decode(ids)
+
+    assert byte_level.decode([token_id]) in {"", "�"}
+    measured = Measured()
+    detokenizer = Detokenizer(measured)
+    for _ in range(500):
+        detokenizer.add(token_id)
+    assert measured.longest <= 16
 
 
 def test_what_was_emitted_is_a_function_of_the_tokens_alone(tokenizer):
@@ -109,6 +158,8 @@ def test_bytes_that_form_no_character_are_held_only_so_long(metaspace):
         (["END"], ["a E", "X"], "a EX", None),
         (["aab"], ["a", "a", "a", "b"], "a", "aab"),
         (["bc", "abcd"], ["a", "b", "c", "d"], "a", "bc"),
+        (["bc", "abcd"], ["abcd"], "a", "bc"),
+        (["c", "abc"], ["ab", "c"], "", "abc"),
         (["x", "y"], ["1y2x"], "1", "y"),
         (["日本"], ["x日", "本y"], "x", "日本"),
         ([], ["a", "b"], "ab", None),
@@ -125,21 +176,24 @@ def test_stop_strings_are_found_over_chunk_borders(stops, chunks, text, hit):
     assert (out + ("" if found else watcher.flush()), found) == (text, hit)
 
 
-@given(
-    st.text(alphabet="ab", max_size=30), st.lists(st.text(alphabet="ab", min_size=1, max_size=4), max_size=3)
-)
-@settings(max_examples=200, deadline=None)
-def test_nothing_of_a_stop_string_is_ever_let_out(text, stops):
-    watcher, out = StopStrings(stops), ""
-    for character in text:
-        piece, hit = watcher.add(character)
-        out += piece
-        if hit:
-            assert (out + hit) == text[: len(out + hit)]
-            break
-    else:
-        assert out + watcher.flush() == text
-    assert not any(stop in out for stop in stops)
+AB = st.text(alphabet="ab", min_size=1, max_size=4)
+
+
+@given(stops=st.lists(AB, max_size=4), pieces=st.lists(AB, max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_as_much_as_is_sure_is_let_out_however_the_text_was_cut(stops, pieces):
+    watcher, out, read = StopStrings(stops), "", ""
+    for piece in pieces:
+        let_out, hit = watcher.add(piece)
+        out, before, read = out + let_out, read, read + piece
+        ends = [end for end in range(1, len(read) + 1) if read[:end].endswith(tuple(stops))]
+        if ends:
+            assert hit == max((stop for stop in stops if read[: ends[0]].endswith(stop)), key=len)
+            assert (out + hit, len(before) < ends[0]) == (read[: ends[0]], True)
+            return
+        doubtful = (read[at:] for at in range(len(read) + 1) if any(s.startswith(read[at:]) for s in stops))
+        assert (out + next(doubtful, ""), hit) == (read, None)
+    assert out + watcher.flush() == read
 
 
 def test_a_stream_ends_before_its_stop_string(byte_level):
@@ -169,6 +223,40 @@ def test_what_a_template_refuses_is_said_with_its_own_reason(byte_level):
 def test_a_model_without_a_template_takes_no_messages(metaspace):
     with pytest.raises(ChatTemplateError, match="no chat template; send a prompt"):
         metaspace.chat([{"role": "user", "content": "hi"}])
+
+
+def altered(folder: Path, **changes: object) -> str:
+    """The built-in model's tokenizer with parts of its tokenizer.json replaced."""
+    demo = Path(resolve_model("demo"))
+    for name in ("config.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(demo / name, folder)
+    whole = json.loads((demo / "tokenizer.json").read_text()) | changes
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    return str(folder)
+
+
+def test_a_prompt_is_neither_cut_nor_filled_up(byte_level, tmp_path):
+    truncation = {"max_length": 4, "strategy": "LongestFirst", "direction": "Right", "stride": 0}
+    padding = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None}
+    padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"}
+    asked = Tokenizer(altered(tmp_path, truncation=truncation, padding=padding))
+    text = "a prompt of more than four tokens, and of fewer than sixty-four"
+    assert asked.encode(text) == byte_level.encode(text)
+
+
+def test_prompts_get_the_special_tokens_of_the_tokenizer_and_chats_those_of_the_template(
+    byte_level, tmp_path
+):
+    opening = processors.TemplateProcessing(single="<|system|> $A", special_tokens=[("<|system|>", 1)])
+    tokenizer = Tokenizer(altered(tmp_path, post_processor=json.loads(opening.__getstate__())))
+    assert tokenizer.encode("hi") == [1, *byte_level.encode("hi")]
+    messages = [{"role": "user", "content": "hi"}]
+    assert tokenizer.chat(messages) == byte_level.chat(messages)
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path):
+    with pytest.raises(TokenizerError, match="can't be loaded: data did not match"):
+        Tokenizer(altered(tmp_path, model={"type": "none that exists"}))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

@@ -4,46 +4,57 @@ The text emitted after n tokens is a function of those n tokens alone, however t
 a worker that takes over a stream replays its tokens and knows exactly which text was published.
 
 A token's text depends on its neighbours (an incomplete UTF-8 character, a leading space that only the first
-token of a text loses), so a window is decoded: the tokens of the last emission before the new ones, as
-context. What the longer window's text adds is new; while it ends in an incomplete character, nothing is.
+token of a text loses), so a window is decoded: the tokens since the last but one clean boundary, where the
+text ended in whole characters. What ends it in U+FFFD may yet become a character and is held back. Decoding
+the window, and not looking tokens up, leaves every kind of tokenizer to the library that knows it.
+
+For a byte-level tokenizer the pieces join to `decode` of all tokens, whatever the tokens. A tokenizer with
+byte fallback makes U+FFFD of a whole run of bytes when one of them fits no character, also of those that did;
+what was emitted by then stays.
 """
 
 from .tokenizer import Tokenizer
 
 _REPLACEMENT = "�"
 
-_MAX_HELD_TOKENS = 64
-"""Bytes that form no character are let out after this many tokens: models don't write them, and the window
-must stay short."""
+_MAX_WINDOW_TOKENS, _KEPT_TOKENS = 16, 8
+"""Valid text never comes to a window so long: a character has four bytes at most. Tokens that spell none are
+let out but for the last, which may begin one, and the window is cut to those that can still matter."""
 
 
 class Detokenizer:
-    """Decodes one sequence token by token."""
+    """Decodes one sequence token by token, in constant time a token."""
 
-    __slots__ = ("_context", "_context_text", "_held", "_tokenizer")
+    __slots__ = ("_boundary", "_emitted", "_tokenizer", "_window")
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._context: list[int] = []
-        self._context_text = ""
-        self._held: list[int] = []
+        self._window: list[int] = []
+        self._boundary = 0  # the window's tokens before the last clean boundary
+        self._emitted = 0  # the characters of the window's text that are out
 
     def add(self, token_id: int) -> str:
         """The text that became final with this token; empty while a character is incomplete."""
-        self._held.append(token_id)
-        text = self._tokenizer.decode(self._context + self._held)
-        if len(text) <= len(self._context_text):
+        if not self._tokenizer.is_text(token_id):
             return ""
-        if text.endswith(_REPLACEMENT) and len(self._held) < _MAX_HELD_TOKENS:
-            return ""
-        new = text[len(self._context_text) :]
-        self._context, self._held = self._held, []
-        self._context_text = self._tokenizer.decode(self._context)
+        self._window.append(token_id)
+        text = self._tokenizer.decode(self._window)
+        final = len(text.rstrip(_REPLACEMENT))
+        if final == len(text):
+            self._window = self._window[self._boundary :]
+            self._boundary = len(self._window)
+            new, self._emitted = text[self._emitted :], len(self._tokenizer.decode(self._window))
+            return new
+        if len(self._window) == _MAX_WINDOW_TOKENS:
+            self._window = self._window[-_KEPT_TOKENS:]
+            self._boundary = 0
+            new, self._emitted = text[self._emitted : -1], len(self._tokenizer.decode(self._window)) - 1
+            return new
+        new, self._emitted = text[self._emitted : final], max(self._emitted, final)
         return new
 
     def flush(self) -> str:
         """What is still held back, as it stands; the sequence has ended."""
-        text = self._tokenizer.decode(self._context + self._held)
-        new = text[len(self._context_text) :]
-        self._context, self._context_text, self._held = [], "", []
+        new = self._tokenizer.decode(self._window)[self._emitted :]
+        self._window, self._boundary, self._emitted = [], 0, 0
         return new

@@ -24,18 +24,23 @@ class Tokenizer:
         """Load the tokenizer of a local folder or Hub name; code from the repository is never run.
 
         Raises:
-            TokenizerError: there is none, or it is not of the fast kind.
+            TokenizerError: there is none, it is damaged, or it is not of the fast kind.
         """
         try:
             self._hf: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # what reads the files raises a bare Exception, too
             raise TokenizerError(f"the tokenizer of {model!r} can't be loaded: {error}") from error
         backend = getattr(self._hf, "backend_tokenizer", None)
         if backend is None:
             raise TokenizerError(
                 f"the tokenizer of {model!r} is not a fast one; save it with tokenizer.json (`tokenizers`)"
             )
+        backend.no_truncation()  # a tokenizer.json may ask for either; a prompt is never cut or filled up
+        backend.no_padding()
         self._backend: Any = backend
+        self._special_ids = frozenset(
+            token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
+        )
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a prompt."""
@@ -63,6 +68,10 @@ class Tokenizer:
         """The text of some tokens, special ones left out."""
         text: str = self._backend.decode(token_ids, skip_special_tokens=True)
         return text
+
+    def is_text(self, token_id: int) -> bool:
+        """Whether a token can have text: it is in the vocabulary and not special."""
+        return token_id not in self._special_ids and self._backend.id_to_token(token_id) is not None
 
     def token_text(self, token_id: int) -> str:
         """One token as text, for log-probabilities; special tokens by their names."""
