@@ -25,6 +25,9 @@ from .runner import Runner
 from .settings import WorkerSettings
 from .text import Tokenizer, TokenizerError
 
+SWITCH_S = 0.0005
+"""The loop lets go of the interpreter at every kernel; the I/O thread may not keep it for the usual 5 ms."""
+
 REDIS_WAIT_S = 60.0
 """How long the start waits for a Redis that is away, before it counts as failed."""
 
@@ -45,6 +48,7 @@ def main(pipe_fd: int) -> int:
     except (ModelError, TokenizerError, BrokerUnavailable) as error:
         pipe.send(Fatal(str(error)))
         return 1
+    sys.setswitchinterval(SWITCH_S)
     runner.run()
     return 0
 
