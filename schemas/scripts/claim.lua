@@ -31,12 +31,7 @@ local function start(id, job)
   redis.call('HSETNX', key('job', id), 'started_ms', now)
   redis.call('ZADD', key('leases'), now + lease_ms, id)
   if not job.started_ms then notify(id, job.events, 'job.started', now) end
-  local log = {}
-  if offset > 0 then
-    for _, entry in ipairs(redis.call('XRANGE', key('out', id), '-', '+')) do
-      log[#log + 1] = to_fields(entry[2]).event
-    end
-  end
+  local log = offset > 0 and log_of(id) or {}
   taken[#taken + 1] = {id, fence, job.spec, offset, tonumber(job.attempts or 0),
     tonumber(job.suspect or -1), now - tonumber(job.enqueued_ms), log}
 end
@@ -57,9 +52,9 @@ local function serve(stream, class)
     bury(stream, entry_id, entry, 'malformed entry')
     return 'next', 0
   end
-  local job = fields_of(id, 'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events',
-    'started_ms', 'enqueued_ms', 'deadline_ms', 'cancel', 'stream', 'entry')
-  if not (job.state and job.spec and job.class and job.tenant and tonumber(job.enqueued_ms)) then
+  local fine, job = pcall(fields_of, id, 'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect',
+    'events', 'started_ms', 'enqueued_ms', 'deadline_ms', 'cancel', 'stream', 'entry')
+  if not (fine and job.state and job.spec and job.class and job.tenant and tonumber(job.enqueued_ms)) then
     bury(stream, entry_id, entry, 'job record missing')
     return 'next', 0
   end

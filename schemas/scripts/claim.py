@@ -1,8 +1,11 @@
 """Take the jobs that fit a worker's free KV pages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from ..events import Chunk, parse_event
 from ..job import SCHEMA_VERSION, JobClass
@@ -54,7 +57,7 @@ class ClaimedJob:
         attempts: how often a worker died over it.
         suspect_until: it stays a suspect until its log passes this offset; None when it is none.
         waited_ms: time since it was enqueued, by Redis's clock.
-        log: its chunks so far, in order.
+        log: its chunks so far, in order; they add up to `offset` unless the log was damaged from outside.
     """
 
     job_id: str
@@ -105,7 +108,6 @@ def _parse(reply: list[Any]) -> ClaimReply:
 
 def _claimed(item: list[Any]) -> ClaimedJob:
     job_id, fence, spec, offset, attempts, suspect, waited_ms, log = item
-    events = [parse_event(payload) for payload in log]
     return ClaimedJob(
         job_id=text(job_id),
         fence=text(fence),
@@ -114,5 +116,14 @@ def _claimed(item: list[Any]) -> ClaimedJob:
         attempts=int(attempts),
         suspect_until=int(suspect) if int(suspect) >= 0 else None,
         waited_ms=int(waited_ms),
-        log=[event for event in events if isinstance(event, Chunk)],
+        log=list(_chunks(log)),
     )
+
+
+def _chunks(log: list[bytes | str]) -> Iterator[Chunk]:
+    """The log's chunks. One that can't be read is left out: the tokens then don't add up to `offset`."""
+    for payload in log:
+        with suppress(ValidationError):
+            event = parse_event(payload)
+            if isinstance(event, Chunk):
+                yield event

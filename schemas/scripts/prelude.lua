@@ -138,23 +138,35 @@ local function requeue(id, stream)
   leave_queue(id)
   redis.call('ZREM', key('leases'), id)
   redis.call('HDEL', key('job', id), 'fence', 'worker')
-  local job = fields_of(id, unpack(QUEUE_FIELDS))
+  local job = fields_of(id, 'deadline_ms', unpack(QUEUE_FIELDS))
+  if job.deadline_ms then redis.call('ZADD', key('deadlines'), job.deadline_ms, id) end  -- it may have passed
   local entry = push(stream, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v)
   redis.call('HSET', key('job', id), 'state', 'queued', 'stream', stream, 'entry', entry)
   ring()
 end
 
-local function publish(id, entry_id, payload)
-  redis.call('XADD', key('out', id), entry_id, 'event', payload)
-  redis.call('PUBLISH', key('chan', id), payload)
+-- The events of a job's log; none when the key was damaged from outside.
+local function log_of(id)
+  local log, entries = {}, redis.pcall('XRANGE', key('out', id), '-', '+')
+  if entries.err then return log end
+  for _, entry in ipairs(entries) do log[#log + 1] = to_fields(entry[2]).event end
+  return log
 end
 
--- Tokens from..to of a job's log. Nothing to do for a chunk that is there already (the caller's last reply
--- was lost); the offset to go on from when the log does not reach `from` or ends inside the chunk.
+-- Adds to the log first, so that the live never see what a reader of the log won't. False for a damaged log.
+local function publish(id, entry_id, payload)
+  local added = redis.pcall('XADD', key('out', id), entry_id, 'event', payload)
+  if type(added) == 'table' and added.err then return false end
+  redis.call('PUBLISH', key('chan', id), payload)
+  return true
+end
+
+-- Writes tokens from..to of a job's log. Gives nil, also for a chunk that is there already (the caller's last
+-- reply was lost), or the refusal: the log does not reach `from`, or ends inside the chunk, or is damaged.
 local function append(id, offset, from, to, payload, now)
   if payload == '' or to <= offset then return nil end
-  if from ~= offset then return offset end
-  publish(id, to .. '-0', payload)
+  if from ~= offset then return 'behind ' .. offset end
+  if not publish(id, to .. '-0', payload) then return 'damaged' end
   if offset == 0 then redis.call('HSET', key('job', id), 'first_token_ms', now) end
   redis.call('HSET', key('job', id), 'offset', to)
 end
@@ -172,13 +184,15 @@ local function notify(id, events, event, now)
   end
 end
 
--- What a job that ends without a worker has to show: the text and tokens of its log.
+-- What a job that ends without a worker has to show: the text and tokens of its log, as far as it can be read.
 local function output_so_far(id, finish_reason)
   local text, tokens = {}, {}
-  for _, entry in ipairs(redis.call('XRANGE', key('out', id), '-', '+')) do
-    local chunk = cjson.decode(to_fields(entry[2]).event)
-    text[#text + 1] = chunk.text
-    for _, token in ipairs(chunk.token_ids or {}) do tokens[#tokens + 1] = string.format('%d', token) end
+  for _, event in ipairs(log_of(id)) do
+    pcall(function()
+      local chunk = cjson.decode(event)
+      text[#text + 1] = (chunk.text or '') .. ''
+      for _, token in ipairs(chunk.token_ids or {}) do tokens[#tokens + 1] = string.format('%d', token) end
+    end)
   end
   return '{"text":' .. cjson.encode(table.concat(text)) .. ',"token_ids":[' .. table.concat(tokens, ',')
     .. '],"finish_reason":"' .. finish_reason .. '","usage":{"completion_tokens":' .. #tokens .. '}}'
@@ -192,7 +206,9 @@ local function end_job(id, state, output, error, end_payload, retention_ms, now)
   redis.call('HDEL', key('job', id), 'fence', 'cancel', 'suspect')
   redis.call('HSET', key('job', id), 'state', state, 'result', output, 'finished_ms', now)
   if error ~= '' then redis.call('HSET', key('job', id), 'error', error) end
-  pcall(publish, id, (job.offset or 0) .. '-1', end_payload)  -- a damaged log can't keep a job from ending
+  if not publish(id, (job.offset or 0) .. '-1', end_payload) then  -- a damaged log can't keep a job from ending
+    redis.call('PUBLISH', key('chan', id), end_payload)
+  end
   notify(id, job.events, 'job.' .. state, now)
   note_pace(job.class, now)
   redis.call('PEXPIRE', key('job', id), retention_ms)

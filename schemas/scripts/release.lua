@@ -9,8 +9,8 @@ if not job.state then
   return 'gone'
 end
 if job.fence ~= fence then return 'fenced' end
-local behind = append(id, tonumber(job.offset or 0), from, to, payload, now)
-if behind then return 'behind ' .. behind end
+local refused = append(id, tonumber(job.offset or 0), from, to, payload, now)
+if refused then return refused end
 if job.cancel then
   end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
   return 'cancelled'

@@ -84,6 +84,16 @@ def test_a_deadline_ends_a_job_that_still_waits(queue):
     assert {queue.state(waiting), queue.state(delayed)} == {"expired"}
 
 
+@pytest.mark.parametrize("interrupted", ["released", "lapsed"])
+def test_a_deadline_that_passed_while_the_job_ran_ends_it_once_it_waits_again(queue, interrupted):
+    job = queue.start(deadline_s=100)
+    queue.make_due(job.job_id, queue.tag.deadlines)
+    assert queue.upkeep().expired == 0
+    queue.release(job) if interrupted == "released" else queue.lapse(job.job_id)
+    assert queue.upkeep().expired == 1
+    assert queue.state(job.job_id) == "expired"
+
+
 def test_a_job_that_ends_unattended_shows_what_it_had(queue):
     job = queue.start()
     queue.advance(job, 0, 2, 'é "quoted"\n')
@@ -150,6 +160,17 @@ def test_a_dead_letter_lives_again_with_or_without_its_progress(queue, redis, fr
     assert queue.log(job.job_id)[-2:] == ["6-0", "6-1"]
     with pytest.raises(JobNotFound):
         queue.call(requeue_dead(queue.tag, entry_id.decode()))
+
+
+def test_a_dead_letter_that_ends_without_another_token_has_its_end_marker(queue, redis):
+    job = queue.start(max_attempts=1)
+    queue.advance(job, 0, 5)
+    queue.lapse(job.job_id)
+    ((entry_id, _),) = redis.xrange(queue.tag.dead)
+    queue.call(requeue_dead(queue.tag, entry_id.decode()))
+    assert queue.log(job.job_id) == ["5-0"]
+    queue.cancel(job.job_id)
+    assert queue.log(job.job_id) == ["5-0", "5-1"]
 
 
 def test_a_dead_workers_jobs_come_back_at_once_and_only_its_own(queue):
