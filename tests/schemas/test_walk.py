@@ -1,12 +1,16 @@
 """A seeded random walk over every script, against a plain model of the protocol, on real Redis."""
 
+import json
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
 
+from headrace import IdempotencyConflict
 from headrace.schemas.keys import is_permanent
-from headrace.schemas.scripts import ClaimedJob
+from headrace.schemas.scripts import ClaimedJob, requeue_dead
+from headrace.schemas.scripts.upkeep import SUSPECT_MARGIN_TOKENS
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -16,20 +20,31 @@ TERMINAL = {"succeeded", "failed", "cancelled", "expired"}
 
 @dataclass
 class ModelJob:
-    """What the protocol says a job must be."""
+    """What the protocol says a job must be; `late` is one whose deadline has passed."""
 
+    request: dict[str, object]
     state: str
-    max_attempts: int
     tokens: int = 0
     attempts: int = 0
+    suspect: int | None = None
+    has_deadline: bool = False
     cancelled: bool = False
+    late: bool = False
+    dead: bool = False
     owner: ClaimedJob | None = None
     stale: list[ClaimedJob] = field(default_factory=list)
+    endings: Counter[str] = field(default_factory=Counter)
 
     def lose_owner(self) -> None:
         if self.owner is not None:
             self.stale.append(self.owner)
             self.owner = None
+
+    def end(self, state: str) -> None:
+        assert self.state not in TERMINAL
+        self.state, self.cancelled, self.suspect = state, False, None
+        self.endings[f"job.{state}"] += 1
+        self.lose_owner()
 
 
 class Walk:
@@ -44,16 +59,30 @@ class Walk:
     # Operations: each does the same to Redis and to the model.
 
     def enqueue(self) -> None:
-        delay_s = self.rng.choice([0, 0, 0, 100])
-        attempts = self.rng.randint(1, 4)
-        job_id = self.queue.add(
-            delay_s=delay_s,
-            max_attempts=attempts,
-            tenant=self.rng.choice("abc"),
-            job_class=self.rng.choice(["interactive", "standard", "batch"]),
-            deadline_s=self.rng.choice([None, 1000]),
-        )
-        self.jobs[job_id] = ModelJob("delayed" if delay_s else "queued", attempts)
+        request = {
+            "delay_s": self.rng.choice([0, 0, 0, 100]),
+            "max_attempts": self.rng.randint(1, 4),
+            "tenant": self.rng.choice("abc"),
+            "job_class": self.rng.choice(["interactive", "standard", "batch"]),
+            "deadline_s": self.rng.choice([None, 1000]),
+            "idempotency_key": self.rng.choice([None, f"key-{len(self.jobs)}"]),
+            "webhook": {"url": "https://example.com/hook"},
+        }
+        job_id = self.queue.add(**request)
+        state = "delayed" if request["delay_s"] else "queued"
+        self.jobs[job_id] = ModelJob(request, state, has_deadline=request["deadline_s"] is not None)
+
+    def enqueue_again(self) -> None:
+        """The first reply was lost, or the client sends its request a second time, or misuses its key."""
+        if not (job_id := self.pick("delayed", "queued", "running", *TERMINAL)):
+            return
+        request = self.jobs[job_id].request
+        assert self.queue.add(job_id, **request) == job_id
+        if request["idempotency_key"]:
+            assert self.queue.add(**request) == job_id
+            with pytest.raises(IdempotencyConflict) as conflict:
+                self.queue.add(**{**request, "max_tokens": 17})
+            assert conflict.value.job_id == job_id
 
     def promote(self) -> None:
         if job_id := self.pick("delayed"):
@@ -62,13 +91,18 @@ class Walk:
             self.jobs[job_id].state = "queued"
 
     def claim(self) -> None:
-        worker = self.rng.choice(["w1", "w2"])
-        for claimed in self.queue.claim(slots=self.rng.randint(0, 4), worker=worker, nonce=worker).jobs:
+        worker, suspect_slots = self.rng.choice(["w1", "w2"]), self.rng.randint(0, 1)
+        taken = self.queue.claim(
+            slots=self.rng.randint(0, 4), worker=worker, nonce=worker, suspect_slots=suspect_slots
+        ).jobs
+        for claimed in taken:
             job = self.jobs[claimed.job_id]
             assert job.state == "queued"
             assert (claimed.offset, claimed.attempts) == (job.tokens, job.attempts)
+            assert claimed.suspect_until == job.suspect
             assert [t for chunk in claimed.log for t in chunk.token_ids] == list(range(job.tokens))
             job.state, job.owner = "running", claimed
+        assert sum(claimed.suspect_until is not None for claimed in taken) <= suspect_slots
 
     def advance(self) -> None:
         if job_id := self.pick("running"):
@@ -81,7 +115,11 @@ class Walk:
             elif offset > job.tokens:
                 assert (answer.status, answer.log_offset) == ("behind", job.tokens)
                 return
-            assert answer.status == ("cancelled" if job.cancelled else "ok")
+            if job.suspect is not None and offset > job.suspect:
+                job.suspect = None
+            wanted = "cancelled" if job.cancelled else "expired" if job.late else "ok"
+            assert answer.status == wanted
+            assert self.queue.advance(job.owner, start, offset).status == wanted  # the reply was lost
 
     def write_as_a_stale_owner(self) -> None:
         stale = [(job_id, old) for job_id, job in self.jobs.items() for old in job.stale]
@@ -89,26 +127,32 @@ class Walk:
             job_id, old = self.rng.choice(stale)
             job = self.jobs[job_id]
             assert self.queue.advance(old, job.tokens, job.tokens + 1).status == "fenced"
+            assert self.queue.release(old, job.tokens, job.tokens + 1).status == "fenced"
             refused = "already" if job.state in TERMINAL else "fenced"
             assert self.queue.finish(old, job.tokens, job.tokens + 1).status == refused
 
     def finish(self) -> None:
         if job_id := self.pick("running"):
             job = self.jobs[job_id]
-            offset = job.tokens + self.rng.randint(0, 3)
-            state = self.rng.choice(["succeeded", "failed"])
-            assert self.queue.finish(job.owner, job.tokens, offset, state).status == "ok"
-            job.state, job.tokens = state, offset
-            job.lose_owner()
+            offset, owner = job.tokens + self.rng.randint(0, 3), job.owner
+            state = self.rng.choice(sorted(TERMINAL))
+            assert self.queue.finish(owner, job.tokens + 1, offset + 2).status == "behind"
+            assert self.queue.finish(owner, job.tokens, offset, state).status == "ok"
+            assert self.queue.finish(owner, job.tokens, offset, state).status == "already"
+            job.tokens = offset
+            job.end(state)
 
     def release(self) -> None:
         if job_id := self.pick("running"):
             job = self.jobs[job_id]
             answer = self.queue.release(job.owner, job.tokens, job.tokens + 2)
             job.tokens += 2
-            job.lose_owner()
             assert answer.status == ("cancelled" if job.cancelled else "ok")
-            job.state = "cancelled" if job.cancelled else "queued"
+            if job.cancelled:
+                job.end("cancelled")
+            else:
+                self._requeued(job)
+            self._expire_late()
 
     def cancel(self) -> None:
         if job_id := self.pick("delayed", "queued", "running", *TERMINAL):
@@ -120,34 +164,64 @@ class Walk:
                 job.cancelled = True
             else:
                 assert answer == "cancelled"
-                job.state = "cancelled"
+                job.end("cancelled")
 
     def lapse(self) -> None:
         if job_id := self.pick("running"):
             self.queue.lapse(job_id)
-            self._died(self.jobs[job_id])
+            self._died(self.jobs[job_id], blamed=False)
+            self._expire_late()
 
     def recover(self) -> None:
-        worker = self.rng.choice(["w1", "w2"])
+        worker, blamed = self.rng.choice(["w1", "w2"]), self.rng.random() < 0.5
         mine = [job for job in self.jobs.values() if job.owner and job.owner.fence.endswith(worker)]
-        assert self.queue.recover(worker, blamed=self.rng.random() < 0.5) == len(mine)
+        assert self.queue.recover(worker, blamed=blamed) == len(mine)
         for job in mine:
-            self._died(job)
+            self._died(job, blamed=blamed)
+        self._expire_late()
 
-    def _died(self, job: ModelJob) -> None:
+    def _died(self, job: ModelJob, *, blamed: bool) -> None:
         job.attempts += 1
-        job.lose_owner()
         if job.cancelled:
-            job.state = "cancelled"
+            job.end("cancelled")
+        elif job.attempts >= job.request["max_attempts"]:
+            job.end("failed")
+            job.dead = True
         else:
-            job.state = "failed" if job.attempts >= job.max_attempts else "queued"
+            self._requeued(job)
+            if blamed or job.attempts > 1:
+                job.suspect = job.tokens + SUSPECT_MARGIN_TOKENS
 
-    def expire(self) -> None:
-        job_id = self.pick("queued", "delayed")
-        if job_id and self.queue.redis.zscore(self.queue.tag.deadlines, job_id):
+    def _requeued(self, job: ModelJob) -> None:
+        job.state = "queued"
+        job.lose_owner()
+
+    def pass_a_deadline(self) -> None:
+        job_id = self.pick("queued", "delayed", "running")
+        if job_id and self.jobs[job_id].has_deadline:
             self.queue.make_due(job_id, self.queue.tag.deadlines)
-            assert self.queue.upkeep().expired == 1
-            self.jobs[job_id].state = "expired"
+            self.jobs[job_id].late = True
+            self._expire_late()
+
+    def _expire_late(self) -> None:
+        late = [job for job in self.jobs.values() if job.late and job.state in {"queued", "delayed"}]
+        assert self.queue.upkeep().expired == len(late)
+        for job in late:
+            job.end("expired")
+
+    def requeue_dead(self) -> None:
+        letters = self.queue.redis.xrange(self.queue.tag.dead)
+        if letters:
+            entry_id, letter = self.rng.choice(letters)
+            from_scratch = self.rng.random() < 0.5
+            job_id = self.queue.call(
+                requeue_dead(self.queue.tag, entry_id.decode(), from_scratch=from_scratch)
+            )
+            assert job_id == letter[b"job"].decode()
+            job = self.jobs[job_id]
+            assert job.dead
+            job.state, job.attempts, job.dead, job.late, job.has_deadline = "queued", 0, False, False, False
+            job.tokens = 0 if from_scratch else job.tokens
 
     # Invariants.
 
@@ -156,10 +230,17 @@ class Walk:
         assert record.state == job.state
         assert int(record.fields.get("offset", 0)) == job.tokens
         assert int(record.fields.get("attempts", 0)) == job.attempts
-        log = self.queue.log(job_id)
-        assert [entry for entry in log if entry.endswith("-1")] == (
-            [f"{job.tokens}-1"] if job.state in TERMINAL else []
-        )
+        assert ("fence" in record.fields) == (job.state == "running")
+        entries = self.queue.redis.xrange(self.queue.tag.out(job_id))
+        log = [(entry_id.decode(), json.loads(fields[b"event"])) for entry_id, fields in entries]
+        tokens = [token for _, event in log for token in event.get("token_ids", ())]
+        assert tokens == list(range(job.tokens))
+        ended = job.state in TERMINAL
+        ends = [(entry_id, event["end"]) for entry_id, event in log if "end" in event]
+        assert ends == ([(f"{job.tokens}-1", job.state)] if ended else [])
+        assert ("result" in record.fields) == ended
+        if ended:
+            assert record.result().token_ids == tuple(range(job.tokens))
 
     def check_all(self) -> None:
         redis, tag = self.queue.redis, self.queue.tag
@@ -167,13 +248,33 @@ class Walk:
             self.check(job_id)
         running = {job_id for job_id, job in self.jobs.items() if job.state == "running"}
         assert {member.decode() for member in redis.zrange(tag.leases, 0, -1)} == running
+        delayed = {job_id for job_id, job in self.jobs.items() if job.state == "delayed"}
+        assert {member.decode() for member in redis.zrange(tag.delayed, 0, -1)} == delayed
+        dead = sorted(job_id for job_id, job in self.jobs.items() if job.dead)
+        assert sorted(fields[b"job"].decode() for _, fields in redis.xrange(tag.dead)) == dead
         queued = sum(job.state == "queued" for job in self.jobs.values())
         assert self.queue.upkeep().queued == queued
-        for key in redis.scan_iter():
+        self._check_queued_bytes()
+        told = Counter(self.queue.outbox())
+        endings = {(i, event): n for i, job in self.jobs.items() for event, n in job.endings.items()}
+        assert told == endings
+        for key in redis.scan_iter(count=1000):
             name = key.decode()
-            if not is_permanent(name):
+            if ":idem:" in name:
+                assert redis.ttl(key) > 0, name
+            elif not is_permanent(name):
                 ended = self.jobs[name.rpartition(":")[2]].state in TERMINAL
                 assert (redis.ttl(key) > 0) == ended, name
+
+    def _check_queued_bytes(self) -> None:
+        waiting: Counter[str] = Counter()
+        for job_id, job in self.jobs.items():
+            if job.state == "queued":
+                fields = self.queue.record(job_id).fields
+                if ":lane:" in fields["stream"]:
+                    waiting[f"{fields['class']}:{fields['tenant']}"] += len(fields["spec"])
+        counted = self.queue.redis.hgetall(self.queue.tag.queued_bytes)
+        assert {name.decode(): int(count) for name, count in counted.items()} == waiting
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -181,15 +282,17 @@ def test_any_order_of_operations_keeps_to_the_protocol(queue, seed):
     walk = Walk(queue, seed)
     operations = {
         walk.enqueue: 10,
+        walk.enqueue_again: 2,
         walk.claim: 8,
         walk.advance: 20,
-        walk.finish: 4,
+        walk.finish: 3,
         walk.release: 3,
-        walk.lapse: 3,
+        walk.lapse: 4,
         walk.recover: 1,
         walk.cancel: 3,
         walk.promote: 3,
-        walk.expire: 1,
+        walk.pass_a_deadline: 2,
+        walk.requeue_dead: 2,
         walk.write_as_a_stale_owner: 4,
     }
     for step in range(STEPS):
@@ -197,9 +300,14 @@ def test_any_order_of_operations_keeps_to_the_protocol(queue, seed):
         operation()
         if step % 100 == 99:
             walk.check_all()
+    assert {job.state for job in walk.jobs.values()} >= TERMINAL
     while any(job.state not in TERMINAL for job in walk.jobs.values()):
         walk.promote()
         walk.claim()
         walk.finish()
     walk.check_all()
+    tag = queue.tag
+    assert not queue.redis.exists(
+        tag.retry, tag.suspects, tag.leases, tag.delayed, tag.deadlines, tag.queued_bytes
+    )
     assert not list(queue.redis.scan_iter(match="*:lane:*"))
