@@ -116,7 +116,7 @@ async def _kill_one(scene: Scene, shown: Screen, first: AsyncJobHandle) -> None:
     owner = (await first.status()).worker
     victim = next((engine for engine in scene.engines if engine.name == owner), scene.engines[0])
     os.kill(victim.pid, signal.SIGKILL)
-    line = f"kill -9 {victim.pid}: {victim.name} dies with {victim.running} jobs; its lease ends in 2 s"
+    line = f"kill -9 {victim.pid}: {victim.name} dies in the middle of its jobs; another goes on with them"
     scene.events.append(line)
     shown.say(line)
 
