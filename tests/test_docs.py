@@ -79,13 +79,6 @@ def test_readmes_table_of_commands_names_real_ones():
     assert named <= commands
 
 
-def test_the_protocols_commands_run_as_they_stand(redis):
-    (block,) = blocks(ROOT / "docs" / "protocol.md", "redis-cli")
-    replies = [redis.execute_command(*shlex.split(line)) for line in block.splitlines()]
-    assert len(replies[3]) == 2
-    assert replies[4] == [b"running", b"0"]
-
-
 def test_the_protocols_tables_match_the_code():
     from headrace.schemas.events import JobState
     from headrace.schemas.keys import Tag
