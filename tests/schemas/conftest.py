@@ -25,6 +25,7 @@ from headrace.schemas.scripts import (
     recover,
     release,
     run,
+    run_many,
     upkeep,
 )
 from headrace.schemas.settings import QueueSettings
@@ -47,6 +48,13 @@ class Queue:
             fields.setdefault("prompt_token_ids", [1] * 16)
         job = Job.make(**{"model": "m", "max_tokens": 16, **fields})
         return self.call(enqueue(self.tag, job_id or new_job_id("m"), job, self.settings))
+
+    def fill(self, count: int, **fields: object) -> None:
+        """Enqueue many equal jobs."""
+        job = Job.make(**{"model": "m", "max_tokens": 16, "prompt": "What does str.split do?", **fields})
+        calls = [enqueue(self.tag, new_job_id("m"), job, self.settings) for _ in range(count)]
+        for outcome in run_many(self.redis, calls):
+            assert isinstance(outcome, str)
 
     def claim(self, budget: int = 10**6, slots: int = 1000, **changes: object) -> ClaimReply:
         request = {"worker": "w", "nonce": "n", "lease_ms": 60_000, "budget_tokens": budget, "slots": slots}

@@ -62,6 +62,17 @@ def test_classes_are_served_in_order_and_after_what_was_interrupted(queue):
     assert second.job_id == suspect
 
 
+def test_progress_is_output_that_need_not_be_made_again(queue):
+    job = queue.start()
+    queue.release(job, 0, 10)
+    assert queue.claim(budget=1).blocked_tokens == 32
+
+
+def test_no_job_costs_more_than_a_worker_can_hold(queue):
+    queue.add(max_tokens=1000)
+    assert queue.claim(budget=1, capacity_tokens=64).blocked_tokens == 64
+
+
 def test_a_worker_serves_only_its_classes(queue):
     queue.add(job_class="interactive")
     batch = queue.add(job_class="batch")
@@ -75,6 +86,16 @@ def test_tenants_share_by_tokens_served_whatever_their_load(queue):
         queue.add(tenant="quiet")
     tenants = [queue.record(job_id).fields["tenant"] for job_id in queue.claimed(slots=10)]
     assert tenants.count("quiet") == 5
+
+
+def test_a_tenant_that_is_ahead_stays_so_though_its_lane_was_empty(queue):
+    queue.add(tenant="ahead", max_tokens=1000)
+    queue.claimed()
+    for tenant in ("ahead", "behind"):
+        for _ in range(5):
+            queue.add(tenant=tenant)
+    tenants = [queue.record(job_id).fields["tenant"] for job_id in queue.claimed(slots=6)]
+    assert tenants == ["behind"] * 5 + ["ahead"]
 
 
 def test_a_tenant_that_was_away_gets_no_burst(queue):
@@ -112,6 +133,18 @@ def test_an_entry_written_twice_runs_once(queue, redis):
     assert queue.claimed() == [job_id]
 
 
+def test_an_entry_that_its_job_has_left_starts_nothing(queue, redis):
+    lane = queue.tag.lane("standard", "default")
+    job_id = queue.add()
+    ((_, fields),) = redis.xrange(lane)
+    redis.xadd(lane, fields)
+    assert queue.claimed(slots=1) == [job_id]
+    queue.recover("w", blamed=True)
+    assert queue.claimed(suspect_slots=0) == []
+    assert queue.state(job_id) == "queued"
+    assert not redis.exists(lane)
+
+
 def test_a_job_of_a_newer_schema_is_left_for_a_newer_worker(queue):
     job_id = queue.add(v=SCHEMA_VERSION + 1)
     assert queue.claimed() == []
@@ -127,20 +160,17 @@ def test_claiming_costs_the_same_however_long_the_queue_is(queue, redis):
             stat["calls"] for name, stat in stats.items() if "config" not in name and "info" not in name
         )
 
-    for _ in range(100):
-        queue.add()
+    queue.fill(100)
     calls_of_a_claim()
     short = calls_of_a_claim()
-    for _ in range(3000):
-        queue.add()
+    queue.fill(9_900)
     assert calls_of_a_claim() == short
 
 
 def test_a_queued_short_job_takes_little_memory(queue, redis):
-    queue.add(prompt="What does str.split do?")
+    queue.fill(1)
     before = redis.info("memory")["used_memory"]
-    for _ in range(2000):
-        queue.add(prompt="What does str.split do?")
+    queue.fill(2000)
     each = (redis.info("memory")["used_memory"] - before) / 2000
     print(f"Redis memory of a queued short job: {each:.0f} bytes")
     assert each <= 2048

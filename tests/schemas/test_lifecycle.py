@@ -46,6 +46,30 @@ def test_a_lane_is_full_by_bytes_too(queue):
     assert full.value.queued_bytes > 1500
 
 
+def test_retry_after_follows_the_rate_at_which_jobs_end(queue, redis):
+    pace = queue.tag.pace("standard")
+    queue.finish(queue.start())
+    redis.hset(pace, mapping={"at": 1, "mean": 1000})
+    queue.finish(queue.start())
+    assert float(redis.hget(pace, "mean")) == pytest.approx(
+        0.9 * 1000 + 0.1 * 60_000
+    )  # a pause counts as 60 s
+    redis.hset(pace, "mean", 2000)
+    queue.settings = QueueSettings(limits=Limits(max_queued_jobs=200))
+    queue.fill(200)
+    with pytest.raises(QueueFull) as full:
+        queue.add()
+    assert full.value.retry_after_s == 4.0
+
+
+def test_delayed_jobs_are_limited_too(queue):
+    queue.settings = QueueSettings(limits=Limits(max_queued_jobs=2))
+    queue.fill(2, delay_s=100)
+    with pytest.raises(QueueFull):
+        queue.add(delay_s=100)
+    queue.add()
+
+
 def test_a_job_too_large_is_refused_before_it_is_sent(queue):
     queue.settings = QueueSettings(limits=Limits(max_job_bytes=1000))
     with pytest.raises(InvalidJob, match="max_job_bytes"):
@@ -110,6 +134,7 @@ def test_a_released_job_comes_back_first_with_its_progress_and_no_attempt(queue)
     job = queue.start()
     queue.add(job_class="interactive")
     assert queue.release(job, 0, 4).status == "ok"
+    assert queue.record(job.job_id).fields["released"] == "drain"
     back = queue.claim(slots=1).jobs[0]
     assert (back.job_id, back.offset, back.attempts, back.suspect_until) == (job.job_id, 4, 0, None)
     assert [chunk.offset for chunk in back.log] == [4]
@@ -156,6 +181,8 @@ def test_a_dead_letter_lives_again_with_or_without_its_progress(queue, redis, fr
     queue.call(requeue_dead(queue.tag, entry_id.decode(), from_scratch=from_scratch))
     (back,) = queue.claim().jobs
     assert back.offset == (0 if from_scratch else 5)
+    record = queue.record(job.job_id)
+    assert (record.error, "first_token_ms" in record.fields) == (None, not from_scratch)
     assert queue.finish(back, back.offset, 6).status == "ok"
     assert queue.log(job.job_id)[-2:] == ["6-0", "6-1"]
     with pytest.raises(JobNotFound):
@@ -201,6 +228,28 @@ def test_a_suspect_is_cleared_once_it_is_past_where_it_crashed(queue):
     assert "suspect" in queue.record(suspect.job_id).fields
     queue.advance(suspect, 8, 9)
     assert "suspect" not in queue.record(suspect.job_id).fields
+
+
+def test_an_ended_job_belongs_to_nobody(queue):
+    queue.start()
+    queue.recover("w", blamed=True)
+    (job,) = queue.claim().jobs
+    queue.cancel(job.job_id)
+    queue.finish(job, state="cancelled")
+    assert not queue.record(job.job_id).fields.keys() & {"fence", "cancel", "suspect", "stream", "entry"}
+
+
+def test_a_job_starts_once_however_often_it_is_claimed(queue):
+    job = queue.start(webhook={"url": "https://example.com/hook", "events": ["job.started"]})
+    started_ms = queue.record(job.job_id).fields["started_ms"]
+    queue.redis.hset(queue.tag.job(job.job_id), "enqueued_ms", int(started_ms) - 2000)
+    queue.release(job)
+    (back,) = queue.claim().jobs
+    queue.finish(back, 0, 1)
+    assert queue.outbox() == [(job.job_id, "job.started")]
+    result = queue.record(job.job_id).result()
+    assert result.timings.queued_s == 2.0
+    assert 2.0 <= result.timings.first_token_s <= result.timings.total_s
 
 
 def test_a_job_to_be_cancelled_is_not_run_again(queue):

@@ -4,7 +4,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from headrace.schemas.events import Chunk, End, parse_event
-from headrace.schemas.scripts import Segment, advance
+from headrace.schemas.scripts import Segment, advance, heartbeat
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -141,6 +141,8 @@ def test_cancel_and_deadline_of_a_running_job_are_seen_with_its_next_tokens(queu
     assert queue.upkeep().expired == 0
     assert queue.advance(cancelled, 0, 1).status == "cancelled"
     assert queue.advance(expired, 0, 1).status == "expired"
+    queue.cancel(expired.job_id)
+    assert queue.advance(expired, 1, 2).status == "cancelled"
 
 
 def test_a_full_redis_refuses_new_jobs_and_lets_work_go_on(own_redis):
@@ -159,7 +161,13 @@ def test_a_full_redis_refuses_new_jobs_and_lets_work_go_on(own_redis):
         assert redis.dbsize() == size
         assert queue.advance(running, 0, 2).status == "ok"
         assert queue.claimed() == [waiting]
-        assert queue.finish(running, 2, 3).status == "ok"
+        assert queue.call(heartbeat(queue.tag, "w", {"model": "m"})) == "ok"
+        assert queue.release(running, 2, 3).status == "ok"
+        (running,) = queue.claim().jobs
+        queue.advance(running, 3, 3, lease_ms=-1)
+        assert queue.upkeep().recovered == 1
+        (running,) = queue.claim().jobs
+        assert queue.finish(running, 3, 4).status == "ok"
         assert queue.cancel(waiting) == "cancelling"
         assert queue.recover("w", blamed=False) == 1
         assert queue.state(waiting) == "cancelled"
