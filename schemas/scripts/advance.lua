@@ -11,7 +11,7 @@ local function advance(id, fence, from, to, payload)
   end
   if job.fence ~= fence then return 'fenced' end
   redis.call('ZADD', key('leases'), now + lease_ms, id)
-  local refused = append(id, tonumber(job.offset or 0), from, to, payload, now)
+  local refused = append(id, job.offset, from, to, payload, now)
   if refused then return refused end
   if job.suspect and to > tonumber(job.suspect) then redis.call('HDEL', key('job', id), 'suspect') end
   if job.cancel then return 'cancelled' end

@@ -52,9 +52,9 @@ local function serve(stream, class)
     bury(stream, entry_id, entry, 'malformed entry')
     return 'next', 0
   end
-  local fine, job = pcall(fields_of, id, 'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect',
-    'events', 'started_ms', 'enqueued_ms', 'deadline_ms', 'cancel', 'stream', 'entry')
-  if not (fine and job.state and job.spec and job.class and job.tenant and tonumber(job.enqueued_ms)) then
+  local job = fields_of(id, 'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events',
+    'started_ms', 'enqueued_ms', 'deadline_ms', 'cancel', 'stream', 'entry')
+  if not (job.state and job.spec and job.class and job.tenant and tonumber(job.enqueued_ms)) then
     bury(stream, entry_id, entry, 'job record missing')
     return 'next', 0
   end

@@ -10,7 +10,7 @@ if not job.state then
 end
 if TERMINAL[job.state] then return 'already ' .. job.state end
 if job.fence ~= fence then return 'fenced' end
-local refused = append(id, tonumber(job.offset or 0), from, to, payload, now)
+local refused = append(id, job.offset, from, to, payload, now)
 if refused and refused ~= 'damaged' then return refused end  -- the result has it all; a damaged log can wait no more
 end_job(id, state, output, error, end_payload, job.retention_ms, now)
 return 'ok'

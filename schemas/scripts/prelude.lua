@@ -18,8 +18,10 @@ local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = t
 -- let work go on and memory shrink begin with one that can't, so that running jobs finish on a full Redis.
 local function allow_when_full() redis.call('DEL', key('full')) end
 
+-- A record that is no hash is no record.
 local function fields_of(id, ...)
-  local names, values, out = {...}, redis.call('HMGET', key('job', id), ...), {}
+  local names, values, out = {...}, redis.pcall('HMGET', key('job', id), ...), {}
+  if values.err then return out end
   for i, name in ipairs(names) do out[name] = values[i] or nil end
   return out
 end
@@ -163,7 +165,9 @@ end
 
 -- Writes tokens from..to of a job's log. Gives nil, also for a chunk that is there already (the caller's last
 -- reply was lost), or the refusal: the log does not reach `from`, or ends inside the chunk, or is damaged.
-local function append(id, offset, from, to, payload, now)
+local function append(id, stored_offset, from, to, payload, now)
+  local offset = tonumber(stored_offset or 0)
+  if not offset then return 'damaged' end
   if payload == '' or to <= offset then return nil end
   if from ~= offset then return 'behind ' .. offset end
   if not publish(id, to .. '-0', payload) then return 'damaged' end

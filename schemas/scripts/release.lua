@@ -9,7 +9,7 @@ if not job.state then
   return 'gone'
 end
 if job.fence ~= fence then return 'fenced' end
-local refused = append(id, tonumber(job.offset or 0), from, to, payload, now)
+local refused = append(id, job.offset, from, to, payload, now)
 if refused then return refused end
 if job.cancel then
   end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from headrace import JobNotFound
 from headrace.schemas.events import End, parse_event
-from headrace.schemas.scripts import AdvanceStatus, requeue_dead
+from headrace.schemas.scripts import AdvanceStatus, advance, requeue_dead
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -96,6 +97,34 @@ def test_a_record_that_is_no_hash_is_buried(queue, redis):
     ((_, letter),) = redis.xrange(queue.tag.dead)
     assert (letter[b"job"].decode(), letter[b"cause"]) == (broken, b"job record missing")
     redis.delete(queue.tag.job(broken))
+
+
+def test_a_record_that_is_no_hash_is_gone_for_its_worker_and_for_everybody(queue, redis):
+    queue.add(), queue.add()
+    broken, fine = queue.claim().jobs
+    redis.set(queue.tag.job(broken.job_id), "not a hash")
+    segments = [queue.segment(broken, 0, 1), queue.segment(fine, 0, 1)]
+    answers = queue.call(advance(queue.tag, 60_000, segments))
+    assert [answer.status for answer in answers] == ["gone", "ok"]
+    assert queue.finish(broken, 0, 1).status == queue.release(broken, 0, 1).status == "gone"
+    with pytest.raises(JobNotFound):
+        queue.cancel(broken.job_id)
+    redis.zadd(queue.tag.leases, {broken.job_id: 1})
+    assert queue.recover("w", blamed=False) == 1
+    assert queue.upkeep().recovered == 0
+    assert not redis.exists(queue.tag.leases)
+    redis.delete(queue.tag.job(broken.job_id), queue.tag.lane("standard", "default"))
+
+
+def test_a_field_that_is_no_number_is_damage_of_that_job_alone(queue, redis):
+    queue.add(), queue.add()
+    broken, fine = queue.claim().jobs
+    redis.hset(queue.tag.job(broken.job_id), "offset", "x")
+    segments = [queue.segment(broken, 0, 1), queue.segment(fine, 0, 1)]
+    answers = queue.call(advance(queue.tag, 60_000, segments))
+    assert [answer.status for answer in answers] == ["damaged", "ok"]
+    assert queue.finish(broken, 0, 1, state="failed").status == "ok"
+    assert queue.state(broken.job_id) == "failed"
 
 
 def test_a_dead_letter_whose_log_is_lost_starts_from_scratch(queue, redis):

@@ -137,8 +137,10 @@ def test_every_key_that_a_script_names_has_its_twin():
 
 def test_key_names_are_written_in_one_place_only():
     files = [
-        *(path for folder in ("schemas", "producers", "workers") for path in (ROOT / folder).rglob("*.py")),
-        *(ROOT / "src" / "headrace").glob("*.py"),
+        path
+        for folder in ("schemas", "producers", "workers", "src/headrace")
+        for suffix in ("*.py", "*.lua")
+        for path in (ROOT / folder).rglob(suffix)
     ]
     for path in files:
         if path.name != "keys.py":
