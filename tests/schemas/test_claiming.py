@@ -136,13 +136,14 @@ def test_an_entry_written_twice_runs_once(queue, redis):
 def test_an_entry_that_its_job_has_left_starts_nothing(queue, redis):
     lane = queue.tag.lane("standard", "default")
     job_id = queue.add()
-    ((_, fields),) = redis.xrange(lane)
-    redis.xadd(lane, fields)
-    assert queue.claimed(slots=1) == [job_id]
+    ((_, stale),) = redis.xrange(lane)
+    queue.claimed()
     queue.recover("w", blamed=True)
-    assert queue.claimed(suspect_slots=0) == []
+    queue.add()
+    redis.xadd(lane, stale)
+    assert job_id not in queue.claimed(suspect_slots=0)
     assert queue.state(job_id) == "queued"
-    assert not redis.exists(lane)
+    assert queue.claimed() == [job_id]
 
 
 def test_a_job_of_a_newer_schema_is_left_for_a_newer_worker(queue):
