@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from redis.crc import key_slot
 
 from headrace.schemas import errors, keys
 from headrace.schemas.errors import HeadraceError, InvalidJob, JobNotFound
@@ -119,6 +120,19 @@ def test_an_id_names_its_queue():
     assert "/" not in job_id
     ids = [new_job_id("m") for _ in range(100)]
     assert len(set(ids)) == 100
+
+
+def test_all_keys_of_a_queue_share_a_cluster_slot():
+    tag, job_id = Tag("Qwen/Qwen3-0.6B", 3), new_job_id("Qwen/Qwen3-0.6B", 3)
+    names = [
+        tag.lane("batch", "a@b.c"),
+        tag.idem("t", "k{x}"),
+        tag.job(job_id),
+        tag.out(job_id),
+        tag.worker("{w}"),
+    ]
+    assert {key_slot(name.encode()) for name in names} == {key_slot(tag.base.encode())}
+    assert key_slot(tag.base.encode()) != key_slot(Tag("Qwen/Qwen3-0.6B", 4).base.encode())
 
 
 @pytest.mark.parametrize("job_id", ["", "x", "01j.0.demo", "../etc", "0" * 26 + ".0.{m}"])
