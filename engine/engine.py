@@ -179,6 +179,15 @@ class Engine:
         waiting = sum(scheduler.pages_for(len(sequence.tokens) + 1) for sequence in scheduler.waiting)
         return max(0, scheduler.pool.free - waiting) * self.page_size
 
+    def held_tokens(self, request_id: str) -> int:
+        """Tokens that would fit more if this request were cancelled; 0 when it is not here."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return 0
+        if sequence.row < 0:
+            return self._scheduler.pages_for(len(sequence.tokens) + 1) * self.page_size
+        return sum(page.refs == 1 for page in sequence.pages) * self.page_size
+
     def stats(self) -> EngineStats:
         """The engine now, and its counters."""
         scheduler = self._scheduler

@@ -146,23 +146,29 @@ def _read_tag(
             (
                 ("HGETALL", tag.queued_bytes),
                 ("ZRANGE", tag.leases, 0, -1),
-                ("XRANGE", tag.retry, "-", "+"),
-                ("XRANGE", tag.suspects, "-", "+"),
                 *(("ZRANGE", tag.backlog(job_class), 0, -1) for job_class in JobClass),
+                ("SMEMBERS", tag.parked),
+                *(("XRANGE", tag.retry(job_class), "-", "+") for job_class in JobClass),
+                *(("XRANGE", tag.suspects(job_class), "-", "+") for job_class in JobClass),
             )
         )
     )
-    queued_bytes, leased, retry, suspects, *backlogs = replies
+    queued_bytes, leased, *replies = replies
+    backlogs, parked, interrupted = (
+        replies[: len(JobClass)],
+        replies[len(JobClass)],
+        replies[len(JobClass) + 1 :],
+    )
     for field, count in queued_bytes.items():
         job_class, _, tenant = field.decode().partition(":")
         size[_Lane(tag.model, JobClass(job_class), tenant)] += int(count)
-    waiting_lanes = [
-        _Lane(tag.model, job_class, tenant.decode())
+    waiting_lanes = {
+        _Lane(tag.model, job_class, tenant.decode()): None
         for job_class, tenants in zip(JobClass, backlogs, strict=True)
         for tenant in tenants
-    ]
+    } | dict.fromkeys(_parked_lane(tag, name.decode()) for name in parked)
     ids = {name.decode() for name in leased} | {
-        fields[b"job"].decode() for _, fields in (*retry, *suspects) if b"job" in fields
+        fields[b"job"].decode() for entries in interrupted for _, fields in entries if b"job" in fields
     }
     # Lengths and records in one round trip, so that they tell of the same moment.
     lengths = [("XLEN", tag.lane(lane.job_class, lane.tenant)) for lane in waiting_lanes]
@@ -180,6 +186,11 @@ def _read_tag(
         elif not in_lane:
             waiting[lane] += 1
     depth.update(+waiting)
+
+
+def _parked_lane(tag: Tag, name: str) -> _Lane:
+    job_class, _, tenant = name.partition(":")
+    return _Lane(tag.model, JobClass(job_class), tenant)
 
 
 def _tags(operations: Operations) -> Steps[list[Tag]]:

@@ -126,6 +126,7 @@ class Producer(ABC, Generic[Enqueued]):
         idempotency_key: str | None = None,
         delay_s: float = 0.0,
         deadline_s: float | None = None,
+        max_runtime_s: float | None = None,
         max_attempts: int = 3,
         webhook: Webhook | None = None,
         stream: bool = True,
@@ -165,6 +166,7 @@ class Producer(ABC, Generic[Enqueued]):
             idempotency_key: a second job with the same key and body is the first one.
             delay_s: not before this many seconds from now.
             deadline_s: the job expires when it has not ended within this many seconds.
+            max_runtime_s: the job expires when it has not ended this many seconds after its first start.
             max_attempts: how often a worker may die over this job before it counts as failed.
             webhook: who to tell of the job's start and end.
             stream: False when nobody will read the stream: it is then written less often.
@@ -174,6 +176,7 @@ class Producer(ABC, Generic[Enqueued]):
             InvalidJob: an argument is out of its range, or the job is too large.
             UnknownModel: no worker has ever served that model here.
             QueueFull: the tenant's queue is at its limit; see `retry_after_s`.
+            RateLimited: the tenant has had its requests or tokens of this minute; see `retry_after_s`.
             IdempotencyConflict: the idempotency key was used with another body.
             BrokerUnavailable: Redis can't be reached, refuses, or is too old.
         """

@@ -68,7 +68,9 @@ class _RetryLater(HeadraceError):
     http_status = 429
 
     def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(f"{message}; try again in {retry_after_s:.0f} s")
+        super().__init__(
+            f"{message}; try again in {max(retry_after_s, 0.1):.{0 if retry_after_s >= 10 else 1}f} s"
+        )
         self.retry_after_s = retry_after_s
 
 
@@ -90,9 +92,17 @@ class QueueFull(_RetryLater):
 
 
 class RateLimited(_RetryLater):
-    """The tenant is over its rate; nothing was enqueued."""
+    """The tenant has had what its policy allows a minute; nothing was enqueued.
+
+    Attributes:
+        retry_after_s: when the same job is accepted, if the tenant sends nothing else until then.
+    """
 
     code = "rate_limited"
+
+    def __init__(self, tenant: str, limit: float, of_what: str, retry_after_s: float) -> None:
+        super().__init__(f"tenant {tenant!r} is over its rate of {limit:g} {of_what}", retry_after_s)
+        self.tenant = tenant
 
 
 class Unauthorized(HeadraceError, PermissionError):

@@ -99,6 +99,9 @@ class Job(_Wire):
         logprobs: log-probabilities of the sampled token and of this many most likely ones.
         job_class: `interactive`, `standard` or `batch`.
         tenant: whose job it is; tenants share the workers fairly.
+        delay_s: not before this many seconds from now.
+        deadline_s: it expires when it has not ended within this many seconds.
+        max_runtime_s: it expires when it has not ended this many seconds after its first start.
         max_attempts: how often a worker may die over this job before it is dead-lettered.
         stream: false lets the worker checkpoint at longer intervals.
         metadata: returned with the job's status, never looked at.
@@ -138,6 +141,7 @@ class Job(_Wire):
     idempotency_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
     delay_s: Annotated[float, Field(ge=0, le=31_536_000)] = 0.0
     deadline_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+    max_runtime_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     webhook: Webhook | None = None
     stream: bool = True

@@ -21,8 +21,8 @@ _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9
 _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
-    r"(retry|suspects|leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes"
-    r"|(lane|backlog|served|pace):.+)"
+    r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked"
+    r"|(lane|retry|suspects|backlog|served|pace|running):.+)"
 )
 
 
@@ -48,15 +48,13 @@ class Tag:
         """Stream, group `workers`: queued and running jobs of one class and tenant."""
         return f"{self.base}:lane:{job_class}:{tenant}"
 
-    @property
-    def retry(self) -> str:
-        """Stream, group `workers`: handed-over, preempted and recovered jobs; read before every lane."""
-        return f"{self.base}:retry"
+    def retry(self, job_class: str) -> str:
+        """Stream, group `workers`: handed-over, preempted and recovered jobs; before the class's lanes."""
+        return f"{self.base}:retry:{job_class}"
 
-    @property
-    def suspects(self) -> str:
+    def suspects(self, job_class: str) -> str:
         """Stream, group `workers`: jobs that may have killed their worker; a worker runs one at a time."""
-        return f"{self.base}:suspects"
+        return f"{self.base}:suspects:{job_class}"
 
     def backlog(self, job_class: str) -> str:
         """Sorted set: tenants with queued jobs by virtual tokens served."""
@@ -74,6 +72,24 @@ class Tag:
     def queued_bytes(self) -> str:
         """Hash: bytes of queued job specs by `class:tenant`."""
         return f"{self.base}:queued_bytes"
+
+    def running(self, tenant: str) -> str:
+        """Set: the running jobs of a tenant that may only have so many."""
+        return f"{self.base}:running:{tenant}"
+
+    @property
+    def tenants(self) -> str:
+        """Hash: the tenants' policies, a copy of `keys.tenants()` that this tag's scripts can read."""
+        return f"{self.base}:tenants"
+
+    @property
+    def parked(self) -> str:
+        """Set: `class:tenant` of tenants with jobs that wait because as many as they may have run."""
+        return f"{self.base}:parked"
+
+    def rate(self, tenant: str) -> str:
+        """Hash with TTL: when a tenant with a rate will have paid for its `requests` and `tokens`, in ms."""
+        return f"{self.base}:rate:{tenant}"
 
     def job(self, job_id: str) -> str:
         """Hash: the job's record."""
@@ -134,6 +150,11 @@ class Tag:
 def models(namespace: str = NAMESPACE) -> str:
     """Hash: every model ever served here, with its JSON description."""
     return f"{namespace}:models"
+
+
+def tenants(namespace: str = NAMESPACE) -> str:
+    """Hash: what each tenant may do, as JSON; `*` holds for all others, `*version` counts the changes."""
+    return f"{namespace}:tenants"
 
 
 def celery_prefix(namespace: str = NAMESPACE) -> str:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import structlog
 
 from ..schemas.errors import BrokerUnavailable
+from ..schemas.job import JobClass
 from ..schemas.keys import Tag
 from ..schemas.scripts import ClaimRequest, ReleaseReason
 from .flush import Flush, FlushReply, Queue
 from .metrics import Metrics
+from .preemption import classes_above, who_gives_way
 from .roster import Roster
 from .running_job import RunningJob
 from .settings import WorkerSettings
@@ -67,6 +69,9 @@ class Link:
         self._contact = time.monotonic()
         self._flushed = self._published = self._beaten = self._upkept = self._no_upkeep_before = 0.0
         self._turn = 0
+        self._claim_sent: Tag | None = None
+        self._claim_lost: Tag | None = None
+        self._blocked: tuple[Tag, JobClass, int] | None = None
 
     @property
     def busy(self) -> bool:
@@ -104,6 +109,7 @@ class Link:
         try:
             reply = self._flight.result(timeout=wait_s)
         except BrokerUnavailable as error:
+            self._claim_lost = self._claim_sent
             self._broke(error)
         else:
             self._reached()
@@ -132,6 +138,9 @@ class Link:
             self._roster.released(running, given_back)
         for admission in reply.admitted:
             self._roster.admit(admission)
+        if reply.claimed is not None and reply.claimed.blocked_class is not None:
+            assert self._claim_sent is not None
+            self._blocked = (self._claim_sent, reply.claimed.blocked_class, reply.claimed.blocked_tokens)
         if reply.claim_error is not None:
             log.warning("claim_refused", reason=str(reply.claim_error))
         if reply.upkeep is not None:
@@ -158,7 +167,8 @@ class Link:
     # What there is to say ---------------------------------------------------------------------------------
 
     def _compose(self, now: float) -> Flush:
-        flush = Flush(releases=[(running, ReleaseReason.OVERFLOW) for running in self._roster.overflow])
+        self._make_room()
+        flush = Flush(releases=list(self._roster.leaving.items()))
         regular = now - self._published >= self._settings.flush_s
         if regular:
             self._published = now
@@ -188,12 +198,28 @@ class Link:
             return now - running.checkpointed_at >= CHECKPOINT_S
         return regular or running.written == running.resumed_at
 
+    def _make_room(self) -> None:
+        """Stop jobs that give way to a more urgent one; it is claimed in the flush that gives them back."""
+        if self._blocked is None:
+            return
+        _, job_class, cost_tokens = self._blocked
+        for running in who_gives_way(self._roster.active, self._roster.engine, job_class, cost_tokens):
+            log.info("preempted", job=running.job_id, by_class=job_class.value)
+            self._roster.give_back(running, ReleaseReason.PREEMPTED)
+
     def _claim(self) -> tuple[Tag, ClaimRequest] | None:
         engine, estimates = self._roster.engine, self._roster.estimates
         slots, budget = engine.free_slots, engine.free_tokens
-        if slots < 1 or budget < 1 or self._roster.overflow:
+        classes = self._settings.classes
+        resync = self._claim_lost is not None
+        if slots < 1 or budget < 1:  # only a job that others here would give way to is of interest
+            above = classes_above(self._roster.active)
+            classes = tuple(job_class for job_class in classes if job_class in above)
+        overflows = ReleaseReason.OVERFLOW in self._roster.leaving.values()
+        if not resync and (overflows or not classes):
+            self._claim_sent = None
             return None
-        self._turn = (self._turn + 1) % len(self._queue.tags)
+        tag = self._next_tag()
         request = ClaimRequest(
             worker=self._queue.worker_id,
             nonce=self._nonce,
@@ -205,6 +231,17 @@ class Link:
             output_ratio=estimates.output_ratio,
             tokens_per_byte=estimates.prompt_ratio,
             suspect_slots=max(0, 1 - self._roster.suspects),
-            classes=self._settings.classes,
+            classes=classes,
+            resync=resync,
         )
-        return self._queue.tags[self._turn], request
+        self._claim_sent, self._claim_lost, self._blocked = tag, None, None
+        return tag, request
+
+    def _next_tag(self) -> Tag:
+        """In turn, unless something remains to be settled with one."""
+        if self._claim_lost is not None:
+            return self._claim_lost
+        if self._blocked is not None:
+            return self._blocked[0]
+        self._turn = (self._turn + 1) % len(self._queue.tags)
+        return self._queue.tags[self._turn]

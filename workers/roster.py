@@ -8,7 +8,7 @@ import structlog
 
 from ..engine import Engine, FinishReason, Progress, RequestError
 from ..schemas.events import FailureCode, FinishReasonName, JobError, JobState
-from ..schemas.scripts import Advance, AdvanceStatus
+from ..schemas.scripts import Advance, AdvanceStatus, ReleaseReason
 from .estimates import Estimates
 from .intake import Admission
 from .metrics import Metrics
@@ -24,7 +24,7 @@ class Roster:
 
     Attributes:
         jobs: by id; one that has ended stays until Redis confirms its end.
-        overflow: claimed on an estimate that was too low; to be given back.
+        leaving: jobs to be given back, and why; the engine is done with them.
         urgent: there is something that a reader should not wait for: a first token or an end.
     """
 
@@ -33,11 +33,11 @@ class Roster:
     metrics: Metrics
     estimates: Estimates = field(default_factory=Estimates)
     jobs: dict[str, RunningJob] = field(default_factory=dict)
-    overflow: list[RunningJob] = field(default_factory=list)
+    leaving: dict[RunningJob, ReleaseReason] = field(default_factory=dict)
     urgent: bool = False
 
     def __len__(self) -> int:
-        return len(self.jobs) + len(self.overflow)
+        return len(self.jobs) + len(self.leaving)
 
     @property
     def active(self) -> Iterator[RunningJob]:
@@ -52,10 +52,15 @@ class Roster:
     def admit(self, admission: Admission) -> None:
         """Start a claimed job, or keep it to be finished or given back at the next flush."""
         running, request = admission.running, admission.request
+        known = self.jobs.get(running.job_id)
+        if known is not None:
+            if known.fence == running.fence:  # listed again after a lost reply
+                return
+            self.drop(known)
         if running.job is not None:
             self.estimates.note_prompt(running.prompt_tokens, running.job.prompt_bytes)
         if request is not None and self._overflows(running):
-            self.overflow.append(running)
+            self.leaving[running] = ReleaseReason.OVERFLOW
             self.urgent = True
             return
         self.jobs[running.job_id] = running
@@ -111,10 +116,19 @@ class Roster:
         running.end(JobState.FAILED, "error", JobError(code=code, message=message))
         self.urgent = True
 
+    def give_back(self, running: RunningJob, reason: ReleaseReason) -> None:
+        """Stop a job here; its progress goes back to the queue with the next flush."""
+        self.engine.cancel(running.job_id)
+        del self.jobs[running.job_id]
+        self.leaving[running] = reason
+        self.urgent = True
+
     def drop(self, running: RunningJob) -> None:
         """Forget a job that is not ours any more."""
-        self.engine.cancel(running.job_id)
-        self.jobs.pop(running.job_id, None)
+        if self.jobs.get(running.job_id) is running:  # and not a later claim of the same job
+            self.engine.cancel(running.job_id)
+            del self.jobs[running.job_id]
+        self.leaving.pop(running, None)
 
     # Redis's answers --------------------------------------------------------------------------------------
 
@@ -174,5 +188,3 @@ class Roster:
             self._fall_back(running, answer.log_offset)
         else:
             self.drop(running)
-            if running in self.overflow:
-                self.overflow.remove(running)

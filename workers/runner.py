@@ -117,15 +117,13 @@ class Runner:
         """Give every job back with its progress; what Redis can't be told within a lease lapses by itself."""
         give_up_at = time.monotonic() + self._settings.lease_s
         self._link.collect(wait_s=None)
-        active = list(self.roster.active)
-        released = len(active) + len(self.roster.overflow)
+        for running in list(self.roster.active):
+            self.roster.give_back(running, ReleaseReason.DRAIN)
+        released = len(self.roster.leaving)
         while self.roster and time.monotonic() < give_up_at:
             flush = Flush(
                 finishes=[running for running in self.roster.jobs.values() if running.ended],
-                releases=[
-                    *((running, ReleaseReason.DRAIN) for running in self.roster.active),
-                    *((running, ReleaseReason.OVERFLOW) for running in self.roster.overflow),
-                ],
+                releases=list(self.roster.leaving.items()),
             )
             try:
                 self._link.exchange(flush)

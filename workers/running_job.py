@@ -12,7 +12,7 @@ from ..schemas.scripts import Segment
 from .text import TextStream, Tokenizer
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RunningJob:
     """A claimed job. Tokens and text only grow; `written` follows what Redis has confirmed.
 

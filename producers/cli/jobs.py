@@ -40,6 +40,9 @@ def enqueue(
     idempotency_key: Annotated[str | None, typer.Option(help="Enqueue once for this key.")] = None,
     delay_s: Annotated[float, typer.Option(help="Not before this many seconds from now.")] = 0.0,
     deadline_s: Annotated[float | None, typer.Option(help="Expire after this many seconds.")] = None,
+    max_runtime_s: Annotated[
+        float | None, typer.Option(help="Expire this many seconds after the first start.")
+    ] = None,
     check_model: Annotated[bool, typer.Option(help="Refuse a model that was never served here.")] = True,
 ) -> None:
     """Enqueue one job and print its id; with --follow print its output."""
@@ -63,6 +66,7 @@ def enqueue(
             idempotency_key=idempotency_key,
             delay_s=delay_s,
             deadline_s=deadline_s,
+            max_runtime_s=max_runtime_s,
             stream=follow,
         )
         typer.echo(job.id, err=follow)

@@ -30,6 +30,7 @@ class ClaimRequest:
         suspect_slots: jobs whose last worker died that may be taken along.
         classes: which classes to serve, most urgent first.
         max_v: newest schema version that the worker reads.
+        resync: the reply to an earlier claim was lost: take nothing, list what this incarnation holds.
     """
 
     worker: str
@@ -44,6 +45,7 @@ class ClaimRequest:
     suspect_slots: int = 1
     classes: Sequence[JobClass] = tuple(JobClass)
     max_v: int = SCHEMA_VERSION
+    resync: bool = False
 
 
 @dataclass(slots=True)
@@ -80,7 +82,7 @@ class ClaimReply:
 
 
 def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
-    """Take jobs in order (retries, a suspect, then the lanes) until one does not fit."""
+    """Take jobs until one does not fit: class by class what ran before, a suspect, then the lanes."""
     args = (
         request.worker,
         request.nonce,
@@ -93,6 +95,7 @@ def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
         request.tokens_per_byte,
         request.suspect_slots,
         request.max_v,
+        int(request.resync),
         *(job_class.value for job_class in request.classes),
     )
     return Call(script("claim"), tag.base, args, _parse)

@@ -2,9 +2,12 @@
 local id, spec, class, tenant = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local prompt_tokens, prompt_bytes, max_tokens, v = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local idem_key, body_hash, idem_ms = ARGV[9], ARGV[10], ARGV[11]
-local delay_ms, deadline_ms, max_attempts = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14]
-local retention_ms, events = ARGV[15], ARGV[16]
-local max_jobs, max_bytes = tonumber(ARGV[17]), tonumber(ARGV[18])
+local delay_ms, deadline_ms, max_runtime_ms = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
+local max_attempts, retention_ms, events = ARGV[15], ARGV[16], ARGV[17]
+local max_jobs, max_bytes = tonumber(ARGV[18]), tonumber(ARGV[19])
+
+local TOKENS_PER_BYTE = 0.25  -- of a prompt that is text: what it is charged with before anybody counts
+local MINUTE_MS = 60000
 
 if redis.call('EXISTS', key('job', id)) == 1 then return {'ok', id} end  -- the first reply was lost
 
@@ -17,20 +20,59 @@ if idem then
   end
 end
 
-local lane = key('lane', class, tenant)
-local jobs = delay_ms > 0 and redis.call('ZCARD', key('delayed')) or depth(lane)
-local bytes = tonumber(redis.call('HGET', key('queued_bytes'), class .. ':' .. tenant) or 0)
-if jobs >= max_jobs or bytes + #spec > max_bytes then
-  -- Room for a hundredth of the limit, at the rate at which jobs of this class have been ending.
-  local mean = tonumber(redis.call('HGET', key('pace', class), 'mean') or 5000)
-  return {'full', jobs, bytes, math.ceil(math.max(1000, mean * max_jobs / 100))}
+local now = now_ms()
+local policy = policy_of(tenant)
+
+-- The lane's limits are the producer's, those over all lanes of a tenant its policy's.
+local function room()
+  local lane_jobs, lane_bytes, jobs, bytes = 0, 0, 0, 0
+  for _, each in ipairs((policy.max_queued_jobs or policy.max_queued_bytes) and CLASSES or {class}) do
+    local here = depth(key('lane', each, tenant))
+    local size = tonumber(redis.call('HGET', key('queued_bytes'), each .. ':' .. tenant) or 0)
+    jobs, bytes = jobs + here, bytes + size
+    if each == class then lane_jobs, lane_bytes = here, size end
+  end
+  if delay_ms > 0 then lane_jobs = redis.call('ZCARD', key('delayed')) end
+  local function over(count, size, most_jobs, most_bytes)
+    if count < most_jobs and size + #spec <= most_bytes then return nil end
+    -- Room for a hundredth of the limit, at the rate at which jobs of this class have been ending.
+    local mean = tonumber(redis.call('HGET', key('pace', class), 'mean') or 5000)
+    return {'full', count, size, math.ceil(math.max(1000, mean * math.min(most_jobs, 1e6) / 100))}
+  end
+  return over(lane_jobs, lane_bytes, max_jobs, max_bytes)
+    or over(jobs, bytes, policy.max_queued_jobs or math.huge, policy.max_queued_bytes or math.huge)
 end
 
-local now = now_ms()
+-- Virtual scheduling (GCRA): `at` is when the tenant will have paid for what it was given. A minute's worth may be
+-- taken at once; a job that is larger than that goes through when nothing is owed, and is paid for afterwards.
+local function rate(name, per_minute, amount)
+  if not per_minute then return nil end
+  local at = math.max(tonumber(redis.call('HGET', key('rate', tenant), name) or 0), now)
+  local due_at = at + amount * MINUTE_MS / per_minute
+  if at > now and due_at - now > MINUTE_MS then
+    return nil, {'rate', name, string.format('%g', per_minute), math.ceil(math.min(due_at - now - MINUTE_MS, at - now))}
+  end
+  return due_at
+end
+
+local refusal = room()
+if refusal then return refusal end
+local tokens = tonumber(prompt_tokens) + math.ceil(prompt_bytes * TOKENS_PER_BYTE) + tonumber(max_tokens)
+local requests_at, tokens_at
+requests_at, refusal = rate('requests', policy.requests_per_minute, 1)
+if refusal then return refusal end
+tokens_at, refusal = rate('tokens', policy.tokens_per_minute, tokens)
+if refusal then return refusal end
+
 redis.call('HSET', key('job', id), 'spec', spec, 'class', class, 'tenant', tenant, 'v', v,
   'prompt_tokens', prompt_tokens, 'prompt_bytes', prompt_bytes, 'max_tokens', max_tokens,
   'max_attempts', max_attempts, 'retention_ms', retention_ms, 'enqueued_ms', now)
+for name, at in pairs({requests = requests_at, tokens = tokens_at}) do
+  redis.call('HSET', key('rate', tenant), name, string.format('%.0f', at))
+  redis.call('PEXPIRE', key('rate', tenant), math.ceil(math.max(requests_at or now, tokens_at or now) - now) + 1)
+end
 if events ~= '' then redis.call('HSET', key('job', id), 'events', events) end
+if max_runtime_ms > 0 then redis.call('HSET', key('job', id), 'max_runtime_ms', max_runtime_ms) end
 if idem then redis.call('SET', idem, id .. ' ' .. body_hash, 'PX', idem_ms) end
 if deadline_ms > 0 then
   redis.call('HSET', key('job', id), 'deadline_ms', now + deadline_ms)

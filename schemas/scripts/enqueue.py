@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from ..errors import IdempotencyConflict, InvalidJob, QueueFull
+from ..errors import IdempotencyConflict, InvalidJob, QueueFull, RateLimited
 from ..job import Job
 from ..keys import Tag
 from ..settings import QueueSettings
@@ -18,7 +18,8 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[st
 
     Raises:
         InvalidJob: the job is larger than `max_job_bytes` (at once).
-        QueueFull: the lane is at its limit (from the reply, as the next).
+        QueueFull: the lane or the tenant is at its limit (from the reply, as the next).
+        RateLimited: the tenant has had its requests or tokens of this minute.
         IdempotencyConflict: the idempotency key belongs to another body.
     """
     limits = settings.limits
@@ -34,6 +35,9 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[st
         if status == "full":
             lane = f"{job.job_class}:{job.tenant} of {job.model}"
             raise QueueFull(lane, int(reply[1]), int(reply[2]), int(reply[3]) / 1000)
+        if status == "rate":
+            allowed = f"{text(reply[1])} a minute of {job.model}"
+            raise RateLimited(job.tenant, float(text(reply[2])), allowed, int(reply[3]) / 1000)
         known_id = text(reply[1])
         if status == "conflict":
             raise IdempotencyConflict(job.idempotency_key or "", known_id)
@@ -53,6 +57,7 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[st
         round(settings.idempotency_s * 1000),
         round(job.delay_s * 1000),
         round((job.deadline_s or 0) * 1000),
+        round((job.max_runtime_s or 0) * 1000),
         job.max_attempts,
         round(settings.retention_s * 1000),
         ",".join(job.events),

@@ -12,6 +12,8 @@ end
 local GROUP, CONSUMER = 'workers', 'workers'  -- one consumer: leases say who runs a job, not the group
 local MAX_BELLS = 64                          -- more wake-ups than this at once tell idle workers nothing new
 
+local CLASSES = {'interactive', 'standard', 'batch'}  -- most urgent first
+
 local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = true}
 
 -- Redis refuses a script's first write when memory is full, unless that write can't grow memory. Moves that
@@ -103,6 +105,22 @@ local function leave_backlog(class, tenant)
   end
 end
 
+-- What the tenant may do, from the copy of the policies that workers keep here; nothing is limited without one.
+local function policy_of(tenant)
+  local found = redis.call('HMGET', key('tenants'), tenant, '*')
+  local fine, policy = pcall(cjson.decode, found[1] or found[2] or '{}')
+  return fine and type(policy) == 'table' and policy or {}
+end
+
+-- A tenant with as many running jobs as it may have waits outside the fair order until one of them leaves; its
+-- jobs would have to be passed over at each claim otherwise.
+local function unpark(class, tenant)
+  if redis.call('SREM', key('parked'), class .. ':' .. tenant) == 0 then return end
+  if redis.call('EXISTS', key('lane', class, tenant)) == 0 then return end
+  join_backlog(class, tenant)
+  ring()
+end
+
 local function count_bytes(class, tenant, delta)
   local field = class .. ':' .. tenant
   if redis.call('HINCRBY', key('queued_bytes'), field, delta) <= 0 then
@@ -135,12 +153,20 @@ local function leave_queue(id)
   redis.call('HDEL', key('job', id), 'stream', 'entry')
 end
 
--- A job that has run goes back with its progress, ahead of the lanes.
-local function requeue(id, stream)
+-- A running job leaves its worker: no lease, and room for another of its tenant's.
+local function stop_running(id, tenant)
+  if redis.call('ZREM', key('leases'), id) == 0 then return end
+  if redis.call('SREM', key('running', tenant), id) == 0 then return end
+  for _, class in ipairs(CLASSES) do unpark(class, tenant) end
+end
+
+-- A job that has run goes back with its progress, ahead of the lanes of its class: to `retry` or `suspects`.
+local function requeue(id, kind)
   leave_queue(id)
-  redis.call('ZREM', key('leases'), id)
-  redis.call('HDEL', key('job', id), 'fence', 'worker')
   local job = fields_of(id, 'deadline_ms', unpack(QUEUE_FIELDS))
+  local stream = key(kind, job.class)
+  stop_running(id, job.tenant)
+  redis.call('HDEL', key('job', id), 'fence', 'worker')
   if job.deadline_ms then redis.call('ZADD', key('deadlines'), job.deadline_ms, id) end  -- it may have passed
   local entry = push(stream, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v)
   redis.call('HSET', key('job', id), 'state', 'queued', 'stream', stream, 'entry', entry)
@@ -204,9 +230,10 @@ end
 
 -- The one way into a terminal state: result, end marker, acknowledgement, lease, outbox and retention.
 local function end_job(id, state, output, error, end_payload, retention_ms, now)
-  local job = fields_of(id, 'offset', 'class', 'events')
+  local job = fields_of(id, 'offset', 'class', 'tenant', 'events')
   leave_queue(id)
-  for _, index in ipairs({'leases', 'delayed', 'deadlines'}) do redis.call('ZREM', key(index), id) end
+  stop_running(id, job.tenant)
+  for _, index in ipairs({'delayed', 'deadlines'}) do redis.call('ZREM', key(index), id) end
   redis.call('HDEL', key('job', id), 'fence', 'cancel', 'suspect')
   redis.call('HSET', key('job', id), 'state', state, 'result', output, 'finished_ms', now)
   if error ~= '' then redis.call('HSET', key('job', id), 'error', error) end
@@ -230,9 +257,11 @@ end
 -- A running job whose worker is dead. It goes on elsewhere, as a suspect when it may have been the cause: when
 -- its worker's end is blamed on what it ran, or when this is not the first worker that died over it.
 local function take_back(id, blamed, suspect_margin, dead_retention_ms, now)
-  redis.call('ZREM', key('leases'), id)
   local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms')
-  if job.state ~= 'running' then return nil end
+  if job.state ~= 'running' then
+    redis.call('ZREM', key('leases'), id)
+    return nil
+  end
   local attempts = tonumber(job.attempts or 0) + 1
   redis.call('HSET', key('job', id), 'attempts', attempts)
   if job.cancel then
@@ -249,9 +278,9 @@ local function take_back(id, blamed, suspect_margin, dead_retention_ms, now)
   end
   if blamed or attempts > 1 then
     redis.call('HSET', key('job', id), 'suspect', tonumber(job.offset or 0) + suspect_margin)
-    requeue(id, key('suspects'))
+    requeue(id, 'suspects')
   else
-    requeue(id, key('retry'))
+    requeue(id, 'retry')
   end
   return 'recovered'
 end

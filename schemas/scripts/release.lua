@@ -17,5 +17,5 @@ if job.cancel then
 end
 if tonumber(prompt_tokens) > 0 then redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens) end
 redis.call('HSET', key('job', id), 'released', reason)
-requeue(id, job.suspect and key('suspects') or key('retry'))
+requeue(id, job.suspect and 'suspects' or 'retry')
 return 'ok'

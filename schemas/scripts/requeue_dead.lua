@@ -17,6 +17,6 @@ else
   redis.call('PERSIST', log)
 end
 redis.call('PERSIST', key('job', id))
-requeue(id, key('retry'))
+requeue(id, 'retry')
 redis.call('XDEL', key('dead'), entry_id)
 return id

@@ -1,6 +1,6 @@
--- What time does: due delayed jobs, passed deadlines, lapsed leases, dead workers. Anybody may run it, any
--- number of times; at most `limit` items of each kind a call. ARGV from 5 on: the classes, for the count of jobs
--- that wait (of `limit` tenants a class at most).
+-- What time does: due delayed jobs, passed deadlines, lapsed leases, dead workers; and tenants that were parked
+-- under a policy that may have changed. Anybody may run it, any number of times; at most `limit` items of each kind
+-- a call (the count of jobs that wait is of `limit` tenants a class at most).
 local limit, suspect_margin = tonumber(ARGV[1]), tonumber(ARGV[2])
 local worker_ms, dead_retention_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -36,10 +36,15 @@ counts.workers = redis.call('ZREMRANGEBYSCORE', key('workers'), '-inf', now - wo
 if redis.call('EXISTS', key('dead')) == 1 then
   redis.call('XTRIM', key('dead'), 'MINID', (now - dead_retention_ms) .. '-0')
 end
-local queued = depth(key('retry')) + depth(key('suspects'))
-for i = 5, #ARGV do
-  for _, tenant in ipairs(redis.call('ZRANGE', key('backlog', ARGV[i]), 0, limit - 1)) do
-    queued = queued + depth(key('lane', ARGV[i], tenant))
+for _, lane in ipairs(redis.call('SRANDMEMBER', key('parked'), limit)) do
+  unpark(string.match(lane, '^(%l+):(.+)$'))
+end
+
+local queued = 0
+for _, class in ipairs(CLASSES) do
+  queued = queued + depth(key('retry', class)) + depth(key('suspects', class))
+  for _, tenant in ipairs(redis.call('ZRANGE', key('backlog', class), 0, limit - 1)) do
+    queued = queued + depth(key('lane', class, tenant))
   end
 end
 return {counts.promoted, counts.expired, counts.recovered, counts.dead, counts.workers, queued}

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-from ..job import JobClass
 from ..keys import Tag
 from ..settings import QueueSettings
 from .call import Call, script
@@ -40,6 +39,5 @@ def upkeep(tag: Tag, settings: QueueSettings) -> Call[UpkeepReply]:
         SUSPECT_MARGIN_TOKENS,
         round(WORKER_SILENCE_S * 1000),
         round(settings.dead_retention_s * 1000),
-        *(job_class.value for job_class in JobClass),
     )
     return Call(script("upkeep"), tag.base, args, parse)

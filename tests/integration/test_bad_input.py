@@ -55,8 +55,11 @@ def test_a_malformed_entry_is_buried_and_the_jobs_behind_it_run(worker, redis):
     tag = Tag("demo")
     first = worker.client.enqueue(**GOOD)
     first.result(timeout_s=30)
-    redis.xadd(tag.retry, {"nonsense": "1"})
-    redis.xadd(tag.retry, {"job": "nobody", "prompt_tokens": "1", "prompt_bytes": 0, "max_tokens": 1, "v": 1})
+    redis.xadd(tag.retry("standard"), {"nonsense": "1"})
+    redis.xadd(
+        tag.retry("standard"),
+        {"job": "nobody", "prompt_tokens": "1", "prompt_bytes": 0, "max_tokens": 1, "v": 1},
+    )
     behind = worker.client.enqueue(**GOOD)
     assert len(behind.result(timeout_s=30).token_ids) == 12
     causes = [fields[b"cause"] for _, fields in redis.xrange(tag.dead)]

@@ -117,7 +117,7 @@ def worker(redis: Redis) -> Iterator[ScriptedWorker]:
         job_id = key.decode().rpartition(":job:")[2]
         run(redis, cancel(worker.tag, job_id))
         redis.delete(key, worker.tag.out(job_id), worker.tag.leases)
-    redis.delete(worker.tag.retry)
+    redis.delete(worker.tag.retry("standard"))
 
 
 @pytest.fixture

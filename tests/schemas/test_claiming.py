@@ -58,8 +58,16 @@ def test_classes_are_served_in_order_and_after_what_was_interrupted(queue):
     batch, standard, interactive = (
         queue.add(job_class=name) for name in ("batch", "standard", "interactive")
     )
-    assert queue.claimed() == [retried, suspect, interactive, standard, batch]
+    assert queue.claimed() == [interactive, retried, suspect, standard, batch]
     assert second.job_id == suspect
+
+
+def test_one_suspect_in_all_is_handed_out_whatever_its_class(queue):
+    for name in JobClass:
+        queue.add(job_class=name)
+    queue.claim()
+    queue.recover("w", blamed=True)
+    assert len(queue.claimed()) == 1
 
 
 def test_progress_is_output_that_need_not_be_made_again(queue):
@@ -86,6 +94,50 @@ def test_tenants_share_by_tokens_served_whatever_their_load(queue):
         queue.add(tenant="quiet")
     tenants = [queue.record(job_id).fields["tenant"] for job_id in queue.claimed(slots=10)]
     assert tenants.count("quiet") == 5
+
+
+def test_a_tenant_of_twice_the_weight_gets_twice_the_tokens(queue, redis):
+    redis.hset(queue.tag.tenants, mapping={"heavy": '{"weight":2}', "*": '{"weight":1}'})
+    for tenant in ("heavy", "light") * 30:
+        queue.add(tenant=tenant)
+    tenants = [queue.record(job_id).fields["tenant"] for job_id in queue.claimed(slots=30)]
+    assert tenants.count("heavy") == 20
+
+
+def test_a_tenant_runs_no_more_jobs_than_it_may_and_holds_nobody_up(queue, redis):
+    redis.hset(queue.tag.tenants, "few", '{"max_running":2}')
+    mine = [queue.add(tenant="few") for _ in range(5)]
+    others = [queue.add(tenant="many") for _ in range(5)]
+    reply = queue.claim()
+    assert reply.blocked_class is None
+    running = {job.job_id: job for job in reply.jobs}
+    assert set(running) == {*mine[:2], *others}
+    assert queue.claimed() == []
+    queue.finish(running[mine[0]])
+    assert queue.claimed() == [mine[2]]
+    queue.release(running[mine[1]])
+    assert queue.claimed() == [mine[1], mine[3]][:1]
+    queue.cancel(mine[3])
+    queue.recover("w", blamed=False)
+    assert set(queue.claimed()) == {*mine[1:3], *others}
+
+
+def test_a_tenants_raised_limit_frees_its_jobs_at_the_next_upkeep(queue, redis):
+    redis.hset(queue.tag.tenants, "few", '{"max_running":1}')
+    first, second = queue.add(tenant="few"), queue.add(tenant="few")
+    assert queue.claimed() == [first]
+    assert queue.claimed() == []
+    redis.hdel(queue.tag.tenants, "few")
+    assert queue.upkeep().queued == 1
+    assert queue.claimed() == [second]
+
+
+def test_a_running_job_that_vanished_does_not_count_against_its_tenant(queue, redis):
+    redis.hset(queue.tag.tenants, "few", '{"max_running":1}')
+    gone, next_one = queue.start(tenant="few"), queue.add(tenant="few")
+    redis.delete(queue.tag.job(gone.job_id))
+    assert queue.advance(gone, 0, 1).status == "gone"
+    assert queue.claimed() == [next_one]
 
 
 def test_a_tenant_that_is_ahead_stays_so_though_its_lane_was_empty(queue):
@@ -150,6 +202,25 @@ def test_a_job_of_a_newer_schema_is_left_for_a_newer_worker(queue):
     job_id = queue.add(v=SCHEMA_VERSION + 1)
     assert queue.claimed() == []
     assert queue.claimed(max_v=SCHEMA_VERSION + 1) == [job_id]
+
+
+def test_a_job_of_a_newer_schema_holds_up_only_what_is_behind_it_in_its_lane(queue):
+    newer = queue.add(v=SCHEMA_VERSION + 1, tenant="ahead")
+    behind, other, later = queue.add(tenant="ahead"), queue.add(tenant="other"), queue.add(job_class="batch")
+    reply = queue.claim()
+    assert ([job.job_id for job in reply.jobs], reply.blocked_class) == ([other, later], None)
+    assert queue.claimed(max_v=SCHEMA_VERSION + 1) == [newer, behind]
+
+
+def test_a_worker_that_lost_the_reply_to_its_claim_gets_its_jobs_again(queue):
+    first, second, third = queue.add(), queue.add(), queue.add()
+    lost = queue.claim(slots=2)
+    again = queue.claim(slots=2, resync=True)
+    assert {job.job_id: job.fence for job in again.jobs} == {job.job_id: job.fence for job in lost.jobs}
+    assert queue.claim(resync=True, nonce="another").jobs == []
+    assert queue.claim(resync=True, worker="another").jobs == []
+    assert {job.job_id for job in again.jobs} == {first, second}
+    assert queue.claimed() == [third]
 
 
 def test_claiming_costs_the_same_however_long_the_queue_is(queue, redis):

@@ -132,7 +132,7 @@ def test_a_job_that_ends_unattended_shows_what_it_had(queue):
 
 def test_a_released_job_comes_back_first_with_its_progress_and_no_attempt(queue):
     job = queue.start()
-    queue.add(job_class="interactive")
+    queue.add()
     assert queue.release(job, 0, 4).status == "ok"
     assert queue.record(job.job_id).fields["released"] == "drain"
     back = queue.claim(slots=1).jobs[0]

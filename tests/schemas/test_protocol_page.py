@@ -83,9 +83,10 @@ class Seen:
 def seen(queue, redis) -> Seen:
     """Everything happens once, watched."""
     seen, tag = Seen(), queue.tag
+    redis.hset(tag.tenants, "default", '{"max_running":100,"requests_per_minute":100}')
     queue.add(delay_s=100, idempotency_key="k")
     queue.call(heartbeat(tag, "w", {"model": "m"}))
-    job = queue.start(webhook={"url": "https://example.com/hook"}, deadline_s=100)
+    job = queue.start(webhook={"url": "https://example.com/hook"}, deadline_s=100, max_runtime_s=100)
     queue.advance(job, 0, 2)
     queue.cancel(job.job_id)
     seen.look(redis, tag)
@@ -99,9 +100,14 @@ def seen(queue, redis) -> Seen:
     queue.lapse(other.job_id)
     seen.look(redis, tag)
     queue.claim(classes=(JobClass.BATCH,))
+    queue.claim()
     queue.recover("w", blamed=True)
     queue.add(job_class="interactive", tenant="ahead")
     queue.claim(suspect_slots=0)
+    queue.claim(suspect_slots=0)
+    queue.add()
+    redis.hset(tag.tenants, "few", '{"max_running":1}')
+    queue.add(tenant="few"), queue.add(tenant="few")
     queue.claim(suspect_slots=0)
     queue.add()
     seen.look(redis, tag)
@@ -164,14 +170,13 @@ def test_scripts_take_as_many_arguments_as_the_table_names():
         cancel(tag, "j"),
         recover(tag, "w", settings, blamed=True),
         requeue_dead(tag, "1-0"),
+        upkeep(tag, settings),
         heartbeat(tag, "w", {}),
     ]
     documented = {
         names(script)[0]: len(names(arguments)) for script, arguments in table("script | arguments")
     }
-    upkeep_call = upkeep(tag, settings)
     taken = {call.script.name: len(call.args) for call in calls}
-    taken["upkeep"] = len(upkeep_call.args) - len(JobClass)
     assert documented == taken
     described = {names(script)[0] for script, *_ in table("script | effect")}
     assert described == set(documented)

@@ -52,3 +52,23 @@ def test_dead_letters_go_by_age_only(queue, redis):
 def test_upkeep_of_an_idle_queue_leaves_nothing_behind(queue, redis):
     assert queue.upkeep() == (0, 0, 0, 0, 0, 0)
     assert redis.dbsize() == 0
+
+
+def test_a_job_expires_when_it_has_run_for_as_long_as_it_may(queue, redis):
+    job = queue.start(max_runtime_s=50, deadline_s=100)
+    record = queue.record(job.job_id)
+    assert int(record.fields["deadline_ms"]) - int(record.fields["started_ms"]) == 50_000
+    queue.make_due(job.job_id, queue.tag.deadlines)
+    assert queue.advance(job, 0, 1).status == "expired"
+    queue.release(job, 1, 1)
+    assert queue.upkeep().expired == 1
+
+
+def test_waiting_does_not_count_as_running(queue):
+    job_id = queue.add(max_runtime_s=50)
+    assert "deadline_ms" not in queue.record(job_id).fields
+    (job,) = queue.claim().jobs
+    deadline = queue.record(job_id).fields["deadline_ms"]
+    queue.release(job, 0, 1)
+    queue.claim()
+    assert queue.record(job_id).fields["deadline_ms"] == deadline

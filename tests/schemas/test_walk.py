@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from headrace import IdempotencyConflict
+from headrace.schemas.job import JobClass
 from headrace.schemas.keys import is_permanent
 from headrace.schemas.scripts import ClaimedJob, requeue_dead
 from headrace.schemas.scripts.upkeep import SUSPECT_MARGIN_TOKENS
@@ -308,6 +309,7 @@ def test_any_order_of_operations_keeps_to_the_protocol(queue, seed):
     walk.check_all()
     tag = queue.tag
     assert not queue.redis.exists(
-        tag.retry, tag.suspects, tag.leases, tag.delayed, tag.deadlines, tag.queued_bytes
+        *(stream(job_class) for stream in (tag.retry, tag.suspects) for job_class in JobClass),
+        *(tag.leases, tag.delayed, tag.deadlines, tag.queued_bytes),
     )
     assert not list(queue.redis.scan_iter(match="*:lane:*"))

@@ -165,7 +165,10 @@ def test_permanent_keys_are_those_of_the_queue_and_no_jobs():
     tag = Tag("m")
     for key in (
         tag.lane("batch", "t"),
-        tag.retry,
+        tag.retry("batch"),
+        tag.suspects("batch"),
+        tag.running("t"),
+        tag.parked,
         tag.leases,
         tag.backlog("batch"),
         tag.workers,

@@ -1,0 +1,49 @@
+"""Which jobs give way when a more urgent one does not fit.
+
+A job that gives way loses nothing: it goes back with its tokens and is resumed where it stopped. The least
+urgent go first, in a class the youngest, who have the least to compute again; and none goes unless together
+they make room.
+"""
+
+from collections.abc import Iterable
+
+from ..engine import Engine
+from ..schemas.job import JobClass
+from .running_job import RunningJob
+
+_RANK = {job_class: rank for rank, job_class in enumerate(JobClass)}
+
+
+def less_urgent(running: RunningJob, job_class: JobClass) -> bool:
+    """Whether the job would give way to one of `job_class`."""
+    return running.job is not None and _RANK[running.job.job_class] > _RANK[job_class]
+
+
+def classes_above(jobs: Iterable[RunningJob]) -> tuple[JobClass, ...]:
+    """The classes for which one of these jobs would give way."""
+    lowest = max((_RANK[running.job.job_class] for running in jobs if running.job is not None), default=0)
+    return tuple(job_class for job_class in JobClass if _RANK[job_class] < lowest)
+
+
+def who_gives_way(
+    jobs: Iterable[RunningJob], engine: Engine, job_class: JobClass, cost_tokens: int
+) -> list[RunningJob]:
+    """The jobs to give back so that one of `job_class` with this cost fits; none when that is not enough.
+
+    Args:
+        jobs: the jobs that generate now.
+        engine: where they run.
+        job_class: of the job that does not fit.
+        cost_tokens: tokens of KV, in whole pages, that it needs.
+    """
+    victims = [running for running in jobs if less_urgent(running, job_class)]
+    victims.sort(key=lambda running: (_RANK[running.job.job_class], running.claimed_at))  # type: ignore[union-attr]
+    slots, room = engine.free_slots, engine.free_tokens
+    chosen: list[RunningJob] = []
+    while slots < 1 or room < cost_tokens:
+        if not victims:
+            return []
+        victim = victims.pop()
+        chosen.append(victim)
+        slots, room = slots + 1, room + engine.held_tokens(victim.job_id)
+    return chosen
