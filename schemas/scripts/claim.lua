@@ -164,5 +164,6 @@ for _, class in ipairs(classes) do
   if not blocked then serve_lanes(class) end
   if blocked then break end
 end
-if #taken == 0 and not blocked then redis.call('DEL', key('bell')) end
+-- Nothing waits: old wake-ups would only make the next worker look in vain. A claim of some classes can't know.
+if #taken == 0 and not blocked and #classes == #CLASSES then redis.call('DEL', key('bell')) end
 return {taken, blocked or {}}
