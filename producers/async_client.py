@@ -122,9 +122,10 @@ class AsyncJobHandle(Handle[AsyncClient]):
 
     __slots__ = ()
 
-    def stream(self, from_offset: int = 0) -> AsyncIterator[Chunk]:
+    def stream(self, from_offset: int = 0, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
         """See `JobHandle.stream`; to be read with `async for`."""
-        return self._chunks(stream_reader(self._client._operations, self.id, from_offset, asyncio.Event()))
+        operations = self._client._operations
+        return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, asyncio.Event()))
 
     async def _chunks(self, reader: StreamReader) -> AsyncIterator[Chunk]:
         try:

@@ -89,8 +89,11 @@ class Client(Producer["JobHandle"]):
     def _run(self, steps: Steps[T]) -> T:
         return drive(steps, self._link().perform)
 
-    def _enqueue(self, job: Job) -> "JobHandle":
-        return JobHandle(self, self._run(self._operations.enqueue(job)))
+    def _enqueue(self, job: Job, job_id: str | None = None) -> "JobHandle":
+        return JobHandle(self, self._run(self._operations.enqueue(job, job_id)))
+
+    def _job_of_task(self, task_id: str) -> "JobHandle":
+        return JobHandle(self, self._run(self._operations.job_of_task(task_id)))
 
     def enqueue_many(self, jobs: Iterable[JobLike]) -> "list[JobHandle]":
         """Enqueue jobs, each a `Job` or a dict of `enqueue`'s arguments, a few hundred in one round trip.
@@ -145,7 +148,7 @@ class JobHandle(Handle[Client]):
 
     __slots__ = ()
 
-    def stream(self, from_offset: int = 0) -> Iterator[Chunk]:
+    def stream(self, from_offset: int = 0, timeout_s: float | None = None) -> Iterator[Chunk]:
         """The job's output as it is generated, from token `from_offset` on: no token twice, none left out.
 
         A chunk's `offset` is the cursor to go on from. The stream survives the death of workers, restarts of
@@ -155,12 +158,14 @@ class JobHandle(Handle[Client]):
 
         Raises:
             JobFailed, JobCancelled, JobExpired: after the last chunk, when the job did not succeed.
+            ResultTimeout: it has not ended after `timeout_s`; it goes on.
             JobNotFound: there is no such job, or its retention has ended.
             StreamReset: Redis lost tokens that this reader has seen.
             BrokerUnavailable: Redis was away for too long, or the client was closed.
             ValueError: a negative offset.
         """
-        return self._chunks(stream_reader(self._client._operations, self.id, from_offset, Event()))
+        operations = self._client._operations
+        return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, Event()))
 
     def _chunks(self, reader: StreamReader) -> Iterator[Chunk]:
         try:

@@ -9,7 +9,7 @@ that no lost message can make it wait for ever.
 import random
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..schemas.errors import (
@@ -112,19 +112,38 @@ def _without_first(chunk: Chunk, count: int) -> Chunk:
     return chunk.model_copy(update={"token_ids": chunk.token_ids[count:], "logprobs": logprobs})
 
 
-@dataclass(slots=True)
 class _Silence:
-    """How long to wait for news before looking at the log."""
+    """How long to wait for news before looking at the log, and at most in all."""
 
-    wait_s: float = field(default_factory=lambda: SILENCE_S)
+    __slots__ = ("_deadline", "_job_id", "_timeout_s", "_wait_s")
+
+    def __init__(self, job_id: str, timeout_s: float | None) -> None:
+        self._job_id, self._timeout_s = job_id, timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._wait_s = SILENCE_S
+
+    @property
+    def left_s(self) -> float:
+        """The time that the reader still has, at most `OUTAGE_S`."""
+        if self._deadline is None:
+            return OUTAGE_S
+        return min(OUTAGE_S, max(0.0, self._deadline - time.monotonic()))
 
     def next_s(self) -> float:
-        wait_s = self.wait_s * random.uniform(0.8, 1.2)
-        self.wait_s = min(2 * self.wait_s, MAX_SILENCE_S)
+        """The next wait.
+
+        Raises:
+            ResultTimeout: the reader's time is over.
+        """
+        wait_s = min(self._wait_s * random.uniform(0.8, 1.2), self.left_s)
+        if wait_s <= 0:
+            raise ResultTimeout(self._job_id, self._timeout_s or 0.0)
+        self._wait_s = min(2 * self._wait_s, MAX_SILENCE_S)
         return wait_s
 
     def broken(self) -> None:
-        self.wait_s = SILENCE_S
+        """There were news."""
+        self._wait_s = SILENCE_S
 
 
 @dataclass(slots=True)
@@ -135,15 +154,15 @@ class StreamReader:
     tag: Tag
     mailbox: Mailbox[Any]
     cursor: Cursor
+    _silence: _Silence
     _failure: HeadraceError | None = None
-    _silence: _Silence = field(default_factory=_Silence)
 
     def read(self) -> Steps[list[Chunk] | None]:
         """The next chunks, or None after the end of a job that succeeded.
 
         Raises:
             JobFailed, JobCancelled, JobExpired: after the last chunk, when the job ended so.
-            JobNotFound, StreamReset, BrokerUnavailable: see `JobHandle.stream`.
+            ResultTimeout, JobNotFound, StreamReset, BrokerUnavailable: see `JobHandle.stream`.
         """
         if self._failure is not None:
             raise self._failure
@@ -172,7 +191,7 @@ class StreamReader:
         # The record first: the log read after it is then at least as new, and a terminal record has its end.
         record = ("HMGET", self.tag.job(job_id), "state", "offset")
         log = ("XRANGE", self.tag.out(job_id), f"({seen}-0", "+", "COUNT", LOG_PAGE)
-        (state, offset), entries = yield from self.operations.send(Read((record, log)), OUTAGE_S)
+        (state, offset), entries = yield from self.operations.send(Read((record, log)), self._silence.left_s)
         if state is None:
             raise JobNotFound(job_id)
         if int(offset or 0) < seen:
@@ -191,8 +210,10 @@ class StreamReader:
         return chunks
 
 
-def stream_reader(operations: Operations, job_id: str, from_offset: int, news: Signal) -> StreamReader:
-    """A reader of the job's stream from token `from_offset`, woken by `news`.
+def stream_reader(
+    operations: Operations, job_id: str, from_offset: int, timeout_s: float | None, news: Signal
+) -> StreamReader:
+    """A reader of the job's stream from token `from_offset` on, for at most `timeout_s`, woken by `news`.
 
     Raises:
         ValueError: a negative offset.
@@ -200,7 +221,8 @@ def stream_reader(operations: Operations, job_id: str, from_offset: int, news: S
     if from_offset < 0:
         raise ValueError(f"from_offset = {from_offset}: must be 0 or more")
     tag = operations.tag_of(job_id)
-    return StreamReader(operations, tag, Mailbox(tag.chan(job_id), news), Cursor(job_id, from_offset))
+    mailbox, cursor = Mailbox(tag.chan(job_id), news), Cursor(job_id, from_offset)
+    return StreamReader(operations, tag, mailbox, cursor, _Silence(job_id, timeout_s))
 
 
 def result_mailbox(operations: Operations, job_id: str, news: S) -> Mailbox[S]:
@@ -218,27 +240,18 @@ def read_result(
         JobFailed, JobCancelled, JobExpired: it ended so.
         JobNotFound, BrokerUnavailable: see `JobHandle.result`.
     """
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    job, silence = operations.tag_of(job_id).job(job_id), _Silence()
+    job, silence = operations.tag_of(job_id).job(job_id), _Silence(job_id, timeout_s)
     while True:
         payloads = mailbox.take()
         if payloads is None or any(isinstance(parse_event(payload), End) for payload in payloads):
-            left_s = OUTAGE_S if deadline is None else max(0.0, deadline - time.monotonic())
-            values = yield from operations.send(
-                Read((("HMGET", job, *_RESULT_FIELDS),)), min(left_s, OUTAGE_S)
-            )
+            values = yield from operations.send(Read((("HMGET", job, *_RESULT_FIELDS),)), silence.left_s)
             record = Record(job_id, _present(_RESULT_FIELDS, values[0]))
             if "state" not in record.fields:
                 raise JobNotFound(job_id)
             if record.state.terminal:
                 raise_unless_succeeded(job_id, record.state, record.error)
                 return record.result()
-        wait_s = silence.next_s()
-        if deadline is not None:
-            wait_s = min(wait_s, deadline - time.monotonic())
-            if wait_s <= 0:
-                raise ResultTimeout(job_id, timeout_s or 0.0)
-        if (yield Listen(mailbox, wait_s)):
+        if (yield Listen(mailbox, silence.next_s())):
             silence.broken()
         else:
             mailbox.resync()

@@ -25,10 +25,24 @@ from typing import ClassVar
 
 
 class HeadraceError(Exception):
-    """Base of every error in this package."""
+    """Base of every error in this package. Errors travel: by pickle, and as Celery results.
+
+    Attributes:
+        args: what makes an equal error again.
+    """
 
     code: ClassVar[str] = "error"
     http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *args: object) -> None:
+        self._message = message
+        self.args = args or (message,)
+
+    def __str__(self) -> str:
+        return self._message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self.args
 
 
 class InvalidJob(HeadraceError, ValueError):
@@ -43,7 +57,7 @@ class InvalidJob(HeadraceError, ValueError):
     http_status = 400
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
+        super().__init__(f"{field}: {reason}", field, reason)
         self.field = field
         self.reason = reason
 
@@ -58,19 +72,23 @@ class UnknownModel(HeadraceError, LookupError):
         served = ", ".join(sorted(known)) or "none yet"
         super().__init__(
             f"model {model!r} is not served here (served: {served}); start a worker with "
-            f"`headrace worker --model {model}`, or pass check_model=False to the client to queue anyway"
+            f"`headrace worker --model {model}`, or pass check_model=False to the client to queue anyway",
+            model,
+            known,
         )
         self.model = model
         self.known = known
 
 
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if value >= 10 else f"{max(value, 0.1):.1f} s"
+
+
 class _RetryLater(HeadraceError):
     http_status = 429
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(
-            f"{message}; try again in {max(retry_after_s, 0.1):.{0 if retry_after_s >= 10 else 1}f} s"
-        )
+    def __init__(self, message: str, retry_after_s: float, *args: object) -> None:
+        super().__init__(f"{message}; try again in {_seconds(retry_after_s)}", *args)
         self.retry_after_s = retry_after_s
 
 
@@ -86,7 +104,8 @@ class QueueFull(_RetryLater):
     code = "queue_full"
 
     def __init__(self, lane: str, depth: int, queued_bytes: int, retry_after_s: float) -> None:
-        super().__init__(f"lane {lane} is full: {depth} jobs, {queued_bytes} bytes queued", retry_after_s)
+        message = f"lane {lane} is full: {depth} jobs, {queued_bytes} bytes queued"
+        super().__init__(message, retry_after_s, lane, depth, queued_bytes, retry_after_s)
         self.depth = depth
         self.queued_bytes = queued_bytes
 
@@ -101,7 +120,8 @@ class RateLimited(_RetryLater):
     code = "rate_limited"
 
     def __init__(self, tenant: str, limit: float, of_what: str, retry_after_s: float) -> None:
-        super().__init__(f"tenant {tenant!r} is over its rate of {limit:g} {of_what}", retry_after_s)
+        message = f"tenant {tenant!r} is over its rate of {limit:g} {of_what}"
+        super().__init__(message, retry_after_s, tenant, limit, of_what, retry_after_s)
         self.tenant = tenant
 
 
@@ -125,7 +145,9 @@ class IdempotencyConflict(HeadraceError):
     def __init__(self, key: str, job_id: str) -> None:
         super().__init__(
             f"idempotency_key {key!r} already belongs to job {job_id} with a different body; "
-            "use a new key for a new request"
+            "use a new key for a new request",
+            key,
+            job_id,
         )
         self.job_id = job_id
 
@@ -145,7 +167,8 @@ class JobsRefused(HeadraceError):
         position, error = refused[0]
         super().__init__(
             f"{len(refused)} of {len(outcomes)} jobs were refused, the others are enqueued (see .outcomes); "
-            f"first, job {position}: {error}"
+            f"first, job {position}: {error}",
+            outcomes,
         )
         self.outcomes = outcomes
 
@@ -157,13 +180,13 @@ class JobNotFound(HeadraceError, LookupError):
     http_status = 404
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"no job {job_id!r}: the id is wrong, or its retention has ended")
+        super().__init__(f"no job {job_id!r}: the id is wrong, or its retention has ended", job_id)
         self.job_id = job_id
 
 
 class _JobEnded(HeadraceError):
-    def __init__(self, job_id: str, message: str) -> None:
-        super().__init__(f"job {job_id} {message}")
+    def __init__(self, job_id: str, message: str, *more: object) -> None:
+        super().__init__(f"job {job_id} {message}", job_id, *more)
         self.job_id = job_id
 
 
@@ -177,7 +200,7 @@ class JobFailed(_JobEnded):
     code = "job_failed"
 
     def __init__(self, job_id: str, reason: str, message: str) -> None:
-        super().__init__(job_id, f"failed ({reason}): {message}")
+        super().__init__(job_id, f"failed ({reason}): {message}", reason, message)
         self.reason = reason
 
 
@@ -215,7 +238,10 @@ class StreamReset(HeadraceError):
     def __init__(self, job_id: str, seen: int, offset: int) -> None:
         super().__init__(
             f"the stream of job {job_id} was reset: this reader has seen {seen} tokens, Redis now holds "
-            f"{offset}; discard what came after token {offset} and stream again from_offset={offset}"
+            f"{offset}; discard what came after token {offset} and stream again from_offset={offset}",
+            job_id,
+            seen,
+            offset,
         )
         self.job_id = job_id
         self.seen = seen
@@ -229,7 +255,8 @@ class ResultTimeout(HeadraceError, TimeoutError):
     http_status = 504
 
     def __init__(self, job_id: str, timeout_s: float) -> None:
-        super().__init__(f"job {job_id} has not ended within {timeout_s:g} s; it goes on, ask again later")
+        message = f"job {job_id} has not ended within {timeout_s:g} s; it goes on, ask again later"
+        super().__init__(message, job_id, timeout_s)
         self.job_id = job_id
 
 
