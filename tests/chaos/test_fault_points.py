@@ -1,0 +1,42 @@
+"""kill -9 between every two steps of the protocol: the next engine process goes on, and nobody notices."""
+
+import signal
+
+import pytest
+
+from headrace.schemas.keys import Tag
+
+from .conftest import DRAIN_TOKENS, recorded
+from .fault_points import faults, script_names
+from .witness import history, violations
+
+FAULTS = tuple(faults())
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def broken_promises(redis, jobs, uninterrupted):
+    found = violations(redis, Tag("demo"), jobs, uninterrupted)
+    named = [job.job_id for job in jobs if any(job.job_id in sentence for sentence in found)]
+    return [*found, *(f"history of {job_id}:\n{history(redis, job_id)}" for job_id in named)]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_nothing_is_lost_when_the_engine_process_is_killed(fault, scene, redis, uninterrupted):
+    status, jobs = await scene.play(fault=fault, drain_at=DRAIN_TOKENS)
+    assert status == -signal.SIGKILL, f"it never passed {fault}: {scene.log.read_text()[-3000:]}"
+    assert broken_promises(redis, jobs, uninterrupted) == []
+
+
+async def test_every_step_of_the_protocol_has_its_points(scene, redis, uninterrupted, tmp_path):
+    passages = tmp_path / "passages.json"
+    status, jobs = await scene.play(drain_at=DRAIN_TOKENS, record=passages)
+    assert status == 0
+    assert broken_promises(redis, jobs, uninterrupted) == []
+    unheard_of = {fault.where for fault in recorded(passages)} - {fault.where for fault in FAULTS}
+    assert not unheard_of, "steps without a fault point"
+    assert sorted(map(str, set(FAULTS) - recorded(passages))) == []
+
+
+def test_the_scripts_of_an_exchange_are_found_in_the_code():
+    assert {"advance", "claim", "finish", "heartbeat", "release", "upkeep"} <= set(script_names())
