@@ -11,6 +11,7 @@ from .fault_points import faults, script_names
 from .witness import history, violations
 
 FAULTS = tuple(faults())
+LATER = {(fault.where, fault.when) for fault in FAULTS if fault.after_tokens}
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -21,7 +22,12 @@ def broken_promises(redis, jobs, uninterrupted):
     return [*found, *(f"history of {job_id}:\n{history(redis, job_id)}" for job_id in named)]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def each_point_once_in_the_short_run(fault):
+    twice = not fault.after_tokens and (fault.where, fault.when) in LATER
+    return pytest.param(fault, id=str(fault), marks=[pytest.mark.slow] if twice else [])
+
+
+@pytest.mark.parametrize("fault", [each_point_once_in_the_short_run(fault) for fault in FAULTS])
 async def test_nothing_is_lost_when_the_engine_process_is_killed(fault, scene, redis, uninterrupted):
     status, jobs = await scene.play(fault=fault, drain_at=DRAIN_TOKENS)
     assert status == -signal.SIGKILL, f"it never passed {fault}: {scene.log.read_text()[-3000:]}"

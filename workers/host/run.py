@@ -18,6 +18,7 @@ from ..metrics import HostMetrics
 from ..models import served_name
 from ..settings import WorkerSettings
 from .app import UNUSED_QUEUE, make_app
+from .backoff import RestartPolicy
 from .endpoint import metrics_endpoint
 from .recovery import recover_jobs
 from .shutdown import stop_celery
@@ -28,8 +29,17 @@ ENGINE_COMMAND = (sys.executable, "-m", "headrace.workers.engine_process")
 log = structlog.get_logger(__name__)
 
 
-def run(settings: WorkerSettings, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
+def run(
+    settings: WorkerSettings,
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+    policy: RestartPolicy | None = None,
+) -> int:
     """Serve until told to stop; the exit status: 0 after a hand-over, 1 when the model can't be served.
+
+    Args:
+        settings: what to serve and how.
+        engine_command: starts an engine process.
+        policy: when to start one again that died.
 
     Raises:
         BadSetting, BrokerUnavailable: a setting can't be used, seen before anything is started.
@@ -52,6 +62,7 @@ def run(settings: WorkerSettings, engine_command: Sequence[str] = ENGINE_COMMAND
             metrics_dir=metrics_dir,
             on_death=partial(recover_jobs, settings),
             on_end=stop_celery,
+            policy=policy,
         )
         worker = make_app(settings).Worker(
             hostname=hostname,

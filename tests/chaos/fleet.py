@@ -1,0 +1,209 @@
+"""What a storm rages over: one Redis, hosts with engine processes, and the network between them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from headrace.schemas.connection import connect
+from headrace.schemas.keys import Tag
+from headrace.workers.embedded_redis import EmbeddedRedis
+from headrace.workers.settings import WorkerSettings
+
+from .proxy import Proxy
+
+ROOT = Path(__file__).parents[2]
+LEASE_S = 1.5
+TAG = Tag("demo")
+ENGINES = (2, 1)
+"""Engine processes of each host."""
+
+STATUSES = {0, -signal.SIGKILL, -signal.SIGTERM}
+"""How an engine process may end here; any other status is its own failure."""
+
+_MEMORY = Path("/dev/shm")
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """An engine process, as its host's log tells of it."""
+
+    worker_id: str
+    pid: int
+    host: "Host"
+    ready: bool = False
+    frozen: bool = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can run jobs."""
+        return self.ready and not self.frozen and self.host.proxy.passes and not self.host.stopping
+
+    def signal(self, signum: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A `headrace worker` that is started again and again.
+
+    Attributes:
+        engines: its engine processes that live, by worker id.
+        complaints: what its log may not say.
+        stopping: it has been told to hand over.
+    """
+
+    name: str
+    count: int
+    proxy: Proxy
+    log: Path
+    engines: dict[str, Engine] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    stopping: bool = False
+    _process: subprocess.Popen[bytes] | None = None
+    _read: int = 0
+
+    def start(self) -> None:
+        settings = WorkerSettings(
+            redis_url=self.proxy.url,
+            dtype="float32",
+            device="cpu",
+            threads=1,
+            engines=self.count,
+            num_pages=512,
+            max_batch_size=8,
+            lease_s=LEASE_S,
+            heartbeat_s=0.5,
+            drain_s=6.0,
+        )
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.host", settings.model_dump_json()],
+                stdout=out,
+                stderr=out,
+                cwd=ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+            )
+        self.stopping = False
+
+    def kill(self, *, with_engines: bool) -> None:
+        """SIGKILL; the engine processes hand over by themselves unless they die too."""
+        self.look()
+        assert self._process is not None
+        self._process.kill()
+        if with_engines:
+            for engine in self.engines.values():
+                engine.signal(signal.SIGKILL)
+        self._process.wait()
+        self.look()
+        self.engines.clear()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for the end of the hand-over."""
+        assert self._process is not None
+        self.stopping = True
+        self._process.terminate()
+        status = self._process.wait(timeout=30)
+        self.look()
+        self.engines.clear()
+        if status != 0:
+            self.complaints.append(f"host {self.name} ended with status {status} when told to stop")
+
+    def look(self) -> None:
+        """Read on in the log."""
+        with self.log.open("rb") as log:
+            log.seek(self._read)
+            *lines, rest = log.read().split(b"\n")
+            self._read = log.tell() - len(rest)
+        for line in lines:
+            self._note(line)
+        assert self._process is not None
+        if self._process.poll() is not None and not self.stopping and self.engines:
+            self.engines.clear()
+
+    def _note(self, line: bytes) -> None:
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except ValueError:
+            self.complaints.append(f"host {self.name} wrote {line.decode(errors='replace')!r}")
+            return
+        name, engine = event.get("event"), event.get("engine", "")
+        match name:
+            case "engine_started":
+                self.engines[engine] = Engine(engine, event["pid"], self)
+            case "engine_ready" if engine in self.engines:
+                self.engines[engine].ready = True
+            case "engine_died" | "engine_ended":
+                self.engines.pop(engine, None)
+                if event["status"] not in STATUSES:
+                    self.complaints.append(f"{engine} ended with status {event['status']}")
+        ours = not event.get("logger", "").startswith("celery")  # its reconnecting is an error to it
+        if ours and event.get("level") in {"error", "critical"}:
+            self.complaints.append(f"host {self.name}: {line.decode()}")
+
+
+class Fleet:
+    """All of it; a context manager, at whose end nothing is left."""
+
+    def __init__(self, folder: Path) -> None:
+        # In memory, because Redis with `everysec` puts a write off, after it has answered, while a slow disk
+        # syncs the last one: a SIGKILL could then lose what was acknowledged.
+        self._data = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
+        self.redis = EmbeddedRedis(Path(self._data.name))
+        self.redis.start()
+        port = int(self.redis.url.rpartition(":")[2].partition("/")[0])
+        self.readers = Proxy(port)
+        self.hosts = [
+            Host(name, count, Proxy(port), folder / f"host-{name}.log")
+            for name, count in zip("ab", ENGINES, strict=True)
+        ]
+        self.control: Redis = connect(self.redis.url, socket_timeout=0.2, socket_connect_timeout=0.2)
+        self._owners: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        for host in self.hosts:
+            host.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in self.hosts:
+            host.kill(with_engines=True)
+        for proxy in (self.readers, *(host.proxy for host in self.hosts)):
+            proxy.close()
+        self.control.close()
+        self.redis.kill(signal.SIGCONT)
+        self.redis.close()
+        self._data.cleanup()
+
+    @property
+    def engines(self) -> Iterator[Engine]:
+        """The engine processes that live now."""
+        for host in self.hosts:
+            host.look()
+            yield from host.engines.values()
+
+    @property
+    def all_ready(self) -> bool:
+        return [engine.healthy for engine in self.engines] == [True] * sum(ENGINES)
+
+    def running_jobs(self, workers: set[str] | None) -> set[str]:
+        """Jobs that these workers have (None: any); while Redis does not answer, those that they had."""
+        with suppress(RedisError):
+            ids = [job_id.decode() for job_id in self.control.zrange(TAG.leases, 0, -1)]
+            pipe = self.control.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hget(TAG.job(job_id), "worker")
+            owners = [(owner or b"").decode() for owner in pipe.execute()]
+            self._owners = dict(zip(ids, owners, strict=True))
+        return {job_id for job_id, owner in self._owners.items() if workers is None or owner in workers}
