@@ -20,6 +20,9 @@ BATCH_JOBS = 500
 BATCH_BYTES = 4 * 2**20
 """One pipeline carries at most this many jobs, or about this much prompt; whichever is reached first."""
 
+MAX_RETRIES = 10
+"""A Celery task that was retried more often than this is not found by its id."""
+
 KNOWN_S = 60.0
 """A model seen among the served ones is taken to be there for this long."""
 
@@ -59,13 +62,13 @@ class Operations:
             self._version_checked = True
         return (yield from persist(request, patience_s))
 
-    def enqueue(self, job: Job) -> Steps[str]:
-        """Enqueue one job; its id."""
-        call = self._call(job)
+    def enqueue(self, job: Job, job_id: str | None = None) -> Steps[str]:
+        """Enqueue one job, under an id of the caller's if it has one; its id."""
+        call = self._call(job, job_id)
         known = yield from self._known_models([job.model])
         self._check_known(job.model, known)
-        job_id: str = yield from self.send(call)
-        return job_id
+        accepted: str = yield from self.send(call)
+        return accepted
 
     def enqueue_many(self, jobs: Iterable[JobLike]) -> Steps[list[str | HeadraceError]]:
         """Enqueue jobs in pipelined batches; for each its id, or why it was refused.
@@ -107,10 +110,9 @@ class Operations:
         except HeadraceError as refusal:
             return refusal
 
-    def _call(self, job: Job) -> Call[str]:
-        partition = self._partition(job)
-        tag = Tag(job.model, partition, self.settings.namespace)
-        return enqueue(tag, keys.new_job_id(job.model, partition), job, self.settings)
+    def _call(self, job: Job, job_id: str | None = None) -> Call[str]:
+        job_id = job_id or keys.new_job_id(job.model, self._partition(job))
+        return enqueue(self.tag_of(job_id), job_id, job, self.settings)
 
     def _partition(self, job: Job) -> int:
         if job.idempotency_key is None:
@@ -142,6 +144,24 @@ class Operations:
         if not fields:
             raise JobNotFound(job_id)
         return Record(job_id, {name.decode(): value.decode() for name, value in fields.items()}).status()
+
+    def job_of_task(self, task_id: str) -> Steps[str]:
+        """The id of the job that a Celery task is, the latest if it was retried.
+
+        Raises:
+            JobNotFound: there is none, or its retention has ended.
+        """
+        (models,) = yield from self.send(Read((("HKEYS", keys.models(self.settings.namespace)),)))
+        known = [
+            keys.job_id_of(identity, model.decode(), self.settings.partitions)
+            for identity in (*(f"{task_id}/{retry}" for retry in range(MAX_RETRIES, 0, -1)), task_id)
+            for model in models
+        ]
+        found = yield from self.send(Read([("EXISTS", self.tag_of(job_id).job(job_id)) for job_id in known]))
+        for job_id, exists in zip(known, found, strict=True):
+            if exists:
+                return job_id
+        raise JobNotFound(task_id)
 
     def cancel(self, job_id: str) -> Steps[CancelStatus]:
         """Ask for the job's end."""

@@ -103,6 +103,7 @@ class Job(_Wire):
         deadline_s: it expires when it has not ended within this many seconds.
         max_runtime_s: it expires when it has not ended this many seconds after its first start.
         max_attempts: how often a worker may die over this job before it is dead-lettered.
+        celery: the message that completes a Celery task when the job has ended, as JSON.
         stream: false lets the worker checkpoint at longer intervals.
         metadata: returned with the job's status, never looked at.
     """
@@ -144,6 +145,7 @@ class Job(_Wire):
     max_runtime_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     webhook: Webhook | None = None
+    celery: str | None = None
     stream: bool = True
     metadata: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict)
 
@@ -209,6 +211,8 @@ class Job(_Wire):
     @property
     def events(self) -> tuple[WebhookEvent, ...]:
         """The events for which the protocol writes an outbox entry."""
+        if self.celery is not None:  # a task's state follows every one of them
+            return tuple(WebhookEvent)
         return self.webhook.events if self.webhook else ()
 
 

@@ -5,10 +5,13 @@ Cluster slot and every script is single-slot. Scripts get the tag's prefix as th
 same names to it (`key('lane', class, tenant)` in Lua is `tag.lane(class, tenant)` here).
 """
 
+import hashlib
 import re
 import secrets
 import time
+import zlib
 from dataclasses import dataclass
+from uuid import UUID
 
 from .errors import JobNotFound
 
@@ -168,6 +171,22 @@ def new_job_id(model: str, partition: int = 0) -> str:
     The id names its queue, so that whoever holds it can compute every key of the job. Ids sort by time.
     """
     value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return _job_id(value, model, partition)
+
+
+def job_id_of(identity: str, model: str, partitions: int = 1) -> str:
+    """The one job id for something that has an identity of its own already, a Celery task's id for one.
+
+    A UUID keeps its 128 bits; anything else is hashed to as many.
+    """
+    try:
+        value = UUID(identity).int
+    except ValueError:
+        value = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=16).digest())
+    return _job_id(value, model, zlib.crc32(identity.encode()) % partitions)
+
+
+def _job_id(value: int, model: str, partition: int) -> str:
     ulid = "".join(_ULID_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
     return f"{ulid}.{partition}.{model.replace('/', '~')}"
 

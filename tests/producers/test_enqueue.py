@@ -35,7 +35,7 @@ from headrace.schemas.settings import QueueSettings
 def test_the_arguments_are_the_jobs_fields_with_the_same_defaults() -> None:
     arguments = inspect.signature(Client.enqueue).parameters
     fields = {name: info.get_default(call_default_factory=True) for name, info in Job.model_fields.items()}
-    assert arguments.keys() - {"self"} == fields.keys() - {"v"}
+    assert arguments.keys() - {"self"} == fields.keys() - {"v", "celery"}
     for name, argument in arguments.items():
         if name not in {"self", "model"}:
             assert argument.default == fields[name] or (argument.default is None and fields[name] == {}), name

@@ -1,0 +1,125 @@
+"""A Celery message for `generate` on its way: into the queue's stream instead of the broker."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from celery.utils.time import maybe_make_aware
+from kombu.utils.json import dumps as to_json
+
+from ...schemas.errors import InvalidJob
+from ...schemas.job import Job, JobClass
+from ...schemas.keys import job_id_of
+from ..client import Client
+from .settings import CelerySettings
+
+RETRIED_S = 0.001
+"""A due time in the past, or a deadline that has passed, is one a moment from now."""
+
+
+class StreamProducer:
+    """Stands where Celery expects a kombu producer, and enqueues the job that the message asks for.
+
+    Everything but `publish` is the real producer's, so that result backends can use it.
+    """
+
+    def __init__(
+        self, producer: Any, client: Client, settings: CelerySettings, job_class: JobClass | None
+    ) -> None:
+        self._producer, self._client, self._settings = producer, client, settings
+        self._job_class = job_class
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def publish(self, body: Any, headers: Mapping[str, Any], **properties: Any) -> None:
+        """Enqueue the job; sending the same message again has no further effect.
+
+        Raises:
+            InvalidJob, UnknownModel, QueueFull, RateLimited, BrokerUnavailable: as `Client.enqueue`.
+        """
+        args, kwargs, embed = body
+        fields = job_fields(args, kwargs)
+        if fields.get("model") is None:
+            fields["model"] = default_model(self._settings, self._client)
+        if self._job_class is not None:
+            fields.setdefault("job_class", self._job_class)
+        if headers.get("eta"):
+            fields["delay_s"] = max(RETRIED_S, _seconds_until(headers["eta"]))
+        if headers.get("expires"):
+            fields["deadline_s"] = max(RETRIED_S, _seconds_until(headers["expires"]))
+        fields["celery"] = celery_part(headers, embed, properties)
+        job = Job.make(**fields)
+        partitions = self._client._operations.settings.partitions
+        self._client._enqueue(job, job_id_of(_identity(headers), job.model, partitions))
+
+
+def default_model(settings: CelerySettings, client: Client) -> str:
+    """The model for a task that names none.
+
+    Raises:
+        InvalidJob: none is set, and not exactly one is served.
+    """
+    if settings.default_model is not None:
+        return settings.default_model
+    served = [model.id for model in client.models()]
+    if len(served) == 1:
+        return served[0]
+    known = ", ".join(served) or "none yet"
+    raise InvalidJob("model", f"name one (served here: {known}), or set HEADRACE_DEFAULT_MODEL")
+
+
+def job_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `Job` from the task's arguments.
+
+    The one positional argument is the prompt, or what the task before in a chain gave: a text, or the result
+    of a generation, whose text is meant.
+
+    Raises:
+        InvalidJob: there is more than one, or none that has a text.
+    """
+    fields = {name: value for name, value in kwargs.items() if value is not None}
+    if not args:
+        return fields
+    if len(args) > 1:
+        raise InvalidJob(
+            "prompt", f"is the only positional argument; {len(args)} were given, name the others"
+        )
+    (prompt,) = args
+    if isinstance(prompt, Mapping) and "text" in prompt:
+        prompt = prompt["text"]
+    if "prompt" in fields or "messages" in fields or "prompt_token_ids" in fields:
+        raise InvalidJob(
+            "prompt",
+            "is given twice, by position (or by the task before) and by name; .si() ignores the latter",
+        )
+    fields["prompt"] = prompt
+    return fields
+
+
+def celery_part(headers: Mapping[str, Any], embed: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
+    """What completes the task when the job has ended: the message without its arguments, as JSON.
+
+    Raises:
+        InvalidJob: a callback's arguments can't be written as JSON; pickles are neither made nor read.
+    """
+    kept = {
+        name: properties[name] for name in ("correlation_id", "reply_to", "priority") if name in properties
+    }
+    part = {"headers": dict(headers), "embed": dict(embed), "properties": kept}
+    try:
+        text: str = to_json(part)
+    except (TypeError, ValueError) as error:
+        raise InvalidJob("link", f"the task's callbacks can't be written as JSON: {error}") from None
+    return text
+
+
+def _identity(headers: Mapping[str, Any]) -> str:
+    """What makes a sending of the task one: a retry is another job."""
+    retries = headers.get("retries") or 0
+    return f"{headers['id']}/{retries}" if retries else str(headers["id"])
+
+
+def _seconds_until(moment: str) -> float:
+    when = maybe_make_aware(datetime.fromisoformat(moment))
+    return float((when - datetime.now(UTC)).total_seconds())

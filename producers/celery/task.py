@@ -1,0 +1,158 @@
+"""The task `headrace.generate`."""
+
+import os
+from collections.abc import Iterable
+from typing import Any, NoReturn, cast
+
+from celery import Task, shared_task
+from celery.exceptions import Ignore
+
+from ...schemas.errors import InvalidJob
+from ...schemas.events import JobResult
+from ...schemas.job import JobClass
+from ..client import Client
+from .message import StreamProducer, default_model, job_fields
+from .redaction import shown
+from .result import GenerationResult
+from .settings import CelerySettings
+
+NAME = "headrace.generate"
+
+OUTCOME = "headrace_outcome"
+"""The request's attribute by which `headrace callbacks` hands over the outcome: called, it gives or raises
+it."""
+
+
+class GenerateTask(Task):  # type: ignore[misc]
+    """A task that no Celery worker runs: its jobs go to the stream, and come back as outcomes."""
+
+    name = NAME
+    typing = False  # the job's own validation names the field
+    track_started = False  # it has started when its job has, which the completion stores
+    acks_late = True
+    _connected: tuple[int, CelerySettings, Client] | None = None
+
+    def _connection(self) -> tuple[CelerySettings, Client]:
+        if self._connected is None or self._connected[0] != os.getpid():
+            settings = CelerySettings.load()
+            self._connected = (os.getpid(), settings, Client.from_env(settings.redis_url))
+        return self._connected[1:]
+
+    def client(self) -> Client:
+        """The client to the Redis that has the jobs; one a process."""
+        return self._connection()[1]
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> GenerationResult:  # noqa: N802 (Celery's name)
+        """The result of a generation by its task id."""
+        kwargs = {"backend": self.backend, "task_name": self.name, "app": self.app, **kwargs}
+        return GenerationResult(task_id, client=self.client, **kwargs)
+
+    def apply_async(  # the parameters are Celery's
+        self,
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        *rest: Any,
+        **options: Any,
+    ) -> GenerationResult:
+        """Enqueue a generation. Celery's options mean what they do elsewhere, as far as a job has the like.
+
+        `countdown` and `eta` delay it, `expires` is its deadline, `queue` is its class ("interactive",
+        "standard" or "batch"), or else `priority` chooses one: the most urgent third of the broker's scale is
+        "interactive", the least urgent "batch". Serializers, compression, exchanges and time limits don't
+        apply.
+
+        Raises:
+            InvalidJob, UnknownModel, QueueFull, RateLimited, BrokerUnavailable: as `Client.enqueue`.
+        """
+        if self.app.conf.task_always_eager:
+            return cast(
+                "GenerationResult", super().apply_async(args, kwargs, task_id, producer, *rest, **options)
+            )
+        settings, client = self._connection()
+        job_class = _class_of(options.pop("queue", None), options.get("priority"), self._urgent_is_low)
+        options["argsrepr"], options["kwargsrepr"] = shown(args or (), kwargs or {}, settings.show_prompts)
+        options["serializer"] = "json"
+        with self.app.producer_or_acquire(producer) as real:
+            stream = StreamProducer(real, client, settings, job_class)
+            return cast(
+                "GenerationResult", super().apply_async(args, kwargs, task_id, stream, *rest, **options)
+            )
+
+    @property
+    def _urgent_is_low(self) -> bool:
+        """Whether 0 is the broker's most urgent priority: so with Redis, the other way round with AMQP."""
+        return bool(self.app.connection_for_write().transport.driver_type != "amqp")
+
+    def carry_out(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a Celery process does that runs the task.
+
+        In `headrace callbacks` it takes the outcome; called directly or eagerly it generates in place; and a
+        message that came through the broker, because its sender knew the task's name alone, goes to the
+        stream.
+        """
+        outcome = getattr(self.request, OUTCOME, None)
+        if outcome is not None:
+            result: dict[str, Any] = outcome()
+            return result
+        if self.request.called_directly or self.request.is_eager:
+            return self._generate(args, kwargs)
+        self.apply_async(args, kwargs, **self.request.as_execution_options())
+        raise Ignore
+
+    def _generate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        settings, client = self._connection()
+        fields = job_fields(args, kwargs)
+        if fields.get("model") is None:
+            fields["model"] = default_model(settings, client)
+        return task_result(client.enqueue(**fields).result())
+
+    def map(self, it: Iterable[Any]) -> NoReturn:
+        """Not for generations: a map runs in one Celery worker, one call after the other."""
+        _refuse("map", "group(generate.s(prompt) for prompt in prompts)")
+
+    def starmap(self, it: Iterable[Any]) -> NoReturn:
+        """Not for generations; see `map`."""
+        _refuse("starmap", "group(generate.s(*args) for args in calls)")
+
+    def chunks(self, it: Iterable[Any], n: int) -> NoReturn:
+        """Not for generations; see `map`."""
+        _refuse("chunks", "group(generate.s(prompt) for prompt in prompts)")
+
+
+def _refuse(form: str, instead: str) -> NoReturn:
+    raise NotImplementedError(
+        f"generate.{form} would run one generation after the other inside a Celery worker; use {instead}: "
+        "headrace batches them"
+    )
+
+
+def _class_of(queue: object, priority: int | None, urgent_is_low: bool) -> JobClass | None:
+    if queue is not None:
+        name = getattr(queue, "name", queue)
+        try:
+            return JobClass(str(name))
+        except ValueError:
+            raise InvalidJob("queue", f"must be one of {', '.join(JobClass)} (got {name!r})") from None
+    if priority is None:
+        return None
+    if not 0 <= priority <= 9:
+        raise InvalidJob("priority", f"must be 0 to 9 (got {priority!r})")
+    rank = priority if urgent_is_low else 9 - priority
+    return JobClass.INTERACTIVE if rank < 3 else JobClass.STANDARD if rank < 7 else JobClass.BATCH
+
+
+def task_result(result: JobResult) -> dict[str, Any]:
+    """A job's result as the task's: plain JSON, `text` first of all."""
+    return result.model_dump(mode="json", exclude_none=True)
+
+
+@shared_task(base=GenerateTask, bind=True, name=NAME)  # type: ignore[untyped-decorator]
+def generate(self: GenerateTask, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Generate: `generate.delay("Once upon a time", model="demo", max_tokens=64).get()["text"]`.
+
+    The arguments are those of `Client.enqueue`. The result is the job's result as a dict: `text`,
+    `token_ids`, `finish_reason`, `usage`, `timings`, `job_id` and so on.
+    """
+    return self.carry_out(args, kwargs)

@@ -1,0 +1,14 @@
+"""headrace for Celery: `from headrace.celery import generate`; `celery -A headrace.celery flower`.
+
+`generate` is a shared task: in a project with a Celery app of its own it belongs to that app, to its broker
+and result backend. `app` is for everybody else.
+"""
+
+from .producers.celery.app import make_app
+from .producers.celery.result import GenerationResult
+from .producers.celery.settings import CelerySettings
+from .producers.celery.task import generate
+
+app = make_app(CelerySettings.load())
+
+__all__ = ["GenerationResult", "app", "generate"]
