@@ -7,7 +7,7 @@ from typing import Any, NoReturn, cast
 from celery import Task, shared_task
 from celery.exceptions import Ignore
 
-from ...schemas.errors import InvalidJob
+from ...schemas.errors import InvalidJob, JobExpired, JobFailed
 from ...schemas.events import JobResult
 from ...schemas.job import JobClass
 from ..client import Client
@@ -28,6 +28,7 @@ class GenerateTask(Task):  # type: ignore[misc]
 
     name = NAME
     typing = False  # the job's own validation names the field
+    throws = (JobFailed, JobExpired)  # nothing to log a traceback for: the job's own record says why
     track_started = False  # it has started when its job has, which the completion stores
     acks_late = True
     _connected: tuple[int, CelerySettings, Client] | None = None

@@ -155,7 +155,7 @@ def test_a_chord_of_thirty_gives_its_results_in_order(served):
     assert found == "|".join(f"answer to {number}" for number in range(30))
 
 
-def test_link_follows_success_and_link_error_failure(served, redis):
+def test_link_follows_success_and_link_error_failure(served, redis, eventually):
     linked = shout.s().set(task_id="linked")
     generate.apply_async(("a",), link=linked).get(timeout=20)
     assert served.AsyncResult("linked").get(timeout=20) == "ANSWER TO A"
@@ -163,7 +163,8 @@ def test_link_follows_success_and_link_error_failure(served, redis):
     with pytest.raises(JobFailed, match="it was to fail"):
         failing.get(timeout=20)
     assert failing.state == "FAILURE"
-    assert b"it was to fail" in redis.get("hr:celery:noted-error")
+    noted = eventually(lambda: redis.get("noted-error"))
+    assert b"it was to fail" in noted
 
 
 def test_get_reports_the_stream_as_it_comes(served):
