@@ -24,7 +24,7 @@ _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9
 _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
-    r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked"
+    r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse"
     r"|(lane|retry|suspects|backlog|served|pace|running):.+)"
 )
 
@@ -139,6 +139,11 @@ class Tag:
     def bell(self) -> str:
         """List: wake-up tokens for idle workers, bounded."""
         return f"{self.base}:bell"
+
+    @property
+    def pulse(self) -> str:
+        """Hash: when upkeep was done last, and until when lapsed leases are spared after a silence of all."""
+        return f"{self.base}:pulse"
 
     @property
     def workers(self) -> str:

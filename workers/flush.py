@@ -164,7 +164,7 @@ class Queue:
             if flush.facts is not None:
                 pipeline.add(heartbeat(tag, self.worker_id, flush.facts), lambda _: None)
             if flush.upkeep:
-                pipeline.add(upkeep(tag, self.settings), upkept)
+                pipeline.add(upkeep(tag, self.settings, self.lease_ms), upkept)
 
     def _admit(self, flush: Flush, reply: FlushReply, result: ClaimReply | Exception) -> None:
         if isinstance(result, Exception):

@@ -65,9 +65,9 @@ class Link:
         self._io = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headrace-io")
         self._flight: Future[FlushReply] | None = None
         self._outage: Outage | None = None
-        self._upkeep_s = min(2.5, max(0.25, settings.lease_s / 4))
+        self._upkeep_s = min(2.5, settings.lease_s / 4)
         self._contact = time.monotonic()
-        self._flushed = self._published = self._beaten = self._upkept = self._no_upkeep_before = 0.0
+        self._flushed = self._published = self._beaten = self._upkept = 0.0
         self._turn = 0
         self._claim_sent: Tag | None = None
         self._claim_lost: Tag | None = None
@@ -153,8 +153,6 @@ class Link:
         self._contact = time.monotonic()
         if self._outage is not None:
             log.info("redis_back", tries=self._outage.tries)
-            # The others have not renewed their leases either; let them speak first.
-            self._no_upkeep_before = self._contact + self._settings.lease_s
             self._outage = None
 
     def _broke(self, error: BrokerUnavailable) -> None:
@@ -185,7 +183,7 @@ class Link:
         if now - self._beaten >= self._settings.heartbeat_s:
             self._beaten = now
             flush.facts = self._facts()
-        if now >= max(self._upkept + self._upkeep_s, self._no_upkeep_before):
+        if now >= self._upkept + self._upkeep_s:
             self._upkept = now + self._upkeep_s * random.uniform(-0.2, 0.2)
             flush.upkeep = True
         if not self._roster and self._outage is None:

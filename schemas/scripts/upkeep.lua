@@ -2,7 +2,7 @@
 -- under a policy that may have changed. Anybody may run it, any number of times; at most `limit` items of each kind
 -- a call (the count of jobs that wait is of `limit` tenants a class at most).
 local limit, suspect_margin = tonumber(ARGV[1]), tonumber(ARGV[2])
-local worker_ms, dead_retention_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
+local worker_ms, dead_retention_ms, lease_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 allow_when_full()
 local now = now_ms()
@@ -27,7 +27,17 @@ for _, id in ipairs(ripe('delayed', now)) do
   end
 end
 
-for _, id in ipairs(ripe('leases', now)) do
+-- While Redis is away or stalled nobody can renew a lease. Upkeep is done several times a lease; where it was not,
+-- everybody gets the time to speak again before silence is taken for death.
+local function all_were_silent()
+  local pulse = to_fields(redis.call('HGETALL', key('pulse')))
+  local silent_ms = now - tonumber(pulse.at or now)
+  local spare_until = silent_ms > lease_ms * 7 / 8 and now + lease_ms or tonumber(pulse.spare_until or 0)
+  redis.call('HSET', key('pulse'), 'at', now, 'spare_until', spare_until)
+  return now < spare_until
+end
+
+for _, id in ipairs(all_were_silent() and {} or ripe('leases', now)) do
   local outcome = take_back(id, false, suspect_margin, dead_retention_ms, now)
   if outcome then counts[outcome] = counts[outcome] + 1 end
 end

@@ -28,8 +28,12 @@ class UpkeepReply(NamedTuple):
     queued: int
 
 
-def upkeep(tag: Tag, settings: QueueSettings) -> Call[UpkeepReply]:
-    """Promote due jobs, expire deadlines, recover jobs of lapsed leases, forget silent workers."""
+def upkeep(tag: Tag, settings: QueueSettings, lease_ms: int = 10_000) -> Call[UpkeepReply]:
+    """Promote due jobs, expire deadlines, recover jobs of lapsed leases, forget silent workers.
+
+    To be called several times in `lease_ms`: when it was not, Redis may have been away, and lapsed leases get
+    that time to be renewed.
+    """
 
     def parse(reply: list[Any]) -> UpkeepReply:
         return UpkeepReply(*(int(count) for count in reply))
@@ -39,5 +43,6 @@ def upkeep(tag: Tag, settings: QueueSettings) -> Call[UpkeepReply]:
         SUSPECT_MARGIN_TOKENS,
         round(WORKER_SILENCE_S * 1000),
         round(settings.dead_retention_s * 1000),
+        lease_ms,
     )
     return Call(script("upkeep"), tag.base, args, parse)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import repeat
@@ -205,6 +205,20 @@ def _load_scripts(redis: Any) -> None:
     for path in sorted(Path(scripts.__file__).parent.glob("*.lua")):
         if path.stem != "prelude":
             redis.script_load(script(path.stem).source)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """`await eventually(predicate)` waits until it is true."""
+
+    async def wait(predicate: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        async with asyncio.timeout(timeout_s):
+            for pause_s in repeat(0.02):
+                if predicate():
+                    return
+                await asyncio.sleep(pause_s)
+
+    return wait
 
 
 def recorded(path: Path) -> "set[Fault]":

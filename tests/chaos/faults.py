@@ -24,20 +24,20 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "engine_killed": Kind(5.0, "engine"),
+    "engine_killed": Kind(9.0, "engine"),
     "engine_frozen": Kind(3.0, "engine"),
     "host_killed": Kind(1.2, "host"),
     "host_stopped": Kind(1.2, "host"),
     "machine_lost": Kind(1.2, "host"),
-    "network_cut": Kind(2.5, "host"),
-    "network_broken": Kind(2.5, "host"),
-    "readers_cut": Kind(1.5, "readers"),
-    "readers_broken": Kind(1.5, "readers"),
-    "connections_killed": Kind(3.0, "redis"),
-    "scripts_flushed": Kind(2.0, "redis"),
-    "clients_paused": Kind(1.0, "redis"),
-    "redis_killed": Kind(1.0, "redis"),
-    "redis_frozen": Kind(0.6, "redis"),
+    "network_cut": Kind(2.0, "host"),
+    "network_broken": Kind(2.0, "host"),
+    "readers_cut": Kind(0.4, "readers"),
+    "readers_broken": Kind(0.4, "readers"),
+    "connections_killed": Kind(1.0, "redis"),
+    "scripts_flushed": Kind(0.7, "redis"),
+    "clients_paused": Kind(0.5, "redis"),
+    "redis_killed": Kind(0.6, "redis"),
+    "redis_frozen": Kind(0.4, "redis"),
 }
 
 PAUSE_S = 1.5
@@ -173,9 +173,7 @@ class Faults:
         return time.monotonic() < self._away_until
 
     def _strike(self, kind: str, target: str, workers: set[str] | None, away_s: float = 0.0) -> None:
-        """Note it; what happens while Redis is away is told apart, for Redis is what it waits for."""
-        self._ledger.strike(
-            f"{kind}, Redis away" if self._away else kind, target, self._fleet.running_jobs(workers)
-        )
+        """Note it; while Redis is away nothing happens alone."""
+        self._ledger.strike(kind, target, self._fleet.running_jobs(workers), alone=not self._away)
         if away_s:
             self._away_until = time.monotonic() + away_s + LEASE_S

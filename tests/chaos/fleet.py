@@ -25,7 +25,7 @@ from .proxy import Proxy
 ROOT = Path(__file__).parents[2]
 LEASE_S = 1.5
 TAG = Tag("demo")
-ENGINES = (2, 1)
+ENGINES = (2, 2)
 """Engine processes of each host."""
 
 STATUSES = {0, -signal.SIGKILL, -signal.SIGTERM}
@@ -82,7 +82,7 @@ class Host:
             threads=1,
             engines=self.count,
             num_pages=512,
-            max_batch_size=8,
+            max_batch_size=12,
             lease_s=LEASE_S,
             heartbeat_s=0.5,
             drain_s=6.0,
@@ -93,7 +93,7 @@ class Host:
                 stdout=out,
                 stderr=out,
                 cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         self.stopping = False
 

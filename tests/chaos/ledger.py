@@ -9,6 +9,8 @@ from typing import Any
 ON_ITS_WAY_S = 0.05
 """What a reader hears within this time of a fault may have been sent before it."""
 
+SEVERAL = "several at once"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -22,37 +24,51 @@ class Row:
     max_s: float | None
 
 
+@dataclass(slots=True)
+class _Gap:
+    since: float
+    kind: str
+
+
 @dataclass
 class Ledger:
-    """Faults as they happen. A stream's gap belongs to the last fault that hit it before its next token."""
+    """Faults as they happen, and the gap from a fault to the next token of each stream that it hit.
+
+    A stream that is hit again before that has one gap, from the first fault on, in a row of its own.
+    """
 
     started: float = field(default_factory=time.monotonic)
     faults: Counter[str] = field(default_factory=Counter)
     history: list[str] = field(default_factory=list)
     _gaps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    _open: dict[str, tuple[str, float]] = field(default_factory=dict)
+    _open: dict[str, _Gap] = field(default_factory=dict)
 
-    def strike(self, kind: str, target: str, job_ids: Iterable[str]) -> None:
-        """A fault hits a target, and the streams of these jobs."""
+    def strike(self, kind: str, target: str, job_ids: Iterable[str], *, alone: bool) -> None:
+        """A fault hits a target, and the streams of these jobs; `alone`: nothing else is amiss."""
         now = time.monotonic()
         self.faults[kind] += 1
         hit = list(job_ids)
         self.history.append(f"{now - self.started:8.2f} s  {kind}: {target}, {len(hit)} jobs there")
-        self._open.update(dict.fromkeys(hit, (kind, now)))
+        for job_id in hit:
+            if job_id in self._open:
+                self._open[job_id].kind = SEVERAL
+            else:
+                self._open[job_id] = _Gap(now, kind if alone else SEVERAL)
 
     def heard(self, job_id: str) -> None:
         """A stream goes on."""
-        if job_id in self._open:
-            kind, since = self._open[job_id]
-            gap_s = time.monotonic() - since
-            if gap_s > ON_ITS_WAY_S:
-                self._gaps[kind].append(gap_s)
-                del self._open[job_id]
-                at = time.monotonic() - self.started
-                self.history.append(f"{at:8.2f} s  {job_id} goes on {gap_s:.2f} s after {kind}")
+        gap = self._open.get(job_id)
+        now = time.monotonic()
+        if gap is not None and now - gap.since > ON_ITS_WAY_S:
+            del self._open[job_id]
+            gap_s = now - gap.since
+            self._gaps[gap.kind].append(gap_s)
+            at = now - self.started
+            self.history.append(f"{at:8.2f} s  {job_id} goes on {gap_s:.2f} s after {gap.kind}")
 
     def rows(self) -> list[Row]:
-        return [self._row(kind, count) for kind, count in sorted(self.faults.items())]
+        kinds = [*sorted(self.faults), *([SEVERAL] if self._gaps[SEVERAL] else [])]
+        return [self._row(kind, self.faults[kind]) for kind in kinds]
 
     def _row(self, kind: str, count: int) -> Row:
         gaps = sorted(self._gaps[kind])

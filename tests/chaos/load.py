@@ -11,8 +11,8 @@ from .audience import Watched, insist, watch
 from .ledger import Ledger
 from .witness import Uninterrupted
 
-UNENDED = 14
-"""Jobs accepted and not ended at any time: about half of what the fleet has slots for."""
+UNENDED = 12
+"""Jobs accepted and not ended at any time: what one engine process has slots for, when it is the last."""
 
 PROMPTS = ("A dictionary is", "To open a file,", "The asyncio module", "Return a new string", "x")
 ENDINGS = ("job.started", "job.succeeded", "job.failed", "job.cancelled", "job.expired")

@@ -21,7 +21,7 @@ START_S = 90.0
 QUIET_S = 60.0
 """After the last fault every job must end within this time."""
 
-FAULTS_A_MINUTE = 75.0
+FAULTS_A_MINUTE = 60.0
 
 
 @dataclass(frozen=True)

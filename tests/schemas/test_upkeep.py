@@ -49,9 +49,21 @@ def test_dead_letters_go_by_age_only(queue, redis):
     assert redis.ttl(queue.tag.job(job.job_id)) > queue.settings.retention_s
 
 
-def test_upkeep_of_an_idle_queue_leaves_nothing_behind(queue, redis):
+def test_upkeep_of_an_idle_queue_leaves_nothing_behind_but_its_pulse(queue, redis):
     assert queue.upkeep() == (0, 0, 0, 0, 0, 0)
-    assert redis.dbsize() == 0
+    assert redis.keys() == [queue.tag.pulse.encode()]
+
+
+def test_when_all_were_silent_leases_are_spared_until_everybody_could_speak(queue, redis):
+    """Redis was away: nobody could renew, and nobody is dead for that."""
+    queue.upkeep()
+    job = queue.start()
+    redis.hset(queue.tag.pulse, "at", 1)
+    assert queue.lapse(job.job_id).recovered == 0
+    assert queue.upkeep().recovered == 0
+    redis.hset(queue.tag.pulse, "spare_until", 1)
+    assert queue.upkeep().recovered == 1
+    assert queue.record(job.job_id).fields["attempts"] == "1"
 
 
 def test_a_job_expires_when_it_has_run_for_as_long_as_it_may(queue, redis):

@@ -169,6 +169,7 @@ def test_permanent_keys_are_those_of_the_queue_and_no_jobs():
         tag.suspects("batch"),
         tag.running("t"),
         tag.parked,
+        tag.pulse,
         tag.leases,
         tag.backlog("batch"),
         tag.workers,
