@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
 ARGS ?=
 BENCHMARKS ?= engine queue
+MINUTES ?= 5
+CHAOS ?=
 DIST ?= dist
 
 INSTALLED := $(VENV)/.installed
@@ -38,8 +40,9 @@ test: $(INSTALLED)  ## the whole test suite (ARGS="-k name" for a part of it)
 	$(PYTEST) -m "serial and not slow" || serial=$$?; \
 	[ $$serial = 0 ] || [ $$serial$$parallel = 50 ]
 
-chaos: $(INSTALLED)  ## the tests that take minutes
-	$(PYTEST) -m slow
+chaos: $(INSTALLED)  ## the tests that take minutes, and a storm of faults (MINUTES=25)
+	OMP_NUM_THREADS=1 $(PYTEST) -m slow -n 2
+	$(RUN) tests.chaos --minutes $(MINUTES) $(CHAOS)
 
 bench: $(INSTALLED)  ## measure; prints ratios within one run (BENCHMARKS="engine queue")
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) benchmarks.$$name || exit; done

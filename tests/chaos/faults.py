@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .fleet import LEASE_S, Engine, Fleet, Host
-from .ledger import Ledger
+from .ledger import AGAIN, SEVERAL, Ledger
 
 
 class Kind(NamedTuple):
-    """How often a fault is drawn, among those that have a target, and what kind of target it has."""
+    """How often a fault is drawn, and what kind of target it has; nothing happens when there is none."""
 
     weight: float
     target: str
@@ -40,6 +40,9 @@ KINDS = {
     "redis_frozen": Kind(0.4, "redis"),
 }
 
+HAND_OVERS = {"host killed", "host stopped"}
+"""Engine processes outlive these and give their jobs back."""
+
 PAUSE_S = 1.5
 FROZEN_S = 3.0
 PAST_LEASE_S = LEASE_S + 0.7
@@ -59,13 +62,10 @@ class Faults:
         async with asyncio.TaskGroup() as strikes:
             while (left := end - time.monotonic()) > 0:
                 await asyncio.sleep(min(left, self._random.uniform(0.2, 1.8) * 60 / per_minute))
-                targets = self._targets()
-                kinds = {name: kind for name, kind in KINDS.items() if targets[kind.target]}
+                (name,) = self._random.choices(list(KINDS), [kind.weight for kind in KINDS.values()])
                 pick = self._random.random()
-                if kinds:
-                    weights = [kind.weight for kind in kinds.values()]
-                    (name,) = self._random.choices(list(kinds), weights)
-                    there = targets[kinds[name].target]
+                there = self._targets()[KINDS[name].target]
+                if there:
                     strikes.create_task(getattr(self, name)(there[int(pick * len(there))]))
 
     def _targets(self) -> dict[str, list[Any]]:
@@ -174,6 +174,12 @@ class Faults:
 
     def _strike(self, kind: str, target: str, workers: set[str] | None, away_s: float = 0.0) -> None:
         """Note it; while Redis is away nothing happens alone."""
-        self._ledger.strike(kind, target, self._fleet.running_jobs(workers), alone=not self._away)
+        hit = self._fleet.running_jobs(workers)
+        lethal = workers is not None and kind not in HAND_OVERS
+        rows = {
+            job_id: SEVERAL if self._away else AGAIN if lethal and attempts else kind
+            for job_id, attempts in hit.items()
+        }
+        self._ledger.strike(kind, target, rows)
         if away_s:
             self._away_until = time.monotonic() + away_s + LEASE_S

@@ -169,7 +169,7 @@ class Fleet:
             for name, count in zip("ab", ENGINES, strict=True)
         ]
         self.control: Redis = connect(self.redis.url, socket_timeout=0.2, socket_connect_timeout=0.2)
-        self._owners: dict[str, str] = {}
+        self._running: dict[str, tuple[str, int]] = {}
 
     def __enter__(self) -> Self:
         for host in self.hosts:
@@ -197,13 +197,22 @@ class Fleet:
     def all_ready(self) -> bool:
         return [engine.healthy for engine in self.engines] == [True] * sum(ENGINES)
 
-    def running_jobs(self, workers: set[str] | None) -> set[str]:
-        """Jobs that these workers have (None: any); while Redis does not answer, those that they had."""
+    def running_jobs(self, workers: set[str] | None) -> dict[str, int]:
+        """Jobs that these workers have (None: any), and how many workers died over each.
+
+        While Redis does not answer, those that they had.
+        """
         with suppress(RedisError):
             ids = [job_id.decode() for job_id in self.control.zrange(TAG.leases, 0, -1)]
             pipe = self.control.pipeline(transaction=False)
             for job_id in ids:
-                pipe.hget(TAG.job(job_id), "worker")
-            owners = [(owner or b"").decode() for owner in pipe.execute()]
-            self._owners = dict(zip(ids, owners, strict=True))
-        return {job_id for job_id, owner in self._owners.items() if workers is None or owner in workers}
+                pipe.hmget(TAG.job(job_id), "worker", "attempts")
+            self._running = {
+                job_id: ((worker or b"").decode(), int(attempts or 0))
+                for job_id, (worker, attempts) in zip(ids, pipe.execute(), strict=True)
+            }
+        return {
+            job_id: attempts
+            for job_id, (worker, attempts) in self._running.items()
+            if workers is None or worker in workers
+        }

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ ON_ITS_WAY_S = 0.05
 """What a reader hears within this time of a fault may have been sent before it."""
 
 SEVERAL = "several at once"
+AGAIN = "a worker's second death"
+"""Its jobs are suspects: a worker runs one of them at a time, until it is past where the last one died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Row:
 @dataclass(slots=True)
 class _Gap:
     since: float
-    kind: str
+    row: str
 
 
 @dataclass
@@ -43,17 +45,16 @@ class Ledger:
     _gaps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _open: dict[str, _Gap] = field(default_factory=dict)
 
-    def strike(self, kind: str, target: str, job_ids: Iterable[str], *, alone: bool) -> None:
-        """A fault hits a target, and the streams of these jobs; `alone`: nothing else is amiss."""
+    def strike(self, kind: str, target: str, jobs: Mapping[str, str]) -> None:
+        """A fault hits a target; each stream that it hits will have its gap in the row given."""
         now = time.monotonic()
         self.faults[kind] += 1
-        hit = list(job_ids)
-        self.history.append(f"{now - self.started:8.2f} s  {kind}: {target}, {len(hit)} jobs there")
-        for job_id in hit:
+        self.history.append(f"{now - self.started:8.2f} s  {kind}: {target}, {len(jobs)} jobs there")
+        for job_id, row in jobs.items():
             if job_id in self._open:
-                self._open[job_id].kind = SEVERAL
+                self._open[job_id].row = SEVERAL
             else:
-                self._open[job_id] = _Gap(now, kind if alone else SEVERAL)
+                self._open[job_id] = _Gap(now, row)
 
     def heard(self, job_id: str) -> None:
         """A stream goes on."""
@@ -62,12 +63,12 @@ class Ledger:
         if gap is not None and now - gap.since > ON_ITS_WAY_S:
             del self._open[job_id]
             gap_s = now - gap.since
-            self._gaps[gap.kind].append(gap_s)
+            self._gaps[gap.row].append(gap_s)
             at = now - self.started
-            self.history.append(f"{at:8.2f} s  {job_id} goes on {gap_s:.2f} s after {gap.kind}")
+            self.history.append(f"{at:8.2f} s  {job_id} goes on {gap_s:.2f} s after {gap.row}")
 
     def rows(self) -> list[Row]:
-        kinds = [*sorted(self.faults), *([SEVERAL] if self._gaps[SEVERAL] else [])]
+        kinds = [*sorted(self.faults), *(row for row in (AGAIN, SEVERAL) if self._gaps[row])]
         return [self._row(kind, self.faults[kind]) for kind in kinds]
 
     def _row(self, kind: str, count: int) -> Row:
