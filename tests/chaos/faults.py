@@ -25,12 +25,12 @@ class Kind(NamedTuple):
 
 KINDS = {
     "engine_killed": Kind(9.0, "engine"),
-    "engine_frozen": Kind(3.0, "engine"),
+    "engine_frozen": Kind(4.0, "engine"),
     "host_killed": Kind(1.2, "host"),
     "host_stopped": Kind(1.2, "host"),
     "machine_lost": Kind(1.2, "host"),
-    "network_cut": Kind(2.0, "host"),
-    "network_broken": Kind(2.0, "host"),
+    "network_cut": Kind(3.0, "host"),
+    "network_broken": Kind(3.0, "host"),
     "readers_cut": Kind(0.4, "readers"),
     "readers_broken": Kind(0.4, "readers"),
     "connections_killed": Kind(1.0, "redis"),

@@ -10,7 +10,7 @@ ON_ITS_WAY_S = 0.05
 """What a reader hears within this time of a fault may have been sent before it."""
 
 SEVERAL = "several at once"
-AGAIN = "a worker's second death"
+AGAIN = "second death over a job"
 """Its jobs are suspects: a worker runs one of them at a time, until it is past where the last one died."""
 
 
@@ -78,12 +78,13 @@ class Ledger:
 
     def table(self) -> str:
         """For people."""
-        head = f"{'fault':<34}{'count':>6}{'streams':>9}{'median':>9}{'p99':>9}{'max':>9}"
+        head = f"{'fault':<25}{'count':>6}{'streams':>9}{'median':>9}{'p99':>9}{'max':>9}"
         lines = [
-            f"{row.kind:<34}{row.faults:>6}{row.streams:>9}{_s(row.median_s)}{_s(row.p99_s)}{_s(row.max_s)}"
+            f"{row.kind:<25}{row.faults or '–':>6}{row.streams:>9}"
+            + "".join(_s(seconds) for seconds in (row.median_s, row.p99_s, row.max_s))
             for row in self.rows()
         ]
-        return "\n".join([head, *lines, f"{'all':<34}{self.faults.total():>6}"])
+        return "\n".join([head, *lines, f"{'all':<25}{self.faults.total():>6}"])
 
     def facts(self) -> list[dict[str, Any]]:
         """For programs."""

@@ -21,7 +21,7 @@ START_S = 90.0
 QUIET_S = 60.0
 """After the last fault every job must end within this time."""
 
-DRAWS_A_MINUTE = 150.0
+DRAWS_A_MINUTE = 180.0
 """A third of them finds a target: starting an engine process again takes seconds."""
 
 
@@ -44,14 +44,15 @@ class Outcome:
 
     @property
     def summary(self) -> str:
-        """The table of faults survived, and what there is to explain."""
+        """The table of faults survived; before it all that may explain what was not."""
         words = [
             f"seed {self.seed}: {self.jobs} jobs, {self.tokens} tokens, {self.seconds:.0f} s",
             self.ledger.table(),
             f"{len(self.violations)} violations",
+            *self.violations,
         ]
         if self.violations:
-            words += [*self.violations, *self.histories, "schedule:", *self.ledger.history]
+            words = ["schedule:", *self.ledger.history, *self.histories, *words]
         return "\n".join(words)
 
     def facts(self) -> dict[str, Any]:
