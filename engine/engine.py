@@ -7,10 +7,10 @@ import numpy as np
 
 from .batch import Batch
 from .config import EngineConfig
-from .errors import RequestError
+from .errors import RequestError, is_out_of_memory
 from .executor import Executor, ModelInfo, load_executor
 from .pages import PagePool
-from .request import Progress, Request
+from .request import FinishReason, Progress, Request
 from .sampler import Sampled, Sampler
 from .scheduler import Chunk, Scheduler, root_key
 from .sequence import Sequence
@@ -137,21 +137,50 @@ class Engine:
         plan = self._scheduler.schedule()
         if not plan:
             return progress
+        try:
+            return progress + self._compute(plan)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return progress + self._do_with_less(plan)
+
+    def _compute(self, plan: list[Chunk]) -> list[Progress]:
+        """Compute the planned step. Raised memory errors leave the sequences as they were."""
         for chunk in plan:
             if self._batch.sync(chunk.sequence):
                 self._sampler.set_row(chunk.sequence)
         step, sampling = self._batch.step_input(plan)
         logits = self._executor.execute(step)
-        for chunk in plan:
-            self._scheduler.computed(chunk)
-        self._steps += 1
-        self._step_tokens += len(step.token_ids)
+        sampled = None
         if sampling:
             rows = np.fromiter((chunk.sequence.row for chunk in sampling), np.int64, len(sampling))
             sampled = self._sampler.sample(logits, rows, self._batch)
-            self._batch.append(rows, sampled.token_ids)
-            progress += self._advance(sampling, sampled)
-        return progress
+        for chunk in plan:
+            self._scheduler.computed(chunk)
+        self._scheduler.expand()
+        self._steps += 1
+        self._step_tokens += len(step.token_ids)
+        if sampled is None:
+            return []
+        self._batch.append(rows, sampled.token_ids)
+        return list(self._advance(sampling, sampled))
+
+    def _do_with_less(self, plan: list[Chunk]) -> list[Progress]:
+        """A step did not fit the device's memory: the next one has fewer sequences or tokens.
+
+        What a step has written of keys and values is written again by the next, so nothing is lost by giving
+        up in its middle. One sequence with a single token that does not fit alone is ended.
+        """
+        if self._scheduler.shrink(plan):
+            return []
+        (chunk,) = plan
+        request_id = chunk.sequence.request.id
+        self.cancel(request_id)
+        return [
+            Progress(
+                request_id, [], [], FinishReason.ERROR, error="no memory was left to compute its next token"
+            )
+        ]
 
     def _advance(self, sampling: list[Chunk], sampled: Sampled) -> Iterable[Progress]:
         logprobs = sampled.logprobs or [None] * len(sampling)

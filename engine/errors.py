@@ -1,8 +1,24 @@
 """What can go wrong in the engine, as exceptions a caller can tell apart."""
 
+import torch
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "could not create a memory object")
+"""What torch's CPU allocator and oneDNN say."""
+
 
 class ModelError(ValueError):
     """The model can't be loaded; the message says what is wrong with it and what is supported."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device or the machine had no memory for a step: it can be tried with less.
+
+    torch has a class of its own for GPUs; its CPU allocator and oneDNN raise RuntimeError.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(sign in message for sign in _OUT_OF_MEMORY)
 
 
 class RequestError(ValueError):

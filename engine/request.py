@@ -11,6 +11,8 @@ class FinishReason(StrEnum):
     """An end-of-sequence token or one of `SamplingParams.stop_token_ids` was sampled."""
     LENGTH = "length"
     """`max_tokens` was reached, or the model's context is full."""
+    ERROR = "error"
+    """It could not be computed; see `Progress.error`."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,6 +93,7 @@ class Progress:
         token_ids: the new tokens, in order; the token that ended the sequence is among them.
         logprobs: one entry a new token when asked for, else empty.
         finish_reason: set when the sequence has ended; its pages are free already.
+        error: why it could not go on, when that is why it ended.
         cached_tokens: prompt and earlier output tokens found in the prefix cache at first admission.
     """
 
@@ -99,3 +102,4 @@ class Progress:
     logprobs: list[TokenLogprobs]
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    error: str = ""

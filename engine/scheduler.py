@@ -49,8 +49,10 @@ class Scheduler:
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
     _rows: list[int] = field(init=False)
+    _step_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self._step_tokens = self.max_step_tokens
         self._rows = list(range(self.max_batch_size - 1, -1, -1))
 
     def add(self, sequence: Sequence) -> None:
@@ -75,14 +77,30 @@ class Scheduler:
         return plan
 
     def _plan_decodes(self, plan: list[Chunk]) -> int:
-        budget = self.max_step_tokens
+        budget = self._step_tokens
         for sequence in list(self.running):
             if budget == 0:
                 break
             if sequence.row >= 0 and sequence.pending == 1 and self._grow(sequence, plan):
                 plan.append(Chunk(sequence, 1))
                 budget -= 1
-        return self.max_step_tokens - len(plan)
+        return self._step_tokens - len(plan)
+
+    def shrink(self, plan: list[Chunk]) -> bool:
+        """A step did not fit the memory: plan half of it. False when it was a single token.
+
+        Keys and values have their memory for good; it is the activations of a step that grow with its tokens.
+        The most urgent sequences go on meanwhile.
+        """
+        tokens = sum(chunk.count for chunk in plan)
+        self._step_tokens = max(1, tokens // 2)
+        return tokens > 1
+
+    def expand(self) -> None:
+        """A step did fit the memory: the next may be a little larger again."""
+        if self._step_tokens < self.max_step_tokens:
+            more = self._step_tokens // 16 + 1
+            self._step_tokens = min(self.max_step_tokens, self._step_tokens + more)
 
     def _plan_prompts(self, plan: list[Chunk], budget: int) -> int:
         for sequence in self.running:

@@ -13,7 +13,7 @@ from ..schemas.scripts import Call, CancelStatus, run_async, run_many_async
 from .hub import Hub
 from .mailbox import client_closed
 from .operations import JobLike
-from .overview import ModelInfo, QueueInfo, WorkerInfo, read_models, read_queues, read_workers
+from .overview import ModelInfo, QueueInfo, WorkerInfo, drain_worker, read_models, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Batch, Listen, Pause, Read, Request, Steps, drive_async
@@ -95,6 +95,10 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
     async def workers(self) -> list[WorkerInfo]:
         """See `Client.workers`."""
         return await self._run(read_workers(self._operations))
+
+    async def drain(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:
+        """See `Client.drain`."""
+        return await self._run(drain_worker(self._operations, worker_id, finish_s))
 
     async def close(self) -> None:
         """End the connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""

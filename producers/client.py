@@ -15,7 +15,7 @@ from ..schemas.scripts import Call, CancelStatus, run, run_many
 from .hub import ThreadedHub
 from .mailbox import client_closed
 from .operations import JobLike
-from .overview import ModelInfo, QueueInfo, WorkerInfo, read_models, read_queues, read_workers
+from .overview import ModelInfo, QueueInfo, WorkerInfo, drain_worker, read_models, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Batch, Listen, Pause, Read, Request, Steps, drive
@@ -129,6 +129,16 @@ class Client(Producer["JobHandle"]):
     def workers(self) -> list[WorkerInfo]:
         """The engine processes of those models that were heard of within the last minute."""
         return self._run(read_workers(self._operations))
+
+    def drain(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:
+        """Have a worker (its id, or the unique beginning of it) hand its jobs over and end, within a second.
+
+        With `finish_s` its jobs may go on for so long to end by themselves. Gives what it was at.
+
+        Raises:
+            WorkerNotFound: no worker, or more than one, is named so.
+        """
+        return self._run(drain_worker(self._operations, worker_id, finish_s))
 
     def close(self) -> None:
         """End this process's connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from ..schemas import keys
+from ..schemas.errors import WorkerNotFound
 from ..schemas.job import JobClass
 from ..schemas.keys import Tag
+from ..schemas.scripts import drain
 from .operations import Operations
 from .steps import Read, Steps
 
@@ -106,6 +108,25 @@ class _Lane:
     model: str
     job_class: JobClass
     tenant: str
+
+
+def drain_worker(operations: Operations, worker_id: str, finish_s: float) -> Steps[WorkerInfo]:
+    """Ask a worker, named by its id or the unique beginning of it, to hand over and end.
+
+    Raises:
+        WorkerNotFound: there is none of that name, or more than one that begins so.
+    """
+    workers = yield from read_workers(operations)
+    found = [worker for worker in workers if worker.id == worker_id] or [
+        worker for worker in workers if worker.id.startswith(worker_id)
+    ]
+    if len(found) != 1:
+        raise WorkerNotFound(worker_id, [worker.id for worker in found or workers])
+    settings = operations.settings
+    for partition in range(settings.partitions):
+        tag = Tag(found[0].model, partition, settings.namespace)
+        yield from operations.send(drain(tag, found[0].id, finish_s))
+    return found[0]
 
 
 def read_queues(operations: Operations) -> Steps[list[QueueInfo]]:

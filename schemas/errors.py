@@ -9,6 +9,7 @@
     ├── IdempotencyConflict   the key was used with another request body
     ├── JobsRefused           some jobs of an enqueue_many were refused; the others are enqueued
     ├── JobNotFound           no such job, or its retention has ended
+    ├── WorkerNotFound        no such worker, or more than one of that name
     ├── JobFailed             the job ended `failed`
     ├── JobCancelled          the job ended `cancelled`
     ├── JobExpired            the job ended `expired`
@@ -182,6 +183,17 @@ class JobNotFound(HeadraceError, LookupError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"no job {job_id!r}: the id is wrong, or its retention has ended", job_id)
         self.job_id = job_id
+
+
+class WorkerNotFound(HeadraceError, LookupError):
+    """No worker heard of within the last minute has that name, or more than one."""
+
+    code = "worker_not_found"
+    http_status = 404
+
+    def __init__(self, worker_id: str, known: list[str]) -> None:
+        listed = ", ".join(known) or "none at all"
+        super().__init__(f"no one worker {worker_id!r}; there is {listed}", worker_id, known)
 
 
 class _JobEnded(HeadraceError):

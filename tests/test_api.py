@@ -43,6 +43,7 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "ModelInfo",
     "QueueInfo",
     "WorkerInfo",
+    "WorkerNotFound",
     "__version__",
 }
 

@@ -43,7 +43,14 @@ def worker(
     flush_s: Annotated[
         float | None, typer.Option(help="Longest time between two chunks of a stream.")
     ] = None,
+    finish_s: Annotated[
+        float | None,
+        typer.Option(help="When stopped, let running jobs end for so long before the hand-over."),
+    ] = None,
     drain_s: Annotated[float | None, typer.Option(help="Longest hand-over when stopped.")] = None,
+    wedged_s: Annotated[
+        float | None, typer.Option(help="Kill an engine process that says nothing for so long.")
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.")
     ] = None,

@@ -4,7 +4,6 @@ Started by `headrace worker` as `python -m headrace.workers.engine_process <fd>`
 inherited pipe.
 """
 
-import json
 import sys
 import time
 
@@ -20,6 +19,7 @@ from .flush import Queue
 from .intake import Intake
 from .lifeline import join_host
 from .models import resolve_model, served_name
+from .noticeboard import Noticeboard
 from .pipe import EnginePipe, Fatal, Launch, Ready, Starting
 from .runner import Runner
 from .settings import WorkerSettings
@@ -58,15 +58,23 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
     engine = Engine(_engine_config(settings, launch, model))
     logs.adopt("transformers")
     tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
+    redis = connect(settings.redis_url)
+    facts: dict[str, str | int] = {
+        "id": name,
+        "context_tokens": engine.capacity_tokens,
+        "parameters": engine.model_info.num_parameters,
+        "dtype": engine.model_info.dtype,
+    }
     queue = Queue(
-        redis=connect(settings.redis_url),
+        redis=redis,
         tags=tags,
         worker_id=launch.worker_id,
         lease_ms=round(settings.lease_s * 1000),
         settings=settings.queue,
         intake=Intake(Tokenizer(model), engine.model_info),
+        noticeboard=Noticeboard(redis, tags, name, facts),
     )
-    _announce(queue, settings, name, engine)
+    _announce(queue)
     stats = engine.stats()
     pipe.send(
         Ready(
@@ -103,7 +111,7 @@ def _device(wanted: str) -> str:
     return "cuda" if wanted.startswith("cuda") else wanted
 
 
-def _announce(queue: Queue, settings: WorkerSettings, name: str, engine: Engine) -> None:
+def _announce(queue: Queue) -> None:
     """Check the server and list the model among those served here; waits for a Redis that is away.
 
     Raises:
@@ -112,7 +120,7 @@ def _announce(queue: Queue, settings: WorkerSettings, name: str, engine: Engine)
     give_up_at = time.monotonic() + REDIS_WAIT_S
     while True:
         try:
-            _register(queue, settings, name, engine)
+            _register(queue)
         except BrokerUnavailable as error:
             if not connection_lost(error) or time.monotonic() >= give_up_at:
                 raise
@@ -122,16 +130,10 @@ def _announce(queue: Queue, settings: WorkerSettings, name: str, engine: Engine)
             return
 
 
-def _register(queue: Queue, settings: WorkerSettings, name: str, engine: Engine) -> None:
-    facts = {
-        "id": name,
-        "context_tokens": engine.capacity_tokens,
-        "parameters": engine.model_info.num_parameters,
-        "dtype": engine.model_info.dtype,
-    }
+def _register(queue: Queue) -> None:
     with broker_errors():
         check_version(queue.redis.info("server"))
-        queue.redis.hset(keys.models(settings.namespace), name, json.dumps(facts))
+    queue.noticeboard.put_up()
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from ..schemas.scripts import (
 )
 from ..schemas.settings import QueueSettings
 from .intake import Admission, Intake
+from .noticeboard import Noticeboard
 from .running_job import RunningJob
 
 Answered = list[tuple[RunningJob, Advance | Exception]]
@@ -69,6 +70,7 @@ class FlushReply:
 
     Attributes:
         advanced: one answer a job; with `sent` the offset that the answer is about.
+        drain_s: somebody wants this worker to end, after at most so long.
         took_s: the round trip's time, without the wait for the bell.
     """
 
@@ -78,6 +80,7 @@ class FlushReply:
     admitted: list[Admission] = field(default_factory=list)
     claimed: ClaimReply | None = None
     upkeep: UpkeepReply | None = None
+    drain_s: float | None = None
     took_s: float = 0.0
     claim_error: Exception | None = None
 
@@ -113,6 +116,7 @@ class Queue:
     lease_ms: int
     settings: QueueSettings
     intake: Intake
+    noticeboard: Noticeboard
 
     def exchange(self, flush: Flush) -> FlushReply:
         """Send `flush` and return the answers.
@@ -136,6 +140,8 @@ class Queue:
         if flush.claim is not None:
             pipeline.add(claim(*flush.claim), lambda result: self._admit(flush, reply, result))
         pipeline.run(self.redis)
+        if flush.upkeep:
+            self.noticeboard.keep()
         reply.took_s = time.monotonic() - started
         return reply
 
@@ -160,9 +166,13 @@ class Queue:
             if isinstance(result, UpkeepReply):
                 reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or (0,) * 6, result, strict=True)))
 
+        def beaten(result: float | Exception | None) -> None:
+            if isinstance(result, float):
+                reply.drain_s = result
+
         for tag in self.tags:
             if flush.facts is not None:
-                pipeline.add(heartbeat(tag, self.worker_id, flush.facts), lambda _: None)
+                pipeline.add(heartbeat(tag, self.worker_id, flush.facts), beaten)
             if flush.upkeep:
                 pipeline.add(upkeep(tag, self.settings, self.lease_ms), upkept)
 

@@ -47,6 +47,9 @@ class Link:
 
     What a flush says of a job is fixed when it is launched; `written` moves only when its answer is
     collected. An exchange that failed is met by saying the same again: every script allows that.
+
+    Attributes:
+        closing: nothing more is claimed.
     """
 
     def __init__(
@@ -58,10 +61,12 @@ class Link:
         *,
         facts: Callable[[], Mapping[str, str | int]],
         wake: Callable[[], None],
+        drain: Callable[[float], None],
     ) -> None:
         self._queue, self._roster, self._settings, self._metrics = queue, roster, settings, metrics
         self._nonce = secrets.token_hex(4)  # no two incarnations of a worker share a fence
-        self._facts, self._wake = facts, wake
+        self._facts, self._wake, self._drain = facts, wake, drain
+        self.closing = False
         self._io = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headrace-io")
         self._flight: Future[FlushReply] | None = None
         self._outage: Outage | None = None
@@ -94,7 +99,7 @@ class Link:
     def launch(self) -> None:
         """Start an exchange when one is due and none is under way."""
         now = time.monotonic()
-        if self._flight is not None or now < self.next_at():
+        if self._flight is not None or now < self.next_at() or (self.closing and not self._roster):
             return
         flush = self._compose(now)
         self._roster.urgent = False
@@ -147,6 +152,8 @@ class Link:
             self._metrics.queued(reply.upkeep.queued)
             if any(reply.upkeep[:-1]):
                 log.info("upkeep", **reply.upkeep._asdict())
+        if reply.drain_s is not None:
+            self._drain(reply.drain_s)
         self._metrics.flush(reply.took_s, claimed=len(reply.admitted))
 
     def _reached(self) -> None:
@@ -186,7 +193,7 @@ class Link:
         if now >= self._upkept + self._upkeep_s:
             self._upkept = now + self._upkeep_s * random.uniform(-0.2, 0.2)
             flush.upkeep = True
-        if not self._roster and self._outage is None:
+        if not self._roster and self._outage is None and not self.closing:
             flush.wait_s = min(self._settings.heartbeat_s, self._upkeep_s)
         return flush
 
@@ -214,7 +221,7 @@ class Link:
             above = classes_above(self._roster.active)
             classes = tuple(job_class for job_class in classes if job_class in above)
         overflows = ReleaseReason.OVERFLOW in self._roster.leaving.values()
-        if not resync and (overflows or not classes):
+        if self.closing or (not resync and (overflows or not classes)):
             self._claim_sent = None
             return None
         tag = self._next_tag()

@@ -36,7 +36,13 @@ class Launch:
 
 @dataclass(slots=True, frozen=True)
 class Drain:
-    """Host → engine: claim no more, hand every job over, exit."""
+    """Host → engine: claim no more, hand every job over, exit.
+
+    Attributes:
+        finish_s: jobs may go on for so long first, to end by themselves.
+    """
+
+    finish_s: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)

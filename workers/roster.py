@@ -88,12 +88,15 @@ class Roster:
             self._note_tokens(running, len(progress.token_ids), now)
         running.cached_tokens = progress.cached_tokens or running.cached_tokens
         logprobs = wire_logprobs(self.tokenizer, progress.logprobs)
+        if progress.finish_reason is FinishReason.ERROR:
+            self.fail(running, FailureCode.ENGINE, progress.error)
+            return
         stopped_by_token = progress.finish_reason is FinishReason.STOP
         if running.add(progress.token_ids, logprobs, silence_last=stopped_by_token):
             self.engine.cancel(progress.id)
             self._succeed(running, "stop", tail=False)
         elif progress.finish_reason is not None:
-            self._succeed(running, progress.finish_reason.value)
+            self._succeed(running, "stop" if stopped_by_token else "length")
 
     def _note_tokens(self, running: RunningJob, count: int, now: float) -> None:
         if running.last_token_at is None:

@@ -7,6 +7,7 @@ What durability rests on here:
 - A worker that has not reached Redis for a whole lease stops stepping: its jobs may be another's by now.
 """
 
+import math
 import os
 import select
 import signal
@@ -24,6 +25,9 @@ from .metrics import Metrics
 from .pipe import Drain, Drained, EnginePipe, Stats, Stop
 from .roster import Roster
 from .settings import WorkerSettings
+
+LISTEN_S = 0.02
+"""Between two looks at the pipe while the engine steps: each lets go of the interpreter."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +51,11 @@ class Runner:
         self._settings, self._engine, self._queue, self._metrics = settings, engine, queue, metrics
         self._pipe, self._served_name = pipe, served_name
         self.roster = Roster(engine, queue.intake.tokenizer, metrics)
-        self._link = Link(queue, self.roster, settings, metrics, facts=self._facts, wake=self._wake)
-        self._stopping = False
+        self._link = Link(
+            queue, self.roster, settings, metrics, facts=self._facts, wake=self._wake, drain=self._drain
+        )
+        self._leave_at: float | None = None
+        self._listen_at = 0.0
         self._reported = 0.0
         self._checked = True
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -58,7 +65,7 @@ class Runner:
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the host's to coordinate
         try:
-            while not self._stopping:
+            while not self._leaving:
                 self._listen()
                 self._link.collect()
                 stepped = self._step()
@@ -71,10 +78,27 @@ class Runner:
             self._link.close()
             self._queue.leave()
 
-    def stop(self) -> None:
-        """Ask the loop to hand over and return; safe in a signal handler."""
-        self._stopping = True
+    def stop(self, finish_s: float = 0.0) -> None:
+        """Ask the loop to hand over and return, once its jobs have ended or after `finish_s`.
+
+        Safe in a signal handler.
+        """
+        leave_at = time.monotonic() + finish_s
+        self._leave_at = leave_at if self._leave_at is None else min(leave_at, self._leave_at)
+        self._link.closing = True
         self._wake()
+
+    @property
+    def _leaving(self) -> bool:
+        if self._leave_at is None:
+            return False
+        return time.monotonic() >= self._leave_at or (not self.roster and not self._link.busy)
+
+    def _drain(self, finish_s: float) -> None:
+        """What somebody asked for by `headrace workers drain`; heard again with every heartbeat."""
+        if self._leave_at is None:
+            log.info("draining", finish_s=finish_s)
+            self.stop(finish_s)
 
     def _wake(self) -> None:
         try:
@@ -83,11 +107,19 @@ class Runner:
             return
 
     def _listen(self) -> None:
-        if any(isinstance(message, Drain | Stop) for message in self._pipe.receive()):
-            self._stopping = True
+        now = time.monotonic()
+        if now < self._listen_at:
+            return
+        self._listen_at = now + LISTEN_S
+        for message in self._pipe.receive():
+            match message:
+                case Drain():
+                    self.stop(message.finish_s)
+                case Stop():
+                    self.stop()
         if self._pipe.closed:
             log.warning("host_gone")
-            self._stopping = True
+            self.stop()
 
     def _step(self) -> bool:
         if not self._engine.has_work or self._link.cut_off:
@@ -106,12 +138,13 @@ class Runner:
             self._engine.check()  # pages are conserved: cheap now, and a leak is found where it happens
             self._checked = True
         now = time.monotonic()
-        until = now + self._settings.heartbeat_s
+        until = min(now + self._settings.heartbeat_s, self._leave_at or math.inf)
         if not self._link.busy:
             until = min(until, self._link.next_at())
         ready, _, _ = select.select([self._wake_read, self._pipe.fileno()], [], [], max(0.0, until - now))
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
+        self._listen_at = 0.0
 
     def _hand_over(self) -> None:
         """Give every job back with its progress; what Redis can't be told within a lease lapses by itself."""

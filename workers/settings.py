@@ -20,7 +20,10 @@ class WorkerSettings(CommonSettings):
         classes: job classes served, most urgent first.
         lease_s: a worker silent for this long loses its jobs to another.
         flush_s: longest time between two publications of a stream.
+        finish_s: when the worker is stopped, running jobs may go on for so long to end by themselves; what
+            has not ended then is handed over. At 0 everything is handed over at once.
         drain_s: longest wait for the hand-over when the worker is stopped; then it is killed.
+        wedged_s: an engine process that says nothing for so long is taken for stuck and killed.
         metrics_port: serves Prometheus metrics; 0 takes a free port, None serves none.
         metrics_host: the address to serve them on; `0.0.0.0` where Prometheus is on another machine.
     """
@@ -41,7 +44,9 @@ class WorkerSettings(CommonSettings):
     lease_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
     flush_s: Annotated[float, Field(ge=0, le=10)] = 0.05
     heartbeat_s: Annotated[float, Field(gt=0, le=30)] = 1.0
+    finish_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     drain_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    wedged_s: Annotated[float, Field(gt=1)] = 120.0
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

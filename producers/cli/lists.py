@@ -1,5 +1,7 @@
 """`headrace models`, `queues` and `workers`."""
 
+from typing import Annotated
+
 import typer
 
 from ..client import Client
@@ -10,7 +12,9 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command("models")(models)
     app.command("queues")(queues)
-    app.command("workers")(workers)
+    group = typer.Typer(invoke_without_command=True, callback=workers)
+    group.command("drain")(drain)
+    app.add_typer(group, name="workers")
 
 
 def models(redis: RedisUrl = None, as_json: AsJson = False) -> None:
@@ -34,8 +38,10 @@ def queues(redis: RedisUrl = None, as_json: AsJson = False) -> None:
         show(client.queues(), columns, "no jobs are waiting or running", as_json=as_json)
 
 
-def workers(redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """List the engine processes heard of within the last minute."""
+def workers(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """List the engine processes heard of within the last minute; or end one gently."""
+    if context.invoked_subcommand is not None:
+        return
     columns = {
         "id": "WORKER",
         "model": "MODEL",
@@ -46,3 +52,16 @@ def workers(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     }
     with Client.from_env(redis) as client:
         show(client.workers(), columns, "no workers", as_json=as_json)
+
+
+def drain(
+    worker_id: Annotated[str, typer.Argument(metavar="ID", help="The worker's id, or how it begins.")],
+    redis: RedisUrl = None,
+    finish_s: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Let its jobs end by themselves for so long first.")
+    ] = 0.0,
+) -> None:
+    """Have a worker hand its jobs over, with their progress, and end. Its host does not start it again."""
+    with Client.from_env(redis) as client:
+        worker = client.drain(worker_id, finish_s=finish_s)
+    typer.echo(f"{worker.id} hands over its {worker.running + worker.waiting} jobs")

@@ -7,6 +7,7 @@ from .advance import Advance, AdvanceStatus, Segment, advance
 from .call import Call, Script, run, run_async, run_many, run_many_async
 from .cancel import CancelStatus, cancel
 from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
+from .drain import drain
 from .enqueue import enqueue
 from .finish import finish
 from .heartbeat import forget_worker, heartbeat
@@ -30,6 +31,7 @@ __all__ = [
     "advance",
     "cancel",
     "claim",
+    "drain",
     "enqueue",
     "finish",
     "forget_worker",

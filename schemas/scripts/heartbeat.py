@@ -11,16 +11,20 @@ from .call import Arg, Call, script, text
 from .upkeep import WORKER_SILENCE_S
 
 
-def heartbeat(tag: Tag, worker_id: str, facts: Mapping[str, str | int]) -> Call[str]:
-    """Register the worker, or renew it, with what it says of itself."""
+def heartbeat(tag: Tag, worker_id: str, facts: Mapping[str, str | int]) -> Call[float | None]:
+    """Register the worker, or renew it, with what it says of itself.
+
+    The result is None, or for how many seconds it may go on with its jobs before it hands them over and ends.
+    """
     args: list[Arg] = [worker_id, round(WORKER_SILENCE_S * 1000)]
     for name, value in facts.items():
         args += (name, value)
     return Call(script("heartbeat"), tag.base, args, _parse)
 
 
-def _parse(reply: Any) -> str:
-    return text(reply)
+def _parse(reply: Any) -> float | None:
+    answer = text(reply)
+    return int(answer) / 1000 if answer else None
 
 
 def forget_worker(redis: Redis, tag: Tag, worker_id: str) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         StreamReset,
         Unauthorized,
         UnknownModel,
+        WorkerNotFound,
     )
     from .schemas.events import Chunk, JobResult, JobState, JobStatus
     from .schemas.job import Job, JobClass, Webhook
@@ -74,6 +75,7 @@ __all__ = [
     "UnknownModel",
     "Webhook",
     "WorkerInfo",
+    "WorkerNotFound",
     "__version__",
 ]
 

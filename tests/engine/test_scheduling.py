@@ -147,3 +147,69 @@ def test_at_saturation_nearly_every_reserved_page_is_full_of_tokens():
     share = sum(shares) / len(shares)
     print(f"KV use at saturation: {share:.1%} of reserved page slots hold tokens ({len(shares)} steps)")
     assert share >= 0.96
+
+
+class NoMemory(NoModel):
+    """Has memory for so many tokens a step."""
+
+    def __init__(self, most_tokens: int, **options: int) -> None:
+        super().__init__(**options)
+        self.most_tokens, self.refused = most_tokens, 0
+
+    def execute(self, step):
+        if len(step.token_ids) > self.most_tokens:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().execute(step)
+
+
+def test_a_step_that_runs_out_of_memory_is_tried_smaller_and_nobody_loses_a_token():
+    model = NoMemory(12)
+    engine = engine_for(model, max_step_tokens=64)
+    for number in range(8):
+        engine.submit(request(f"r{number}", 20))
+    assert finish(engine) == {f"r{number}": 8 for number in range(8)}
+    assert model.refused > 0
+    assert max(map(sum, model.steps)) == 12
+
+
+def test_only_a_sequence_that_does_not_fit_alone_is_ended():
+    model = NoMemory(0)
+    engine = engine_for(model)
+    engine.submit(request("huge", 5))
+    while not (progress := engine.step()):
+        engine.check()
+    assert [(item.id, item.finish_reason, item.error != "") for item in progress] == [("huge", "error", True)]
+    assert not engine.has_work
+    model.most_tokens = 8
+    engine.submit(request("small", 5))
+    assert finish(engine) == {"small": 8}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12")]
+)
+def test_the_cpus_words_for_no_memory_are_understood(error):
+    class Once(NoModel):
+        failed = False
+
+        def execute(self, step):
+            if not self.failed:
+                self.failed = True
+                raise error
+            return super().execute(step)
+
+    engine = engine_for(Once())
+    engine.submit(request("a", 20))
+    assert finish(engine) == {"a": 8}
+
+
+def test_any_other_error_of_a_step_is_the_processs_own():
+    class Broken(NoModel):
+        def execute(self, step):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine = engine_for(Broken())
+    engine.submit(request("a", 5))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        engine.step()

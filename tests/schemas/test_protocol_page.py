@@ -21,6 +21,7 @@ from headrace.schemas.scripts import (
     advance,
     cancel,
     claim,
+    drain,
     enqueue,
     finish,
     heartbeat,
@@ -172,6 +173,7 @@ def test_scripts_take_as_many_arguments_as_the_table_names():
         requeue_dead(tag, "1-0"),
         upkeep(tag, settings),
         heartbeat(tag, "w", {}),
+        drain(tag, "w", 1),
     ]
     documented = {
         names(script)[0]: len(names(arguments)) for script, arguments in table("script | arguments")

@@ -7,7 +7,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from ..pipe import Fatal, FromEngine, HostPipe, Launch, Ready, Stats, ToEngine
+from ..pipe import Drained, Fatal, FromEngine, HostPipe, Launch, Ready, Stats, ToEngine
 
 EXIT_S = 10.0
 """What an engine process gets to exit after its pipe has ended: a GPU takes its time to be given back."""
@@ -21,8 +21,11 @@ class EngineChild:
         started_at: when, by the supervisor's clock.
         pipe: to it.
         signs: what becomes readable when it says something or ends.
+        heard_at: when it last said something, by the supervisor's clock.
+        wedged: it was killed because it said nothing.
         end_by: when it is killed if it has not ended by then; None when nothing says that it should end.
         ready, stats, fatal: the last thing it said of that kind.
+        drained: it has handed its jobs over.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class EngineChild:
             except OSError:
                 ours.close()
                 raise
-        self.launch, self.started_at = launch, now
+        self.launch, self.started_at, self.heard_at = launch, now, now
+        self.wedged = False
+        self.drained = False
         self.pipe = HostPipe(ours)
         self._pidfd = _pidfd(self._process.pid)
         self.signs: list[HostPipe | int] = [self.pipe] if self._pidfd is None else [self.pipe, self._pidfd]
@@ -71,9 +76,11 @@ class EngineChild:
         """Send it a message; one that is gone hears nothing."""
         self.pipe.send(message)
 
-    def listen(self) -> list[FromEngine]:
+    def listen(self, now: float) -> list[FromEngine]:
         """What it has said since the last call."""
         said = self.pipe.receive()
+        if said:
+            self.heard_at = now
         for message in said:
             match message:
                 case Ready():
@@ -82,6 +89,8 @@ class EngineChild:
                     self.stats = message
                 case Fatal():
                     self.fatal = message
+                case Drained():
+                    self.drained = True
         return said
 
     def hang_up(self, now: float) -> None:

@@ -21,6 +21,7 @@ from enum import IntEnum
 
 import structlog
 
+from ..lifeline import HUNG
 from ..metrics import HostMetrics, engine_place, forget
 from ..pipe import Drain, Drained, Fatal, FromEngine, Launch, Ready, Stop
 from ..settings import WorkerSettings
@@ -149,11 +150,16 @@ class Supervisor:
     def _living(self) -> list[EngineChild]:
         return [place.child for place in self._places if place.child is not None]
 
+    @property
+    def _has_places(self) -> bool:
+        """Whether there is a place whose engine process was not drained for good."""
+        return any(place.start_at is not None for place in self._places)
+
     def _run(self) -> None:
         status = 1
         try:
             self._do_what_is_due()
-            while self._phase is Phase.RUN or self._living:
+            while self._living or (self._phase is Phase.RUN and self._has_places):
                 for key, _ in self._selector.select(self._wait_s()):
                     self._attend(key.data)
                 self._do_what_is_due()
@@ -168,6 +174,7 @@ class Supervisor:
 
     def _wait_s(self) -> float | None:
         times = [place.start_at for place in self._places] + [child.end_by for child in self._living]
+        times += [self._wedged_at(child) for child in self._living]
         due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
@@ -181,19 +188,31 @@ class Supervisor:
                 log.warning("engine_killed", engine=child.launch.worker_id, reason="it did not end in time")
                 child.end_by = None
                 child.kill()
+            wedged_at = self._wedged_at(child)
+            if wedged_at is not None and wedged_at <= now:
+                silent_s = round(now - child.heard_at, 1)
+                log.error("engine_wedged", engine=child.launch.worker_id, silent_s=silent_s)
+                child.wedged = True
+                child.kill()
         for place in self._places:
             if place.start_at is not None and place.start_at <= now:
                 self._start(place, now)
 
+    def _wedged_at(self, child: EngineChild) -> float | None:
+        """When a ready engine process that goes on saying nothing is taken for stuck."""
+        if child.ready is None or child.wedged or child.pipe.closed:
+            return None
+        return child.heard_at + self._settings.wedged_s
+
     def _say_stop(self, now: float) -> None:
         cold = self._phase is Phase.COLD
-        grace_s = COLD_S if cold else self._settings.drain_s
+        grace_s = COLD_S if cold else self._settings.finish_s + self._settings.drain_s
         log.info("stopping", cold=cold, engines=len(self._living), grace_s=grace_s)
         for place in self._places:
             place.start_at = None
         for child in self._living:
             child.end_by = now + grace_s
-            child.say(Stop() if cold else Drain())
+            child.say(Stop() if cold else Drain(self._settings.finish_s))
 
     def _start(self, place: Place, now: float) -> None:
         launch = Launch(
@@ -225,7 +244,7 @@ class Supervisor:
         child = place.child
         if child is None:  # two signs of one end
             return
-        for message in child.listen():
+        for message in child.listen(time.monotonic()):
             self._note(child, message)
         if child.pipe.closed and child.pipe in child.signs:
             self._selector.unregister(child.pipe)
@@ -259,10 +278,10 @@ class Supervisor:
         status = child.reap()
         place.child = None
         if status != 0:
-            self._on_death(child.launch.worker_id, status)
+            self._on_death(child.launch.worker_id, HUNG if child.wedged else status)
         if self._metrics_dir is not None:
             forget(self._metrics_dir, engine_place(place.index))
-        if self._phase is Phase.RUN and not self._failed:
+        if self._phase is Phase.RUN and not self._failed and not (status == 0 and child.drained):
             self._plan_restart(place, child, status)
         else:
             log.info("engine_ended", engine=child.launch.worker_id, status=status)

@@ -1,0 +1,16 @@
+"""Ask a worker to hand its jobs over and end."""
+
+from ..keys import Tag
+from .call import Call, script, text
+
+
+def drain(tag: Tag, worker_id: str, finish_s: float) -> Call[bool]:
+    """Have the worker end by its next heartbeat, or `finish_s` later if its jobs may end first.
+
+    The result says whether there is such a worker in this queue.
+    """
+
+    def parse(reply: bytes | str) -> bool:
+        return text(reply) == "ok"
+
+    return Call(script("drain"), tag.base, (worker_id, round(finish_s * 1000)), parse)

@@ -1,0 +1,116 @@
+"""What a tenant may do: the policy that operators set, and its copies where the scripts can read it."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from redis import Redis
+
+from . import keys
+from .connection import broker_errors
+from .keys import NAMESPACE, Tag
+from .scripts.call import text
+
+DEFAULT = "*"
+"""The tenant whose policy holds for all that have none of their own."""
+
+VERSION = "*version"
+"""The field that counts the changes."""
+
+
+class BadPolicy(ValueError):
+    """A policy is wrong; the message names the field, its value and what is allowed."""
+
+
+class TenantPolicy(BaseModel):
+    """Limits of one tenant, each for every model it uses; what is None is not limited.
+
+    Attributes:
+        weight: its share of the workers against the others' when there is not enough for all.
+        max_running: jobs that workers run for it at once.
+        requests_per_minute: jobs it may enqueue; a minute's worth may come at once.
+        tokens_per_minute: prompt tokens (estimated while it is text) and `max_tokens` it may enqueue.
+        max_queued_jobs: its waiting jobs, of all classes together.
+        max_queued_bytes: their size as JSON.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    max_running: Annotated[int, Field(ge=1)] | None = None
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    max_queued_jobs: Annotated[int, Field(ge=0)] | None = None
+    max_queued_bytes: Annotated[int, Field(ge=0)] | None = None
+
+    @classmethod
+    def make(cls, **fields: object) -> Self:
+        """A validated policy.
+
+        Raises:
+            BadPolicy: naming the first field that is wrong.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise BadPolicy(f"{name} = {first.get('input')!r}: {first['msg']}") from None
+
+    def to_wire(self) -> str:
+        """The policy as JSON, defaults left out."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    def shared_among(self, partitions: int) -> "TenantPolicy":
+        """The part of it for each of a model's partitions."""
+        if partitions == 1:
+            return self
+        shared: dict[str, Any] = {
+            name: value / partitions
+            for name in ("requests_per_minute", "tokens_per_minute")
+            if (value := getattr(self, name)) is not None
+        } | {
+            name: -(-value // partitions)
+            for name in ("max_running", "max_queued_jobs", "max_queued_bytes")
+            if (value := getattr(self, name)) is not None
+        }
+        return self.model_copy(update=shared)
+
+
+def read_policies(fields: Mapping[Any, Any]) -> dict[str, TenantPolicy]:
+    """The policies in `hr:tenants`, as redis-py reads it, by tenant; one that can't be read is left out."""
+    policies = {}
+    for name, policy in fields.items():
+        with suppress(ValidationError):
+            if text(name) != VERSION:
+                policies[text(name)] = TenantPolicy.model_validate_json(policy)
+    return dict(sorted(policies.items()))
+
+
+def copy_policies(
+    redis: Redis, tags: Iterable[Tag], namespace: str = NAMESPACE, *, partitions: int = 1
+) -> int:
+    """Bring the copies in these tags up to date; gives how many were not.
+
+    Cheap when nothing has changed: the versions are compared first.
+
+    Raises:
+        BrokerUnavailable: Redis can't be reached or refuses.
+    """
+    with broker_errors():
+        version = redis.hget(keys.tenants(namespace), VERSION)
+        behind = [tag for tag in tags if redis.hget(tag.tenants, VERSION) != version]
+        if not behind:
+            return 0
+        policies = read_policies(redis.hgetall(keys.tenants(namespace)))
+        copy: dict[Any, Any] = {
+            name: policy.shared_among(partitions).to_wire() for name, policy in policies.items()
+        }
+        for tag in behind:
+            pipe = redis.pipeline(transaction=True)
+            pipe.delete(tag.tenants)
+            if version is not None:
+                pipe.hset(tag.tenants, mapping={**copy, VERSION: version})
+            pipe.execute()
+    return len(behind)

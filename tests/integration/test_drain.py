@@ -1,0 +1,108 @@
+"""Workers that end while they have work: at once, after a grace, one of several, or not in time."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from headrace import WorkerNotFound
+
+from .conftest import assert_whole, wait_until
+
+pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
+
+LONG = {"prompt": "A generator is", "model": "demo", "max_tokens": 700, "ignore_eos": True}
+SHORT = {**LONG, "max_tokens": 120}
+
+
+def running(worker, job) -> bool:
+    return job.status().offset > 10
+
+
+def start_on_one_of_two(start_worker, redis_url, fields, options=None):
+    """Two workers, a job, and which of them runs it: (its worker, the other, the job)."""
+    workers = [start_worker(redis_url, options=options) for _ in range(2)]
+    job = workers[0].client.enqueue(**fields)
+    wait_until(lambda: running(workers[0], job))
+    mine = [job.status().worker in {e["engine"] for e in w.events("engine_ready")} for w in workers]
+    assert sorted(mine) == [False, True]
+    return workers[mine.index(True)], workers[mine.index(False)], job
+
+
+def test_a_drained_worker_hands_over_and_is_not_started_again(
+    redis_url, redis, start_worker, expected_tokens
+):
+    fields = {**LONG, "max_tokens": 1900, "seed": 1}
+    old, _, job = start_on_one_of_two(start_worker, redis_url, fields)
+    old_id = job.status().worker
+    wait_until(lambda: next(w for w in old.client.workers() if w.id == old_id).running == 1)
+    seen: list[int] = []
+    reader = threading.Thread(target=lambda: [seen.extend(c.token_ids) for c in job.stream()])
+    reader.start()
+    asked = time.monotonic()
+    cli = [sys.executable, "-m", "headrace.cli", "workers", "drain", old_id[:-1], "--redis", redis_url]
+    said = subprocess.run(cli, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said == f"{old_id} hands over its 1 jobs\n"
+    wait_until(lambda: job.status().worker not in {old_id, None})
+    before = job.status().offset
+    wait_until(lambda: job.status().offset > before)
+    print(f"from the command to the stream's next tokens elsewhere: {time.monotonic() - asked:.1f} s")
+    assert old.process.wait(timeout=30) == 0
+    assert old.events("engine_died") == []
+    reader.join(timeout=60)
+    assert seen == assert_whole(redis, job) == expected_tokens(job.id, **fields)
+    assert job.status().attempts == 0
+
+
+def test_a_worker_told_to_finish_ends_its_jobs_and_takes_no_more(redis_url, start_worker):
+    worker = start_worker(redis_url, options={"finish_s": 60})
+    job = worker.client.enqueue(**SHORT)
+    wait_until(lambda: running(worker, job))
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: worker.events("stopping"))
+    late = worker.client.enqueue(**SHORT)
+    assert worker.process.wait(timeout=60) == 0
+    assert (job.status().state, late.status().state) == ("succeeded", "queued")
+    late.cancel()
+
+
+def test_what_has_not_finished_in_its_grace_is_handed_over(redis_url, redis, start_worker, expected_tokens):
+    fields = {**LONG, "max_tokens": 1900, "seed": 2}
+    first, second, job = start_on_one_of_two(start_worker, redis_url, fields, {"finish_s": 0.2})
+    assert first.stop() == 0
+    assert job.result(timeout_s=60).attempts == 0
+    assert assert_whole(redis, job) == expected_tokens(job.id, **fields)
+    assert second.events("engine_died") == []
+
+
+def test_a_hand_over_that_hangs_is_cut_short_and_its_jobs_go_on_elsewhere(
+    redis_url, redis, start_worker, expected_tokens
+):
+    first, second, job = start_on_one_of_two(start_worker, redis_url, {**LONG, "seed": 3}, {"drain_s": 1})
+    os.kill(first.engine_of(job.status().worker), signal.SIGSTOP)
+    assert first.stop() == 0
+    assert first.events("engine_killed")
+    assert job.result(timeout_s=60).attempts == 1
+    assert assert_whole(redis, job) == expected_tokens(job.id, **LONG, seed=3)
+    assert second.events("engine_died") == []
+
+
+def test_a_stuck_engine_process_is_found_and_its_jobs_go_on(redis_url, redis, start_worker, expected_tokens):
+    worker = start_worker(redis_url, engines=2, options={"wedged_s": 3, "lease_s": 60})
+    job = worker.client.enqueue(**LONG, seed=4)
+    wait_until(lambda: running(worker, job))
+    os.kill(worker.engine_of(job.status().worker), signal.SIGSTOP)
+    assert job.result(timeout_s=60).attempts == 1
+    assert worker.events("engine_wedged")
+    assert assert_whole(redis, job) == expected_tokens(job.id, **LONG, seed=4)
+
+
+def test_draining_nobody_says_who_there_is(redis_url, start_worker):
+    worker = start_worker(redis_url)
+    wait_until(worker.client.workers)
+    with pytest.raises(WorkerNotFound, match="no one worker 'nobody'; there is worker-"):
+        worker.client.drain("nobody")
