@@ -170,7 +170,7 @@ def _is_idle(worker: Any) -> bool:
 @pytest.fixture
 def scene(redis_url: str, redis: Any, nursery: "Nursery", tmp_path: Path) -> Scene:
     """The scene on an empty Redis that knows every script."""
-    _load_scripts(redis)
+    _prepare(redis)
     return Scene(redis_url, nursery, tmp_path)
 
 
@@ -187,7 +187,7 @@ def uninterrupted(
 
     with connect(redis_server.url) as redis:
         redis.flushall()
-        _load_scripts(redis)
+        _prepare(redis)
         scene = Scene(redis_server.url, nursery, tmp_path_factory.mktemp("uninterrupted"))
         status, jobs = asyncio.run(scene.play(cancel=False))
         assert status == 0, scene.log.read_text()[-3000:]
@@ -198,10 +198,13 @@ def uninterrupted(
     return [Uninterrupted(output.token_ids, output.text) for output in outputs]
 
 
-def _load_scripts(redis: Any) -> None:
-    from headrace.schemas import scripts
+def _prepare(redis: Any) -> None:
+    """Every script is known, and there is a tenant's policy for engine processes to copy."""
+    from headrace.schemas import keys, scripts
     from headrace.schemas.scripts.call import script
+    from headrace.schemas.tenants import VERSION, TenantPolicy
 
+    redis.hset(keys.tenants(), mapping={VERSION: 1, "z": TenantPolicy(weight=2).to_wire()})
     for path in sorted(Path(scripts.__file__).parent.glob("*.lua")):
         if path.stem != "prelude":
             redis.script_load(script(path.stem).source)
@@ -211,7 +214,7 @@ def _load_scripts(redis: Any) -> None:
 def eventually() -> Callable[..., Any]:
     """`await eventually(predicate)` waits until it is true."""
 
-    async def wait(predicate: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    async def wait(predicate: Callable[[], bool], timeout_s: float = 90.0) -> None:
         async with asyncio.timeout(timeout_s):
             for pause_s in repeat(0.02):
                 if predicate():

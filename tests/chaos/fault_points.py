@@ -26,6 +26,7 @@ from headrace.schemas.scripts import Call
 from headrace.workers import engine_process, flush
 from headrace.workers.intake import Intake
 from headrace.workers.link import Link
+from headrace.workers.noticeboard import Noticeboard
 from headrace.workers.roster import Roster
 from headrace.workers.runner import Runner
 from headrace.workers.text import Tokenizer
@@ -37,11 +38,12 @@ START = ("_build", "_announce")
 READS = {"Link.next_at", "Engine.check", "Engine.stats", "Engine.held_tokens"}
 """Methods that change nothing: dying there is dying at the step before or after."""
 
-PLAIN_COMMANDS = ("INFO", "HSET", "BLPOP", "ZREM", "DEL")
-"""What an engine process sends beside its scripts."""
+PLAIN_COMMANDS = ("INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "ZREM", "DEL")
+"""What an engine process sends beside its scripts; a transaction is one command."""
 
 ONCE = {
-    *("_build", "_announce", "INFO", "HSET", "BLPOP", "Runner.run"),
+    *("_build", "_announce", "INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "Runner.run"),
+    "Noticeboard.put_up",
     *(
         "Runner._rest",
         "Runner.stop",
@@ -83,7 +85,7 @@ def methods() -> list[tuple[type, str]]:
     loop = re.findall(r"self\.(_\w+)\(", inspect.getsource(Runner.run))
     public = [
         (actor, name)
-        for actor in (Runner, Link, flush.Queue, Roster, Intake, Engine)
+        for actor in (Runner, Link, flush.Queue, Noticeboard, Roster, Intake, Engine)
         for name, member in vars(actor).items()
         if inspect.isfunction(member) and not name.startswith("_")
     ]
@@ -175,6 +177,8 @@ def _arm_commands(fuse: Fuse) -> None:
         return _watched(send, _label(args, names), fuse)(redis, *args, **options)
 
     def execute(pipeline: Any, raise_on_error: bool = True) -> Any:
+        if pipeline.transaction:
+            return _watched(send_all, "EXEC", fuse)(pipeline, raise_on_error)
         commands = pipeline.command_stack
         for count, (args, _) in enumerate(commands):
             for when, executed in (("before", count), ("after", count + 1)):

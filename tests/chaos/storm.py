@@ -21,7 +21,7 @@ START_S = 90.0
 QUIET_S = 60.0
 """After the last fault every job must end within this time."""
 
-DRAWS_A_MINUTE = 180.0
+DRAWS_A_MINUTE = 240.0
 """A third of them finds a target: starting an engine process again takes seconds."""
 
 
