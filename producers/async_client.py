@@ -5,18 +5,18 @@ from collections.abc import AsyncIterator, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ..schemas.connection import broker_errors, connect_async
+from ..schemas.connection import broker_errors, connect_async, server_info_async
 from ..schemas.errors import BrokerUnavailable
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
-from ..schemas.scripts import Call, CancelStatus, run_async, run_many_async
+from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async, run_many_async
 from .hub import Hub
 from .mailbox import client_closed
 from .operations import JobLike
 from .overview import ModelInfo, QueueInfo, WorkerInfo, drain_worker, read_models, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Batch, Listen, Pause, Read, Request, Steps, drive_async
+from .steps import Batch, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive_async
 
 REPLY_S = 15.0
 """A Redis that has not answered by then counts as lost."""
@@ -55,16 +55,21 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
             except TimeoutError as error:
                 raise BrokerUnavailable(f"Redis: no answer within {REPLY_S:g} s") from error
 
-    async def _ask(self, request: Call[Any] | Batch | Read) -> Any:
+    async def _ask(self, request: Call[Any] | Batch | Confirmed | Read | Info) -> Any:
         match request:
             case Batch(calls):
                 return await run_many_async(self._redis, calls)
+            case Confirmed(calls, replicas, wait_ms):
+                return await run_confirmed_async(self._redis, calls, replicas, wait_ms)
             case Read(commands):
                 pipe = self._redis.pipeline(transaction=False)
                 for command in commands:
                     pipe.execute_command(*command)
                 with broker_errors():
                     return await pipe.execute()
+            case Info():
+                with broker_errors():
+                    return await server_info_async(self._redis)
             case Call():
                 return await run_async(self._redis, request)
 

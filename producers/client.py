@@ -8,17 +8,17 @@ from threading import BoundedSemaphore, Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ..schemas.connection import broker_errors, connect
+from ..schemas.connection import broker_errors, connect, server_info
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
-from ..schemas.scripts import Call, CancelStatus, run, run_many
+from ..schemas.scripts import Call, CancelStatus, run, run_confirmed, run_many
 from .hub import ThreadedHub
 from .mailbox import client_closed
 from .operations import JobLike
 from .overview import ModelInfo, QueueInfo, WorkerInfo, drain_worker, read_models, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Batch, Listen, Pause, Read, Request, Steps, drive
+from .steps import Batch, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive
 
 T = TypeVar("T")
 
@@ -46,12 +46,17 @@ class _Link:
             match request:
                 case Batch(calls):
                     return run_many(self._redis, calls)
+                case Confirmed(calls, replicas, wait_ms):
+                    return run_confirmed(self._redis, calls, replicas, wait_ms)
                 case Read(commands):
                     pipe = self._redis.pipeline(transaction=False)
                     for command in commands:
                         pipe.execute_command(*command)
                     with broker_errors():
                         return pipe.execute()
+                case Info():
+                    with broker_errors():
+                        return server_info(self._redis)
                 case Call():
                     return run(self._redis, request)
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from ..schemas.connection import connect_async
+from ..schemas.connection import connect_subscriber
 from .mailbox import Board, Mailbox
 from .steps import Backoff
 
@@ -67,15 +67,17 @@ class Hub:
         backoff = Backoff()
         # No socket timeout: redis-py then sends inside a `wait_for`, which on Python 3.11 can swallow the
         # cancellation that `close` sends.
-        async with connect_async(self._url, health_check_interval=0, socket_timeout=None) as redis:
-            while self._board:
-                try:
-                    await self._serve(redis, backoff)
-                except* _NobodyListens:
-                    pass
-                except* (RedisError, OSError):
-                    await asyncio.sleep(backoff.next_s())
-            self._task = None  # before anything is awaited: who joins from here on starts a new one
+        while self._board:
+            redis = connect_subscriber(self._url, health_check_interval=0, socket_timeout=None)
+            try:
+                await self._serve(redis, backoff)
+            except* _NobodyListens:
+                pass
+            except* (RedisError, OSError):
+                await asyncio.sleep(backoff.next_s())
+            finally:
+                await redis.aclose()
+        self._task = None  # before anything is awaited: who joins from here on starts a new one
 
     async def _serve(self, redis: Redis, backoff: Backoff) -> None:
         connection = redis.connection_pool.make_connection()

@@ -12,9 +12,9 @@ from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobNo
 from ..schemas.events import JobStatus, Record
 from ..schemas.job import Job
 from ..schemas.keys import Tag
-from ..schemas.scripts import Call, CancelStatus, cancel, enqueue
+from ..schemas.scripts import Call, CancelStatus, cancel, enqueue, one
 from ..schemas.settings import QueueSettings
-from .steps import Batch, Read, Request, Steps, persist
+from .steps import Batch, Confirmed, Info, Read, Request, Steps, persist
 
 BATCH_JOBS = 500
 BATCH_BYTES = 4 * 2**20
@@ -36,9 +36,20 @@ class Operations:
         settings: how jobs are kept.
         check_model: refuse jobs for models that were never served here.
         retry_s: how long an operation is tried again while the connection is lost.
+        wait_replicas: how many replicas must have a job before it counts as enqueued.
+        wait_s: how long one try waits for them.
     """
 
-    def __init__(self, settings: QueueSettings, *, check_model: bool, retry_s: float) -> None:
+    def __init__(
+        self,
+        settings: QueueSettings,
+        *,
+        check_model: bool,
+        retry_s: float,
+        wait_replicas: int = 0,
+        wait_s: float = 1.0,
+    ) -> None:
+        self._wait_replicas, self._wait_s = wait_replicas, wait_s
         self.settings = settings
         self.retry_s = retry_s
         self._check_model = check_model
@@ -57,7 +68,7 @@ class Operations:
         """The reply to `request` from a Redis that is new enough, tried again for `patience_s`."""
         patience_s = self.retry_s if patience_s is None else patience_s
         if not self._version_checked:
-            (info,) = yield from persist(Read((("INFO", "server"),)), patience_s)
+            info = yield from persist(Info(), patience_s)
             check_version(info)
             self._version_checked = True
         return (yield from persist(request, patience_s))
@@ -67,8 +78,27 @@ class Operations:
         call = self._call(job, job_id)
         known = yield from self._known_models([job.model])
         self._check_known(job.model, known)
-        accepted: str = yield from self.send(call)
+        accepted: str = one((yield from self._accept([call])))
         return accepted
+
+    def _accept(self, calls: list[Call[str]]) -> Steps[list[Any]]:
+        """Send jobs; with `wait_replicas` until so many replicas have them."""
+        if not self._wait_replicas:
+            accepted: list[Any] = yield from self.send(Batch(calls))
+            return accepted
+        give_up_at, wait_ms = time.monotonic() + self.retry_s, max(1, round(1000 * self._wait_s))
+        while True:
+            request = Confirmed(calls, self._wait_replicas, wait_ms)
+            reply: tuple[list[Any], int] = yield from self.send(request)
+            results, confirmed = reply
+            if confirmed >= self._wait_replicas:
+                return results
+            if time.monotonic() >= give_up_at:
+                raise BrokerUnavailable(
+                    f"{confirmed} of {self._wait_replicas} replicas have confirmed in {self._wait_s:g} s. "
+                    "The job is accepted, but would be lost with the primary; with an idempotency_key it is "
+                    "safe to enqueue it again"
+                )
 
     def enqueue_many(self, jobs: Iterable[JobLike]) -> Steps[list[str | HeadraceError]]:
         """Enqueue jobs in pipelined batches; for each its id, or why it was refused.
@@ -94,7 +124,7 @@ class Operations:
         known = yield from self._known_models({job.model for job in batch if isinstance(job, Job)})
         prepared = [self._prepare(job, known) for job in batch]
         calls = [call for call in prepared if isinstance(call, Call)]
-        replies = iter((yield from self.send(Batch(calls))) if calls else ())
+        replies = iter((yield from self._accept(calls)) if calls else ())
         outcomes = [next(replies) if isinstance(item, Call) else item for item in prepared]
         for outcome in outcomes:
             if not isinstance(outcome, str | HeadraceError):

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Self, TypeVar
 
+from ..schemas.connection import Address, Kind
 from ..schemas.errors import HeadraceError, JobsRefused
 from ..schemas.job import Job, JobClass, Webhook
 from ..schemas.keys import NAMESPACE
@@ -36,11 +37,14 @@ class Producer(ABC, Generic[Enqueued]):
         limits: Limits | None = None,
         check_model: bool = True,
         retry_s: float = 5.0,
+        wait_replicas: int = 0,
+        wait_s: float = 1.0,
     ) -> None:
         """Nothing is sent before the first call.
 
         Args:
-            url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`.
+            url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`,
+                `redis+sentinel://host:port,host:port/service`, `redis+cluster://host:port,host:port`.
             namespace: the first part of every key; the same for all producers and workers.
             partitions: queues that a model's jobs are spread over; the same for all producers and workers.
             retention_s: how long an ended job stays readable.
@@ -48,6 +52,9 @@ class Producer(ABC, Generic[Enqueued]):
             limits: the largest job, and how much one class of one tenant may queue.
             check_model: refuse jobs for a model that no worker has ever served here.
             retry_s: how long a call is tried again while the connection to Redis is lost.
+            wait_replicas: replicas that must have a job before `enqueue` returns, so that a failover can't
+                lose it; not on a Cluster.
+            wait_s: how long to wait for them, again and again within `retry_s`.
 
         Raises:
             ValueError: a setting is out of its range.
@@ -62,6 +69,10 @@ class Producer(ABC, Generic[Enqueued]):
         ):
             if not value > 0:
                 raise ValueError(f"{name} = {value!r}: must be above 0")
+        if wait_replicas and Address.parse(url).kind is Kind.CLUSTER:
+            raise ValueError(
+                "wait_replicas: a Redis Cluster gives no one connection to wait on; leave it at 0"
+            )
         settings = QueueSettings(
             namespace=namespace,
             partitions=partitions,
@@ -69,7 +80,9 @@ class Producer(ABC, Generic[Enqueued]):
             idempotency_s=idempotency_s,
             limits=limits or Limits(),
         )
-        self._operations = Operations(settings, check_model=check_model, retry_s=retry_s)
+        self._operations = Operations(
+            settings, check_model=check_model, retry_s=retry_s, wait_replicas=wait_replicas, wait_s=wait_s
+        )
         self._connect(url)
 
     @abstractmethod
@@ -94,6 +107,8 @@ class Producer(ABC, Generic[Enqueued]):
             limits=settings.queue.limits,
             check_model=check_model,
             retry_s=retry_s,
+            wait_replicas=settings.wait_replicas,
+            wait_s=settings.wait_s,
         )
 
     def enqueue(

@@ -27,6 +27,15 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirmed:
+    """Scripts whose writes replicas are to confirm; the reply has the results and how many replicas did."""
+
+    calls: Sequence[Call[Any]]
+    replicas: int
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """Commands that change nothing, in one round trip; the reply has theirs, in order."""
 
@@ -48,7 +57,12 @@ class Listen:
     seconds: float
 
 
-Request = Call[Any] | Batch | Read | Pause | Listen
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What the server is; the reply is that of INFO server."""
+
+
+Request = Call[Any] | Batch | Confirmed | Read | Info | Pause | Listen
 Steps = Generator[Request, Any, T]
 
 

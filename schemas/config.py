@@ -31,12 +31,15 @@ class CommonSettings(BaseSettings):
     """What every process needs to know: where Redis is and how jobs are kept.
 
     Attributes:
-        redis_url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`.
+        redis_url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`,
+            `redis+sentinel://host:port,host:port/service`, `redis+cluster://host:port,host:port`.
         namespace: the first part of every key.
         partitions: queues that each model's jobs are spread over; the same for producers and workers.
         retention_s: how long an ended job stays readable.
         dead_retention_s: how long a dead letter and its job stay.
         idempotency_s: how long an idempotency key is remembered.
+        wait_replicas: replicas that must have a job before a producer's `enqueue` returns.
+        wait_s: how long one try waits for them.
         max_job_bytes: largest job as JSON.
         max_queued_jobs: most queued jobs a lane (class and tenant).
         max_queued_bytes: most queued bytes a lane.
@@ -52,6 +55,8 @@ class CommonSettings(BaseSettings):
     retention_s: Annotated[float, Field(gt=0)] = 86_400.0
     dead_retention_s: Annotated[float, Field(gt=0)] = 30 * 86_400.0
     idempotency_s: Annotated[float, Field(gt=0)] = 86_400.0
+    wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
+    wait_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     max_job_bytes: Annotated[int, Field(gt=0)] = 4 * 2**20
     max_queued_jobs: Annotated[int, Field(gt=0)] = 1_000_000
     max_queued_bytes: Annotated[int, Field(gt=0)] = 2**30

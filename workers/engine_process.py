@@ -12,7 +12,7 @@ import torch
 
 from ..engine import Engine, EngineConfig, ModelError
 from ..schemas import keys
-from ..schemas.connection import broker_errors, check_version, connect, connection_lost
+from ..schemas.connection import broker_errors, check_version, connect, connection_lost, server_info
 from ..schemas.errors import BrokerUnavailable
 from . import logs, metrics
 from .flush import Queue
@@ -132,7 +132,7 @@ def _announce(queue: Queue) -> None:
 
 def _register(queue: Queue) -> None:
     with broker_errors():
-        check_version(queue.redis.info("server"))
+        check_version(server_info(queue.redis))
     queue.noticeboard.put_up()
 
 

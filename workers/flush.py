@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from ..schemas.connection import broker_errors
+from ..schemas.connection import broker_errors, is_cluster
 from ..schemas.errors import BrokerUnavailable
 from ..schemas.keys import Tag
 from ..schemas.scripts import (
@@ -33,6 +33,7 @@ from ..schemas.scripts import (
     run_many,
     upkeep,
 )
+from ..schemas.scripts.call import text
 from ..schemas.settings import QueueSettings
 from .intake import Admission, Intake
 from .noticeboard import Noticeboard
@@ -126,7 +127,7 @@ class Queue:
                 again is safe.
         """
         if flush.wait_s > 0:
-            self._wait_for_bell(flush.wait_s)
+            self._wait_for_bell(flush)
         started = time.monotonic()
         reply, pipeline = FlushReply(), _Pipeline()
         self._add_advances(pipeline, flush, reply)
@@ -184,9 +185,18 @@ class Queue:
         reply.claimed = result
         reply.admitted = [self.intake.admit(flush.claim[0], claimed) for claimed in result.jobs]
 
-    def _wait_for_bell(self, wait_s: float) -> None:
+    def _wait_for_bell(self, flush: Flush) -> None:
+        """Wait; a bell that rings says which queue to claim from."""
+        bells = {tag.bell: tag for tag in self.tags}
+        if (
+            is_cluster(self.redis) and flush.claim is not None
+        ):  # the bells lie on several nodes: one at a time
+            bells = {flush.claim[0].bell: flush.claim[0]}
+            flush.wait_s /= len(self.tags)
         with broker_errors():
-            self.redis.blpop([tag.bell for tag in self.tags], timeout=wait_s)
+            rung = self.redis.blpop(list(bells), timeout=flush.wait_s)
+        if rung is not None and flush.claim is not None:
+            flush.claim = bells[text(rung[0])], flush.claim[1]
 
     def leave(self) -> None:
         """Take this worker off the list; a Redis that is away forgets it by itself."""

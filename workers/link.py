@@ -74,7 +74,7 @@ class Link:
         self._contact = time.monotonic()
         self._flushed = self._published = self._beaten = self._upkept = 0.0
         self._turn = 0
-        self._claim_sent: Tag | None = None
+        self._sent = Flush()
         self._claim_lost: Tag | None = None
         self._blocked: tuple[Tag, JobClass, int] | None = None
 
@@ -104,7 +104,7 @@ class Link:
         flush = self._compose(now)
         self._roster.urgent = False
         self._flushed = now
-        self._flight = self._io.submit(self._queue.exchange, flush)
+        self._sent, self._flight = flush, self._io.submit(self._queue.exchange, flush)
         self._flight.add_done_callback(lambda _: self._wake())
 
     def collect(self, *, wait_s: float | None = 0.0) -> None:
@@ -114,7 +114,7 @@ class Link:
         try:
             reply = self._flight.result(timeout=wait_s)
         except BrokerUnavailable as error:
-            self._claim_lost = self._claim_sent
+            self._claim_lost = self._sent.claim[0] if self._sent.claim else None
             self._broke(error)
         else:
             self._reached()
@@ -144,8 +144,8 @@ class Link:
         for admission in reply.admitted:
             self._roster.admit(admission)
         if reply.claimed is not None and reply.claimed.blocked_class is not None:
-            assert self._claim_sent is not None
-            self._blocked = (self._claim_sent, reply.claimed.blocked_class, reply.claimed.blocked_tokens)
+            assert self._sent.claim is not None
+            self._blocked = (self._sent.claim[0], reply.claimed.blocked_class, reply.claimed.blocked_tokens)
         if reply.claim_error is not None:
             log.warning("claim_refused", reason=str(reply.claim_error))
         if reply.upkeep is not None:
@@ -222,7 +222,6 @@ class Link:
             classes = tuple(job_class for job_class in classes if job_class in above)
         overflows = ReleaseReason.OVERFLOW in self._roster.leaving.values()
         if self.closing or (not resync and (overflows or not classes)):
-            self._claim_sent = None
             return None
         tag = self._next_tag()
         request = ClaimRequest(
@@ -239,7 +238,7 @@ class Link:
             classes=classes,
             resync=resync,
         )
-        self._claim_sent, self._claim_lost, self._blocked = tag, None, None
+        self._claim_lost = self._blocked = None
         return tag, request
 
     def _next_tag(self) -> Tag:

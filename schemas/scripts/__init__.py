@@ -4,7 +4,17 @@ A caller builds a `Call` (nothing is sent); `run`, `run_many` and their async tw
 """
 
 from .advance import Advance, AdvanceStatus, Segment, advance
-from .call import Call, Script, run, run_async, run_many, run_many_async
+from .call import (
+    Call,
+    Script,
+    one,
+    run,
+    run_async,
+    run_confirmed,
+    run_confirmed_async,
+    run_many,
+    run_many_async,
+)
 from .cancel import CancelStatus, cancel
 from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
 from .drain import drain
@@ -36,11 +46,14 @@ __all__ = [
     "finish",
     "forget_worker",
     "heartbeat",
+    "one",
     "recover",
     "release",
     "requeue_dead",
     "run",
     "run_async",
+    "run_confirmed",
+    "run_confirmed_async",
     "run_many",
     "run_many_async",
     "upkeep",

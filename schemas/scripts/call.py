@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import NoScriptError, RedisError
 
-from ..connection import broker_errors, unavailable
+from ..connection import broker_errors, is_cluster, passing, unavailable
 
 R = TypeVar("R")
 Arg = str | bytes | int | float
@@ -67,22 +67,24 @@ def run(redis: Redis, call: Call[R]) -> R:
         BrokerUnavailable: Redis can't be reached or refuses.
         HeadraceError: what the script's answer means, as each caller documents.
     """
-    with broker_errors():
-        try:
-            reply = redis.execute_command(*call.by_hash)
-        except NoScriptError:
-            reply = redis.execute_command(*call.by_source)
-    return call.parse(reply)
+    return cast("R", one(run_many(redis, [call])))
 
 
 async def run_async(redis: AsyncRedis, call: Call[R]) -> R:
     """`run` for asyncio."""
-    with broker_errors():
-        try:
-            reply = await redis.execute_command(*call.by_hash)
-        except NoScriptError:
-            reply = await redis.execute_command(*call.by_source)
-    return call.parse(reply)
+    return cast("R", one(await run_many_async(redis, [call])))
+
+
+def one(results: list[Any]) -> Any:
+    """The one result.
+
+    Raises:
+        Exception: the result is one.
+    """
+    (result,) = results
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def run_many(redis: Redis, calls: Sequence[Call[Any]]) -> list[Any]:
@@ -99,6 +101,29 @@ def run_many(redis: Redis, calls: Sequence[Call[Any]]) -> list[Any]:
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
     return _parse_all(calls, replies)
+
+
+def run_confirmed(
+    redis: Redis, calls: Sequence[Call[Any]], replicas: int, wait_ms: int
+) -> tuple[list[Any], int]:
+    """`run_many`, and how many replicas have its writes after at most `wait_ms` (not on a Cluster)."""
+    with broker_errors():
+        replies = _send(redis, [*(call.by_hash for call in calls), ("WAIT", replicas, wait_ms)])
+        if _unknown(replies):
+            replies = _send(redis, [*(call.by_source for call in calls), ("WAIT", replicas, wait_ms)])
+    return _parse_all(calls, replies[:-1]), int(replies[-1])
+
+
+async def run_confirmed_async(
+    redis: AsyncRedis, calls: Sequence[Call[Any]], replicas: int, wait_ms: int
+) -> tuple[list[Any], int]:
+    """`run_confirmed` for asyncio."""
+    with broker_errors():
+        replies = await _send_async(redis, [*(call.by_hash for call in calls), ("WAIT", replicas, wait_ms)])
+        if _unknown(replies):
+            sources = [call.by_source for call in calls]
+            replies = await _send_async(redis, [*sources, ("WAIT", replicas, wait_ms)])
+    return _parse_all(calls, replies[:-1]), int(replies[-1])
 
 
 async def run_many_async(redis: AsyncRedis, calls: Sequence[Call[Any]]) -> list[Any]:
@@ -118,6 +143,11 @@ def _send(redis: Redis, commands: list[tuple[Arg, ...]]) -> list[Any]:
     for command in commands:
         pipe.execute_command(*command)
     replies: list[Any] = pipe.execute(raise_on_error=False)
+    failed_over = next((reply for reply in replies if passing(reply)), None)
+    if failed_over is not None:
+        if not is_cluster(redis):
+            redis.connection_pool.disconnect()  # whoever asks next finds the primary anew
+        raise failed_over
     return replies
 
 
@@ -126,6 +156,11 @@ async def _send_async(redis: AsyncRedis, commands: list[tuple[Arg, ...]]) -> lis
     for command in commands:
         pipe.execute_command(*command)
     replies: list[Any] = await pipe.execute(raise_on_error=False)
+    failed_over = next((reply for reply in replies if passing(reply)), None)
+    if failed_over is not None:
+        if not is_cluster(redis):
+            await redis.connection_pool.disconnect()
+        raise failed_over
     return replies
 
 
@@ -139,7 +174,9 @@ def _parse_all(calls: Sequence[Call[Any]], replies: list[Any]) -> list[Any]:
 
 def _parse(call: Call[R], reply: object) -> R | Exception:
     if isinstance(reply, RedisError):
-        return unavailable(reply)
+        refusal = unavailable(reply)
+        refusal.__cause__ = reply
+        return refusal
     try:
         return call.parse(reply)
     except Exception as error:  # handed to the caller in the item's place

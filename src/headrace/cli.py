@@ -10,6 +10,7 @@ from . import __version__
 
 _GROUPS = {
     "headrace.producers.cli.jobs": ("enqueue", "tail", "status", "cancel"),
+    "headrace.producers.cli.acl": ("acl",),
     "headrace.producers.cli.batch": ("batch",),
     "headrace.producers.cli.lists": ("models", "queues", "workers"),
     "headrace.workers.cli": ("worker",),

@@ -177,3 +177,130 @@ def expected_tokens() -> Callable[..., list[int]]:
         return tokens
 
     return run
+
+
+# Redis as people run it -------------------------------------------------------------------------------------
+
+
+class RedisServers:
+    """Bare redis-server processes on free ports of loopback, without persistence."""
+
+    def __init__(self, folder: Path) -> None:
+        from headrace.workers.embedded_redis.binary import find_binary
+
+        self._binary, self._folder = str(find_binary()), folder
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, *options: str, config: str | None = None) -> int:
+        """Start one, as a Sentinel when given a configuration; its port."""
+        from headrace.workers.embedded_redis.server import free_port
+
+        port = free_port()
+        folder = self._folder / str(port)
+        folder.mkdir(parents=True)
+        command = [self._binary]
+        if config is not None:
+            (folder / "sentinel.conf").write_text(config)
+            command += [str(folder / "sentinel.conf"), "--sentinel"]
+        command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), *options]
+        if config is None:
+            command += ["--save", "", "--appendonly", "no"]
+        with (folder / "log").open("wb") as log:
+            self.processes[port] = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(lambda: self._answers(port), 20)
+        return port
+
+    def _answers(self, port: int) -> bool:
+        from redis.exceptions import ConnectionError as RedisConnectionError
+        from redis.exceptions import RedisError
+
+        try:
+            return bool(self.ask(port, "PING"))
+        except RedisConnectionError:
+            return False
+        except RedisError:  # it wants a password
+            return True
+
+    def ask(self, port: int, *command: object) -> Any:
+        """One command's reply from one server."""
+        with Redis(host="127.0.0.1", port=port, protocol=2) as redis:
+            return redis.execute_command(*command)
+
+    def kill(self, port: int) -> None:
+        """kill -9."""
+        process = self.processes.pop(port)
+        process.kill()
+        process.wait()
+
+    def close(self) -> None:
+        for port in list(self.processes):
+            self.kill(port)
+
+
+@pytest.fixture
+def redis_servers(tmp_path: Path) -> Iterator[RedisServers]:
+    """Start redis-server processes; they end with the test."""
+    servers = RedisServers(tmp_path / "redis")
+    yield servers
+    servers.close()
+
+
+@dataclass
+class SentinelSetup:
+    """A primary, its replicas, and three Sentinels that watch them."""
+
+    servers: RedisServers
+    primary: int
+    replicas: list[int]
+    sentinels: list[int]
+
+    @property
+    def url(self) -> str:
+        """For clients and workers."""
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.sentinels)}/main"
+
+    def now_primary(self) -> int:
+        """The port that the first Sentinel says."""
+        found = self.servers.ask(self.sentinels[0], "SENTINEL", "get-master-addr-by-name", "main")
+        return int(found[1])
+
+
+@pytest.fixture
+def sentinel(redis_servers: RedisServers) -> SentinelSetup:
+    """A primary with one replica under three Sentinels that give up on it after a second."""
+    primary = redis_servers.start()
+    replica = redis_servers.start("--replicaof", "127.0.0.1", str(primary))
+    config = (
+        f"sentinel monitor main 127.0.0.1 {primary} 2\n"
+        "sentinel down-after-milliseconds main 1000\n"
+        "sentinel failover-timeout main 5000\n"
+    )
+    sentinels = [redis_servers.start(config=config) for _ in range(3)]
+
+    def all_know_all() -> bool:
+        for port in sentinels:
+            flat = [part.decode() for part in redis_servers.ask(port, "SENTINEL", "master", "main")]
+            state = dict(zip(flat[::2], flat[1::2], strict=True))
+            if int(state["num-slaves"]) < 1 or int(state["num-other-sentinels"]) < 2:
+                return False
+        return bool(redis_servers.ask(replica, "INFO")["master_link_status"] == "up")
+
+    wait_until(all_know_all, 40)
+    return SentinelSetup(redis_servers, primary, [replica], sentinels)
+
+
+@pytest.fixture
+def cluster_url(redis_servers: RedisServers) -> str:
+    """A Redis Cluster of three nodes."""
+    ports = [redis_servers.start("--cluster-enabled", "yes") for _ in range(3)]
+    for number, port in enumerate(ports):
+        first, last = 16384 * number // 3, 16384 * (number + 1) // 3
+        redis_servers.ask(port, "CLUSTER", "ADDSLOTS", *range(first, last))
+        redis_servers.ask(port, "CLUSTER", "MEET", "127.0.0.1", ports[0])
+
+    def whole() -> bool:
+        infos = [redis_servers.ask(port, "CLUSTER INFO") for port in ports]
+        return all(i["cluster_state"] == "ok" and i["cluster_known_nodes"] == "3" for i in infos)
+
+    wait_until(whole, 30)
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)

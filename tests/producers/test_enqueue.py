@@ -26,7 +26,7 @@ from headrace import (
     UnknownModel,
 )
 from headrace.producers.operations import Operations
-from headrace.producers.steps import Batch, Request, drive
+from headrace.producers.steps import Batch, Batch, Request, drive
 from headrace.schemas import keys
 from headrace.schemas.scripts import Call
 from headrace.schemas.settings import QueueSettings
@@ -163,8 +163,8 @@ def test_an_enqueue_whose_answer_was_lost_is_repeated_as_the_same_job(client: Cl
 
     def losing(request: Request) -> Any:
         reply = perform(request)
-        if isinstance(request, Call) and not lost:
-            lost.append(reply)
+        if isinstance(request, Batch) and not lost:
+            lost.extend(reply)
             raise BrokerUnavailable("cut") from RedisConnectionError("cut")
         return reply
 

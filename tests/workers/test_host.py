@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from headrace.workers.host.app import broker, make_app
+from headrace.workers.host.app import make_app
 from headrace.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -202,15 +202,6 @@ def redis_with_password(own_redis: "EmbeddedRedis") -> str:
     with connect(own_redis.url) as redis:
         redis.config_set("requirepass", "hunter2")
     return own_redis.url.replace("://", "://:hunter2@")
-
-
-def test_redis_urls_as_celery_writes_them() -> None:
-    assert broker("redis://localhost") == ("redis://localhost:6379/0", None)
-    assert broker("redis://u:p%40@[::1]:7000/3?protocol=3") == ("redis://u:p%40@[::1]:7000/3", None)
-    assert broker("unix:///run/redis.sock?db=2") == ("redis+socket:///run/redis.sock?virtual_host=2", None)
-    url, options = broker("rediss://:p@host/1?ssl_ca_certs=/ca.pem")
-    assert url == "rediss://:p@host:6379/1"
-    assert options == {"ssl_cert_reqs": "required", "ssl_ca_certs": "/ca.pem"}
 
 
 def test_the_host_imports_no_torch() -> None:

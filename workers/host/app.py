@@ -5,18 +5,19 @@ It is a Celery worker for everything else: events, `inspect`, `control`, Flower.
 """
 
 from typing import Any
-from urllib.parse import quote
 
+import structlog
 from celery import Celery, bootsteps
-from redis.connection import SSLConnection, parse_url
 
-from ...schemas.keys import celery_prefix
+from ...schemas.celery_broker import Broker, broker
 from ..settings import WorkerSettings
 from .shutdown import on_signals
 from .supervisor import Supervisor
 
 UNUSED_QUEUE = "headrace.host"
 """Celery wants the name of a default queue; the host is told not to consume from it."""
+
+log = structlog.get_logger(__name__)
 
 
 class EnginesStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -51,12 +52,17 @@ class EnginesStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 def make_app(settings: WorkerSettings) -> Celery:
     """The Celery app of a host on the Redis of `settings`."""
-    url, ssl_options = broker(settings.redis_url)
-    app = Celery("headrace", broker=url, set_as_current=False)
+    found = broker(settings.redis_url, settings.namespace)
+    if found is None:
+        log.warning(
+            "not_in_celery", reason="Celery can't use a Redis Cluster: Flower and inspect see no hosts"
+        )
+        found = Broker("memory://", None, {})
+    app = Celery("headrace", broker=found.url, set_as_current=False)
     app.conf.update(
-        broker_use_ssl=ssl_options,
+        broker_use_ssl=found.tls,
         broker_transport_options={
-            "global_keyprefix": celery_prefix(settings.namespace),
+            **found.transport_options,
             "socket_timeout": 15.0,
             "socket_connect_timeout": 5.0,
             "socket_keepalive": True,
@@ -73,24 +79,3 @@ def make_app(settings: WorkerSettings) -> Celery:
     )
     app.steps["worker"].add(EnginesStep)
     return app
-
-
-def broker(redis_url: str) -> tuple[str, dict[str, Any] | None]:
-    """A Redis URL as Celery writes it, and its TLS options; None without TLS.
-
-    Raises:
-        ValueError: it is no Redis URL.
-    """
-    parts = dict(parse_url(redis_url))
-    login = f"{quote(parts.get('username') or '', safe='')}:{quote(parts.get('password') or '', safe='')}@"
-    login = "" if login == ":@" else login
-    database = parts.get("db", 0)
-    if "path" in parts:
-        return f"redis+socket://{login}{quote(parts['path'])}?virtual_host={database}", None
-    host = parts.get("host", "localhost")
-    host = f"[{host}]" if ":" in host else host
-    address = f"{login}{host}:{parts.get('port', 6379)}/{database}"
-    if parts.get("connection_class") is not SSLConnection:
-        return f"redis://{address}", None
-    options = {name: value for name, value in parts.items() if name.startswith("ssl_")}
-    return f"rediss://{address}", {"ssl_cert_reqs": "required"} | options

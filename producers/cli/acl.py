@@ -1,0 +1,21 @@
+"""`headrace acl`."""
+
+from typing import Annotated
+
+import typer
+
+from ...schemas.acl import Role, acl_line
+from ...schemas.config import CommonSettings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("acl")(acl)
+
+
+def acl(
+    role: Annotated[Role, typer.Option(help="What the user does.")] = Role.WORKER,
+    user: Annotated[str, typer.Option(help="The user's name.")] = "headrace",
+) -> None:
+    """Print the Redis command that makes a user with just the rights it needs."""
+    typer.echo(acl_line(role, user, CommonSettings.load().namespace))

@@ -1,0 +1,48 @@
+"""The rights that a Redis user needs: `headrace acl` prints them, a test runs a service with them."""
+
+from enum import StrEnum
+
+from .keys import NAMESPACE
+
+
+class Role(StrEnum):
+    """Who connects."""
+
+    PRODUCER = "producer"
+    WORKER = "worker"
+    OPERATOR = "operator"
+
+
+_CONNECTION = "ping hello auth select client|setname info command multi exec discard wait"
+_CLUSTER = "cluster|slots cluster|shards cluster|nodes readonly asking"
+_SCRIPTS = (
+    "eval evalsha time exists type del pexpire persist get set "
+    "hget hset hdel hmget hgetall hkeys hincrby hstrlen "
+    "xadd xrange xlen xdel xack xtrim xsetid xgroup xreadgroup xinfo "
+    "zadd zrem zcard zscore zrange zrangebyscore zincrby zremrangebyscore "
+    "sadd srem scard smembers srandmember lpush llen publish"
+)
+_READING = "subscribe unsubscribe"
+_CELERY = (
+    "brpop rpop rpush lrem psubscribe punsubscribe pubsub "
+    "sismember zrevrangebyscore hexists expire setex watch script|load script|exists"
+)
+_OPERATOR = "config|get acl|whoami memory slowlog latency xrevrange"
+
+_COMMANDS = {
+    Role.PRODUCER: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING),
+    Role.WORKER: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING, "blpop", _CELERY),
+    Role.OPERATOR: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING, _CELERY, _OPERATOR),
+}
+
+
+def acl_line(role: Role, user: str, namespace: str = NAMESPACE) -> str:
+    """The command that makes the user; `<password>` stands where the password goes.
+
+    Scripts run with the rights of who runs them, so that a producer needs their commands too.
+    """
+    commands = dict.fromkeys(command for group in _COMMANDS[role] for command in group.split())
+    rights = " ".join(f"+{command}" for command in commands)
+    # Celery subscribes by pattern, which Redis allows for the very same pattern alone, or for all.
+    channels = f"&{namespace}:*" if role is Role.PRODUCER else "&*"
+    return f"ACL SETUSER {user} on ><password> resetchannels ~{namespace}:* {channels} -@all {rights}"

@@ -1,0 +1,75 @@
+"""What Redis's errors mean: try again, or tell the user."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    MaxConnectionsError,
+    RedisClusterException,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ..errors import BrokerUnavailable
+
+MIN_VERSION = (6, 2)
+
+_PASSING = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|FAILOVER|UNBLOCKED)\b")
+"""A server that is no primary any more, or not yet: what it refuses, another will take in a moment."""
+
+
+def check_version(info: dict[str, Any]) -> None:
+    """Refuse a server older than the protocol's floor; `info` is the reply to INFO server.
+
+    Raises:
+        BrokerUnavailable: naming the version found and the one needed.
+    """
+    found = str(info.get("redis_version", "0"))
+    version = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if version < MIN_VERSION:
+        need = ".".join(map(str, MIN_VERSION))
+        raise BrokerUnavailable(f"Redis {found} is too old: headrace needs {need} or newer (or Valkey)")
+
+
+@contextmanager
+def broker_errors() -> Iterator[None]:
+    """Turn redis-py's errors into `BrokerUnavailable`."""
+    try:
+        yield
+    except (RedisError, RedisClusterException) as error:
+        raise unavailable(error) from error
+
+
+def unavailable(error: Exception) -> BrokerUnavailable:
+    """What a Redis error means to the user."""
+    message = str(error) or type(error).__name__
+    if "OOM command" in message:
+        message = "Redis is out of memory (maxmemory) and refuses new data; free memory or raise maxmemory"
+    elif "READONLY" in message:
+        message = "this Redis is a read-only replica; connect to the primary"
+    elif "NOAUTH" in message or "WRONGPASS" in message:
+        message = "Redis wants a password; put it into the URL: redis://:password@host:6379/0"
+    elif "NOPERM" in message:
+        message = f"Redis: {message}; `headrace acl` prints what this user must be allowed"
+    else:
+        message = f"Redis: {message}"
+    return BrokerUnavailable(message)
+
+
+def passing(error: object) -> bool:
+    """Whether a server refused because of what it is just now, as in a failover: to be asked again, anew."""
+    return isinstance(error, RedisError) and _PASSING.search(str(error)) is not None
+
+
+def connection_lost(error: BrokerUnavailable) -> bool:
+    """Whether the connection broke or could not be made, or Redis is failing over: try again."""
+    cause = error.__cause__
+    if isinstance(cause, AuthenticationError | AuthorizationError | MaxConnectionsError):
+        return False
+    lost = (RedisConnectionError, RedisTimeoutError, TimeoutError, RedisClusterException)
+    return isinstance(cause, lost) or passing(cause)

@@ -1,0 +1,174 @@
+"""Redis as people run it: Sentinel, Cluster, TLS, a replica that must confirm."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from headrace import AsyncClient, BrokerUnavailable, Client
+from headrace.schemas.connection import connect
+
+from .conftest import assert_whole, leaked_keys, wait_until
+
+pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
+
+FIELDS = {"prompt": "A generator is", "model": "demo", "ignore_eos": True}
+
+
+@pytest.fixture
+def partitions(monkeypatch):
+    """Three queues a model, for workers and clients."""
+    monkeypatch.setenv("HEADRACE_PARTITIONS", "3")
+    return 3
+
+
+def run_jobs(url: str, redis, partitions: int) -> None:
+    """Whole jobs by both clients, read live and from the log."""
+    with Client(url, partitions=partitions) as client:
+        jobs = [client.enqueue(**FIELDS, max_tokens=20) for _ in range(3 * partitions)]
+        assert {int(job.id.split(".")[1]) for job in jobs} <= set(range(partitions))
+        for job in jobs:
+            seen = [token for chunk in job.stream(timeout_s=60) for token in chunk.token_ids]
+            assert seen == assert_whole(redis, job)
+        many = client.enqueue_many({**FIELDS, "max_tokens": 4} for _ in range(20))
+        assert {job.result(timeout_s=60).state for job in many} == {"succeeded"}
+        assert client.queues() == []
+        assert [worker.running for worker in client.workers()] == [0]
+    asyncio.run(run_async(url, partitions))
+
+
+async def run_async(url: str, partitions: int) -> None:
+    async with AsyncClient(url, partitions=partitions) as client:
+        job = await client.enqueue(**FIELDS, max_tokens=20)
+        seen = [token async for chunk in job.stream(timeout_s=60) for token in chunk.token_ids]
+        assert seen == list((await job.result(timeout_s=10)).token_ids)
+
+
+def test_jobs_run_on_a_cluster_with_their_queues_on_several_nodes(cluster_url, partitions, start_worker):
+    start_worker(cluster_url)
+    with connect(cluster_url) as redis:
+        run_jobs(cluster_url, redis, partitions)
+        assert leaked_keys(redis) == []
+
+
+def test_jobs_of_several_partitions_run_on_one_redis(redis_url, redis, partitions, start_worker):
+    start_worker(redis_url)
+    run_jobs(redis_url, redis, partitions)
+
+
+def test_an_idle_worker_hears_the_bell_of_every_partition(redis_url, partitions, start_worker):
+    start_worker(redis_url)
+    with Client(redis_url, partitions=partitions) as client:
+        waits = []
+        for _ in range(12):
+            job = client.enqueue(**FIELDS, max_tokens=1)
+            waits.append(job.result(timeout_s=30).timings.queued_s)
+    print(f"wait of a job for an idle worker of three partitions: at most {max(waits):.3f} s")
+
+
+def test_a_sentinel_failover_under_load_loses_nothing(sentinel, start_worker, expected_tokens):
+    worker = start_worker(sentinel.url, options={"lease_s": 4})
+    fields = {**FIELDS, "max_tokens": 1200}
+    jobs = [worker.client.enqueue(**fields, seed=seed) for seed in range(4)]
+    seen: list[int] = []
+    reader = threading.Thread(target=lambda: [seen.extend(c.token_ids) for c in jobs[0].stream()])
+    reader.start()
+    wait_until(lambda: len(seen) > 30)
+    sentinel.servers.kill(sentinel.primary)
+    killed_at, before = time.monotonic(), len(seen)
+    wait_until(lambda: len(seen) > before + 50)
+    print(f"from kill -9 of the primary to the stream's next tokens: {time.monotonic() - killed_at:.1f} s")
+    late = worker.client.enqueue(**FIELDS, max_tokens=5)
+    assert sentinel.now_primary() == sentinel.replicas[0]
+    reader.join(timeout=90)
+    with connect(sentinel.url) as redis:
+        for seed, job in enumerate(jobs):
+            job.result(timeout_s=90)
+            assert assert_whole(redis, job) == expected_tokens(job.id, **fields, seed=seed)
+        assert seen == assert_whole(redis, jobs[0])
+        late.result(timeout_s=30)
+        assert leaked_keys(redis) == []
+    assert worker.events("engine_died") == []
+
+
+def test_a_job_that_no_replica_confirms_is_said_to_be_at_risk(redis_url, redis):
+    with Client(redis_url, check_model=False, wait_replicas=1, wait_s=0.05, retry_s=0.2) as client:
+        with pytest.raises(BrokerUnavailable, match="0 of 1 replicas have confirmed"):
+            client.enqueue(**FIELDS, idempotency_key="k")
+        with Client(redis_url, check_model=False) as other:
+            other.enqueue(**FIELDS, idempotency_key="k").cancel()
+
+
+def test_a_confirmed_job_is_on_the_replica_when_enqueue_returns(redis_servers):
+    primary = redis_servers.start()
+    replica = redis_servers.start("--replicaof", "127.0.0.1", str(primary))
+    wait_until(lambda: redis_servers.ask(replica, "INFO")["master_link_status"] == "up", 20)
+    url = f"redis://127.0.0.1:{primary}/0"
+    with Client(url, check_model=False, wait_replicas=1, wait_s=5) as client:
+        for _ in range(20):
+            job = client.enqueue(**FIELDS)
+            redis_servers.ask(primary, "PING")
+            with connect(f"redis://127.0.0.1:{replica}/0") as copy:
+                assert list(copy.scan_iter(f"*:job:{job.id}"))
+        assert len(client.enqueue_many([FIELDS] * 3)) == 3
+    asyncio.run(_confirmed_async(url))
+
+
+async def _confirmed_async(url: str) -> None:
+    async with AsyncClient(url, check_model=False, wait_replicas=1, wait_s=5) as client:
+        await client.enqueue(**FIELDS)
+
+
+@pytest.fixture
+def tls_url(redis_servers, tmp_path) -> str:
+    """A Redis that speaks TLS alone; skipped where the server was built without it."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]
+    subprocess.run([*openssl, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+    from headrace.workers.embedded_redis.server import free_port
+
+    port = free_port()
+    try:
+        redis_servers.start("--tls-port", str(port), *files)
+    except AssertionError:
+        pytest.skip("this redis-server was built without TLS")
+    return f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"
+
+
+def test_jobs_run_over_tls(tls_url, start_worker):
+    start_worker(tls_url)
+    with connect(tls_url) as redis:
+        run_jobs(tls_url, redis, 1)
+    with pytest.raises(BrokerUnavailable, match=r"(?i)certificate"):
+        Client(tls_url.partition("?")[0], retry_s=0).models()
+
+
+def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, start_worker, monkeypatch):
+    port = redis_servers.start()
+    environment = os.environ | {"HEADRACE_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    for name, role in (("worker", "worker"), ("backend", "producer")):
+        line = subprocess.run(
+            [sys.executable, "-m", "headrace.cli", "acl", "--role", role, "--user", name],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        ).stdout.strip()
+        redis_servers.ask(port, *line.replace("<password>", "secret").split())
+    worker_url, client_url = (f"redis://{name}:secret@127.0.0.1:{port}/0" for name in ("worker", "backend"))
+    worker = start_worker(worker_url)
+    redis = connect(f"redis://127.0.0.1:{port}/0")
+    run_jobs(client_url, redis, 1)
+    assert worker.stop() == 0
+    assert "NoPermission" not in worker.log.read_text()
+    with connect(client_url) as limited, pytest.raises(Exception, match=r"(?i)no permissions"):
+        limited.config_get("*")
+    with connect(client_url) as limited, pytest.raises(Exception, match=r"(?i)no permissions"):
+        limited.set("somebody-else", 1)
+    redis.close()
