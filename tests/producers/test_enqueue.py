@@ -26,9 +26,8 @@ from headrace import (
     UnknownModel,
 )
 from headrace.producers.operations import Operations
-from headrace.producers.steps import Batch, Batch, Request, drive
+from headrace.producers.steps import Batch, Request, drive
 from headrace.schemas import keys
-from headrace.schemas.scripts import Call
 from headrace.schemas.settings import QueueSettings
 
 
