@@ -83,7 +83,7 @@ def read_models(operations: Operations) -> Steps[list[ModelInfo]]:
 
 def read_workers(operations: Operations) -> Steps[list[WorkerInfo]]:
     """The workers of every model served here."""
-    tags = yield from _tags(operations)
+    tags = yield from model_tags(operations)
     listed = yield from operations.send(Read([("ZRANGE", tag.workers, 0, -1, "WITHSCORES") for tag in tags]))
     found = [
         (tag, worker_id.decode(), int(heartbeat_ms))
@@ -131,7 +131,7 @@ def drain_worker(operations: Operations, worker_id: str, finish_s: float) -> Ste
 
 def read_queues(operations: Operations) -> Steps[list[QueueInfo]]:
     """The queues with waiting or running jobs, of every model served here."""
-    tags = yield from _tags(operations)
+    tags = yield from model_tags(operations)
     depth: Counter[_Lane] = Counter()
     size: Counter[_Lane] = Counter()
     running: Counter[_Lane] = Counter()
@@ -214,7 +214,8 @@ def _parked_lane(tag: Tag, name: str) -> _Lane:
     return _Lane(tag.model, JobClass(job_class), tenant)
 
 
-def _tags(operations: Operations) -> Steps[list[Tag]]:
+def model_tags(operations: Operations) -> Steps[list[Tag]]:
+    """The queues of every model served here."""
     settings = operations.settings
     (names,) = yield from operations.send(Read((("HKEYS", keys.models(settings.namespace)),)))
     return [

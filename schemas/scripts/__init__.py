@@ -18,6 +18,7 @@ from .call import (
 from .cancel import CancelStatus, cancel
 from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
 from .drain import drain
+from .drop_dead import drop_dead
 from .enqueue import enqueue
 from .finish import finish
 from .heartbeat import forget_worker, heartbeat
@@ -42,6 +43,7 @@ __all__ = [
     "cancel",
     "claim",
     "drain",
+    "drop_dead",
     "enqueue",
     "finish",
     "forget_worker",

@@ -256,14 +256,17 @@ end
 
 -- A running job whose worker is dead. It goes on elsewhere, as a suspect when it may have been the cause: when
 -- its worker's end is blamed on what it ran, or when this is not the first worker that died over it.
-local function take_back(id, blamed, suspect_margin, dead_retention_ms, now)
-  local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms')
+local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, now)
+  local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
+    'history')
   if job.state ~= 'running' then
     redis.call('ZREM', key('leases'), id)
     return nil
   end
   local attempts = tonumber(job.attempts or 0) + 1
-  redis.call('HSET', key('job', id), 'attempts', attempts)
+  local death = cjson.encode({worker = job.worker or '', at_ms = now, how = how, offset = tonumber(job.offset or 0)})
+  local history = job.history and string.sub(job.history, 1, -2) .. ',' .. death .. ']' or '[' .. death .. ']'
+  redis.call('HSET', key('job', id), 'attempts', attempts, 'history', history)
   if job.cancel then
     end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
     return 'cancelled'
@@ -271,7 +274,7 @@ local function take_back(id, blamed, suspect_margin, dead_retention_ms, now)
   if attempts >= tonumber(job.max_attempts) then
     local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
     redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
-      'attempts', attempts, 'worker', job.worker or '', 'offset', job.offset or 0)
+      'attempts', attempts, 'worker', job.worker or '', 'offset', job.offset or 0, 'history', history)
     end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',
       dead_retention_ms, now)
     return 'dead'

@@ -7,7 +7,7 @@ local job, log = fields_of(id, 'state', 'offset'), key('out', id)
 if job.state ~= 'failed' then return 'gone' end
 local offset = tonumber(job.offset or 0)
 
-redis.call('HDEL', key('job', id), 'attempts', 'suspect', 'result', 'error', 'finished_ms', 'deadline_ms')
+redis.call('HDEL', key('job', id), 'attempts', 'history', 'suspect', 'result', 'error', 'finished_ms', 'deadline_ms')
 if from_scratch or offset == 0 or redis.call('TYPE', log).ok ~= 'stream' then
   redis.call('DEL', log)
   redis.call('HDEL', key('job', id), 'offset', 'first_token_ms')

@@ -38,7 +38,7 @@ local function all_were_silent()
 end
 
 for _, id in ipairs(all_were_silent() and {} or ripe('leases', now)) do
-  local outcome = take_back(id, false, suspect_margin, dead_retention_ms, now)
+  local outcome = take_back(id, false, 'fell silent', suspect_margin, dead_retention_ms, now)
   if outcome then counts[outcome] = counts[outcome] + 1 end
 end
 

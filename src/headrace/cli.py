@@ -12,6 +12,8 @@ _GROUPS = {
     "headrace.producers.cli.jobs": ("enqueue", "tail", "status", "cancel"),
     "headrace.producers.cli.acl": ("acl",),
     "headrace.producers.cli.batch": ("batch",),
+    "headrace.producers.cli.dead": ("dead",),
+    "headrace.producers.cli.tenants": ("tenants",),
     "headrace.producers.cli.lists": ("models", "queues", "workers"),
     "headrace.workers.cli": ("worker",),
     "headrace.local_cli": ("up", "demo"),

@@ -9,6 +9,7 @@ from ...schemas.connection import connect
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.keys import Tag
 from ...schemas.scripts import recover, run
+from ..lifeline import HUNG
 from ..models import served_name
 from ..settings import WorkerSettings
 
@@ -28,6 +29,13 @@ def recover_jobs(settings: WorkerSettings, worker_id: str, status: int) -> None:
     ).start()
 
 
+def _how(status: int) -> str:
+    """An exit status in words."""
+    if status == HUNG:
+        return "was stuck"
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
 def _recover(settings: WorkerSettings, worker_id: str, status: int) -> None:
     name = settings.served_name or served_name(settings.model)
     blamed = status not in _FROM_OUTSIDE
@@ -37,7 +45,11 @@ def _recover(settings: WorkerSettings, worker_id: str, status: int) -> None:
                 run(
                     redis,
                     recover(
-                        Tag(name, partition, settings.namespace), worker_id, settings.queue, blamed=blamed
+                        Tag(name, partition, settings.namespace),
+                        worker_id,
+                        settings.queue,
+                        blamed=blamed,
+                        how=_how(status),
                     ),
                 )
                 for partition in range(settings.partitions)

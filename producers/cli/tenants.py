@@ -1,0 +1,76 @@
+"""`headrace tenants`."""
+
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from ...schemas.tenants import DEFAULT, BadPolicy, TenantPolicy
+from ..client import Client
+from ..tenants import list_policies, set_policy
+from .options import AsJson, RedisUrl, show
+
+Tenant = Annotated[
+    str, typer.Argument(metavar="TENANT", help=f"Its name; {DEFAULT} for all without a policy.")
+]
+
+
+class _Listed(TenantPolicy):
+    tenant: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    group = typer.Typer(help="What each tenant may use.", no_args_is_help=True)
+    group.command("list")(list_tenants)
+    group.command("set")(set_tenant)
+    group.command("drop")(drop)
+    app.add_typer(group, name="tenants")
+
+
+def list_tenants(redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """List the policies."""
+    columns = {
+        "tenant": "TENANT",
+        "weight": "WEIGHT",
+        "max_running": "RUNNING",
+        "requests_per_minute": "REQUESTS/MIN",
+        "tokens_per_minute": "TOKENS/MIN",
+        "max_queued_jobs": "QUEUED",
+        "max_queued_bytes": "BYTES",
+    }
+    with Client.from_env(redis) as client:
+        policies = client._run(list_policies(client._operations))
+    rows: list[BaseModel] = [
+        _Listed(tenant=tenant, **policy.model_dump()) for tenant, policy in policies.items()
+    ]
+    show(rows, columns, "no tenant has a policy: nothing is limited", as_json=as_json)
+
+
+def set_tenant(
+    tenant: Tenant,
+    redis: RedisUrl = None,
+    weight: Annotated[float | None, typer.Option(help="Its share against the others'.")] = None,
+    max_running: Annotated[int | None, typer.Option(help="Jobs that run at once.")] = None,
+    requests_per_minute: Annotated[float | None, typer.Option(help="Jobs it may enqueue.")] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="Prompt and output tokens.")] = None,
+    max_queued_jobs: Annotated[int | None, typer.Option(help="Jobs that wait.")] = None,
+    max_queued_bytes: Annotated[int | None, typer.Option(help="Their size.")] = None,
+) -> None:
+    """Set a tenant's policy; what is not given is not limited. It holds at once, for every model."""
+    fields: dict[str, Any] = dict(locals())
+    del fields["tenant"], fields["redis"]
+    try:
+        policy = TenantPolicy.make(**{name: value for name, value in fields.items() if value is not None})
+    except BadPolicy as error:
+        raise typer.BadParameter(str(error)) from None
+    with Client.from_env(redis) as client:
+        client._run(set_policy(client._operations, tenant, policy))
+    typer.echo(f"{tenant} {policy.to_wire()}")
+
+
+def drop(tenant: Tenant, redis: RedisUrl = None) -> None:
+    """Forget a tenant's policy: what holds for all others holds for it too."""
+    with Client.from_env(redis) as client:
+        client._run(set_policy(client._operations, tenant, None))
+    typer.echo(f"{tenant} has no policy of its own")

@@ -1,0 +1,8 @@
+-- Throw a dead letter away, with what was kept of its job for it.
+local entry_id = ARGV[1]
+local found = redis.call('XRANGE', key('dead'), entry_id, entry_id)[1]
+if not found then return 'missing' end
+local id = to_fields(found[2]).job or ''
+redis.call('XDEL', key('dead'), entry_id)
+if fields_of(id, 'state').state == 'failed' then redis.call('DEL', key('job', id), key('out', id)) end
+return id

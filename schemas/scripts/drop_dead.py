@@ -1,0 +1,21 @@
+"""Throw a dead letter away."""
+
+from ..errors import JobNotFound
+from ..keys import Tag
+from .call import Call, script, text
+
+
+def drop_dead(tag: Tag, entry_id: str) -> Call[str]:
+    """Delete dead letter `entry_id` and the record and log of its failed job; gives the job's id.
+
+    Raises:
+        JobNotFound: there is no such dead letter.
+    """
+
+    def parse(reply: bytes | str) -> str:
+        answer = text(reply)
+        if answer == "missing":
+            raise JobNotFound(entry_id)
+        return answer
+
+    return Call(script("drop_dead"), tag.base, (entry_id,), parse)
