@@ -254,22 +254,38 @@ local function end_unattended(id, state, reason, error, retention_ms, now)
   end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now)
 end
 
+-- Which workers ran a suspect, among those of these jobs: that one is to blame for their end, and no other.
+local function workers_with_suspects(ids)
+  local found = {}
+  for _, id in ipairs(ids) do
+    local job = fields_of(id, 'worker', 'suspect')
+    if job.worker and job.suspect then found[job.worker] = true end
+  end
+  return found
+end
+
 -- A running job whose worker is dead. It goes on elsewhere, as a suspect when it may have been the cause: when
--- its worker's end is blamed on what it ran, or when this is not the first worker that died over it.
-local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, now)
+-- its worker's end is blamed on what it ran, or when this is not the first worker that died over it. Where a
+-- suspect ran beside it, it is innocent, and no attempt is counted.
+local function take_back(id, blamed, suspects_of, how, suspect_margin, dead_retention_ms, now)
   local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
-    'history')
+    'history', 'suspect')
   if job.state ~= 'running' then
     redis.call('ZREM', key('leases'), id)
     return nil
   end
-  local attempts = tonumber(job.attempts or 0) + 1
+  local innocent = not job.suspect and suspects_of[job.worker or '']
+  local attempts = tonumber(job.attempts or 0) + (innocent and 0 or 1)
   local death = cjson.encode({worker = job.worker or '', at_ms = now, how = how, offset = tonumber(job.offset or 0)})
   local history = job.history and string.sub(job.history, 1, -2) .. ',' .. death .. ']' or '[' .. death .. ']'
   redis.call('HSET', key('job', id), 'attempts', attempts, 'history', history)
   if job.cancel then
     end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
     return 'cancelled'
+  end
+  if innocent then
+    requeue(id, 'retry')
+    return 'recovered'
   end
   if attempts >= tonumber(job.max_attempts) then
     local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'

@@ -37,8 +37,10 @@ local function all_were_silent()
   return now < spare_until
 end
 
-for _, id in ipairs(all_were_silent() and {} or ripe('leases', now)) do
-  local outcome = take_back(id, false, 'fell silent', suspect_margin, dead_retention_ms, now)
+local lapsed = all_were_silent() and {} or ripe('leases', now)
+local suspects_of = workers_with_suspects(lapsed)
+for _, id in ipairs(lapsed) do
+  local outcome = take_back(id, false, suspects_of, 'fell silent', suspect_margin, dead_retention_ms, now)
   if outcome then counts[outcome] = counts[outcome] + 1 end
 end
 

@@ -42,7 +42,7 @@ class WorkerProcess:
     @property
     def lines(self) -> list[dict[str, Any]]:
         whole = [line for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return [json.loads(line) for line in whole]
+        return [json.loads(line) for line in whole if line.startswith("{")]
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of one event."""
@@ -81,8 +81,15 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     started: list[WorkerProcess] = []
 
     def start(
-        url: str, *, engines: int = 1, options: Mapping[str, object] | None = None, ready: bool = True
+        url: str,
+        *,
+        engines: int = 1,
+        options: Mapping[str, object] | None = None,
+        ready: bool = True,
+        program: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
+        run = [str(program)] if program else ["-m", "headrace.cli", "worker"]
         defaults = {"model": "demo", "dtype": "float32", "device": "cpu", "threads": 1, "lease_s": 2}
         flags = [
             part
@@ -92,10 +99,10 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
         log = tmp_path / f"worker-{len(started)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "headrace.cli", "worker", *flags, "--redis", url],
+                [sys.executable, *run, *flags, "--redis", url],
                 stdout=out,
                 stderr=out,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
             )
         worker = WorkerProcess(process, log, Client(url))
         started.append(worker)

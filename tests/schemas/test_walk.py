@@ -177,14 +177,17 @@ class Walk:
         worker, blamed = self.rng.choice(["w1", "w2"]), self.rng.random() < 0.5
         mine = [job for job in self.jobs.values() if job.owner and job.owner.fence.endswith(worker)]
         assert self.queue.recover(worker, blamed=blamed) == len(mine)
+        with_suspect = any(job.suspect is not None for job in mine)
         for job in mine:
-            self._died(job, blamed=blamed)
+            self._died(job, blamed=blamed, innocent=with_suspect and job.suspect is None)
         self._expire_late()
 
-    def _died(self, job: ModelJob, *, blamed: bool) -> None:
-        job.attempts += 1
+    def _died(self, job: ModelJob, *, blamed: bool, innocent: bool = False) -> None:
+        job.attempts += not innocent
         if job.cancelled:
             job.end("cancelled")
+        elif innocent:
+            self._requeued(job)
         elif job.attempts >= job.request["max_attempts"]:
             job.end("failed")
             job.dead = True
