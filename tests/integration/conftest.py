@@ -86,10 +86,11 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
         engines: int = 1,
         options: Mapping[str, object] | None = None,
         ready: bool = True,
-        program: Path | None = None,
+        engine: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
-        run = [str(program)] if program else ["-m", "headrace.cli", "worker"]
+        host = str(Path(__file__).with_name("any_host.py"))
+        run = [host, engine] if engine else ["-m", "headrace.cli", "worker"]
         defaults = {"model": "demo", "dtype": "float32", "device": "cpu", "threads": 1, "lease_s": 2}
         flags = [
             part

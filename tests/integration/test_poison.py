@@ -1,15 +1,12 @@
 """One job that kills its engine process, among forty good ones."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from .conftest import assert_whole, leaked_keys
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
-
-HOST = Path(__file__).with_name("poison_host.py")
 
 
 def good(number: int) -> dict[str, object]:
@@ -27,7 +24,7 @@ def test_a_job_that_kills_its_worker_dies_alone(redis_url, redis, start_worker, 
     from headrace import JobFailed
     from headrace.producers.dead import read_dead
 
-    worker = start_worker(redis_url, engines=2, program=HOST)
+    worker = start_worker(redis_url, engines=2, engine="poison_engine.py")
     jobs = [worker.client.enqueue(**good(number)) for number in range(20)]
     culprit = worker.client.enqueue(prompt_token_ids=[7] * 5, model="demo", max_attempts=3)
     jobs += [worker.client.enqueue(**good(number)) for number in range(20, 40)]
