@@ -13,6 +13,7 @@ _GROUPS = {
     "headrace.producers.cli.acl": ("acl",),
     "headrace.producers.cli.batch": ("batch",),
     "headrace.producers.cli.dead": ("dead",),
+    "headrace.producers.cli.doctor": ("doctor",),
     "headrace.producers.cli.tenants": ("tenants",),
     "headrace.producers.cli.lists": ("models", "queues", "workers"),
     "headrace.workers.cli": ("worker",),

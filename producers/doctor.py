@@ -1,0 +1,264 @@
+"""What `headrace doctor` looks at: Redis's settings, the queue's state, this machine."""
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from redis import Redis
+from redis.exceptions import RedisError
+
+from ..schemas import keys
+from ..schemas.config import CommonSettings
+from ..schemas.connection import broker_errors, check_version, connect, is_cluster, server_info
+from ..schemas.errors import BrokerUnavailable
+from ..schemas.job import JobClass
+from ..schemas.keys import Tag
+from ..schemas.scripts.call import text
+
+PINGS = 50
+SLOW_MS, TOO_SLOW_MS = 5.0, 50.0
+LAPSED_S = 7200.0
+"""A lease that lapsed so long ago, whichever clock is wrong, was forgotten."""
+
+HEADROOM = 0.2
+"""Of maxmemory, below which the queue may soon be refused."""
+
+
+class Verdict(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Finding(BaseModel):
+    """One thing that was looked at.
+
+    Attributes:
+        check: what.
+        found: how it is.
+        advice: what to change; empty when nothing is to be.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    check: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def examine(settings: CommonSettings) -> Iterator[Finding]:
+    """Look at everything, the first thing that stands in the way of the others first."""
+    yield from _machine()
+    try:
+        with connect(settings.redis_url) as redis:
+            yield from _server(redis)
+            if not is_cluster(redis):  # a Cluster has as many settings as nodes
+                yield from _settings(redis)
+                yield from _latency(redis)
+            yield from _queue(redis, settings)
+    except BrokerUnavailable as error:
+        yield Finding(
+            check="redis",
+            verdict=Verdict.FAIL,
+            found=str(error),
+            advice="start Redis, or name it with --redis or HEADRACE_REDIS_URL",
+        )
+
+
+def _machine() -> Iterator[Finding]:
+    yield _fine("python", platform.python_version())
+    for package in ("headrace", "redis", "celery", "torch", "transformers"):
+        try:
+            yield _fine(package, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield _fine(package, "not installed (only a worker needs it)")
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        if torch.cuda.is_available():
+            yield _fine("gpu", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))
+        else:
+            yield _fine("gpu", "none that torch can use: workers run on the CPU")
+            compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+            yield Finding(
+                check="compiler",
+                verdict=Verdict.OK if compiler else Verdict.WARN,
+                found=compiler or "none",
+                advice="" if compiler else "install g++: the CPU kernels are several times as fast compiled",
+            )
+
+
+def _server(redis: Redis) -> Iterator[Finding]:
+    with broker_errors():
+        info = server_info(redis)
+    try:
+        check_version(info)
+    except BrokerUnavailable as error:
+        yield Finding(check="version", verdict=Verdict.FAIL, found=str(error), advice="upgrade Redis")
+    else:
+        yield _fine("version", f"Redis {info['redis_version']}, mode {info.get('redis_mode', '?')}")
+
+
+def _settings(redis: Redis) -> Iterator[Finding]:
+    info = redis.info()
+    asked, refused = _config(redis)
+    if refused:
+        yield Finding(
+            check="config",
+            verdict=Verdict.WARN,
+            found=f"CONFIG GET is refused ({refused})",
+            advice="check maxmemory-policy, appendfsync and the Pub/Sub buffers by hand",
+        )
+    policy = asked.get("maxmemory-policy") or str(info.get("maxmemory_policy", "unknown"))
+    yield _judge(
+        "eviction",
+        policy,
+        policy == "noeviction",
+        Verdict.FAIL,
+        "CONFIG SET maxmemory-policy noeviction: any other policy deletes jobs when memory is short",
+    )
+    yield from _memory(info)
+    yield from _persistence(info, asked)
+    replicas = int(info.get("connected_slaves", 0))
+    yield _fine("replicas", f"{replicas}" + ("" if replicas else ": jobs are lost with this machine's disk"))
+    clients, most = int(info.get("connected_clients", 0)), int(asked.get("maxclients") or 0)
+    if most:
+        yield _judge(
+            "clients", f"{clients} of {most}", clients < 0.8 * most, Verdict.WARN, "raise maxclients"
+        )
+    if asked.get("timeout", "0") != "0":
+        yield Finding(
+            check="timeout",
+            verdict=Verdict.WARN,
+            found=f"{asked['timeout']} s",
+            advice="CONFIG SET timeout 0: Redis hangs up on idle clients, who connect again",
+        )
+
+
+def _memory(info: dict[str, Any]) -> Iterator[Finding]:
+    used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if not most:
+        yield Finding(
+            check="memory",
+            verdict=Verdict.WARN,
+            found=f"{used / 2**20:.0f} MiB used, no maxmemory",
+            advice="CONFIG SET maxmemory below the machine's memory: new jobs are then refused in time",
+        )
+        return
+    free = 1 - used / most
+    yield _judge(
+        "memory",
+        f"{used / 2**20:.0f} of {most / 2**20:.0f} MiB used",
+        free >= HEADROOM,
+        Verdict.FAIL if free < HEADROOM / 4 else Verdict.WARN,
+        "raise maxmemory, or shorten retention_s: at the limit new jobs are refused",
+    )
+
+
+def _persistence(info: dict[str, Any], asked: dict[str, str]) -> Iterator[Finding]:
+    if not int(info.get("aof_enabled", 0)):
+        snapshots = "snapshots only" if asked.get("save") else "nothing is written to disk"
+        yield Finding(
+            check="persistence",
+            verdict=Verdict.FAIL,
+            found=snapshots,
+            advice="CONFIG SET appendonly yes: without it a restart loses accepted jobs",
+        )
+    else:
+        sync = asked.get("appendfsync", "unknown")
+        yield _judge(
+            "persistence",
+            f"AOF, fsync {sync}",
+            sync != "no",
+            Verdict.WARN,
+            "CONFIG SET appendfsync everysec: now a power cut may lose half a minute",
+        )
+    for name in ("aof_last_write_status", "rdb_last_bgsave_status"):
+        if info.get(name, "ok") != "ok":
+            yield Finding(
+                check="persistence",
+                verdict=Verdict.FAIL,
+                found=f"{name}: {info[name]}",
+                advice="see Redis's log: its disk is full or can't be written",
+            )
+
+
+def _latency(redis: Redis) -> Iterator[Finding]:
+    times = []
+    for _ in range(PINGS):
+        started = time.perf_counter()
+        redis.ping()
+        times.append(1000 * (time.perf_counter() - started))
+    times.sort()
+    median, worst = times[PINGS // 2], times[-2]
+    found = f"PING {median:.2f} ms, 98 % within {worst:.2f} ms"
+    if median > TOO_SLOW_MS:
+        yield Finding(check="latency", verdict=Verdict.FAIL, found=found, advice="move Redis nearer")
+    else:
+        yield _judge(
+            "latency",
+            found,
+            median <= SLOW_MS,
+            Verdict.WARN,
+            "each flush of a worker waits for it: move Redis nearer, or look for its slow commands",
+        )
+    seconds, microseconds = redis.time()
+    skew = time.time() - (seconds + microseconds / 1e6)
+    yield _fine("clock", f"{skew:+.1f} s from Redis's (all times in the queue are Redis's)")
+
+
+def _queue(redis: Redis, settings: CommonSettings) -> Iterator[Finding]:
+    with broker_errors():
+        models = sorted(text(name) for name in redis.hkeys(keys.models(settings.namespace)))
+        for model in models:
+            tags = [Tag(model, partition, settings.namespace) for partition in range(settings.partitions)]
+            yield from _model(redis, model, tags)
+    if not models:
+        yield _fine("models", "no worker has served one here yet")
+
+
+def _model(redis: Redis, model: str, tags: list[Tag]) -> Iterator[Finding]:
+    workers = max(redis.zcard(tag.workers) for tag in tags)
+    waiting = sum(redis.zcard(tag.backlog(job_class)) for tag in tags for job_class in JobClass)
+    lapsed = sum(redis.zcount(tag.leases, "-inf", 1000 * (time.time() - LAPSED_S)) for tag in tags)
+    dead = sum(redis.xlen(tag.dead) for tag in tags)
+    outbox = sum(redis.xlen(tag.outbox) for tag in tags)
+    advice = f"jobs wait and nobody serves them: headrace worker --model {model}"
+    yield _judge(f"{model}: workers", f"{workers}", workers or not waiting, Verdict.FAIL, advice)
+    advice = "nobody does the upkeep: start a worker of this model"
+    yield _judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
+    advice = "headrace dead list"
+    yield _judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)
+    advice = "nobody delivers webhooks, or too slowly"
+    yield _judge(f"{model}: outbox", f"{outbox} to deliver", outbox < 1000, Verdict.WARN, advice)
+
+
+def _config(redis: Redis) -> tuple[dict[str, str], str]:
+    """What CONFIG GET says, and why it says nothing where it does not: managed Redis often refuses it."""
+    asked: dict[str, str] = {}
+    for name in ("maxmemory-policy", "appendfsync", "save", "maxclients", "timeout"):
+        try:
+            found = redis.config_get(name)
+        except RedisError as error:
+            return asked, str(error)
+        asked |= {str(key): str(value) for key, value in found.items()}
+    return asked, ""
+
+
+def _fine(check: str, found: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.OK, found=found)
+
+
+def _judge(check: str, found: str, fine: object, otherwise: Verdict, advice: str) -> Finding:
+    if fine:
+        return _fine(check, found)
+    return Finding(check=check, verdict=otherwise, found=found, advice=advice)
