@@ -58,7 +58,8 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
     engine = Engine(_engine_config(settings, launch, model))
     logs.adopt("transformers")
     tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
-    redis = connect(settings.redis_url)
+    # A network that swallows everything must be noticed before the leases lapse.
+    redis = connect(settings.redis_url, socket_timeout=max(2.0, min(15.0, settings.lease_s / 2)))
     facts: dict[str, str | int] = {
         "id": name,
         "context_tokens": engine.capacity_tokens,

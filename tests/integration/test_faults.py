@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace import Client, JobNotFound
+from headrace import BrokerUnavailable, Client, JobNotFound
 from headrace.schemas.connection import connect
 from headrace.schemas.job import SCHEMA_VERSION, Job
 from headrace.schemas.keys import Tag, new_job_id
@@ -226,3 +226,19 @@ def test_subscribers_that_never_read_hold_nobody_up(own_redis, start_worker):
     for sock in dead:
         sock.close()
     assert worker.events("redis_lost") == []
+
+
+def test_a_full_redis_refuses_new_jobs_while_running_ones_finish(own_redis, start_worker):
+    worker = start_worker(own_redis.url)
+    jobs = [worker.client.enqueue(**{**LONG, "seed": seed}) for seed in range(3)]
+    wait_until(lambda: all(job.status().offset > 20 for job in jobs))
+    with connect(own_redis.url) as redis:
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] // 2)
+        with pytest.raises(BrokerUnavailable, match="out of memory"):
+            worker.client.enqueue(**SHORT)
+        for job in jobs:
+            assert job.result(timeout_s=90).attempts == 0
+            assert len(assert_whole(redis, job)) == LONG["max_tokens"]
+        redis.config_set("maxmemory", 0)
+    assert worker.client.enqueue(**SHORT).result(timeout_s=60).state == "succeeded"
+    assert worker.events("engine_died") == []

@@ -8,7 +8,8 @@ it: the server asks for SIGKILL at its parent's death (PR_SET_PDEATHSIG). Two tr
 - To the kernel the parent is the *thread* that forked. So a thread of its own starts the server and waits for
   its end, and the server may be started from a thread that ends sooner.
 
-SIGKILL costs no acknowledged write: Redis hands its append-only file to the kernel before it replies.
+SIGKILL costs no acknowledged write as a rule: Redis hands its append-only file to the kernel before it
+replies, unless the disk is so busy that it postpones that for up to two seconds.
 """
 
 import fcntl
