@@ -20,6 +20,10 @@ from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Batch, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive
 
+CLOSE_S = 2.0
+"""What is under way may end before the connections do. No longer: a Ctrl-C in the middle of taking or giving
+back a slot loses it."""
+
 T = TypeVar("T")
 
 
@@ -65,10 +69,11 @@ class _Link:
             return
         self._closed = True
         self._hub.close()
-        for _ in range(MAX_CONNECTIONS):  # what is under way may end
-            self._slots.acquire()
+        give_up_at, held = time.monotonic() + CLOSE_S, 0
+        while held < MAX_CONNECTIONS and self._slots.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
+            held += 1
         self._redis.close()
-        self._slots.release(MAX_CONNECTIONS)
+        self._slots.release(held)
 
 
 class Client(Producer["JobHandle"]):

@@ -26,6 +26,10 @@ DEAD_S = 25.0
 """A connection that is silent for this long, despite the pings, is dead."""
 
 
+CLOSE_S = 5.0
+"""What closing waits for; the thread is a daemon."""
+
+
 class _NobodyListens(Exception):
     pass
 
@@ -149,7 +153,7 @@ class ThreadedHub:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not threading.current_thread():  # the garbage collector runs in any thread
-            self._thread.join()
+            self._thread.join(CLOSE_S)
 
     def _start(self) -> asyncio.AbstractEventLoop:
         started: Future[asyncio.AbstractEventLoop] = Future()

@@ -143,3 +143,14 @@ def test_a_redis_that_hangs_is_waited_for(own_redis: Any, worker: Any, until: Ca
         waker.join()
         thread.join(30)
         assert seen == expected(3)
+
+
+def test_closing_waits_for_no_slot_that_an_interrupt_has_lost(redis_url: str) -> None:
+    client = Client(redis_url)
+    assert client.models() == []
+    client._link()._slots.acquire()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace.producers.client.CLOSE_S", 0.05)
+        client.close()
+    with pytest.raises(BrokerUnavailable):
+        client.models()
