@@ -114,7 +114,8 @@ class Link:
         try:
             reply = self._flight.result(timeout=wait_s)
         except BrokerUnavailable as error:
-            self._claim_lost = self._sent.claim[0] if self._sent.claim else None
+            if self._sent.claim is not None:
+                self._claim_lost = self._sent.claim[0]
             self._broke(error)
         else:
             self._reached()
@@ -208,9 +209,12 @@ class Link:
         if self._blocked is None:
             return
         _, job_class, cost_tokens = self._blocked
-        for running in who_gives_way(self._roster.active, self._roster.engine, job_class, cost_tokens):
+        victims = who_gives_way(self._roster.active, self._roster.engine, job_class, cost_tokens)
+        for running in victims:
             log.info("preempted", job=running.job_id, by_class=job_class.value)
             self._roster.give_back(running, ReleaseReason.PREEMPTED)
+        if not victims:
+            self._blocked = None  # it waits its turn, and other queues are not to wait for it
 
     def _claim(self) -> tuple[Tag, ClaimRequest] | None:
         engine, estimates = self._roster.engine, self._roster.estimates

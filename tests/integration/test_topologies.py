@@ -172,3 +172,17 @@ def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, 
     with connect(client_url) as limited, pytest.raises(Exception, match=r"(?i)no permissions"):
         limited.set("somebody-else", 1)
     redis.close()
+
+
+def test_a_head_that_does_not_fit_holds_up_its_own_partition_alone(redis_url, partitions, start_worker):
+    worker = start_worker(redis_url, options={"num_pages": 65, "max_context_tokens": 1024})
+    with Client(redis_url, partitions=partitions) as client:
+        long_job = client.enqueue(**FIELDS, max_tokens=1000)
+        wait_until(lambda: long_job.status().offset > 10)
+        large = client.enqueue(**FIELDS, max_tokens=1000)
+        small = client.enqueue_many({**FIELDS, "max_tokens": 2} for _ in range(12))
+        elsewhere = [job for job in small if job.id.split(".")[1] != large.id.split(".")[1]]
+        for job in (*small, large, long_job):
+            job.result(timeout_s=90)
+        assert min(job.status().finished_ms for job in elsewhere) < long_job.status().finished_ms
+    assert worker.events("engine_died") == []
