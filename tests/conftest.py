@@ -6,6 +6,7 @@ What a fixture needs beyond the standard library is imported inside it, so that 
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ def pytest_configure() -> None:
     """What the command line prints must not depend on the terminal or CI system that the tests run under."""
     for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
         os.environ.pop(name, None)
+    # A shell that runs us in the background has us ignore Ctrl-C, and every process that a test starts with us.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
