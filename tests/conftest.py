@@ -28,7 +28,7 @@ def pytest_configure() -> None:
     """What the command line prints must not depend on the terminal or CI system that the tests run under."""
     for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
         os.environ.pop(name, None)
-    # A shell that runs us in the background has us ignore Ctrl-C, and every process that a test starts with us.
+    # A shell that runs us in the background has us ignore Ctrl-C, and with us every process that we start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
