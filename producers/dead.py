@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..schemas.errors import JobNotFound
+from ..schemas.events import Output
+from ..schemas.job import Job
 from ..schemas.keys import Tag
 from ..schemas.scripts import drop_dead, requeue_dead
 from .operations import Operations
@@ -13,7 +15,7 @@ from .overview import model_tags
 from .steps import Read, Steps
 
 PAGE = 1000
-"""Letters of one queue read at once."""
+"""Letters of one queue read in one round trip."""
 
 
 class DeadLetter(BaseModel):
@@ -46,18 +48,40 @@ class DeadLetter(BaseModel):
     came_from: str = ""
 
 
-def read_dead(operations: Operations, model: str | None, limit: int) -> Steps[list[DeadLetter]]:
+class DeadJob(BaseModel):
+    """What was kept of a dead letter's job.
+
+    Attributes:
+        job: the job without defaults, the webhook's secret masked; None when it can't be read or is gone.
+        text: what it had generated.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    job: dict[str, Any] | None = None
+    text: str = ""
+
+
+def read_dead(operations: Operations, model: str | None, limit: int | None) -> Steps[list[DeadLetter]]:
     """The newest dead letters of a model, or of all models, at most `limit` of them, newest first."""
     tags = [tag for tag in (yield from model_tags(operations)) if model in {None, tag.model}]
-    count = min(limit, PAGE)
-    reads = [("XREVRANGE", tag.dead, "+", "-", "COUNT", count) for tag in tags]
-    found = yield from operations.send(Read(reads))
-    letters = [
-        _letter(tag, entry_id, fields)
-        for tag, entries in zip(tags, found, strict=True)
-        for entry_id, fields in entries
-    ]
+    letters: list[DeadLetter] = []
+    for tag in tags:
+        letters += yield from _read_tag(operations, tag, limit)
     return sorted(letters, key=lambda letter: letter.at_ms, reverse=True)[:limit]
+
+
+def _read_tag(operations: Operations, tag: Tag, limit: int | None) -> Steps[list[DeadLetter]]:
+    letters: list[DeadLetter] = []
+    newest = "+"
+    while limit is None or len(letters) < limit:
+        count = PAGE if limit is None else min(PAGE, limit - len(letters))
+        (page,) = yield from operations.send(Read((("XREVRANGE", tag.dead, newest, "-", "COUNT", count),)))
+        letters += [_letter(tag, entry_id, fields) for entry_id, fields in page]
+        if len(page) < count:
+            break
+        newest = f"({letters[-1].entry}"
+    return letters
 
 
 def find_dead(operations: Operations, name: str) -> Steps[DeadLetter]:
@@ -66,10 +90,23 @@ def find_dead(operations: Operations, name: str) -> Steps[DeadLetter]:
     Raises:
         JobNotFound: there is none.
     """
-    for letter in (yield from read_dead(operations, None, PAGE)):
+    for letter in (yield from read_dead(operations, None, None)):
         if name in {letter.job_id, letter.entry}:
             return letter
     raise JobNotFound(name)
+
+
+def read_dead_job(operations: Operations, letter: DeadLetter) -> Steps[DeadJob]:
+    """What was kept of the letter's job; nothing of an entry that named none, or one that is gone."""
+    if not letter.job_id:
+        return DeadJob()
+    key = _tag(operations, letter).job(letter.job_id)
+    # An entry that no worker could read may name anything: what is there need not be a record.
+    (kind,) = yield from operations.send(Read((("TYPE", key),)))
+    if kind != b"hash":
+        return DeadJob()
+    ((spec, result),) = yield from operations.send(Read((("HMGET", key, "spec", "result"),)))
+    return DeadJob(job=_shown(spec), text=Output.model_validate_json(result).text if result else "")
 
 
 def requeue_letter(operations: Operations, letter: DeadLetter, *, from_scratch: bool) -> Steps[str]:
@@ -108,3 +145,15 @@ def _letter(tag: Tag, entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLet
         job_id=known.get("job", ""),
         came_from=known.get("from", ""),
     )
+
+
+def _shown(spec: bytes | None) -> dict[str, Any] | None:
+    try:
+        job = Job.model_validate_json(spec or b"")
+    except ValidationError:  # of a newer version, or damaged; shown raw it could show a secret
+        return None
+    hidden: dict[str, Any] = {"celery": True} | ({"webhook": {"secret"}} if job.webhook else {})
+    shown = job.model_dump(mode="json", exclude_defaults=True, exclude=hidden)
+    if job.webhook and job.webhook.secret:
+        shown["webhook"]["secret"] = str(job.webhook.secret)
+    return shown

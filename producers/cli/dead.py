@@ -1,11 +1,15 @@
 """`headrace dead`."""
 
+import json
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from ...schemas.errors import JobNotFound
 from ..client import Client
-from ..dead import DeadLetter, drop_letter, find_dead, read_dead, requeue_letter
+from ..dead import DeadLetter, drop_letter, find_dead, read_dead, read_dead_job, requeue_letter
+from ..steps import Steps
 from .options import AsJson, RedisUrl, show
 
 Name = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or the letter's.")]
@@ -38,18 +42,20 @@ def list_letters(
 
 
 def show_letter(name: Name, redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Show one dead letter and what its job had generated."""
+    """Show one dead letter, its job and what that had generated."""
     with Client.from_env(redis) as client:
         letter = client._run(find_dead(client._operations, name))
-        text = _text(client, letter)
+        kept = client._run(read_dead_job(client._operations, letter))
     if as_json:
-        typer.echo(letter.model_dump_json(indent=2))
+        typer.echo(json.dumps(letter.model_dump(mode="json") | kept.model_dump(mode="json"), indent=2))
         return
     for field, value in letter.model_dump(mode="json").items():
         if value not in {"", 0}:
             typer.echo(f"{field:<10} {value}")
-    if text:
-        typer.echo(f"\n{text}")
+    if kept.job is not None:
+        typer.echo(f"{'job':<10} {json.dumps(kept.job, ensure_ascii=False)}")
+    if kept.text:
+        typer.echo(f"\n{kept.text}")
 
 
 def requeue(
@@ -61,13 +67,20 @@ def requeue(
         bool, typer.Option("--from-scratch", help="Forget what was generated; else go on after it.")
     ] = False,
 ) -> None:
-    """Queue the job of a dead letter again, as if no worker had died over it."""
+    """Queue the job of a dead letter again, as if no worker had died over it. Status 1 if one had no job."""
     with Client.from_env(redis) as client:
-        for letter in _chosen(client, name, model, every=every):
-            if letter.job_id and letter.cause == "crashed":
-                typer.echo(client._run(requeue_letter(client._operations, letter, from_scratch=from_scratch)))
-            else:
-                typer.echo(f"{letter.entry}: {letter.cause}: there is no job to queue; drop it", err=True)
+        letters = _chosen(client, name, model, every=every)
+        jobs = [letter for letter in letters if letter.job_id and letter.cause == "crashed"]
+        queued = _each(
+            client, jobs, lambda letter: requeue_letter(client._operations, letter, from_scratch=from_scratch)
+        )
+    for job_id in queued:
+        typer.echo(job_id)
+    for letter in letters:
+        if letter not in jobs:
+            typer.echo(f"{letter.entry}: {letter.cause}: there is no job to queue; drop it", err=True)
+    if len(queued) < len(letters):
+        raise typer.Exit(1)
 
 
 def drop(
@@ -80,11 +93,10 @@ def drop(
     """Delete a dead letter, with its job's record and output."""
     with Client.from_env(redis) as client:
         letters = _chosen(client, name, model, every=every)
-        if not yes:
+        if letters and not yes:
             typer.confirm(f"delete {len(letters)} dead letters for good?", abort=True)
-        for letter in letters:
-            client._run(drop_letter(client._operations, letter))
-    typer.echo(f"{len(letters)} dropped")
+        dropped = _each(client, letters, lambda letter: drop_letter(client._operations, letter))
+    typer.echo(f"{len(dropped)} dropped")
 
 
 def _chosen(client: Client, name: str | None, model: str | None, *, every: bool) -> list[DeadLetter]:
@@ -92,16 +104,17 @@ def _chosen(client: Client, name: str | None, model: str | None, *, every: bool)
         raise typer.BadParameter("give either an ID or --all")
     if name is not None:
         return [client._run(find_dead(client._operations, name))]
-    return client._run(read_dead(client._operations, model, 10_000))
+    return client._run(read_dead(client._operations, model, None))
 
 
-def _text(client: Client, letter: DeadLetter) -> str:
-    from ...schemas.events import Output
-    from ..steps import Read
-
-    operations = client._operations
-    if not letter.job_id:
-        return ""
-    reads = Read((("HGET", operations.tag_of(letter.job_id).job(letter.job_id), "result"),))
-    (result,) = client._run(operations.send(reads))
-    return Output.model_validate_json(result).text if result else ""
+def _each(client: Client, letters: list[DeadLetter], act: Callable[[DeadLetter], Steps[str]]) -> list[str]:
+    """Do it to all of them; one that has gone meanwhile is said so and does not stop the others."""
+    done = []
+    for letter in letters:
+        try:
+            done.append(client._run(act(letter)))
+        except JobNotFound:
+            typer.echo(
+                f"{letter.entry}: gone meanwhile, or its job is; dead list shows what is there", err=True
+            )
+    return done
