@@ -1,7 +1,7 @@
 """Tenants' policies: what operators set, and where the scripts find it."""
 
 from ..schemas import keys
-from ..schemas.tenants import VERSION, TenantPolicy, read_policies
+from ..schemas.tenants import DEFAULT, VERSION, TenantPolicy, check_tenant, read_policies
 from .operations import Operations
 from .overview import model_tags
 from .steps import Read, Steps
@@ -13,8 +13,24 @@ def list_policies(operations: Operations) -> Steps[dict[str, TenantPolicy]]:
     return read_policies(fields)
 
 
+def policy_of(operations: Operations, tenant: str) -> Steps[TenantPolicy]:
+    """What holds for the tenant: its own policy, everybody else's, or no limit at all.
+
+    Raises:
+        BadPolicy: no tenant can have this name.
+    """
+    check_tenant(tenant)
+    policies = yield from list_policies(operations)
+    return policies.get(tenant) or policies.get(DEFAULT) or TenantPolicy()
+
+
 def set_policy(operations: Operations, tenant: str, policy: TenantPolicy | None) -> Steps[None]:
-    """Set a tenant's policy, or with None forget it, here and in every queue that there is."""
+    """Set a tenant's policy, or with None forget it, here and in every queue that there is.
+
+    Raises:
+        BadPolicy: no tenant can have this name.
+    """
+    check_tenant(tenant)
     settings = operations.settings
     # Sent as reads are, and as safe to repeat: writing the same policy twice changes nothing.
     source = keys.tenants(settings.namespace)

@@ -81,6 +81,7 @@ def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -138,7 +139,7 @@ class Job(_Wire):
     n: Literal[1] = 1
 
     job_class: JobClass = JobClass.STANDARD
-    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "default"
+    tenant: TenantName = "default"
     idempotency_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
     delay_s: Annotated[float, Field(ge=0, le=31_536_000)] = 0.0
     deadline_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from redis import Redis
 
 from . import keys
 from .connection import broker_errors
+from .job import TenantName
 from .keys import NAMESPACE, Tag
 from .scripts.call import text
 
@@ -76,6 +77,21 @@ class TenantPolicy(BaseModel):
             if (value := getattr(self, name)) is not None
         }
         return self.model_copy(update=shared)
+
+
+def check_tenant(name: str) -> None:
+    """Refuse a name that no job can have, and with it the field that counts the changes.
+
+    Raises:
+        BadPolicy: saying what a name looks like.
+    """
+    try:
+        TypeAdapter(TenantName).validate_python(name)
+    except ValidationError:
+        if name != DEFAULT:
+            raise BadPolicy(
+                f"{name!r} is no tenant: 1 to 64 letters, digits and _.@-, or {DEFAULT} for all others"
+            ) from None
 
 
 def read_policies(fields: Mapping[Any, Any]) -> dict[str, TenantPolicy]:

@@ -1,5 +1,7 @@
 """`headrace tenants`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -7,12 +9,23 @@ from pydantic import BaseModel
 
 from ...schemas.tenants import DEFAULT, BadPolicy, TenantPolicy
 from ..client import Client
-from ..tenants import list_policies, set_policy
+from ..tenants import list_policies, policy_of, set_policy
 from .options import AsJson, RedisUrl, show
 
 Tenant = Annotated[
     str, typer.Argument(metavar="TENANT", help=f"Its name; {DEFAULT} for all without a policy.")
 ]
+
+
+_COLUMNS = {
+    "tenant": "TENANT",
+    "weight": "WEIGHT",
+    "max_running": "RUNNING",
+    "requests_per_minute": "REQUESTS/MIN",
+    "tokens_per_minute": "TOKENS/MIN",
+    "max_queued_jobs": "QUEUED",
+    "max_queued_bytes": "BYTES",
+}
 
 
 class _Listed(TenantPolicy):
@@ -24,27 +37,26 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="What each tenant may use.", no_args_is_help=True)
     group.command("list")(list_tenants)
     group.command("set")(set_tenant)
+    group.command("show")(show_tenant)
     group.command("drop")(drop)
     app.add_typer(group, name="tenants")
 
 
 def list_tenants(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """List the policies."""
-    columns = {
-        "tenant": "TENANT",
-        "weight": "WEIGHT",
-        "max_running": "RUNNING",
-        "requests_per_minute": "REQUESTS/MIN",
-        "tokens_per_minute": "TOKENS/MIN",
-        "max_queued_jobs": "QUEUED",
-        "max_queued_bytes": "BYTES",
-    }
     with Client.from_env(redis) as client:
         policies = client._run(list_policies(client._operations))
     rows: list[BaseModel] = [
         _Listed(tenant=tenant, **policy.model_dump()) for tenant, policy in policies.items()
     ]
-    show(rows, columns, "no tenant has a policy: nothing is limited", as_json=as_json)
+    show(rows, _COLUMNS, "no tenant has a policy: nothing is limited", as_json=as_json)
+
+
+def show_tenant(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Show what holds for a tenant, be it its own policy or everybody else's."""
+    with Client.from_env(redis) as client, _refusals():
+        policy = client._run(policy_of(client._operations, tenant))
+    show([_Listed(tenant=tenant, **policy.model_dump())], _COLUMNS, "", as_json=as_json)
 
 
 def set_tenant(
@@ -60,17 +72,24 @@ def set_tenant(
     """Set a tenant's policy; what is not given is not limited. It holds at once, for every model."""
     fields: dict[str, Any] = dict(locals())
     del fields["tenant"], fields["redis"]
-    try:
+    with _refusals():
         policy = TenantPolicy.make(**{name: value for name, value in fields.items() if value is not None})
-    except BadPolicy as error:
-        raise typer.BadParameter(str(error)) from None
-    with Client.from_env(redis) as client:
-        client._run(set_policy(client._operations, tenant, policy))
+        with Client.from_env(redis) as client:
+            client._run(set_policy(client._operations, tenant, policy))
     typer.echo(f"{tenant} {policy.to_wire()}")
 
 
 def drop(tenant: Tenant, redis: RedisUrl = None) -> None:
     """Forget a tenant's policy: what holds for all others holds for it too."""
-    with Client.from_env(redis) as client:
+    with Client.from_env(redis) as client, _refusals():
         client._run(set_policy(client._operations, tenant, None))
     typer.echo(f"{tenant} has no policy of its own")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What is wrong with a name or a policy is wrong usage."""
+    try:
+        yield
+    except BadPolicy as error:
+        raise typer.BadParameter(str(error)) from None

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from headrace.producers.dead import PAGE
 from headrace.schemas import keys
+from headrace.schemas.events import chunk_payload
 from headrace.schemas.keys import Tag
-from headrace.schemas.scripts import ClaimRequest, claim, recover, run
+from headrace.schemas.scripts import ClaimRequest, Segment, advance, claim, recover, run
 from headrace.schemas.settings import QueueSettings
 from headrace.schemas.tenants import VERSION, TenantPolicy, copy_policies
 
@@ -69,13 +71,69 @@ def test_an_entry_without_a_job_can_be_seen_and_dropped_but_not_queued(cli, redi
     run(redis, claim(TAG, ClaimRequest("worker-1", "n", 60_000, 10**6, 10)))
     (letter,) = json.loads(cli("dead", "list", "--json"))
     assert letter["cause"] == "malformed entry"
-    assert "drop it" in cli("dead", "requeue", letter["entry"])
+    assert "drop it" in cli("dead", "requeue", letter["entry"], status=1)
     assert "1 dropped" in cli("dead", "drop", letter["entry"], "--yes")
 
 
 def test_a_letter_that_is_not_there_is_said_so(cli):
     assert "no job 'nothing'" in cli("dead", "show", "nothing", status=1)
     assert "either an ID or --all" in cli("dead", "drop", status=2)
+
+
+def test_a_letter_is_shown_with_its_job_but_never_a_secret(cli, client, redis):
+    secret = "whsec_" + "c2VjcmV0" * 4
+    webhook = {"url": "https://backend.example/hook", "secret": secret}
+    job = client.enqueue("tell me", model="m", max_attempts=1, webhook=webhook)
+    (claimed,) = run(redis, claim(TAG, ClaimRequest("worker-1", "n", 60_000, 10**6, 10))).jobs
+    payload = chunk_payload(2, "so far", [1, 2], None)
+    run(redis, advance(TAG, 60_000, [Segment(job.id, claimed.fence, 0, 2, payload)]))
+    run(redis, recover(TAG, "worker-1", QueueSettings(), blamed=True, how="killed by SIGSEGV"))
+    shown = cli("dead", "show", job.id, "--json")
+    letter = json.loads(shown)
+    assert (letter["job"]["prompt"], letter["text"], letter["offset"]) == ("tell me", "so far", 2)
+    assert letter["job"]["webhook"]["url"] == webhook["url"]
+    assert secret not in shown + cli("dead", "show", job.id)
+
+
+def test_all_means_all_however_many_there_are(cli, dead_job, redis):
+    for _ in range(PAGE + 1):
+        redis.xadd(TAG.dead, {"job": "", "cause": "malformed entry", "at_ms": 9 * 10**12, "from": "x"})
+    assert len(json.loads(cli("dead", "list", "--limit", "5000", "--json"))) == PAGE + 2
+    assert len(json.loads(cli("dead", "list", "--limit", "3", "--json"))) == 3
+    assert "crashed" in cli("dead", "show", dead_job.id)
+    assert f"{PAGE + 2} dropped" in cli("dead", "drop", "--all", "--yes")
+    assert redis.xlen(TAG.dead) == 0
+
+
+def test_a_letter_whose_job_has_gone_does_not_stop_the_others(cli, client, dead_job, redis):
+    gone = client.enqueue("y", model="m", max_attempts=1)
+    run(redis, claim(TAG, ClaimRequest("worker-1", "n", 60_000, 10**6, 10)))
+    run(redis, recover(TAG, "worker-1", QueueSettings(), blamed=True, how="killed by SIGSEGV"))
+    redis.delete(TAG.job(gone.id))
+    said = cli("dead", "requeue", "--all", status=1)
+    assert dead_job.id in said
+    assert "gone meanwhile" in said
+    assert dead_job.status().state == "queued"
+
+
+def test_a_name_that_no_tenant_can_have_is_refused_and_breaks_nothing(cli, redis):
+    cli("tenants", "set", "acme", "--weight", "2")
+    for name in (VERSION, "a:b", "two words", ""):
+        assert "is no tenant" in cli("tenants", "set", name, "--weight", "3", status=2)
+    assert "is no tenant" in cli("tenants", "drop", VERSION, status=2)
+    cli("tenants", "set", "acme", "--weight", "4")
+    assert redis.hget(keys.tenants(), VERSION) == b"2"
+
+
+def test_what_holds_for_a_tenant_is_shown_be_it_its_own_or_everybody_elses(cli):
+    def weight(tenant):
+        (shown,) = json.loads(cli("tenants", "show", tenant, "--json"))
+        return shown["weight"]
+
+    assert weight("acme") == 1
+    cli("tenants", "set", "*", "--weight", "3")
+    cli("tenants", "set", "acme", "--weight", "2")
+    assert (weight("acme"), weight("other")) == (2, 3)
 
 
 def test_a_policy_is_set_listed_and_dropped_and_holds_at_once(cli, redis):
