@@ -15,16 +15,27 @@ from redis.exceptions import RedisError
 
 from ..schemas import keys
 from ..schemas.config import CommonSettings
-from ..schemas.connection import broker_errors, check_version, connect, is_cluster, server_info
+from ..schemas.connection import (
+    broker_errors,
+    check_version,
+    connect,
+    connection_lost,
+    is_cluster,
+    server_info,
+)
 from ..schemas.errors import BrokerUnavailable
 from ..schemas.job import JobClass
 from ..schemas.keys import Tag
 from ..schemas.scripts.call import text
+from .rights import denied_commands
 
 PINGS = 50
 SLOW_MS, TOO_SLOW_MS = 5.0, 50.0
-LAPSED_S = 7200.0
-"""A lease that lapsed so long ago, whichever clock is wrong, was forgotten."""
+LAPSED_S = 60.0
+"""A lease that lapsed so long ago was forgotten."""
+
+SILENT_S = 60.0
+"""A worker not heard of for so long is gone: nobody strikes the last one off the list."""
 
 HEADROOM = 0.2
 """Of maxmemory, below which the queue may soon be refused."""
@@ -64,13 +75,16 @@ def examine(settings: CommonSettings) -> Iterator[Finding]:
             if not is_cluster(redis):  # a Cluster has as many settings as nodes
                 yield from _settings(redis)
                 yield from _latency(redis)
+            yield _rights(redis, settings.namespace)
             yield from _queue(redis, settings)
     except BrokerUnavailable as error:
+        away = "start Redis, or name it with --redis or HEADRACE_REDIS_URL"
+        refused = "Redis is there but refuses: mend what it says, then look again"
         yield Finding(
             check="redis",
             verdict=Verdict.FAIL,
             found=str(error),
-            advice="start Redis, or name it with --redis or HEADRACE_REDIS_URL",
+            advice=away if connection_lost(error) else refused,
         )
 
 
@@ -166,7 +180,9 @@ def _memory(info: dict[str, Any]) -> Iterator[Finding]:
 
 def _persistence(info: dict[str, Any], asked: dict[str, str]) -> Iterator[Finding]:
     if not int(info.get("aof_enabled", 0)):
-        snapshots = "snapshots only" if asked.get("save") else "nothing is written to disk"
+        snapshots = "no AOF"
+        if "save" in asked:
+            snapshots = "snapshots only" if asked["save"] else "nothing is written to disk"
         yield Finding(
             check="persistence",
             verdict=Verdict.FAIL,
@@ -216,20 +232,33 @@ def _latency(redis: Redis) -> Iterator[Finding]:
     yield _fine("clock", f"{skew:+.1f} s from Redis's (all times in the queue are Redis's)")
 
 
+def _rights(redis: Redis, namespace: str) -> Finding:
+    try:
+        denied = denied_commands(redis, namespace)
+    except BrokerUnavailable as error:
+        advice = "mend what Redis says; what this user may do could not be tried"
+        return Finding(check="rights", verdict=Verdict.WARN, found=str(error), advice=advice)
+    found = f"refused: {' '.join(denied)}" if denied else "scripts and all their commands"
+    return _judge(
+        "rights", found, not denied, Verdict.FAIL, "headrace acl prints what this user must be allowed"
+    )
+
+
 def _queue(redis: Redis, settings: CommonSettings) -> Iterator[Finding]:
     with broker_errors():
         models = sorted(text(name) for name in redis.hkeys(keys.models(settings.namespace)))
+        now_ms = int(server_info(redis)["server_time_usec"]) // 1000
         for model in models:
             tags = [Tag(model, partition, settings.namespace) for partition in range(settings.partitions)]
-            yield from _model(redis, model, tags)
+            yield from _model(redis, model, tags, now_ms)
     if not models:
         yield _fine("models", "no worker has served one here yet")
 
 
-def _model(redis: Redis, model: str, tags: list[Tag]) -> Iterator[Finding]:
-    workers = max(redis.zcard(tag.workers) for tag in tags)
-    waiting = sum(redis.zcard(tag.backlog(job_class)) for tag in tags for job_class in JobClass)
-    lapsed = sum(redis.zcount(tag.leases, "-inf", 1000 * (time.time() - LAPSED_S)) for tag in tags)
+def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[Finding]:
+    workers = max(redis.zcount(tag.workers, now_ms - 1000 * SILENT_S, "+inf") for tag in tags)
+    waiting = any(_has_work(redis, tag, now_ms) for tag in tags)
+    lapsed = sum(redis.zcount(tag.leases, "-inf", now_ms - 1000 * LAPSED_S) for tag in tags)
     dead = sum(redis.xlen(tag.dead) for tag in tags)
     outbox = sum(redis.xlen(tag.outbox) for tag in tags)
     advice = f"jobs wait and nobody serves them: headrace worker --model {model}"
@@ -240,6 +269,21 @@ def _model(redis: Redis, model: str, tags: list[Tag]) -> Iterator[Finding]:
     yield _judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)
     advice = "nobody delivers webhooks, or too slowly"
     yield _judge(f"{model}: outbox", f"{outbox} to deliver", outbox < 1000, Verdict.WARN, advice)
+
+
+def _has_work(redis: Redis, tag: Tag, now_ms: int) -> bool:
+    """Whether a job waits for a worker, wherever: never run, interrupted, held back, due, or left running."""
+    return bool(
+        redis.zcard(tag.leases)
+        or redis.scard(tag.parked)
+        or redis.zcount(tag.delayed, "-inf", now_ms)
+        or any(
+            redis.zcard(tag.backlog(job_class))
+            or redis.xlen(tag.retry(job_class))
+            or redis.xlen(tag.suspects(job_class))
+            for job_class in JobClass
+        )
+    )
 
 
 def _config(redis: Redis) -> tuple[dict[str, str], str]:

@@ -27,7 +27,7 @@ _CELERY = (
     "brpop rpop rpush lrem psubscribe punsubscribe pubsub "
     "sismember zrevrangebyscore hexists expire setex watch script|load script|exists"
 )
-_OPERATOR = "config|get acl|whoami memory slowlog latency xrevrange"
+_OPERATOR = "config|get acl|whoami memory slowlog latency xrevrange zcount"
 
 _COMMANDS = {
     Role.PRODUCER: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING),

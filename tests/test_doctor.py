@@ -3,11 +3,19 @@
 import json
 import subprocess
 import sys
+import time
 
+import pytest
 from redis import Redis
 
-from headrace.schemas import keys
+from headrace import Client
+from headrace.producers.rights import denied_commands
+from headrace.schemas import acl, keys
+from headrace.schemas.acl import Role, acl_line
 from headrace.schemas.connection import connect
+from headrace.schemas.keys import NAMESPACE, Tag
+from headrace.schemas.scripts import ClaimRequest, claim, recover, run
+from headrace.schemas.settings import QueueSettings
 
 
 def examine(url: str, *, status: int) -> dict[str, dict[str, str]]:
@@ -52,3 +60,59 @@ def test_a_user_who_may_not_read_the_settings_is_told_what_could_not_be_seen(own
         redis.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", "-config")
     found = examine(own_redis.url.replace("://", "://few:secret@"), status=0)
     assert found["config"]["verdict"] == "warn"
+
+
+@pytest.mark.leaves_jobs
+def test_an_interrupted_job_that_nobody_serves_is_a_failure_too(redis_url: str, redis: Redis) -> None:
+    redis.hset(keys.models(), "demo", "{}")
+    tag = Tag("demo")
+    with Client.from_env(redis_url) as client:
+        client.enqueue("x", model="demo")
+    run(redis, claim(tag, ClaimRequest("worker-1", "n", 60_000, 10**6, 1)))
+    assert examine(redis_url, status=1)["demo: workers"]["verdict"] == "fail"  # its worker has gone
+    run(redis, recover(tag, "worker-1", QueueSettings(), blamed=False, how="handed over"))
+    assert examine(redis_url, status=1)["demo: workers"]["verdict"] == "fail"  # it waits for another
+
+
+def test_a_worker_that_fell_silent_is_no_worker(redis_url: str, redis: Redis) -> None:
+    redis.hset(keys.models(), "demo", "{}")
+    tag, now_ms = Tag("demo"), 1000 * int(time.time())
+    redis.zadd(tag.backlog("standard"), {"default": 0})
+    redis.zadd(tag.workers, {"worker-1": now_ms - 3_600_000})
+    assert examine(redis_url, status=1)["demo: workers"]["found"] == "0"
+    redis.zadd(tag.workers, {"worker-2": now_ms})
+    assert examine(redis_url, status=0)["demo: workers"]["found"] == "1"
+
+
+@pytest.mark.parametrize("denied", ["eval", "del", "xadd", "publish", "zincrby"])
+def test_a_user_who_lacks_a_right_of_the_scripts_is_told_which(own_redis, denied: str) -> None:
+    with connect(own_redis.url) as redis:
+        redis.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", f"-{denied}")
+        found = examine(own_redis.url.replace("://", "://few:secret@"), status=1)["rights"]
+        assert (found["verdict"], found["found"]) == ("fail", f"refused: {denied}")
+        assert redis.keys() == []
+
+
+def test_the_operators_user_may_do_all_that_the_doctor_does(own_redis) -> None:
+    with connect(own_redis.url) as redis:
+        redis.execute_command(*acl_line(Role.OPERATOR, "op").replace("<password>", "secret").split())
+        redis.hset(keys.models(), "demo", "{}")
+    found = examine(own_redis.url.replace("://", "://op:secret@"), status=0)
+    assert found["rights"]["verdict"] == found["demo: workers"]["verdict"] == "ok"
+    assert "redis" not in {check for check, finding in found.items() if finding["verdict"] == "fail"}
+
+
+def test_every_command_that_scripts_need_is_tried(own_redis) -> None:
+    with connect(own_redis.url) as redis:
+        redis.execute_command("ACL", "SETUSER", "none", "on", ">secret", "~*", "&*", "-@all", "+eval", "+del")
+        with connect(own_redis.url.replace("://", "://none:secret@")) as user:
+            tried = set(denied_commands(user, NAMESPACE)) | {"eval", "evalsha", "del"}
+        assert tried >= set(acl._SCRIPTS.split())
+        assert redis.keys() == []
+
+
+def test_a_redis_that_refuses_is_not_taken_for_one_that_is_away(own_redis) -> None:
+    with connect(own_redis.url) as redis:
+        redis.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", "-info")
+    found = examine(own_redis.url.replace("://", "://few:secret@"), status=1)
+    assert "refuses" in found["redis"]["advice"]
