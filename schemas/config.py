@@ -49,7 +49,7 @@ class CommonSettings(BaseSettings):
         env_prefix=ENV_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    redis_url: Annotated[str, Field(min_length=1)] = "redis://localhost:6379/0"
+    redis_url: str = Field(default="redis://localhost:6379/0", min_length=1, repr=False)
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = NAMESPACE
     partitions: Annotated[int, Field(ge=1, le=1024)] = 1
     retention_s: Annotated[float, Field(gt=0)] = 86_400.0

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..schemas.config import CommonSettings
+from ..schemas.celery_settings import CelerySettings
 from ..schemas.job import JobClass
 
 
-class WorkerSettings(CommonSettings):
+class WorkerSettings(CelerySettings):
     """What a worker serves, with what, and how it behaves towards the queue.
 
     Attributes:

@@ -11,7 +11,7 @@ from ...schemas.errors import InvalidJob
 from ...schemas.job import Job, JobClass
 from ...schemas.keys import job_id_of
 from ..client import Client
-from .settings import CelerySettings
+from .settings import TaskSettings
 
 RETRIED_S = 0.001
 """A due time in the past, or a deadline that has passed, is one a moment from now."""
@@ -24,7 +24,7 @@ class StreamProducer:
     """
 
     def __init__(
-        self, producer: Any, client: Client, settings: CelerySettings, job_class: JobClass | None
+        self, producer: Any, client: Client, settings: TaskSettings, job_class: JobClass | None
     ) -> None:
         self._producer, self._client, self._settings = producer, client, settings
         self._job_class = job_class
@@ -54,7 +54,7 @@ class StreamProducer:
         self._client._enqueue(job, job_id_of(_identity(headers), job.model, partitions))
 
 
-def default_model(settings: CelerySettings, client: Client) -> str:
+def default_model(settings: TaskSettings, client: Client) -> str:
     """The model for a task that names none.
 
     Raises:

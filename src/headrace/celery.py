@@ -6,9 +6,9 @@ and result backend. `app` is for everybody else.
 
 from .producers.celery.app import make_app
 from .producers.celery.result import GenerationResult
-from .producers.celery.settings import CelerySettings
+from .producers.celery.settings import TaskSettings
 from .producers.celery.task import generate
 
-app = make_app(CelerySettings.load())
+app = make_app(TaskSettings.load())
 
 __all__ = ["GenerationResult", "app", "generate"]

@@ -17,7 +17,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from headrace import InvalidJob, JobFailed, QueueFull
 from headrace.producers.celery.app import make_app
-from headrace.producers.celery.settings import CelerySettings
+from headrace.producers.celery.settings import TaskSettings
 from headrace.producers.celery.task import generate
 from headrace.schemas import keys
 from headrace.schemas.connection import connect
@@ -25,7 +25,7 @@ from headrace.schemas.events import End, JobError, Output, Record, chunk_payload
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, finish, run, upkeep
 from headrace.schemas.settings import QueueSettings
-from headrace.workers.completion import TaskMessage, complete, note_started
+from headrace.workers.callbacks.completion import TaskMessage, complete, note_started
 
 pytestmark = [
     pytest.mark.leaves_jobs,
@@ -100,7 +100,7 @@ class PlayedEngine(threading.Thread):
 def app(redis_url, redis, monkeypatch) -> Iterator[Celery]:
     monkeypatch.setenv("HEADRACE_REDIS_URL", redis_url)
     redis.hset(keys.models(), "demo", "{}")
-    app = make_app(CelerySettings.load())
+    app = make_app(TaskSettings.load())
     app.conf.result_expires = 60
     app.set_current()
     yield app
@@ -244,7 +244,7 @@ def test_limits_reach_the_caller(app, redis):
     [("size", "(<11 characters>,)"), ("start", "('my secret…',)"), ("all", "('my secret!!',)")],
 )
 def test_what_is_shown_of_a_prompt_follows_the_policy(app, redis, monkeypatch, policy, expected):
-    monkeypatch.setattr("headrace.producers.celery.redaction.SHOWN_CHARACTERS", 9)
+    monkeypatch.setattr("headrace.schemas.redaction.SHOWN_CHARACTERS", 9)
     monkeypatch.setenv("HEADRACE_SHOW_PROMPTS", policy)
     job = generate.delay("my secret!!", tenant="t").job
     spec = json.loads(redis.hget(TAG.job(job.id), "spec"))

@@ -6,7 +6,8 @@ chains and chords. It may happen again after a crash, and then with the very sam
 parts by their bytes, and a generation that follows in a chain has the same job id.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +16,28 @@ from celery.app.task import Context
 from celery.app.trace import trace_task
 from kombu.utils.json import loads as from_json
 
-from ..schemas.errors import JobExpired, JobFailed
-from ..schemas.events import JobState, Record
-from ..schemas.job import WebhookEvent
+from ...schemas.errors import JobExpired, JobFailed
+from ...schemas.events import JobState, Record
 
 NAME = "headrace.generate"
 OUTCOME = "headrace_outcome"
 
 
+_ENDINGS = (JobFailed, JobExpired)
+_OWN = {"celery", "webhook", "v"}
+
+
 class NotCompleted(Exception):
     """The task could not be completed now: Celery's broker or result backend refused. Try again."""
+
+
+@contextmanager
+def _celery_errors(message: "TaskMessage") -> Iterator[None]:
+    """Whatever a broker, a backend or a serializer raises leaves the task to be completed later."""
+    try:
+        yield
+    except Exception as error:
+        raise NotCompleted(f"task {message.task_id}: {error!r}") from error
 
 
 @dataclass(slots=True, frozen=True)
@@ -43,14 +56,14 @@ class TaskMessage:
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "TaskMessage":
-        """The message in a job's spec."""
+        """The message in a job's spec; the webhook, which may have a secret, is not told to Celery."""
         part = from_json(spec["celery"])
         headers, embed, properties = part["headers"], part["embed"], part["properties"]
         request = {
             **headers,
             **embed,
             "args": (),
-            "kwargs": {name: value for name, value in spec.items() if name not in {"celery", "v"}},
+            "kwargs": {name: value for name, value in spec.items() if name not in _OWN},
             "reply_to": properties.get("reply_to"),
             "correlation_id": properties.get("correlation_id", headers["id"]),
             "delivery_info": {"priority": properties.get("priority"), "redelivered": False},
@@ -60,12 +73,17 @@ class TaskMessage:
 
 
 def note_started(app: Celery, message: TaskMessage, worker: str) -> None:
-    """Store `STARTED`: a task that nobody runs would be taken for pending, and revoked as such."""
-    if message.ignore_result or app.backend.get_state(message.task_id) in states.READY_STATES:
-        return
-    app.backend.store_result(
-        message.task_id, {"hostname": worker}, states.STARTED, request=Context(message.request)
-    )
+    """Store `STARTED`: a task that nobody runs would be taken for pending, and revoked as such.
+
+    Raises:
+        NotCompleted: Celery's result backend refused.
+    """
+    with _celery_errors(message):
+        if message.ignore_result or app.backend.get_state(message.task_id) in states.READY_STATES:
+            return
+        app.backend.store_result(
+            message.task_id, {"hostname": worker}, states.STARTED, request=Context(message.request)
+        )
 
 
 def complete(app: Celery, message: TaskMessage, record: Record) -> None:
@@ -74,23 +92,20 @@ def complete(app: Celery, message: TaskMessage, record: Record) -> None:
     Raises:
         NotCompleted: Celery's broker or result backend refused.
     """
-    if record.state is JobState.CANCELLED:
-        app.backend.mark_as_revoked(
-            message.task_id,
-            "revoked",
-            request=Context(message.request),
-            store_result=not message.ignore_result,
-        )
-        return
-    request = {**message.request, OUTCOME: lambda: _outcome(record)}
-    traced = trace_task(app.tasks[NAME], message.task_id, (), message.request["kwargs"], request, app=app)
-    info = traced.info
-    if (
-        info is not None
-        and info.state != states.RETRY
-        and not isinstance(info.retval, JobFailed | JobExpired)
-    ):
-        raise NotCompleted(f"task {message.task_id}: {traced.info.retval!r}")
+    with _celery_errors(message):
+        if record.state is JobState.CANCELLED:
+            app.backend.mark_as_revoked(
+                message.task_id,
+                "revoked",
+                request=Context(message.request),
+                store_result=not message.ignore_result,
+            )
+            return
+        request = {**message.request, OUTCOME: lambda: _outcome(record)}
+        traced = trace_task(app.tasks[NAME], message.task_id, (), message.request["kwargs"], request, app=app)
+        info = traced.info
+        if info is not None and info.state != states.RETRY and not isinstance(info.retval, _ENDINGS):
+            raise info.retval
 
 
 def _outcome(record: Record) -> dict[str, Any]:
@@ -100,6 +115,3 @@ def _outcome(record: Record) -> dict[str, Any]:
     if record.state is JobState.EXPIRED:
         raise JobExpired(record.job_id)
     return record.result().model_dump(mode="json", exclude_none=True)
-
-
-ENDINGS = frozenset(WebhookEvent) - {WebhookEvent.STARTED}

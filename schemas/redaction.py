@@ -24,6 +24,13 @@ def shown(
     return repr(positional), repr(named)
 
 
+def shown_answer(text: str, tokens: int, policy: Literal["size", "start", "all"]) -> str:
+    """What a generation gave, as a task's result is shown."""
+    if policy == "all":
+        return repr(text)
+    return f"<{tokens} tokens>" if policy == "size" else _short(text, policy)
+
+
 class _Shown(str):
     """Text that stands for a value, without quotes."""
 
