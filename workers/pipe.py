@@ -1,6 +1,6 @@
 """What the host and an engine process tell each other: JSON lines over a socket pair.
 
-The pipe carries lifecycle notices only, never a job. The end of the stream is a message too: an engine
+The pipe carries notices only, never a job or its tokens. The end of the stream is a message too: an engine
 process whose host is gone hands its jobs over and exits; a host sees at once that an engine process died.
 Neither side ever blocks on the other: what the socket can't take now is kept, except `Stats`, which the
 next one replaces anyway.
@@ -77,6 +77,39 @@ class Stats:
 
 
 @dataclass(slots=True, frozen=True)
+class JobStarted:
+    """Engine → host: a job runs here from now on; for Flower and `inspect`.
+
+    Attributes:
+        task_id: the Celery task that the job is, or else its own id.
+        args, kwargs: its arguments, as far as they may be shown.
+        root_id, parent_id, retries: of the task, if it is one.
+    """
+
+    job_id: str
+    task_id: str
+    args: str
+    kwargs: str
+    root_id: str | None = None
+    parent_id: str | None = None
+    retries: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class JobLeft:
+    """Engine → host: a job runs here no more.
+
+    Attributes:
+        how: the terminal state; or why it was given back; or `lost`, when it is another worker's.
+        shown: the answer, or the error, as far as it may be shown.
+    """
+
+    job_id: str
+    how: str
+    shown: str = ""
+
+
+@dataclass(slots=True, frozen=True)
 class Drained:
     """Engine → host: done after `Drain`, with this many jobs handed over."""
 
@@ -91,11 +124,12 @@ class Fatal:
 
 
 ToEngine = Launch | Drain | Stop
-FromEngine = Starting | Ready | Stats | Drained | Fatal
+FromEngine = Starting | Ready | Stats | JobStarted | JobLeft | Drained | Fatal
 Message = ToEngine | FromEngine
 
 _BY_NAME: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Launch, Drain, Stop, Starting, Ready, Stats, Drained, Fatal)
+    kind.__name__: kind
+    for kind in (Launch, Drain, Stop, Starting, Ready, Stats, JobStarted, JobLeft, Drained, Fatal)
 }
 
 

@@ -12,6 +12,7 @@ from ..schemas.scripts import Advance, AdvanceStatus, ReleaseReason
 from .estimates import Estimates
 from .intake import Admission
 from .metrics import Metrics
+from .notices import Notices
 from .running_job import RunningJob, wire_logprobs
 from .text import Tokenizer
 
@@ -25,6 +26,7 @@ class Roster:
     Attributes:
         jobs: by id; one that has ended stays until Redis confirms its end.
         leaving: jobs to be given back, and why; the engine is done with them.
+        notices: tells the host.
         urgent: there is something that a reader should not wait for: a first token or an end.
     """
 
@@ -34,6 +36,7 @@ class Roster:
     estimates: Estimates = field(default_factory=Estimates)
     jobs: dict[str, RunningJob] = field(default_factory=dict)
     leaving: dict[RunningJob, ReleaseReason] = field(default_factory=dict)
+    notices: Notices = field(default_factory=Notices)
     urgent: bool = False
 
     def __len__(self) -> int:
@@ -64,6 +67,7 @@ class Roster:
             self.urgent = True
             return
         self.jobs[running.job_id] = running
+        self.notices.started(running)
         if request is None:
             self.urgent = True
             return
@@ -128,10 +132,13 @@ class Roster:
 
     def drop(self, running: RunningJob) -> None:
         """Forget a job that is not ours any more."""
+        reason = self.leaving.pop(running, None)
         if self.jobs.get(running.job_id) is running:  # and not a later claim of the same job
             self.engine.cancel(running.job_id)
             del self.jobs[running.job_id]
-        self.leaving.pop(running, None)
+        elif reason is None:
+            return
+        self.notices.left(running, reason.value if reason else "lost")
 
     # Redis's answers --------------------------------------------------------------------------------------
 
@@ -179,6 +186,7 @@ class Roster:
         elif answer.status in {AdvanceStatus.OK, AdvanceStatus.ALREADY}:
             self.jobs.pop(running.job_id, None)
             assert running.ended is not None
+            self.notices.left(running, running.ended.value)
             self.metrics.ended(running.ended.value, running.waited_s + time.monotonic() - running.claimed_at)
         else:
             self._lost(running, answer.status)

@@ -22,6 +22,7 @@ from ..schemas.scripts import ReleaseReason
 from .flush import Flush, Queue
 from .link import Link
 from .metrics import Metrics
+from .notices import Notices
 from .pipe import Drain, Drained, EnginePipe, Stats, Stop
 from .roster import Roster
 from .settings import WorkerSettings
@@ -50,7 +51,9 @@ class Runner:
     ) -> None:
         self._settings, self._engine, self._queue, self._metrics = settings, engine, queue, metrics
         self._pipe, self._served_name = pipe, served_name
-        self.roster = Roster(engine, queue.intake.tokenizer, metrics)
+        self.roster = Roster(
+            engine, queue.intake.tokenizer, metrics, notices=Notices(pipe.send, settings.show_prompts)
+        )
         self._link = Link(
             queue, self.roster, settings, metrics, facts=self._facts, wake=self._wake, drain=self._drain
         )

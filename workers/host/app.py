@@ -4,13 +4,16 @@ The host takes no tasks: it consumes from no queue at all, so that nothing it co
 It is a Celery worker for everything else: events, `inspect`, `control`, Flower.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
 
 from ...schemas.celery_broker import Broker, broker
+from ..revoke import Canceller
 from ..settings import WorkerSettings
+from .face import Face, FaceStep, add_task
 from .shutdown import on_signals
 from .supervisor import Supervisor
 
@@ -20,15 +23,41 @@ UNUSED_QUEUE = "headrace.host"
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class Host:
+    """What carries out what Celery's control commands ask of the host (see `workers.control`)."""
+
+    supervisor: Supervisor
+    face: Face
+    canceller: Canceller
+
+    def drain(self, finish_s: float) -> str:
+        """Hand all jobs over and end the engines."""
+        return self.supervisor.pause(finish_s)
+
+    def undrain(self) -> str:
+        """Start them again."""
+        return self.supervisor.resume()
+
+    def cancel(self, name: str) -> str:
+        """Cancel a job."""
+        return self.canceller.cancel(name)
+
+    def kv_stats(self) -> list[dict[str, str | int]]:
+        """KV pages and jobs of each engine."""
+        return self.supervisor.kv_stats()
+
+
 class EnginesStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Runs the supervisor for as long as the Celery worker runs.
 
     It is a step of the worker, not of its consumer: those restart at each reconnect to Redis.
     """
 
-    def __init__(self, worker: Any, supervisor: Supervisor, **options: Any) -> None:
+    def __init__(self, worker: Any, host: Host, **options: Any) -> None:
         super().__init__(worker, **options)
-        self._supervisor = supervisor
+        self._supervisor = host.supervisor
+        worker.headrace = host  # where the steps of its consumer and the control commands find it
 
     def start(self, worker: Any) -> None:
         """Start the engine processes; Celery's signal handlers are in place by now and are replaced."""
@@ -52,7 +81,11 @@ class EnginesStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 def make_app(settings: WorkerSettings) -> Celery:
     """The Celery app of a host on the Redis of `settings`."""
-    found = broker(settings.redis_url, settings.namespace)
+    found = (
+        Broker(settings.celery_broker_url, None, {})
+        if settings.celery_broker_url
+        else broker(settings.redis_url, settings.namespace)
+    )
     if found is None:
         log.warning(
             "not_in_celery", reason="Celery can't use a Redis Cluster: Flower and inspect see no hosts"
@@ -78,4 +111,6 @@ def make_app(settings: WorkerSettings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=True,  # there are none; undecided, Celery warns
     )
     app.steps["worker"].add(EnginesStep)
+    app.steps["consumer"].add(FaceStep)
+    add_task(app)
     return app

@@ -26,6 +26,7 @@ class EngineChild:
         end_by: when it is killed if it has not ended by then; None when nothing says that it should end.
         ready, stats, fatal: the last thing it said of that kind.
         drained: it has handed its jobs over.
+        paused: it was told to, for a pause of its host.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class EngineChild:
                 raise
         self.launch, self.started_at, self.heard_at = launch, now, now
         self.wedged = False
-        self.drained = False
+        self.drained = self.paused = False
         self.pipe = HostPipe(ours)
         self._pidfd = _pidfd(self._process.pid)
         self.signs: list[HostPipe | int] = [self.pipe] if self._pidfd is None else [self.pipe, self._pidfd]

@@ -16,12 +16,14 @@ from ...schemas.connection import connect, without_password
 from .. import logs
 from ..metrics import HostMetrics
 from ..models import served_name
+from ..revoke import Canceller
 from ..settings import WorkerSettings
-from .app import UNUSED_QUEUE, make_app
+from ..stopping import stop_celery
+from .app import UNUSED_QUEUE, Host, make_app
 from .backoff import RestartPolicy
 from .endpoint import metrics_endpoint
+from .face import Face
 from .recovery import recover_jobs
-from .shutdown import stop_celery
 from .supervisor import Supervisor
 
 ENGINE_COMMAND = (sys.executable, "-m", "headrace.workers.engine_process")
@@ -55,12 +57,18 @@ def run(
         "host_starting", model=model, engines=settings.engines, redis=without_password(settings.redis_url)
     )
     with metrics_endpoint(settings) as metrics_dir:
+        canceller = Canceller(
+            settings.redis_url, settings.namespace, settings.partitions, models=lambda: (model,)
+        )
+        face = Face(canceller.cancel)
         supervisor = Supervisor(
             settings,
             engine_command,
             HostMetrics(model),
             metrics_dir=metrics_dir,
             on_death=partial(recover_jobs, settings),
+            on_job=face.job,
+            on_engine=face.engine,
             on_end=stop_celery,
             policy=policy,
         )
@@ -74,7 +82,7 @@ def run(
             without_gossip=True,
             without_mingle=True,
             quiet=True,
-            supervisor=supervisor,
+            host=Host(supervisor, face, canceller),
         )
         try:
             worker.start()

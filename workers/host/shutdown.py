@@ -8,8 +8,6 @@ SIGINT: end within a second.
 import signal
 from types import FrameType
 
-from celery.worker import state
-
 from .supervisor import Supervisor
 
 
@@ -25,8 +23,3 @@ def on_signals(supervisor: Supervisor) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, drain)
     signal.signal(signal.SIGQUIT, lambda *_: supervisor.kill())
-
-
-def stop_celery(status: int) -> None:
-    """Have the Celery worker stop with this exit status, at the next turn of its loop; from any thread."""
-    state.should_stop = status

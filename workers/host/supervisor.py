@@ -6,7 +6,7 @@ engine processes, because the kernel's parent-death signal follows the thread: s
 processes hand over and end instead of running unsupervised.
 
     started ──► starting ──► ready ──► ended ──► (waits) ──► started …
-                                         └─► draining: not started again
+                                         └─► draining: not started again, but by `resume`
 """
 
 import os
@@ -16,14 +16,14 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 
 import structlog
 
 from ..lifeline import HUNG
 from ..metrics import HostMetrics, engine_place, forget
-from ..pipe import Drain, Drained, Fatal, FromEngine, Launch, Ready, Stop
+from ..pipe import Drain, Drained, Fatal, FromEngine, JobLeft, JobStarted, Launch, Ready, Stop
 from ..settings import WorkerSettings
 from .backoff import Backoff, RestartPolicy
 from .engine_child import EngineChild
@@ -50,6 +50,7 @@ class Place:
     Attributes:
         child: the one that runs now.
         start_at: when the next is due; None when it is not.
+        paused: none is to run here for now.
     """
 
     index: int
@@ -57,6 +58,7 @@ class Place:
     child: EngineChild | None = None
     start_at: float | None = 0.0
     started: bool = False
+    paused: bool = False
 
 
 class Supervisor:
@@ -69,6 +71,8 @@ class Supervisor:
         metrics_dir: where engine processes keep their metrics; None when nobody asks for them.
         on_death: called from the supervisor's thread with the id and exit status of an engine process that
             ended without having handed its jobs over.
+        on_job: called from the supervisor's thread with an engine process's id and what it says of a job.
+        on_engine: called from the supervisor's thread with what befell an engine process, its id, and facts.
         on_end: called from the supervisor's thread with the exit status, once every engine process has ended.
         policy: when to start again.
     """
@@ -81,17 +85,22 @@ class Supervisor:
         *,
         metrics_dir: str | None = None,
         on_death: Callable[[str, int], None] = lambda *_: None,
+        on_job: Callable[[str, JobStarted | JobLeft], None] = lambda *_: None,
+        on_engine: Callable[..., None] = lambda *_, **__: None,
         on_end: Callable[[int], None],
         policy: RestartPolicy | None = None,
     ) -> None:
         self._settings, self._command, self._metrics = settings, command, metrics
         self._metrics_dir, self._on_death, self._on_end = metrics_dir, on_death, on_end
+        self._on_job, self._on_engine = on_job, on_engine
         policy = policy or RestartPolicy()
         self._places = [Place(index, Backoff(policy)) for index in range(settings.engines)]
         self._selector = selectors.DefaultSelector()
         self._bell_read, self._bell_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._bell_read, selectors.EVENT_READ)
         self._asked = self._phase = Phase.RUN
+        self._pause_asked: float | None = None
+        self._paused = False
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="headrace-supervisor", daemon=True)
 
@@ -109,6 +118,18 @@ class Supervisor:
         """End every engine process within a second; returns at once. Safe in a signal handler."""
         self._ask(Phase.COLD)
 
+    def pause(self, finish_s: float = 0.0) -> str:
+        """Have every engine process end as `drain` does, but go on; says what it is at now."""
+        self._pause_asked = finish_s
+        self._ring()
+        return "draining"
+
+    def resume(self) -> str:
+        """Start engine processes again after `pause`; says what it is at now."""
+        self._pause_asked = None
+        self._ring()
+        return "running"
+
     @property
     def draining(self) -> bool:
         """Whether it has been told to stop."""
@@ -121,7 +142,11 @@ class Supervisor:
 
     def info(self) -> dict[str, str | int]:
         """What it knows of its engine processes, flat; shown by `celery inspect stats`."""
-        facts: dict[str, str | int] = {"engines": len(self._places), "draining": int(self.draining)}
+        facts: dict[str, str | int] = {
+            "engines": len(self._places),
+            "draining": int(self.draining),
+            "paused": int(self._pause_asked is not None),
+        }
         for place in self._places:
             name, child = f"engine_{place.index}", place.child
             facts[f"{name}_state"] = child.state if child else "ended"
@@ -137,8 +162,19 @@ class Supervisor:
                 }
         return facts
 
+    def kv_stats(self) -> list[dict[str, str | int]]:
+        """KV pages and jobs of each engine process, as it last said."""
+        return [
+            {"engine": child.launch.worker_id, "state": child.state, **asdict(child.stats)}
+            for child in self._living
+            if child.stats is not None
+        ]
+
     def _ask(self, phase: Phase) -> None:
         self._asked = max(self._asked, phase)
+        self._ring()
+
+    def _ring(self) -> None:
         try:
             os.write(self._bell_write, b"!")
         except BlockingIOError:  # it rings already
@@ -153,7 +189,7 @@ class Supervisor:
     @property
     def _has_places(self) -> bool:
         """Whether there is a place whose engine process was not drained for good."""
-        return any(place.start_at is not None for place in self._places)
+        return any(place.start_at is not None or place.paused for place in self._places)
 
     def _run(self) -> None:
         status = 1
@@ -183,6 +219,8 @@ class Supervisor:
         if self._asked > self._phase:
             self._phase = self._asked
             self._say_stop(now)
+        if self._phase is Phase.RUN and self._paused != (self._pause_asked is not None):
+            self._pause(now) if self._pause_asked is not None else self._resume(now)
         for child in self._living:
             if child.end_by is not None and child.end_by <= now:
                 log.warning("engine_killed", engine=child.launch.worker_id, reason="it did not end in time")
@@ -213,6 +251,21 @@ class Supervisor:
         for child in self._living:
             child.end_by = now + grace_s
             child.say(Stop() if cold else Drain(self._settings.finish_s))
+
+    def _pause(self, now: float) -> None:
+        self._paused, finish_s = True, self._pause_asked or 0.0
+        log.info("pausing", engines=len(self._living), finish_s=finish_s)
+        for place in self._places:
+            place.start_at, place.paused = None, True
+        for child in self._living:
+            child.end_by, child.paused = now + finish_s + self._settings.drain_s, True
+            child.say(Drain(finish_s))
+
+    def _resume(self, now: float) -> None:
+        self._paused = False
+        log.info("resuming")
+        for place in self._places:
+            place.start_at, place.paused = (now if place.child is None else None), False
 
     def _start(self, place: Place, now: float) -> None:
         launch = Launch(
@@ -265,6 +318,9 @@ class Supervisor:
                     took_s=round(time.monotonic() - child.started_at, 3),
                 )
                 self._count()
+                self._on_engine("engine-ready", engine, model=message.served_name)
+            case JobStarted() | JobLeft():
+                self._on_job(engine, message)
             case Drained():
                 log.info("engine_drained", engine=engine, released=message.released)
             case Fatal() if not self._failed:
@@ -281,10 +337,14 @@ class Supervisor:
             self._on_death(child.launch.worker_id, HUNG if child.wedged else status)
         if self._metrics_dir is not None:
             forget(self._metrics_dir, engine_place(place.index))
-        if self._phase is Phase.RUN and not self._failed and not (status == 0 and child.drained):
+        handed_over = status == 0 and child.drained
+        if self._phase is Phase.RUN and not self._failed and not place.paused and not handed_over:
             self._plan_restart(place, child, status)
         else:
             log.info("engine_ended", engine=child.launch.worker_id, status=status)
+            self._on_engine("engine-ended", child.launch.worker_id, status=status)
+            if handed_over and child.paused and not place.paused and self._phase is Phase.RUN:
+                place.start_at = time.monotonic()  # resumed before it had ended
         self._count()
 
     def _plan_restart(self, place: Place, child: EngineChild, status: int) -> None:
@@ -293,6 +353,7 @@ class Supervisor:
         place.start_at = now + wait_s
         engine = child.launch.worker_id
         log.warning("engine_died", engine=engine, status=status, restart_in_s=wait_s)
+        self._on_engine("engine-died", engine, status=status, restart_in_s=wait_s)
         if place.backoff.crash_looping(now):
             log.error(
                 "engine_crash_loop",
@@ -300,6 +361,7 @@ class Supervisor:
                 reason="it died again and again; the lines before each death say why. Still trying.",
                 restart_in_s=wait_s,
             )
+            self._on_engine("engine-crash-loop", engine, restart_in_s=wait_s)
 
     def _count(self) -> None:
         now = time.monotonic()

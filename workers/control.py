@@ -1,0 +1,49 @@
+"""The commands of headrace's Celery workers: `celery -A headrace.celery control drain`, `inspect kv_stats` …
+
+Celery keeps commands in one registry for a process. They are declared here for who sends them and for who
+carries them out; a Celery worker that is none of ours answers that it can't.
+"""
+
+from typing import Any
+
+from celery.worker.control import control_command, inspect_command
+
+ATTRIBUTE = "headrace"
+"""Where our steps put what carries the commands out: on Celery's worker object."""
+
+
+def face_of(state: Any) -> Any:
+    """What carries commands out here; None in a Celery worker that is none of ours."""
+    return getattr(state.consumer.controller, ATTRIBUTE, None)
+
+
+def _carry_out(state: Any, command: str, *args: Any) -> Any:
+    act = getattr(face_of(state), command, None)
+    if act is None:
+        return {"error": f"this Celery worker can't {command}: it hosts no engine"}
+    return {"ok": act(*args)}
+
+
+@control_command(args=[("finish_s", float)], signature="[finish_s=0]")  # type: ignore[untyped-decorator]
+def drain(state: Any, finish_s: float = 0.0, **_: Any) -> Any:
+    """Hand all jobs over and end the engines; the host stays, for `undrain`."""
+    return _carry_out(state, "drain", float(finish_s))
+
+
+@control_command()  # type: ignore[untyped-decorator]
+def undrain(state: Any, **_: Any) -> Any:
+    """Start the engines again after `drain`."""
+    return _carry_out(state, "undrain")
+
+
+@control_command(args=[("job_id", str)], signature="<job or task id>")  # type: ignore[untyped-decorator]
+def cancel(state: Any, job_id: str, **_: Any) -> Any:
+    """Cancel a generation, wherever it is; the id is the job's or the Celery task's."""
+    return _carry_out(state, "cancel", job_id)
+
+
+@inspect_command()  # type: ignore[untyped-decorator]
+def kv_stats(state: Any, **_: Any) -> Any:
+    """KV pages and jobs of each engine."""
+    act = getattr(face_of(state), "kv_stats", None)
+    return act() if act is not None else []

@@ -1,0 +1,60 @@
+"""Tells the host which jobs run here, for Flower and `celery inspect`; as much of them as may be shown."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..schemas.redaction import shown, shown_answer
+from .pipe import JobLeft, JobStarted
+from .running_job import RunningJob
+
+LONGEST = 1024
+"""Characters shown of anything."""
+
+
+class Notices:
+    """Notices of one engine process.
+
+    Args:
+        send: takes them.
+        show: how much of prompts and answers.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[JobStarted | JobLeft], None] = lambda _: None,
+        show: Literal["size", "start", "all"] = "size",
+    ) -> None:
+        self._send, self._show = send, show
+
+    def started(self, running: RunningJob) -> None:
+        """The job runs here from now on."""
+        job = running.job
+        if job is not None and job.celery is not None:
+            headers: dict[str, Any] = json.loads(job.celery)["headers"]
+            notice = JobStarted(
+                running.job_id,
+                headers["id"],
+                _cut(headers.get("argsrepr", "")),
+                _cut(headers.get("kwargsrepr", "")),
+                headers.get("root_id"),
+                headers.get("parent_id"),
+                headers.get("retries") or 0,
+            )
+        else:
+            given = job.model_dump(mode="json", exclude_defaults=True) if job is not None else {}
+            args, kwargs = shown((), given, self._show)
+            notice = JobStarted(running.job_id, running.job_id, args, _cut(kwargs))
+        self._send(notice)
+
+    def left(self, running: RunningJob, how: str) -> None:
+        """The job is here no more; `how` as in `JobLeft`."""
+        text = f"{running.error.code}: {running.error.message}" if running.error else ""
+        if not text and how == "succeeded":
+            answer = "".join(running.pieces) + running.tail if self._show != "size" else ""
+            text = shown_answer(answer, len(running.token_ids), self._show)
+        self._send(JobLeft(running.job_id, how, _cut(text)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
