@@ -56,12 +56,14 @@ class Webhook(_Wire):
     Attributes:
         url: an http(s) address.
         events: which events to send; the four endings when not given.
-        secret: signs the body (Standard Webhooks); never shown in logs or reprs.
+        secret: signs the body (Standard Webhooks), instead of the tenant's; never shown in logs or reprs.
+        payload: `full` has the whole result; `thin` leaves text and tokens out.
     """
 
     url: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=2048)]
     events: tuple[WebhookEvent, ...] = _ENDINGS
     secret: SecretStr | None = None
+    payload: Literal["full", "thin"] = "full"
 
     @field_serializer("secret", when_used="json")
     def _reveal(self, secret: SecretStr | None) -> str | None:

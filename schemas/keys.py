@@ -24,8 +24,8 @@ _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9
 _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
-    r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse"
-    r"|(lane|retry|suspects|backlog|served|pace|running):.+)"
+    r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse|deliveries|due"
+    r"|(lane|retry|suspects|backlog|served|pace|running|waiting):.+)"
 )
 
 
@@ -131,6 +131,32 @@ class Tag:
         """Stream, group `relay`: completion effects to deliver."""
         return f"{self.base}:outbox"
 
+    @property
+    def deliveries(self) -> str:
+        """Sorted set: webhook deliveries, ended ones too, by when they were accepted in ms."""
+        return f"{self.base}:deliveries"
+
+    def delivery(self, delivery_id: str) -> str:
+        """Hash with TTL: one webhook delivery, its payload and its attempts."""
+        return f"{self.base}:delivery:{delivery_id}"
+
+    @property
+    def due(self) -> str:
+        """Sorted set: endpoints by when something is next to be sent to them, in ms."""
+        return f"{self.base}:due"
+
+    def waiting(self, endpoint: str) -> str:
+        """Sorted set: an endpoint's unfinished deliveries by when to send them, in ms."""
+        return f"{self.base}:waiting:{endpoint}"
+
+    def sending(self, endpoint: str) -> str:
+        """Sorted set with TTL: an endpoint's deliveries that are being sent, by when that counts as lost."""
+        return f"{self.base}:sending:{endpoint}"
+
+    def endpoint(self, endpoint: str) -> str:
+        """Hash with TTL: how an endpoint answers: failures in a row, until when it is left alone."""
+        return f"{self.base}:endpoint:{endpoint}"
+
     def idem(self, tenant: str, idempotency_key: str) -> str:
         """String with TTL: job id and body hash of an idempotent request."""
         return f"{self.base}:idem:{tenant}:{idempotency_key}"
@@ -163,6 +189,11 @@ def models(namespace: str = NAMESPACE) -> str:
 def tenants(namespace: str = NAMESPACE) -> str:
     """Hash: what each tenant may do, as JSON; `*` holds for all others, `*version` counts the changes."""
     return f"{namespace}:tenants"
+
+
+def webhook_secrets(namespace: str = NAMESPACE) -> str:
+    """Hash: the secrets that sign each tenant's webhooks, a JSON list."""
+    return f"{namespace}:webhook_secrets"
 
 
 def celery_prefix(namespace: str = NAMESPACE) -> str:
@@ -213,7 +244,7 @@ def is_permanent(key: str, namespace: str = NAMESPACE) -> bool:
 
     Celery's own tables, of hosts that listen for control messages, are a fixed few and are swept by Celery.
     """
-    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants")}:
+    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants", "webhook_secrets")}:
         return True
     if key.startswith(f"{celery_prefix(namespace)}_kombu.binding"):
         return True

@@ -3,6 +3,7 @@
 A caller builds a `Call` (nothing is sent); `run`, `run_many` and their async twins send it.
 """
 
+from .accept_delivery import accept_delivery
 from .advance import Advance, AdvanceStatus, Segment, advance
 from .call import (
     Call,
@@ -17,6 +18,7 @@ from .call import (
 )
 from .cancel import CancelStatus, cancel
 from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
+from .claim_deliveries import DueDelivery, claim_deliveries
 from .drain import drain
 from .drop_dead import drop_dead
 from .enqueue import enqueue
@@ -24,7 +26,9 @@ from .finish import finish
 from .heartbeat import forget_worker, heartbeat
 from .recover import recover
 from .release import ReleaseReason, release
+from .replay_delivery import replay_delivery
 from .requeue_dead import requeue_dead
+from .settle_delivery import settle_delivery
 from .upkeep import UpkeepReply, upkeep
 
 __all__ = [
@@ -35,13 +39,16 @@ __all__ = [
     "ClaimReply",
     "ClaimRequest",
     "ClaimedJob",
+    "DueDelivery",
     "ReleaseReason",
     "Script",
     "Segment",
     "UpkeepReply",
+    "accept_delivery",
     "advance",
     "cancel",
     "claim",
+    "claim_deliveries",
     "drain",
     "drop_dead",
     "enqueue",
@@ -51,6 +58,7 @@ __all__ = [
     "one",
     "recover",
     "release",
+    "replay_delivery",
     "requeue_dead",
     "run",
     "run_async",
@@ -58,5 +66,6 @@ __all__ = [
     "run_confirmed_async",
     "run_many",
     "run_many_async",
+    "settle_delivery",
     "upkeep",
 ]

@@ -307,3 +307,25 @@ end
 local function retention_of(id) return fields_of(id, 'retention_ms').retention_ms end
 
 local function due(job, now) return job.deadline_ms and tonumber(job.deadline_ms) <= now end
+
+-- Webhook deliveries ----------------------------------------------------------------------------------
+
+local BREAKER_FAILURES = 5                                -- in a row, and the endpoint is left alone for a while
+local PAUSE_MS, MAX_PAUSE_MS = 30 * 1000, 15 * 60 * 1000  -- doubling with each further failure
+local MAX_HISTORY = 32                                    -- attempts remembered of a delivery
+
+-- Attempts that may be under way at once; one alone tries an endpoint that was left alone.
+local function at_once(failures, per_endpoint) return failures >= BREAKER_FAILURES and 1 or per_endpoint end
+
+-- When the endpoint is to be looked at next: when its first delivery is due, it is left alone no longer, and an
+-- attempt may be made (each that ends plans anew; one that never does counts as lost when its lease is over).
+local function plan_endpoint(endpoint, per_endpoint)
+  local first = redis.call('ZRANGE', key('waiting', endpoint), 0, 0, 'WITHSCORES')
+  if not first[1] then return redis.call('ZREM', key('due'), endpoint) end
+  local known = redis.call('HMGET', key('endpoint', endpoint), 'failures', 'open_until_ms')
+  local at = math.max(tonumber(first[2]), tonumber(known[2] or 0))
+  if redis.call('ZCARD', key('sending', endpoint)) >= at_once(tonumber(known[1] or 0), per_endpoint) then
+    at = math.max(at, tonumber(redis.call('ZRANGE', key('sending', endpoint), 0, 0, 'WITHSCORES')[2]))
+  end
+  redis.call('ZADD', key('due'), at, endpoint)
+end

@@ -1,0 +1,128 @@
+"""What is kept of webhook deliveries, and the secrets that sign them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter
+
+PER_ENDPOINT = 8
+"""Attempts under way at once to one endpoint."""
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery is: pending until one of the others."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """Every attempt of the schedule failed."""
+    REFUSED = "refused"
+    """The receiver's address is not one that webhooks may be sent to."""
+    DISABLED = "disabled"
+    """The endpoint said that it is gone (410), to this delivery or to one before."""
+
+
+class Attempted(BaseModel):
+    """One attempt.
+
+    Attributes:
+        at_ms: when it ended, by Redis's clock.
+        status: the receiver's HTTP status; None when it gave none.
+        took_s: how long it took.
+        error: what went wrong; empty for a 2xx.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    at_ms: int = 0
+    status: int | None = None
+    took_s: float = 0.0
+    error: str = ""
+
+
+class Delivery(BaseModel):
+    """One delivery. The payload and secrets are not shown.
+
+    Attributes:
+        id: the receiver's `webhook-id`.
+        job_id: the job it tells of.
+        event: what of it.
+        url: where to, without what may be secret in it.
+        attempts: since it was accepted, or replayed.
+        history: the latest attempts, replays included.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    job_id: str
+    event: str
+    tenant: str
+    url: str
+    state: DeliveryState
+    created_ms: int
+    attempts: int = 0
+    history: tuple[Attempted, ...] = ()
+
+    @property
+    def last(self) -> Attempted:
+        """The latest attempt; an empty one before the first."""
+        return self.history[-1] if self.history else Attempted()
+
+    @classmethod
+    def of(cls, delivery_id: str, fields: Mapping[bytes, bytes]) -> Self:
+        """The delivery in a hash as redis-py reads it."""
+        known: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
+        known["history"] = json.loads(known.get("history", "[]"))
+        return cls(**known | {"id": delivery_id, "url": shown_url(known["url"])})
+
+
+class TenantSecret(BaseModel):
+    """One of a tenant's secrets; while several are there, all of them sign.
+
+    Attributes:
+        id: names it where it must not be shown.
+        created_ms: when it was added.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    secret: SecretStr
+    created_ms: int
+
+
+_secrets = TypeAdapter[tuple[TenantSecret, ...]](Annotated[tuple[TenantSecret, ...], Field(max_length=8)])
+
+
+def read_secrets(value: bytes | str | None) -> tuple[TenantSecret, ...]:
+    """The secrets in a field of `keys.webhook_secrets()`, the newest first."""
+    return _secrets.validate_json(value) if value else ()
+
+
+def write_secrets(secrets: tuple[TenantSecret, ...]) -> str:
+    """The field's value; secrets are in it as they are."""
+    return json.dumps(
+        [secret.model_dump() | {"secret": secret.secret.get_secret_value()} for secret in secrets]
+    )
+
+
+def delivery_id(job_id: str, entry_id: str) -> str:
+    """The `webhook-id` of what an outbox entry tells: the same however often it is sent."""
+    return f"msg_{job_id.partition('.')[0]}_{entry_id}"
+
+
+def endpoint_id(tenant: str, url: str) -> str:
+    """Whose failures count together: one tenant's deliveries to one address, whatever its query."""
+    place = url.partition("?")[0].partition("#")[0]
+    return hashlib.blake2b(f"{tenant} {place}".encode(), digest_size=10).hexdigest()
+
+
+def shown_url(url: str) -> str:
+    """An address without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

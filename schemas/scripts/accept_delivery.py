@@ -1,0 +1,46 @@
+"""Make a webhook delivery of an outbox entry."""
+
+from ..delivery import PER_ENDPOINT, delivery_id, endpoint_id
+from ..keys import Tag
+from .call import Arg, Call, script, text
+
+
+def accept_delivery(
+    tag: Tag,
+    entry_id: str,
+    *,
+    job_id: str,
+    event: str,
+    tenant: str,
+    url: str,
+    body: str,
+    secret: str,
+    retention_s: float,
+) -> Call[bool]:
+    """Keep what is to be sent, and drop the outbox entry with it; False where that was done before.
+
+    Args:
+        tag: the queue.
+        entry_id: the outbox entry.
+        job_id: the job it tells of.
+        event: what of it.
+        tenant: whose job it is.
+        url: where to send it.
+        body: what to send, the same at each attempt.
+        secret: the job's own; empty when its tenant's sign.
+        retention_s: how long the delivery is kept.
+    """
+
+    def parse(reply: bytes | str) -> bool:
+        return text(reply) == "ok"
+
+    fields = {"job_id": job_id, "event": event, "tenant": tenant, "url": url, "body": body, "secret": secret}
+    args: tuple[Arg, ...] = (
+        entry_id,
+        delivery_id(job_id, entry_id),
+        endpoint_id(tenant, url),
+        round(retention_s * 1000),
+        PER_ENDPOINT,
+        *(part for field in fields.items() for part in field),
+    )
+    return Call(script("accept_delivery"), tag.base, args, parse)

@@ -1,0 +1,14 @@
+"""Send a webhook again."""
+
+from ..delivery import PER_ENDPOINT
+from ..keys import Tag
+from .call import Call, script, text
+
+
+def replay_delivery(tag: Tag, delivery_id: str) -> Call[bool]:
+    """Begin a delivery's schedule anew, now, and take its endpoint for reachable; False: there is none."""
+
+    def parse(reply: bytes | str) -> bool:
+        return text(reply) == "ok"
+
+    return Call(script("replay_delivery"), tag.base, (delivery_id, PER_ENDPOINT), parse)

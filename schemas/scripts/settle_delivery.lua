@@ -1,0 +1,39 @@
+-- Note what became of an attempt, for the delivery and for its endpoint.
+local id, fence, state, delay_ms, attempt = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local gone, retention_ms, per_endpoint = ARGV[6] == '1', ARGV[7], tonumber(ARGV[8])
+
+allow_when_full()
+local delivery = key('delivery', id)
+local known = redis.call('HMGET', delivery, 'fence', 'endpoint', 'history')
+if known[1] ~= fence then return 'fenced' end
+local endpoint, now = known[2], now_ms()
+
+local history = known[3] and cjson.decode(known[3]) or {}
+history[#history + 1] = cjson.decode(attempt)
+history[#history].at_ms = now
+while #history > MAX_HISTORY do table.remove(history, 1) end
+redis.call('HINCRBY', delivery, 'attempts', 1)
+redis.call('HDEL', delivery, 'fence')
+redis.call('HSET', delivery, 'state', state, 'history', cjson.encode(history))
+redis.call('ZREM', key('sending', endpoint), id)
+if state == 'pending' then
+  redis.call('ZADD', key('waiting', endpoint), now + delay_ms, id)
+else
+  redis.call('ZREM', key('waiting', endpoint), id)
+end
+
+local record = key('endpoint', endpoint)
+if gone then
+  redis.call('HSET', record, 'disabled_ms', now)
+elseif state == 'delivered' then
+  redis.call('DEL', record)
+elseif state ~= 'refused' then  -- which says nothing of the receiver
+  local failures = redis.call('HINCRBY', record, 'failures', 1)
+  if failures >= BREAKER_FAILURES then
+    local pause_ms = math.min(MAX_PAUSE_MS, PAUSE_MS * 2 ^ math.min(16, failures - BREAKER_FAILURES))
+    redis.call('HSET', record, 'open_until_ms', now + pause_ms)
+  end
+end
+redis.call('PEXPIRE', record, retention_ms)
+plan_endpoint(endpoint, per_endpoint)
+return 'ok'
