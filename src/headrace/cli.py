@@ -17,6 +17,7 @@ _GROUPS = {
     "headrace.producers.cli.tenants": ("tenants",),
     "headrace.producers.cli.lists": ("models", "queues", "workers"),
     "headrace.workers.cli": ("worker",),
+    "headrace.callbacks_cli": ("callbacks",),
     "headrace.local_cli": ("up", "demo"),
     "headrace.config_cli": ("config",),
 }

@@ -1,0 +1,167 @@
+"""Sends the webhooks that are due: many at once, in one thread, each at most as long as its deadline.
+
+What is due, and whose turn it is, is decided in Redis (`claim_deliveries`), so that any number of processes
+may send. An attempt that is not settled, because its process died or Redis was away, is made again after a
+lease, with the same `webhook-id`.
+"""
+
+import asyncio
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+from redis.asyncio import Redis
+
+from ...schemas import keys
+from ...schemas.connection import broker_errors, connect_async
+from ...schemas.delivery import Attempted, DeliveryState, read_secrets
+from ...schemas.errors import BrokerUnavailable
+from ...schemas.keys import Tag
+from ...schemas.scripts import DueDelivery, claim_deliveries, run_async, settle_delivery
+from ..webhooks.schedule import Schedule
+from ..webhooks.sender import Attempt, Sender, Verdict
+from .metrics import CallbackMetrics
+from .settings import CallbacksSettings
+
+POLL_S = 0.25
+"""How late something may be that was not announced: a retry, or another process's delivery."""
+
+SECRETS_S = 5.0
+"""How soon a tenant's new secret signs."""
+
+LAST_WORDS_S = 5.0
+"""What attempts under way get when the process stops; an unfinished one is made again elsewhere."""
+
+log = structlog.get_logger(__name__)
+
+
+class Deliveries:
+    """Sends what is due in all queues.
+
+    Args:
+        queues: gives the queues there are.
+        sender: makes what sends; called in the thread that `run` is called in.
+    """
+
+    def __init__(
+        self,
+        settings: CallbacksSettings,
+        metrics: CallbackMetrics,
+        queues: Callable[[], Sequence[Tag]],
+        sender: Callable[[], Sender],
+        schedule: Schedule | None = None,
+    ) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._queues, self._sender = queues, sender
+        self._schedule = schedule or Schedule()
+        self._nonce = secrets.token_hex(4)
+        self._lease_s = 2 * settings.webhook_timeout_s + 5.0
+        self._secrets: dict[str, tuple[float, list[str]]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: asyncio.Event | None = None
+
+    def run(self, stopping: threading.Event) -> None:
+        """Send until told to stop (and called by `wake`)."""
+        asyncio.run(self._run(stopping))
+
+    def wake(self) -> None:
+        """Say that something may be due; from any thread."""
+        loop, news = self._loop, self._news
+        if loop is not None and news is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(news.set)
+
+    async def _run(self, stopping: threading.Event) -> None:
+        self._news, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        sender = self._sender()
+        attempts: set[asyncio.Task[None]] = set()
+        async with connect_async(self._settings.redis_url) as redis:
+            while not stopping.is_set():
+                attempts = {attempt for attempt in attempts if not attempt.done()}
+                for due in await self._claim(redis, self._settings.webhook_concurrency - len(attempts)):
+                    attempts.add(asyncio.create_task(self._attempt(redis, sender, due)))
+                self._metrics.sending(len(attempts))
+                await self._wait_for_news()
+            if attempts:
+                _, late = await asyncio.wait(attempts, timeout=LAST_WORDS_S)
+                for attempt in late:
+                    attempt.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
+        await sender.aclose()
+
+    async def _wait_for_news(self) -> None:
+        assert self._news is not None
+        try:
+            await asyncio.wait_for(self._news.wait(), POLL_S)
+        except TimeoutError:
+            return
+        self._news.clear()
+
+    async def _claim(self, redis: "Redis", free: int) -> list[DueDelivery]:
+        claimed: list[DueDelivery] = []
+        for tag in self._queues():
+            if len(claimed) >= free:
+                break
+            try:
+                call = claim_deliveries(tag, free - len(claimed), self._lease_s, self._nonce)
+                found: list[DueDelivery] = await run_async(redis, call)
+                claimed += found
+            except BrokerUnavailable as error:
+                log.warning("deliveries_wait", queue=tag.base, reason=str(error))
+        return claimed
+
+    async def _attempt(self, redis: "Redis", sender: Sender, due: DueDelivery) -> None:
+        give_up_at = time.monotonic() + self._lease_s
+        signing = [due.secret] if due.secret else await self._secrets_of(redis, due)
+        if signing is None:
+            return
+        attempt = await sender.send(due.url, due.id, due.body, signing, int(time.time()))
+        state, delay_s = self._what_follows(due, attempt)
+        self._metrics.attempted(state.value, attempt.took_s)
+        log.info("webhook", id=due.id, state=state.value, status=attempt.status, error=attempt.error)
+        noted = Attempted(status=attempt.status, took_s=round(attempt.took_s, 3), error=attempt.error)
+        call = settle_delivery(due, state, noted, self._settings.webhook_retention_s, delay_s=delay_s)
+        while time.monotonic() < give_up_at:
+            try:
+                if not await run_async(redis, call):
+                    log.warning("webhook_settled_late", id=due.id)
+            except BrokerUnavailable as error:
+                log.warning("webhook_unsettled", id=due.id, reason=str(error))
+                await asyncio.sleep(POLL_S)
+            else:
+                self._next(state)
+                return
+
+    def _next(self, state: DeliveryState) -> None:
+        """An endpoint that answers may have more to be sent to it."""
+        if state is DeliveryState.DELIVERED and self._news is not None:
+            self._news.set()
+
+    def _what_follows(self, due: DueDelivery, attempt: Attempt) -> tuple[DeliveryState, float]:
+        match attempt.verdict:
+            case Verdict.DELIVERED:
+                return DeliveryState.DELIVERED, 0.0
+            case Verdict.GONE:
+                return DeliveryState.DISABLED, 0.0
+            case Verdict.REFUSED:
+                return DeliveryState.REFUSED, 0.0
+            case Verdict.RETRY:
+                delay_s = self._schedule.after(due.attempts + 1, attempt.retry_after_s, random.random)
+                return (DeliveryState.FAILED, 0.0) if delay_s is None else (DeliveryState.PENDING, delay_s)
+
+    async def _secrets_of(self, redis: "Redis", due: DueDelivery) -> list[str] | None:
+        """The tenant's secrets; None while they can't be read, and the attempt is then made later."""
+        known = self._secrets.get(due.tenant)
+        now = time.monotonic()
+        if known is None or known[0] < now:
+            try:
+                with broker_errors():
+                    found = await redis.hget(keys.webhook_secrets(due.tag.namespace), due.tenant)
+                known = now + SECRETS_S, [s.secret.get_secret_value() for s in read_secrets(found)]
+            except (BrokerUnavailable, ValueError) as error:
+                log.warning("secrets_unread", tenant=due.tenant, reason=str(error))
+                return None
+            self._secrets[due.tenant] = known
+        return known[1]

@@ -1,0 +1,45 @@
+"""What `headrace callbacks` counts."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# From a receiver next door up to the overall deadline.
+ATTEMPT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
+
+
+class CallbackMetrics:
+    """The metrics of one callbacks process.
+
+    Args:
+        registry: where they are registered; one of their own when not given.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = registry or CollectorRegistry()
+        self._relayed = Counter(
+            "headrace_outbox_entries", "Outbox entries seen to, by outcome.", ("outcome",), registry=registry
+        )
+        self._attempts = Counter(
+            "headrace_webhook_attempts",
+            "Attempts to deliver, by what followed.",
+            ("state",),
+            registry=registry,
+        )
+        self._took = Histogram(
+            "headrace_webhook_seconds", "Attempts to deliver.", registry=registry, buckets=ATTEMPT_S
+        )
+        self._sending = Gauge("headrace_webhooks_sending", "Attempts under way.", registry=registry)
+        for outcome in ("done", "waits", "dropped"):
+            self._relayed.labels(outcome)
+
+    def relayed(self, outcome: str) -> None:
+        """An outbox entry was seen to: `done`, `waits` for Celery, or `dropped`: nobody can read it."""
+        self._relayed.labels(outcome).inc()
+
+    def attempted(self, state: str, took_s: float) -> None:
+        """An attempt ended, and left its delivery in `state`."""
+        self._attempts.labels(state).inc()
+        self._took.observe(took_s)
+
+    def sending(self, attempts: int) -> None:
+        """So many attempts are under way."""
+        self._sending.set(attempts)

@@ -1,0 +1,37 @@
+"""The body of a webhook (Standard Webhooks): what happened, when, and to which job."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from ...schemas.events import JobState, Record
+from ...schemas.job import Job, WebhookEvent
+
+MAX_BODY_BYTES = 256 * 1024
+"""Receivers limit what they read; a longer body has the job without its text and tokens, as a thin one."""
+
+_LARGE = {"text", "token_ids", "logprobs"}
+
+
+def body(event: WebhookEvent, at_ms: int, job: Job, record: Record) -> str:
+    """What is sent for an event, as JSON: `{"type", "timestamp", "data"}`.
+
+    `data` is the job's result, with its model, tenant and metadata; of a started one what is known then.
+    """
+    at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    about = {"job_id": record.job_id, "model": job.model, "tenant": job.tenant, "metadata": job.metadata}
+
+    def written(data: dict[str, Any]) -> str:
+        return json.dumps(
+            {"type": event.value, "timestamp": at, "data": data}, ensure_ascii=False, separators=(",", ":")
+        )
+
+    if event is WebhookEvent.STARTED or "result" not in record.fields:  # it may live again by now
+        state = JobState.RUNNING if event is WebhookEvent.STARTED else event.value.partition(".")[2]
+        return written(about | {"state": state})
+    result = record.result()
+    thin = about | result.model_dump(mode="json", exclude_none=True, exclude=_LARGE)
+    if job.webhook is None or job.webhook.payload == "thin":
+        return written(thin)
+    full = written(about | result.model_dump(mode="json", exclude_none=True))
+    return full if len(full.encode()) <= MAX_BODY_BYTES else written(thin | {"truncated": True})

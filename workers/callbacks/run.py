@@ -1,0 +1,144 @@
+"""`headrace callbacks`: a Celery worker that takes next to no tasks, and does what follows from jobs.
+
+Being one, it is seen in Flower, answers `inspect` and hears `revoke`. The tasks it takes are generations that
+were sent by their name alone: they are put on the stream.
+"""
+
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from celery import Celery, bootsteps
+from celery.exceptions import SecurityWarning
+from celery.signals import setup_logging
+from kombu import Queue
+from prometheus_client import CollectorRegistry, start_http_server
+
+from ...schemas.config import BadSetting
+from ...schemas.connection import connect, without_password
+from .. import logs
+from ..stopping import stop_celery
+from .metrics import CallbackMetrics
+from .service import Service
+from .settings import CallbacksSettings
+
+RESTORE_S = 60
+"""A task that this process took and did not finish within so long goes back to its queue."""
+
+log = structlog.get_logger(__name__)
+
+
+class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs the service for as long as the Celery worker runs."""
+
+    def __init__(self, worker: Any, service: Service, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._service = service
+        worker.headrace = service  # where the control commands find it
+
+    def start(self, worker: Any) -> None:
+        """Start its threads."""
+        self._service.start()
+
+    def stop(self, worker: Any) -> None:
+        """End them."""
+        self._service.stop()
+
+    def terminate(self, worker: Any) -> None:
+        """End them."""
+        self._service.stop()
+
+    def info(self, worker: Any) -> dict[str, int]:
+        """Merged into `inspect stats`."""
+        return self._service.info()
+
+
+def run(settings: CallbacksSettings, app: Celery) -> int:
+    """Serve until told to stop; the exit status.
+
+    Raises:
+        BadSetting, BrokerUnavailable: a setting can't be used, seen before anything is started.
+    """
+    hostname = f"callbacks@{platform.node()}-{os.getpid()}"
+    logs.configure(settings.log_level, host=hostname)
+    setup_logging.connect(_keep_logging)
+    warnings.simplefilter("ignore", SecurityWarning)
+    connect(settings.redis_url).close()
+    log.info("callbacks_starting", app=settings.app, redis=without_password(settings.redis_url))
+    _configure(app, settings)
+    with _metrics(settings) as metrics:
+        service = Service(settings, app, metrics, on_failure=lambda: stop_celery(1))
+        worker = app.Worker(
+            hostname=hostname,
+            pool="solo",
+            concurrency=1,
+            loglevel=settings.log_level.upper(),
+            task_events=True,
+            queues=[settings.callbacks_queue],
+            without_gossip=True,
+            without_mingle=True,
+            quiet=True,
+            service=service,
+        )
+        worker.start()
+    status: int = worker.exitcode or 0
+    log.info("callbacks_ended", status=status)
+    return status
+
+
+def _configure(app: Celery, settings: CallbacksSettings) -> None:
+    """What this one worker of the app does differently from the others."""
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=True,  # it has none; undecided, Celery warns
+        task_queues=[Queue(settings.callbacks_queue, routing_key=settings.callbacks_queue)],
+        task_create_missing_queues=True,
+    )
+    if (app.conf.broker_url or "").startswith(("redis", "sentinel")):
+        # Lists of its own, so that its short timeout never restores what another worker is still at.
+        app.conf.broker_transport_options = dict(app.conf.broker_transport_options or {}) | {
+            "visibility_timeout": RESTORE_S,
+            "unacked_restore_throttle": 1,
+            "unacked_key": "headrace_unacked",
+            "unacked_index_key": "headrace_unacked_index",
+            "unacked_mutex_key": "headrace_unacked_mutex",
+        }
+    app.steps["worker"].add(ServiceStep)
+
+
+@contextmanager
+def _metrics(settings: CallbacksSettings) -> Iterator[CallbackMetrics]:
+    """The metrics, served while the context lasts where somebody asks for them.
+
+    Raises:
+        BadSetting: the port can't be had.
+    """
+    registry = CollectorRegistry()
+    metrics = CallbackMetrics(registry)
+    if settings.metrics_port is None:
+        yield metrics
+        return
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    except OSError as error:
+        place = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise BadSetting(f"setting metrics_port: can't listen on {place}: {error.strerror}") from None
+    log.info("metrics_served", host=settings.metrics_host, port=server.server_port)
+    try:
+        yield metrics
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _keep_logging(**_: Any) -> None:
+    """Celery sets up no logging of its own where something listens to this signal."""

@@ -1,0 +1,137 @@
+"""The threads of `headrace callbacks`: a relay for each queue, what is due, and upkeep."""
+
+import os
+import platform
+import random
+import threading
+from collections.abc import Callable
+
+import structlog
+from celery import Celery
+
+from ...schemas import keys
+from ...schemas.connection import broker_errors, connect
+from ...schemas.errors import BrokerUnavailable
+from ...schemas.keys import Tag
+from ...schemas.scripts import run_many, upkeep
+from ..revoke import Canceller
+from ..webhooks.guard import Guard
+from ..webhooks.sender import Sender
+from .deliveries import Deliveries
+from .metrics import CallbackMetrics
+from .relay import Relay
+from .settings import CallbacksSettings
+
+QUEUES_S = 2.0
+"""How soon a model that is served for the first time is noticed; also between two rounds of upkeep."""
+
+log = structlog.get_logger(__name__)
+
+
+class Service:
+    """Does all that `headrace callbacks` does beside being a Celery worker.
+
+    Args:
+        app: the Celery app whose tasks are completed.
+        on_failure: called from any thread when one of them ended by an error nobody foresaw.
+    """
+
+    def __init__(
+        self,
+        settings: CallbacksSettings,
+        app: Celery,
+        metrics: CallbackMetrics,
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._settings, self._app, self._metrics = settings, app, metrics
+        self._on_failure = on_failure
+        self._redis = connect(settings.redis_url)
+        self._consumer = f"callbacks-{platform.node()}-{os.getpid()}"
+        self._queues: list[Tag] = []
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
+        self._canceller = Canceller(
+            settings.redis_url,
+            settings.namespace,
+            settings.partitions,
+            models=lambda: dict.fromkeys(tag.model for tag in self._queues),
+        )
+        guard = Guard(allow_hosts=settings.webhook_allow)
+        self._deliveries = Deliveries(
+            settings,
+            metrics,
+            queues=lambda: self._queues,
+            sender=lambda: Sender(guard, timeout_s=settings.webhook_timeout_s),
+        )
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._spawn("deliveries", lambda: self._deliveries.run(self._stopping))
+        self._spawn("queues", self._watch)
+
+    def stop(self) -> None:
+        """End the threads, and what they have under way as far as it ends soon."""
+        self._stopping.set()
+        self._deliveries.wake()
+        for thread in self._threads:  # the one that adds to them was started second, and is joined by then
+            thread.join()
+        self._redis.close()
+
+    def cancel(self, name: str) -> str:
+        """Cancel a job, by its own id or its task's; what `revoke` does here."""
+        return self._canceller.cancel(name)
+
+    def info(self) -> dict[str, int]:
+        """What it does, flat; shown by `celery inspect stats`."""
+        return {"queues": len(self._queues)}
+
+    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                log.exception("thread_failed", thread=name)
+                self._on_failure()
+
+        thread = threading.Thread(target=guarded, name=f"headrace-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _watch(self) -> None:
+        """Notice queues, give each a relay, and do their upkeep."""
+        while not self._stopping.is_set():
+            try:
+                self._notice_queues()
+                self._keep_up()
+            except BrokerUnavailable as error:
+                log.warning("redis_awaited", reason=str(error))
+            self._stopping.wait(QUEUES_S * random.uniform(0.8, 1.2))
+
+    def _notice_queues(self) -> None:
+        namespace = self._settings.namespace
+        with broker_errors():
+            models: list[bytes] = self._redis.hkeys(keys.models(namespace))  # type: ignore[assignment]
+        for model in sorted(models):
+            for partition in range(self._settings.partitions):
+                tag = Tag(model.decode(), partition, namespace)
+                if tag not in self._queues:
+                    relay = Relay(
+                        self._redis,
+                        tag,
+                        self._app,
+                        self._settings,
+                        self._metrics,
+                        self._consumer,
+                        self._stopping,
+                        on_delivery=self._deliveries.wake,
+                    )
+                    self._spawn(f"relay-{tag.model}-{partition}", relay.run)
+                    self._queues = [*self._queues, tag]
+                    log.info("queue_noticed", model=tag.model, partition=partition)
+
+    def _keep_up(self) -> None:
+        for answer in run_many(self._redis, [upkeep(tag, self._settings.queue) for tag in self._queues]):
+            if isinstance(answer, Exception):
+                raise answer
+            if any(answer[:-1]):
+                log.info("upkeep", **answer._asdict())
