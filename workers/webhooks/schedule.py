@@ -1,0 +1,54 @@
+"""When to try again: the delays after failed attempts, and the pauses of a circuit breaker. Pure arithmetic.
+
+A receiver may be away for a weekend and still gets everything: with the delays below an attempt that fails is
+made again nine times in three days. Jitter only ever adds, so that neither a delay nor the receiver's own
+`Retry-After` is cut short, and what failed together does not come back together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+JITTER = 0.2
+"""At most this share of a delay is added to it."""
+
+TOLERATED_FAILURES = 4
+"""So many failures in a row are a bad moment; one more, and the endpoint is left alone for a while."""
+
+FIRST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The delays between the attempts of one delivery.
+
+    Attributes:
+        delays_s: the wait after the first attempt, after the second, and so on; after as many and one more
+            attempts the delivery is given up.
+    """
+
+    delays_s: tuple[float, ...] = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+
+    def __post_init__(self) -> None:
+        if any(delay_s < 0 for delay_s in self.delays_s):
+            raise ValueError(f"delays_s = {self.delays_s}: a delay can't be negative")
+
+    def after(self, attempts: int, retry_after_s: float | None, jitter: Callable[[], float]) -> float | None:
+        """Seconds to wait before the next attempt; None when the delivery is given up.
+
+        Args:
+            attempts: failed ones so far, at least 1.
+            retry_after_s: the least that the receiver asked for.
+            jitter: gives a number in [0, 1), as `random.random` does.
+        """
+        if attempts > len(self.delays_s):
+            return None
+        return max(self.delays_s[attempts - 1], retry_after_s or 0.0) * (1 + JITTER * jitter())
+
+
+def pause_s(failures_in_a_row: int) -> float:
+    """Seconds to leave an endpoint alone: none below five failures in a row, then 30, doubling up to 900."""
+    doublings = failures_in_a_row - TOLERATED_FAILURES - 1
+    if doublings < 0:
+        return 0.0
+    return min(FIRST_PAUSE_S * 2.0 ** min(doublings, 16), LONGEST_PAUSE_S)
