@@ -1,0 +1,59 @@
+"""A webhook's URL taken apart, once, so that what is judged is what is connected to."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+"""A host name in lower case, or an IPv4 address in any spelling."""
+
+_PORT_OF = {"http": 80, "https": 443}
+
+
+class Refused(Exception):
+    """Webhooks may not be sent to a URL; the text says why, without what may be secret in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a webhook goes.
+
+    Attributes:
+        secure: whether it is https.
+        host: a name in lower case, or an address without brackets.
+        path: with the query.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> "Target":
+        """The parts of an absolute http or https URL.
+
+        Raises:
+            Refused: it is none, or it has a user or password.
+        """
+        if not re.fullmatch(r"[!-~]+", url):
+            raise Refused("the URL has characters that must be percent-encoded")
+        try:
+            parts = urlsplit(url)
+            port, host = parts.port, parts.hostname or ""
+        except ValueError:
+            raise Refused("the URL can't be read") from None
+        if parts.scheme not in _PORT_OF:
+            raise Refused("the URL is not one of https")
+        if "@" in parts.netloc:
+            raise Refused("the URL has a user or password")
+        if ":" not in host and not (NAME.fullmatch(host) and len(host) < 254):
+            raise Refused("the URL's host is not a name or address (international names: the xn-- form)")
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return cls(parts.scheme == "https", host, _PORT_OF[parts.scheme] if port is None else port, path)
+
+    @property
+    def authority(self) -> str:
+        """The value of the header `Host`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORT_OF["https" if self.secure else "http"] else f"{host}:{self.port}"
