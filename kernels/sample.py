@@ -1,0 +1,165 @@
+"""From a step's logits to its tokens without a word to the host: the sampling of a GPU step.
+
+What each sequence asks for lies in tensors by batch row, and a pass over the logits obeys it. The order is
+that of vLLM and transformers: penalties, bias; temperature; top-k, top-p, min-p; then Gumbel-max with the
+noise of sampling.py. Log-probabilities are those of the plain logits.
+
+Each of top-k, top-p and min-p is a cut: a scaled logit stays if it is at least the row's threshold. So tokens
+that tie with the last one kept are kept too, whatever their ids.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .sampling import gumbel_argmax
+
+
+@dataclass(slots=True, frozen=True)
+class SamplingTable:
+    """What sequences ask of sampling, by batch row (R of them), on the logits' device.
+
+    Attributes:
+        temperature: float32 [R]; 0 takes the best token.
+        top_k: int32 [R]; 0 for all.
+        top_p: float32 [R], over 0; 1 for all.
+        min_p: float32 [R]; 0 for all.
+        presence, frequency: float32 [R]; subtracted once and once an occurrence, for tokens of the output.
+        repetition: float32 [R]; divides positive and multiplies negative logits of tokens known already.
+        seeds: int64 [R].
+        tokens: int32 or int64 [R, L], the known tokens; a view of the columns in use is as good.
+        lengths: int64 [R], how many are known, which is the position of the token to draw.
+        prompt_lengths: int64 [R], how many of them are the prompt's.
+        bias_ids: int32 [R, N], tokens whose logit is changed; -1 where there is none.
+        bias_values: float32 [R, N], what is added; -inf forbids the token. An id may stand in two entries.
+        bias_until: int64 [R, N]; an entry holds while the length is below it (a minimum length).
+        logprobs: int32 [R], how many most likely tokens are wanted; -1 for no log-probabilities.
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    presence: Tensor
+    frequency: Tensor
+    repetition: Tensor
+    seeds: Tensor
+    tokens: Tensor
+    lengths: Tensor
+    prompt_lengths: Tensor
+    bias_ids: Tensor
+    bias_values: Tensor
+    bias_until: Tensor
+    logprobs: Tensor
+
+
+@dataclass(slots=True, frozen=True)
+class SampleNeeds:
+    """Which work a step has: known to the host from its requests, and fixed when a graph is captured.
+
+    Attributes:
+        penalties, bias, truncation: some row asks for it. False skips the work of all rows.
+        logprobs: the most that a row asks for; None when none does.
+    """
+
+    penalties: bool = True
+    bias: bool = True
+    truncation: bool = True
+    logprobs: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Sampled:
+    """New tokens, on the logits' device.
+
+    Attributes:
+        tokens: int64 [S].
+        logprobs: float32 [S], of those tokens; None where no row asked, arbitrary in rows that did not.
+        top_ids: int64 [S, n], the most likely tokens, best first, lower ids first among equals; -1 past what
+            the row asked for.
+        top_logprobs: float32 [S, n]; -inf past what the row asked for.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor | None
+    top_ids: Tensor | None
+    top_logprobs: Tensor | None
+
+
+def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
+    """The next token of each of `rows`.
+
+    Args:
+        logits: float32 [S, V], used up. A row must hold a finite value.
+        rows: int64 [S], whose row of the table each belongs to.
+        table: what the rows ask for.
+        needs: what of it is to be done at all.
+    """
+    if logits.is_cuda:
+        from .triton.sampling import sample as sample_triton
+
+        return sample_triton(logits, rows, table, needs)
+    return sample_torch(logits, rows, table, needs)
+
+
+def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
+    """`sample` from torch operations, for any device; also the reference."""
+    plain = logits.clone()
+    if needs.penalties:
+        logits = _penalise(logits, rows, table)
+    if needs.bias:
+        logits = _bias(logits, rows, table)
+    temperature = table.temperature[rows]
+    scaled = logits / torch.where(temperature > 0, temperature, 1)[:, None]
+    if needs.truncation:
+        cut = thresholds_torch(scaled, table.top_k[rows], table.top_p[rows], table.min_p[rows])
+        scaled = scaled.masked_fill(scaled < cut[:, None], float("-inf"))
+    drawn = gumbel_argmax(scaled, table.seeds[rows], table.lengths[rows])
+    tokens = torch.where(temperature > 0, drawn, logits.argmax(-1))
+    if needs.logprobs is None:
+        return Sampled(tokens, None, None, None)
+    logprobs = plain.log_softmax(-1)
+    own = logprobs.gather(1, tokens[:, None])[:, 0]
+    count = min(needs.logprobs, plain.shape[1])
+    best = plain.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    unasked = torch.arange(count, device=logits.device) >= table.logprobs[rows, None]
+    top_logprobs = logprobs.gather(1, best).masked_fill(unasked, float("-inf"))
+    return Sampled(tokens, own, best.masked_fill(unasked, -1), top_logprobs)
+
+
+def thresholds_torch(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """The least scaled logit that each row keeps, float32 [S]; -inf where it keeps all.
+
+    top_p takes the fewest most likely of top-k's survivors whose probability among these reaches it.
+    """
+    ordered = scaled.sort(dim=1, descending=True).values
+    last = torch.where(top_k > 0, top_k, scaled.shape[1]).clamp(max=scaled.shape[1]).long() - 1
+    cut = ordered.gather(1, last[:, None])
+    ordered = ordered.masked_fill(ordered < cut, float("-inf"))
+    probs = ordered.softmax(1)
+    kept = (probs.cumsum(1) - probs < top_p[:, None]).sum(1, keepdim=True).clamp(min=1)
+    nucleus = torch.where(top_p[:, None] < 1, ordered.gather(1, kept - 1), float("-inf"))
+    cut = torch.maximum(torch.where(top_k[:, None] > 0, cut, float("-inf")), nucleus)
+    return torch.maximum(cut[:, 0], ordered[:, 0] + min_p.log())
+
+
+def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> Tensor:
+    tokens = table.tokens[rows].long()
+    places = torch.arange(tokens.shape[1], device=logits.device)
+    known = places < table.lengths[rows, None]
+    output = known & (places >= table.prompt_lengths[rows, None])
+    tokens = tokens.masked_fill(~known, 0)
+    seen = torch.zeros_like(logits).scatter_add_(1, tokens, known.float()) > 0
+    counts = torch.zeros_like(logits).scatter_add_(1, tokens, output.float())
+    repetition = table.repetition[rows, None]
+    scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
+    logits = torch.where(seen, scaled, logits)
+    return logits - counts * table.frequency[rows, None] - (counts > 0) * table.presence[rows, None]
+
+
+def _bias(logits: Tensor, rows: Tensor, table: SamplingTable) -> Tensor:
+    ids = table.bias_ids[rows].long()
+    holds = (ids >= 0) & (table.lengths[rows, None] < table.bias_until[rows])
+    values = torch.where(holds, table.bias_values[rows], 0)
+    return logits.scatter_add(1, ids.clamp(min=0), values)

@@ -1,0 +1,267 @@
+"""Sampling on the GPU: logits are read where they are, nothing is sorted, nothing waits for the device.
+
+Penalties and bias change the few logits they concern, in place. The draw is split over the vocabulary in
+tiles of a fixed size, so that a row's result does not depend on how many rows there are; the tiles' winners
+meet in a last small kernel.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..sample import Sampled, SampleNeeds, SamplingTable
+from .cuts import best, thresholds
+from .noise import gumbel, log
+
+_BLOCK = 4096
+_HISTORY_BLOCK = 1024
+
+
+def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
+    """See `kernels.sample.sample`; never waits for the device."""
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    adjusted = needs.penalties or needs.bias
+    plain = logits.clone() if adjusted and needs.logprobs is not None else logits
+    if needs.penalties:
+        _penalise(logits, rows, table)
+    if needs.bias and table.bias_ids.shape[1]:
+        _bias(logits, rows, table)
+    cuts = thresholds(logits, rows, table) if needs.truncation else None
+    return _draw(logits, plain, cuts, rows, table, needs.logprobs)
+
+
+def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
+    count, vocab = logits.shape
+    grid = (count, triton.cdiv(table.tokens.shape[1], _HISTORY_BLOCK))
+    if not grid[0] or not grid[1]:
+        return
+    seen = torch.zeros(count, vocab, dtype=torch.int32, device=logits.device)
+    history = (rows, table.tokens, table.tokens.stride(0), table.lengths, table.prompt_lengths)
+    strengths = (table.presence, table.frequency, table.repetition)
+    _count_kernel[grid](*history, *strengths, seen, vocab, BLOCK=_HISTORY_BLOCK, enable_fp_fusion=True)
+    _penalise_kernel[grid](
+        *history,
+        *strengths,
+        seen,
+        vocab,
+        logits,
+        logits.stride(0),
+        BLOCK=_HISTORY_BLOCK,
+        enable_fp_fusion=True,
+    )
+
+
+def _bias(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
+    entries = table.bias_ids.shape[1]
+    ids, values, until = (x.contiguous() for x in (table.bias_ids, table.bias_values, table.bias_until))
+    if len(rows):
+        _bias_kernel[(len(rows), triton.cdiv(entries, 128))](
+            logits,
+            logits.stride(0),
+            rows,
+            ids,
+            values,
+            until,
+            table.lengths,
+            entries,
+            BLOCK=128,
+            enable_fp_fusion=True,
+        )
+
+
+def _draw(
+    logits: Tensor, plain: Tensor, cuts: Tensor | None, rows: Tensor, table: SamplingTable, top: int | None
+) -> Sampled:
+    count, vocab = logits.shape
+    tiles = triton.cdiv(vocab, _BLOCK)
+    parts = logits.new_empty(3, count, tiles)
+    ids = torch.empty(count, tiles, dtype=torch.int32, device=logits.device)
+    tokens = torch.empty(count, dtype=torch.int64, device=logits.device)
+    logprobs, totals = logits.new_empty(2, count)
+    wanted = top is not None
+    if count:
+        _draw_kernel[(count, tiles)](
+            logits,
+            logits.stride(0),
+            plain,
+            plain.stride(0),
+            cuts,
+            rows,
+            table.temperature,
+            table.seeds,
+            table.lengths,
+            parts,
+            ids,
+            vocab,
+            count * tiles,
+            LOGPROBS=wanted,
+            BLOCK=_BLOCK,
+            num_warps=8,
+            enable_fp_fusion=True,
+        )
+        _meet_kernel[(count,)](
+            parts,
+            ids,
+            plain,
+            plain.stride(0),
+            tokens,
+            logprobs,
+            totals,
+            vocab,
+            tiles,
+            count * tiles,
+            LOGPROBS=wanted,
+            TILES=triton.next_power_of_2(tiles),
+            num_warps=1,
+            enable_fp_fusion=True,
+        )
+    if top is None:
+        return Sampled(tokens, None, None, None)
+    return Sampled(tokens, logprobs, *best(plain, totals, rows, table.logprobs, min(top, vocab)))
+
+
+@triton.jit
+def _count_kernel(
+    rows,
+    tokens,
+    stride,
+    lengths,
+    prompt_lengths,
+    presence,
+    frequency,
+    repetition,
+    seen,
+    vocab,
+    BLOCK: tl.constexpr,
+):
+    """Seen tokens of a row: how often in the output, with a mark if also in the prompt."""
+    place = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + place).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    if (tl.load(presence + row) != 0) | (tl.load(frequency + row) != 0) | (tl.load(repetition + row) != 1):
+        known = at < tl.load(lengths + row)
+        prompt = at < tl.load(prompt_lengths + row)
+        token = tl.load(tokens + row * stride + at, mask=known, other=0).to(tl.int64)
+        mine = seen + place * vocab + token
+        tl.atomic_or(mine, 0x40000000, mask=known & prompt, sem="relaxed")
+        tl.atomic_add(mine, 1, mask=known & ~prompt, sem="relaxed")
+
+
+@triton.jit
+def _penalise_kernel(
+    rows,
+    tokens,
+    stride,
+    lengths,
+    prompt_lengths,
+    presence,
+    frequency,
+    repetition,
+    seen,
+    vocab,
+    logits,
+    logits_stride,
+    BLOCK: tl.constexpr,
+):
+    """Of a token's occurrences the one that takes its count changes its logit, once and exactly."""
+    place = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + place).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    once, each, factor = tl.load(presence + row), tl.load(frequency + row), tl.load(repetition + row)
+    if (once != 0) | (each != 0) | (factor != 1):
+        known = at < tl.load(lengths + row)
+        token = tl.load(tokens + row * stride + at, mask=known, other=0).to(tl.int64)
+        taken = tl.atomic_xchg(seen + place * vocab + token, 0, mask=known, sem="relaxed")
+        mine = known & (taken != 0)
+        count = (taken & 0x3FFFFFFF).to(tl.float32)
+        x = tl.load(logits + place * logits_stride + token, mask=mine, other=0.0)
+        x = tl.where(x > 0, tl.math.div_rn(x, tl.zeros_like(x) + factor), x * factor)
+        x = x - count * each - tl.where(count > 0, once, 0.0)
+        tl.store(logits + place * logits_stride + token, x, mask=mine)
+
+
+@triton.jit
+def _bias_kernel(logits, stride, rows, ids, values, until, lengths, entries, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + place).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < entries
+    token = tl.load(ids + row * entries + at, mask=inside, other=-1).to(tl.int64)
+    holds = inside & (token >= 0)
+    holds = holds & (tl.load(lengths + row) < tl.load(until + row * entries + at, mask=inside, other=0))
+    value = tl.load(values + row * entries + at, mask=holds, other=0.0)
+    tl.atomic_add(logits + place * stride + token, value, mask=holds, sem="relaxed")
+
+
+@triton.jit
+def _draw_kernel(
+    logits,
+    stride,
+    plain,
+    plain_stride,
+    cuts,
+    rows,
+    temperature,
+    seeds,
+    positions,
+    parts,
+    part_ids,
+    vocab,
+    part_stride,
+    LOGPROBS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The best of a tile: parts[0] its noisy logit, and of the plain logits their top and exp's sum."""
+    place = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + place).to(tl.int64)
+    ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = ids < vocab
+    part = place * tl.num_programs(1) + tl.program_id(1)
+    x = tl.load(logits + place * stride + ids, mask=inside, other=float("-inf"))
+    t = tl.load(temperature + row)
+    if t > 0:
+        x = tl.math.div_rn(x, tl.zeros_like(x) + t)
+        if cuts is not None:
+            x = tl.where(x >= tl.load(cuts + place), x, float("-inf"))
+        x += gumbel(tl.load(seeds + row), tl.load(positions + row), ids)
+    winner = tl.max(x, 0)
+    tl.store(parts + part, winner)
+    tl.store(part_ids + part, tl.min(tl.where((x == winner) & inside, ids, vocab - 1), 0))
+    if LOGPROBS:
+        y = tl.load(plain + place * plain_stride + ids, mask=inside, other=float("-inf"))
+        top = tl.max(y, 0)
+        top = tl.where(top > float("-inf"), top, 0.0)
+        tl.store(parts + part_stride + part, top)
+        tl.store(parts + 2 * part_stride + part, tl.sum(tl.exp(y - top), 0))
+
+
+@triton.jit
+def _meet_kernel(
+    parts,
+    part_ids,
+    plain,
+    plain_stride,
+    tokens,
+    logprobs,
+    totals,
+    vocab,
+    tiles,
+    part_stride,
+    LOGPROBS: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    place = tl.program_id(0).to(tl.int64)
+    tile = tl.arange(0, TILES)
+    part, inside = place * tiles + tile, tile < tiles
+    x = tl.load(parts + part, mask=inside, other=float("-inf"))
+    ids = tl.load(part_ids + part, mask=inside, other=vocab - 1)
+    token = tl.min(tl.where(x == tl.max(x, 0), ids, vocab - 1), 0)
+    tl.store(tokens + place, token.to(tl.int64))
+    if LOGPROBS:
+        tops = tl.load(parts + part_stride + part, mask=inside, other=float("-inf"))
+        sums = tl.load(parts + 2 * part_stride + part, mask=inside, other=0.0)
+        top = tl.max(tops, 0)
+        total = top + log(tl.sum(tl.exp(tops - top) * sums, 0))
+        tl.store(totals + place, total)
+        tl.store(logprobs + place, tl.load(plain + place * plain_stride + token) - total)

@@ -1,0 +1,259 @@
+"""The Triton path of sampling against the reference; in the interpreter where there is no GPU."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from headrace.kernels.sample import (
+    Sampled,
+    SampleNeeds,
+    SamplingTable,
+    _bias,
+    _penalise,
+    sample,
+    sample_torch,
+    thresholds_torch,
+)
+from headrace.kernels.sampling import gumbel_argmax_torch, gumbel_noise
+
+pytest.importorskip("triton")
+from headrace.kernels.triton import sampling as triton_sampling
+from headrace.kernels.triton.cuts import thresholds
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FOREVER = 2**62
+
+
+@pytest.fixture(autouse=True)
+def quiet_infinities():
+    """The interpreter computes in numpy, which warns of infinities and of the hash's wrap-around."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+def table(
+    rows: int, *, history: int = 12, biases: int = 3, vocab: int = 100, **columns: list
+) -> SamplingTable:
+    """Neutral rows, but for the columns given."""
+    generator = torch.Generator().manual_seed(rows)
+    fields: dict[str, torch.Tensor] = {
+        "temperature": torch.ones(rows),
+        "top_k": torch.zeros(rows, dtype=torch.int32),
+        "top_p": torch.ones(rows),
+        "min_p": torch.zeros(rows),
+        "presence": torch.zeros(rows),
+        "frequency": torch.zeros(rows),
+        "repetition": torch.ones(rows),
+        "seeds": torch.randint(-(2**62), 2**62, (rows,), generator=generator),
+        "tokens": torch.randint(0, vocab, (rows, history), dtype=torch.int32, generator=generator),
+        "lengths": torch.randint(1, history + 1, (rows,), generator=generator),
+        "prompt_lengths": torch.ones(rows, dtype=torch.int64),
+        "bias_ids": torch.full((rows, biases), -1, dtype=torch.int32),
+        "bias_values": torch.zeros(rows, biases),
+        "bias_until": torch.full((rows, biases), FOREVER),
+        "logprobs": torch.full((rows,), -1, dtype=torch.int32),
+    }
+    for name, values in columns.items():
+        fields[name] = torch.as_tensor(values, dtype=fields[name].dtype)
+    return SamplingTable(**fields)
+
+
+def here(columns: SamplingTable) -> SamplingTable:
+    """The same table on the tested device; what is expected is computed on the CPU."""
+    names = (field.name for field in dataclasses.fields(SamplingTable))
+    return SamplingTable(**{name: getattr(columns, name).to(DEVICE) for name in names})
+
+
+def logits_of(rows: int, vocab: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
+    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def both(logits: torch.Tensor, rows: torch.Tensor, columns: SamplingTable, needs: SampleNeeds):
+    return drawn(logits, rows, columns, needs), sample_torch(logits.clone(), rows, columns, needs)
+
+
+def drawn(logits: torch.Tensor, rows: torch.Tensor, columns: SamplingTable, needs: SampleNeeds) -> Sampled:
+    """The Triton path's tokens, as CPU tensors."""
+    wide = torch.nn.functional.pad(logits, (0, 5), value=1e30).to(DEVICE)  # columns that would win if read
+    made = triton_sampling.sample(wide[:, : logits.shape[1]], rows.to(DEVICE), here(columns), needs)
+    parts = (made.tokens, made.logprobs, made.top_ids, made.top_logprobs)
+    return Sampled(*(None if part is None else part.cpu() for part in parts))
+
+
+def cuts_of(logits: torch.Tensor, columns: SamplingTable) -> torch.Tensor:
+    rows = torch.arange(len(logits), device=DEVICE)
+    return thresholds(logits.to(DEVICE), rows, here(columns)).cpu()
+
+
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 1), (3, 17), (6, 4096), (5, 9001)])
+def test_the_draw_is_that_of_the_plain_noise(rows, vocab):
+    columns = table(rows, vocab=vocab)
+    logits = logits_of(rows, vocab)
+    logits[:, 1::3] = -torch.inf
+    made, plain = both(logits, torch.arange(rows), columns, SampleNeeds(False, False, False))
+    assert torch.equal(made.tokens, plain.tokens)
+    assert torch.equal(made.tokens, gumbel_argmax_torch(logits, columns.seeds, columns.lengths))
+    assert made.logprobs is None
+
+
+def test_the_noise_is_that_of_the_reference_to_a_few_ulp():
+    """A row of two columns that differ by delta flips its draw exactly where the noise differs by delta."""
+    count = 60
+    columns = table(count)
+    noise = gumbel_noise(columns.seeds, columns.lengths, 2)
+    gap = noise[:, 0] - noise[:, 1]
+    for sign, token in ((1, 0), (-1, 1)):
+        margin = sign * (3e-6 + 1e-6 * noise.abs().amax(1))
+        logits = torch.stack((torch.zeros_like(gap), gap - margin), dim=1)
+        needs = SampleNeeds(False, False, False)
+        made = drawn(logits, torch.arange(count), columns, needs)
+        assert (made.tokens == token).all()
+
+
+def assert_cut(x: torch.Tensor, cut: float, k: int, p: float, least: float) -> None:
+    """The kept are those of the definition, in float64; 1e-5 of the mass may be rounded either way."""
+    x = x.double()
+    kept = x >= cut
+    if 0 < k < len(x):
+        assert (x > cut).sum() < k
+        x = x.where(x >= x.topk(k).values[-1], -torch.inf)
+    mass = x.softmax(0)
+    floor = x.max() + np.log(least) if least else -torch.inf
+    if p < 1 and cut > floor + 1e-5:
+        assert mass[x > cut].sum() < p + 1e-5
+    if (dropped := x[~kept & (x > -torch.inf)]).numel():  # by top-p or min-p, as top-k's are masked by now
+        assert mass[x > dropped.max()].sum() >= p - 1e-5 or dropped.max() < floor + 1e-5
+
+
+CUTS = [
+    (1, 1.0, 0.0),
+    (7, 1.0, 0.0),
+    (3000, 1.0, 0.0),
+    (0, 0.9, 0.0),
+    (0, 0.999, 0.0),
+    (0, 1e-6, 0.0),
+    (50, 0.5, 0.0),
+    (4000, 0.95, 0.0),
+    (0, 1.0, 0.1),
+    (0, 1.0, 1.0),
+    (40, 0.9, 0.05),
+    (10**6, 0.9, 0.0),
+    (0, 1.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("vocab", "scale"), [(1, 3.0), (50, 3.0), (9001, 3.0), (9001, 0.01)])
+def test_cuts_are_those_of_a_sort(vocab, scale):
+    ks, ps, least = zip(*CUTS, strict=True)
+    temperature = [0.5 + 0.25 * (i % 5) for i in range(len(CUTS))]
+    columns = table(len(CUTS), top_k=ks, top_p=ps, min_p=least, temperature=temperature)
+    logits = logits_of(len(CUTS), vocab, scale=scale)
+    cuts = cuts_of(logits, columns)
+    scaled = logits / columns.temperature[:, None]
+    for x, cut, limits in zip(scaled, cuts.tolist(), CUTS, strict=True):
+        assert_cut(x, cut, *limits)
+    expected = thresholds_torch(scaled, columns.top_k, columns.top_p, columns.min_p)
+    exact = [i for i, (k, p, least) in enumerate(CUTS) if p == 1 and not least]
+    kept, wanted = (scaled >= cuts[:, None])[exact], (scaled >= expected[:, None])[exact]
+    assert torch.equal(kept, wanted)
+
+
+def test_cuts_bear_ties_outliers_and_forbidden_tokens():
+    vocab = 5000
+    x = logits_of(6, vocab).contiguous()
+    x[0] = x[0].round()  # many ties at every value
+    x[1, :] = 2.5
+    x[2, 7], x[2, 8] = -3e38, 3e38
+    x[3, 5:] = -torch.inf
+    x[4] = -torch.exp(torch.linspace(-80, 80, vocab))
+    x[5, 1:] = -torch.inf
+    for k in (1, 4999):
+        columns = table(6, top_k=[k] * 6)
+        cuts = cuts_of(x, columns)
+        expected = thresholds_torch(x, columns.top_k, columns.top_p, columns.min_p)
+        allowed = x > -torch.inf
+        assert torch.equal((x >= cuts[:, None]) & allowed, (x >= expected[:, None]) & allowed)
+    columns = table(6, top_p=[0.7] * 6)
+    for row, cut in zip(x, cuts_of(x, columns).tolist(), strict=True):
+        assert_cut(row, cut, 0, 0.7, 0.0)
+        assert (row >= cut).any()
+
+
+def test_greedy_rows_and_rows_of_every_kind_share_a_batch():
+    vocab = 2311
+    columns = table(
+        7,
+        vocab=vocab,
+        temperature=[0, 1, 0.3, 2, 1, 0, 1],
+        top_k=[3, 0, 20, 0, 5, 0, 1],
+        top_p=[0.1, 1, 0.9, 0.5, 1, 1, 1],
+        min_p=[0.5, 0, 0, 0, 0.2, 0, 0],
+        presence=[0, 0, 0.5, 0, 0, 1.5, 0],
+        frequency=[0, 0.25, 0, 0, 0, 0.5, 0],
+        repetition=[1, 1, 1, 1.3, 1, 0.7, 1],
+    )
+    order = torch.tensor([6, 2, 0, 5, 1, 4, 3, 2])
+    made, plain = both(logits_of(8, vocab), order, columns, SampleNeeds())
+    assert torch.equal(made.tokens, plain.tokens)
+    alone, _ = both(logits_of(8, vocab)[3:4], order[3:4], columns, SampleNeeds())
+    assert alone.tokens == made.tokens[3]
+
+
+def test_penalties_and_bias_change_logits_as_the_reference_does():
+    vocab, history = 40, 2500
+    columns = table(
+        5,
+        vocab=vocab,
+        history=history,
+        lengths=[2500, 1, 1030, 7, 2000],
+        prompt_lengths=[1200, 1, 3, 7, 10],
+        presence=[0.5, 1, 0, 0, 0],
+        frequency=[0.01, 0, 0.3, 0, 0],
+        repetition=[1.2, 1, 1, 3.0, 1],
+        temperature=[0] * 5,
+        bias_ids=[[3, -1, 3], [39, 0, -1], [-1, -1, -1], [5, 6, 7], [0, 1, 2]],
+        bias_values=[[1.5, 9, -1], [-torch.inf, 2, 9], [9, 9, 9], [1, 2, 3], [-torch.inf, -1, 1]],
+        bias_until=[[FOREVER, 1, FOREVER], [2, FOREVER, 1], [0, 0, 0], [7, 8, FOREVER], [2000, 2001, 2002]],
+    )
+    rows = torch.arange(5)
+    logits = logits_of(5, vocab)
+    changed = logits.clone().to(DEVICE)
+    triton_sampling._penalise(changed, rows.to(DEVICE), here(columns))
+    triton_sampling._bias(changed, rows.to(DEVICE), here(columns))
+    expected = _bias(_penalise(logits, rows, columns), rows, columns)
+    torch.testing.assert_close(changed.cpu(), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("vocab", [5, 700, 9001])
+def test_log_probabilities_are_those_of_the_plain_logits(vocab):
+    wanted = [0, -1, 3, 20, 2000]
+    columns = table(5, vocab=vocab, logprobs=wanted, presence=[1.0] * 5, top_k=[2] * 5, temperature=[0.7] * 5)
+    logits = logits_of(5, vocab)
+    logits[3] = logits[3].round()  # ties: lower ids first
+    made, plain = both(logits, torch.arange(5), columns, SampleNeeds(logprobs=2000))
+    assert torch.equal(made.tokens, plain.tokens)
+    torch.testing.assert_close(made.logprobs, plain.logprobs, rtol=2e-6, atol=5e-6)
+    assert torch.equal(made.top_ids, plain.top_ids)
+    torch.testing.assert_close(made.top_logprobs, plain.top_logprobs, rtol=2e-6, atol=5e-6)
+    assert torch.equal((made.top_ids >= 0).sum(1), torch.tensor([0, 0, 3, 20, 2000]).clamp(max=vocab))
+
+
+def test_no_rows_are_no_work():
+    made = drawn(logits_of(0, 50), torch.arange(0), table(1), SampleNeeds(logprobs=2))
+    assert made.tokens.shape == (0,)
+    assert made.top_ids.shape == (0, 2)
+
+
+def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary():
+    logits = torch.full((1, 50), torch.nan)
+    made = drawn(logits, torch.arange(1), table(1, vocab=50), SampleNeeds())
+    assert 0 <= int(made.tokens) < 50
+
+
+def test_the_public_operation_takes_the_path_of_its_device():
+    columns, rows = table(3, vocab=90, top_k=[4, 0, 2]), torch.arange(3)
+    logits = logits_of(3, 90)
+    made = sample(logits.clone().to(DEVICE), rows.to(DEVICE), here(columns), SampleNeeds(logprobs=1))
+    assert torch.equal(made.tokens.cpu(), sample_torch(logits, rows, columns, SampleNeeds(logprobs=1)).tokens)
