@@ -1,6 +1,7 @@
 """What webhooks may be sent to: public addresses over https, and what the operator lists."""
 
 import socket
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -18,8 +19,9 @@ PRIVATE = """
     2852039166 0251.0376.0251.0376 169.254.43518 127.0.0.1. 000000177.0.0.1 0x7f.1
     [::1] [::] [::ffff:127.0.0.1] [::ffff:7f00:1] [::FFFF:10.0.0.1] [::ffff:a9fe:a9fe] [::127.0.0.1]
     [::10.0.0.1] [0:0:0:0:0:ffff:7f00:1] [64:ff9b::7f00:1] [64:ff9b::10.0.0.1] [64:ff9b:1::8.8.8.8]
-    [2002:7f00:1::] [2002:a00:1::1] [2002:808:808::1] [2001:0:7f00:1::] [2001::1] [2001:db8::1] [3fff::1] [fe80::1]
-    [fec0::1] [fc00::1] [fd00:ec2::254] [fd12:3456::1] [ff02::1] [ff0e::1] [100::1] [5f00::1] [4000::1] [ffff::1]
+    [2002:7f00:1::] [2002:a00:1::1] [2002:808:808::1] [2001:0:7f00:1::] [2001::1] [2001:db8::1] [3fff::1]
+    [fe80::1] [fec0::1] [fc00::1] [fd00:ec2::254] [fd12:3456::1] [ff02::1] [ff0e::1] [100::1] [5f00::1]
+    [4000::1] [ffff::1]
 """
 PUBLIC = """
     8.8.8.8 1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 172.15.255.255 172.32.0.0
@@ -160,6 +162,12 @@ def test_with_networks_listed_a_name_waits_for_its_addresses():
     for addresses in (["10.2.0.1"], ["8.8.8.8"], ["10.1.2.3", "8.8.8.8"], []):
         with pytest.raises(Refused):
             guard.check_addresses(False, target.host, target.port, [ip_address(a) for a in addresses])
+
+
+@given(st.one_of(st.text(), st.from_regex(r"https?://[^/]{0,20}/?.*"), st.from_regex(r"https://[!-~]+")))
+def test_whatever_the_text_it_passes_or_is_refused(url):
+    with suppress(Refused):
+        Guard(["10.0.0.0/8", "receiver"]).check_url(url)
 
 
 @given(st.from_regex(r"[0-9a-fx]{0,11}(\.[0-9a-fx]{1,11}){0,3}\.?", fullmatch=True))

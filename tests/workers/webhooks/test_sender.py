@@ -160,7 +160,7 @@ async def test_a_body_that_would_unpack_to_a_gigabyte_is_not_unpacked(start_rece
 async def test_whatever_is_slow_ends_at_the_deadline(start_receiver, make_sender, answer, code, error):
     receiver = await start_receiver(answer)
     attempt = await make_sender(timeout_s=0.3).send(receiver.url(), "msg_1", BODY, [], NOW_S)
-    assert attempt.took_s >= 0.3
+    assert 0.3 <= attempt.took_s < 5
     assert attempt.status == code
     assert error in attempt.error
     assert attempt.verdict is (Verdict.DELIVERED if code == 200 else Verdict.RETRY)
