@@ -4,7 +4,8 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
 ARGS ?=
-BENCHMARKS ?= engine queue
+BENCHMARKS ?= engine kernels service queue
+PEERS ?= vllm openvino llamacpp
 MINUTES ?= 5
 CHAOS ?=
 DIST ?= dist
@@ -14,7 +15,7 @@ RUN := $(VENV)/bin/python -m
 PYTEST := $(RUN) pytest $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up install test chaos bench lint types format build clean
+.PHONY: help demo up install test chaos bench peers lint types format build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -47,6 +48,9 @@ chaos: $(INSTALLED)  ## the tests that take minutes, and a storm of faults (MINU
 bench: $(INSTALLED)  ## measure; prints ratios within one run (BENCHMARKS="engine queue")
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) benchmarks.$$name || exit; done
 
+peers:  ## install the engines to measure against, each into .peers/ (PEERS="vllm openvino llamacpp")
+	benchmarks/peers/install $(PYTHON) $(PEERS)
+
 lint: $(INSTALLED)  ## ruff, import directions
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -65,6 +69,6 @@ build: $(INSTALLED)  ## sdist, and the wheel from it, checked, in dist/
 	$(VENV)/bin/python tools/check_wheel.py $(DIST)/*.whl
 
 clean:  ## remove what the targets made, .venv too
-	rm -rf $(VENV) $(DIST) build src/*.egg-info .hypothesis
+	rm -rf $(VENV) .peers $(DIST) build src/*.egg-info .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

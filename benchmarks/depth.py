@@ -16,7 +16,7 @@ from headrace.schemas.scripts import ClaimRequest, claim, enqueue, run, run_many
 from headrace.schemas.settings import QueueSettings
 from headrace.workers.embedded_redis import EmbeddedRedis
 
-from .workload import machine
+from .machine import machine
 
 TAG, BATCH = Tag("bench"), 1000
 CLAIMS = 400

@@ -18,7 +18,7 @@ from pathlib import Path
 from headrace import Client, JobHandle
 from headrace.stack import stack
 
-from .workload import machine
+from .machine import machine
 
 QUIET = ("ada", "grace", "linus")
 EVERY_S = 0.3

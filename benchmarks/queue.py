@@ -23,7 +23,8 @@ from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 from headrace.stack import stack
 from headrace.workers.models import resolve_model
 
-from .workload import Item, S, machine, save_model, workload
+from .machine import machine
+from .workload import Item, S, save_model, workload
 
 ENQUEUED = 2000
 FIRST_TOKENS = 30

@@ -1,9 +1,7 @@
 """What the benchmarks run: random models of stated shapes, and requests of mixed lengths."""
 
-import platform
 import random
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -11,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama-shaped model with random weights."""
+    """A decoder with random weights."""
 
     name: str
     hidden: int
@@ -21,19 +19,45 @@ class Shape:
     head_dim: int
     intermediate: int
     vocab: int
+    family: str = "llama"
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(out, in) of one layer's linear maps, those of one input fused."""
+        attention = self.heads * self.head_dim
+        return [
+            (attention + 2 * self.kv_heads * self.head_dim, self.hidden),
+            (self.hidden, attention),
+            (2 * self.intermediate, self.hidden),
+            (self.hidden, self.intermediate),
+        ]
+
+    @property
+    def weights(self) -> int:
+        """Weights that a step reads: all linear maps, the head's too."""
+        layer = sum(rows * columns for rows, columns in self.linears)
+        return self.layers * layer + self.vocab * self.hidden
+
+    @property
+    def kv_elements(self) -> int:
+        """Elements of keys and values that one token holds, over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
 
 
 S = Shape("S", hidden=512, layers=8, heads=8, kv_heads=4, head_dim=64, intermediate=2048, vocab=8192)
 M = Shape("M", hidden=1024, layers=28, heads=16, kv_heads=8, head_dim=128, intermediate=3072, vocab=32_000)
-SHAPES = {shape.name: shape for shape in (S, M)}
+QWEN3_600M = Shape("Qwen3-0.6B", 1024, 28, 16, 8, 128, 3072, 151_936, family="qwen3")
+LLAMA_8B = Shape("Llama-8B", 4096, 32, 32, 8, 128, 14_336, 128_256)
+TINY = Shape("tiny", hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=512)
+SHAPES = {shape.name: shape for shape in (S, M, QWEN3_600M, LLAMA_8B, TINY)}
 
 
-def save_model(shape: Shape, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+def save_model(shape: Shape, folder: Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> None:
     """Write the model's checkpoint; without an end-of-sequence token, lengths are what was asked for."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = {"llama": LlamaConfig, "qwen3": Qwen3Config}[shape.family](
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
@@ -42,11 +66,14 @@ def save_model(shape: Shape, folder: Path, dtype: torch.dtype = torch.bfloat16) 
         intermediate_size=shape.intermediate,
         vocab_size=shape.vocab,
         max_position_embeddings=4096,
+        tie_word_embeddings=shape.family == "qwen3",
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=0,
     )
-    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.save_pretrained(folder)
 
 
 @dataclass(frozen=True)
@@ -69,27 +96,3 @@ def workload(
         )
         for _ in range(requests)
     ]
-
-
-def machine() -> dict[str, str | int]:
-    """What a figure has to be read with."""
-    return {
-        "cpu": _cpu(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "transformers", "redis", "celery")},
-    }
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

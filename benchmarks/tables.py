@@ -1,0 +1,146 @@
+"""From measured seconds to the tables that a reader sees, on the terminal and in docs/performance.md."""
+
+from math import floor, log10
+from statistics import median
+
+NAMES = {
+    "headrace": "headrace",
+    "transformers_static": "`transformers`, static batches",
+    "transformers_continuous": "`transformers`, continuous batching",
+    "vllm": "vLLM",
+    "openvino": "OpenVINO GenAI",
+    "llamacpp": "llama.cpp",
+}
+
+Row = list[str]
+
+
+def table(head: Row, rows: list[Row]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Rounded to significant digits; a dash for what was not measured."""
+    if not value:
+        return "–" if value is None else "0"
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.{max(0, digits - 1 - floor(log10(abs(rounded))))}f}"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def about_machine(machine: dict) -> str:
+    """One line on the machine, the versions and the day."""
+    flags = f" ({', '.join(machine['flags'])})" if machine["flags"] else ""
+    gpu = f"{machine['gpu']}, " if "gpu" in machine else ""
+    return (
+        f"{gpu}{machine['cpu']}, {machine['cores']} cores{flags}, {machine['threads']} threads; "
+        f"Python {machine['python']}, torch {machine['torch']}; {machine['date']}"
+    )
+
+
+def engine_figures(facts: dict, name: str) -> dict[str, float]:
+    """What the measured seconds of one contender come to; only what all needed cases were measured for."""
+    cases = facts["cases"]
+    seconds = {case: median(values) for case, values in facts["seconds"][name].items()}
+    figures = {}
+    if "workload" in seconds:
+        figures["tokens_per_s"] = cases["workload"]["output_tokens"] / seconds["workload"]
+    if "first" in seconds:
+        figures["first_token_ms"] = 1000 * seconds["first"]
+    if {"first", "alone"} <= seconds.keys():
+        figures["token_ms"] = (
+            1000 * (seconds["alone"] - seconds["first"]) / (cases["alone"]["output_tokens"] - 1)
+        )
+    if "prefill" in seconds:
+        figures["prefill_per_s"] = cases["prefill"]["prompt_tokens"] / seconds["prefill"]
+    if {"decode_1", "decode_65"} <= seconds.keys():
+        figures["step_ms"] = 1000 * (seconds["decode_65"] - seconds["decode_1"]) / 64
+    return figures
+
+
+def engine_ceilings(facts: dict) -> dict[str, float]:
+    """What the machine's ceilings would allow: the figures of an engine without any other cost."""
+    options, model, cases = facts["options"], facts["model"], facts["cases"]
+    rows, chunk = options["requests"], options["step_tokens"]
+    linears = {int(count): seconds for count, seconds in facts["ceilings"]["linears_s"].items()}
+    work = cases["workload"]
+    prompt_s, output_s = (
+        work["prompt_tokens"] * linears[chunk] / chunk,
+        work["output_tokens"] * linears[rows] / rows,
+    )
+    held = cases["decode_65"]["prompt_tokens"] + 32 * rows
+    step_bytes = 2 * (model["weights"] + model["kv_elements"] * held)
+    return {
+        "tokens_per_s": work["output_tokens"] / (prompt_s + output_s),
+        "token_ms": 1000 * linears[1],
+        "prefill_per_s": chunk / linears[chunk],
+        "step_ms": 1000 * linears[rows],
+        "step_copy_ms": 1000 * step_bytes / facts["ceilings"]["copy_bytes_per_s"],
+        "matmul_tflops": 2 * model["weights"] * chunk / linears[chunk] / 1e12,
+        "decode_tflops": 2 * model["weights"] * rows / linears[rows] / 1e12,
+    }
+
+
+def engine_table(facts: dict) -> str:
+    """All contenders of a run, with ratios, and the fractions of the ceilings."""
+    figures = {name: engine_figures(facts, name) for name in facts["seconds"]}
+    ours, rows = figures.get("headrace", {}), []
+    for name in sorted(figures, key=lambda name: -figures[name].get("tokens_per_s", 0)):
+        own = figures[name]
+        rows.append(
+            [
+                f"{NAMES[name]} {facts['versions'][name].get(_package(facts, name), '')}".strip(),
+                number(own.get("tokens_per_s")),
+                _times(ours.get("tokens_per_s"), own.get("tokens_per_s")) if name != "headrace" else "",
+                number(own.get("first_token_ms")),
+                number(own.get("token_ms")),
+                number(own.get("prefill_per_s")),
+                number(own.get("step_ms")),
+            ]
+        )
+    head = ["", "output tokens/s", "headrace against it", "first token, ms", "ms a token, alone"]
+    head += ["prompt tokens/s", f"step of {facts['options']['requests']}, ms"]
+    lines = [table(head, rows)]
+    lines += [f"- {NAMES[name]}: not measured: {reason}" for name, reason in facts["lost"].items()]
+    ceiling = engine_ceilings(facts)
+    if {"prefill_per_s", "step_ms"} <= ours.keys():
+        reached = [
+            [
+                f"prefill, steps of {facts['options']['step_tokens']} rows",
+                f"{number(ceiling['matmul_tflops'])} TFLOP/s",
+                percent(ours["prefill_per_s"] / ceiling["prefill_per_s"]),
+                "",
+            ],
+            [
+                f"decode, steps of {facts['options']['requests']} rows",
+                f"{number(ceiling['decode_tflops'])} TFLOP/s",
+                percent(ceiling["step_ms"] / ours["step_ms"]),
+                percent(ceiling["step_copy_ms"] / ours["step_ms"]),
+            ],
+        ]
+        copied = facts["ceilings"]["copy_bytes_per_s"] / 1e9
+        head = [
+            "headrace",
+            "ceiling: the linear maps alone",
+            "reached",
+            f"of memory copies ({number(copied)} GB/s)",
+        ]
+        lines += ["", table(head, reached), ""]
+        lines.append(
+            f"The linear maps alone, all prompt tokens in full steps and all output tokens in steps of "
+            f"{facts['options']['requests']}, would allow {number(ceiling['tokens_per_s'])} output tokens/s."
+        )
+    return "\n".join(lines)
+
+
+def _package(facts: dict, name: str) -> str:
+    return next(iter(facts["versions"][name]), "") if name != "headrace" else ""
+
+
+def _times(ours: float | None, theirs: float | None) -> str:
+    return "–" if not ours or not theirs else f"{ours / theirs:.2f} times"

@@ -1,0 +1,42 @@
+"""The benchmarks run, at sizes that say nothing about speed, and the page shows what the results give."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.serial
+def test_engines_are_compared_in_one_run(tmp_path):
+    done = run(
+        "engine",
+        *("--model", "tiny", "--requests", 4, "--threads", 1, "--rounds", 1, "--step-tokens", 64),
+        *("--only", "headrace", "transformers_static", "vllm", "--json", tmp_path),
+        PEERS_DIR=str(tmp_path),
+    )
+    (file,) = tmp_path.glob("*-engine-tiny.json")
+    facts = json.loads(file.read_text())
+    assert facts["lost"] == {"vllm": "not installed: make peers"}
+    for name in ("headrace", "transformers_static"):
+        assert facts["seconds"][name].keys() == facts["cases"].keys()
+        assert all(seconds > 0 for runs in facts["seconds"][name].values() for seconds in runs)
+    assert "headrace against it" in done.stdout
+    assert "vLLM: not measured: not installed" in done.stdout
