@@ -11,8 +11,8 @@ from ..kernels import native
 from .batch import StepInput
 from .config import EngineConfig
 from .errors import ModelError
-from .models import Decoder, ModelConfig, load_config, load_decoder
-from .models.decoder import KVCache
+from .models import ModelConfig, load_config, load_decoder
+from .models.decoder import KVCache, Model
 
 _CPU_KV_SHARE = 0.25
 """Of the machine's memory that is free: the rest is left to the other processes on it."""
@@ -53,7 +53,7 @@ class Executor(Protocol):
 class ModelExecutor:
     """Runs a decoder over its KV cache."""
 
-    def __init__(self, decoder: Decoder, config: EngineConfig, info: ModelInfo, device: torch.device) -> None:
+    def __init__(self, decoder: Model, config: EngineConfig, info: ModelInfo, device: torch.device) -> None:
         self.model_info, self.device = info, device
         self._decoder = decoder
         dtype = decoder.embedding.dtype

@@ -1,29 +1,37 @@
-"""The decoder of all supported families: pre-norm attention and gated MLP, over paged keys and values."""
+"""The decoder of all supported families: pre-norm attention and gated MLP, over paged keys and values.
 
-from dataclasses import dataclass
+It exists twice: operation by operation, for any device and type, and as one call of compiled code, for CPUs
+that multiply bfloat16.
+"""
+
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ...kernels.activation import silu_and_mul
 from ...kernels.attention import paged_attention
+from ...kernels.compiled import CompiledDecoder, Panels
 from ...kernels.linear import Linear
 from ...kernels.norm import add_rms_norm, rms_norm
 from ...kernels.rope_cache import rope_and_cache
 from ..batch import StepInput
 from .config import ModelConfig
 
+Weight = TypeVar("Weight", Linear, Panels)
+
 
 @dataclass(slots=True)
-class Layer:
+class Layer(Generic[Weight]):
     """One layer's weights, projections of the same input fused."""
 
     input_norm: Tensor
-    qkv: Linear
-    output: Linear
+    qkv: Weight
+    output: Weight
     mlp_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Weight
+    down: Weight
     q_norm: Tensor | None
     k_norm: Tensor | None
     sliding_window: int
@@ -37,9 +45,19 @@ class KVCache:
     values: Tensor
 
 
+class Model(Protocol):
+    """A loaded model."""
+
+    config: ModelConfig
+    embedding: Tensor
+
+    def forward(self, step: StepInput, cache: KVCache) -> Tensor:
+        """Write the step's keys and values into the cache; float32 logits [S, vocab] of its sampled rows."""
+
+
 @dataclass(slots=True)
 class Decoder:
-    """A loaded model.
+    """A model computed operation by operation.
 
     Attributes:
         embedding: [vocab, hidden].
@@ -48,7 +66,7 @@ class Decoder:
 
     config: ModelConfig
     embedding: Tensor
-    layers: list[Layer]
+    layers: list[Layer[Linear]]
     norm: Tensor
     head: Linear
     cos_sin: Tensor
@@ -93,3 +111,32 @@ class Decoder:
             residual = residual[step.sampled]
         logits: Tensor = self.head(rms_norm(residual, self.norm, eps))
         return logits.to(torch.float32)
+
+
+@dataclass(slots=True)
+class CompiledModel:
+    """A model computed in one call a step.
+
+    Attributes:
+        embedding: [vocab, hidden].
+    """
+
+    config: ModelConfig
+    embedding: Tensor
+    decoder: CompiledDecoder
+    _cache: KVCache | None = field(default=None, init=False)
+
+    def forward(self, step: StepInput, cache: KVCache) -> Tensor:
+        """As `Decoder.forward`."""
+        if cache is not self._cache:
+            self.decoder.bind(cache.keys, cache.values)
+            self._cache = cache
+        return self.decoder(
+            step.token_ids,
+            step.positions,
+            step.slots,
+            step.query_starts,
+            step.context_lens,
+            step.block_tables,
+            step.sampled,
+        )

@@ -5,7 +5,9 @@ go. Pickled checkpoints are refused: loading one runs whatever code it holds.
 """
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ...kernels.linear import Linear, pack_linear
+from ...kernels.compiled import CompiledDecoder, can_compile, pack_panels
+from ...kernels.linear import pack_linear
 from ..errors import ModelError
 from .config import ModelConfig
-from .decoder import Decoder, Layer
+from .decoder import CompiledModel, Decoder, Layer, Model, Weight
 from .rope import cos_sin_table
 
 
@@ -69,8 +72,8 @@ def load_decoder(
     *,
     positions: int,
     rows_hint: int,
-) -> Decoder:
-    """Load a checkpoint.
+) -> Model:
+    """Load a checkpoint, for the fastest way of computing it here.
 
     Args:
         folder: the checkpoint's files.
@@ -88,23 +91,40 @@ def load_decoder(
         embedding = weights.get("model.embed_tokens.weight").clone()
         tied = config.tie_embeddings or "lm_head.weight" not in weights
         head = embedding if tied else weights.get("lm_head.weight")
-        return Decoder(
-            config=config,
-            embedding=embedding,
-            layers=[_layer(weights, config, index, rows_hint) for index in range(config.num_layers)],
-            norm=weights.get("model.norm.weight").clone(),
-            head=pack_linear(head, rows_hint=rows_hint),
-            cos_sin=cos_sin_table(config, positions).to(device),
-        )
+        norm = weights.get("model.norm.weight").clone()
+        cos_sin = cos_sin_table(config, positions).to(device)
+        inputs = config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size
+        if can_compile(dtype, device, *inputs):
+            compiled = CompiledDecoder(
+                _layers(weights, config, pack_panels),
+                embedding,
+                norm,
+                pack_panels(head),
+                cos_sin,
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                eps=config.norm_eps,
+            )
+            return CompiledModel(config, embedding, compiled)
+        pack = partial(pack_linear, rows_hint=rows_hint)
+        return Decoder(config, embedding, _layers(weights, config, pack), norm, pack(head), cos_sin)
 
 
-def _layer(weights: _Checkpoint, config: ModelConfig, index: int, rows_hint: int) -> Layer:
+def _layers(
+    weights: _Checkpoint, config: ModelConfig, pack: Callable[[Tensor, Tensor | None], Weight]
+) -> list[Layer[Weight]]:
+    return [_layer(weights, config, index, pack) for index in range(config.num_layers)]
+
+
+def _layer(
+    weights: _Checkpoint, config: ModelConfig, index: int, pack: Callable[[Tensor, Tensor | None], Weight]
+) -> Layer[Weight]:
     prefix = f"model.layers.{index}."
 
-    def linear(bias: bool, *names: str) -> Linear:
+    def linear(bias: bool, *names: str) -> Weight:
         full = [f"{prefix}{name}" for name in names]
-        fused_bias = weights.get(*(f"{name}.bias" for name in full)) if bias else None
-        return pack_linear(weights.get(*(f"{name}.weight" for name in full)), fused_bias, rows_hint=rows_hint)
+        fused_bias = weights.get(*(f"{name}.bias" for name in full)).clone() if bias else None
+        return pack(weights.get(*(f"{name}.weight" for name in full)), fused_bias)
 
     def norm(name: str) -> Tensor:
         return weights.get(f"{prefix}{name}.weight").clone()

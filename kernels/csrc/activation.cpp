@@ -1,6 +1,4 @@
-#include "vec.h"
-
-#include <cmath>
+#include "silu.h"
 
 // y = silu(gate) * up; a row of gate_up is the gate's columns, then up's.
 extern "C" void hr_silu_and_mul(const void* gate_up, void* y, int64_t rows, int width, int dtype, int threads) {
@@ -11,9 +9,7 @@ extern "C" void hr_silu_and_mul(const void* gate_up, void* y, int64_t rows, int 
             const T* gate = (const T*)gate_up + r * 2 * width;
             for (int i = 0; i < width; i += kLanes) {
                 f32v g = load(gate + i, width - i), up = load(gate + width + i, width - i);
-                f32v power = g * -1.44269504f;
-                f32v e = select(power > 126.0f, splat(INFINITY), exp2v(power));
-                store((T*)y + r * width + i, g / (1.0f + e) * up, width - i);
+                store((T*)y + r * width + i, silu(g) * up, width - i);
             }
         }
     });

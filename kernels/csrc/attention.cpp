@@ -1,237 +1,16 @@
-// Paged attention for CPUs. One code path for every row: a decode is a block of few rows, a prompt chunk one
-// of many.
-//
-// A work item is a run of query tokens of one sequence with all query heads of one kv head; its rows share
-// every key and value. Keys are taken in blocks of kBlock tokens at multiples of kBlock from position 0: a
-// block is gathered from its pages and laid out once, so that q·k and p·v are both a product of a small
-// row-major matrix with a block kept in the near caches (product_float.h, product_amx.h). Softmax is online,
-// in powers of two.
-//
-// A row's result does not depend on the rows beside it: each sum runs over the same blocks in the same order
-// whatever the item, and masked positions add exact zeros.
-#include "product_amx.h"
-#include "product_float.h"
+#include "attention.h"
 
-#include <cmath>
-#include <cstdlib>
 #include <type_traits>
-#include <vector>
 
 namespace {
 
-constexpr int kMaxRows = 128;  // of an item: enough to make the packing of a block cheap
-
-struct Args {
-    const void *q, *k_cache, *v_cache;
-    void* out;
-    const int32_t *tables, *query_starts, *context_lens;
-    int64_t table_stride;
-    int batch, heads, kv_heads, dim, page_size, window;
-    float scale, soft_cap;
-};
-
-// Memory that a thread keeps between calls, handed out in one run after each reset.
-class Scratch {
-  public:
-    ~Scratch() { free(data_); }
-    void reserve(size_t bytes) {
-        if (bytes <= size_) return;
-        free(data_);
-        data_ = (char*)aligned_alloc(64, size_ = padded(bytes));
-        if (!data_) abort();
-    }
-    void reset() { used_ = 0; }
-    template <typename E>
-    E* take(size_t count) {
-        E* taken = (E*)(data_ + used_);
-        used_ += padded(count * sizeof(E));
-        return taken;
-    }
-
-  private:
-    static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-    char* data_ = nullptr;
-    size_t size_ = 0, used_ = 0;
-};
-
 template <typename T, typename Product>
-class Attention {
-    using Operand = typename Product::Operand;
-    static constexpr int kBlock = Product::kBlock;
-
-  public:
-    explicit Attention(const Args& a)
-        : a_(a),
-          group_(a.heads / a.kv_heads),
-          tokens_(group_ < kMaxRows ? kMaxRows / group_ : 1),
-          width_(round_up(a.dim, Product::kStep)) {}
-
-    // Query tokens of one item: as many as make kMaxRows rows.
-    int tokens_per_item() const { return tokens_; }
-
-    // More than the largest item takes, with what alignment adds to each of its eight parts.
-    size_t scratch_bytes() const {
-        const size_t rows = round_up(tokens_ * group_, Product::kRowStep), blocks = 2 * kBlock;
-        return sizeof(Operand) * (rows * (width_ + kBlock) + blocks * width_) +
-               sizeof(float) * rows * (width_ + kBlock) + sizeof(T) * width_ + sizeof(Row) * rows + 8 * 64;
-    }
-
-    // Query tokens first.. of sequence b, kv head h.
-    void item(int b, int h, int first, Scratch& scratch) const {
-        const int start = a_.query_starts[b], count = a_.query_starts[b + 1] - start;
-        const int tokens = count - first < tokens_ ? count - first : tokens_;
-        const int rows = tokens * group_, padded = round_up(rows, Product::kRowStep);
-        const int position = a_.context_lens[b] - count + first;
-        const int last = position + tokens - 1;
-        const int lowest = a_.window && position >= a_.window ? position - a_.window + 1 : 0;
-
-        scratch.reset();
-        T* zeros = scratch.take<T>(width_);
-        Operand* q = scratch.take<Operand>(padded * width_);
-        Operand* keys = scratch.take<Operand>(kBlock * width_);
-        Operand* values = scratch.take<Operand>(kBlock * width_);
-        Operand* weights = scratch.take<Operand>(padded * kBlock);
-        float* scores = scratch.take<float>(padded * kBlock);
-        float* out = scratch.take<float>(padded * width_);
-        Row* state = scratch.take<Row>(rows);
-        memset(zeros, 0, sizeof(T) * width_);
-        memset(out, 0, sizeof(float) * padded * width_);
-        for (int r = 0; r < rows; r++) {
-            state[r] = Row{};
-            for (int d = 0; d < width_; d += kLanes)
-                store(q + r * width_ + d, load((const T*)a_.q + row_offset(start + first, h, r) + d, a_.dim - d));
-        }
-        // Pages lie anywhere, so the hardware foresees little: values are fetched while keys are packed, the
-        // next block's keys while values are.
-        const int begin = lowest / kBlock * kBlock;
-        const T *k_rows[kBlock], *v_rows[kBlock];
-        find_rows(a_.k_cache, b, h, begin, block_tokens(begin, last), lowest, last, zeros, k_rows);
-        for (int base = begin; base <= last; base += kBlock) {
-            const int here = block_tokens(base, last), next = block_tokens(base + kBlock, last);
-            find_rows(a_.v_cache, b, h, base, here, lowest, last, zeros, v_rows);
-            for (int t = 0; t < here; t += kLanes) {
-                prefetch(v_rows + t);
-                Product::pack_keys(k_rows + t, t, a_.dim, width_, keys);
-            }
-            find_rows(a_.k_cache, b, h, base + kBlock, next, lowest, last, zeros, k_rows);
-            for (int t = 0; t < here; t += kLanes) {
-                if (t < next) prefetch(k_rows + t);
-                Product::pack_values(v_rows + t, t, a_.dim, width_, values);
-            }
-            Product::multiply(rows, here, width_, q, width_, keys, kBlock, scores, kBlock, false);
-            for (int r = 0; r < rows; r++)
-                softmax(scores + r * kBlock, weights + r * kBlock, here, base, position + r / group_, state[r],
-                        out + r * width_);
-            Product::multiply(rows, width_, here, weights, kBlock, values, width_, out, width_, true);
-        }
-        for (int r = 0; r < rows; r++)
-            for (int d = 0; d < a_.dim; d += kLanes)
-                store((T*)a_.out + row_offset(start + first, h, r) + d,
-                      load(out + r * width_ + d) / state[r].total, a_.dim - d);
-    }
-
-  private:
-    struct Row {
-        float peak = -1e30f;  // finite: a row may see nothing of its item's first blocks
-        float total = 0;
-    };
-
-    static int round_up(int n, int step) { return (n + step - 1) / step * step; }
-
-    // Tokens of the block at base, up to the last one seen, padded; 0 past it.
-    static int block_tokens(int base, int last) {
-        const int n = last - base + 1;
-        return n >= kBlock ? kBlock : n > 0 ? round_up(n, Product::kStep) : 0;
-    }
-
-    // One step of the online softmax, for the row that stands at position: turns its scores for the tokens
-    // base.. into weights and rescales what the row has summed to the new maximum.
-    void softmax(float* scores, Operand* weights, int tokens, int base, int position, Row& row, float* out) const {
-        constexpr float kLog2e = 1.44269504f;
-        const float scale = a_.scale * kLog2e;
-        const int lowest = a_.window ? position - a_.window + 1 : 0;
-        const bool masked = lowest > base || position < base + tokens - 1;
-        f32v top = splat(row.peak);
-        for (int t = 0; t < tokens; t += kLanes) {
-            f32v s = load(scores + t) * scale;
-            if (a_.soft_cap) s = a_.soft_cap * kLog2e * tanh_of_exp2(s * (2 / a_.soft_cap));
-            if (masked) {
-                i32v at = iota() + (base + t);
-                s = select((at >= lowest) & (at <= position), s, splat(-INFINITY));
-            }
-            store(scores + t, s);
-            top = maximum(s, top);
-        }
-        const float peak = max_lane(top);
-        f32v sums = {};
-        for (int t = 0; t < tokens; t += kLanes) {
-            f32v p = exp2v(load(scores + t) - peak);
-            store(weights + t, p);
-            sums += p;
-        }
-        if (peak != row.peak) {
-            const float shrink = exp2v(splat(row.peak - peak))[0];
-            row = {peak, row.total * shrink};
-            for (int d = 0; d < width_; d += kLanes) store(out + d, load(out + d) * shrink);
-        }
-        row.total += sum(sums);
-    }
-
-    // Where row r of an item, counted token by token and in them head by head, lies in q and out.
-    size_t row_offset(int first, int h, int r) const {
-        return (size_t(first + r / group_) * a_.heads + h * group_ + r % group_) * a_.dim;
-    }
-
-    // Where a block's first tokens, from base, lie in a cache; zeros stand for those no row of the item sees.
-    void find_rows(const void* cache, int b, int h, int base, int tokens, int lowest, int last, const T* zeros,
-                   const T** rows) const {
-        const int32_t* table = a_.tables + b * a_.table_stride;
-        const int64_t head = int64_t(a_.page_size) * a_.dim;
-        int seen = base > lowest ? base : lowest;
-        for (int i = 0; i < seen - base; i++) rows[i] = zeros;
-        while (seen < base + tokens && seen <= last) {
-            const int offset = seen % a_.page_size;
-            const T* page = (const T*)cache + (int64_t(table[seen / a_.page_size]) * a_.kv_heads + h) * head;
-            for (int o = offset; o < a_.page_size && seen < base + tokens && seen <= last; o++)
-                rows[seen++ - base] = page + int64_t(o) * a_.dim;
-        }
-        for (; seen < base + tokens; seen++) rows[seen - base] = zeros;
-    }
-
-    void prefetch(const T* const* rows) const {
-        constexpr int kLine = 64 / sizeof(T);
-        for (int i = 0; i < kLanes; i++)
-            for (int d = 0; d < a_.dim; d += kLine) __builtin_prefetch(rows[i] + d, 0, 2);
-    }
-
-    const Args& a_;
-    const int group_, tokens_, width_;
-};
-
-template <typename T, typename Product>
-void run(const Args& args, int threads) {
-    const Attention<T, Product> attention(args);
-    const int step = attention.tokens_per_item();
-    thread_local std::vector<int64_t> ends;  // items up to and with each sequence
-    ends.resize(args.batch);
-    int64_t items = 0;
-    for (int b = 0; b < args.batch; b++)
-        ends[b] = items += int64_t(args.query_starts[b + 1] - args.query_starts[b] + step - 1) / step * args.kv_heads;
-    const int64_t* const end = ends.data();
-    // Chunks mostly stand after the decodes, and their last rows see most: the large items go first.
-#pragma omp parallel num_threads(threads) if (items > 1)
+void run(const AttentionArgs& args, int threads) {
+    const AttentionItems items(args.query_starts, args.batch, args.heads, args.kv_heads);
+#pragma omp parallel num_threads(threads) if (items.count() > 1)
     {
-        thread_local Scratch scratch;
-        scratch.reserve(attention.scratch_bytes());
         [[maybe_unused]] typename Product::Session session;
-        int b = args.batch - 1;
-#pragma omp for schedule(dynamic)
-        for (int64_t i = items - 1; i >= 0; i--) {
-            while (b > 0 && i < end[b - 1]) b--;
-            const int64_t within = b ? i - end[b - 1] : i;
-            attention.item(b, int(within % args.kv_heads), int(within / args.kv_heads) * step, scratch);
-        }
+        items.attend<T, Product>(args);
     }
 }
 
@@ -243,13 +22,14 @@ extern "C" void hr_paged_attention(const void* q, const void* k_cache, const voi
                                    const int32_t* context_lens, int batch, int heads, int kv_heads, int dim,
                                    int page_size, int window, float scale, float soft_cap, int dtype,
                                    int threads) {
-    const Args args = {q, k_cache, v_cache, out, tables, query_starts, context_lens, table_stride,
-                       batch, heads, kv_heads, dim, page_size, window, scale, soft_cap};
+    const int64_t stride = int64_t(heads) * dim;
+    const AttentionArgs args = {q, k_cache, v_cache, out, stride, stride, tables, query_starts, context_lens,
+                                table_stride, batch, heads, kv_heads, dim, page_size, window, scale, soft_cap};
     with_dtype(dtype, [&](auto element) {
         using T = decltype(element);
 #if defined(HR_HAS_AMX)
         if constexpr (std::is_same_v<T, BF16>)
-            if (AmxProduct::usable()) return run<T, AmxProduct>(args, threads);
+            if (amx_usable()) return run<T, AmxProduct>(args, threads);
 #endif
         run<T, FloatProduct>(args, threads);
     });

@@ -4,37 +4,17 @@
 // at row k / 2, pair n, half k % 2. Weights are rounded to bfloat16 for p·v, as every bfloat16 attention does.
 #pragma once
 
+#include "amx.h"
 #include "vec.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
+#if defined(HR_HAS_AMX)
 struct AmxProduct {
     using Operand = BF16;
     static constexpr int kBlock = 128;
     static constexpr int kStep = 32;
     static constexpr int kRowStep = 16;
 
-    // The kernel gives a process the tile registers only when it asks for them.
-    static bool usable() {
-        static const bool granted = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0;
-        return granted;
-    }
-
-    // Eight full tiles, configured for the calling thread. oneDNN sets its own before each of its kernels.
-    struct Session {
-        Session() {
-            struct {
-                uint8_t palette = 1, start_row = 0, reserved[14] = {};
-                uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-                uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-            } config;
-            _tile_loadconfig(&config);
-        }
-        ~Session() { _tile_release(); }
-    };
+    using Session = AmxSession;
 
     // Pairs of head elements are transposed as 32-bit lanes.
     static void pack_keys(const BF16* const* rows, int t, int dim, int width, BF16* keys) {
@@ -118,5 +98,4 @@ struct AmxProduct {
         }
     }
 };
-#define HR_HAS_AMX 1
 #endif

@@ -1,0 +1,262 @@
+"""A whole step of a bfloat16 decoder in one call, on CPUs with bfloat16 products (AMX, AVX-512 BF16).
+
+At a few rows an operation takes about as long as its dispatch, and between two of them the cores wait for
+each other and for the next weights. `CompiledDecoder` has none of this: its layers run in one team of threads
+(csrc/decoder.cpp), on weights packed by `pack_panels`.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .native import library
+
+_PANEL = 32
+
+
+@dataclass(slots=True, frozen=True)
+class Panels:
+    """A linear map's weight in the layout of csrc/gemm.h, and its bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+    in_features: int
+    out_features: int
+
+
+class LayerPanels(Protocol):
+    """One layer's weights: norms [hidden], per-head norms [head_dim], projections of the same input fused."""
+
+    @property
+    def input_norm(self) -> Tensor: ...
+    @property
+    def qkv(self) -> Panels: ...
+    @property
+    def output(self) -> Panels: ...
+    @property
+    def mlp_norm(self) -> Tensor: ...
+    @property
+    def gate_up(self) -> Panels: ...
+    @property
+    def down(self) -> Panels: ...
+    @property
+    def q_norm(self) -> Tensor | None: ...
+    @property
+    def k_norm(self) -> Tensor | None: ...
+    @property
+    def sliding_window(self) -> int: ...
+
+
+def can_compile(dtype: torch.dtype, device: torch.device, *in_features: int) -> bool:
+    """Whether a `CompiledDecoder` whose products have these inputs can run here."""
+    if dtype != torch.bfloat16 or device.type != "cpu" or any(width % _PANEL for width in in_features):
+        return False
+    lib = library()
+    return lib is not None and bool(lib.hr_has_decoder())
+
+
+def pack_panels(weight: Tensor, bias: Tensor | None = None) -> Panels:
+    """Lays out weight [out, in], bfloat16, for the CPU's bfloat16 products; in is a multiple of 32."""
+    outputs, inputs = weight.shape
+    padded = F.pad(weight, (0, 0, 0, -outputs % _PANEL))
+    tiles = padded.view(-1, 2, 16, inputs // _PANEL, 16, 2)  # panel, tile, output, step, pair, input of pair
+    return Panels(tiles.permute(0, 3, 1, 4, 2, 5).contiguous(), bias, inputs, outputs)
+
+
+class CompiledDecoder:
+    """A decoder's layers from the embedding to the logits. One thread calls it."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerPanels],
+        embedding: Tensor,
+        norm: Tensor,
+        head: Panels,
+        cos_sin: Tensor,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        eps: float,
+        amx: bool = True,
+    ) -> None:
+        """Take over weights for which `can_compile` holds.
+
+        Args:
+            layers: in order.
+            embedding: [vocab, hidden].
+            norm: [hidden], of the final norm.
+            head: from hidden to the vocabulary.
+            cos_sin: float32 [positions, head_dim], as `rope_and_cache` takes it.
+            num_heads: query heads.
+            num_kv_heads: key and value heads.
+            eps: of all norms.
+            amx: use AMX where the machine has it, AVX-512 otherwise.
+        """
+        self._kept = layers, embedding, norm, head, cos_sin  # C has their addresses
+        self._head_dim = cos_sin.shape[1]
+        self._layers = (_Layer * len(layers))(*(_layer(layer) for layer in layers))
+        self._model = _Model(
+            layers=ctypes.addressof(self._layers),
+            embedding=embedding.data_ptr(),
+            norm=norm.data_ptr(),
+            cos_sin=cos_sin.data_ptr(),
+            head=_linear(head),
+            num_layers=len(layers),
+            max_positions=cos_sin.shape[0],
+            heads=num_heads,
+            kv_heads=num_kv_heads,
+            dim=self._head_dim,
+            eps=eps,
+            scale=self._head_dim**-0.5,
+            amx=amx,
+        )
+        self._vocab = head.out_features
+        self._rows = 0
+        self._scratch = torch.empty(0)
+
+    def bind(self, keys: Tensor, values: Tensor) -> None:
+        """Use this cache: keys and values [layers, pages, kv_heads, page_size, head_dim]."""
+        shape = (len(self._layers), keys.shape[1], self._model.kv_heads, keys.shape[3], self._head_dim)
+        for cache in (keys, values):
+            if cache.shape != shape or cache.dtype != torch.bfloat16 or not cache.is_contiguous():
+                raise ValueError(
+                    f"the cache must be contiguous bfloat16 {shape}, not {cache.dtype} {cache.shape}"
+                )
+        for layer, k, v in zip(self._layers, keys, values, strict=True):
+            layer.keys, layer.values = k.data_ptr(), v.data_ptr()
+        self._model.num_slots, self._model.page_size = keys.shape[1] * keys.shape[3], keys.shape[3]
+        self._cache = keys, values
+
+    def __call__(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        query_starts: Tensor,
+        context_lens: Tensor,
+        block_tables: Tensor,
+        sampled: Tensor | None,
+    ) -> Tensor:
+        """Writes the tokens' keys and values into the cache; float32 logits [S, vocab] of the sampled rows.
+
+        Args:
+            token_ids: int64 [T].
+            positions: int64 [T].
+            slots: int64 [T].
+            query_starts: int32 [B + 1]; with the next two as `paged_attention` takes them.
+            context_lens: int32 [B].
+            block_tables: int32 [B, P].
+            sampled: int64 [S], ascending; None is all rows.
+
+        Raises:
+            IndexError: a position or slot lies outside its table; nothing was written.
+        """
+        lib = library()
+        assert lib is not None
+        rows, batch = token_ids.shape[0], context_lens.shape[0]
+        integers = [token_ids, positions, slots, *(() if sampled is None else (sampled,))]
+        _check(integers, torch.int64)
+        _check([query_starts, context_lens], torch.int32)
+        if block_tables.dtype != torch.int32 or block_tables.stride(1) != 1:
+            raise ValueError("block_tables must be int32 with adjacent elements")
+        if positions.shape[0] != rows or slots.shape[0] != rows or query_starts.shape[0] != batch + 1:
+            raise ValueError(f"{rows} tokens of {batch} sequences do not fit the other inputs")
+        if rows > self._rows:
+            self._rows = rows
+            size = lib.hr_decoder_scratch_bytes(ctypes.byref(self._model), rows)
+            self._scratch = torch.empty(size, dtype=torch.uint8)
+        wanted = rows if sampled is None else sampled.shape[0]
+        logits = torch.empty(wanted, self._vocab)
+        step = _Step(
+            token_ids.data_ptr(),
+            positions.data_ptr(),
+            slots.data_ptr(),
+            None if sampled is None else sampled.data_ptr(),
+            query_starts.data_ptr(),
+            context_lens.data_ptr(),
+            block_tables.data_ptr(),
+            logits.data_ptr(),
+            rows,
+            wanted,
+            batch,
+            block_tables.stride(0),
+        )
+        refused = lib.hr_decoder_forward(
+            ctypes.byref(self._model), ctypes.byref(step), self._scratch.data_ptr(), torch.get_num_threads()
+        )
+        if refused >= 0:
+            raise IndexError(
+                f"token {refused}: position {positions[refused]} or slot {slots[refused]} is outside"
+            )
+        return logits
+
+
+def _check(tensors: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """Refuses what compiled code, which sees bare addresses, would misread."""
+    for tensor in tensors:
+        if tensor.dtype != dtype or not tensor.is_contiguous():
+            raise ValueError(f"inputs must be contiguous {dtype}, not {tensor.dtype} {tensor.stride()}")
+
+
+# What csrc/decoder.cpp calls Linear, DecoderLayer, DecoderModel and DecoderStep.
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        ("panels", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("inputs", ctypes.c_int),
+        ("outputs", ctypes.c_int),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("input_norm", "mlp_norm", "q_norm", "k_norm")),
+        *((name, _Linear) for name in ("qkv", "output", "gate_up", "down")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values")),
+        ("window", ctypes.c_int64),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("layers", "embedding", "norm", "cos_sin")),
+        ("head", _Linear),
+        *((name, ctypes.c_int64) for name in ("num_layers", "max_positions", "num_slots")),
+        *((name, ctypes.c_int) for name in ("heads", "kv_heads", "dim", "page_size")),
+        *((name, ctypes.c_float) for name in ("eps", "scale")),
+        ("amx", ctypes.c_int),
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "slots", "sampled")),
+        *((name, ctypes.c_void_p) for name in ("query_starts", "context_lens", "tables", "logits")),
+        *((name, ctypes.c_int64) for name in ("rows", "sampled_rows", "batch", "table_stride")),
+    )
+
+
+def _linear(panels: Panels) -> _Linear:
+    bias = None if panels.bias is None else panels.bias.data_ptr()
+    return _Linear(panels.weight.data_ptr(), bias, panels.in_features, panels.out_features)
+
+
+def _layer(layer: LayerPanels) -> _Layer:
+    return _Layer(
+        input_norm=layer.input_norm.data_ptr(),
+        mlp_norm=layer.mlp_norm.data_ptr(),
+        q_norm=None if layer.q_norm is None else layer.q_norm.data_ptr(),
+        k_norm=None if layer.k_norm is None else layer.k_norm.data_ptr(),
+        qkv=_linear(layer.qkv),
+        output=_linear(layer.output),
+        gate_up=_linear(layer.gate_up),
+        down=_linear(layer.down),
+        window=layer.sliding_window,
+    )

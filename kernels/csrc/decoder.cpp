@@ -1,0 +1,229 @@
+// A step of a bfloat16 decoder in one call: all layers by one team of threads.
+//
+// Between operations there is a barrier of the team and nothing else: no dispatch, no allocation, and each
+// thread fetches its share of the next weights meanwhile (gemm.h). Biases, residual additions and the gated
+// activation are the ends of the products before them. Of the last layer only what sampled rows need is computed.
+//
+// Rounding is that of the same operations one by one, but for the gate and up projections, which stay float32.
+#include "attention.h"
+#include "gemm.h"
+#include "norm.h"
+#include "rope_cache.h"
+#include "silu.h"
+
+#if defined(HR_HAS_GEMM)
+
+// These three mirror compiled.py.
+struct DecoderLayer {
+    const BF16 *input_norm, *mlp_norm, *q_norm, *k_norm;  // the last two may be null
+    Linear qkv, output, gate_up, down;
+    BF16 *keys, *values;
+    int64_t window;
+};
+
+struct DecoderModel {
+    const DecoderLayer* layers;
+    const BF16 *embedding, *norm;
+    const float* cos_sin;
+    Linear head;
+    int64_t num_layers, max_positions, num_slots;
+    int heads, kv_heads, dim, page_size;
+    float eps, scale;
+    int amx;
+};
+
+struct DecoderStep {
+    const int64_t *token_ids, *positions, *slots, *sampled;  // sampled: ascending; null for all rows
+    const int32_t *query_starts, *context_lens, *tables;
+    float* logits;
+    int64_t rows, sampled_rows, batch, table_stride;
+};
+
+namespace {
+
+// Where a row of each kind begins. Operands of products have whole blocks of rows, and a line more in each
+// row: strides of powers of two would all fall into the same sets of a cache.
+struct Buffers {
+    BF16 *residual, *x, *qkv, *attended, *gated;
+    int hidden, qkv_width, attended_width, gated_width;
+    int64_t bytes;
+
+    Buffers(const DecoderModel& m, int64_t rows, char* base) {
+        const Linear& qkv_w = m.layers[0].qkv;
+        const int64_t padded = (rows + kPanel - 1) / kPanel * kPanel;
+        hidden = qkv_w.in + 32;
+        qkv_width = qkv_w.out;
+        attended_width = m.heads * m.dim + 32;
+        gated_width = m.layers[0].down.in + 32;
+        bytes = 0;
+        auto take = [&](int width) {
+            BF16* taken = (BF16*)(base + bytes);
+            bytes += (padded * width * 2 + 63) / 64 * 64;
+            return taken;
+        };
+        residual = take(hidden);
+        x = take(hidden);
+        qkv = take(qkv_width);
+        attended = take(attended_width);
+        gated = take(gated_width);
+    }
+};
+
+template <typename Block, typename Product>
+class Forward {
+  public:
+    Forward(const DecoderModel& m, const DecoderStep& s, char* scratch)
+        : m_(m), s_(s), b_(m, s.rows, scratch), items_(s.query_starts, int(s.batch), m.heads, m.kv_heads) {}
+
+    void run(int threads) const {
+#pragma omp parallel num_threads(threads)
+        {
+            [[maybe_unused]] typename Block::Session session;
+            team();
+        }
+    }
+
+  private:
+    void team() const {
+        embed();
+        for (int64_t l = 0; l < m_.num_layers; l++) {
+            const DecoderLayer& layer = m_.layers[l];
+            const bool last = l + 1 == m_.num_layers;
+            normalise(s_.rows, layer.input_norm);
+            const Share<2> gate_up(layer.gate_up, last ? s_.sampled_rows : s_.rows);
+            const Share<> output(layer.output, last ? s_.sampled_rows : s_.rows);
+            const Share<> down(layer.down, last ? s_.sampled_rows : s_.rows);
+            const Share<> next(last ? m_.head : m_.layers[l + 1].qkv, last ? s_.sampled_rows : s_.rows);
+            Share<>(layer.qkv, s_.rows).template run<Block>(b_.x, b_.hidden, output.begin(), [&](auto... block) {
+                store_block(layer.qkv, b_.qkv, b_.qkv_width, block...);
+            });
+            rotate(layer);
+            if (last && !s_.sampled_rows) return;
+            attend(layer);
+            if (last && s_.sampled) keep_sampled();
+            output.template run<Block>(b_.attended, b_.attended_width, gate_up.begin(), [&](auto... block) {
+                add_block(layer.output, block...);
+            });
+            normalise(last ? s_.sampled_rows : s_.rows, layer.mlp_norm);
+            gate_up.template run<Block>(b_.x, b_.hidden, down.begin(), [&](auto... block) {
+                gate_block(layer.gate_up, block...);
+            });
+            down.template run<Block>(b_.gated, b_.gated_width, next.begin(), [&](auto... block) {
+                add_block(layer.down, block...);
+            });
+        }
+        normalise(s_.sampled_rows, m_.norm);
+        Share<>(m_.head, s_.sampled_rows).template run<Block>(b_.x, b_.hidden, nullptr, [&](auto... block) {
+            store_block(m_.head, s_.logits, m_.head.out, block...);
+        });
+    }
+
+    int hidden() const { return m_.head.in; }
+
+    void embed() const {
+#pragma omp for
+        for (int64_t r = 0; r < s_.rows; r++)
+            memcpy(b_.residual + r * b_.hidden, m_.embedding + s_.token_ids[r] * hidden(), hidden() * sizeof(BF16));
+    }
+
+    void normalise(int64_t rows, const BF16* weight) const {
+#pragma omp for
+        for (int64_t r = 0; r < rows; r++)
+            norm_row<BF16>(b_.residual + r * b_.hidden, nullptr, weight, b_.x + r * b_.hidden, hidden(), m_.eps);
+    }
+
+    void rotate(const DecoderLayer& layer) const {
+        const Heads heads = {m_.heads, m_.kv_heads, m_.dim, m_.page_size, m_.eps};
+#pragma omp for
+        for (int64_t r = 0; r < s_.rows; r++) {
+            BF16* qkv = b_.qkv + r * b_.qkv_width;
+            rope_and_cache(qkv, m_.cos_sin + s_.positions[r] * m_.dim, s_.slots[r], layer.q_norm, layer.k_norm, qkv,
+                           layer.keys, layer.values, heads);
+        }
+    }
+
+    void attend(const DecoderLayer& layer) const {
+        items_.attend<BF16, Product>({b_.qkv, layer.keys, layer.values, b_.attended, b_.qkv_width,
+                                      b_.attended_width, s_.tables, s_.query_starts, s_.context_lens,
+                                      s_.table_stride, int(s_.batch), m_.heads, m_.kv_heads, m_.dim, m_.page_size,
+                                      int(layer.window), m_.scale, 0.0f});
+    }
+
+    void keep_sampled() const {
+#pragma omp single
+        for (int64_t r = 0; r < s_.sampled_rows; r++) {
+            const int64_t from = s_.sampled[r];
+            memmove(b_.residual + r * b_.hidden, b_.residual + from * b_.hidden, hidden() * sizeof(BF16));
+            memmove(b_.attended + r * b_.attended_width, b_.attended + from * b_.attended_width,
+                    (b_.attended_width - 32) * sizeof(BF16));
+        }
+    }
+
+    using Sums = float[kPanel * kPanel];
+
+    template <typename T>
+    static void store_block(const Linear& w, T* y, int64_t stride, int64_t row, int rows, int column,
+                            const Sums* c) {
+        each_run(w, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v sums) {
+            store(y + r * stride + n, sums, width);
+        });
+    }
+
+    void add_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
+        each_run(w, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v sums) {
+            BF16* residual = b_.residual + r * b_.hidden + n;
+            store(residual, rounded<BF16>(sums) + load(residual, width), width);
+        });
+    }
+
+    void gate_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
+        const int half = w.out / 2;
+        for (int v = 0; v < kPanel; v += kLanes) {
+            const f32v gate_bias = w.bias ? load(w.bias + column + v) : f32v{};
+            const f32v up_bias = w.bias ? load(w.bias + half + column + v) : f32v{};
+            for (int r = 0; r < rows; r++) {
+                const f32v gate = load(c[0] + r * kPanel + v) + gate_bias;
+                const f32v up = load(c[1] + r * kPanel + v) + up_bias;
+                store(b_.gated + (row + r) * b_.gated_width + column + v, silu(gate) * up);
+            }
+        }
+    }
+
+    const DecoderModel& m_;
+    const DecoderStep& s_;
+    const Buffers b_;
+    const AttentionItems items_;
+};
+
+}  // namespace
+
+// Whether this machine has the products.
+extern "C" int64_t hr_has_decoder() { return 1; }
+
+extern "C" int64_t hr_decoder_scratch_bytes(const DecoderModel* m, int64_t rows) {
+    return Buffers(*m, rows, nullptr).bytes;
+}
+
+// Computes the step. Returns the first token whose position or slot lies outside its table, with nothing
+// written; -1 when all is well.
+extern "C" int64_t hr_decoder_forward(const DecoderModel* m, const DecoderStep* s, char* scratch, int threads) {
+    for (int64_t t = 0; t < s->rows; t++)
+        if (s->positions[t] < 0 || s->positions[t] >= m->max_positions || s->slots[t] < 0 ||
+            s->slots[t] >= m->num_slots)
+            return t;
+#if defined(HR_HAS_AMX)
+    if (m->amx && amx_usable()) {
+        Forward<AmxBlock, AmxProduct>(*m, *s, scratch).run(threads);
+        return -1;
+    }
+#endif
+    Forward<VectorBlock, FloatProduct>(*m, *s, scratch).run(threads);
+    return -1;
+}
+
+#else
+#include <cstdint>
+extern "C" int64_t hr_has_decoder() { return 0; }
+extern "C" int64_t hr_decoder_scratch_bytes(const void*, int64_t) { return -1; }
+extern "C" int64_t hr_decoder_forward(const void*, const void*, char*, int) { return -1; }
+#endif
