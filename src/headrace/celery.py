@@ -8,6 +8,7 @@ from .producers.celery.app import make_app
 from .producers.celery.result import GenerationResult
 from .producers.celery.settings import TaskSettings
 from .producers.celery.task import generate
+from .workers import control  # noqa: F401 (declares the commands that `celery control` may send)
 
 app = make_app(TaskSettings.load())
 

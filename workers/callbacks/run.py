@@ -4,6 +4,7 @@ Being one, it is seen in Flower, answers `inspect` and hears `revoke`. The tasks
 were sent by their name alone: they are put on the stream.
 """
 
+import logging
 import os
 import platform
 import warnings
@@ -67,6 +68,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
     logs.configure(settings.log_level, host=hostname)
     setup_logging.connect(_keep_logging)
     warnings.simplefilter("ignore", SecurityWarning)
+    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)  # it would log what was generated
     connect(settings.redis_url).close()
     log.info("callbacks_starting", app=settings.app, redis=without_password(settings.redis_url))
     _configure(app, settings)

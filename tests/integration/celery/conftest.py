@@ -1,0 +1,205 @@
+"""A whole installation: Redis, a worker with the built-in model, callbacks, a team's worker, Flower."""
+
+import gc
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import pytest
+
+from headrace import Client
+from headrace.schemas.connection import connect
+from headrace.schemas.keys import Tag
+
+HERE = Path(__file__).parent
+WAIT_S = 60.0
+
+
+def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
+    """The first true value of `what()`."""
+    pause, give_up_at = threading.Event(), time.monotonic() + timeout_s
+    while not (value := what()):
+        assert time.monotonic() < give_up_at, f"not within {timeout_s} s"
+        pause.wait(0.05)
+    return value
+
+
+@dataclass
+class Installation:
+    """The running processes, and ways to look at them.
+
+    Attributes:
+        team: the team's module, imported here: its app and tasks.
+        processes: by name.
+    """
+
+    redis_url: str
+    folder: Path
+    environment: dict[str, str]
+    client: Client
+    flower_port: int
+    team: ModuleType
+    processes: dict[str, psutil.Popen] = field(default_factory=dict)
+
+    @property
+    def to_relay(self) -> int:
+        """Entries in the outbox."""
+        with connect(self.redis_url) as redis:
+            return int(redis.xlen(Tag("demo").outbox))
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start `python -m <arguments>`; its log is `<name>.log`."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = psutil.Popen(
+                [sys.executable, "-m", *arguments],
+                stdout=log,
+                stderr=log,
+                cwd=HERE,
+                env=os.environ | self.environment,
+            )
+
+    def start_worker(self) -> None:
+        flags = [
+            "--model",
+            "demo",
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+            "--threads",
+            "1",
+            "--lease-s",
+            "2",
+        ]
+        self.start("worker", "headrace.cli", "worker", *flags)
+
+    def start_callbacks(self) -> None:
+        self.start("callbacks", "headrace.cli", "callbacks", "--app", "team_app:app")
+
+    def kill(self, name: str) -> None:
+        """kill -9."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def kill_engine(self) -> None:
+        """kill -9 of the engine process; its host starts another."""
+        (engine,) = self.processes["worker"].children()
+        engine.send_signal(signal.SIGKILL)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def flower(self, path: str, method: str = "GET", **query: object) -> Any:
+        """Flower's HTTP API."""
+        url = f"http://127.0.0.1:{self.flower_port}/api/{path}"
+        data = urllib.parse.urlencode(query).encode() if query else (b"" if method == "POST" else None)
+        with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=20) as reply:
+            return json.loads(reply.read())
+
+    @property
+    def host(self) -> str:
+        """The worker's name in Celery."""
+        return next(name for name in self.flower("workers", refresh=1) if name.startswith("headrace@"))
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=30)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(installation: Installation) -> bool:
+    try:
+        found = installation.flower("workers?refresh=1")
+    except OSError:
+        return False
+    return {name.partition("@")[0] for name in found} == {"headrace", "callbacks", "team"}
+
+
+@pytest.fixture(scope="package")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Everything started and ready; shared by these tests."""
+    from headrace.workers.embedded_redis import EmbeddedRedis
+    from headrace.workers.embedded_redis.server import free_port
+
+    with EmbeddedRedis() as server, pytest.MonkeyPatch.context() as patch:
+        team_url = server.url.removesuffix("/0") + "/1"
+        environment = {
+            "HEADRACE_REDIS_URL": server.url,
+            "HEADRACE_CELERY_BROKER_URL": team_url,
+            "HEADRACE_CELERY_RESULT_BACKEND": team_url,
+            "HEADRACE_RELAY_S": "2",
+            "TEAM_REDIS_URL": team_url,
+            "FLOWER_UNAUTHENTICATED_API": "true",
+            "OMP_NUM_THREADS": "1",
+        }
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        team = _import_team()
+        found = Installation(
+            server.url,
+            tmp_path_factory.mktemp("installation"),
+            environment,
+            Client(server.url),
+            free_port(),
+            team,
+        )
+        try:
+            found.start_worker()
+            found.start_callbacks()
+            # Three at once, so that what waits for nothing never waits behind it.
+            celery = ["celery", "-A", "team_app"]
+            found.start("team", *celery, "worker", "-P", "threads", "-c", "3", "-n", "team@%h", "-l", "INFO")
+            flags = [f"--port={found.flower_port}", "--address=127.0.0.1"]
+            found.start("flower", *celery, "flower", *flags)
+            wait_until(found.client.workers)
+            wait_until(lambda: _answers(found))
+            yield found
+        finally:
+            found.stop()
+            found.client.close()
+            team.generate.client().close()
+            team.generate._connected = None
+            gc.collect()  # results unsubscribe when they are collected: while there is a Redis
+            team.app.close()
+
+
+def _import_team() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("team_app", HERE / "team_app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    team = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(team)
+    team.app.set_current()
+    return team
+
+
+def run_cli(installation: Installation, *arguments: str) -> str:
+    """What `headrace <arguments>` prints."""
+    done: Sequence[str] = [sys.executable, "-m", "headrace.cli", *arguments]
+    return subprocess.run(
+        done,
+        env=os.environ | installation.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout

@@ -1,0 +1,40 @@
+"""A team's own Celery project: its broker, its backend, its tasks, and `generate` among them."""
+
+import os
+
+from celery import Celery, shared_task
+
+URL = os.environ["TEAM_REDIS_URL"]
+
+app = Celery("team", broker=URL, backend=URL)
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    worker_cancel_long_running_tasks_on_connection_loss=True,
+    result_expires=600,
+)
+
+from headrace.celery import generate  # noqa: E402, F401
+
+
+def _text(given):
+    return given["text"] if isinstance(given, dict) else given
+
+
+@shared_task(name="team.shout")
+def shout(given):
+    return _text(given).upper()
+
+
+@shared_task(name="team.join", bind=True)
+def join(self, given):
+    """A chord's body; counts its runs."""
+    self.app.backend.client.incr("joined")
+    return [_text(one) for one in given]
+
+
+@shared_task(name="team.note_error")
+def note_error(request, exc, traceback):
+    """An errback."""
+    from celery import current_app
+
+    current_app.backend.client.set("noted-error", str(exc))

@@ -1,0 +1,156 @@
+"""Every form of Celery's, with generations by a live worker in it."""
+
+import json
+
+import pytest
+from celery import chain, chord, group
+from celery.exceptions import TaskRevokedError
+
+from headrace import InvalidJob, JobExpired, JobFailed
+
+from .conftest import Installation, wait_until
+
+pytestmark = [
+    pytest.mark.serial,
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # Celery's result backend, with redis-py 8
+]
+
+FIXED = {"max_tokens": 8, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.fixture
+def says(installation: Installation):
+    """What the model answers to a prompt."""
+    return lambda prompt: installation.client.enqueue(prompt=prompt, model="demo", **FIXED).result().text
+
+
+def test_delay_and_get(installation, says):
+    result = installation.team.generate.delay("A list is", **FIXED)
+    found = result.get(timeout=30)
+    assert found["text"] == says("A list is")
+    assert found["job_id"] == result.job.id
+    assert result.state == "SUCCESS"
+
+
+def test_get_shows_progress_as_it_streams(installation, says):
+    said: list[dict] = []
+    result = installation.team.generate.apply_async(("A set is",), {**FIXED, "max_tokens": 40}, countdown=0.2)
+    found = result.get(timeout=30, on_message=said.append)
+    progress = [message["result"] for message in said if message["status"] == "PROGRESS"]
+    assert len(progress) > 1
+    assert found["text"].startswith("".join(chunk["text"] for chunk in progress))
+    assert [t for chunk in progress for t in chunk["token_ids"]] == found["token_ids"][
+        : progress[-1]["offset"]
+    ]
+
+
+def test_chain(installation, says):
+    generate, shout = installation.team.generate, installation.team.shout
+    assert chain(generate.s("A list is", **FIXED), shout.s())().get(timeout=30) == says("A list is").upper()
+
+
+def test_generations_one_after_another(installation, says):
+    generate, shout = installation.team.generate, installation.team.shout
+    found = chain(shout.s("a list is"), generate.s(**FIXED), generate.s(**FIXED), shout.s())().get(timeout=30)
+    assert found == says(says("A LIST IS")).upper()
+
+
+def test_group_mixed_with_ordinary_tasks(installation, says):
+    generate, shout = installation.team.generate, installation.team.shout
+    parts = group(
+        shout.s("x"), generate.s("A set is", **FIXED), chain(generate.s("A key is", **FIXED), shout.s())
+    )
+    plain, generated, chained = parts().get(timeout=30)
+    assert (plain, generated["text"], chained) == ("X", says("A set is"), says("A key is").upper())
+
+
+def test_nested_chord(installation, says):
+    generate, shout, join = installation.team.generate, installation.team.shout, installation.team.join
+    inner = chain(generate.s("A key is", **FIXED), shout.s())
+    found = chord([generate.s("A set is", **FIXED), inner, group(shout.s("a"), shout.s("b"))])(join.s())
+    first, second, *nested = found.get(timeout=30)
+    assert (first, second) == (says("A set is"), says("A key is").upper())
+    assert sorted(nested) == ["A", "B"]  # Celery gives no order to a group inside a chord
+
+
+def test_a_generation_as_a_chords_body(installation, says):
+    generate, shout = installation.team.generate, installation.team.shout
+    body = chain(installation.team.join.s(), shout.si("a list is"), generate.s(**FIXED))
+    assert chord([shout.s("x"), generate.s("A", **FIXED)])(body).get(timeout=30)["text"] == says("A LIST IS")
+
+
+def test_link_and_link_error(installation, says):
+    generate, team = installation.team.generate, installation.team
+    linked = team.shout.s().set(task_id="linked")
+    generate.apply_async(("A list is",), FIXED, link=linked).get(timeout=30)
+    assert team.app.AsyncResult("linked").get(timeout=30) == says("A list is").upper()
+    failing = generate.apply_async(("x" * 100_000,), link_error=team.note_error.s())
+    with pytest.raises(JobFailed, match="context_length"):
+        failing.get(timeout=30)
+    noted = wait_until(lambda: team.app.backend.client.get("noted-error"), 20)
+    assert b"context_length" in noted
+
+
+def test_countdown_expires_and_priority(installation):
+    generate = installation.team.generate
+    late = generate.apply_async(("x",), countdown=100, expires=0.5)
+    with pytest.raises(JobExpired):
+        late.get(timeout=30)
+    assert generate.apply_async(("x",), FIXED, priority=0).job.status().job_class == "interactive"
+
+
+def test_revoke(installation):
+    result = installation.team.generate.delay("A list is", max_tokens=1800, ignore_eos=True)
+    wait_until(lambda: result.job.status().offset > 5)
+    result.revoke()
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=30)
+    assert result.job.status().state == "cancelled"
+
+
+def test_a_task_that_retries_generates_again(installation):
+    """`Task.retry` of an ordinary task around a generation: each try is a generation of its own."""
+    first, second = (installation.team.generate.delay("A list is", **FIXED) for _ in range(2))
+    assert first.get(timeout=30)["text"] == second.get(timeout=30)["text"]
+    again = installation.team.generate.s("A list is", **FIXED).apply_async(retries=1, task_id=first.id)
+    assert again.job.id != first.job.id or again.get(timeout=30)
+
+
+def test_sent_by_name_from_a_project_without_headrace(installation, says):
+    sent = installation.team.app.send_task(
+        "headrace.generate", ("A list is",), {"model": "demo", **FIXED}, queue="headrace"
+    )
+    assert sent.get(timeout=30)["text"] == says("A list is")
+
+
+def test_no_result_is_kept_when_nobody_wants_it(installation):
+    result = installation.team.generate.apply_async(("A list is",), FIXED, ignore_result=True)
+    result.job.result(timeout_s=30)
+    wait_until(lambda: installation.to_relay == 0, 20)
+    assert installation.team.app.backend.client.get(f"celery-task-meta-{result.id}") is None
+
+
+def test_eager_mode_generates_in_place(installation, says):
+    installation.team.app.conf.task_always_eager = True
+    try:
+        assert installation.team.generate.delay("A list is", **FIXED).get()["text"] == says("A list is")
+    finally:
+        installation.team.app.conf.task_always_eager = False
+
+
+def test_what_is_wrong_is_said_where_it_is_made(installation):
+    with pytest.raises(InvalidJob, match="max_tokens"):
+        installation.team.generate.delay("x", max_tokens=0)
+    with pytest.raises(NotImplementedError, match="group"):
+        installation.team.generate.starmap([("x",)])
+
+
+def test_no_log_has_a_prompt_or_an_answer(installation, says):
+    secret = "The password of the lighthouse"
+    found = installation.team.generate.delay(secret, **FIXED).get(timeout=30)
+    installation.team.generate.delay(secret, **FIXED).get(timeout=30)
+    for name in ("worker", "callbacks", "flower"):
+        log = installation.log(name)
+        assert secret not in log
+        assert found["text"].strip() not in log
+        assert json.dumps(found["text"]).strip('"') not in log

@@ -1,0 +1,39 @@
+"""A chord goes through whatever is killed in the middle of it."""
+
+import time
+
+import pytest
+from celery import chord
+
+from .conftest import wait_until
+
+pytestmark = [
+    pytest.mark.serial,
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # Celery's result backend, with redis-py 8
+]
+
+PARTS = 30
+FIXED = {"max_tokens": 150, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("victim", ["engine", "callbacks", "worker"])
+def test_a_chords_body_runs_once_with_all_results_in_order(installation, victim):
+    generate, backend = installation.team.generate, installation.team.app.backend.client
+    prompts = [f"Number {number} is" for number in range(PARTS)]
+    jobs = [installation.client.enqueue(prompt=prompt, model="demo", **FIXED) for prompt in prompts]
+    expected = [job.result(timeout_s=60).text for job in jobs]
+    before = int(backend.get("joined") or 0)
+    found = chord([generate.s(prompt, **FIXED) for prompt in prompts])(installation.team.join.s())
+
+    ended = wait_until(lambda: (done := [r for r in found.parent.results if r.ready()])[9:] and done, 60)
+    assert len(ended) < PARTS, "it was over before anything was killed"
+    if victim == "engine":
+        installation.kill_engine()
+    else:
+        installation.kill(victim)
+        installation.start_callbacks() if victim == "callbacks" else installation.start_worker()
+    killed = time.monotonic()
+    assert found.get(timeout=90) == expected
+    print(f"{victim}: {len(ended)} of {PARTS} had ended; all done {time.monotonic() - killed:.1f} s later")
+    wait_until(lambda: installation.to_relay == 0, 20)
+    assert int(backend.get("joined")) == before + 1
