@@ -1,4 +1,4 @@
-"""When to try again: the delays after failed attempts, and the pauses of a circuit breaker. Pure arithmetic.
+"""When to try again: the delays between the attempts of one delivery.
 
 A receiver may be away for a weekend and still gets everything: with the delays below an attempt that fails is
 made again nine times in three days. Jitter only ever adds, so that neither a delay nor the receiver's own
@@ -10,12 +10,6 @@ from dataclasses import dataclass
 
 JITTER = 0.2
 """At most this share of a delay is added to it."""
-
-TOLERATED_FAILURES = 4
-"""So many failures in a row are a bad moment; one more, and the endpoint is left alone for a while."""
-
-FIRST_PAUSE_S = 30.0
-LONGEST_PAUSE_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +38,3 @@ class Schedule:
         if attempts > len(self.delays_s):
             return None
         return max(self.delays_s[attempts - 1], retry_after_s or 0.0) * (1 + JITTER * jitter())
-
-
-def pause_s(failures_in_a_row: int) -> float:
-    """Seconds to leave an endpoint alone: none below five failures in a row, then 30, doubling up to 900."""
-    doublings = failures_in_a_row - TOLERATED_FAILURES - 1
-    if doublings < 0:
-        return 0.0
-    return min(FIRST_PAUSE_S * 2.0 ** min(doublings, 16), LONGEST_PAUSE_S)

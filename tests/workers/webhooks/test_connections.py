@@ -140,6 +140,15 @@ async def test_certificates_are_verified_by_name_not_by_address(reach, make_send
     assert receiver.requests == []
 
 
+async def test_an_authority_of_the_operators_own_is_trusted(
+    make_sender, internet, authority, tmp_path, monkeypatch
+):
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    sender = make_sender(Guard(resolve=Names([PUBLIC])), network=internet)
+    assert (await sender.send(URL, *SEND)).verdict is Verdict.DELIVERED
+
+
 @pytest.mark.parametrize("allow", ["hooks.example", "hooks.example:443", "10.0.0.0/24"])
 async def test_a_listed_receiver_may_be_private(reach, internet, allow):
     attempt = await reach(Names(["10.0.0.7"]), [allow]).send(URL, *SEND)

@@ -1,10 +1,10 @@
-"""When a failed attempt is made again, and how long a failing endpoint is left alone."""
+"""When a failed attempt is made again."""
 
 import random
 
 import pytest
 
-from headrace.workers.webhooks.schedule import Schedule, pause_s
+from headrace.workers.webhooks.schedule import Schedule
 
 
 def none() -> float:
@@ -45,9 +45,3 @@ def test_without_delays_there_is_one_attempt():
 def test_a_negative_delay_is_refused():
     with pytest.raises(ValueError, match="-1"):
         Schedule(delays_s=(5, -1))
-
-
-def test_an_endpoint_is_left_alone_from_the_fifth_failure_on():
-    pauses_s = [pause_s(failures) for failures in range(13)]
-    assert pauses_s == [0, 0, 0, 0, 0, 30, 60, 120, 240, 480, 900, 900, 900]
-    assert pause_s(10**9) == 900
