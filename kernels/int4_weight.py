@@ -1,0 +1,170 @@
+"""Weights of four bits: one layout for every checkpoint format.
+
+A weight is w[k, n] = (q[k, n] - zero[g, n]) * scale[g, n], with q from 0 to 15 and g = k // group_size. The q
+lie in 32-bit words, packed[t * 32 + i, n], whose j-th nibble (from the low end) is q of
+k = t * 256 + j * 32 + i, zero where k is past the end. So a kernel that loads 32 rows of words at a stretch
+has, in the j-th nibbles of all of them, 32 successive k: eight plain tiles, no bit shuffled across lanes.
+
+Zeros are kept as they act, 0 to 16 (GPTQ files store one less), and scales in the checkpoint's precision.
+Where GPTQ took the inputs in the order of their activations, they are sorted by group here, and `permutation`
+says which input each k is.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LANE = 32
+"""Successive k that share a nibble's place."""
+
+TILE = 8 * LANE
+"""Inputs of one row of tiles; the packed words cover a multiple of it."""
+
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""The column, of eight, that each nibble of an AWQ word belongs to."""
+
+
+@dataclass(slots=True, frozen=True)
+class Int4Weight:
+    """A linear map's weight, four bits an entry. Made by `pack`, `from_gptq` or `from_awq`.
+
+    Attributes:
+        packed: int32 [ceil(in / 256) * 32, out]; see above.
+        scales: floating [groups, out].
+        zeros: uint8 [groups, out].
+        permutation: int64 [in], the input that k stands for; None when it is k.
+        group_size: inputs that share a scale; the last group may be shorter.
+        in_features: how many inputs there are.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    zeros: Tensor
+    permutation: Tensor | None
+    group_size: int
+    in_features: int
+
+    @property
+    def out_features(self) -> int:
+        """How many outputs there are."""
+        return self.packed.shape[1]
+
+
+def pack(
+    values: Tensor, scales: Tensor, zeros: Tensor, group_size: int, permutation: Tensor | None = None
+) -> Int4Weight:
+    """Makes an `Int4Weight`.
+
+    Args:
+        values: integers [in, out] from 0 to 15, in the permutation's order.
+        scales: floating [groups, out].
+        zeros: integers [groups, out] from 0 to 16.
+        group_size: inputs a group; -1 for all of them.
+        permutation: int64 [in] or None.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    inputs, outputs = values.shape
+    group_size = inputs if group_size == -1 else group_size
+    groups = -(-inputs // group_size)
+    if scales.shape != (groups, outputs) or zeros.shape != (groups, outputs):
+        raise ValueError(
+            f"{inputs} inputs in groups of {group_size} need scales and zeros [{groups}, {outputs}], "
+            f"not {list(scales.shape)} and {list(zeros.shape)}"
+        )
+    tiles = -(-inputs // TILE)
+    padded = values.new_zeros(tiles * TILE, outputs, dtype=torch.int32)
+    padded[:inputs] = values
+    nibbles = padded.view(tiles, 8, LANE, outputs)
+    packed = nibbles[:, 0].clone()
+    for place in range(1, 8):
+        packed |= nibbles[:, place] << (4 * place)
+    return Int4Weight(
+        packed.view(tiles * LANE, outputs),
+        scales.contiguous(),
+        zeros.to(torch.uint8).contiguous(),
+        permutation,
+        group_size,
+        inputs,
+    )
+
+
+def unpack(weight: Int4Weight) -> Tensor:
+    """The q of a weight: uint8 [in, out], in the permutation's order."""
+    words = weight.packed.view(-1, 1, LANE, weight.out_features)
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=words.device).view(1, 8, 1, 1)
+    values = ((words >> shifts) & 15).to(torch.uint8)
+    return values.view(-1, weight.out_features)[: weight.in_features]
+
+
+def from_gptq(
+    qweight: Tensor,
+    qzeros: Tensor,
+    scales: Tensor,
+    g_idx: Tensor | None,
+    *,
+    group_size: int,
+    zero_offset: int = 1,
+) -> Int4Weight:
+    """Repacks a GPTQ checkpoint's tensors.
+
+    Args:
+        qweight: int32 [in / 8, out], eight successive inputs a word.
+        qzeros: int32 [groups, out / 8], eight successive outputs a word, each less `zero_offset`.
+        scales: floating [groups, out].
+        g_idx: the group of each input, int [in]; None for the natural order.
+        group_size: -1 for a single group.
+        zero_offset: 1 in the usual files ("gptq"), 0 in those marked "gptq_v2".
+
+    Raises:
+        ValueError: the shapes do not fit together, or g_idx fills groups unevenly.
+    """
+    values = _nibbles(qweight).transpose(1, 2).reshape(-1, qweight.shape[1])
+    zeros = _nibbles(qzeros).flatten(1) + zero_offset
+    inputs = len(values)
+    group_size = inputs if group_size == -1 else group_size
+    permutation = None
+    if g_idx is not None:
+        natural = torch.arange(inputs, device=g_idx.device) // group_size
+        if not torch.equal(g_idx.long(), natural):
+            permutation = torch.argsort(g_idx.long(), stable=True)
+            if not torch.equal(g_idx.long()[permutation], natural):
+                raise ValueError(f"g_idx does not fill groups of {group_size} inputs one after the other")
+            values = values[permutation]
+    return pack(values, scales, zeros, group_size, permutation)
+
+
+def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, *, group_size: int) -> Int4Weight:
+    """Repacks an AWQ checkpoint's tensors ("gemm" version).
+
+    Args:
+        qweight: int32 [in, out / 8], eight outputs a word in AWQ's order.
+        qzeros: int32 [groups, out / 8], likewise.
+        scales: floating [groups, out].
+        group_size: -1 for a single group.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    order = torch.tensor(_AWQ_ORDER, device=qweight.device).argsort()
+    values, zeros = (_nibbles(words)[..., order].flatten(1) for words in (qweight, qzeros))
+    return pack(values, scales, zeros, group_size)
+
+
+def dequantize(weight: Int4Weight, dtype: torch.dtype) -> Tensor:
+    """The weight in full, [out, in], computed in float32 at least and rounded once: the reference."""
+    wide = torch.promote_types(dtype, torch.float32)
+    group = torch.arange(weight.in_features, device=weight.packed.device) // weight.group_size
+    values = unpack(weight).to(wide) - weight.zeros.to(wide)[group]
+    values = (values * weight.scales.to(wide)[group]).to(dtype)
+    if weight.permutation is not None:
+        values = torch.empty_like(values).index_copy_(0, weight.permutation, values)
+    return values.t().contiguous()
+
+
+def _nibbles(words: Tensor) -> Tensor:
+    """int32 [a, b] to uint8 [a, b, 8], low nibbles first."""
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=words.device)
+    return ((words.unsqueeze(-1) >> shifts) & 15).to(torch.uint8)
