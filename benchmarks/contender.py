@@ -17,7 +17,8 @@ from pathlib import Path
 from .workload import Item
 
 PEERS = Path(__file__).parent / "peers"
-END_S = 10
+END_S = 5
+"""A contender may take this long to end by itself."""
 
 
 class Lost(Exception):

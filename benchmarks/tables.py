@@ -144,3 +144,50 @@ def _package(facts: dict, name: str) -> str:
 
 def _times(ours: float | None, theirs: float | None) -> str:
     return "–" if not ours or not theirs else f"{ours / theirs:.2f} times"
+
+
+def kernels_table(facts: dict) -> str:
+    """Each operation's error, speed and part of the ceilings."""
+    copied, multiplied = facts["ceilings"]["copy_bytes_per_s"], facts["ceilings"]["matmul_flops"]
+    rows = []
+    for name, row in facts["rows"].items():
+        if "failed" in row:
+            rows.append([name, "failed: " + row["failed"], *[""] * 5])
+            continue
+        moved, done = row["bytes"] / row["seconds"], row["flops"] / row["seconds"]
+        rows.append(
+            [
+                name,
+                f"{row['error']:.1e}",
+                number(1e6 * row["seconds"]),
+                number(moved / 1e9),
+                percent(moved / copied),
+                number(done / 1e12) if done else "",
+                percent(done / multiplied) if done else "",
+            ]
+        )
+    head = ["", "error", "µs", "GB/s", "of a copy", "TFLOP/s", "of a matrix product"]
+    ceiling = (
+        f"A large copy moves {number(copied / 1e9)} GB/s, a large bf16 product does "
+        f"{number(multiplied / 1e12)} TFLOP/s."
+    )
+    return f"{table(head, rows)}\n\n{ceiling}"
+
+
+def service_table(facts: dict) -> str:
+    """What the queue leaves of the engine's speed, and what a token costs Redis."""
+    tokens, redis = facts["output_tokens"], facts["redis"]
+    rates = {name: tokens / median(seconds) for name, seconds in facts["seconds"].items()}
+    rows = [[name, number(rate), percent(rate / rates["bare engine"])] for name, rate in rates.items()]
+    costs = [
+        ["commands, those in scripts counted", number(redis["commands"] / tokens)],
+        ["calls of scripts", number(redis["scripts"] / tokens)],
+        ["bytes to Redis", number(redis["bytes_in"] / tokens)],
+        ["bytes from Redis", number(redis["bytes_out"] / tokens)],
+    ]
+    return "\n\n".join(
+        (
+            table(["", "output tokens/s", "of the bare engine"], rows),
+            table(["Redis", "an output token"], costs),
+        )
+    )

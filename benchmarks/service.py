@@ -1,0 +1,94 @@
+"""The whole service (Redis, host, engine process, client) against the bare engine, in the same run.
+
+    python -m benchmarks.service [--model S] [--requests 128] [--threads 2] [--rounds 3] [--json FILE]
+
+Both run the same requests, all at once, in turn: the engine in this process, the service in its own. Beside
+the ratio stands what a token costs Redis: commands (those inside scripts counted), calls of scripts, bytes.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from redis import Redis
+
+from headrace import Client
+from headrace.engine import Engine, EngineConfig
+from headrace.schemas.connection import connect
+from headrace.stack import stack
+from headrace.workers.models import resolve_model
+
+from .machine import machine, save
+from .queue import bare_engine, service
+from .tables import service_table
+from .workload import SHAPES, save_model, workload
+
+
+def costs(redis: Redis) -> dict[str, int]:
+    """Redis's counters since its start."""
+    info = redis.info("everything")
+    return {
+        "commands": info["total_commands_processed"],
+        "scripts": info.get("cmdstat_evalsha", {}).get("calls", 0),
+        "bytes_in": info["total_net_input_bytes"],
+        "bytes_out": info["total_net_output_bytes"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=SHAPES, default="S")
+    parser.add_argument("--requests", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="a file, or a folder to name it in")
+    options = parser.parse_args()
+    shape = SHAPES[options.model]
+    items = workload(options.requests, shape.vocab)
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "model"
+        save_model(shape, folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(resolve_model("demo")) / name, folder)
+        engine = Engine(EngineConfig(model=str(folder), threads=options.threads, prefix_cache=False))
+        worker_args = [
+            *("--model", str(folder), "--served-name", "bench", "--device", "cpu"),
+            *("--threads", str(options.threads), "--no-prefix-cache"),
+        ]
+        bare, served, spent = [], [], []
+        with (
+            stack(Path(root) / "stack", worker_args=worker_args) as running,
+            Client(running.redis_url) as client,
+            connect(running.redis_url) as redis,
+        ):
+            running.wait_ready(client)
+            for round_ in range(options.rounds + 1):
+                alone = bare_engine(engine, items)
+                before = costs(redis)
+                whole = service(client, items)
+                after = costs(redis)
+                if round_:
+                    bare.append(alone)
+                    served.append(whole)
+                    spent.append({name: after[name] - before[name] for name in after})
+    facts = {
+        "benchmark": "service",
+        "machine": machine(),
+        "model": asdict(shape),
+        "requests": options.requests,
+        "rounds": options.rounds,
+        "output_tokens": sum(item.output_tokens for item in items),
+        "seconds": {"bare engine": bare, "whole service": served},
+        "redis": {name: statistics.median(each[name] for each in spent) for name in spent[0]},
+    }
+    if options.json:
+        save(facts, options.json, f"service-{shape.name}")
+    print(service_table(facts))
+
+
+if __name__ == "__main__":
+    main()
