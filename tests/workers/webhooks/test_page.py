@@ -52,6 +52,8 @@ def test_the_verifiers_in_python_tell_ours_from_others(code, secret):
         (headers([new_secret()], now_s), BODY),
         (headers([secret], now_s - 301), BODY),
         (headers([secret], now_s) | {"webhook-id": "msg_2"}, BODY),
+        (headers([secret], now_s) | {"webhook-signature": "v1,ä"}, BODY),
+        ({}, BODY),
     )
     for sent, text in forged:
         with pytest.raises((ValueError, WebhookVerificationError)):

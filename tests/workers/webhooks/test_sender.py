@@ -81,7 +81,7 @@ async def test_without_secrets_there_is_no_signature(start_receiver, make_sender
     assert "webhook-signature" not in receiver.requests[0].headers
 
 
-@pytest.mark.parametrize("secrets", [["short"], [new_secret(), "whsec_*"]])
+@pytest.mark.parametrize("secrets", [["short"], [new_secret(), "whsec_*"]], ids=["one", "one of two"])
 async def test_with_a_secret_that_cannot_sign_nothing_is_sent(start_receiver, make_sender, secrets):
     receiver = await start_receiver()
     attempt = await make_sender().send(receiver.url(), "msg_1", BODY, secrets, NOW_S)
