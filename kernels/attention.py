@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dispatch import runs_triton
 from .native import DTYPE_CODES, library
 
 
@@ -22,6 +23,11 @@ def paged_attention(
     scale: float,
     sliding_window: int = 0,
     soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    max_rows: int | None = None,
+    max_context: int | None = None,
+    deterministic: bool = False,
 ) -> Tensor:
     """Causal attention of each query token to its own sequence's cached tokens.
 
@@ -30,7 +36,7 @@ def paged_attention(
 
     Args:
         q: [T, Hq, D] queries of all sequences, one after the other.
-        k_cache: [pages, Hkv, page_size, D], contiguous, of q's dtype; Hq is a multiple of Hkv.
+        k_cache: [pages, Hkv, page_size, D], contiguous, of q's dtype or float8_e4m3fn; Hkv divides Hq.
         v_cache: like k_cache.
         block_tables: int32 [B, P] pages of each sequence, in order; entries past its context are not read,
             the others must lie in the cache: compiled paths do not check them.
@@ -39,11 +45,21 @@ def paged_attention(
         scale: factor on q·k.
         sliding_window: a query sees this many positions, its own included; 0 is no limit.
         soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
+        k_scale: what the cached keys are multiplied by; for float8 caches.
+        v_scale: likewise for the values.
+        max_rows: no sequence has more query rows, if the caller knows; 1 spares a GPU the search for a row's
+            sequence.
+        max_context: no sequence has more tokens in the cache, if the caller knows better than the width of
+            block_tables; a GPU decides by it among how many programs to divide a sequence.
+        deterministic: on a GPU, a row's bits depend on its own sequence alone, not on its neighbours and not
+            on the chunks it came in, which costs time. On the CPU that always holds.
 
     Returns:
         [T, Hq, D] in q's dtype; sums and softmax are in float32.
     """
-    if q.device.type == "cpu" and (dtype := DTYPE_CODES.get(q.dtype)) is not None and (lib := library()):
+    fp8 = k_cache.dtype == torch.float8_e4m3fn
+    dtype = None if fp8 or q.device.type != "cpu" else DTYPE_CODES.get(q.dtype)
+    if dtype is not None and (lib := library()):
         q, out = q.contiguous(), torch.empty_like(q, memory_format=torch.contiguous_format)
         _check(q, k_cache, v_cache, block_tables, query_starts, context_lens)
         lib.hr_paged_attention(
@@ -61,12 +77,32 @@ def paged_attention(
             q.shape[2],
             k_cache.shape[2],
             sliding_window,
-            scale,
+            scale * k_scale,
             soft_cap,
             dtype,
             torch.get_num_threads(),
         )
-        return out
+        return out if v_scale == 1 else out.mul_(v_scale)
+    if runs_triton(q):
+        from .triton import attention as gpu
+
+        _check(q, k_cache, v_cache, block_tables, query_starts, context_lens)
+        return gpu.paged_attention(
+            q,
+            k_cache,
+            v_cache,
+            block_tables,
+            query_starts,
+            context_lens,
+            scale=scale,
+            sliding_window=sliding_window,
+            soft_cap=soft_cap,
+            k_scale=k_scale,
+            v_scale=v_scale,
+            max_rows=max_rows,
+            max_context=max_context,
+            deterministic=deterministic,
+        )
     return paged_attention_torch(
         q,
         k_cache,
@@ -77,6 +113,8 @@ def paged_attention(
         scale=scale,
         sliding_window=sliding_window,
         soft_cap=soft_cap,
+        k_scale=k_scale,
+        v_scale=v_scale,
     )
 
 
@@ -92,9 +130,12 @@ def _check(
     if q.shape[2] != k_cache.shape[3] or q.shape[1] % k_cache.shape[1] or k_cache.shape != v_cache.shape:
         raise ValueError(f"heads of q {q.shape}, k {k_cache.shape} and v {v_cache.shape} do not fit")
     if not (
-        q.dtype == k_cache.dtype == v_cache.dtype and k_cache.is_contiguous() and v_cache.is_contiguous()
+        k_cache.dtype in {q.dtype, torch.float8_e4m3fn}
+        and k_cache.dtype == v_cache.dtype
+        and k_cache.is_contiguous()
+        and v_cache.is_contiguous()
     ):
-        raise ValueError("the caches must be contiguous and of q's dtype")
+        raise ValueError("the caches must be contiguous and of q's dtype, or float8_e4m3fn")
     for name, x in (("tables", block_tables), ("query_starts", query_starts), ("context_lens", context_lens)):
         if x.dtype != torch.int32 or x.stride(-1) != 1:
             raise ValueError(f"{name} must be int32 with adjacent elements, not {x.dtype}, {x.stride()}")
@@ -114,6 +155,8 @@ def paged_attention_torch(
     scale: float,
     sliding_window: int = 0,
     soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> Tensor:
     """`paged_attention` from torch operations, for any device: gathers the pages, pads, masks.
 
@@ -138,11 +181,11 @@ def paged_attention_torch(
             block_tables[members],
             (context - n)[:, None] + offset,
             context,
-            scale,
+            scale * k_scale,
             sliding_window,
             soft_cap,
         )
-        out[index[valid]] = padded[valid]
+        out[index[valid]] = padded[valid] if v_scale == 1 else padded[valid] * v_scale
     return out
 
 
@@ -168,8 +211,8 @@ def _padded_attention(
     held = key_positions < context_lens[:, None]
     pages = torch.where(held[:, ::page_size], pages, 0)
     unwritten = ~held[:, None, :, None]
-    k = k_cache[pages].transpose(1, 2).reshape(B, Hkv, S, D).masked_fill(unwritten, 0)
-    v = v_cache[pages].transpose(1, 2).reshape(B, Hkv, S, D).masked_fill(unwritten, 0)
+    k = k_cache[pages].to(q.dtype).transpose(1, 2).reshape(B, Hkv, S, D).masked_fill(unwritten, 0)
+    v = v_cache[pages].to(q.dtype).transpose(1, 2).reshape(B, Hkv, S, D).masked_fill(unwritten, 0)
 
     visible = key_positions <= positions[:, :, None]
     if sliding_window:
@@ -199,6 +242,8 @@ def paged_attention_reference(
     scale: float,
     sliding_window: int = 0,
     soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> Tensor:
     """What `paged_attention` means, row by row, in the precision of its inputs."""
     out = torch.empty_like(q)
@@ -213,8 +258,8 @@ def paged_attention_reference(
             page = block_tables[b].long()[seen // page_size]
             k = k_cache[page, :, seen % page_size].repeat_interleave(group, dim=1)
             v = v_cache[page, :, seen % page_size].repeat_interleave(group, dim=1)
-            scores = torch.einsum("hd,shd->hs", q[row], k) * scale
+            scores = torch.einsum("hd,shd->hs", q[row], k) * (scale * k_scale)
             if soft_cap:
                 scores = soft_cap * torch.tanh(scores / soft_cap)
-            out[row] = torch.einsum("hs,shd->hd", scores.softmax(-1), v)
+            out[row] = torch.einsum("hs,shd->hd", scores.softmax(-1), v) * v_scale
     return out

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .dispatch import runs_triton
 from .native import DTYPE_CODES, library
 
 
@@ -17,13 +18,25 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         weight: [D], of x's dtype.
         eps: added to the mean square.
     """
-    return rms_norm_torch(x, weight, eps) if (y := _native(x, None, weight, eps)) is None else y
+    if (y := _native(x, None, weight, eps)) is not None:
+        return y
+    if runs_triton(x):
+        from .triton import norm as gpu
+
+        _check(x, None, weight)
+        return gpu.rms_norm(x, weight, eps)
+    return rms_norm_torch(x, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Adds x to residual in place and returns (rms_norm(residual), residual). Shapes as in `rms_norm`."""
     if residual.is_contiguous() and (y := _native(x, residual, weight, eps)) is not None:
         return y, residual
+    if residual.is_contiguous() and runs_triton(x):
+        from .triton import norm as gpu
+
+        _check(x, residual, weight)
+        return gpu.add_rms_norm(x, residual, weight, eps)
     return add_rms_norm_torch(x, residual, weight, eps)
 
 
@@ -31,11 +44,8 @@ def _native(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> T
     """The compiled CPU path; None where there is none."""
     if x.device.type != "cpu" or (dtype := DTYPE_CODES.get(x.dtype)) is None or not (lib := library()):
         return None
+    _check(x, residual, weight)
     width = x.shape[-1]
-    if weight.dtype != x.dtype or weight.shape != (width,):
-        raise ValueError(f"weight must be {x.dtype} [{width}], not {weight.dtype} {weight.shape}")
-    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
-        raise ValueError(f"residual must be {x.dtype} {x.shape}, not {residual.dtype} {residual.shape}")
     x = x.contiguous()
     y = torch.empty_like(x)
     lib.hr_rms_norm(
@@ -50,6 +60,15 @@ def _native(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> T
         torch.get_num_threads(),
     )
     return y
+
+
+def _check(x: Tensor, residual: Tensor | None, weight: Tensor) -> None:
+    """Refuses what compiled code, which sees bare addresses, would misread."""
+    width = x.shape[-1]
+    if weight.dtype != x.dtype or weight.shape != (width,):
+        raise ValueError(f"weight must be {x.dtype} [{width}], not {weight.dtype} {weight.shape}")
+    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
+        raise ValueError(f"residual must be {x.dtype} {x.shape}, not {residual.dtype} {residual.shape}")
 
 
 def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:

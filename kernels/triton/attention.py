@@ -1,0 +1,335 @@
+"""Paged attention on the GPU: prompt chunks and decodes in one launch.
+
+A program computes a tile of query rows of one sequence, times the query heads that share one kv head: these
+are further rows of the same matrix product, so that keys are read once for all of them. The grid must be
+known without asking the device. Sequence b's tiles are numbered from starts[b] // ROWS + b on: ranges of at
+least ceil(rows / ROWS), so T // ROWS + B programs are enough, a tile's sequence is found by bisection, and at
+most one program per sequence has nothing to do.
+
+Keys that every row of a tile sees take a loop without masks, the others (the window's edge, the diagonal) the
+same loop with them. Softmax is online, in float32 and to base 2. Where few programs face long contexts, each
+sequence's keys are divided among SPLITS programs, and a second kernel weighs their results.
+
+A row's own result depends on the tile's shape and on SPLITS only: a tile of keys that a row does not see adds
+exact zeros. That is what `deterministic` fixes.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .dot import dot
+from .fp8 import widen
+from .tuning import Launch, launch_of, multiprocessors
+
+_LOG2E = 1.4426950408889634
+_PROGRAMS_PER_MULTIPROCESSOR = 8
+"""Aimed at by splitting: several rounds of resident programs even out contexts of different lengths."""
+_MIN_SPLIT_TOKENS = 512
+_MAX_SPLITS = 32
+
+
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    *,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    max_rows: int | None = None,
+    max_context: int | None = None,
+    deterministic: bool = False,
+    splits: int | None = None,
+    launch: Launch | None = None,
+) -> Tensor:
+    """See `kernels.attention.paged_attention`; never waits for the device.
+
+    `splits` is the number of programs, a power of two, among which each context is divided; None chooses it.
+    `launch` is the tile; None looks it up.
+    """
+    q = q.contiguous()
+    out = torch.empty_like(q)
+    T, heads, D = q.shape
+    _, kv_heads, page_size, _ = k_cache.shape
+    B, group = len(context_lens), heads // kv_heads
+    if T == 0:
+        return out
+    k_cache, v_cache = _fp8_as_bytes(k_cache), _fp8_as_bytes(v_cache)
+    padded_dim = max(16, triton.next_power_of_2(D))
+    if launch is None:
+        operation = _operation(q, k_cache, decode=T <= B and not deterministic)
+        launch = launch_of(operation, padded_dim, q.device)
+    tile = max(launch.rows, triton.next_power_of_2(group))
+    # A promise of one row a sequence makes its tile's number the sequence's own.
+    rows = 1 if max_rows == 1 else tile // group
+    tiles = B if max_rows == 1 else T // rows + B
+    if splits is None:
+        bound = min(max_context or block_tables.shape[1] * page_size, block_tables.shape[1] * page_size)
+        bound = min(bound, sliding_window + rows) if sliding_window else bound
+        splits = 1 if deterministic else _splits(min(tiles, T) * kv_heads, bound, q.device)
+    shape = (T, heads, splits)
+    parts = q.new_empty((*shape, D), dtype=torch.float32) if splits > 1 else out
+    sums = q.new_empty((2, *shape), dtype=torch.float32) if splits > 1 else out
+    _attention_kernel[(tiles, kv_heads, splits)](
+        q,
+        k_cache,
+        v_cache,
+        parts,
+        sums,
+        block_tables,
+        block_tables.stride(0),
+        query_starts,
+        context_lens,
+        B,
+        T * heads * splits,
+        scale * k_scale / soft_cap if soft_cap else 1.0,
+        (soft_cap or scale * k_scale) * _LOG2E,
+        v_scale,
+        GROUP=group,
+        KV_HEADS=kv_heads,
+        PAGE_SIZE=page_size,
+        DIM=D,
+        PADDED_DIM=padded_dim,
+        TILE=tile,
+        ROWS=rows,
+        ONE_ROW=max_rows == 1,
+        KEYS=launch.columns,
+        WINDOW=sliding_window,
+        CAPPED=soft_cap != 0.0,
+        SPLITS=splits,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+        enable_fp_fusion=True,
+    )
+    if splits > 1:
+        _merge_kernel[(T * heads,)](
+            parts,
+            sums,
+            out,
+            T * heads * splits,
+            DIM=D,
+            PADDED_DIM=padded_dim,
+            SPLITS=splits,
+            num_warps=4,
+            enable_fp_fusion=True,
+        )
+    return out
+
+
+def _operation(q: Tensor, cache: Tensor, *, decode: bool) -> str:
+    """The name of the launch parameters for these types and rows."""
+    if q.dtype == torch.float32:
+        return "attention_float32"
+    if decode:
+        return "attention_decode"
+    return "attention_prefill_fp8" if cache.element_size() == 1 else "attention_prefill"
+
+
+def _fp8_as_bytes(cache: Tensor) -> Tensor:
+    """An fp8 cache as its bytes, unless the GPU converts that type itself."""
+    if cache.dtype != torch.float8_e4m3fn:
+        return cache
+    native = (
+        cache.is_cuda and not torch.version.hip and torch.cuda.get_device_capability(cache.device) >= (8, 9)
+    )
+    return cache if native else cache.view(torch.uint8)
+
+
+def _splits(programs: int, max_context: int, device: torch.device) -> int:
+    """How many parts to divide each context into, from what the host knows; a power of two."""
+    wanted = multiprocessors(device) * _PROGRAMS_PER_MULTIPROCESSOR // programs
+    useful = max_context // _MIN_SPLIT_TOKENS
+    splits = min(wanted, useful, _MAX_SPLITS)
+    return 1 << (splits.bit_length() - 1) if splits > 1 else 1
+
+
+@triton.jit(do_not_specialize=["table_stride", "num_sequences", "num_parts"])
+def _attention_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    sums_ptr,
+    tables_ptr,
+    table_stride,
+    starts_ptr,
+    contexts_ptr,
+    num_sequences,
+    num_parts,
+    cap_scale,
+    score_scale,
+    v_scale,
+    GROUP: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+    ONE_ROW: tl.constexpr,
+    KEYS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    head = tl.program_id(1)
+    split = tl.program_id(2)
+    sequence = tile
+    first_row = 0
+    if not ONE_ROW:
+        sequence = 0
+        end = num_sequences
+        while end - sequence > 1:
+            middle = (sequence + end) // 2
+            begins = tl.load(starts_ptr + middle) // ROWS + middle
+            sequence = tl.where(begins <= tile, middle, sequence)
+            end = tl.where(begins <= tile, end, middle)
+        first_row = (tile - tl.load(starts_ptr + sequence) // ROWS - sequence) * ROWS
+    start = tl.load(starts_ptr + sequence)
+    rows = tl.load(starts_ptr + sequence + 1) - start
+    if first_row >= rows:
+        return
+    before = tl.load(contexts_ptr + sequence) - rows
+
+    m = tl.arange(0, TILE)
+    d = tl.arange(0, PADDED_DIM)
+    row = first_row + m // GROUP
+    held = (m // GROUP < ROWS) & (row < rows)
+    positions = before + row
+    vector = (start + row).to(tl.int64) * (GROUP * KV_HEADS) + head * GROUP + m % GROUP
+    element = vector[:, None] * DIM + d[None, :]
+    mask = held[:, None] & (d < DIM)[None, :]
+    q = tl.load(q_ptr + element, mask=mask, other=0.0)
+
+    # Some row sees the keys [lowest, highest); every row sees [inner, outer).
+    outer = before + first_row + 1
+    highest = before + tl.minimum(first_row + ROWS, rows)
+    lowest = tl.maximum(outer - WINDOW, 0) if WINDOW else 0
+    inner = tl.maximum(highest - WINDOW, 0) if WINDOW else 0
+    begin = lowest // KEYS * KEYS
+    end = highest
+    if SPLITS > 1:
+        part = tl.cdiv(tl.cdiv(highest - begin, KEYS), SPLITS) * KEYS
+        begin += split * part
+        end = tl.minimum(begin + part, highest)
+    # Of these, the tiles that need no mask.
+    full = tl.minimum(tl.maximum(tl.cdiv(inner, KEYS) * KEYS, begin), end)
+    edge = tl.maximum(tl.minimum(outer, end) // KEYS * KEYS, full)
+
+    table_ptr = tables_ptr + sequence.to(tl.int64) * table_stride
+    k_ptr += head * (PAGE_SIZE * DIM)
+    v_ptr += head * (PAGE_SIZE * DIM)
+    peak = tl.full([TILE], -1e38, tl.float32)
+    total = tl.zeros([TILE], tl.float32)
+    acc = tl.zeros([TILE, PADDED_DIM], tl.float32)
+    if WINDOW:
+        acc, total, peak = _attend(
+            acc, total, peak, q, k_ptr, v_ptr, table_ptr, begin, full, lowest, highest, positions,
+            cap_scale, score_scale, KV_HEADS, PAGE_SIZE, DIM, PADDED_DIM, KEYS, WINDOW, CAPPED, True,
+        )  # fmt: skip
+    acc, total, peak = _attend(
+        acc, total, peak, q, k_ptr, v_ptr, table_ptr, full, edge, lowest, highest, positions,
+        cap_scale, score_scale, KV_HEADS, PAGE_SIZE, DIM, PADDED_DIM, KEYS, WINDOW, CAPPED, False,
+    )  # fmt: skip
+    acc, total, peak = _attend(
+        acc, total, peak, q, k_ptr, v_ptr, table_ptr, edge, end, lowest, highest, positions,
+        cap_scale, score_scale, KV_HEADS, PAGE_SIZE, DIM, PADDED_DIM, KEYS, WINDOW, CAPPED, True,
+    )  # fmt: skip
+
+    acc *= v_scale
+    if SPLITS > 1:
+        at = vector * SPLITS + split
+        tl.store(sums_ptr + at, peak, mask=held)
+        tl.store(sums_ptr + num_parts + at, total, mask=held)
+        tl.store(out_ptr + at[:, None] * DIM + d[None, :], acc, mask=mask)
+    else:
+        acc /= tl.where(total > 0, total, 1.0)[:, None]  # an empty context gives zeros
+        tl.store(out_ptr + element, acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _attend(
+    acc, total, peak, q, k_ptr, v_ptr, table_ptr, begin, end, lowest, highest, positions,
+    cap_scale, score_scale,
+    KV_HEADS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    KEYS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """Takes the keys from begin, a multiple of KEYS, up to end into the running softmax.
+
+    The multiplication by score_scale is fused with the subtraction of the peak by hand: were it the
+    compiler's choice, it could differ between the masked and the unmasked loop.
+    """
+    d = tl.arange(0, PADDED_DIM)
+    for tile in range(begin, end, KEYS):
+        n = tile + tl.arange(0, KEYS)
+        # What lies outside [lowest, highest) may be unwritten, freed or another's: zeros stand for it, since
+        # no weight takes a NaN back out of a sum.
+        held = (n >= lowest) & (n < highest)
+        page = _load(table_ptr + n // PAGE_SIZE, held, MASKED)
+        vector = page.to(tl.int64) * (KV_HEADS * PAGE_SIZE) + n % PAGE_SIZE
+        element = vector[:, None] * DIM + d[None, :]
+        mask = (d < DIM)[None, :]
+        if MASKED:
+            mask &= held[:, None]
+        k = widen(_load(k_ptr + element, mask, MASKED or DIM < PADDED_DIM), q.dtype)
+        scores = dot(q, tl.trans(k), tl.zeros([q.shape[0], KEYS], tl.float32))
+        if CAPPED:
+            scores = 1.0 - 2.0 / (1.0 + tl.exp2(scores * (cap_scale * 2.8853900817779268)))  # tanh
+        if MASKED:
+            seen = n[None, :] <= positions[:, None]
+            if WINDOW:
+                seen &= n[None, :] > positions[:, None] - WINDOW
+            scores = tl.where(seen & held[None, :], scores, -float("inf"))
+        risen = tl.maximum(peak, tl.max(scores, 1) * score_scale)
+        weights = tl.exp2(tl.fma(scores, score_scale, -risen[:, None]))
+        decay = tl.exp2(peak - risen)
+        v = widen(_load(v_ptr + element, mask, MASKED or DIM < PADDED_DIM), q.dtype)
+        acc = dot(weights.to(q.dtype), v, acc * decay[:, None])
+        total = total * decay + tl.sum(weights, 1)
+        peak = risen
+    return acc, total, peak
+
+
+@triton.jit
+def _load(ptr, mask, MASKED: tl.constexpr):
+    if MASKED:
+        return tl.load(ptr, mask=mask, other=0.0)
+    return tl.load(ptr)
+
+
+@triton.jit(do_not_specialize=["num_parts"])
+def _merge_kernel(
+    parts_ptr,
+    sums_ptr,
+    out_ptr,
+    num_parts,
+    DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    """One row and head: the sum of its splits, each weighed by its peak; a split without keys has none."""
+    vector = tl.program_id(0).to(tl.int64)
+    at = vector * SPLITS + tl.arange(0, SPLITS)
+    d = tl.arange(0, PADDED_DIM)
+    peak = tl.load(sums_ptr + at)
+    total = tl.load(sums_ptr + num_parts + at)
+    weights = tl.where(total > 0, tl.exp2(peak - tl.max(peak, 0)), 0.0)
+    mask = (total > 0)[:, None] & (d < DIM)[None, :]
+    parts = tl.load(parts_ptr + at[:, None] * DIM + d[None, :], mask=mask, other=0.0)
+    total = tl.sum(total * weights, 0)
+    y = tl.sum(parts * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
+    tl.store(out_ptr + vector * DIM + d, y.to(out_ptr.dtype.element_ty), mask=d < DIM)
