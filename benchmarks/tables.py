@@ -106,7 +106,11 @@ def engine_table(facts: dict) -> str:
     head = ["", "output tokens/s", "headrace against it", "first token, ms", "ms a token, alone"]
     head += ["prompt tokens/s", f"step of {facts['options']['requests']}, ms"]
     lines = [table(head, rows)]
-    lines += [f"- {NAMES[name]}: not measured: {reason}" for name, reason in facts["lost"].items()]
+    if facts["lost"]:
+        lines.append("")
+        lines += [f"- {NAMES[name]}: not measured: {reason}" for name, reason in facts["lost"].items()]
+    if best := _against_the_best(figures):
+        lines += ["", best]
     ceiling = engine_ceilings(facts)
     if {"prefill_per_s", "step_ms"} <= ours.keys():
         reached = [
@@ -136,6 +140,23 @@ def engine_table(facts: dict) -> str:
             f"{facts['options']['requests']}, would allow {number(ceiling['tokens_per_s'])} output tokens/s."
         )
     return "\n".join(lines)
+
+
+def _against_the_best(figures: dict[str, dict[str, float]]) -> str:
+    """headrace against the fastest peer of each column."""
+    ours = figures.get("headrace", {})
+    peers = [own for name, own in figures.items() if name != "headrace"]
+    told = []
+    for name, label, more_is_better in (
+        ("tokens_per_s", "output tokens/s", True),
+        ("first_token_ms", "time to first token", False),
+        ("token_ms", "time per token", False),
+    ):
+        theirs = [own[name] for own in peers if name in own]
+        if name in ours and theirs:
+            best = max(theirs) if more_is_better else min(theirs)
+            told.append(f"{label} {ours[name] / best:.2f} times")
+    return f"headrace against the fastest peer of each: {', '.join(told)}." if told else ""
 
 
 def _package(facts: dict, name: str) -> str:
@@ -171,6 +192,9 @@ def kernels_table(facts: dict) -> str:
         f"A large copy moves {number(copied / 1e9)} GB/s, a large bf16 product does "
         f"{number(multiplied / 1e12)} TFLOP/s."
     )
+    four, sixteen = (facts["rows"].get(f"{kind}linear, 1 row", {}).get("seconds") for kind in ("int4 ", ""))
+    if four and sixteen:
+        ceiling += f" At one row the int4 linear is {sixteen / four:.2f} times as fast as the bf16 one."
     return f"{table(head, rows)}\n\n{ceiling}"
 
 

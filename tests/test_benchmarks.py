@@ -40,3 +40,30 @@ def test_engines_are_compared_in_one_run(tmp_path):
         assert all(seconds > 0 for runs in facts["seconds"][name].values() for seconds in runs)
     assert "headrace against it" in done.stdout
     assert "vLLM: not measured: not installed" in done.stdout
+    page = tmp_path / "page.md"
+    run("report", "--results", tmp_path, "--page", page)
+    assert done.stdout.strip() in page.read_text()
+    assert "Nothing is claimed" in page.read_text()
+
+
+@pytest.mark.serial
+def test_every_operation_is_compared_with_its_reference(tmp_path):
+    run("kernels", "--small", "--threads", 1, "--json", tmp_path)
+    (file,) = tmp_path.glob("*-kernels-cpu.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert not [name for name, row in rows.items() if "failed" in row]
+    assert all(row["error"] < 1e-2 and row["seconds"] > 0 for row in rows.values())
+
+
+@pytest.mark.serial
+def test_the_service_is_compared_with_the_bare_engine(tmp_path):
+    done = run(
+        "service", "--model", "tiny", "--requests", 8, "--threads", 1, "--rounds", 1, "--json", tmp_path
+    )
+    (file,) = tmp_path.glob("*-service-tiny.json")
+    assert json.loads(file.read_text())["redis"]["scripts"] > 0
+    assert "of the bare engine" in done.stdout
+
+
+def test_the_page_is_what_the_results_give():
+    run("report", "--check")
