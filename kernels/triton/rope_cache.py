@@ -114,8 +114,9 @@ def _rope_cache_kernel(
     position = tl.load(positions_ptr + token)
     known = (position >= 0) & (position < num_positions)
     angle_ptr = cos_sin_ptr + position * DIM + i
-    cos = tl.load(angle_ptr, mask=known & (i < DIM // 2), other=0.0)[None, :]
-    sin = tl.load(angle_ptr + DIM // 2, mask=known & (i < DIM // 2), other=0.0)[None, :]
+    angles = tl.where(known, DIM // 2, 0)
+    cos = tl.load(angle_ptr, mask=i < angles, other=0.0)[None, :]
+    sin = tl.load(angle_ptr + DIM // 2, mask=i < angles, other=0.0)[None, :]
     a = low.to(tl.float32)
     b = high.to(tl.float32)
     low = tl.where(is_v[:, None], low, (a * cos - b * sin).to(low.dtype))
@@ -126,13 +127,12 @@ def _rope_cache_kernel(
     tl.store(q_row_ptr + high_at, high, mask=is_q[:, None] & inside)
 
     slot = tl.load(slots_ptr + token)
-    known = known & (slot >= 0) & (slot < num_slots)
-    page = slot // PAGE_SIZE
-    page_at = page * (KV_HEADS * PAGE_SIZE) + slot % PAGE_SIZE
-    k_at = (page_at + (head - HEADS) * PAGE_SIZE)[:, None] * DIM + i[None, :]
-    v_at = k_at - KV_HEADS * PAGE_SIZE * DIM
-    _write(k_ptr, k_at, low, high, k_factor, (known & is_k)[:, None] & inside, DIM)
-    _write(v_ptr, v_at, low, high, v_factor, (known & is_v)[:, None] & inside, DIM)
+    if known & (slot >= 0) & (slot < num_slots):
+        page_at = slot // PAGE_SIZE * (KV_HEADS * PAGE_SIZE) + slot % PAGE_SIZE
+        k_at = (page_at + (head - HEADS) * PAGE_SIZE)[:, None] * DIM + i[None, :]
+        v_at = k_at - KV_HEADS * PAGE_SIZE * DIM
+        _write(k_ptr, k_at, low, high, k_factor, is_k[:, None] & inside, DIM)
+        _write(v_ptr, v_at, low, high, v_factor, is_v[:, None] & inside, DIM)
 
 
 @triton.jit

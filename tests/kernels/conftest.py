@@ -2,6 +2,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +24,13 @@ def poisoned_memory() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def device() -> Iterator[torch.device]:
+    """Where Triton kernels run: a GPU, or the CPU by interpretation, in numpy, which warns of infinities."""
+    with np.errstate(all="ignore"):
+        yield torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture
