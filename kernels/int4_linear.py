@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dispatch import runs_triton
 from .int4_weight import Int4Weight, dequantize, unpack
 from .linear import Linear, pack_linear
 
@@ -45,7 +46,7 @@ def pack_int4_linear(
         dtype: of the activations.
         rows_hint: as in `pack_linear`.
     """
-    if weight.packed.is_cuda:
+    if runs_triton(weight.scales):
         return Int4Linear(weight, bias, _Gpu(weight))
     if group := _cpu_group(weight, dtype):
         return Int4Linear(weight, bias, _Cpu(weight, dtype, group))

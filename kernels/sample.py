@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .dispatch import runs_triton
 from .sampling import gumbel_argmax
 
 
@@ -96,7 +97,7 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
         table: what the rows ask for.
         needs: what of it is to be done at all.
     """
-    if logits.is_cuda:
+    if runs_triton(logits):
         from .triton.sampling import sample as sample_triton
 
         return sample_triton(logits, rows, table, needs)

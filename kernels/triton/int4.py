@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..int4_weight import Int4Weight
+from .dot import dot
 from .tuning import launch_of, multiprocessors
 
 _FUSED_ROWS = 64
@@ -143,7 +144,7 @@ def _linear_kernel(
             taken = (row < rows)[:, None] & (k < inputs)[None, :]
             factor = tl.load(x_row + k[None, :], mask=taken, other=0.0)
             q = _centred(words, place, zero).to(factor.dtype)
-            part = tl.dot(factor, q, part, input_precision="ieee")
+            part = dot(factor, q, part)
             if (place * 32 + 32) % GROUP == 0:
                 total += part * scale[None, :]
     if bias is not None:

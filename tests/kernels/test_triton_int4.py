@@ -13,11 +13,9 @@ from headrace.kernels.triton import int4
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
-"""Of the largest output: inputs and weights' integers are exact, so only the result is rounded."""
-
-DTYPES = list(TOLERANCE) if DEVICE == "cuda" else [torch.float32, torch.float16]
-"""The interpreter multiplies no matrices of bf16."""
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Of the largest output: inputs and weights' integers are exact, so only the result is rounded (in the
+interpreter, bf16 is cut off)."""
 
 
 def weight_of(inputs: int, outputs: int, group: int) -> Int4Weight:
@@ -40,7 +38,7 @@ def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual.cpu().double(), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs", "group", "splits"),
     [
