@@ -50,7 +50,7 @@ def best(plain: Tensor, totals: Tensor, rows: Tensor, wanted: Tensor, top: int) 
     ids = torch.full((count, top), -1, dtype=torch.int64, device=plain.device)
     logprobs = plain.new_full((count, top), float("-inf"))
     if count and top:
-        room = triton.next_power_of_2(top)
+        room = max(32, triton.next_power_of_2(top))
         _best_kernel[(count,)](
             plain,
             plain.stride(0),
@@ -108,7 +108,7 @@ def _thresholds_kernel(
     tl.store(cuts + place, cut)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["top"])
 def _best_kernel(
     plain,
     stride,

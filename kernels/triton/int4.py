@@ -44,9 +44,8 @@ def int4_linear(
     tiles = triton.cdiv(weight.in_features, 256)
     if splits is None:
         room = 2 * multiprocessors(x.device) // (grid[0] * grid[1])
-        splits = min(tiles, _MAX_SPLITS, max(1, room))
+        splits = 1 << (min(tiles, _MAX_SPLITS, max(1, room)).bit_length() - 1)
     share = triton.cdiv(tiles, splits)
-    splits = triton.cdiv(tiles, share)
     parts = y if splits == 1 else x.new_empty(splits, rows, outputs, dtype=torch.float32)
     _linear_kernel[(*grid, splits)](
         x,
@@ -103,7 +102,7 @@ def _group(weight: Int4Weight) -> int:
     return weight.group_size
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "share"])
 def _linear_kernel(
     x,
     x_stride,
@@ -153,7 +152,7 @@ def _linear_kernel(
     tl.store(out + at, total.to(out.dtype.element_ty), mask=(row < rows)[:, None] & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _sum_kernel(parts, bias, out, rows, outputs, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row = tl.program_id(1).to(tl.int64)

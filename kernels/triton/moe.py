@@ -158,7 +158,7 @@ def _route_kernel(
     tl.store(ids + token * top_k + slot, chosen_ids, mask=slot < top_k)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "tiles"])
 def _plan_kernel(
     experts,
     order,
@@ -196,7 +196,7 @@ def _plan_kernel(
         tl.store(owners + tile, tl.where(tile < first + size, expert, -1), mask=tile < end)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def _product_kernel(
     x,
     weight,

@@ -181,7 +181,7 @@ def _penalise_kernel(
         tl.store(logits + place * logits_stride + token, x, mask=mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["entries"])
 def _bias_kernel(logits, stride, rows, ids, values, until, lengths, entries, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + place).to(tl.int64)
@@ -194,7 +194,7 @@ def _bias_kernel(logits, stride, rows, ids, values, until, lengths, entries, BLO
     tl.atomic_add(logits + place * stride + token, value, mask=holds, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["part_stride"])
 def _draw_kernel(
     logits,
     stride,
@@ -236,7 +236,7 @@ def _draw_kernel(
         tl.store(parts + 2 * part_stride + part, tl.sum(tl.exp(y - top), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["part_stride"])
 def _meet_kernel(
     parts,
     part_ids,
