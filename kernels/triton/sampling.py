@@ -78,7 +78,7 @@ def _draw(
     parts = logits.new_empty(3, count, tiles)
     ids = torch.empty(count, tiles, dtype=torch.int32, device=logits.device)
     tokens = torch.empty(count, dtype=torch.int64, device=logits.device)
-    logprobs, totals = logits.new_empty(2, count)
+    logprobs, totals = logits.new_empty(count), logits.new_empty(count)
     wanted = top is not None
     if count:
         _draw_kernel[(count, tiles)](

@@ -1,0 +1,126 @@
+"""The reference of sampling by table: the same tokens and log-probabilities as the engine's sampler."""
+
+import numpy as np
+import pytest
+import torch
+
+from headrace.engine.batch import Batch
+from headrace.engine.request import Request, SamplingParams
+from headrace.engine.sampler import Sampler
+from headrace.engine.sequence import Sequence
+from headrace.kernels.sample import SampleNeeds, SamplingTable, sample, thresholds_torch
+
+VOCAB, EOS = 600, 7
+FOREVER = 2**62
+
+PARAMS = [
+    SamplingParams(temperature=0.0),
+    SamplingParams(seed=1, logprobs=0),
+    SamplingParams(seed=2, temperature=0.4, top_k=20),
+    SamplingParams(seed=-3, temperature=1.7, top_p=0.8, logprobs=5),
+    SamplingParams(seed=4, min_p=0.05, top_k=VOCAB),
+    SamplingParams(seed=5, top_k=30, top_p=0.6, min_p=0.01),
+    SamplingParams(seed=6, presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.3, logprobs=3),
+    SamplingParams(temperature=0.0, repetition_penalty=0.5, frequency_penalty=-1.0),
+    SamplingParams(seed=8, logit_bias={3: 8.0, EOS: 30.0, 599: -50.0}, min_tokens=9, stop_token_ids=(3, 4)),
+    SamplingParams(temperature=0.0, logit_bias={EOS: 90.0}, min_tokens=2, ignore_eos=True),
+]
+
+
+def table_of(sequences: list[Sequence], batch: Batch) -> SamplingTable:
+    params = [sequence.request.params for sequence in sequences]
+    biases = []
+    for sequence, asked in zip(sequences, params, strict=True):
+        ends = {*asked.stop_token_ids, *(() if asked.ignore_eos else (EOS,))} if asked.min_tokens else set()
+        shortest = len(sequence.request.prompt_ids) + asked.min_tokens
+        entries = [(token, value, FOREVER) for token, value in asked.logit_bias.items()]
+        entries += [(token, -np.inf, shortest) for token in ends]
+        biases.append(entries + [(-1, 0.0, 0)] * (8 - len(entries)))
+    ids, values, until = np.array(biases).transpose(2, 0, 1)
+
+    def column(name: str, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor([getattr(asked, name) for asked in params], dtype=dtype)
+
+    return SamplingTable(
+        temperature=column("temperature", torch.float32),
+        top_k=column("top_k", torch.int32),
+        top_p=column("top_p", torch.float32),
+        min_p=column("min_p", torch.float32),
+        presence=column("presence_penalty", torch.float32),
+        frequency=column("frequency_penalty", torch.float32),
+        repetition=column("repetition_penalty", torch.float32),
+        seeds=column("seed", torch.int64),
+        tokens=torch.from_numpy(batch.tokens),
+        lengths=torch.from_numpy(batch.lengths),
+        prompt_lengths=torch.from_numpy(batch.prompt_lengths),
+        bias_ids=torch.from_numpy(ids.astype(np.int32)),
+        bias_values=torch.from_numpy(values.astype(np.float32)),
+        bias_until=torch.from_numpy(until.astype(np.int64)),
+        logprobs=torch.tensor([-1 if asked.logprobs is None else asked.logprobs for asked in params]).int(),
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_table_samples_as_the_engine_does(seed):
+    generator = torch.Generator().manual_seed(seed)
+    device = torch.device("cpu")
+    sampler, batch = Sampler(len(PARAMS), frozenset({EOS}), device), Batch(len(PARAMS), 64, 16, device)
+    sequences = []
+    for row, params in enumerate(PARAMS):
+        tokens = torch.randint(0, VOCAB, (4 + 5 * (row % 3) + seed,), generator=generator).tolist()
+        prompt = tokens[: 2 + row % 2]
+        sequence = Sequence(Request(str(row), prompt, params), tokens, arrival=0, limit=64, chain=0, row=row)
+        batch.sync(sequence)
+        sampler.set_row(sequence)
+        sequences.append(sequence)
+    rows = torch.randperm(len(PARAMS), generator=generator)
+    logits = torch.randn(len(PARAMS), VOCAB, generator=generator) * 3
+    expected = sampler.sample(logits.clone(), rows.numpy(), batch)
+    made = sample(logits, rows, table_of(sequences, batch), SampleNeeds(logprobs=5))
+    assert made.tokens.tolist() == expected.token_ids.tolist()
+    assert expected.logprobs is not None
+    for place, entry in enumerate(expected.logprobs):
+        top = [] if entry is None else entry.top
+        assert made.top_ids is not None
+        assert made.logprobs is not None
+        assert made.top_logprobs is not None
+        assert [token for token in made.top_ids[place].tolist() if token >= 0] == [token for token, _ in top]
+        values = [value for _, value in top]
+        assert made.top_logprobs[place, : len(top)].tolist() == pytest.approx(values, abs=1e-5)
+        if entry is not None:
+            assert float(made.logprobs[place]) == pytest.approx(entry.logprob, abs=1e-5)
+
+
+def test_thresholds_keep_what_the_definitions_keep():
+    x = torch.tensor([[0.5, 0.2, 0.2, 0.07, 0.03]]).log()
+
+    def kept(k: int, p: float, least: float) -> list[int]:
+        cut = thresholds_torch(x, torch.tensor([k]), torch.tensor([p]), torch.tensor([least]))
+        return torch.nonzero(x[0] >= cut).flatten().tolist()
+
+    assert kept(0, 1.0, 0.0) == [0, 1, 2, 3, 4]
+    assert kept(1, 1.0, 0.0) == [0]
+    assert kept(2, 1.0, 0.0) == [0, 1, 2]  # the third ties with the second
+    assert kept(9, 1.0, 0.0) == [0, 1, 2, 3, 4]
+    assert kept(0, 0.4, 0.0) == [0]
+    assert kept(0, 0.6, 0.0) == [0, 1, 2]
+    assert kept(0, 0.92, 0.0) == [0, 1, 2, 3]
+    assert kept(3, 0.6, 0.0) == [0, 1, 2]
+    assert kept(0, 1.0, 0.3) == [0, 1, 2]
+    assert kept(0, 1e-9, 0.0) == [0]
+
+
+def test_needs_left_out_change_nothing_where_no_row_has_them():
+    rows, vocab = 3, 50
+    plain = [SamplingParams(seed=seed) for seed in range(rows)]
+    batch = Batch(rows, 64, 16, torch.device("cpu"))
+    sequences = [
+        Sequence(Request(str(row), [1, 2], params), [1, 2, 3], arrival=0, limit=64, chain=0, row=row)
+        for row, params in enumerate(plain)
+    ]
+    for sequence in sequences:
+        batch.sync(sequence)
+    table, order = table_of(sequences, batch), torch.arange(rows)
+    logits = torch.randn(rows, vocab)
+    all_done = sample(logits.clone(), order, table, SampleNeeds())
+    assert torch.equal(sample(logits, order, table, SampleNeeds(False, False, False)).tokens, all_done.tokens)
