@@ -41,7 +41,8 @@ def paged_attention(
         block_tables: int32 [B, P] pages of each sequence, in order; entries past its context are not read,
             the others must lie in the cache: compiled paths do not check them.
         query_starts: int32 [B + 1]; sequence b owns the rows query_starts[b] to query_starts[b + 1] of q.
-        context_lens: int32 [B] tokens in the cache, this step's included.
+        context_lens: int32 [B] tokens in the cache, this step's included; on a GPU, rows that only pad the
+            batch have 0 and become zeros.
         scale: factor on q·k.
         sliding_window: a query sees this many positions, its own included; 0 is no limit.
         soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from headrace.kernels import activation as public
 from headrace.kernels.activation import gelu_tanh_and_mul_torch, silu_and_mul_torch
 
 activation = pytest.importorskip("headrace.kernels.triton.activation", exc_type=ImportError)
@@ -35,3 +36,11 @@ def test_rows_of_a_strided_tensor(device, assert_near):
     gate_up = torch.randn(4, 100, device=device)[:, 20:60]
     y = activation.silu_and_mul(gate_up)
     assert_near(y.cpu(), silu_and_mul_torch(gate_up.double()).cpu())
+
+
+@pytest.mark.parametrize("name", ["silu_and_mul", "gelu_tanh_and_mul"])
+def test_the_public_operations_take_this_path(name, device, monkeypatch):
+    monkeypatch.setattr(public, "library", lambda: None)
+    monkeypatch.setattr(public, "runs_triton", lambda x: True)
+    gate_up = torch.randn(3, 40, device=device)
+    assert torch.equal(getattr(public, name)(gate_up), getattr(activation, name)(gate_up))

@@ -7,6 +7,7 @@ rounded before the second product, take a share; sums of a few hundred terms in 
 import pytest
 import torch
 
+from headrace.kernels import attention as public
 from headrace.kernels.attention import paged_attention_reference
 from headrace.kernels.triton.tuning import Launch
 
@@ -167,3 +168,26 @@ def test_splits_are_powers_of_two_that_follow_from_the_bounds_alone(monkeypatch)
     assert choose(8, 4096, cpu) == 8
     assert choose(8, 131_072, cpu) == 32
     assert choose(8, 600, cpu) == 1
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_the_public_operation_hands_all_its_arguments_on(fp8, device, paged_batch, monkeypatch):
+    monkeypatch.setattr(public, "library", lambda: None)
+    monkeypatch.setattr(public, "runs_triton", lambda x: True)
+    q, k, v, *tables = (x.to(device) for x in paged_batch(DECODES, dim=32).args())
+    if fp8:
+        k, v = k.to(torch.float8_e4m3fn), v.to(torch.float8_e4m3fn)
+    options = {"scale": 0.3, "sliding_window": 40, "soft_cap": 3.0, "k_scale": 0.5, "v_scale": 2.0}
+    options |= {"max_rows": 1, "max_context": 200, "deterministic": True}
+    expected = attention.paged_attention(q, k, v, *tables, **options)
+    assert torch.equal(public.paged_attention(q, k, v, *tables, **options), expected)
+    with pytest.raises(ValueError, match="contiguous and of q's dtype"):
+        public.paged_attention(q.bfloat16(), k.half(), v.half(), *tables, **options)
+
+
+def test_the_other_paths_read_a_float8_cache_too(paged_batch, assert_near):
+    q, k, v, *tables = paged_batch(MIXED, dim=32, dtype=torch.bfloat16).args()
+    k, v = k.to(torch.float8_e4m3fn), v.to(torch.float8_e4m3fn)
+    options = {"scale": 0.2, "k_scale": 0.5, "v_scale": 1.7, "soft_cap": 5.0}
+    right = public.paged_attention_reference(q.double(), k.double(), v.double(), *tables, **options)
+    assert_near(public.paged_attention(q, k, v, *tables, **options), right, factor=2)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from headrace.kernels import norm as public
 from headrace.kernels.norm import rms_norm_torch
 
 norm = pytest.importorskip("headrace.kernels.triton.norm", exc_type=ImportError)
@@ -45,3 +46,16 @@ def test_the_rounding_is_that_of_transformers(dtype, device):
     y = norm.rms_norm(x.to(device), weight.to(device), 1e-6).cpu()
     off = (y != rms_norm_torch(x, weight, 1e-6)).float().mean()
     assert off < 0.002  # a sum in another order moves a value across a rounding boundary now and then
+
+
+def test_the_public_operations_take_this_path_and_check_first(device, monkeypatch):
+    monkeypatch.setattr(public, "library", lambda: None)
+    monkeypatch.setattr(public, "runs_triton", lambda x: True)
+    x, residual, weight = (torch.randn(shape, device=device) for shape in ((3, 40), (3, 40), 40))
+    assert torch.equal(public.rms_norm(x, weight, 0.1), norm.rms_norm(x, weight, 0.1))
+    expected, _ = norm.add_rms_norm(x, residual.clone(), weight, 0.1)
+    assert torch.equal(public.add_rms_norm(x, residual, weight, 0.1)[0], expected)
+    with pytest.raises(ValueError, match="weight must be"):
+        public.rms_norm(x, weight[:5], 0.1)
+    with pytest.raises(ValueError, match="residual must be"):
+        public.add_rms_norm(x, residual[:2], weight, 0.1)

@@ -6,6 +6,7 @@ The reference is the torch path in float64, which test_rope_cache.py holds again
 import pytest
 import torch
 
+from headrace.kernels import rope_cache as public
 from headrace.kernels.rope_cache import rope_and_cache_torch
 
 rope = pytest.importorskip("headrace.kernels.triton.rope_cache", exc_type=ImportError)
@@ -75,3 +76,16 @@ def test_a_token_outside_its_table_writes_nothing(position, slot, inputs):
     rope.rope_and_cache(*tensors, **heads)
     assert (~tensors[4].isnan()).any(-1).sum() == 4
     assert (~tensors[5].isnan()).any(-1).sum() == 4
+
+
+def test_the_public_operation_hands_all_its_arguments_on(inputs, device, monkeypatch):
+    monkeypatch.setattr(public, "library", lambda: None)
+    monkeypatch.setattr(public, "runs_triton", lambda x: True)
+    tensors, heads = inputs(9, 4, 2, 32, 16, torch.float16, torch.float8_e4m3fn)
+    weights = torch.rand(2, 32, device=device).half()
+    options = {"q_norm": weights[0], "k_norm": weights[1], "eps": 1e-2, "k_scale": 0.5, "v_scale": 2.0}
+    again = [x.clone() for x in tensors]
+    expected = rope.rope_and_cache(*tensors, **heads, **options)
+    assert torch.equal(public.rope_and_cache(*again, **heads, **options), expected)
+    for actual, right in zip(again[4:], tensors[4:], strict=True):
+        assert torch.equal(actual.view(torch.uint8), right.view(torch.uint8))

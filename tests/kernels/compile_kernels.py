@@ -1,0 +1,84 @@
+"""Compiles the GPU kernels for a GPU that need not be here; a script of test_triton_compiles.py.
+
+    python compile_kernels.py cuda 80 32
+
+Launches are caught before they look for a driver: their arguments' types are all that a compilation needs.
+Prints the name of each kernel and the bytes of shared memory it takes.
+"""
+
+import sys
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from headrace.kernels.triton import activation, attention, norm, rope_cache
+
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+def main() -> None:
+    backend, arch, warp = sys.argv[1:]
+    target = GPUTarget(backend, int(arch) if arch.isdigit() else arch, int(warp))
+
+    def compile_instead(kernel: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
+        arguments = dict(zip(kernel.arg_names, args, strict=False))
+        options = {name: value for name, value in named.items() if name not in kernel.arg_names}
+        arguments |= {name: value for name, value in named.items() if name in kernel.arg_names}
+        signature, constants, attributes = {}, {}, {}
+        for index, parameter in enumerate(kernel.params):
+            value = arguments[parameter.name]
+            if parameter.is_constexpr or value is None:
+                signature[parameter.name], constants[parameter.name] = "constexpr", value
+            elif isinstance(value, torch.Tensor):
+                signature[parameter.name] = _POINTERS[value.dtype]
+                attributes[(index,)] = [["tt.divisibility", 16]]
+            else:
+                signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+        source = ASTSource(kernel, signature, constants, attributes)
+        compiled = triton.compile(source, target=target, options=options)
+        print(kernel.__name__, compiled.metadata.shared)
+
+    JITFunction.run = compile_instead
+    launch_all(torch.bfloat16, native_fp8=backend == "cuda" and int(arch) >= 89)
+
+
+def launch_all(dtype: torch.dtype, *, native_fp8: bool) -> None:
+    """Each kernel in the variants that differ most."""
+    B, heads, kv_heads, dim, page_size = 4, 12, 4, 128, 16
+    i32 = torch.zeros(B + 1, dtype=torch.int32)
+    tables = torch.zeros(B, 64, dtype=torch.int32)
+    cache = torch.zeros(9, kv_heads, page_size, dim, dtype=dtype)
+    decode, chunks = torch.zeros(B, heads, dim, dtype=dtype), torch.zeros(99, heads, dim, dtype=dtype)
+    run = attention.paged_attention
+    run(decode, cache, cache, tables, i32, i32[1:], scale=0.1, max_rows=1, splits=4)
+    run(chunks, cache, cache, tables, i32, i32[1:], scale=0.1)
+    small = cache.to(torch.float8_e4m3fn)
+    if native_fp8:
+        attention._fp8_as_bytes = lambda cache: cache
+    run(decode, small, small, tables, i32, i32[1:], scale=0.1, sliding_window=99, soft_cap=30.0)
+
+    qkv, cos_sin = torch.zeros(B, (heads + 2 * kv_heads) * dim, dtype=dtype), torch.zeros(64, dim)
+    at, weight = torch.zeros(B, dtype=torch.int64), torch.zeros(dim, dtype=dtype)
+    counts = {"num_heads": heads, "num_kv_heads": kv_heads}
+    rope_cache.rope_and_cache(qkv, at, at, cos_sin, cache, cache, **counts)
+    rope_cache.rope_and_cache(qkv, at, at, cos_sin, small, small, **counts, q_norm=weight, k_norm=weight)
+
+    norm.add_rms_norm(qkv, qkv.clone(), qkv[0].contiguous(), 1e-5)
+    activation.silu_and_mul(qkv)
+    activation.gelu_tanh_and_mul(qkv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The GPU kernels compile for GPUs that are not here: interpretation alone forgives what compilers refuse."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).parent / "compile_kernels.py"
+
+
+@pytest.mark.parametrize(
+    ("target", "shared_limit"),
+    [
+        (("cuda", "80", "32"), 99 * 1024),
+        (("cuda", "90", "32"), 227 * 1024),
+        (("hip", "gfx942", "64"), 64 * 1024),
+    ],
+    ids=["sm80", "sm90", "gfx942"],
+)
+def test_the_default_launches_compile_and_fit_shared_memory(target, shared_limit, tmp_path):
+    """99 KiB is what sm86 and sm89, which run code for sm80, have."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *target], env=environment, capture_output=True, text=True, timeout=170
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    shared = [line.split() for line in done.stdout.splitlines()]
+    kernels = {name for name, _ in shared}
+    assert kernels == {
+        "_attention_kernel",
+        "_merge_kernel",
+        "_rope_cache_kernel",
+        "_rms_norm_kernel",
+        "_gate_kernel",
+    }
+    assert all(int(size) <= shared_limit for _, size in shared), shared
