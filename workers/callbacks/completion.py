@@ -2,18 +2,26 @@
 
 The job's record has the message that Celery would have sent. When the job has ended, the task is traced with
 the outcome in the place of its work, so that Celery itself stores the result and goes on with callbacks,
-chains and chords. It may happen again after a crash, and then with the very same outcome: a chord counts its
-parts by their bytes, and a generation that follows in a chain has the same job id.
+chains and chords.
+
+A process killed at it leaves the job's outbox entry, so it may happen again. Celery sends what follows first,
+then stores the result, then counts the part of a chord. So once the result is there nothing is sent again;
+what was sent just before is, with the same id, and a generation of the same id is the same job. A chord
+counts each part once, and while somebody has claimed the sending of its body everybody else waits.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 from celery import Celery, states
 from celery.app.task import Context
-from celery.app.trace import trace_task
+from celery.app.trace import TraceInfo, build_tracer
+from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend
+from celery.exceptions import Reject
 from kombu.utils.json import loads as from_json
 
 from ...schemas.errors import JobExpired, JobFailed
@@ -21,7 +29,6 @@ from ...schemas.events import JobState, Record
 
 NAME = "headrace.generate"
 OUTCOME = "headrace_outcome"
-
 
 _ENDINGS = (JobFailed, JobExpired)
 _OWN = {"celery", "webhook", "v"}
@@ -36,8 +43,21 @@ def _celery_errors(message: "TaskMessage") -> Iterator[None]:
     """Whatever a broker, a backend or a serializer raises leaves the task to be completed later."""
     try:
         yield
+    except NotCompleted:
+        raise
     except Exception as error:
         raise NotCompleted(f"task {message.task_id}: {error!r}") from error
+
+
+class _Ending(TraceInfo):  # type: ignore[misc]
+    """Only the job's own end makes the task fail; Celery would take a broker that is away for one too."""
+
+    __slots__ = ()
+
+    def handle_error_state(self, task: Any, req: Any, eager: bool = False, call_errbacks: bool = True) -> Any:
+        if not isinstance(self.retval, _ENDINGS):
+            raise Reject(self.retval)
+        return super().handle_error_state(task, req, eager, call_errbacks)
 
 
 @dataclass(slots=True, frozen=True)
@@ -62,6 +82,8 @@ class TaskMessage:
         request = {
             **headers,
             **embed,
+            "callbacks": _named(embed.get("callbacks"), f"{headers['id']}/link"),
+            "errbacks": _named(embed.get("errbacks"), f"{headers['id']}/link_error"),
             "args": (),
             "kwargs": {name: value for name, value in spec.items() if name not in _OWN},
             "reply_to": properties.get("reply_to"),
@@ -79,7 +101,9 @@ def note_started(app: Celery, message: TaskMessage, worker: str) -> None:
         NotCompleted: Celery's result backend refused.
     """
     with _celery_errors(message):
-        if message.ignore_result or app.backend.get_state(message.task_id) in states.READY_STATES:
+        if message.ignore_result or isinstance(app.backend, DisabledBackend):
+            return
+        if app.backend.get_state(message.task_id) in states.READY_STATES:
             return
         app.backend.store_result(
             message.task_id, {"hostname": worker}, states.STARTED, request=Context(message.request)
@@ -93,6 +117,7 @@ def complete(app: Celery, message: TaskMessage, record: Record) -> None:
         NotCompleted: Celery's broker or result backend refused.
     """
     with _celery_errors(message):
+        _await_claim(app, message)
         if record.state is JobState.CANCELLED:
             app.backend.mark_as_revoked(
                 message.task_id,
@@ -102,10 +127,42 @@ def complete(app: Celery, message: TaskMessage, record: Record) -> None:
             )
             return
         request = {**message.request, OUTCOME: lambda: _outcome(record)}
-        traced = trace_task(app.tasks[NAME], message.task_id, (), message.request["kwargs"], request, app=app)
-        info = traced.info
-        if info is not None and info.state != states.RETRY and not isinstance(info.retval, _ENDINGS):
-            raise info.retval
+        if _is_stored(app, message, record):
+            request |= {"callbacks": None, "chain": None}
+        trace = build_tracer(NAME, app.tasks[NAME], app=app, Info=_Ending)
+        traced = trace(message.task_id, (), message.request["kwargs"], request)
+        if traced.info is not None and not isinstance(traced.info.retval, _ENDINGS):
+            raise traced.info.retval
+
+
+def _named(signatures: Sequence[Mapping[str, Any]] | None, of: str) -> list[dict[str, Any]]:
+    """Callbacks with ids, so that one sent again is the same task; Celery would draw a new id each time."""
+    return [
+        {**found, "options": {"task_id": str(uuid5(NAMESPACE_OID, f"{of}/{number}")), **found["options"]}}
+        for number, found in enumerate(signatures or ())
+    ]
+
+
+def _is_stored(app: Celery, message: TaskMessage, record: Record) -> bool:
+    """Whether the job's result is the task's already: all that follows it was sent before."""
+    if message.ignore_result or isinstance(app.backend, DisabledBackend):
+        return False
+    known = app.backend.get_task_meta(message.task_id)
+    return bool(known["status"] == states.SUCCESS and known["result"].get("job_id") == record.job_id)
+
+
+def _await_claim(app: Celery, message: TaskMessage) -> None:
+    """Leave a chord alone while somebody has claimed the sending of its body.
+
+    When its owner was killed, the claim ends by itself. The owner's part is then counted again, and sends the
+    body; counted before, it would be told that there is nothing left to do.
+    """
+    group, backend = message.request.get("group"), app.backend
+    if message.request.get("chord") is None or not isinstance(backend, RedisBackend):
+        return
+    claim, size = backend.client.mget(backend.get_key_for_group(group, part) for part in (".c", ".s"))
+    if size is not None and claim not in (None, b"done", "done"):
+        raise NotCompleted(f"task {message.task_id}: the body of its chord {group} is being sent")
 
 
 def _outcome(record: Record) -> dict[str, Any]:

@@ -30,6 +30,10 @@ from .metrics import CallbackMetrics
 from .payload import body
 from .settings import CallbacksSettings
 
+CONSUMER = "relay"
+"""One for all processes: how long an entry was left alone says that its process is gone, not a name."""
+
+_START = "0-0"
 BATCH = 64
 WAIT_S = 1.0
 """How long one read waits for entries; also how long a stop may take."""
@@ -42,7 +46,6 @@ class Relay:
 
     Args:
         app: has the generation task, and the broker and result backend of whoever waits for it.
-        consumer: this process's name in the group.
         stopping: ends `run`.
         on_delivery: called when there is a webhook to send.
     """
@@ -54,15 +57,14 @@ class Relay:
         app: Celery,
         settings: CallbacksSettings,
         metrics: CallbackMetrics,
-        consumer: str,
         stopping: threading.Event,
         on_delivery: Callable[[], None] = lambda: None,
     ) -> None:
         self._redis, self._tag, self._app = redis, tag, app
         self._settings, self._metrics = settings, metrics
-        self._consumer, self._stopping = consumer, stopping
+        self._stopping = stopping
         self._on_delivery = on_delivery
-        self._abandoned_at = 0.0
+        self._abandoned_at, self._abandoned_from = 0.0, _START
 
     def run(self) -> None:
         """Relay until told to stop; a Redis that is away is waited for."""
@@ -74,7 +76,6 @@ class Relay:
             except BrokerUnavailable as error:
                 log.warning("relay_waits", queue=self._tag.base, reason=str(error))
                 self._stopping.wait(WAIT_S)
-        self._leave()
 
     def turn(self) -> None:
         """See to what there is, and wait a moment for more.
@@ -95,22 +96,10 @@ class Relay:
                 if "BUSYGROUP" not in str(error):
                     raise
 
-    def _leave(self) -> None:
-        """Entries of ours that wait are another's sooner, and the group does not grow with each restart."""
-        try:
-            with broker_errors():
-                pending: Any = self._redis.xpending_range(
-                    self._tag.outbox, RELAY_GROUP, "-", "+", 1, consumername=self._consumer
-                )
-                if not pending:
-                    self._redis.xgroup_delconsumer(self._tag.outbox, RELAY_GROUP, self._consumer)
-        except BrokerUnavailable as error:
-            log.info("relay_left_unsaid", queue=self._tag.base, reason=str(error))
-
     def _new(self) -> list[Any]:
         streams: dict[Any, Any] = {self._tag.outbox: ">"}
         found: Any = self._redis.xreadgroup(
-            RELAY_GROUP, self._consumer, streams, count=BATCH, block=round(WAIT_S * 1000)
+            RELAY_GROUP, CONSUMER, streams, count=BATCH, block=round(WAIT_S * 1000)
         )
         return [entry for _, entries in found or () for entry in entries]
 
@@ -119,11 +108,13 @@ class Relay:
         now = time.monotonic()
         if now < self._abandoned_at:
             return []
-        self._abandoned_at = now + self._settings.relay_s / 4
         idle_ms = round(self._settings.relay_s * 1000)
-        _, entries, *_ = self._redis.xautoclaim(
-            self._tag.outbox, RELAY_GROUP, self._consumer, idle_ms, count=BATCH
+        following, entries, *_ = self._redis.xautoclaim(
+            self._tag.outbox, RELAY_GROUP, CONSUMER, idle_ms, self._abandoned_from, count=BATCH
         )
+        self._abandoned_from = following.decode()
+        if self._abandoned_from == _START:  # all were looked at
+            self._abandoned_at = now + self._settings.relay_s / 4
         return [(entry_id, fields) for entry_id, fields in entries if fields]
 
     def _see_to(self, entry_id: str, fields: dict[bytes, bytes]) -> None:

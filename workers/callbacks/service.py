@@ -1,7 +1,5 @@
 """The threads of `headrace callbacks`: a relay for each queue, what is due, and upkeep."""
 
-import os
-import platform
 import random
 import threading
 from collections.abc import Callable
@@ -10,6 +8,7 @@ import structlog
 from celery import Celery
 
 from ...schemas import keys
+from ...schemas.config import BadSetting
 from ...schemas.connection import broker_errors, connect
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.keys import Tag
@@ -34,6 +33,9 @@ class Service:
     Args:
         app: the Celery app whose tasks are completed.
         on_failure: called from any thread when one of them ended by an error nobody foresaw.
+
+    Raises:
+        BadSetting: `webhook_allow` can't be used.
     """
 
     def __init__(
@@ -46,7 +48,6 @@ class Service:
         self._settings, self._app, self._metrics = settings, app, metrics
         self._on_failure = on_failure
         self._redis = connect(settings.redis_url)
-        self._consumer = f"callbacks-{platform.node()}-{os.getpid()}"
         self._queues: list[Tag] = []
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
@@ -56,12 +57,19 @@ class Service:
             settings.partitions,
             models=lambda: dict.fromkeys(tag.model for tag in self._queues),
         )
-        guard = Guard(allow_hosts=settings.webhook_allow)
+        try:
+            guard = Guard(allow_hosts=settings.webhook_allow)
+        except ValueError as error:
+            raise BadSetting(f"setting webhook_allow: {error}") from None
         self._deliveries = Deliveries(
             settings,
             metrics,
             queues=lambda: self._queues,
-            sender=lambda: Sender(guard, timeout_s=settings.webhook_timeout_s),
+            sender=lambda: Sender(
+                guard,
+                timeout_s=settings.webhook_timeout_s,
+                max_connections=settings.webhook_concurrency,
+            ),
         )
 
     def start(self) -> None:
@@ -121,7 +129,6 @@ class Service:
                         self._app,
                         self._settings,
                         self._metrics,
-                        self._consumer,
                         self._stopping,
                         on_delivery=self._deliveries.wake,
                     )
