@@ -98,29 +98,47 @@ class Attention {
         Row* state = scratch.take<Row>(rows);
         memset(zeros, 0, sizeof(T) * width_);
         memset(out, 0, sizeof(float) * padded * width_);
+        const T* q_rows[kLanes];
         for (int r = 0; r < rows; r++) {
             state[r] = Row{};
-            for (int d = 0; d < width_; d += kLanes)
-                store(q + r * width_ + d, load((const T*)a_.q + row_offset(a_.q_stride, start + first, h, r) + d, a_.dim - d));
+            const T* row = (const T*)a_.q + row_offset(a_.q_stride, start + first, h, r);
+            if (r < kLanes) q_rows[r] = row;
+            for (int d = 0; d < width_; d += kLanes) store(q + r * width_ + d, load(row + d, a_.dim - d));
         }
-        // Pages lie anywhere, so the hardware foresees little: values are fetched while keys are packed, the
-        // next block's keys while values are.
         const int begin = lowest / kBlock * kBlock;
         const T *k_rows[kBlock], *v_rows[kBlock];
+        const bool direct = direct_keys(rows);
+        if (direct) {
+            for (int r = rows; r < kLanes; r++) q_rows[r] = zeros;
+            Product::pack_keys(q_rows, 0, a_.dim, width_, keys);
+        }
         find_rows(a_.k_cache, b, h, begin, block_tokens(begin, last), lowest, last, zeros, k_rows);
+        // Pages lie anywhere, so the hardware foresees little: values are fetched while keys are used, the next
+        // block's keys while values are packed.
         for (int base = begin; base <= last; base += kBlock) {
             const int here = block_tokens(base, last), next = block_tokens(base + kBlock, last);
             find_rows(a_.v_cache, b, h, base, here, lowest, last, zeros, v_rows);
-            for (int t = 0; t < here; t += kLanes) {
-                prefetch(v_rows + t);
-                Product::pack_keys(k_rows + t, t, a_.dim, width_, keys);
+            if (direct) {
+                if constexpr (Product::kDirect)
+                    for (int t = base; t < base + here; t += 2 * kLanes) {
+                        prefetch(v_rows + t - base);
+                        prefetch(v_rows + t - base + kLanes);
+                        const int second = t + kLanes <= last ? t + kLanes : t;
+                        Product::score(a_.dim, token(a_.k_cache, b, h, t), token(a_.k_cache, b, h, second), keys,
+                                       rows, scores + t - base);
+                    }
+            } else {
+                for (int t = 0; t < here; t += kLanes) {
+                    prefetch(v_rows + t);
+                    Product::pack_keys(k_rows + t, t, a_.dim, width_, keys);
+                }
+                Product::multiply(rows, here, width_, q, width_, keys, kBlock, scores, kBlock, false);
             }
             find_rows(a_.k_cache, b, h, base + kBlock, next, lowest, last, zeros, k_rows);
             for (int t = 0; t < here; t += kLanes) {
                 if (t < next) prefetch(k_rows + t);
                 Product::pack_values(v_rows + t, t, a_.dim, width_, values);
             }
-            Product::multiply(rows, here, width_, q, width_, keys, kBlock, scores, kBlock, false);
             for (int r = 0; r < rows; r++)
                 softmax(scores + r * kBlock, weights + r * kBlock, here, base, position + r / group_, state[r],
                         out + r * width_);
@@ -198,6 +216,16 @@ class Attention {
                 rows[seen++ - base] = page + int64_t(o) * a_.dim;
         }
         for (; seen < base + tokens; seen++) rows[seen - base] = zeros;
+    }
+
+    // Whether few rows multiply keys where they lie: sixteen tokens lie together, and no element is padding.
+    bool direct_keys(int rows) const {
+        return Product::kDirect && rows <= kLanes && a_.dim == width_ && a_.page_size % kLanes == 0;
+    }
+
+    const T* token(const void* cache, int b, int h, int t) const {
+        const int64_t page = a_.tables[b * a_.table_stride + t / a_.page_size];
+        return (const T*)cache + ((page * a_.kv_heads + h) * a_.page_size + t % a_.page_size) * a_.dim;
     }
 
     void prefetch(const T* const* rows) const {

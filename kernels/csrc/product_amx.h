@@ -13,6 +13,7 @@ struct AmxProduct {
     static constexpr int kBlock = 128;
     static constexpr int kStep = 32;
     static constexpr int kRowStep = 16;
+    static constexpr bool kDirect = true;
 
     using Session = AmxSession;
 
@@ -28,12 +29,37 @@ struct AmxProduct {
 
     static void pack_values(const BF16* const* rows, int t, int dim, int width, BF16* values) {
         for (int i = 0; i < kLanes; i += 2)
-            for (int d = 0; d < width; d += kLanes) {
-                // A widened bfloat16 is its bits in the upper half.
-                u32v low = as_bits(load(rows[i] + d, dim - d)) >> 16;
-                u32v high = as_bits(load(rows[i + 1] + d, dim - d));
-                store((float*)values + (t + i) / 2 * width + d, as_float(low | high));
+            for (int d = 0; d < width; d += kStep) {
+                const __m512i even = (__m512i)load_pairs(rows[i] + d, dim - d);
+                const __m512i odd = (__m512i)load_pairs(rows[i + 1] + d, dim - d);
+                const __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
+                const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+                const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+                float* to = (float*)values + (t + i) / 2 * width + d;
+                store(to, (f32v)_mm512_permutex2var_epi64(low, first, high));
+                store(to + kLanes, (f32v)_mm512_permutex2var_epi64(low, second, high));
             }
+    }
+
+    // The scores of twice sixteen tokens, whose keys of dim elements lie one after the other: scores[r][token].
+    // q is a block of up to sixteen keys, packed.
+    static void score(int dim, const BF16* first, const BF16* second, const BF16* q, int rows, float* scores) {
+        _tile_zero(0);
+        _tile_zero(1);
+        for (int d = 0; d < dim; d += kStep) {
+            _tile_loadd(6, q + d * kBlock, kBlock * 4);
+            _tile_loadd(4, first + d, dim * 2);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(5, second + d, dim * 2);
+            _tile_dpbf16ps(1, 5, 6);
+        }
+        alignas(64) f32v x[2][kLanes];
+        _tile_stored(0, x[0], 64);
+        _tile_stored(1, x[1], 64);
+        for (int half = 0; half < 2; half++) {
+            transpose(x[half]);
+            for (int r = 0; r < rows; r++) store(scores + r * kBlock + half * kLanes, x[half][r]);
+        }
     }
 
     // C[rows][columns] (+)= A[rows][depth] · B[depth][columns]: rows in sixteens, the others in thirty-twos.

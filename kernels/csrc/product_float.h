@@ -11,7 +11,7 @@ struct FloatProduct {
     static constexpr int kBlock = 64;      // tokens in a block: keys and values stay in the first-level cache
     static constexpr int kStep = kLanes;   // tokens and head elements are padded to multiples of this
     static constexpr int kRowStep = 1;     // rows of a left-hand operand likewise
-    static bool usable() { return true; }
+    static constexpr bool kDirect = false;  // whether it has `score`
 
     // Held by a thread while it multiplies.
     struct Session {};
