@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..kernels.sampling import gumbel_argmax
+from ..kernels.sampling import argmax, gumbel_argmax
 from .batch import Batch
 from .request import TokenLogprobs
 from .sequence import Sequence
@@ -76,7 +76,7 @@ class Sampler:
         plain = logits.clone() if (wanted >= 0).any() else None
         self._penalise(logits, rows, batch)
         self._adjust(logits, rows, batch)
-        token_ids = logits.argmax(-1)
+        token_ids = argmax(logits)
         noisy = np.flatnonzero(self._temperature[rows] > 0)
         if noisy.size:
             chosen = self._draw(logits[self._index(noisy)], rows[noisy], batch)

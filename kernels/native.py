@@ -159,6 +159,7 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
         "hr_rms_norm": "pppp li f ii",
         "hr_silu_and_mul": "pp li ii",
         "hr_gumbel_argmax": "plppp ll i",
+        "hr_argmax": "plp ll i",
         "hr_has_decoder": "",
         "hr_decoder_scratch_bytes": "pl",
         "hr_decoder_forward": "pppi",

@@ -59,6 +59,22 @@ def gumbel_argmax(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     return gumbel_argmax_torch(logits, seeds, positions)
 
 
+def argmax(logits: Tensor) -> Tensor:
+    """The most likely token of each row, int64 [B]; the lowest id among equals.
+
+    Args:
+        logits: float32 [B, V].
+    """
+    if logits.device.type == "cpu" and logits.dtype == torch.float32 and (lib := library()):
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        tokens = torch.empty(logits.shape[0], dtype=torch.int64)
+        lib.hr_argmax(
+            logits.data_ptr(), logits.stride(0), tokens.data_ptr(), *logits.shape, torch.get_num_threads()
+        )
+        return tokens
+    return logits.argmax(-1)
+
+
 def gumbel_argmax_torch(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     """`gumbel_argmax` from torch operations, for any device; also the reference."""
     return (logits + gumbel_noise(seeds, positions, logits.shape[-1])).argmax(-1)

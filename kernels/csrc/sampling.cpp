@@ -30,12 +30,14 @@ HR_INLINE f32v gumbel(u32v id, uint64_t key) {
     return -logv(-(logv(rest) + lost / rest));
 }
 
-int64_t draw(const float* logits, int64_t vocab, uint64_t key) {
+// The lowest id among the largest of load(logits + v) + noise(ids).
+template <typename Noise>
+HR_INLINE int64_t best_id(const float* logits, int64_t vocab, Noise noise) {
     f32v best = splat(-INFINITY);
     i32v best_id = {};
     for (int64_t v = 0; v < vocab; v += kLanes) {
         i32v id = iota() + (int32_t)v;
-        f32v value = load(logits + v, vocab - v < kLanes ? int(vocab - v) : kLanes) + gumbel((u32v)id, key);
+        f32v value = load(logits + v, vocab - v < kLanes ? int(vocab - v) : kLanes) + noise((u32v)id);
         i32v better = (value > best) & (id < (int32_t)vocab);
         best = select(better, value, best);
         best_id = (i32v)select(better, (u32v)id, (u32v)best_id);
@@ -56,6 +58,14 @@ extern "C" void hr_gumbel_argmax(const float* logits, int64_t row_stride, const 
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (rows * vocab > 16384)
     for (int64_t r = 0; r < rows; r++) {
         uint64_t key = mix64(mix64((uint64_t)seeds[r] + 0x9E3779B97F4A7C15u) ^ (uint64_t)positions[r]);
-        out[r] = draw(logits + r * row_stride, vocab, key);
+        out[r] = best_id(logits + r * row_stride, vocab, [&](u32v id) { return gumbel(id, key); });
     }
+}
+
+// out[b] = argmax of row b's logits; the lowest id among equals.
+extern "C" void hr_argmax(const float* logits, int64_t row_stride, int64_t* out, int64_t rows, int64_t vocab,
+                          int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * vocab > 65536)
+    for (int64_t r = 0; r < rows; r++)
+        out[r] = best_id(logits + r * row_stride, vocab, [](u32v) { return f32v{}; });
 }

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from headrace.kernels.sampling import gumbel_argmax, gumbel_argmax_torch, gumbel_noise, noise_bits
+from headrace.kernels.sampling import (
+    argmax,
+    gumbel_argmax,
+    gumbel_argmax_torch,
+    gumbel_noise,
+    noise_bits,
+)
 
 PATHS = [gumbel_argmax, gumbel_argmax_torch]
 
@@ -100,3 +106,13 @@ def test_logits_may_be_a_slice_and_a_single_finite_value_wins(path):
     padded[0, 30], padded[1, 0], padded[2, 32] = -1e30, 5.0, 0.0
     tokens = path(padded[:, :33], torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
     assert tokens.tolist() == [30, 0, 32]
+
+
+@pytest.mark.parametrize("vocab", [1, 15, 16, 17, 100, 4097])
+def test_argmax_is_the_lowest_id_among_the_best(vocab):
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randint(-3, 4, (33, vocab), generator=generator).float()
+    logits[0] = float("-inf")
+    expected = [row.index(max(row)) for row in logits.tolist()]
+    assert argmax(logits).tolist() == expected
+    assert argmax(torch.cat((logits, logits + 9), 1)[:, :vocab]).tolist() == expected
