@@ -1,7 +1,6 @@
-"""Everything on one machine: Redis (embedded unless one is given) and a worker."""
+"""Everything on one machine: Redis (embedded unless one is given), a worker, callbacks, Flower."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,9 +17,29 @@ START_S = 120.0
 
 STOP_S = 20.0
 
+BESIDE = 5
+"""The niceness of what runs beside the engines on the same few cores, which are theirs first."""
+
+_POLL_S = 0.1
+
 
 class StackError(RuntimeError):
-    """The stack could not be started; the message says which part and why."""
+    """The stack could not be started, or a part of it ended; the message says which and why."""
+
+
+@dataclass(slots=True, frozen=True)
+class Part:
+    """One process of the stack, and where it logs."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it wrote no log"
 
 
 @dataclass
@@ -29,62 +48,112 @@ class Stack:
 
     Attributes:
         redis_url: where producers find it.
-        worker: the `headrace worker` process.
-        log: the worker's log file.
+        folder: holds the logs, `<part>.log`.
+        engines: engine processes of the worker.
+        redis: the embedded Redis; None when another is used.
+        flower_url: Flower's page; None where it does not run.
     """
 
     redis_url: str
-    worker: subprocess.Popen[bytes]
-    log: Path
+    folder: Path
     engines: int
     redis: EmbeddedRedis | None = field(default=None, repr=False)
+    flower_url: str | None = None
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        """The worker's log."""
+        return self.folder / "worker.log"
+
+    def check(self) -> None:
+        """See whether all parts run.
+
+        Raises:
+            StackError: one does not.
+        """
+        for part in self.parts:
+            status = part.process.poll()
+            if status is not None:
+                raise StackError(f"{part.name} ended with status {status}: {part.last_words}")
 
     def wait_ready(self, client: Client) -> None:
         """Wait until every engine serves.
 
         Raises:
-            StackError: the worker ended, or is not ready in time.
+            StackError: a part ended, or the worker is not ready in time.
         """
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            if self.worker.poll() is not None:
-                raise StackError(
-                    f"the worker ended with status {self.worker.returncode}: {self._last_words()}"
-                )
+            self.check()
             if len(client.workers()) >= self.engines:
                 return
-            time.sleep(0.1)
-        raise StackError(f"the worker is not ready after {START_S:.0f} s: {self._last_words()}")
+            time.sleep(_POLL_S)
+        (worker,) = (part for part in self.parts if part.name == "worker")
+        raise StackError(f"the worker is not ready after {START_S:.0f} s: {worker.last_words}")
 
-    def _last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it wrote no log"
+    def start(self, name: str, *module: str, niceness: int = 0) -> None:
+        """Start `python -m <module>` as a part."""
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*(("nice", "-n", str(niceness)) if niceness else ()), sys.executable, "-m", *module],
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"HEADRACE_REDIS_URL": self.redis_url},
+            )
+        self.parts.append(Part(name, process, log))
+
+    def stop(self) -> None:
+        """End all parts, at once and in order as far as they do it in time."""
+        for part in self.parts:
+            part.process.terminate()
+        give_up_at = time.monotonic() + STOP_S
+        try:
+            for part in self.parts:
+                part.process.wait(timeout=max(0.0, give_up_at - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass  # killed below, and with it whatever else has not ended
+        finally:
+            for part in self.parts:
+                part.process.kill()
+                part.process.wait()
 
 
 @contextmanager
 def stack(
-    folder: Path, *, redis_url: str | None = None, worker_args: list[str], engines: int = 1
+    folder: Path,
+    *,
+    redis_url: str | None = None,
+    worker_args: list[str],
+    engines: int = 1,
+    callbacks_args: list[str] | None = None,
+    flower_port: int | None = None,
 ) -> Iterator[Stack]:
-    """Start Redis (unless `redis_url` is given) and `headrace worker`; stop both at the end.
+    """Start Redis (unless `redis_url` is given), `headrace worker` and what else is asked for; stop it all.
 
     Args:
-        folder: holds Redis's data and the worker's log.
+        folder: holds Redis's data and the logs.
         redis_url: an existing Redis.
         worker_args: further options of `headrace worker`.
         engines: engine processes of the worker.
+        callbacks_args: further options of `headrace callbacks`; without them it does not run.
+        flower_port: where Flower listens on loopback; without it it does not run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _redis(folder, redis_url) as (url, embedded):
-        log = folder / "worker.log"
-        command = [sys.executable, "-m", "headrace.cli", "worker", "--engines", str(engines), *worker_args]
-        with log.open("wb") as out:
-            worker = subprocess.Popen(
-                command, stdout=out, stderr=out, env=os.environ | {"HEADRACE_REDIS_URL": url}
-            )
+        running = Stack(url, folder, engines, embedded)
         try:
-            yield Stack(url, worker, log, engines, embedded)
+            running.start("worker", "headrace.cli", "worker", "--engines", str(engines), *worker_args)
+            if callbacks_args is not None:
+                running.start("callbacks", "headrace.cli", "callbacks", *callbacks_args, niceness=BESIDE)
+            if flower_port is not None:
+                place = ("--address=127.0.0.1", f"--port={flower_port}")
+                running.start("flower", "celery", "-A", "headrace.celery", "flower", *place, niceness=BESIDE)
+                running.flower_url = f"http://127.0.0.1:{flower_port}"
+            yield running
         finally:
-            _stop(worker)
+            running.stop()
 
 
 @contextmanager
@@ -94,37 +163,3 @@ def _redis(folder: Path, url: str | None) -> Iterator[tuple[str, EmbeddedRedis |
         return
     with EmbeddedRedis(folder / "redis") as embedded:
         yield embedded.url, embedded
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(timeout=STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def up(folder: Path, *, redis_url: str | None, worker_args: list[str], engines: int) -> None:
-    """Keep a stack running until Ctrl-C or SIGTERM.
-
-    Raises:
-        StackError: it could not be started, or its worker ended.
-    """
-    stop = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: stop.append(number))
-    with (
-        stack(folder, redis_url=redis_url, worker_args=worker_args, engines=engines) as running,
-        Client(running.redis_url) as client,
-    ):
-        running.wait_ready(client)
-        models = ", ".join(model.id for model in client.models())
-        print(f"ready: {models} on {running.redis_url} (log: {running.log}); Ctrl-C stops everything")  # noqa: T201
-        while not stop:
-            if running.worker.poll() is not None:
-                raise StackError(
-                    f"the worker ended with status {running.worker.returncode}; see {running.log}"
-                )
-            time.sleep(0.2)

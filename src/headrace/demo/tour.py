@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ..producers.async_client import AsyncClient, AsyncJobHandle
 from ..producers.client import Client
+from ..schemas.connection import without_password
 from ..schemas.events import JobResult
 from ..stack import stack
+from . import backend
 from .scene import BACKGROUND_PROMPTS, STREAM_PROMPTS, EngineView, Scene, StreamView
 from .screen import Screen, screen
 
@@ -28,15 +30,25 @@ WORKER_ARGS = [
 """A short lease and a small page pool: a laptop shows in seconds what a cluster shows in minutes."""
 
 
-def demo(redis_url: str | None = None) -> None:
+def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:
     """Run the tour and stop everything; with `redis_url` on that Redis instead of an embedded one."""
     with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder, screen() as shown:
         shown.say(f"Starting {'' if redis_url else 'Redis and '}a worker with {ENGINES} engine processes ...")
-        with stack(Path(folder), redis_url=redis_url, worker_args=WORKER_ARGS, engines=ENGINES) as running:
+        with stack(
+            Path(folder),
+            redis_url=redis_url,
+            worker_args=WORKER_ARGS,
+            engines=ENGINES,
+            callbacks_args=["--webhook-allow", backend.ADDRESS],
+            flower_port=flower_port,
+        ) as running:
             with Client(running.redis_url) as client:
                 running.wait_ready(client)
-            shown.say(f"Ready: model 'demo' on {ENGINES} engines, {running.redis_url}")
+            shown.say(f"Ready: model 'demo' on {ENGINES} engines, {without_password(running.redis_url)}")
+            if running.flower_url is not None:
+                shown.say(f"Flower, meanwhile: {running.flower_url}")
             asyncio.run(_tour(running.redis_url, shown))
+            shown.table("From a Celery project", backend.run(running.redis_url))
             shown.say("Stopping ...")
     shown.say("Everything is stopped.")
 

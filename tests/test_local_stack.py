@@ -1,0 +1,113 @@
+"""`headrace demo` and `headrace up`: what they start, show and stop."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace import Client
+
+pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
+
+HEADRACE = (sys.executable, "-W", "error", "-m", "headrace.cli")
+
+
+@contextmanager
+def headrace(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, running in `folder`; fails if it leaves a process behind."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_RE")}
+    with subprocess.Popen(
+        [*HEADRACE, *arguments],
+        cwd=folder,
+        env=inherited | {"NO_COLOR": "1", "TERM": "dumb"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+def lines_until(process: subprocess.Popen[str], last: str) -> str:
+    """What it prints up to the line that has `last`."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if last in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines) + (process.stderr.read() if process.stderr else ""))
+
+
+def modules(process: psutil.Process) -> list[str]:
+    """What the process has started, by module name."""
+    commands = [child.cmdline() for child in process.children(recursive=True)]
+    return [command[command.index("-m") + 1] for command in commands if "-m" in command]
+
+
+def test_the_demo_shows_streams_a_celery_result_and_a_webhook(tmp_path):
+    with headrace("demo", folder=tmp_path) as process:
+        shown, errors = process.communicate(timeout=200)
+    assert (process.returncode, errors) == (0, "")
+    assert re.search(r"jobs finished +66 of 66", shown)
+    assert re.search(r"tokens lost or repeated in streams +0", shown)
+    assert re.search(r'generate.delay\("A list is"\).get\(\) +\w', shown)
+    assert re.search(r"webhook, signature verified +job.succeeded at 20", shown)
+    assert shown.endswith("Everything is stopped.\n")
+
+
+def test_up_serves_with_callbacks_and_flower_until_it_is_stopped(tmp_path):
+    with headrace("up", "--device", "cpu", folder=tmp_path) as process:
+        shown = lines_until(process, "Ctrl-C")
+        (url,) = re.findall(r"ready: demo on (\S+)", shown)
+        (flower,) = re.findall(r"Flower: (\S+)", shown)
+        started = modules(psutil.Process(process.pid))
+        with Client(url) as client:
+            assert client.enqueue(prompt="x", model="demo", max_tokens=4).result(timeout_s=30).text
+        with urllib.request.urlopen(f"{flower}/workers", timeout=30) as page:
+            assert b"Flower" in page.read()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert sorted(started) == ["celery", "headrace.cli", "headrace.cli", "headrace.workers.engine_process"]
+    assert {log.name for log in (tmp_path / ".headrace").glob("*.log")} == {
+        "worker.log",
+        "callbacks.log",
+        "flower.log",
+    }
+
+
+@pytest.mark.parametrize(("command", "signum"), [("up", signal.SIGTERM), ("demo", signal.SIGINT)])
+def test_what_is_interrupted_while_it_starts_stops_what_it_had_started(tmp_path, command, signum):
+    with headrace(command, folder=tmp_path) as process:
+        started: list[psutil.Process] = []
+        while len(started) < 4:  # Redis, worker, callbacks, Flower
+            started = psutil.Process(process.pid).children()
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert process.returncode == (0 if command == "up" else 130)
+    assert not [part for part in started if part.is_running()]
+
+
+def test_a_part_that_ends_ends_all_and_is_named(tmp_path):
+    with headrace("up", "--device", "cpu", folder=tmp_path) as process:
+        lines_until(process, "Ctrl-C")
+        (callbacks,) = (
+            child for child in psutil.Process(process.pid).children() if "callbacks" in child.cmdline()
+        )
+        callbacks.kill()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.match(r"headrace: callbacks ended with status -9: ", errors)
