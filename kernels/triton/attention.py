@@ -8,10 +8,10 @@ most one program per sequence has nothing to do.
 
 Keys that every row of a tile sees take a loop without masks, the others (the window's edge, the diagonal) the
 same loop with them. Softmax is online, in float32 and to base 2. Where few programs face long contexts, each
-sequence's keys are divided among SPLITS programs, and a second kernel weighs their results.
+sequence's keys are divided among several programs, and a second kernel weighs their results.
 
-A row's own result depends on the tile's shape and on SPLITS only: a tile of keys that a row does not see adds
-exact zeros. That is what `deterministic` fixes.
+A row's own result depends on the tile's shape and the splits only: a tile of keys that a row does not see
+adds exact zeros. That is what `deterministic` fixes.
 """
 
 import torch
@@ -51,7 +51,7 @@ def paged_attention(
 ) -> Tensor:
     """See `kernels.attention.paged_attention`; never waits for the device.
 
-    `splits` is the number of programs, a power of two, among which each context is divided; None chooses it.
+    `splits` is the number of programs, at most 32, among which each context is divided; None chooses it.
     `launch` is the tile; None looks it up.
     """
     q = q.contiguous()
@@ -76,7 +76,7 @@ def paged_attention(
         splits = 1 if deterministic else _splits(min(tiles, T) * kv_heads, bound, q.device)
     shape = (T, heads, splits)
     parts = q.new_empty((*shape, D), dtype=torch.float32) if splits > 1 else out
-    sums = q.new_empty((2, *shape), dtype=torch.float32) if splits > 1 else out
+    sums = q.new_empty((*shape, 2), dtype=torch.float32) if splits > 1 else out
     _attention_kernel[(tiles, kv_heads, splits)](
         q,
         k_cache,
@@ -88,10 +88,10 @@ def paged_attention(
         query_starts,
         context_lens,
         B,
-        T * heads * splits,
+        splits,
         scale * k_scale / soft_cap if soft_cap else 1.0,
         (soft_cap or scale * k_scale) * _LOG2E,
-        v_scale,
+        float(v_scale),
         GROUP=group,
         KV_HEADS=kv_heads,
         PAGE_SIZE=page_size,
@@ -103,7 +103,7 @@ def paged_attention(
         KEYS=launch.columns,
         WINDOW=sliding_window,
         CAPPED=soft_cap != 0.0,
-        SPLITS=splits,
+        SPLIT=splits > 1,
         num_warps=launch.warps,
         num_stages=launch.stages,
         enable_fp_fusion=True,
@@ -113,10 +113,10 @@ def paged_attention(
             parts,
             sums,
             out,
-            T * heads * splits,
+            splits,
             DIM=D,
             PADDED_DIM=padded_dim,
-            SPLITS=splits,
+            MAX_SPLITS=_MAX_SPLITS,
             num_warps=4,
             enable_fp_fusion=True,
         )
@@ -143,14 +143,16 @@ def _fp8_as_bytes(cache: Tensor) -> Tensor:
 
 
 def _splits(programs: int, max_context: int, device: torch.device) -> int:
-    """How many parts to divide each context into, from what the host knows; a power of two."""
+    """How many parts to divide each context into, from what the host knows."""
     wanted = multiprocessors(device) * _PROGRAMS_PER_MULTIPROCESSOR // programs
     useful = max_context // _MIN_SPLIT_TOKENS
-    splits = min(wanted, useful, _MAX_SPLITS)
-    return 1 << (splits.bit_length() - 1) if splits > 1 else 1
+    return max(1, min(wanted, useful, _MAX_SPLITS))
 
 
-@triton.jit(do_not_specialize=["table_stride", "num_sequences", "num_parts"])
+@triton.jit(
+    do_not_specialize=["table_stride", "num_sequences", "splits"],
+    do_not_specialize_on_alignment=["tables_ptr", "starts_ptr", "contexts_ptr"],
+)
 def _attention_kernel(
     q_ptr,
     k_ptr,
@@ -162,7 +164,7 @@ def _attention_kernel(
     starts_ptr,
     contexts_ptr,
     num_sequences,
-    num_parts,
+    splits,
     cap_scale,
     score_scale,
     v_scale,
@@ -177,7 +179,7 @@ def _attention_kernel(
     KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):
     tile = tl.program_id(0)
     head = tl.program_id(1)
@@ -216,8 +218,8 @@ def _attention_kernel(
     inner = tl.maximum(highest - WINDOW, 0) if WINDOW else 0
     begin = lowest // KEYS * KEYS
     end = highest
-    if SPLITS > 1:
-        part = tl.cdiv(tl.cdiv(highest - begin, KEYS), SPLITS) * KEYS
+    if SPLIT:
+        part = tl.cdiv(tl.cdiv(highest - begin, KEYS), splits) * KEYS
         begin += split * part
         end = tl.minimum(begin + part, highest)
     # Of these, the tiles that need no mask.
@@ -245,10 +247,10 @@ def _attention_kernel(
     )  # fmt: skip
 
     acc *= v_scale
-    if SPLITS > 1:
-        at = vector * SPLITS + split
-        tl.store(sums_ptr + at, peak, mask=held)
-        tl.store(sums_ptr + num_parts + at, total, mask=held)
+    if SPLIT:
+        at = vector * splits + split
+        tl.store(sums_ptr + 2 * at, peak, mask=held)
+        tl.store(sums_ptr + 2 * at + 1, total, mask=held)
         tl.store(out_ptr + at[:, None] * DIM + d[None, :], acc, mask=mask)
     else:
         acc /= tl.where(total > 0, total, 1.0)[:, None]  # an empty context gives zeros
@@ -279,14 +281,18 @@ def _attend(
         # What lies outside [lowest, highest) may be unwritten, freed or another's: zeros stand for it, since
         # no weight takes a NaN back out of a sum.
         held = (n >= lowest) & (n < highest)
-        page = _load(table_ptr + n // PAGE_SIZE, held, MASKED)
+        other = 0.0 if MASKED else None
+        page = tl.load(table_ptr + n // PAGE_SIZE, mask=held if MASKED else None, other=other)
         vector = page.to(tl.int64) * (KV_HEADS * PAGE_SIZE) + n % PAGE_SIZE
         element = vector[:, None] * DIM + d[None, :]
-        mask = (d < DIM)[None, :]
+        mask = None
         if MASKED:
-            mask &= held[:, None]
-        k = widen(_load(k_ptr + element, mask, MASKED or DIM < PADDED_DIM), q.dtype)
-        scores = dot(q, tl.trans(k), tl.zeros([q.shape[0], KEYS], tl.float32))
+            mask = held[:, None] & (d < DIM)[None, :]
+        elif DIM < PADDED_DIM:
+            mask = (d < DIM)[None, :]
+            other = 0.0
+        k = widen(tl.load(k_ptr + element, mask=mask, other=other), q.dtype)
+        scores = dot(q, tl.trans(k), None)
         if CAPPED:
             scores = 1.0 - 2.0 / (1.0 + tl.exp2(scores * (cap_scale * 2.8853900817779268)))  # tanh
         if MASKED:
@@ -297,38 +303,33 @@ def _attend(
         risen = tl.maximum(peak, tl.max(scores, 1) * score_scale)
         weights = tl.exp2(tl.fma(scores, score_scale, -risen[:, None]))
         decay = tl.exp2(peak - risen)
-        v = widen(_load(v_ptr + element, mask, MASKED or DIM < PADDED_DIM), q.dtype)
+        v = widen(tl.load(v_ptr + element, mask=mask, other=other), q.dtype)
         acc = dot(weights.to(q.dtype), v, acc * decay[:, None])
         total = total * decay + tl.sum(weights, 1)
         peak = risen
     return acc, total, peak
 
 
-@triton.jit
-def _load(ptr, mask, MASKED: tl.constexpr):
-    if MASKED:
-        return tl.load(ptr, mask=mask, other=0.0)
-    return tl.load(ptr)
-
-
-@triton.jit(do_not_specialize=["num_parts"])
+@triton.jit(do_not_specialize=["splits"])
 def _merge_kernel(
     parts_ptr,
     sums_ptr,
     out_ptr,
-    num_parts,
+    splits,
     DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
 ):
     """One row and head: the sum of its splits, each weighed by its peak; a split without keys has none."""
     vector = tl.program_id(0).to(tl.int64)
-    at = vector * SPLITS + tl.arange(0, SPLITS)
+    s = tl.arange(0, MAX_SPLITS)
     d = tl.arange(0, PADDED_DIM)
-    peak = tl.load(sums_ptr + at)
-    total = tl.load(sums_ptr + num_parts + at)
-    weights = tl.where(total > 0, tl.exp2(peak - tl.max(peak, 0)), 0.0)
-    mask = (total > 0)[:, None] & (d < DIM)[None, :]
+    at = vector * splits + s
+    total = tl.load(sums_ptr + 2 * at + 1, mask=s < splits, other=0.0)
+    held = total > 0
+    peak = tl.load(sums_ptr + 2 * at, mask=held, other=-float("inf"))
+    weights = tl.where(held, tl.exp2(peak - tl.max(peak, 0)), 0.0)
+    mask = held[:, None] & (d < DIM)[None, :]
     parts = tl.load(parts_ptr + at[:, None] * DIM + d[None, :], mask=mask, other=0.0)
     total = tl.sum(total * weights, 0)
     y = tl.sum(parts * weights[:, None], 0) / tl.where(total > 0, total, 1.0)

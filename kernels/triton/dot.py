@@ -8,7 +8,7 @@ _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 @triton.jit
 def dot(a, b, acc):
-    """The sum a @ b + acc, without TF32. The interpreter takes bfloat16 for integers, so it gets float32."""
+    """Sum of a @ b and acc (or None), without TF32; interpretation takes bfloat16 for integers: widen it."""
     if _INTERPRETED:
         a = a.to(tl.float32)
         b = b.to(tl.float32)

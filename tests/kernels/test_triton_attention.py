@@ -48,7 +48,7 @@ def test_a_ragged_mix_matches_the_reference(dtype, page_size, check):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("max_rows", [None, 1])
-@pytest.mark.parametrize("splits", [1, 2, 8])
+@pytest.mark.parametrize("splits", [1, 2, 7])
 def test_decodes_divided_among_programs(dtype, max_rows, splits, check):
     check(DECODES, dtype=dtype, options={"splits": splits, "max_rows": max_rows})
 
@@ -66,7 +66,7 @@ def test_any_ratio_of_query_to_kv_heads(heads, kv_heads, max_rows, check):
     check(sequences, heads=heads, kv_heads=kv_heads, options={"max_rows": max_rows})
 
 
-@pytest.mark.parametrize("window", [1, 5, 32, 40, 1000])
+@pytest.mark.parametrize("window", [1, 32, 45, 1000])
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("sequences", [MIXED, DECODES])
 def test_sliding_window(window, splits, sequences, check):
@@ -80,8 +80,8 @@ def test_soft_cap(soft_cap, window, check):
     check(MIXED, scale=0.3, factor=4, options={"soft_cap": soft_cap, "sliding_window": window})
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", [{}, {"splits": 2}, {"sliding_window": 9}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"splits": 2}])
 def test_a_float8_cache_is_read_with_its_scales(dtype, options, check):
     scales = {"k_scale": 0.5, "v_scale": 1.7}
     check(MIXED, dtype=dtype, cache_dtype=torch.float8_e4m3fn, options={**options, **scales}, factor=2)
@@ -115,11 +115,11 @@ def test_sequences_without_rows_and_empty_contexts(options, device, paged_batch)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_deterministic_rows_do_not_depend_on_chunking_or_neighbours(dtype, device, paged_batch):
     """Bit for bit: whole prompts, chunks of 7 and single tokens give the same rows."""
-    length, options = 40, {"scale": 0.125, "sliding_window": 29, "deterministic": True, "launch": TILE}
+    length, options = 34, {"scale": 0.125, "sliding_window": 29, "deterministic": True, "launch": TILE}
     whole = paged_batch([(length, length), (5, 70), (1, 31)], heads=6, dim=32, page_size=7, dtype=dtype)
     q, k, v, tables, starts, contexts = (x.to(device) for x in whole.args())
     expected = attention.paged_attention(q, k, v, tables, starts, contexts, **options)[:length]
-    for chunk in (1, 7, 39):
+    for chunk in (1, 7, 33):
         for first in range(0, length, chunk):
             rows = slice(first, min(first + chunk, length))
             count = rows.stop - rows.start
@@ -159,13 +159,13 @@ def test_the_default_launch_fits_every_shape(rows, context, device, paged_batch,
     assert_near(out.cpu(), paged_attention_reference(*batch.args(torch.float64), scale=0.125))
 
 
-def test_splits_are_powers_of_two_that_follow_from_the_bounds_alone(monkeypatch):
+def test_the_number_of_splits_follows_from_the_bounds_alone(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(attention, "multiprocessors", lambda device: 132)
     choose = attention._splits
     assert choose(2048, 4096, cpu) == 1
+    assert choose(512, 4096, cpu) == 2
     assert choose(64, 4096, cpu) == 8
-    assert choose(8, 4096, cpu) == 8
     assert choose(8, 131_072, cpu) == 32
     assert choose(8, 600, cpu) == 1
 
