@@ -94,8 +94,11 @@ class Contender:
         return json.loads(line)
 
     def _last_words(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            if (status := self._process.wait(END_S)) < 0:
+                return f"ended by {signal.Signals(-status).name}"
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "it ended without a word"
+        return lines[-1].strip()[:200] if lines else "it ended without a word"
 
 
 @contextmanager

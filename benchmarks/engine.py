@@ -48,7 +48,7 @@ def cases(requests: int, vocab: int) -> dict[str, list[Item]]:
         "workload": workload(requests, vocab),
         "first": [Item(prompt[:128], 1)],
         "alone": [Item(prompt[:128], 64)],
-        "prefill": [Item(prompt, 1)] * 16,
+        "prefill": [Item(prompt, 1)] * min(16, requests),
         "decode_1": [Item(prompt[:64], 1)] * requests,
         "decode_65": [Item(prompt[:64], 65)] * requests,
     }

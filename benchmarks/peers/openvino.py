@@ -1,6 +1,7 @@
 """OpenVINO GenAI's continuous batching over a bf16 export of the checkpoint; its own defaults otherwise.
 
-Its default KV cache on the CPU is int8, half the bytes of everybody else's.
+Its default KV cache on the CPU is int8, half the bytes of everybody else's. On a single core its libraries die
+of a division by zero.
 """
 
 import shutil
