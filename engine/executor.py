@@ -92,7 +92,13 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
     context = min(model.context_tokens, config.max_context_tokens or model.context_tokens)
     with torch.inference_mode():
         decoder = load_decoder(
-            folder, model, dtype, device, positions=context, rows_hint=config.max_batch_size
+            folder,
+            model,
+            dtype,
+            device,
+            positions=context,
+            rows_hint=config.max_batch_size,
+            int8=config.quantization == "int8",
         )
     info = ModelInfo(
         family=model.family,

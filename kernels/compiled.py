@@ -21,9 +21,15 @@ _PANEL = 32
 
 @dataclass(slots=True, frozen=True)
 class Panels:
-    """A linear map's weight in the layout of csrc/gemm.h, and its bias."""
+    """A linear map's weight in the layout of csrc/gemm.h, and its bias.
+
+    Attributes:
+        weight: bfloat16, or int8 to be multiplied by scales.
+        scales: float32 [out], or None.
+    """
 
     weight: Tensor
+    scales: Tensor | None
     bias: Tensor | None
     in_features: int
     out_features: int
@@ -60,12 +66,23 @@ def can_compile(dtype: torch.dtype, device: torch.device, *in_features: int) -> 
     return lib is not None and bool(lib.hr_has_decoder())
 
 
-def pack_panels(weight: Tensor, bias: Tensor | None = None) -> Panels:
-    """Lays out weight [out, in], bfloat16, for the CPU's bfloat16 products; in is a multiple of 32."""
+def pack_panels(weight: Tensor, bias: Tensor | None = None, *, int8: bool = False) -> Panels:
+    """Lays out a weight for the CPU's bfloat16 products.
+
+    Args:
+        weight: bfloat16 [out, in]; in is a multiple of 32.
+        bias: bfloat16 [out].
+        int8: round each output's weights to 255 levels between plus and minus their largest. Half the memory
+            to read, and an error of up to 1/254 of that largest.
+    """
     outputs, inputs = weight.shape
+    scales = None
+    if int8:
+        scales = (weight.float().abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+        weight = (weight.float() / scales[:, None]).round_().to(torch.int8)
     padded = F.pad(weight, (0, 0, 0, -outputs % _PANEL))
     tiles = padded.view(-1, 2, 16, inputs // _PANEL, 16, 2)  # panel, tile, output, step, pair, input of pair
-    return Panels(tiles.permute(0, 3, 1, 4, 2, 5).contiguous(), bias, inputs, outputs)
+    return Panels(tiles.permute(0, 3, 1, 4, 2, 5).contiguous(), scales, bias, inputs, outputs)
 
 
 class CompiledDecoder:
@@ -210,6 +227,7 @@ class _Linear(ctypes.Structure):
     _fields_ = (
         ("panels", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
         ("inputs", ctypes.c_int),
         ("outputs", ctypes.c_int),
     )
@@ -244,8 +262,8 @@ class _Step(ctypes.Structure):
 
 
 def _linear(panels: Panels) -> _Linear:
-    bias = None if panels.bias is None else panels.bias.data_ptr()
-    return _Linear(panels.weight.data_ptr(), bias, panels.in_features, panels.out_features)
+    addresses = (None if x is None else x.data_ptr() for x in (panels.weight, panels.bias, panels.scales))
+    return _Linear(*addresses, panels.in_features, panels.out_features)
 
 
 def _layer(layer: LayerPanels) -> _Layer:

@@ -72,6 +72,7 @@ def load_decoder(
     *,
     positions: int,
     rows_hint: int,
+    int8: bool = False,
 ) -> Model:
     """Load a checkpoint, for the fastest way of computing it here.
 
@@ -82,9 +83,10 @@ def load_decoder(
         device: where they go.
         positions: how many positions the rotary tables cover.
         rows_hint: rows of a usual step, for packing.
+        int8: round the weights of products to bytes.
 
     Raises:
-        ModelError: tensors are missing, or the checkpoint is not in safetensors.
+        ModelError: tensors are missing, the checkpoint is not in safetensors, or int8 can't be had here.
     """
     with ExitStack() as stack:
         weights = _Checkpoint(folder, stack, dtype, device)
@@ -95,17 +97,23 @@ def load_decoder(
         cos_sin = cos_sin_table(config, positions).to(device)
         inputs = config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size
         if can_compile(dtype, device, *inputs):
+            panels = partial(pack_panels, int8=int8)
             compiled = CompiledDecoder(
-                _layers(weights, config, pack_panels),
+                _layers(weights, config, panels),
                 embedding,
                 norm,
-                pack_panels(head),
+                panels(head),
                 cos_sin,
                 num_heads=config.num_heads,
                 num_kv_heads=config.num_kv_heads,
                 eps=config.norm_eps,
             )
             return CompiledModel(config, embedding, compiled)
+        if int8:
+            raise ModelError(
+                "int8 weights need dtype bfloat16, a CPU that multiplies it (AMX or AVX-512 BF16), a C++ "
+                "compiler, and layers whose widths are multiples of 32; leave quantization unset"
+            )
         pack = partial(pack_linear, rows_hint=rows_hint)
         return Decoder(config, embedding, _layers(weights, config, pack), norm, pack(head), cos_sin)
 

@@ -164,28 +164,25 @@ class Forward {
     template <typename T>
     static void store_block(const Linear& w, T* y, int64_t stride, int64_t row, int rows, int column,
                             const Sums* c) {
-        each_run(w, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v sums) {
-            store(y + r * stride + n, sums, width);
+        each_run(w, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
+            store(y + r * stride + n, result, width);
         });
     }
 
     void add_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
-        each_run(w, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v sums) {
+        each_run(w, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
             BF16* residual = b_.residual + r * b_.hidden + n;
-            store(residual, rounded<BF16>(sums) + load(residual, width), width);
+            store(residual, rounded<BF16>(result) + load(residual, width), width);
         });
     }
 
     void gate_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
         const int half = w.out / 2;
         for (int v = 0; v < kPanel; v += kLanes) {
-            const f32v gate_bias = w.bias ? load(w.bias + column + v) : f32v{};
-            const f32v up_bias = w.bias ? load(w.bias + half + column + v) : f32v{};
-            for (int r = 0; r < rows; r++) {
-                const f32v gate = load(c[0] + r * kPanel + v) + gate_bias;
-                const f32v up = load(c[1] + r * kPanel + v) + up_bias;
-                store(b_.gated + (row + r) * b_.gated_width + column + v, silu(gate) * up);
-            }
+            const Ends gate(w, column + v), up(w, half + column + v);
+            for (int r = 0; r < rows; r++)
+                store(b_.gated + (row + r) * b_.gated_width + column + v,
+                      silu(gate(c[0] + r * kPanel + v)) * up(c[1] + r * kPanel + v));
         }
     }
 

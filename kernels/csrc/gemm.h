@@ -7,12 +7,16 @@
 // With few rows a product is as fast as its weights arrive. So a thread has a fixed share of every weight's
 // panels, and while it computes with one it fetches the next, the first of the next product included.
 //
+// Weights may be bytes with a factor for each output. Every such value is a bfloat16, so a panel is widened when
+// it is used and the factor multiplies the sums: the sums of the rounded weights are exact as ever.
+//
 // A sum runs over the inputs in order, whatever the rows beside it and the threads.
 #pragma once
 
 #include "vec.h"
 
 #include "amx.h"
+#include "scratch.h"
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -21,13 +25,16 @@
 
 constexpr int kPanel = 32;  // outputs of a panel; also rows of a block, inputs of a step
 
-// y = x · weightᵀ + bias; in is a multiple of 32, bias may be null.
+// y = x · weightᵀ * scales + bias; in is a multiple of 32. Panels are of BF16 without scales, of int8_t with
+// them; bias may be null.
 struct Linear {
-    const BF16 *panels, *bias;
+    const void* panels;
+    const BF16* bias;
+    const float* scales;
     int in, out;
 
     int count() const { return (out + kPanel - 1) / kPanel; }
-    const BF16* panel(int64_t p) const { return panels + p * kPanel * in; }
+    const char* panel(int64_t p) const { return (const char*)panels + p * kPanel * in * (scales ? 1 : 2); }
 };
 
 // What to fetch while a panel is in use: so many cache lines at each step.
@@ -124,6 +131,18 @@ struct VectorBlock {
     }
 };
 
+// A panel of bytes as bfloat16.
+inline const BF16* widened(const char* panel, int in, BF16* to, Ahead ahead) {
+    for (int i = 0; i < in * kPanel; i += kPanel) {
+        if (i % (kPanel * kPanel) == 0) ahead.step();
+        const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(panel + i))));
+        const __m512 high =
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(panel + i + kLanes))));
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+    return to;
+}
+
 // A product as its team shares it: `Panels` panels, evenly spaced in the weight, are computed together.
 template <int Panels = 1>
 class Share {
@@ -139,25 +158,36 @@ class Share {
     }
 
     // The first weights this thread needs.
-    const BF16* begin() const { return first_ < last_ ? w_.panel(first_ % count_) : w_.panels; }
+    const char* begin() const { return w_.panel(first_ < last_ ? first_ % count_ : 0); }
 
     // Calls finish(row, rows, column, c) for blocks of up to 32 rows of the result, c[p][32][32] being the
     // sums of panel p. x has whole blocks of rows; next is what the thread needs after this. Ends in a barrier.
     template <typename Block, typename Finish>
-    void run(const BF16* x, int ldx, const BF16* next, Finish finish) const {
+    void run(const BF16* x, int ldx, const char* next, Finish finish) const {
+        thread_local Scratch scratch;
+        const size_t size = size_t(kPanel) * w_.in;
+        if (w_.scales) scratch.reserve(Panels * size * sizeof(BF16));
+        scratch.reset();
+        BF16* wide[Panels] = {};
+        for (int p = 0; w_.scales && p < Panels; p++) wide[p] = scratch.take<BF16>(size);
         for (int64_t i = first_; i < last_; i++) {
             const int64_t begin = i / count_ * chunk_, end = begin + chunk_ < rows_ ? begin + chunk_ : rows_;
             const int panel = int(i % count_), blocks = int(end - begin + kPanel - 1) / kPanel;
-            const BF16* after = i + 1 < last_ ? w_.panel((i + 1) % count_) : next;
-            const int lines = after ? (kPanel + blocks - 1) / blocks : 0;
+            const char* after = i + 1 < last_ ? w_.panel((i + 1) % count_) : next;
+            const int lines = !after ? 0 : w_.scales ? kPanel / 2 : (kPanel + blocks - 1) / blocks;
             Ahead ahead[Panels];
-            for (int p = 0; p < Panels; p++)
-                ahead[p] = {(const char*)(after + int64_t(p) * count_ * kPanel * w_.in), lines};
+            const BF16* weights[Panels];
+            for (int p = 0; p < Panels; p++) {
+                const char* own = w_.panel(panel + p * count_);
+                ahead[p] = {after + (w_.panel(p * count_) - w_.panel(0)), lines};
+                weights[p] = w_.scales ? widened(own, w_.in, wide[p], ahead[p]) : (const BF16*)own;
+                if (w_.scales) ahead[p].lines = 0;
+            }
             for (int64_t r = begin; r < end; r += kPanel) {
                 const int rows = end - r < kPanel ? int(end - r) : kPanel;
                 alignas(64) float c[Panels][kPanel * kPanel];
                 for (int p = 0; p < Panels; p++)
-                    Block::multiply(rows, w_.in, x + r * ldx, ldx, w_.panel(panel + p * count_), c[p], ahead[p]);
+                    Block::multiply(rows, w_.in, x + r * ldx, ldx, weights[p], c[p], ahead[p]);
                 finish(r, rows, panel * kPanel, c);
             }
         }
@@ -170,13 +200,22 @@ class Share {
     int count_;
 };
 
-// Calls fn(row, column, width, sums) for the runs of up to 16 sums of a block, bias added.
+// What turns the sums of up to 16 outputs from column into results.
+struct Ends {
+    f32v scale, bias;
+
+    Ends(const Linear& w, int column)
+        : scale(w.scales ? load(w.scales + column, w.out - column) : splat(1.0f)),
+          bias(w.bias ? load(w.bias + column, w.out - column) : f32v{}) {}
+    f32v operator()(const float* sums) const { return load(sums) * scale + bias; }
+};
+
+// Calls fn(row, column, width, results) for the runs of up to 16 results of a block.
 template <typename Fn>
 HR_INLINE void each_run(const Linear& w, int64_t row, int rows, int column, const float* c, Fn fn) {
     for (int v = 0; v < kPanel && column + v < w.out; v += kLanes) {
-        const int width = w.out - column - v;
-        const f32v bias = w.bias ? load(w.bias + column + v, width) : f32v{};
-        for (int r = 0; r < rows; r++) fn(row + r, column + v, width, load(c + r * kPanel + v) + bias);
+        const Ends ends(w, column + v);
+        for (int r = 0; r < rows; r++) fn(row + r, column + v, w.out - column - v, ends(c + r * kPanel + v));
     }
 }
 #endif

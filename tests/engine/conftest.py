@@ -34,7 +34,7 @@ def _model(family: str):
     )
 
     shape = {
-        "hidden_size": 48,
+        "hidden_size": 64,  # and the other widths: multiples of 32, which compiled decoders ask for
         "intermediate_size": 96,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,

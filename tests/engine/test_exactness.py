@@ -1,8 +1,11 @@
 """Greedy output is transformers' own, token for token, in fp32."""
 
 import pytest
+import torch
 
-from headrace.engine import Request
+from headrace.engine import ModelError, Request
+from headrace.engine.models import weights
+from headrace.kernels.compiled import can_compile
 
 from .conftest import FAMILIES, NEW_TOKENS, expected, greedy, prompt, run
 
@@ -86,18 +89,54 @@ def test_the_page_size_changes_nothing(make_engine, page_size):
     assert_all_expected("llama", requests, run(make_engine(page_size=page_size), *requests))
 
 
-def test_bfloat16_first_divergence_is_a_near_tie(make_engine):
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_bfloat16_first_divergence_is_a_near_tie(make_engine, monkeypatch, family, compiled):
     """In bf16 the two may part; where they first do, each one's token is in the other's top five."""
-    engine = make_engine(dtype="bfloat16")
+    if not compiled:
+        monkeypatch.setattr(weights, "can_compile", lambda *_: False)
+    engine = make_engine(family, dtype="bfloat16")
     params = greedy()
     for salt in range(4):
-        whole = expected("llama", prompt(31, salt))
+        whole = expected(family, prompt(31, salt))
         ours = run(engine, Request(f"b{salt}", list(prompt(31, salt)), params))[f"b{salt}"]
         parted = next((i for i, pair in enumerate(zip(ours, whole, strict=True)) if pair[0] != pair[1]), None)
         if parted is None:
             continue
-        assert ours[parted] in top_five(make_engine("llama"), salt, whole[:parted])
+        assert ours[parted] in top_five(make_engine(family), salt, whole[:parted])
         assert whole[parted] in top_five(engine, salt, whole[:parted])
+
+
+needs_products = pytest.mark.skipif(
+    not can_compile(torch.bfloat16, torch.device("cpu")),
+    reason="this CPU has no bfloat16 products, or no compiler",
+)
+
+
+@needs_products
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_weights_keep_the_best_token_near_the_top(make_engine, family):
+    engine = make_engine(family, dtype="bfloat16", quantization="int8")
+    for salt in range(4):
+        whole = expected(family, prompt(31, salt))
+        assert whole[0] in top_five(engine, salt, [])
+
+
+@needs_products
+def test_a_compiled_batch_of_any_composition_gives_the_tokens_of_each_alone(make_engine):
+    requests = requests_for([(length, 0) for length in LENGTHS])
+    alone = {}
+    for request in requests:
+        alone |= run(make_engine(dtype="bfloat16"), request)
+    for step_tokens in (40, 512):
+        assert run(make_engine(dtype="bfloat16", max_step_tokens=step_tokens), *requests) == alone
+
+
+def test_int8_weights_are_refused_where_they_can_not_be_had(make_engine):
+    with pytest.raises(ModelError, match="bfloat16"):
+        make_engine(dtype="float32", quantization="int8")
+    with pytest.raises(ValueError, match="int7"):
+        make_engine(quantization="int7")
 
 
 def top_five(engine, salt, so_far):

@@ -107,9 +107,13 @@ def _double(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]
     return weight.double(), None if bias is None else bias.double()
 
 
-def make(
-    *, biased: bool = False, normed: bool = False, window: int = 0, contexts=CONTEXTS, seed: int = 0
-) -> Case:
+def _rounded(weight: Tensor) -> Tensor:
+    """The weight as int8 has it, exact in float64."""
+    scales = weight.float().abs().amax(1, keepdim=True) / 127
+    return (weight.float() / scales).round().double() * scales.double()
+
+
+def make(*, biased=False, normed=False, int8=False, window=0, contexts=CONTEXTS, seed=0) -> Case:
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int, scale: float = 1.0) -> Tensor:
@@ -126,7 +130,9 @@ def make(
             )
         }
         norms = [1 + random(DIM, scale=0.1) if normed else None for _ in range(2)]
-        panels = {name: pack_panels(*pair) for name, pair in plain.items()}
+        panels = {name: pack_panels(*pair, int8=int8) for name, pair in plain.items()}
+        if int8:
+            plain = {name: (_rounded(weight), bias) for name, (weight, bias) in plain.items()}
         weights = [1 + random(HIDDEN, scale=0.1) for _ in range(2)]
         return Layer(*weights, *norms, **panels, plain=plain, sliding_window=window)
 
@@ -172,8 +178,8 @@ def assert_close(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> No
 @pytest.mark.parametrize("amx", [True, False])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"biased": True}, {"normed": True}, {"window": 20}],
-    ids=["plain", "bias", "norms", "window"],
+    [{}, {"biased": True}, {"normed": True}, {"window": 20}, {"int8": True, "biased": True}],
+    ids=["plain", "bias", "norms", "window", "int8"],
 )
 def test_a_ragged_step_matches_plain_operations(amx, options):
     case = make(**options)
