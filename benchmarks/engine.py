@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
     parser.add_argument("--cases", nargs="*", help="some of the cases only")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--quantization", choices=["int8"], help="of the weights; bf16 without")
     parser.add_argument(
         "--step-tokens", type=int, default=512, help="most rows of a step, where it can be set"
     )
@@ -151,6 +152,7 @@ def main() -> None:
     shape, device = SHAPES[options.model], options.device
     work = cases(options.requests, shape.vocab)
     chosen = options.cases or list(work)
+    what = "-".join(filter(None, ("engine", shape.name, options.quantization)))
     with tempfile.TemporaryDirectory() as root:
         model = Path(root) / "model"
         save_model(shape, model, device=device)
@@ -161,6 +163,7 @@ def main() -> None:
             "requests": options.requests,
             "context": 512,
             "step_tokens": options.step_tokens,
+            "quantization": options.quantization,
         }
         facts: dict[str, object] = {
             "benchmark": "engine",
@@ -190,7 +193,7 @@ def main() -> None:
                     "rounds": round_,
                 }
                 if options.json and round_:
-                    save(facts, options.json, f"engine-{shape.name}")
+                    save(facts, options.json, what)
                 print(f"  round {round_}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     print(engine_table(facts))
 

@@ -20,6 +20,7 @@ from headrace.kernels.attention import paged_attention, paged_attention_torch
 from headrace.kernels.int4_linear import int4_linear_torch, pack_int4_linear
 from headrace.kernels.int4_weight import pack
 from headrace.kernels.linear import pack_linear
+from headrace.kernels.moe import moe_mlp_torch, pack_experts, route, route_torch
 from headrace.kernels.norm import add_rms_norm, add_rms_norm_torch
 from headrace.kernels.rope_cache import rope_and_cache, rope_and_cache_torch
 from headrace.kernels.sample import SampleNeeds, SamplingTable, sample, sample_torch
@@ -32,6 +33,7 @@ from .timing import median_s
 
 PAGE = 16
 GROUP = 128
+EXPERTS = 8
 DTYPE = torch.bfloat16
 
 
@@ -176,6 +178,26 @@ def int4_linear(rows: int) -> Callable[[Size, str], Op]:
     return make
 
 
+def experts(size: Size, device: str) -> Op:
+    """Eight experts, two for each token of a decode step."""
+    gate_up = torch.randn(EXPERTS, 2 * size.intermediate, size.hidden, dtype=DTYPE, device=device) / 10
+    down = torch.randn(EXPERTS, size.hidden, size.intermediate, dtype=DTYPE, device=device) / 10
+    x = torch.randn(size.batch, size.hidden, dtype=DTYPE, device=device)
+    logits = torch.randn(size.batch, EXPERTS, dtype=DTYPE, device=device)
+    packed = pack_experts(gate_up, down, rows_hint=max(1, size.batch // 4))
+
+    def reference() -> Tensor:
+        routed = route_torch(logits, 2, renormalize=True)
+        return moe_mlp_torch(x.double(), gate_up.double(), down.double(), *routed)
+
+    return Op(
+        lambda: packed(x, *route(logits, 2, renormalize=True)),
+        reference,
+        2 * (gate_up.numel() + down.numel()) + 4 * x.numel(),
+        12 * size.batch * size.hidden * size.intermediate,
+    )
+
+
 def gumbel(size: Size, device: str) -> Op:
     logits = torch.randn(size.batch, size.vocab, device=device)
     seeds, positions = (torch.arange(size.batch, device=device) for _ in range(2))
@@ -231,6 +253,7 @@ OPS: dict[str, Callable[[Size, str], Op]] = {
     "linear, 512 rows": linear(512),
     "int4 linear, 1 row": int4_linear(1),
     "int4 linear, 64 rows": int4_linear(64),
+    "experts, 2 of 8": experts,
     "draw": gumbel,
     "sample with all options": full_sample,
 }

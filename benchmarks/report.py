@@ -34,7 +34,7 @@ benchmarks/gpu.sh             # on a machine with a GPU
 ENGINE = """\
 ## The engine against its peers
 
-The same checkpoint of random bf16 weights, the same requests, the same cores; every contender has to answer
+The same checkpoint of random weights, the same requests, the same cores; every contender has to answer
 with exactly the tokens asked for.
 
 - output tokens/s: all requests at once, prompts of 16 to 256 tokens, outputs of 8 to 192
@@ -82,14 +82,17 @@ def newest(results: Path, benchmark: str) -> list[dict]:
 
 
 def _variant(facts: dict) -> str:
-    return str(facts["model"]["name"] if "model" in facts else facts.get("device", ""))
+    if "model" in facts:
+        return f"{facts['model']['name']} {facts.get('options', {}).get('quantization') or ''}"
+    return str(facts.get("device", ""))
 
 
 def engine_part(facts: dict) -> str:
     model = facts["model"]
     return _part(
         f"Model {model['name']}: {model['layers']} layers, hidden {model['hidden']}, "
-        f"{model['heads']}/{model['kv_heads']} heads of {model['head_dim']}, vocabulary {model['vocab']:,}",
+        f"{model['heads']}/{model['kv_heads']} heads of {model['head_dim']}, vocabulary {model['vocab']:,}; "
+        f"{facts['options']['quantization'] or 'bf16'} weights",
         f"{facts['options']['requests']} requests; {about_machine(facts['machine'])}; "
         f"rounds: {facts['rounds']}.",
         engine_table(facts),

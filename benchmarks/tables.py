@@ -74,7 +74,8 @@ def engine_ceilings(facts: dict) -> dict[str, float]:
         work["output_tokens"] * linears[rows] / rows,
     )
     held = cases["decode_65"]["prompt_tokens"] + 32 * rows
-    step_bytes = 2 * (model["weights"] + model["kv_elements"] * held)
+    weight_bytes = 1 if options["quantization"] else 2
+    step_bytes = weight_bytes * model["weights"] + 2 * model["kv_elements"] * held
     return {
         "tokens_per_s": work["output_tokens"] / (prompt_s + output_s),
         "token_ms": 1000 * linears[1],
@@ -130,7 +131,7 @@ def engine_table(facts: dict) -> str:
         copied = facts["ceilings"]["copy_bytes_per_s"] / 1e9
         head = [
             "headrace",
-            "ceiling: the linear maps alone",
+            "ceiling: the linear maps alone, bf16",
             "reached",
             f"of memory copies ({number(copied)} GB/s)",
         ]

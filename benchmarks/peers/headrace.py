@@ -5,14 +5,16 @@ import torch
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 
 PACKAGES = ("headrace", "torch")
+QUANTIZATIONS = ("int8",)
 
 
-def load(*, model, scratch, device, threads, requests, context, step_tokens):
+def load(*, model, scratch, device, threads, requests, context, step_tokens, quantization=None):
     page_size = 16
     engine = Engine(
         EngineConfig(
             model=model,
             device=device,
+            quantization=quantization,
             threads=threads,
             prefix_cache=False,
             page_size=page_size,

@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python: bf16 weights in GGUF, continuous batching over its own batch calls.
+"""llama.cpp through llama-cpp-python: bf16 or Q8_0 weights in GGUF, continuous batching by its batch calls.
 
 Every step holds one token of each running sequence and prompt tokens up to the step's size, as in llama.cpp's
 own server; the next token is the argmax of its logits.
@@ -12,6 +12,7 @@ import llama_cpp as llama
 import numpy as np
 
 PACKAGES = ("llama-cpp-python",)
+QUANTIZATIONS = ("int8",)
 
 TENSORS = {
     "model.embed_tokens": "token_embd",
@@ -29,7 +30,7 @@ TENSORS = {
 }
 
 
-def load(*, model, scratch, device, threads, requests, context, step_tokens):
+def load(*, model, scratch, device, threads, requests, context, step_tokens, quantization=None):
     if device != "cpu":
         raise RuntimeError("built for the CPU only")
     llama.llama_backend_init()
@@ -38,8 +39,10 @@ def load(*, model, scratch, device, threads, requests, context, step_tokens):
     options.n_batch = options.n_ubatch = step_tokens
     options.n_threads = options.n_threads_batch = threads
     path = Path(scratch) / "model.gguf"
-    vocab = convert(Path(model), path)
-    loaded = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+    vocab = convert(Path(model), path, quantization)
+    loading = llama.llama_model_default_params()
+    loading.use_extra_bufts = not quantization  # its AMX layout of Q8_0 ended in a segmentation fault
+    loaded = llama.llama_model_load_from_file(str(path).encode(), loading)
     runner = llama.llama_init_from_model(loaded, options)
     path.unlink()
     memory, batch = llama.llama_get_memory(runner), llama.llama_batch_init(step_tokens, 0, 1)
@@ -78,8 +81,9 @@ def load(*, model, scratch, device, threads, requests, context, step_tokens):
     return run
 
 
-def convert(model, path):
+def convert(model, path, quantization):
     """Write the Llama checkpoint as GGUF, without a tokenizer. Returns the size of the vocabulary."""
+    kind = gguf.GGMLQuantizationType.Q8_0 if quantization else gguf.GGMLQuantizationType.BF16
     config = json.loads((model / "config.json").read_text())
     heads, kv_heads, dim = (
         config[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim")
@@ -98,7 +102,7 @@ def convert(model, path):
     writer.add_rope_dimension_count(dim)
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if quantization else gguf.LlamaFileType.MOSTLY_BF16)
     for name, weight in checkpoint(model / "model.safetensors"):
         layer, _, part = name.removeprefix("model.layers.").removesuffix(".weight").partition(".")
         if not name.startswith("model.layers."):
@@ -107,11 +111,11 @@ def convert(model, path):
             count = heads if part == "self_attn.q_proj" else kv_heads
             weight = weight.reshape(count, 2, dim // 2, -1).swapaxes(1, 2).reshape(weight.shape)
         target = f"blk.{layer}.{TENSORS[part]}.weight" if layer else f"{TENSORS[part]}.weight"
+        wide = (weight.astype(np.uint32) << 16).view(np.float32)
         if weight.ndim == 1:
-            writer.add_tensor(target, (weight.astype(np.uint32) << 16).view(np.float32))
+            writer.add_tensor(target, wide)
         else:
-            raw = np.ascontiguousarray(weight).view(np.uint8)
-            writer.add_tensor(target, raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
+            writer.add_tensor(target, gguf.quantize(wide, kind).view(np.uint8), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

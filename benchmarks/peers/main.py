@@ -2,10 +2,10 @@
 
     python -P main.py NAME SPEC
 
-NAME.py lies beside this file and has PACKAGES, whose versions are told, and `load(**spec)`, which returns a
-callable that runs requests (prompt ids, output tokens) all at once and returns the token count of each. SPEC
-is a JSON file. One JSON line is written to standard output when the model is loaded, and one for each line of
-requests read from standard input, until that ends.
+NAME.py lies beside this file. It has PACKAGES, whose versions are told; QUANTIZATIONS, if it has any of the
+weights; and `load(**spec)`, which returns a callable that runs requests (prompt ids, output tokens) all at
+once and returns the token count of each. SPEC is a JSON file. One JSON line is written to standard output
+when the model is loaded, and one for each line of requests read from standard input, until that ends.
 
 Standard library only; -P keeps this folder off the path, where vllm.py would hide the real vllm.
 """
@@ -32,6 +32,10 @@ def main() -> None:
     source = importlib.util.spec_from_file_location(f"peer_{name}", Path(__file__).parent / f"{name}.py")
     peer = importlib.util.module_from_spec(source)
     source.loader.exec_module(peer)
+    if quantization := spec.pop("quantization"):
+        if quantization not in getattr(peer, "QUANTIZATIONS", ()):
+            sys.exit(f"{quantization} is not measured with it")
+        spec["quantization"] = quantization
     run = peer.load(**spec)
     reply(versions={package: version(package) for package in peer.PACKAGES})
     for line in sys.stdin:

@@ -1,6 +1,6 @@
-"""OpenVINO GenAI's continuous batching over a bf16 export of the checkpoint; its own defaults otherwise.
+"""OpenVINO GenAI's continuous batching over an export in bf16 (or int8 weights), with its own defaults.
 
-Its default KV cache on the CPU is int8, half the bytes of everybody else's. On a single core its libraries die
+Its default KV cache on the CPU is int8, half the bytes of everybody else's. On a single core it dies
 of a division by zero.
 """
 
@@ -14,18 +14,20 @@ import openvino as ov
 import openvino_genai as genai
 
 PACKAGES = ("openvino-genai", "openvino", "optimum-intel")
+QUANTIZATIONS = ("int8",)
 EXPORT = """
 import sys
 from optimum.intel import OVModelForCausalLM
-OVModelForCausalLM.from_pretrained(sys.argv[1], export=True, load_in_8bit=False).save_pretrained(sys.argv[2])
+model = OVModelForCausalLM.from_pretrained(sys.argv[1], export=True, load_in_8bit=bool(sys.argv[3]))
+model.save_pretrained(sys.argv[2])
 """
 
 
-def load(*, model, scratch, device, threads, requests, context, step_tokens):
+def load(*, model, scratch, device, threads, requests, context, step_tokens, quantization=None):
     if device != "cpu":
         raise RuntimeError("runs on the CPU only")
     exported = Path(scratch) / "openvino"
-    subprocess.run([sys.executable, "-c", EXPORT, model, exported], check=True)
+    subprocess.run([sys.executable, "-c", EXPORT, model, exported, quantization or ""], check=True)
     config = genai.SchedulerConfig()
     config.max_num_seqs = requests
     config.max_num_batched_tokens = step_tokens
