@@ -10,6 +10,7 @@
     ├── JobsRefused           some jobs of an enqueue_many were refused; the others are enqueued
     ├── JobNotFound           no such job, or its retention has ended
     ├── WorkerNotFound        no such worker, or more than one of that name
+    ├── DeliveryNotFound      no such webhook delivery, or its retention has ended
     ├── JobFailed             the job ended `failed`
     ├── JobCancelled          the job ended `cancelled`
     ├── JobExpired            the job ended `expired`
@@ -194,6 +195,18 @@ class WorkerNotFound(HeadraceError, LookupError):
     def __init__(self, worker_id: str, known: list[str]) -> None:
         listed = ", ".join(known) or "none at all"
         super().__init__(f"no one worker {worker_id!r}; there is {listed}", worker_id, known)
+
+
+class DeliveryNotFound(HeadraceError, LookupError):
+    """There is no webhook delivery with this id, or its retention has ended."""
+
+    code = "delivery_not_found"
+    http_status = 404
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(
+            f"there is no webhook delivery {delivery_id!r} (any more); `headrace webhooks list`", delivery_id
+        )
 
 
 class _JobEnded(HeadraceError):

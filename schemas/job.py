@@ -18,6 +18,7 @@ from pydantic import (
 
 from .errors import InvalidJob
 from .keys import is_model_name
+from .signing import check_secret
 
 SCHEMA_VERSION = 1
 """Raised when a worker of the version before could misread a job; it is then left for a newer worker."""
@@ -64,6 +65,13 @@ class Webhook(_Wire):
     events: tuple[WebhookEvent, ...] = _ENDINGS
     secret: SecretStr | None = None
     payload: Literal["full", "thin"] = "full"
+
+    @field_validator("secret")
+    @classmethod
+    def _can_sign(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            check_secret(secret.get_secret_value())
+        return secret
 
     @field_serializer("secret", when_used="json")
     def _reveal(self, secret: SecretStr | None) -> str | None:

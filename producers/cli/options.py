@@ -2,11 +2,14 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel
+
+from ...schemas.tenants import BadPolicy
 
 RedisUrl = Annotated[
     str | None, typer.Option("--redis", metavar="URL", help="Redis URL (HEADRACE_REDIS_URL).")
@@ -43,5 +46,10 @@ def show(rows: Sequence[BaseModel], columns: dict[str, str], empty: str, *, as_j
     Console().print(table)
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What is wrong with a tenant's name, policy or secret is wrong usage."""
+    try:
+        yield
+    except BadPolicy as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,16 +1,15 @@
 """`headrace tenants`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
-from ...schemas.tenants import DEFAULT, BadPolicy, TenantPolicy
+from ...schemas.tenants import DEFAULT, TenantPolicy
 from ..client import Client
 from ..tenants import list_policies, policy_of, set_policy
-from .options import AsJson, RedisUrl, show
+from .options import AsJson, RedisUrl, refusals, show
+from .webhooks import register_secrets
 
 Tenant = Annotated[
     str, typer.Argument(metavar="TENANT", help=f"Its name; {DEFAULT} for all without a policy.")
@@ -39,6 +38,7 @@ def register(app: typer.Typer) -> None:
     group.command("set")(set_tenant)
     group.command("show")(show_tenant)
     group.command("drop")(drop)
+    register_secrets(group)
     app.add_typer(group, name="tenants")
 
 
@@ -54,7 +54,7 @@ def list_tenants(redis: RedisUrl = None, as_json: AsJson = False) -> None:
 
 def show_tenant(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """Show what holds for a tenant, be it its own policy or everybody else's."""
-    with Client.from_env(redis) as client, _refusals():
+    with Client.from_env(redis) as client, refusals():
         policy = client._run(policy_of(client._operations, tenant))
     show([_Listed(tenant=tenant, **policy.model_dump())], _COLUMNS, "", as_json=as_json)
 
@@ -72,7 +72,7 @@ def set_tenant(
     """Set a tenant's policy; what is not given is not limited. It holds at once, for every model."""
     fields: dict[str, Any] = dict(locals())
     del fields["tenant"], fields["redis"]
-    with _refusals():
+    with refusals():
         policy = TenantPolicy.make(**{name: value for name, value in fields.items() if value is not None})
         with Client.from_env(redis) as client:
             client._run(set_policy(client._operations, tenant, policy))
@@ -81,15 +81,6 @@ def set_tenant(
 
 def drop(tenant: Tenant, redis: RedisUrl = None) -> None:
     """Forget a tenant's policy: what holds for all others holds for it too."""
-    with Client.from_env(redis) as client, _refusals():
+    with Client.from_env(redis) as client, refusals():
         client._run(set_policy(client._operations, tenant, None))
     typer.echo(f"{tenant} has no policy of its own")
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """What is wrong with a name or a policy is wrong usage."""
-    try:
-        yield
-    except BadPolicy as error:
-        raise typer.BadParameter(str(error)) from None

@@ -15,6 +15,7 @@ _GROUPS = {
     "headrace.producers.cli.dead": ("dead",),
     "headrace.producers.cli.doctor": ("doctor",),
     "headrace.producers.cli.tenants": ("tenants",),
+    "headrace.producers.cli.webhooks": ("webhooks",),
     "headrace.producers.cli.lists": ("models", "queues", "workers"),
     "headrace.workers.cli": ("worker",),
     "headrace.callbacks_cli": ("callbacks",),

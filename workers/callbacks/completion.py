@@ -117,7 +117,9 @@ def complete(app: Celery, message: TaskMessage, record: Record) -> None:
         NotCompleted: Celery's broker or result backend refused.
     """
     with _celery_errors(message):
-        _await_claim(app, message)
+        if isinstance(app.backend, RedisBackend):
+            _await_claim(app, message)
+            _forget_failure(app, message)
         if record.state is JobState.CANCELLED:
             app.backend.mark_as_revoked(
                 message.task_id,
@@ -151,18 +153,33 @@ def _is_stored(app: Celery, message: TaskMessage, record: Record) -> bool:
     return bool(known["status"] == states.SUCCESS and known["result"].get("job_id") == record.job_id)
 
 
+def _parts(message: TaskMessage) -> Iterator[tuple[str, str]]:
+    """Chord and id of what this end may complete: itself, and if it fails, what it was to be followed by."""
+    if message.request.get("chord") is not None:
+        yield message.request["group"], message.task_id
+    for later in message.request.get("chain") or ():
+        if later["options"].get("chord") is not None:
+            yield later["options"]["group_id"], later["options"]["task_id"]
+
+
 def _await_claim(app: Celery, message: TaskMessage) -> None:
     """Leave a chord alone while somebody has claimed the sending of its body.
 
     When its owner was killed, the claim ends by itself. The owner's part is then counted again, and sends the
     body; counted before, it would be told that there is nothing left to do.
     """
-    group, backend = message.request.get("group"), app.backend
-    if message.request.get("chord") is None or not isinstance(backend, RedisBackend):
-        return
-    claim, size = backend.client.mget(backend.get_key_for_group(group, part) for part in (".c", ".s"))
-    if size is not None and claim not in (None, b"done", "done"):
-        raise NotCompleted(f"task {message.task_id}: the body of its chord {group} is being sent")
+    for group, _ in _parts(message):
+        keys = [app.backend.get_key_for_group(group, part) for part in (".c", ".s")]
+        claim, size = app.backend.client.mget(keys)
+        if size is not None and claim not in (None, b"done", "done"):
+            raise NotCompleted(f"task {message.task_id}: the body of its chord {group} is being sent")
+
+
+def _forget_failure(app: Celery, message: TaskMessage) -> None:
+    """Let what was to follow fail anew: Celery stores that it did, and then passes over its part of a chord."""
+    for _, task_id in _parts(message):
+        if task_id != message.task_id and app.backend.get_state(task_id) in states.PROPAGATE_STATES:
+            app.backend.forget(task_id)
 
 
 def _outcome(record: Record) -> dict[str, Any]:

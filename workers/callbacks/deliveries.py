@@ -32,6 +32,9 @@ POLL_S = 0.25
 SECRETS_S = 5.0
 """How soon a tenant's new secret signs."""
 
+SETTLE_S = 1.0
+"""From the end of an attempt to Redis's knowing of it, at the least; later it is made again."""
+
 LAST_WORDS_S = 5.0
 """What attempts under way get when the process stops; an unfinished one is made again elsewhere."""
 
@@ -58,7 +61,7 @@ class Deliveries:
         self._queues, self._sender = queues, sender
         self._schedule = schedule or Schedule()
         self._nonce = secrets.token_hex(4)
-        self._lease_s = 2 * settings.webhook_timeout_s + 5.0
+        self._lease_s = 2 * settings.webhook_timeout_s + SETTLE_S
         self._secrets: dict[str, tuple[float, list[str]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None

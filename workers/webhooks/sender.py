@@ -19,8 +19,8 @@ from enum import StrEnum
 
 import httpcore
 
+from ...schemas.signing import sign
 from .guard import Guard, GuardedBackend
-from .signing import sign
 from .target import Refused, Target
 
 LONGEST_RETRY_AFTER_S = 86_400.0

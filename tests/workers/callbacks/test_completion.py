@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from celery import Celery, chain, chord, group, shared_task
+from celery.backends.redis import RedisBackend
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
@@ -100,6 +101,12 @@ class PlayedEngine(threading.Thread):
 def app(redis_url, redis, monkeypatch) -> Iterator[Celery]:
     monkeypatch.setenv("HEADRACE_REDIS_URL", redis_url)
     redis.hset(keys.models(), "demo", "{}")
+    clients, create = [], RedisBackend._create_client  # one a thread, which Celery never closes
+    monkeypatch.setattr(
+        RedisBackend,
+        "_create_client",
+        lambda self, **options: clients.append(create(self, **options)) or clients[-1],
+    )
     app = make_app(TaskSettings.load())
     app.conf.result_expires = 60
     app.set_current()
@@ -107,6 +114,8 @@ def app(redis_url, redis, monkeypatch) -> Iterator[Celery]:
     generate.client().close()
     generate._connected = None
     gc.collect()  # results unsubscribe when they are collected: while there is a Redis
+    for client in clients:
+        client.close()
     app.close()
 
 

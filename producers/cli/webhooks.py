@@ -1,0 +1,145 @@
+"""`headrace webhooks`, and `headrace tenants secret`."""
+
+import json
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+from ...schemas.delivery import Delivery, DeliveryState
+from ..client import Client
+from ..webhooks import (
+    add_secret,
+    drop_secret,
+    find_delivery,
+    list_deliveries,
+    replay,
+    tenant_secrets,
+)
+from .options import AsJson, RedisUrl, refusals, show
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id: the receiver's webhook-id.")]
+Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="Its name.")]
+
+_COLUMNS = {
+    "id": "ID",
+    "job_id": "JOB",
+    "event": "EVENT",
+    "state": "STATE",
+    "attempts": "ATTEMPTS",
+    "status": "STATUS",
+    "took_s": "SECONDS",
+    "error": "ERROR",
+    "url": "URL",
+}
+
+
+class _Listed(Delivery):
+    status: int | None = None
+    took_s: float | None = None
+    error: str = ""
+
+    @classmethod
+    def row(cls, delivery: Delivery) -> "_Listed":
+        last = delivery.last
+        took_s = last.took_s if delivery.history else None
+        return cls(**delivery.model_dump(), status=last.status, took_s=took_s, error=last.error)
+
+
+class _ListedSecret(BaseModel):
+    id: str
+    created_ms: int
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    group = typer.Typer(help="What was sent to webhooks, and what became of it.", no_args_is_help=True)
+    group.command("list")(list_webhooks)
+    group.command("show")(show_webhook)
+    group.command("replay")(replay_webhooks)
+    app.add_typer(group, name="webhooks")
+
+
+def register_secrets(app: typer.Typer) -> None:
+    """Add `secret` to the commands of `headrace tenants`."""
+    group = typer.Typer(help="What signs a tenant's webhooks; several do while one replaces another.")
+    group.command("add")(add)
+    group.command("list")(list_secrets)
+    group.command("drop")(drop)
+    app.add_typer(group, name="secret")
+
+
+def list_webhooks(
+    redis: RedisUrl = None,
+    state: Annotated[DeliveryState | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries, newest first, with how the latest attempt of each ended."""
+    with Client.from_env(redis) as client:
+        found = client._run(list_deliveries(client._operations, state=state, limit=limit))
+    show([_Listed.row(delivery) for delivery in found], _COLUMNS, "no deliveries", as_json=as_json)
+
+
+def show_webhook(delivery_id: Id, redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Show one delivery and its attempts."""
+    with Client.from_env(redis) as client:
+        delivery = client._run(find_delivery(client._operations, delivery_id))
+    if as_json:
+        typer.echo(json.dumps(delivery.model_dump(mode="json"), indent=2))
+        return
+    for name, value in delivery.model_dump(mode="json", exclude={"history"}).items():
+        typer.echo(f"{name:<10} {value}")
+    for number, attempt in enumerate(delivery.history, 1):
+        outcome = " ".join(str(part) for part in (attempt.status, attempt.error) if part)
+        typer.echo(f"attempt {number:<2} {outcome} after {attempt.took_s:g} s")
+
+
+def replay_webhooks(
+    delivery_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The delivery's id.")] = None,
+    redis: RedisUrl = None,
+    state: Annotated[DeliveryState | None, typer.Option(help="All that are in this state.")] = None,
+) -> None:
+    """Send deliveries again, now, with the same id; their endpoints are taken for reachable."""
+    if (delivery_id is None) == (state is None):
+        raise typer.BadParameter("give either an ID or --state")
+    with Client.from_env(redis) as client:
+        ids = [delivery_id] if delivery_id else []
+        if state is not None:
+            found = client._run(list_deliveries(client._operations, state=state, limit=10_000))
+            ids = [delivery.id for delivery in found]
+        for each in ids:
+            client._run(replay(client._operations, each))
+    typer.echo(f"{len(ids)} to be sent again")
+
+
+def add(
+    tenant: Tenant,
+    redis: RedisUrl = None,
+    secret: Annotated[
+        str | None, typer.Option(help="A secret of your own; a random one without it.", prompt=False)
+    ] = None,
+) -> None:
+    """Add a secret and print it: it is shown this once. All secrets sign until they are dropped."""
+    with Client.from_env(redis) as client, refusals():
+        added = client._run(add_secret(client._operations, tenant, secret))
+    typer.echo(f"{added.id} {added.secret.get_secret_value()}")
+
+
+def list_secrets(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """List a tenant's secrets by their ids; the secrets themselves are not shown."""
+    with Client.from_env(redis) as client, refusals():
+        known = client._run(tenant_secrets(client._operations, tenant))
+    rows = [_ListedSecret(id=secret.id, created_ms=secret.created_ms) for secret in known]
+    show(rows, {"id": "ID", "created_ms": "CREATED"}, "no secrets: nothing is signed", as_json=as_json)
+
+
+def drop(
+    tenant: Tenant,
+    secret_id: Annotated[str, typer.Argument(metavar="ID", help="The secret's id.")],
+    redis: RedisUrl = None,
+) -> None:
+    """Drop a secret: it signs no more, at the latest after five seconds."""
+    with Client.from_env(redis) as client, refusals():
+        left = client._run(drop_secret(client._operations, tenant, secret_id))
+    typer.echo(f"{tenant} has {left} secrets left")

@@ -1,0 +1,130 @@
+"""Webhook deliveries as an operator sees them, and the secrets that sign them."""
+
+import time
+from secrets import token_hex
+
+from pydantic import SecretStr
+
+from ..schemas import keys
+from ..schemas.delivery import Delivery, DeliveryState, TenantSecret, read_secrets, write_secrets
+from ..schemas.errors import DeliveryNotFound
+from ..schemas.keys import Tag
+from ..schemas.scripts import replay_delivery
+from ..schemas.signing import check_secret, new_secret
+from ..schemas.tenants import BadPolicy, check_tenant
+from .operations import Operations
+from .overview import model_tags
+from .steps import Read, Steps
+
+PAGE = 500
+"""Deliveries of one queue read in one round trip."""
+
+MAX_SECRETS = 4
+"""Of one tenant at once: the old and the new one, and room for a mistake."""
+
+
+def list_deliveries(
+    operations: Operations, *, state: DeliveryState | None = None, limit: int = 100
+) -> Steps[list[Delivery]]:
+    """The newest deliveries of all models, at most `limit`, newest first; of one state if it is given."""
+    found: list[Delivery] = []
+    for tag in (yield from model_tags(operations)):
+        found += yield from _newest(operations, tag, state, limit)
+    return sorted(found, key=lambda delivery: delivery.created_ms, reverse=True)[:limit]
+
+
+def _newest(
+    operations: Operations, tag: Tag, state: DeliveryState | None, limit: int
+) -> Steps[list[Delivery]]:
+    found: list[Delivery] = []
+    start = 0
+    while len(found) < limit:
+        (ids,) = yield from operations.send(Read((("ZREVRANGE", tag.deliveries, start, start + PAGE - 1),)))
+        if not ids:
+            break
+        hashes = yield from operations.send(Read([("HGETALL", tag.delivery(id_.decode())) for id_ in ids]))
+        read = [Delivery.of(id_.decode(), fields) for id_, fields in zip(ids, hashes, strict=True) if fields]
+        found += [delivery for delivery in read if state in {None, delivery.state}]
+        start += PAGE
+    return found[:limit]
+
+
+def find_delivery(operations: Operations, delivery_id: str) -> Steps[Delivery]:
+    """One delivery by its `webhook-id`.
+
+    Raises:
+        DeliveryNotFound: there is none, or its retention has ended.
+    """
+    tags = yield from model_tags(operations)
+    hashes = yield from operations.send(Read([("HGETALL", tag.delivery(delivery_id)) for tag in tags]))
+    for fields in hashes:
+        if fields:
+            return Delivery.of(delivery_id, fields)
+    raise DeliveryNotFound(delivery_id)
+
+
+def replay(operations: Operations, delivery_id: str) -> Steps[bool]:
+    """Send it again, now, and take its endpoint for reachable.
+
+    Raises:
+        DeliveryNotFound: there is none, or its retention has ended.
+    """
+    for tag in (yield from model_tags(operations)):
+        replayed: bool = yield from operations.send(replay_delivery(tag, delivery_id))
+        if replayed:
+            return True
+    raise DeliveryNotFound(delivery_id)
+
+
+def tenant_secrets(operations: Operations, tenant: str) -> Steps[tuple[TenantSecret, ...]]:
+    """A tenant's secrets, the newest first."""
+    _check(tenant)
+    name = keys.webhook_secrets(operations.settings.namespace)
+    (value,) = yield from operations.send(Read((("HGET", name, tenant),)))
+    return read_secrets(value)
+
+
+def add_secret(operations: Operations, tenant: str, secret: str | None = None) -> Steps[TenantSecret]:
+    """Add a secret, a new random one unless it is given; all of a tenant's sign until they are dropped.
+
+    Raises:
+        BadPolicy: it can't sign, or the tenant has `MAX_SECRETS` already.
+    """
+    known = yield from tenant_secrets(operations, tenant)
+    if len(known) >= MAX_SECRETS:
+        raise BadPolicy(f"{tenant} has {len(known)} secrets, which is the most; drop one first")
+    text = new_secret() if secret is None else secret
+    try:
+        check_secret(text)
+    except ValueError as error:
+        raise BadPolicy(str(error)) from None
+    added = TenantSecret(id=token_hex(4), secret=SecretStr(text), created_ms=time.time_ns() // 1_000_000)
+    yield from _write(operations, tenant, (added, *known))
+    return added
+
+
+def drop_secret(operations: Operations, tenant: str, secret_id: str) -> Steps[int]:
+    """Drop one of a tenant's secrets; how many are left.
+
+    Raises:
+        BadPolicy: it has none of that id.
+    """
+    known = yield from tenant_secrets(operations, tenant)
+    left = tuple(secret for secret in known if secret.id != secret_id)
+    if len(left) == len(known):
+        raise BadPolicy(f"{tenant} has no secret {secret_id!r}; `headrace tenants secret list {tenant}`")
+    yield from _write(operations, tenant, left)
+    return len(left)
+
+
+def _write(operations: Operations, tenant: str, known: tuple[TenantSecret, ...]) -> Steps[None]:
+    name = keys.webhook_secrets(operations.settings.namespace)
+    command = ("HSET", name, tenant, write_secrets(known)) if known else ("HDEL", name, tenant)
+    # Sent as reads are, and as safe to repeat: writing the same secrets twice changes nothing.
+    yield from operations.send(Read((command,)))
+
+
+def _check(tenant: str) -> None:
+    check_tenant(tenant)
+    if tenant == "*":
+        raise BadPolicy("secrets are each tenant's own; name one")

@@ -1,0 +1,135 @@
+"""Receivers of webhooks, and jobs that tell them."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from headrace.schemas.events import End, Output, chunk_payload
+from headrace.schemas.job import Job
+from headrace.schemas.keys import Tag, models, new_job_id
+from headrace.schemas.scripts import ClaimRequest, Segment, claim, enqueue, finish, run
+from headrace.schemas.settings import QueueSettings
+
+TAG = Tag("demo")
+WAIT_S = 30.0
+
+
+def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
+    """The first true value of `what()`."""
+    pause, give_up_at = threading.Event(), time.monotonic() + timeout_s
+    while not (value := what()):
+        assert time.monotonic() < give_up_at, f"not within {timeout_s} s"
+        pause.wait(0.01)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+    @property
+    def event(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+@dataclass
+class Receiver:
+    """A webhook receiver on loopback.
+
+    Attributes:
+        status: what it answers.
+        received: everything, in order of arrival.
+    """
+
+    status: int = 204
+    received: list[Received] = field(default_factory=list)
+    server: ThreadingHTTPServer = field(init=False)
+
+    def __post_init__(self) -> None:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                receiver.received.append(Received(self.path, headers, body, time.monotonic()))
+                self.send_response(receiver.status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                return
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/hook"
+
+    def ids(self) -> list[str]:
+        return [request.id for request in self.received]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver that answers 204."""
+    found = Receiver()
+    yield found
+    found.close()
+
+
+@dataclass
+class Jobs:
+    """Makes jobs and ends them, as a worker would."""
+
+    redis: Redis
+
+    def enqueue(self, **fields: object) -> str:
+        job = Job.make(**{"model": "demo", "prompt": "x", **fields})
+        return run(self.redis, enqueue(TAG, new_job_id("demo"), job, QueueSettings(retention_s=600)))
+
+    def end_all(self, state: str = "succeeded") -> None:
+        """Claim whatever waits, and end it."""
+        request = ClaimRequest("w", "n", 60_000, 10**6, 1000)
+        while jobs := run(self.redis, claim(TAG, request)).jobs:
+            for job in jobs:
+                text = f"answer to {json.loads(job.spec).get('prompt')}"
+                end = End(offset=2, end=state, finish_reason="stop" if state == "succeeded" else "cancelled")
+                segment = Segment(job.job_id, job.fence, 0, 2, chunk_payload(2, text, [1, 2], None))
+                output = Output(text=text, token_ids=(1, 2), finish_reason=end.finish_reason)
+                run(self.redis, finish(TAG, segment, end, output))
+
+    def ended(self, **fields: object) -> str:
+        """One job, enqueued and ended."""
+        job_id = self.enqueue(**fields)
+        self.end_all()
+        return job_id
+
+
+@pytest.fixture
+def jobs(redis: Redis) -> Jobs:
+    """Jobs of a model that is served."""
+    redis.hset(models(), "demo", "{}")
+    return Jobs(redis)

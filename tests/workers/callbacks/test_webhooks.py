@@ -1,0 +1,220 @@
+"""Webhooks from the outbox to the receiver, by a real service on a real Redis; only time is played."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from standardwebhooks import Webhook
+
+from headrace.producers.webhooks import find_delivery, list_deliveries, replay
+from headrace.schemas import keys
+from headrace.schemas.delivery import DeliveryState
+from headrace.workers.callbacks.metrics import CallbackMetrics
+from headrace.workers.callbacks.service import Service
+from headrace.workers.callbacks.settings import CallbacksSettings
+
+from .conftest import TAG, Jobs, Receiver, wait_until
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+MINUTE, DAY = 60, 86_400
+
+
+@pytest.fixture
+def start_service(redis_url) -> Iterator[Callable[..., Service]]:
+    """Start the threads of `headrace callbacks`."""
+    started: list[Service] = []
+
+    def start(**settings: object) -> Service:
+        fields: dict[str, Any] = {
+            "redis_url": redis_url,
+            "webhook_allow": "127.0.0.1",
+            "webhook_timeout_s": 2.0,
+            "webhook_retention_s": 30 * DAY,
+            **settings,
+        }
+        failed = lambda: pytest.fail("a thread failed")  # noqa: E731
+        app = Celery("none", broker="memory://", set_as_current=False)
+        service = Service(CallbacksSettings(**fields), app, CallbackMetrics(), failed)
+        service.start()
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+def delivery(redis, job_id: str) -> dict[str, Any]:
+    """What is kept of the job's one delivery."""
+    for key in redis.scan_iter(f"{TAG.base}:delivery:*"):
+        fields = {name.decode(): value.decode() for name, value in redis.hgetall(key).items()}
+        if fields["job_id"] == job_id:
+            return fields | {"history": json.loads(fields.get("history", "[]"))}
+    return {}
+
+
+def in_state(redis, job_id: str, state: str) -> dict[str, Any]:
+    return wait_until(lambda: (found := delivery(redis, job_id)).get("state") == state and found)
+
+
+def time_passes(redis, seconds: float) -> None:
+    """All moments that the queue has noted for deliveries were so much longer ago."""
+    for key in redis.scan_iter(f"{TAG.base}:*"):
+        kind = key.decode().removeprefix(TAG.base + ":").partition(":")[0]
+        if kind in {"due", "waiting"}:
+            for member in redis.zrange(key, 0, -1):
+                redis.zincrby(key, -1000 * seconds, member)
+        if kind == "endpoint" and redis.hexists(key, "open_until_ms"):
+            redis.hincrby(key, "open_until_ms", round(-1000 * seconds))
+
+
+def at_rest(redis) -> bool:
+    """Whether nothing is due and nothing is being sent."""
+    seconds, micros = redis.time()
+    now = seconds * 1000 + micros // 1000
+    sending = list(redis.scan_iter(f"{TAG.base}:sending:*"))
+    return not redis.zcount(TAG.due, "-inf", now) and not sending and not redis.xlen(TAG.outbox)
+
+
+def test_a_job_tells_its_receiver_what_became_of_it(redis, jobs: Jobs, receiver: Receiver, start_service):
+    webhook = {"url": receiver.url, "secret": SECRET, "events": ["job.started", "job.succeeded"]}
+    start_service()
+    job_id = jobs.ended(prompt="hello", webhook=webhook, metadata={"order": "7"}, tenant="shop")
+    wait_until(lambda: len(receiver.received) == 2)
+    started, succeeded = (Webhook(SECRET).verify(r.body, r.headers) for r in receiver.received)
+    assert started["type"] == "job.started"
+    assert succeeded["type"] == "job.succeeded"
+    data = succeeded["data"]
+    assert (data["job_id"], data["text"], data["token_ids"]) == (job_id, "answer to hello", [1, 2])
+    assert (data["tenant"], data["metadata"], data["finish_reason"]) == ("shop", {"order": "7"}, "stop")
+    assert len(set(receiver.ids())) == 2
+    wait_until(lambda: at_rest(redis))
+
+
+def test_a_thin_payload_has_no_text_and_other_events_are_not_sent(redis, jobs, receiver, start_service):
+    start_service()
+    jobs.ended(webhook={"url": receiver.url, "payload": "thin", "events": ["job.succeeded"]})
+    jobs.ended(webhook={"url": receiver.url, "events": ["job.failed"]})
+    wait_until(lambda: receiver.received)
+    wait_until(lambda: at_rest(redis))
+    (request,) = receiver.received
+    assert not {"text", "token_ids"} & request.event["data"].keys()
+    assert request.event["data"]["usage"]["completion_tokens"] == 0
+    assert "webhook-signature" not in request.headers
+
+
+def test_all_of_a_tenants_secrets_sign_while_they_change(redis, jobs, receiver, start_service):
+    other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+    listed = [{"id": str(n), "secret": s, "created_ms": n} for n, s in enumerate((SECRET, other))]
+    redis.hset(keys.webhook_secrets(), "shop", json.dumps(listed))
+    start_service()
+    jobs.ended(webhook={"url": receiver.url}, tenant="shop")
+    (request,) = wait_until(lambda: receiver.received)
+    for secret in (SECRET, other):
+        assert Webhook(secret).verify(request.body, request.headers)
+
+
+def test_a_receiver_that_is_down_for_a_day_gets_each_event_once_with_one_id(
+    redis, jobs: Jobs, receiver: Receiver, start_service
+):
+    receiver.status = 503
+    start_service()
+    made = [jobs.ended(prompt=str(n), webhook={"url": receiver.url, "secret": SECRET}) for n in range(10)]
+    for _ in range(DAY // (10 * MINUTE)):
+        wait_until(lambda: at_rest(redis))
+        time_passes(redis, 10 * MINUTE)
+    wait_until(lambda: at_rest(redis))
+    refused = Counter(receiver.ids())
+    assert len(refused) == 10
+    assert {delivery(redis, job_id)["state"] for job_id in made} == {"pending"}
+    receiver.status, receiver.received = 200, []
+    for _ in range(4 * 24 * 6):
+        if len(receiver.received) == 10:
+            break
+        time_passes(redis, 10 * MINUTE)
+        wait_until(lambda: at_rest(redis))
+    assert Counter(receiver.ids()) == dict.fromkeys(refused, 1)
+    assert {delivery(redis, job_id)["state"] for job_id in made} == {"delivered"}
+    for request in receiver.received:
+        assert Webhook(SECRET).verify(request.body, request.headers)
+    print(f"{sum(refused.values())} attempts in the day for 10 events")
+
+
+def test_a_receiver_that_never_answers_is_given_up_after_the_schedule(redis, jobs, receiver, start_service):
+    receiver.status = 500
+    start_service()
+    job_id = jobs.ended(webhook={"url": receiver.url})
+    for _ in range(12):
+        wait_until(lambda: at_rest(redis))
+        time_passes(redis, 2 * DAY)
+    failed = in_state(redis, job_id, "failed")
+    assert len(failed["history"]) == int(failed["attempts"]) == 10
+    assert {attempt["status"] for attempt in failed["history"]} == {500}
+
+
+def test_a_dead_receiver_delays_no_other(redis, jobs, receiver, start_service):
+    with_nobody_there = "http://127.0.0.1:9/hook"  # the discard port, where nothing listens
+    start_service(webhook_concurrency=8)
+    for _ in range(50):
+        jobs.enqueue(webhook={"url": with_nobody_there})
+    jobs.end_all()
+    jobs.ended(webhook={"url": receiver.url})
+    wait_until(lambda: receiver.received)
+    wait_until(lambda: at_rest(redis))
+    (endpoint,) = redis.scan_iter(f"{TAG.base}:endpoint:*")
+    assert int(redis.hget(endpoint, "failures")) < 20  # the breaker spared it the others
+
+
+def test_gone_disables_the_endpoint_until_somebody_replays(redis, redis_url, jobs, receiver, start_service):
+    from headrace import Client
+
+    receiver.status = 410
+    start_service()
+    first = jobs.ended(webhook={"url": receiver.url})
+    in_state(redis, first, "disabled")
+    second = jobs.ended(webhook={"url": receiver.url})
+    in_state(redis, second, "disabled")
+    assert len(receiver.received) == 1
+    receiver.status = 200
+    with Client(redis_url) as client:
+        listed = client._run(list_deliveries(client._operations, state=DeliveryState.DISABLED))
+        assert {one.job_id for one in listed} == {first, second}
+        assert client._run(replay(client._operations, listed[0].id))
+        in_state(redis, listed[0].job_id, "delivered")
+        found = client._run(find_delivery(client._operations, listed[0].id))
+    assert (found.state, found.last.status) == (DeliveryState.DELIVERED, 200)
+    assert receiver.ids() == [receiver.received[0].id, listed[0].id]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://127.0.0.1/h", "not a public address"),
+        ("https://[::1]/h", "not a public address"),
+        ("https://169.254.169.254/latest", "not a public address"),
+        ("https://10.0.0.7/h", "not a public address"),
+        ("https://2130706433/h", "not a public address"),
+        ("https://0x7f000001/h", "not a public address"),
+        ("https://[::ffff:127.0.0.1]/h", "not a public address"),
+        ("https://example.com:22/h", "port 22"),
+        ("http://example.com/h", "http is only for"),
+    ],
+)
+def test_a_private_receiver_is_refused_and_recorded(redis, jobs, start_service, url, reason):
+    start_service(webhook_allow="")
+    job_id = jobs.ended(webhook={"url": url})
+    refused = in_state(redis, job_id, "refused")
+    assert reason in refused["history"][0]["error"]
+    assert "status" not in refused["history"][0]
+
+
+def test_an_entry_nobody_can_read_is_dropped_and_the_next_is_sent(redis, jobs, receiver, start_service):
+    redis.xadd(TAG.outbox, {"nonsense": 1})
+    redis.xadd(TAG.outbox, {"job": "gone", "event": "job.succeeded", "at_ms": 1})
+    jobs.ended(webhook={"url": receiver.url})
+    start_service()
+    wait_until(lambda: receiver.received)
+    wait_until(lambda: redis.xlen(TAG.outbox) == 0)
