@@ -15,7 +15,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from headrace.kernels.triton import activation, attention, norm, rope_cache
+from headrace.kernels.int4_weight import pack
+from headrace.kernels.sample import SampleNeeds, SamplingTable
+from headrace.kernels.triton import activation, attention, int4, moe, norm, rope_cache, sampling
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -39,18 +41,24 @@ def main() -> None:
         signature, constants, attributes = {}, {}, {}
         for index, parameter in enumerate(kernel.params):
             value = arguments[parameter.name]
-            if parameter.is_constexpr or value is None:
+            special = isinstance(value, int) and not parameter.do_not_specialize
+            if parameter.is_constexpr or value is None or (special and value == 1):
                 signature[parameter.name], constants[parameter.name] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 signature[parameter.name] = _POINTERS[value.dtype]
                 attributes[(index,)] = [["tt.divisibility", 16]]
             else:
                 signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+                if special and value % 16 == 0:
+                    attributes[(index,)] = [["tt.divisibility", 16]]
         source = ASTSource(kernel, signature, constants, attributes)
         compiled = triton.compile(source, target=target, options=options)
         print(kernel.__name__, compiled.metadata.shared)
 
     JITFunction.run = compile_instead
+    if backend == "cuda":
+        launch_sampling()
+        launch_weights(torch.bfloat16)
     launch_all(torch.bfloat16, native_fp8=backend == "cuda" and int(arch) >= 89)
 
 
@@ -78,6 +86,46 @@ def launch_all(dtype: torch.dtype, *, native_fp8: bool) -> None:
     norm.add_rms_norm(qkv, qkv.clone(), qkv[0].contiguous(), 1e-5)
     activation.silu_and_mul(qkv)
     activation.gelu_tanh_and_mul(qkv)
+
+
+def launch_sampling() -> None:
+    """Sampling with all it can be asked for, and with nothing."""
+    rows, vocab = 3, 151_936
+    real, whole = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
+    short, wide = whole.int(), torch.zeros(rows, 5)
+    table = SamplingTable(
+        temperature=real,
+        top_k=short,
+        top_p=real,
+        min_p=real,
+        presence=real,
+        frequency=real,
+        repetition=real,
+        seeds=whole,
+        tokens=wide.int(),
+        lengths=whole,
+        prompt_lengths=whole,
+        bias_ids=wide.int(),
+        bias_values=wide,
+        bias_until=wide.long(),
+        logprobs=short,
+    )
+    for needs in (SampleNeeds(logprobs=20), SampleNeeds(False, False, False)):
+        sampling.sample(torch.zeros(rows, vocab), whole, table, needs)
+
+
+def launch_weights(dtype: torch.dtype) -> None:
+    """Linear maps of four bits for few and many rows, and mixtures of experts for the same."""
+    q, scales = torch.zeros(768, 512, dtype=torch.uint8), torch.zeros(24, 512, dtype=torch.float16)
+    bias = torch.zeros(512, dtype=dtype)
+    for group, rows, splits in ((32, 1, 2), (128, 60, 1), (-1, 20, 1), (64, 65, None)):
+        groups = 1 if group == -1 else 768 // group
+        weight = pack(q, scales[:groups], scales[:groups], group)
+        int4.int4_linear(torch.zeros(rows, 768, dtype=dtype), weight, bias, splits)
+    gate_up, down = torch.zeros(8, 256, 128, dtype=dtype), torch.zeros(8, 128, 128, dtype=dtype)
+    for tokens in (8, 999):
+        weights, experts = moe.route(torch.zeros(tokens, 8, dtype=dtype), 2, renormalize=True)
+        moe.moe_mlp(torch.zeros(tokens, 128, dtype=dtype), gate_up, down, weights, experts)
 
 
 if __name__ == "__main__":

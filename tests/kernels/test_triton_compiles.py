@@ -12,6 +12,30 @@ pytest.importorskip("triton")
 SCRIPT = Path(__file__).parent / "compile_kernels.py"
 
 
+EVERYWHERE = {
+    "_attention_kernel",
+    "_merge_kernel",
+    "_rope_cache_kernel",
+    "_rms_norm_kernel",
+    "_gate_kernel",
+}
+ON_CUDA = {
+    "_count_kernel",
+    "_penalise_kernel",
+    "_bias_kernel",
+    "_thresholds_kernel",
+    "_draw_kernel",
+    "_meet_kernel",
+    "_best_kernel",
+    "_linear_kernel",
+    "_dequantize_kernel",
+    "_route_kernel",
+    "_plan_kernel",
+    "_product_kernel",
+    "_sum_kernel",
+}
+
+
 @pytest.mark.parametrize(
     ("target", "shared_limit"),
     [
@@ -28,14 +52,10 @@ def test_the_default_launches_compile_and_fit_shared_memory(target, shared_limit
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *target], env=environment, capture_output=True, text=True, timeout=170
     )
+    if "linker" in done.stderr and "not found" in done.stderr:
+        pytest.skip("this version of Triton compiles for AMD with ROCm's linker only")
     assert done.returncode == 0, done.stderr[-3000:]
     shared = [line.split() for line in done.stdout.splitlines()]
     kernels = {name for name, _ in shared}
-    assert kernels == {
-        "_attention_kernel",
-        "_merge_kernel",
-        "_rope_cache_kernel",
-        "_rms_norm_kernel",
-        "_gate_kernel",
-    }
+    assert kernels == EVERYWHERE | (ON_CUDA if target[0] == "cuda" else set())
     assert all(int(size) <= shared_limit for _, size in shared), shared
