@@ -37,14 +37,14 @@ struct Linear {
     const char* panel(int64_t p) const { return (const char*)panels + p * kPanel * in * (scales ? 1 : 2); }
 };
 
-// What to fetch while a panel is in use: so many cache lines at each step.
+// What to fetch while a panel is in use: so many cache lines at each step, of so many bytes' distance.
 struct Ahead {
     const char* at;
-    int lines;
+    int lines, distance;
 
     void step() {
-        for (int i = 0; i < lines; i++) __builtin_prefetch(at + 64 * i, 0, 2);
-        at += 64 * lines;
+        for (int i = 0; i < lines; i++) __builtin_prefetch(at + distance * i, 0, 2);
+        at += distance * lines;
     }
 };
 
@@ -174,12 +174,15 @@ class Share {
             const int64_t begin = i / count_ * chunk_, end = begin + chunk_ < rows_ ? begin + chunk_ : rows_;
             const int panel = int(i % count_), blocks = int(end - begin + kPanel - 1) / kPanel;
             const char* after = i + 1 < last_ ? w_.panel((i + 1) % count_) : next;
-            const int lines = !after ? 0 : w_.scales ? kPanel / 2 : (kPanel + blocks - 1) / blocks;
+            // A panel that is used once leaves the core no time: every fourth line wakes the hardware's own
+            // fetching, and all of them would only fill its queue. Measured, one AMX core: 1.1 times as fast.
+            const bool once = blocks == 1 && !w_.scales;
+            const int lines = !after ? 0 : once ? kPanel / 4 : w_.scales ? kPanel / 2 : (kPanel + blocks - 1) / blocks;
             Ahead ahead[Panels];
             const BF16* weights[Panels];
             for (int p = 0; p < Panels; p++) {
                 const char* own = w_.panel(panel + p * count_);
-                ahead[p] = {after + (w_.panel(p * count_) - w_.panel(0)), lines};
+                ahead[p] = {after + (w_.panel(p * count_) - w_.panel(0)), lines, once ? 256 : 64};
                 weights[p] = w_.scales ? widened(own, w_.in, wide[p], ahead[p]) : (const BF16*)own;
                 if (w_.scales) ahead[p].lines = 0;
             }
