@@ -10,6 +10,7 @@ class Role(StrEnum):
 
     PRODUCER = "producer"
     WORKER = "worker"
+    CALLBACKS = "callbacks"
     OPERATOR = "operator"
 
 
@@ -27,11 +28,13 @@ _CELERY = (
     "brpop rpop rpush lrem psubscribe punsubscribe pubsub "
     "sismember zrevrangebyscore hexists expire setex watch script|load script|exists"
 )
-_OPERATOR = "config|get acl|whoami memory slowlog latency xrevrange zcount"
+_CALLBACKS = "xautoclaim xpending"
+_OPERATOR = "config|get acl|whoami memory slowlog latency xrevrange zrevrange zcount"
 
 _COMMANDS = {
     Role.PRODUCER: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING),
     Role.WORKER: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING, "blpop", _CELERY),
+    Role.CALLBACKS: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING, _CELERY, _CALLBACKS),
     Role.OPERATOR: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING, _CELERY, _OPERATOR),
 }
 

@@ -6,6 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -149,10 +152,33 @@ def test_jobs_run_over_tls(tls_url, start_worker):
         Client(tls_url.partition("?")[0], retry_s=0).models()
 
 
-def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, start_worker, monkeypatch):
+CELERY_AND_WEBHOOK = """
+from headrace.celery import generate
+hook = {"url": "http://127.0.0.1:9/hook"}
+found = generate.delay("A list is", max_tokens=4, ignore_eos=True, webhook=hook).get(timeout=40)
+print(found["usage"]["completion_tokens"])
+"""
+
+
+@contextmanager
+def running_callbacks(url: str, log: Path) -> Iterator[Path]:
+    """`headrace callbacks` on a Redis; its log. It must end well."""
+    command = [sys.executable, "-m", "headrace.cli", "callbacks", "--webhook-allow", "127.0.0.1"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=os.environ | {"HEADRACE_REDIS_URL": url}, stderr=out)
+    try:
+        yield log
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, start_worker, tmp_path):
     port = redis_servers.start()
     environment = os.environ | {"HEADRACE_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
-    for name, role in (("worker", "worker"), ("backend", "producer")):
+    for name, role in (("worker", "worker"), ("backend", "producer"), ("after", "callbacks")):
         line = subprocess.run(
             [sys.executable, "-m", "headrace.cli", "acl", "--role", role, "--user", name],
             capture_output=True,
@@ -161,12 +187,27 @@ def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, 
             env=environment,
         ).stdout.strip()
         redis_servers.ask(port, *line.replace("<password>", "secret").split())
-    worker_url, client_url = (f"redis://{name}:secret@127.0.0.1:{port}/0" for name in ("worker", "backend"))
+    worker_url, client_url, callbacks_url = (
+        f"redis://{name}:secret@127.0.0.1:{port}/0" for name in ("worker", "backend", "after")
+    )
     worker = start_worker(worker_url)
     redis = connect(f"redis://127.0.0.1:{port}/0")
     run_jobs(client_url, redis, 1)
+    with running_callbacks(callbacks_url, tmp_path / "callbacks.log") as log:
+        told = subprocess.run(
+            [sys.executable, "-c", CELERY_AND_WEBHOOK],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env=environment | {"HEADRACE_REDIS_URL": client_url},
+        ).stdout
+        assert told == "4\n"
+        wait_until(lambda: '"webhook"' in log.read_text(), 30)
     assert worker.stop() == 0
-    assert "NoPermission" not in worker.log.read_text()
+    for said in (log.read_text(), worker.log.read_text()):
+        assert "NoPermission" not in said
+        assert '"level": "error"' not in said
     with connect(client_url) as limited, pytest.raises(Exception, match=r"(?i)no permissions"):
         limited.config_get("*")
     with connect(client_url) as limited, pytest.raises(Exception, match=r"(?i)no permissions"):

@@ -1,0 +1,120 @@
+"""The operator's side of webhooks: what was sent, sending it again, and the secrets that sign."""
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace import InvalidJob
+from headrace.cli import build
+from headrace.schemas import keys
+from headrace.schemas.delivery import Attempted, DeliveryState, read_secrets
+from headrace.schemas.errors import DeliveryNotFound
+from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.scripts import accept_delivery, claim_deliveries, run, settle_delivery
+from headrace.schemas.signing import check_secret
+
+TAG = Tag("demo")
+
+
+@pytest.fixture
+def cli(redis_url):
+    """Run a command; what it printed."""
+
+    def invoke(*arguments: str, status: int = 0) -> str:
+        found = CliRunner().invoke(build(list(arguments)), [*arguments, "--redis", redis_url])
+        if found.exception and not isinstance(found.exception, SystemExit):
+            raise found.exception
+        assert found.exit_code == status, found.output
+        return found.output
+
+    return invoke
+
+
+@pytest.fixture
+def deliver(redis):
+    """Make a delivery; with `state` it has had an attempt that ended so."""
+    redis.hset(keys.models(), "demo", "{}")
+
+    def make(state: DeliveryState | None = None, url: str = "https://u:pw@example.com/h?token=abc") -> str:
+        entry = redis.xadd(TAG.outbox, {"job": "x"}).decode()
+        job_id = new_job_id("demo")
+        call = accept_delivery(
+            TAG,
+            entry,
+            job_id=job_id,
+            event="job.succeeded",
+            tenant="shop",
+            url=url,
+            body='{"private":1}',
+            secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            retention_s=600,
+        )
+        assert run(redis, call)
+        if state is not None:
+            (due,) = run(redis, claim_deliveries(TAG, 1, 60, "n"))
+            attempt = Attempted(status=500, took_s=0.25, error="500 Internal Server Error")
+            assert run(redis, settle_delivery(due, state, attempt, 600))
+        return f"msg_{job_id.partition('.')[0]}_{entry}"
+
+    return make
+
+
+def test_list_shows_the_newest_first_and_nothing_private(cli, deliver):
+    failed, pending = deliver(DeliveryState.FAILED), deliver()
+    listed = json.loads(cli("webhooks", "list", "--json"))
+    assert [one["id"] for one in listed] == [pending, failed]
+    assert (listed[1]["status"], listed[1]["took_s"], listed[1]["attempts"]) == (500, 0.25, 1)
+    assert listed[0]["url"] == "https://example.com/h"
+    shown = cli("webhooks", "list") + cli("webhooks", "show", failed)
+    assert not re.search(r"private|whsec|abc|pw", shown)
+    assert failed in cli("webhooks", "list", "--state", "failed")
+    assert pending not in cli("webhooks", "list", "--state", "failed")
+
+
+def test_show_has_every_attempt(cli, deliver):
+    assert "attempt 1  500 500 Internal Server Error after 0.25 s" in cli(
+        "webhooks", "show", deliver(DeliveryState.FAILED)
+    )
+    with pytest.raises(DeliveryNotFound, match="headrace webhooks list"):
+        cli("webhooks", "show", "msg_none")
+
+
+def test_replay_makes_one_or_all_of_a_state_due_again(cli, deliver, redis):
+    one, other = deliver(DeliveryState.FAILED), deliver(DeliveryState.FAILED)
+    assert cli("webhooks", "replay", one) == "1 to be sent again\n"
+    assert [due.id for due in run(redis, claim_deliveries(TAG, 10, 60, "n"))] == [one]
+    assert cli("webhooks", "replay", "--state", "failed") == "1 to be sent again\n"
+    assert [due.id for due in run(redis, claim_deliveries(TAG, 10, 60, "n"))] == [other]
+    cli("webhooks", "replay", status=2)
+    with pytest.raises(DeliveryNotFound):
+        cli("webhooks", "replay", "msg_none")
+
+
+def test_secrets_are_shown_once_and_rotate(cli, redis):
+    first_id, first = cli("tenants", "secret", "add", "shop").split()
+    check_secret(first)
+    second_id, second = cli("tenants", "secret", "add", "shop", "--secret", "a" * 20).split()
+    assert second == "a" * 20
+    stored = read_secrets(redis.hget(keys.webhook_secrets(), "shop"))
+    assert [s.secret.get_secret_value() for s in stored] == [second, first]
+    listed = cli("tenants", "secret", "list", "shop")
+    assert first_id in listed
+    assert first not in listed
+    assert cli("tenants", "secret", "drop", "shop", first_id) == "shop has 1 secrets left\n"
+    cli("tenants", "secret", "drop", "shop", second_id)
+    assert not redis.exists(keys.webhook_secrets())
+
+
+def test_what_cant_be_a_secret_is_refused_without_being_shown(cli, client):
+    for bad in ("short", "whsec_no-base64!"):
+        said = cli("tenants", "secret", "add", "shop", "--secret", bad, status=2)
+        assert bad not in said
+        with pytest.raises(InvalidJob, match=r"webhook\.secret") as error:
+            client.enqueue("x", model="demo", webhook={"url": "https://example.com", "secret": bad})
+        assert bad not in str(error.value)
+    assert "drop one first" in "".join(
+        cli("tenants", "secret", "add", "full", status=0 if number < 4 else 2) for number in range(5)
+    ).replace("\n│ ", " ")
+    cli("tenants", "secret", "add", "*", status=2)
