@@ -1,8 +1,8 @@
 """Engine processes that start in a tenth of a second: forked from a process that has loaded everything.
 
-To them the nursery is their host: it holds the other end of the pipe and is their parent. It runs one at a
-time: an order is a line of JSON on its stdin, answered with the process id, and with the exit status once
-the process has ended.
+To them the nursery is their host: it holds the other end of the pipe and is their parent. Another module may
+serve processes of its own in the same way. It runs one at a time: an order is a line of JSON on its stdin,
+answered with the process id, and with the exit status once the process has ended.
 """
 
 import json
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ ROOT = Path(__file__).parents[2]
 
 
 class Nursery:
-    """The nursery as a test sees it."""
+    """The nursery as a test sees it.
 
-    def __init__(self) -> None:
+    Args:
+        module: what runs, and calls `serve`.
+    """
+
+    def __init__(self, module: str = "tests.chaos.nursery") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -34,7 +39,7 @@ class Nursery:
         self._serial = 0
 
     def start(self, settings: str, log: Path, **orders: Any) -> "ForkedEngine":
-        """Start an engine process with `WorkerSettings` as JSON; `orders` are the fields of a `Fuse`."""
+        """Start a process with its settings as JSON; `orders` are the fields of a `Fuse`."""
         self._serial += 1
         worker_id = f"engine-{self._serial}"
         order = {"worker_id": worker_id, "settings": settings, "log": str(log), **orders}
@@ -42,11 +47,14 @@ class Nursery:
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         return ForkedEngine(self, worker_id, pid=int(self.answer(60.0)))
 
+    def answers(self, timeout_s: float) -> bool:
+        """Whether it says something within so long."""
+        return bool(select.select([self._process.stdout], [], [], timeout_s)[0])
+
     def answer(self, timeout_s: float) -> bytes:
         """The next line that it says."""
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
-        assert ready, f"no answer within {timeout_s} s"
+        assert self.answers(timeout_s), f"no answer within {timeout_s} s"
         return self._process.stdout.readline()
 
     def close(self) -> None:
@@ -66,21 +74,24 @@ class ForkedEngine:
     def signal(self, signum: int) -> None:
         os.kill(self.pid, signum)
 
+    def ended(self, timeout_s: float = 0.0) -> bool:
+        """Whether it has ended, or does within so long."""
+        return self._nursery.answers(timeout_s)
+
     def wait(self, timeout_s: float = 60.0) -> int:
         """Its exit status; minus the signal that killed it."""
         return int(self._nursery.answer(timeout_s))
 
 
-def serve() -> None:
-    """Fork an engine process for each order, until stdin ends."""
-    preload()
+def serve(run: Callable[[socket.socket, dict[str, Any]], int]) -> None:
+    """Fork a process for each order, until stdin ends; `run` is what it does, and gives its exit status."""
     for line in sys.stdin:
         order = json.loads(line)
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             ours.close()
-            os._exit(run_engine(theirs, order))
+            os._exit(run(theirs, order))
         theirs.close()
         say(pid)
         _, status = os.waitpid(pid, 0)
@@ -129,4 +140,5 @@ def run_engine(pipe: socket.socket, order: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    serve()
+    preload()
+    serve(run_engine)

@@ -176,7 +176,7 @@ def _await_claim(app: Celery, message: TaskMessage) -> None:
 
 
 def _forget_failure(app: Celery, message: TaskMessage) -> None:
-    """Let what was to follow fail anew: Celery stores that it did, and then passes over its part of a chord."""
+    """Let what was to follow fail anew: where it has failed, Celery passes over its part of a chord."""
     for _, task_id in _parts(message):
         if task_id != message.task_id and app.backend.get_state(task_id) in states.PROPAGATE_STATES:
             app.backend.forget(task_id)
