@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import math
 import platform
 import shutil
 import time
@@ -33,6 +34,9 @@ PINGS = 50
 SLOW_MS, TOO_SLOW_MS = 5.0, 50.0
 LAPSED_S = 60.0
 """A lease that lapsed so long ago was forgotten."""
+
+OUTBOX_S = 60.0
+"""An entry of the outbox that waits for so long has nobody to see to it."""
 
 SILENT_S = 60.0
 """A worker not heard of for so long is gone: nobody strikes the last one off the list."""
@@ -267,8 +271,17 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     yield _judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
     advice = "headrace dead list"
     yield _judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)
-    advice = "nobody delivers webhooks, or too slowly"
-    yield _judge(f"{model}: outbox", f"{outbox} to deliver", outbox < 1000, Verdict.WARN, advice)
+    advice = (
+        "webhooks and Celery tasks wait: start headrace callbacks, or one more"
+    )
+    late = any(_oldest_ms(redis, tag) < now_ms - 1000 * OUTBOX_S for tag in tags)
+    yield _judge(f"{model}: outbox", f"{outbox} to relay", not late, Verdict.FAIL, advice)
+
+
+def _oldest_ms(redis: Redis, tag: Tag) -> float:
+    """When the oldest entry of the outbox was written."""
+    oldest = redis.xrange(tag.outbox, count=1)
+    return int(oldest[0][0].partition("-")[0]) if oldest else math.inf
 
 
 def _has_work(redis: Redis, tag: Tag, now_ms: int) -> bool:

@@ -9,9 +9,11 @@ from typing import Any
 
 import typer
 
+from .producers.celery.settings import TaskSettings
 from .producers.cli.options import AsJson, RedisUrl
 from .schemas.config import ENV_PREFIX, config_file
 from .schemas.connection import without_password
+from .workers.callbacks.settings import CallbacksSettings
 from .workers.settings import WorkerSettings
 
 
@@ -39,17 +41,19 @@ def config(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     for setting in settings:
         value = "" if setting.value is None else json.dumps(setting.value)
         typer.echo(f"{setting.name:<{width}}  {value:<40}  {setting.source}")
-    for name in sorted(_in_file().keys() - WorkerSettings.model_fields.keys()):
+    for name in sorted(_in_file().keys() - {setting.name for setting in settings}):
         typer.echo(f"headrace: {config_file()} sets {name}, which is no setting", err=True)
 
 
 def effective_settings(redis: str | None) -> Iterator[Setting]:
-    """Every setting as a worker started here and now would have it.
+    """Every setting as a process started here and now would have it.
 
     Raises:
         BadSetting: naming the first setting that is wrong.
     """
-    loaded = WorkerSettings.load(redis_url=redis).model_dump(mode="json")
+    loaded: dict[str, Any] = {}
+    for kind in (WorkerSettings, CallbacksSettings, TaskSettings):
+        loaded |= kind.load(redis_url=redis).model_dump(mode="json")
     in_environment = {name.lower() for name in os.environ}
     in_file = _in_file()
     for name, value in loaded.items():
@@ -62,7 +66,7 @@ def effective_settings(redis: str | None) -> Iterator[Setting]:
             source = str(config_file())
         else:
             source = "default"
-        yield Setting(name, without_password(value) if name == "redis_url" else value, source)
+        yield Setting(name, without_password(value) if isinstance(value, str) else value, source)
 
 
 def _in_file() -> dict[str, Any]:

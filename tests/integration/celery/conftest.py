@@ -12,6 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -137,17 +138,26 @@ def _answers(installation: Installation) -> bool:
 @pytest.fixture(scope="package")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Everything started and ready; shared by these tests."""
+    with installed(tmp_path_factory.mktemp("installation")) as found:
+        yield found
+
+
+@contextmanager
+def installed(folder: Path, broker_url: str | None = None) -> Iterator[Installation]:
+    """An installation whose team has this broker, or the Redis that keeps its results."""
     from headrace.workers.embedded_redis import EmbeddedRedis
     from headrace.workers.embedded_redis.server import free_port
 
+    folder.mkdir(exist_ok=True)
     with EmbeddedRedis() as server, pytest.MonkeyPatch.context() as patch:
         team_url = server.url.removesuffix("/0") + "/1"
         environment = {
             "HEADRACE_REDIS_URL": server.url,
-            "HEADRACE_CELERY_BROKER_URL": team_url,
+            "HEADRACE_CELERY_BROKER_URL": broker_url or team_url,
             "HEADRACE_CELERY_RESULT_BACKEND": team_url,
             "HEADRACE_RELAY_S": "2",
-            "TEAM_REDIS_URL": team_url,
+            "TEAM_BROKER_URL": broker_url or team_url,
+            "TEAM_BACKEND_URL": team_url,
             "FLOWER_UNAUTHENTICATED_API": "true",
             "OMP_NUM_THREADS": "1",
         }
@@ -156,7 +166,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         team = _import_team()
         found = Installation(
             server.url,
-            tmp_path_factory.mktemp("installation"),
+            folder,
             environment,
             Client(server.url),
             free_port(),

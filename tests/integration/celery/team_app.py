@@ -4,9 +4,7 @@ import os
 
 from celery import Celery, shared_task
 
-URL = os.environ["TEAM_REDIS_URL"]
-
-app = Celery("team", broker=URL, backend=URL)
+app = Celery("team", broker=os.environ["TEAM_BROKER_URL"], backend=os.environ["TEAM_BACKEND_URL"])
 app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=True,
