@@ -116,3 +116,13 @@ def test_a_redis_that_refuses_is_not_taken_for_one_that_is_away(own_redis) -> No
         redis.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", "-info")
     found = examine(own_redis.url.replace("://", "://few:secret@"), status=1)
     assert "refuses" in found["redis"]["advice"]
+
+
+def test_an_outbox_that_nobody_reads_is_a_failure(redis_url: str, redis: Redis) -> None:
+    redis.hset(keys.models(), "demo", "{}")
+    fresh = redis.xadd(Tag("demo").outbox, {"job": "x"})
+    assert examine(redis_url, status=0)["demo: outbox"]["verdict"] == "ok"
+    redis.xdel(Tag("demo").outbox, fresh)
+    redis.delete(Tag("demo").outbox)
+    redis.xadd(Tag("demo").outbox, {"job": "x"}, id="1-0")
+    assert "headrace callbacks" in examine(redis_url, status=1)["demo: outbox"]["advice"]
