@@ -280,7 +280,7 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
 
 def _oldest_ms(redis: Redis, tag: Tag) -> float:
     """When the oldest entry of the outbox was written."""
-    oldest = redis.xrange(tag.outbox, count=1)
+    oldest: Any = redis.xrange(tag.outbox, count=1)
     return int(oldest[0][0].partition(b"-")[0]) if oldest else math.inf
 
 
