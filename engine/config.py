@@ -1,6 +1,7 @@
 """The engine's settings, validated when made."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -23,6 +24,8 @@ class EngineConfig:
         kv_memory_bytes: memory for KV pages; None takes a stated share of what the device has free.
         max_batch_size: most sequences in one step.
         max_step_tokens: most tokens computed in one step, decodes and prompt chunks together.
+        token_time_objective_s: longest time from a running sequence's token to its next: prompts get what
+            that leaves of each step. None leaves them all of `max_step_tokens`.
         max_context_tokens: longest prompt + output; None takes the model's own limit.
         prefix_cache: keep full pages for later prompts with the same beginning.
         threads: CPU threads for the step; None leaves torch's default.
@@ -37,6 +40,7 @@ class EngineConfig:
     kv_memory_bytes: int | None = None
     max_batch_size: int = 64
     max_step_tokens: int = 512
+    token_time_objective_s: float | None = None
     max_context_tokens: int | None = None
     prefix_cache: bool = True
     threads: int | None = None
@@ -48,6 +52,11 @@ class EngineConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.token_time_objective_s is not None and not 0 < self.token_time_objective_s < inf:
+            raise ValueError(
+                f"token_time_objective_s is {self.token_time_objective_s}; it must be positive and finite, "
+                "or None for no objective"
+            )
         for name in ("num_pages", "kv_memory_bytes", "max_context_tokens", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,5 +1,6 @@
 """Continuous batching over token ids: submit requests, call `step` again and again, take the new tokens."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from .batch import Batch
 from .config import EngineConfig
 from .errors import RequestError, is_out_of_memory
 from .executor import Executor, ModelInfo, load_executor
+from .pacing import Pacer
 from .pages import PagePool
 from .request import FinishReason, Progress, Request
 from .sampler import Sampled, Sampler
@@ -64,7 +66,11 @@ class Engine:
         self.page_size = config.page_size
         pool = PagePool(self._executor.num_pages, config.page_size)
         self.capacity_tokens = min(self.model_info.context_tokens, pool.total * config.page_size)
-        self._scheduler = Scheduler(pool, config.max_batch_size, config.max_step_tokens, config.prefix_cache)
+        objective_s = config.token_time_objective_s
+        self._pacer = None if objective_s is None else Pacer(objective_s)
+        self._scheduler = Scheduler(
+            pool, config.max_batch_size, config.max_step_tokens, config.prefix_cache, self._pacer
+        )
         device = self._executor.device
         self._batch = Batch(config.max_batch_size, self.capacity_tokens, config.page_size, device)
         self._eos = frozenset(self.model_info.eos_token_ids)
@@ -160,6 +166,8 @@ class Engine:
         self._scheduler.expand()
         self._steps += 1
         self._step_tokens += len(step.token_ids)
+        if self._pacer is not None:
+            self._pacer.measured(self._pacer.load, time.perf_counter())
         if sampled is None:
             return []
         self._batch.append(rows, sampled.token_ids)

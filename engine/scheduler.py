@@ -2,7 +2,8 @@
 
 There is no prefill phase and no decode phase: every sequence catches its computed tokens up with its known
 tokens, under one budget of tokens a step. Decodes come first because they are what readers wait for; prompt
-chunks fill the rest, in order.
+chunks fill the rest, in order; where a token's time has an objective, what of the rest there is time for
+(pacing.py).
 
 A sequence gets the pages of all its known tokens when it is admitted, so that only decodes can run out.
 Then the youngest sequence of the lowest class gives its pages back and waits to be computed anew; its full
@@ -12,6 +13,7 @@ pages stay findable, so this is cheap unless somebody else needs them.
 from bisect import insort
 from dataclasses import dataclass, field
 
+from .pacing import Pacer
 from .pages import Page, PagePool
 from .sequence import Sequence
 
@@ -34,6 +36,7 @@ class Scheduler:
     """Decides which sequences run, and what of them.
 
     Attributes:
+        pacer: limits a step's prompt tokens to what an objective for its time allows; None for no objective.
         running: sequences with pages and a row, most urgent first; `waiting` those without.
         preemptions: how often a sequence lost its pages.
         prefix_query_tokens, prefix_hit_tokens: tokens looked up in the prefix cache, and found.
@@ -43,6 +46,7 @@ class Scheduler:
     max_batch_size: int
     max_step_tokens: int
     prefix_cache: bool = True
+    pacer: Pacer | None = None
     running: list[Sequence] = field(default_factory=list)
     waiting: list[Sequence] = field(default_factory=list)
     preemptions: int = 0
@@ -84,6 +88,8 @@ class Scheduler:
             if sequence.row >= 0 and sequence.pending == 1 and self._grow(sequence, plan):
                 plan.append(Chunk(sequence, 1))
                 budget -= 1
+        if self.pacer is not None:
+            self.pacer.begin(len(plan), sum(len(chunk.sequence.tokens) for chunk in plan))
         return self._step_tokens - len(plan)
 
     def shrink(self, plan: list[Chunk]) -> bool:
@@ -111,9 +117,13 @@ class Scheduler:
         return budget
 
     def _plan_chunk(self, plan: list[Chunk], sequence: Sequence, budget: int) -> int:
-        count = min(sequence.pending, budget)
-        plan.append(Chunk(sequence, count))
-        return budget - count
+        """Plan what fits of a sequence; the tokens left in the budget, none when time has run out."""
+        count = wanted = min(sequence.pending, budget)
+        if self.pacer is not None:
+            count = self.pacer.take(sequence.computed, wanted)
+        if count:
+            plan.append(Chunk(sequence, count))
+        return budget - count if count == wanted else 0
 
     # Pages ----------------------------------------------------------------------------------------------
 

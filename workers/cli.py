@@ -29,6 +29,9 @@ def worker(
     ] = None,
     max_batch_size: Annotated[int | None, typer.Option(help="Most jobs in one step.")] = None,
     max_step_tokens: Annotated[int | None, typer.Option(help="Most tokens computed in one step.")] = None,
+    token_time_ms: Annotated[
+        float | None, typer.Option(help="Longest time between two tokens of a stream; prompts wait for it.")
+    ] = None,
     max_context_tokens: Annotated[
         int | None, typer.Option(help="Longest prompt and output together.")
     ] = None,

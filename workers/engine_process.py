@@ -99,6 +99,7 @@ def _engine_config(settings: WorkerSettings, launch: Launch, model: str) -> Engi
         num_pages=settings.num_pages,
         max_batch_size=settings.max_batch_size,
         max_step_tokens=settings.max_step_tokens,
+        token_time_objective_s=None if settings.token_time_ms is None else settings.token_time_ms / 1000,
         max_context_tokens=settings.max_context_tokens,
         prefix_cache=settings.prefix_cache,
         threads=launch.threads,

@@ -17,6 +17,8 @@ class WorkerSettings(CelerySettings):
         device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
         engines: engine processes on this machine; GPUs and CPU cores are shared out among them.
         num_pages: KV pages an engine; sized from free memory when not given.
+        token_time_ms: longest time from a token of a stream to its next, for which prompts are computed in
+            smaller pieces; without it they get all of `max_step_tokens`.
         classes: job classes served, most urgent first.
         lease_s: a worker silent for this long loses its jobs to another.
         flush_s: longest time between two publications of a stream.
@@ -37,6 +39,7 @@ class WorkerSettings(CelerySettings):
     num_pages: Annotated[int, Field(ge=2)] | None = None
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
     max_step_tokens: Annotated[int, Field(ge=1)] = 512
+    token_time_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     max_context_tokens: Annotated[int, Field(ge=2)] | None = None
     prefix_cache: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
