@@ -11,7 +11,7 @@ app.conf.update(
     result_expires=600,
 )
 
-from headrace.celery import generate  # noqa: E402, F401
+from headrace.celery import generate  # noqa: E402
 
 
 def _text(given):
@@ -36,3 +36,11 @@ def note_error(request, exc, traceback):
     from celery import current_app
 
     current_app.backend.client.set("noted-error", str(exc))
+
+
+@shared_task(name="team.think", bind=True, max_retries=3)
+def think(self, prompt, retries=0, **params):
+    """An ordinary task that becomes a generation, after some tries if it must."""
+    if self.request.retries < retries:
+        raise self.retry(countdown=0.1)
+    raise self.replace(generate.s(prompt, **params))

@@ -111,12 +111,21 @@ def test_revoke(installation):
     assert result.job.status().state == "cancelled"
 
 
-def test_a_task_that_retries_generates_again(installation):
-    """`Task.retry` of an ordinary task around a generation: each try is a generation of its own."""
-    first, second = (installation.team.generate.delay("A list is", **FIXED) for _ in range(2))
-    assert first.get(timeout=30)["text"] == second.get(timeout=30)["text"]
+def test_a_task_may_retry_and_then_be_replaced_by_a_generation(installation, says):
+    think, join = installation.team.think, installation.team.join
+    assert think.delay("A list is", retries=2, **FIXED).get(timeout=30)["text"] == says("A list is")
+    found = chord([think.s("A set is", **FIXED), think.s("A key is", retries=1, **FIXED)])(join.s())
+    assert found.get(timeout=30) == [says("A set is"), says("A key is")]
+
+
+def test_a_retried_generation_is_another_job_of_the_same_task(installation):
+    """What Celery sends again with a higher number of retries is not the job that it was."""
+    first = installation.team.generate.delay("A list is", **FIXED)
+    text, before = first.get(timeout=30)["text"], first.job.id
     again = installation.team.generate.s("A list is", **FIXED).apply_async(retries=1, task_id=first.id)
-    assert again.job.id != first.job.id or again.get(timeout=30)
+    assert again.id == first.id
+    assert again.job.id != before
+    assert again.job.result(timeout_s=30).text == text
 
 
 def test_sent_by_name_from_a_project_without_headrace(installation, says):
