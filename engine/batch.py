@@ -25,6 +25,9 @@ class StepInput:
         context_lens: int32 [B], this step's tokens included.
         block_tables: int32 [B, P].
         sampled: int64 [S], the query rows whose logits are wanted; None when they are all T in order.
+        max_rows, max_context: no sequence has more tokens in this step, or in the cache; None where the
+            arrays alone say so.
+        logits: float32 [S, vocab], where the logits should go; None where they get memory of their own.
     """
 
     token_ids: Tensor
@@ -34,6 +37,9 @@ class StepInput:
     context_lens: Tensor
     block_tables: Tensor
     sampled: Tensor | None
+    max_rows: int | None = None
+    max_context: int | None = None
+    logits: Tensor | None = None
 
 
 class Batch:
@@ -43,6 +49,7 @@ class Batch:
         tokens: int64 [rows, max_tokens], known tokens.
         lengths: int64 [rows], how many are known.
         prompt_lengths: int64 [rows].
+        block_tables: int32 [rows, pages], page ids.
     """
 
     def __init__(self, rows: int, max_tokens: int, page_size: int, device: torch.device) -> None:
@@ -50,7 +57,7 @@ class Batch:
         self.tokens: NDArray[np.int64] = np.zeros((rows, max_tokens + 1), np.int64)
         self.lengths: NDArray[np.int64] = np.zeros(rows, np.int64)
         self.prompt_lengths: NDArray[np.int64] = np.zeros(rows, np.int64)
-        self._block_tables: NDArray[np.int32] = np.zeros((rows, -(-max_tokens // page_size)), np.int32)
+        self.block_tables: NDArray[np.int32] = np.zeros((rows, -(-max_tokens // page_size)), np.int32)
         self._pages = np.zeros(rows, np.int64)
 
     def sync(self, sequence: Sequence) -> bool:
@@ -70,7 +77,7 @@ class Batch:
 
     def _write_pages(self, sequence: Sequence) -> None:
         known, now = int(self._pages[sequence.row]), len(sequence.pages)
-        self._block_tables[sequence.row, known:now] = [page.id for page in sequence.pages[known:]]
+        self.block_tables[sequence.row, known:now] = [page.id for page in sequence.pages[known:]]
         self._pages[sequence.row] = now
 
     def append(self, rows: NDArray[np.int64], token_ids: NDArray[np.int64]) -> None:
@@ -92,7 +99,7 @@ class Batch:
             offsets = np.arange(query_starts[-1]) - np.repeat(query_starts[:-1], counts)
             positions = np.repeat(starts, counts) + offsets
         token_ids = self.tokens[query_rows, positions]
-        pages = self._block_tables[query_rows, positions // self._page_size].astype(np.int64)
+        pages = self.block_tables[query_rows, positions // self._page_size].astype(np.int64)
         slots = pages * self._page_size + positions % self._page_size
         context_lens = (starts + counts).astype(np.int32)
         widest = -(-int(context_lens.max()) // self._page_size)
@@ -107,7 +114,7 @@ class Batch:
             slots=self._to_device(slots),
             query_starts=self._to_device(query_starts),
             context_lens=self._to_device(context_lens),
-            block_tables=self._to_device(self._block_tables[rows, :widest]),
+            block_tables=self._to_device(self.block_tables[rows, :widest]),
             sampled=ends,
         )
         return step, sampling

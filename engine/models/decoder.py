@@ -101,6 +101,8 @@ class Decoder:
                 step.context_lens,
                 scale=scale,
                 sliding_window=layer.sliding_window,
+                max_rows=step.max_rows,
+                max_context=step.max_context,
             )
             x, residual = add_rms_norm(layer.output(attended.view(rows, -1)), residual, layer.mlp_norm, eps)
             x = layer.down(silu_and_mul(layer.gate_up(x)))
@@ -110,7 +112,7 @@ class Decoder:
         if step.sampled is not None:
             residual = residual[step.sampled]
         logits: Tensor = self.head(rms_norm(residual, self.norm, eps))
-        return logits.to(torch.float32)
+        return logits.to(torch.float32) if step.logits is None else step.logits.copy_(logits)
 
 
 @dataclass(slots=True)
