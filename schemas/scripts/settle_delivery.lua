@@ -26,7 +26,7 @@ local record = key('endpoint', endpoint)
 if gone then
   redis.call('HSET', record, 'disabled_ms', now)
 elseif state == 'delivered' then
-  redis.call('DEL', record)
+  redis.call('HDEL', record, 'failures', 'open_until_ms')
 elseif state ~= 'refused' then  -- which says nothing of the receiver
   local failures = redis.call('HINCRBY', record, 'failures', 1)
   if failures >= BREAKER_FAILURES then
