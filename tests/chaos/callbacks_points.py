@@ -56,13 +56,13 @@ class Point:
         return f"{self.when} {self.where}"
 
     @property
-    def may_repeat(self) -> bool:
-        """Whether something may have been given to Celery's broker and is not noted yet: it is given again.
+    def relays(self) -> bool:
+        """Whether it is the thread that relays, and completes tasks, which is killed at a known step."""
+        return self.where.startswith(("complete", "note_started", "relay", "Relay"))
 
-        It may whenever another thread dies than the one that relays.
-        """
-        if not self.where.startswith(("complete", "note_started", "relay", "Relay")):
-            return True
+    @property
+    def may_repeat(self) -> bool:
+        """Whether something was given to Celery's broker that is not noted yet: it is given again."""
         step = self.where.split()[-1]
         noted = {"PUBLISH", "chord_cleanup"}  # a result is stored; a chord is over
         given = step == "LPUSH" if self.when == "after" else step in noted
