@@ -1,5 +1,6 @@
 """What docs/protocol.md says is what the code does."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -9,18 +10,22 @@ from pathlib import Path
 import pytest
 
 from headrace.schemas import keys
+from headrace.schemas.delivery import Attempted, DeliveryState, TenantSecret, delivery_id, endpoint_id
 from headrace.schemas.events import End, FailureCode, JobState, Output
 from headrace.schemas.job import SCHEMA_VERSION, Job, JobClass, WebhookEvent
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import (
     CancelStatus,
     ClaimRequest,
+    DueDelivery,
     ReleaseReason,
     Segment,
     UpkeepReply,
+    accept_delivery,
     advance,
     cancel,
     claim,
+    claim_deliveries,
     drain,
     drop_dead,
     enqueue,
@@ -28,7 +33,9 @@ from headrace.schemas.scripts import (
     heartbeat,
     recover,
     release,
+    replay_delivery,
     requeue_dead,
+    settle_delivery,
     upkeep,
 )
 from headrace.schemas.scripts.advance import AdvanceStatus
@@ -64,6 +71,7 @@ class Seen:
     dead: set[str] = field(default_factory=set)
     outbox: set[str] = field(default_factory=set)
     lane: set[str] = field(default_factory=set)
+    delivery: set[str] = field(default_factory=set)
     groups: dict[str, str] = field(default_factory=dict)
 
     def look(self, redis, tag: Tag) -> None:
@@ -71,8 +79,9 @@ class Seen:
             name = key.decode().removeprefix(tag.base + ":")
             kind = name.partition(":")[0]
             self.types[kind] = redis.type(key).decode()
-            if kind == "job":
-                self.record |= {name.decode() for name in redis.hgetall(key)}
+            if kind in {"job", "delivery"}:
+                found = {name.decode() for name in redis.hgetall(key)}
+                (self.record if kind == "job" else self.delivery).update(found)
             elif kind in {"dead", "outbox", "lane", "retry", "suspects"}:
                 found = {name.decode() for _, fields in redis.xrange(key) for name in fields}
                 getattr(self, kind if kind in {"dead", "outbox"} else "lane").update(found)
@@ -93,6 +102,7 @@ def seen(queue, redis) -> Seen:
     queue.cancel(job.job_id)
     seen.look(redis, tag)
     queue.finish(job, 2, 3)
+    deliver(queue, redis, seen)
     queue.add(), queue.add(max_attempts=1)
     job, other = queue.claim().jobs
     queue.release(job)
@@ -116,6 +126,25 @@ def seen(queue, redis) -> Seen:
     return seen
 
 
+def deliver(queue, redis, seen: Seen) -> None:
+    """The webhook of the job that has ended, which does not arrive."""
+    tag = queue.tag
+    redis.xgroup_create(tag.outbox, keys.RELAY_GROUP, "0")
+    seen.look(redis, tag)
+    ((entry_id, _),) = redis.xrange(tag.outbox)
+    queue.call(accept(tag, entry_id.decode()))
+    (due,) = queue.call(claim_deliveries(tag, 1, 60, "n"))
+    seen.look(redis, tag)
+    queue.call(settle_delivery(due, DeliveryState.PENDING, Attempted(status=500), 60))
+    seen.look(redis, tag)
+
+
+def accept(tag: Tag, entry_id: str):
+    url = "https://example.com/hook"
+    given = {"job_id": "j", "event": "e", "tenant": "t", "url": url, "body": "{}", "secret": ""}
+    return accept_delivery(tag, entry_id, **given, retention_s=60)
+
+
 def test_the_keys_have_the_types_that_the_table_gives(seen):
     documented = {}
     for name, kind, *_ in table("key, after"):
@@ -123,14 +152,28 @@ def test_the_keys_have_the_types_that_the_table_gives(seen):
     kinds = {name: kind.partition(",")[0].replace("sorted set", "zset") for name, kind in documented.items()}
     assert kinds.pop("chan") == "Pub/Sub channel"
     assert seen.types == kinds
-    groups = {name: names(kind)[0] for name, kind in documented.items() if "group" in kind}
-    assert groups.pop("outbox") == keys.RELAY_GROUP
-    assert seen.groups == groups
+    assert seen.groups == {name: names(kind)[0] for name, kind in documented.items() if "group" in kind}
 
 
 def test_every_field_of_a_record_is_in_the_table_and_the_other_way_round(seen):
-    documented = {name for cell, *_ in table("field") for name in names(cell)}
+    documented = {name for cell, *_ in table("field |") for name in names(cell)}
     assert seen.record == documented
+
+
+def test_every_field_of_a_delivery_is_in_the_table_and_the_other_way_round(seen):
+    documented = {name for cell, *_ in table("field of a delivery") for name in names(cell)}
+    assert seen.delivery == documented
+    states = next(meaning for cell, meaning in table("field of a delivery") if cell == "`state`")
+    assert names(states) == [state.value for state in DeliveryState]
+    history = next(meaning for cell, meaning in table("field of a delivery") if "`history`" in cell)
+    assert set(re.findall(r'"(\w+)"', history)) == set(Attempted.model_fields)
+    secrets = next(holds for cell, _, holds in table("key |") if keys.webhook_secrets() in cell)
+    assert set(re.findall(r'"(\w+)"', secrets)) == set(TenantSecret.model_fields)
+    assert delivery_id("ULID.0.m", "1-0") == "msg_ULID_1-0"
+    assert (
+        endpoint_id("t", "https://a.b/c?d=1#e")
+        == hashlib.blake2b(b"t https://a.b/c", digest_size=10).hexdigest()
+    )
 
 
 def test_the_fields_of_entries_are_in_the_table(seen):
@@ -145,9 +188,9 @@ def test_the_fields_of_entries_are_in_the_table(seen):
 
 def test_states_codes_and_answers_are_those_of_the_code():
     assert {names(cell)[0] for cell, _ in table("code")} == {code.value for code in FailureCode}
-    states = next(meaning for cell, meaning in table("field") if cell == "`state`")
+    states = next(meaning for cell, meaning in table("field |") if cell == "`state`")
     assert names(states) == [state.value for state in JobState]
-    released = next(meaning for cell, meaning in table("field") if cell == "`released`")
+    released = next(meaning for cell, meaning in table("field |") if cell == "`released`")
     assert names(released) == [reason.value for reason in ReleaseReason]
     for answer in (*AdvanceStatus, *CancelStatus):
         assert re.search(rf"`{answer.value}( <\w+>)?`", PAGE), answer
@@ -158,6 +201,7 @@ def test_states_codes_and_answers_are_those_of_the_code():
 
 def test_scripts_take_as_many_arguments_as_the_table_names():
     tag, settings, segment = Tag("m"), QueueSettings(), Segment("j", "1.n", 0, 0)
+    due = DueDelivery(tag, "d", "1.n", "https://example.com", "t", b"", "")
     calls = [
         enqueue(tag, "j", Job.make(model="m", prompt="x"), settings),
         claim(tag, ClaimRequest("w", "n", 1, 1, 1, classes=())),
@@ -176,11 +220,16 @@ def test_scripts_take_as_many_arguments_as_the_table_names():
         upkeep(tag, settings),
         heartbeat(tag, "w", {}),
         drain(tag, "w", 1),
+        accept(tag, "1-0"),
+        claim_deliveries(tag, 1, 1, "n"),
+        settle_delivery(due, DeliveryState.DELIVERED, Attempted(), 60),
+        replay_delivery(tag, "d"),
     ]
+    fields = {"accept_delivery": 6}  # which the page names, and their values, which it does not
     documented = {
         names(script)[0]: len(names(arguments)) for script, arguments in table("script | arguments")
     }
-    taken = {call.script.name: len(call.args) for call in calls}
+    taken = {call.script.name: len(call.args) - fields.get(call.script.name, 0) for call in calls}
     assert documented == taken
     described = {names(script)[0] for script, *_ in table("script | effect")}
     assert described == set(documented)
