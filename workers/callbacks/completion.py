@@ -32,6 +32,7 @@ OUTCOME = "headrace_outcome"
 
 _ENDINGS = (JobFailed, JobExpired)
 _OWN = {"celery", "webhook", "v"}
+_FOLLOWERS = ("callbacks", "errbacks", "chain", "chord")
 
 
 class NotCompleted(Exception):
@@ -120,6 +121,8 @@ def complete(app: Celery, message: TaskMessage, record: Record) -> None:
         if isinstance(app.backend, RedisBackend):
             _await_claim(app, message)
             _forget_failure(app, message)
+        if any(message.request.get(name) for name in _FOLLOWERS):
+            _reach_broker(app)
         if record.state is JobState.CANCELLED:
             app.backend.mark_as_revoked(
                 message.task_id,
@@ -135,6 +138,12 @@ def complete(app: Celery, message: TaskMessage, record: Record) -> None:
         traced = trace(message.task_id, (), message.request["kwargs"], request)
         if traced.info is not None and not isinstance(traced.info.retval, _ENDINGS):
             raise traced.info.retval
+
+
+def _reach_broker(app: Celery) -> None:
+    """See that there is a broker to send to: Celery would wait for long, and then fail a chord's body."""
+    with app.producer_or_acquire() as producer:
+        producer.connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
 
 
 def _named(signatures: Sequence[Mapping[str, Any]] | None, of: str) -> list[dict[str, Any]]:
