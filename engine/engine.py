@@ -4,18 +4,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
-from .batch import Batch
 from .config import EngineConfig
 from .errors import RequestError, is_out_of_memory
 from .executor import Executor, ModelInfo, load_executor
-from .pacing import Pacer
+from .pacing import Load, Pacer
 from .pages import PagePool
 from .request import FinishReason, Progress, Request
-from .sampler import Sampled, Sampler
+from .sampler import Sampled
 from .scheduler import Chunk, Scheduler, root_key
 from .sequence import Sequence
+from .step import Flight, PlainSteps, Steps
 
 
 @dataclass(slots=True, frozen=True)
@@ -24,6 +22,7 @@ class EngineStats:
 
     Attributes:
         tokens_held: tokens whose keys and values lie in held pages; shared ones count for each holder.
+        host_s: seconds that all steps took on the host besides computing models or waiting for the device.
     """
 
     running: int
@@ -38,6 +37,7 @@ class EngineStats:
     prefix_hit_tokens: int
     steps: int
     step_tokens: int
+    host_s: float
 
 
 class Engine:
@@ -71,14 +71,14 @@ class Engine:
         self._scheduler = Scheduler(
             pool, config.max_batch_size, config.max_step_tokens, config.prefix_cache, self._pacer
         )
-        device = self._executor.device
-        self._batch = Batch(config.max_batch_size, self.capacity_tokens, config.page_size, device)
         self._eos = frozenset(self.model_info.eos_token_ids)
-        self._sampler = Sampler(config.max_batch_size, self._eos, device)
+        self._stepper = _stepper(config, self._executor, self.capacity_tokens, self._eos)
+        self._launched: tuple[Flight, Load | None] | None = None
         self._max_batch_size = config.max_batch_size
         self._sequences: dict[str, Sequence] = {}
         self._done: list[Progress] = []
         self._arrivals = self._steps = self._step_tokens = 0
+        self._step_s = 0.0
 
     # Requests -------------------------------------------------------------------------------------
 
@@ -138,40 +138,52 @@ class Engine:
         return bool(self._sequences or self._done)
 
     def step(self) -> list[Progress]:
-        """Compute one step; what it brought each sequence that got a token or ended."""
+        """Compute one step; what it, or the last, brought each sequence that got a token or ended."""
+        started = time.perf_counter()
         progress, self._done = self._done, []
+        progress += self._step()
+        self._step_s += time.perf_counter() - started
+        return progress
+
+    def _step(self) -> list[Progress]:
+        """Overlapped, a step's tokens are read when the next one is launched."""
+        progress = self._land() if self._scheduler.short_of_pages else []
         plan = self._scheduler.schedule()
-        if not plan:
-            return progress
         try:
-            return progress + self._compute(plan)
+            launched = self._launch(plan) if plan else None
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-        return progress + self._do_with_less(plan)
+            return progress + self._land() + self._do_with_less(plan)
+        if self._stepper.overlapped:
+            progress += self._land()
+            self._launched = launched
+            return progress
+        self._launched = launched
+        return progress + self._land()
 
-    def _compute(self, plan: list[Chunk]) -> list[Progress]:
-        """Compute the planned step. Raised memory errors leave the sequences as they were."""
-        for chunk in plan:
-            if self._batch.sync(chunk.sequence):
-                self._sampler.set_row(chunk.sequence)
-        step, sampling = self._batch.step_input(plan)
-        logits = self._executor.execute(step)
-        sampled = None
-        if sampling:
-            rows = np.fromiter((chunk.sequence.row for chunk in sampling), np.int64, len(sampling))
-            sampled = self._sampler.sample(logits, rows, self._batch)
+    def _launch(self, plan: list[Chunk]) -> tuple[Flight, Load | None]:
+        """Start the planned step. Raised memory errors leave the sequences as they were."""
+        flight = self._stepper.launch(plan)
         for chunk in plan:
             self._scheduler.computed(chunk)
+        for sequence in flight.sequences:
+            sequence.unread += 1
         self._scheduler.expand()
         self._steps += 1
-        self._step_tokens += len(step.token_ids)
-        if self._pacer is not None:
-            self._pacer.measured(self._pacer.load, time.perf_counter())
-        if sampled is None:
+        self._step_tokens += flight.tokens
+        return flight, None if self._pacer is None else self._pacer.load
+
+    def _land(self) -> list[Progress]:
+        """Read the launched step that has not been read, if there is one."""
+        launched, self._launched = self._launched, None
+        if launched is None:
             return []
-        self._batch.append(rows, sampled.token_ids)
-        return list(self._advance(sampling, sampled))
+        flight, load = launched
+        sampled = flight.read()
+        if self._pacer is not None and load is not None:
+            self._pacer.measured(load, time.perf_counter())
+        return list(self._advance(flight.sequences, sampled))
 
     def _do_with_less(self, plan: list[Chunk]) -> list[Progress]:
         """A step did not fit the device's memory: the next one has fewer sequences or tokens.
@@ -182,6 +194,8 @@ class Engine:
         if self._scheduler.shrink(plan):
             return []
         (chunk,) = plan
+        if not self._holds(chunk.sequence):
+            return []
         request_id = chunk.sequence.request.id
         self.cancel(request_id)
         return [
@@ -190,10 +204,12 @@ class Engine:
             )
         ]
 
-    def _advance(self, sampling: list[Chunk], sampled: Sampled) -> Iterable[Progress]:
-        logprobs = sampled.logprobs or [None] * len(sampling)
-        for chunk, token_id, entry in zip(sampling, sampled.token_ids.tolist(), logprobs, strict=True):
-            sequence = chunk.sequence
+    def _advance(self, sequences: list[Sequence], sampled: Sampled) -> Iterable[Progress]:
+        logprobs = sampled.logprobs or [None] * len(sequences)
+        for sequence, token_id, entry in zip(sequences, sampled.token_ids.tolist(), logprobs, strict=True):
+            if not self._holds(sequence):  # it ended after this step was launched
+                continue
+            sequence.unread -= 1
             sequence.tokens.append(token_id)
             reason = sequence.finish_reason(self._eos)
             if reason is not None:
@@ -201,6 +217,9 @@ class Engine:
                 self._scheduler.remove(sequence)
             entries = [] if entry is None else [entry]
             yield Progress(sequence.request.id, [token_id], entries, reason, sequence.cached_tokens or 0)
+
+    def _holds(self, sequence: Sequence) -> bool:
+        return self._sequences.get(sequence.request.id) is sequence
 
     # Room -----------------------------------------------------------------------------------------
 
@@ -242,12 +261,28 @@ class Engine:
             prefix_hit_tokens=scheduler.prefix_hit_tokens,
             steps=self._steps,
             step_tokens=self._step_tokens,
+            host_s=max(0.0, self._step_s - self._stepper.device_s),
         )
 
     def check(self) -> None:
         """Assert that pages and rows are conserved."""
         self._scheduler.check()
         assert len(self._sequences) == len(self._scheduler.running) + len(self._scheduler.waiting)
+
+
+def _stepper(
+    config: EngineConfig, executor: Executor, capacity_tokens: int, eos_token_ids: frozenset[int]
+) -> Steps:
+    """How this device's steps are launched, ready to go."""
+    overlap = config.overlap if config.overlap is not None else executor.device.type == "cuda"
+    if not overlap:
+        return PlainSteps(executor, config, capacity_tokens, eos_token_ids)
+    from .cuda.step import OverlappedSteps
+    from .cuda.warm_up import warm_up
+
+    steps = OverlappedSteps(executor, config, capacity_tokens, eos_token_ids)
+    warm_up(steps, config.max_step_tokens)
+    return steps
 
 
 def _refuse_unknown(field: str, token_ids: Iterable[int], vocab: int) -> None:

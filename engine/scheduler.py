@@ -8,6 +8,10 @@ chunks fill the rest, in order; where a token's time has an objective, what of t
 A sequence gets the pages of all its known tokens when it is admitted, so that only decodes can run out.
 Then the youngest sequence of the lowest class gives its pages back and waits to be computed anew; its full
 pages stay findable, so this is cheap unless somebody else needs them.
+
+A step may be planned before the last one's tokens are read: they count as known (`Sequence.unread`). Only
+when pages run out (`short_of_pages`) they must be read first, so that who waits has no token under way, and
+nobody loses pages that an ended sequence is about to free.
 """
 
 from bisect import insort
@@ -68,6 +72,7 @@ class Scheduler:
         if sequence.row < 0:
             self.waiting.remove(sequence)
         else:
+            self._remember(sequence)
             self._stop(sequence)
 
     def schedule(self) -> list[Chunk]:
@@ -131,9 +136,18 @@ class Scheduler:
         """Pages that hold this many tokens."""
         return -(-tokens // self.pool.page_size)
 
+    @property
+    def short_of_pages(self) -> bool:
+        """Whether the next step's decodes need more pages than are free."""
+        free, size = self.pool.free, self.pool.page_size
+        if free >= len(self.running):
+            return False
+        growing = (s.pending == 1 and len(s.pages) * size <= s.computed for s in self.running)
+        return sum(growing) > free
+
     def _grow(self, sequence: Sequence, plan: list[Chunk]) -> bool:
         """Give a decode the page it needs, if need be a less urgent one's; False when it lost its own."""
-        if len(sequence.pages) * self.pool.page_size >= len(sequence.tokens):
+        if len(sequence.pages) * self.pool.page_size > sequence.computed:
             return True
         while self.pool.free == 0:
             victim = max(self.running, key=lambda running: running.urgency)
@@ -197,12 +211,16 @@ class Scheduler:
         return found
 
     def computed(self, chunk: Chunk) -> None:
-        """A chunk's keys and values are in its pages: full pages become findable."""
-        sequence, size = chunk.sequence, self.pool.page_size
-        sequence.computed += chunk.count
+        """A chunk is computed before any that is planned from now on: full pages become findable."""
+        chunk.sequence.computed += chunk.count
+        self._remember(chunk.sequence)
+
+    def _remember(self, sequence: Sequence) -> None:
+        """Make its full pages findable whose tokens are known."""
         if not self.prefix_cache:
             return
-        while (sequence.remembered + 1) * size <= sequence.computed:
+        size, known = self.pool.page_size, min(sequence.computed, len(sequence.tokens))
+        while (sequence.remembered + 1) * size <= known:
             start = sequence.remembered * size
             token_ids = tuple(sequence.tokens[start : start + size])
             sequence.chain = self.pool.remember(

@@ -12,7 +12,10 @@ class Sequence:
 
     Attributes:
         tokens: prompt and output known so far.
-        computed: tokens whose keys and values are in its pages; it trails `tokens` by at least one.
+        unread: tokens sampled by launched steps that the host has not read yet; one at most when a step is
+            planned.
+        computed: tokens whose keys and values are, or by a launched step will be, in its pages; it trails
+            `tokens` and what is unread by at least one.
         pages: its block table; append-only while it runs.
         remembered: full pages made findable so far, and `chain` the key of the last of them.
         arrival: order of arrival, for who came last.
@@ -28,6 +31,7 @@ class Sequence:
     limit: int
     chain: int
     computed: int = 0
+    unread: int = 0
     pages: list[Page] = field(default_factory=list)
     remembered: int = 0
     row: int = -1
@@ -36,8 +40,10 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens to compute before the next one can be sampled; 1 is a decode."""
-        return len(self.tokens) - self.computed
+        """Tokens to compute before the next one can be sampled; 1 is a decode, 0 that no more is wanted."""
+        if self.unread and self._is_full(self.unread):
+            return 0
+        return len(self.tokens) + self.unread - self.computed
 
     @property
     def output_length(self) -> int:
@@ -56,6 +62,8 @@ class Sequence:
             last = self.tokens[-1]
             if last in params.stop_token_ids or (not params.ignore_eos and last in eos_token_ids):
                 return FinishReason.STOP
-        if self.output_length >= params.max_tokens or len(self.tokens) >= self.limit:
-            return FinishReason.LENGTH
-        return None
+        return FinishReason.LENGTH if self._is_full(0) else None
+
+    def _is_full(self, unread: int) -> bool:
+        most = self.request.params.max_tokens
+        return self.output_length + unread >= most or len(self.tokens) + unread >= self.limit

@@ -1,0 +1,268 @@
+"""A step's input, packed: written into one host buffer, copied to the device at once.
+
+All arrays of a step lie in one buffer, each at a multiple of 16 bytes, in a layout that its shape alone
+decides; so a captured graph finds them where they were. What sampling takes comes first, at places that the
+number of samples decides: one graph samples for all widths of block tables.
+
+The host has two buffers. While the device may still read one, the other is written; the step before last has
+been read back when its buffer comes round again.
+
+A token that was sampled here is taken from the device's own table (`history`), since the host may not have
+read it yet: the input names its row as ~row where a token id would stand.
+
+Padding is a sequence like the others: row `rows` of the batch, which nobody owns. It has one known token, the
+null page, and greedy sampling.
+"""
+
+from dataclasses import dataclass
+from dataclasses import fields as fields_of
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...kernels.sample import SampleNeeds
+from ..batch import Batch, StepInput
+from ..scheduler import Chunk
+from .sampling import RowParams
+from .shapes import DecodeShapes, StepShape
+
+Array = TypeVar("Array", NDArray[np.generic], Tensor)
+
+_ALIGNMENT = 16
+
+
+@dataclass(slots=True, frozen=True)
+class Arrays(Generic[Array]):
+    """A packed step's arrays, on the host or on the device; T tokens, B sequences, S samples, P pages.
+
+    Attributes:
+        rows: int64 [S], batch rows of the samples; `sampled`: int64 [S], their query rows.
+        lengths: int64 [S], the positions that the new tokens will have.
+        token_ids: int64 [T]; ~row for a token of that row that was sampled here.
+        the others: as in `SamplingTable`, by sample, and as in `StepInput`.
+    """
+
+    rows: Array
+    sampled: Array
+    lengths: Array
+    prompt_lengths: Array
+    seeds: Array
+    temperature: Array
+    top_p: Array
+    min_p: Array
+    presence: Array
+    frequency: Array
+    repetition: Array
+    top_k: Array
+    logprobs: Array
+    token_ids: Array
+    positions: Array
+    slots: Array
+    query_starts: Array
+    context_lens: Array
+    block_tables: Array
+
+
+_INT32 = {"top_k", "logprobs", "query_starts", "context_lens", "block_tables"}
+_FLOAT32 = {"temperature", "top_p", "min_p", "presence", "frequency", "repetition"}
+_NAMES = tuple(field.name for field in fields_of(Arrays))
+
+
+@dataclass(slots=True, frozen=True)
+class Packed:
+    """A step on the device.
+
+    Attributes:
+        shape: its arrays' sizes, padding included.
+        arrays: on the device.
+        sampling: the chunks that get a token, in order; padding comes after them.
+        rows: int64 [S], the samples' rows, padding included, on the host.
+        needs: what sampling has to do.
+        longest: most tokens that a sequence has in the cache, this step's included.
+    """
+
+    shape: StepShape
+    arrays: Arrays[Tensor]
+    sampling: list[Chunk]
+    rows: NDArray[np.int64]
+    needs: SampleNeeds
+    longest: int
+
+    def step_input(self, history: Tensor, logits: Tensor | None = None) -> StepInput:
+        """The model's input; tokens sampled here are taken from history, int32 [rows, tokens]."""
+        arrays, shape = self.arrays, self.shape
+        sampled_here = history[(~arrays.token_ids).clamp_(min=0), arrays.positions]
+        return StepInput(
+            token_ids=torch.where(arrays.token_ids < 0, sampled_here, arrays.token_ids),
+            positions=arrays.positions,
+            slots=arrays.slots,
+            query_starts=arrays.query_starts,
+            context_lens=arrays.context_lens,
+            block_tables=arrays.block_tables,
+            sampled=None if shape.decode else arrays.sampled,
+            max_rows=1 if shape.decode else None,
+            max_context=None if shape.decode else self.longest,
+            logits=logits,
+        )
+
+
+class PackedInputs:
+    """Packs plans for the device. Its batch and parameters have one row more than sequences can own."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        params: RowParams,
+        shapes: DecodeShapes,
+        *,
+        max_step_tokens: int,
+        page_size: int,
+        device: torch.device,
+    ) -> None:
+        self._batch, self._params, self._shapes, self._page_size = batch, params, shapes, page_size
+        self._null_row = len(batch.lengths) - 1
+        batch.lengths[self._null_row] = 1
+        room = buffer_bytes(shapes, max_step_tokens)
+        pinned = device.type == "cuda"
+        self._host = [torch.zeros(room, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+        self._device = torch.zeros(room, dtype=torch.uint8, device=device)
+        self._turn = 0
+        self._views: dict[StepShape, _Views] = {}
+
+    def pack(self, plan: list[Chunk]) -> Packed:
+        """Write the plan (decodes first) to the device. Every row of it is in sync."""
+        count = len(plan)
+        rows = np.fromiter((chunk.sequence.row for chunk in plan), np.int64, count)
+        starts = np.fromiter((chunk.sequence.computed for chunk in plan), np.int64, count)
+        counts = np.fromiter((chunk.count for chunk in plan), np.int64, count)
+        sampling = [chunk for chunk in plan if chunk.samples]
+        tokens, pages = int(counts.sum()), -(-int((starts + counts).max()) // self._page_size)
+        if len(sampling) < tokens:
+            places = np.array([place for place, chunk in enumerate(plan) if chunk.samples], np.int64)
+            shape = StepShape(tokens, count, len(places), pages)
+            return self._write(shape, sampling, rows, starts, counts, places)
+        shape = self._shapes.fit(count, pages)
+        rows = _pad(rows, shape.sequences, self._null_row)
+        starts, counts = _pad(starts, shape.sequences, 0), _pad(counts, shape.sequences, 1)
+        return self._write(shape, sampling, rows, starts, counts, np.arange(shape.sequences))
+
+    def idle(self, shape: StepShape, start: int = 0) -> Packed:
+        """A step of nothing but padding, each sequence from `start` on: it changes nothing that is read."""
+        rows = np.full(shape.sequences, self._null_row, np.int64)
+        counts = np.full(shape.sequences, shape.tokens // shape.sequences, np.int64)
+        counts[: shape.tokens % shape.sequences] += 1
+        return self._write(shape, [], rows, np.full_like(rows, start), counts, np.arange(shape.samples))
+
+    def _write(
+        self,
+        shape: StepShape,
+        sampling: list[Chunk],
+        rows: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        places: NDArray[np.int64],
+    ) -> Packed:
+        """Send sequences on `rows` with `counts` tokens from `starts` on; those at `places` get a token."""
+        views, batch, size = self._views_of(shape), self._batch, self._page_size
+        host = views.host[self._turn]
+        ends, contexts = counts.cumsum(), starts + counts
+        if shape.decode:
+            query_rows, positions = rows, starts
+        else:
+            query_rows = rows.repeat(counts)
+            positions = np.arange(shape.tokens) + (contexts - ends).repeat(counts)
+        known = positions < batch.lengths[query_rows]
+        host.token_ids[:] = np.where(known, batch.tokens[query_rows, positions], ~query_rows)
+        host.positions[:] = positions
+        pages = batch.block_tables[query_rows, positions // size].astype(np.int64)
+        host.slots[:] = pages * size + positions % size
+        host.query_starts[0], host.query_starts[1:] = 0, ends
+        host.context_lens[:] = contexts
+        longest = int(contexts.max())
+        used = -(-longest // size)
+        host.block_tables[:, :used] = batch.block_tables[rows, :used]
+
+        rows = rows[places]
+        host.rows[:], host.sampled[:], host.lengths[:] = rows, ends[places] - 1, contexts[places]
+        for name, column in self._params.columns.items():
+            column.take(rows, out=getattr(host, name), mode="clip")
+        source = self._host[self._turn][: views.size]
+        self._device[: views.size].copy_(source, non_blocking=True)
+        self._turn ^= 1
+        return Packed(shape, views.device, sampling, rows, self._params.needs(rows), longest)
+
+    def _views_of(self, shape: StepShape) -> "_Views":
+        views = self._views.get(shape)
+        if views is None:
+            views = _Views(
+                packed_bytes(shape),
+                Arrays(**_split(self._device, shape)),
+                tuple(
+                    Arrays(**{name: view.numpy() for name, view in _split(host, shape).items()})
+                    for host in self._host
+                ),
+            )
+            if shape.decode:  # the others are as many as there are plans
+                self._views[shape] = views
+        return views
+
+
+@dataclass(slots=True, frozen=True)
+class _Views:
+    """A shape's arrays in the device's buffer and in both of the host's, and the bytes to copy."""
+
+    size: int
+    device: Arrays[Tensor]
+    host: tuple[Arrays[NDArray[np.generic]], ...]
+
+
+def buffer_bytes(shapes: DecodeShapes, max_step_tokens: int) -> int:
+    """Bytes of a buffer in which every step's input fits."""
+    rows = shapes.sizes[-1]
+    return packed_bytes(StepShape(max(rows, max_step_tokens), rows, rows, shapes.widths[-1]))
+
+
+def packed_bytes(shape: StepShape) -> int:
+    """Bytes of a packed step of this shape."""
+    return sum(_room(name, shape) for name in _NAMES)
+
+
+def _split(buffer: Tensor, shape: StepShape) -> dict[str, Tensor]:
+    views, offset = {}, 0
+    for name in _NAMES:
+        dtype, count = _dtype(name), _count(name, shape)
+        views[name] = buffer[offset : offset + count * dtype.itemsize].view(dtype)
+        offset += _room(name, shape)
+    views["block_tables"] = views["block_tables"].view(shape.sequences, shape.pages)
+    return views
+
+
+def _room(name: str, shape: StepShape) -> int:
+    return -(-_count(name, shape) * _dtype(name).itemsize // _ALIGNMENT) * _ALIGNMENT
+
+
+def _count(name: str, shape: StepShape) -> int:
+    match name:
+        case "token_ids" | "positions" | "slots":
+            return shape.tokens
+        case "query_starts":
+            return shape.sequences + 1
+        case "context_lens":
+            return shape.sequences
+        case "block_tables":
+            return shape.sequences * shape.pages
+        case _:
+            return shape.samples
+
+
+def _dtype(name: str) -> torch.dtype:
+    return torch.int32 if name in _INT32 else torch.float32 if name in _FLOAT32 else torch.int64
+
+
+def _pad(values: NDArray[np.int64], count: int, value: int) -> NDArray[np.int64]:
+    padded = np.full(count, value, np.int64)
+    padded[: len(values)] = values
+    return padded

@@ -1,0 +1,212 @@
+"""Overlapped steps: the device computes one while the host plans and launches the next.
+
+What makes that exact is that nothing on the device waits for the host. A step's tokens stay there, in
+`history`, as the next step's input; sampling takes its parameters with the step's input. Copies, kernels and
+pages are ordered by one stream: what step N still writes into a page lies there before N + 1, which may
+belong to somebody else, writes to it.
+
+A sequence that step N turns out to have ended may stand in N + 1 already: one wasted row, whose token nobody
+reads.
+"""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...kernels.sample import Sampled as SampledOnDevice
+from ...kernels.sample import SampleNeeds, SamplingTable, sample
+from ..batch import Batch
+from ..config import EngineConfig
+from ..executor import Executor
+from ..sampler import Sampled
+from ..scheduler import Chunk
+from ..sequence import Sequence
+from .graphs import CudaGraphs, Graphs, NoGraphs
+from .inputs import Packed, PackedInputs
+from .results import Pending, Results
+from .sampling import RowParams
+from .shapes import DecodeShapes, StepShape
+
+CAPTURED_NEEDS = (SampleNeeds(False, False, False), SampleNeeds(False, False, True))
+"""What graphs sample: most requests. Penalties, bias and log-probabilities are launched kernel by kernel."""
+
+
+@dataclass(slots=True)
+class _Launched:
+    sequences: list[Sequence]
+    tokens: int
+    pending: Pending
+    steps: "OverlappedSteps"
+
+    def read(self) -> Sampled:
+        sampled = self.pending.read()
+        self.steps.device_s += self.pending.waited_s
+        return sampled
+
+
+class OverlappedSteps:
+    """Launches steps over one device's stream.
+
+    Attributes:
+        shapes: that decode steps are padded to.
+        capacity_tokens: the most that a sequence comes to.
+        device_s: seconds so far that the host waited for the device.
+    """
+
+    overlapped = True
+
+    def __init__(
+        self,
+        executor: Executor,
+        config: EngineConfig,
+        capacity_tokens: int,
+        eos_token_ids: frozenset[int],
+        graphs: Graphs | None = None,
+    ) -> None:
+        """Reserve the device's buffers; `graphs` says how graphs are captured, None by the config."""
+        self._executor, self._device = executor, executor.device
+        self.device_s, self.capacity_tokens = 0.0, capacity_tokens
+        rows, vocab = config.max_batch_size + 1, executor.model_info.vocab_size
+        self.shapes = DecodeShapes(config.max_batch_size, capacity_tokens, config.page_size)
+        self._batch = Batch(rows, capacity_tokens, config.page_size, self._device)
+        self._params = RowParams(rows, vocab, eos_token_ids)
+        if graphs is None:
+            captures = self._device.type == "cuda" and config.cuda_graphs
+            graphs = CudaGraphs(self._device) if captures else NoGraphs()
+        self._graphs = graphs
+        with self.on_device():
+            self._inputs = PackedInputs(
+                self._batch,
+                self._params,
+                self.shapes,
+                max_step_tokens=config.max_step_tokens,
+                page_size=config.page_size,
+                device=self._device,
+            )
+            self._results = Results(rows, self._device)
+            self._history = torch.zeros(rows, capacity_tokens + 1, dtype=torch.int32, device=self._device)
+            self._logits = torch.zeros(rows - 1, vocab, device=self._device)
+            self._tokens = torch.zeros(rows - 1, dtype=torch.int64, device=self._device)
+
+    def on_device(self) -> AbstractContextManager[object]:
+        """In it, whatever takes the current device takes this one: Triton's launches do."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+    @torch.inference_mode()
+    def launch(self, plan: list[Chunk]) -> _Launched:
+        """Start a planned step. Raised memory errors leave the sequences as they were."""
+        with self.on_device():
+            for chunk in plan:
+                if self._batch.sync(chunk.sequence):
+                    self._begin_row(chunk.sequence)
+            packed = self._inputs.pack(plan)
+            started = time.perf_counter()
+            sampled = self._run(packed)
+            if self._device.type == "cpu":  # which has computed it by now
+                self.device_s += time.perf_counter() - started
+            wanted = self._params.columns["logprobs"][packed.rows[: len(packed.sampling)]]
+            pending = self._results.send(sampled, wanted.astype(np.int32, copy=False))
+        sequences = [chunk.sequence for chunk in packed.sampling]
+        return _Launched(sequences, sum(chunk.count for chunk in plan), pending, self)
+
+    @torch.inference_mode()
+    def record(self, shape: StepShape) -> None:
+        """Capture the model for a decode shape, and sampling for as many; ends when the device is idle."""
+        with self.on_device():
+            packed = self._inputs.idle(shape)
+            self._graphs.capture(shape, partial(self._forward, packed))
+            for needs in CAPTURED_NEEDS:
+                self._graphs.capture((shape.samples, needs), partial(self._sample, packed, needs))
+            self._wait()
+
+    @torch.inference_mode()
+    def rehearse(self, shape: StepShape, needs: SampleNeeds, start: int = 0) -> None:
+        """Compute a step of nothing but padding, kernel by kernel; ends when the device is idle.
+
+        `start` is how many tokens each of its sequences has before those of the step.
+        """
+        with self.on_device():
+            packed = replace(self._inputs.idle(shape, start), needs=needs)
+            self._forward(packed)
+            sampled = self._sample(packed, needs)
+            self._results.send(sampled, np.full(0, -1, np.int32)).read()
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _begin_row(self, sequence: Sequence) -> None:
+        self._params.set_row(sequence)
+        if self._params.penalised[sequence.row]:
+            tokens = torch.tensor(sequence.tokens, dtype=torch.int32)
+            if self._device.type == "cuda":
+                tokens = tokens.pin_memory()
+            self._history[sequence.row, : len(tokens)].copy_(tokens, non_blocking=True)
+
+    def _run(self, packed: Packed) -> SampledOnDevice:
+        if not self._graphs.replay(packed.shape):
+            self._forward(packed)
+        count, needs = packed.shape.samples, packed.needs
+        if not self._graphs.replay((count, needs)):
+            return self._sample(packed, needs)
+        return SampledOnDevice(self._tokens[:count], None, None, None)
+
+    def _forward(self, packed: Packed) -> None:
+        """The model: from the packed input to the logits' buffer."""
+        room = self._logits[: packed.shape.samples]
+        logits = self._executor.execute(packed.step_input(self._history, room))
+        if logits.data_ptr() != room.data_ptr():
+            room.copy_(logits)
+
+    def _sample(self, packed: Packed, needs: SampleNeeds) -> SampledOnDevice:
+        """From the logits' buffer to tokens, which also become known to the device."""
+        arrays, count = packed.arrays, packed.shape.samples
+        places = torch.arange(count, device=self._device)
+        sampled = sample(self._logits[:count], places, self._table(packed, needs), needs)
+        self._history[arrays.rows, arrays.lengths] = sampled.tokens.int()
+        self._tokens[:count] = sampled.tokens
+        return replace(sampled, tokens=self._tokens[:count])
+
+    def _table(self, packed: Packed, needs: SampleNeeds) -> SamplingTable:
+        """What the samples ask for, by sample."""
+        arrays = packed.arrays
+        tokens = self._history[:0]
+        if needs.penalties:
+            tokens = self._history[:, : packed.longest][arrays.rows]
+        ids, values, until = self._bias(packed, needs)
+        return SamplingTable(
+            temperature=arrays.temperature,
+            top_k=arrays.top_k,
+            top_p=arrays.top_p,
+            min_p=arrays.min_p,
+            presence=arrays.presence,
+            frequency=arrays.frequency,
+            repetition=arrays.repetition,
+            seeds=arrays.seeds,
+            tokens=tokens,
+            lengths=arrays.lengths,
+            prompt_lengths=arrays.prompt_lengths,
+            bias_ids=ids,
+            bias_values=values,
+            bias_until=until,
+            logprobs=arrays.logprobs,
+        )
+
+    def _bias(self, packed: Packed, needs: SampleNeeds) -> tuple[Tensor, Tensor, Tensor]:
+        if not needs.bias:
+            none = packed.arrays.top_k[:0].view(0, 0)
+            return none, packed.arrays.min_p[:0].view(0, 0), packed.arrays.seeds[:0].view(0, 0)
+        bias = self._params.bias(packed.rows)
+        return self._upload(bias.ids), self._upload(bias.values), self._upload(bias.until)
+
+    def _upload(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)

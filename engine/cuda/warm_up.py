@@ -1,0 +1,39 @@
+"""Before the first request: every kernel is compiled, every graph captured.
+
+A kernel is compiled for each of its variants, not for each size. So a few steps of nothing but padding run
+all of them: few and many tokens, short and long contexts, plain decodes and chunks, each kind of sampling.
+"""
+
+import logging
+import time
+
+from ...kernels.sample import SampleNeeds
+from .shapes import StepShape
+from .step import OverlappedSteps
+
+logger = logging.getLogger(__name__)
+
+_NEEDS = (
+    SampleNeeds(False, False, False),
+    SampleNeeds(False, False, True),
+    SampleNeeds(True, True, False, logprobs=0),
+    SampleNeeds(True, True, True, logprobs=20),
+)
+_TOKENS = (2, 16, 64, 256, 1024)
+"""Of prompt chunks: more and more of the device's programs, fewer and fewer parts of a context each."""
+
+
+def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
+    """Compile and capture all that steps of up to so many tokens need; returns when the device is idle."""
+    started = time.perf_counter()
+    rows, pages, capacity = steps.shapes.sizes[-1], steps.shapes.widths[-1], steps.capacity_tokens
+    for needs in _NEEDS:
+        steps.rehearse(StepShape(1, 1, 1, pages, decode=True), needs)
+    most = min(max_step_tokens, rows * capacity)
+    for tokens in (*(size for size in _TOKENS if size < most), most):
+        for count in {-(-tokens // capacity), min(tokens, rows)}:
+            for start in {0, capacity - -(-tokens // count)}:
+                steps.rehearse(StepShape(tokens, count, count, pages), _NEEDS[0], start)
+    for shape in steps.shapes:
+        steps.record(shape)
+    logger.info("ready for %d shapes after %.1f s", len(steps.shapes), time.perf_counter() - started)

@@ -1,0 +1,88 @@
+"""How planned steps become tokens: launched, and read when they are there.
+
+A device that computes on the host's own cores gains nothing from planning ahead: `PlainSteps` computes a step
+to its end in `launch`. `cuda.step` launches the next step before the last one is read.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .batch import Batch
+from .config import EngineConfig
+from .executor import Executor
+from .sampler import Sampled, Sampler
+from .scheduler import Chunk
+from .sequence import Sequence
+
+
+class Flight(Protocol):
+    """A launched step.
+
+    Attributes:
+        sequences: those that get a token, in order.
+        tokens: how many the step computes.
+    """
+
+    sequences: list[Sequence]
+    tokens: int
+
+    def read(self) -> Sampled:
+        """The new tokens of `sequences`, once they are there."""
+
+
+class Steps(Protocol):
+    """Launches steps.
+
+    Attributes:
+        overlapped: a step is launched before the last one is read, never before the last but one is.
+        device_s: seconds so far that the host computed models, or waited for a device that does.
+    """
+
+    overlapped: bool
+    device_s: float
+
+    def launch(self, plan: list[Chunk]) -> Flight:
+        """Start a planned step. Raised memory errors leave the sequences as they were."""
+
+
+@dataclass(slots=True)
+class _Done:
+    sequences: list[Sequence]
+    tokens: int
+    sampled: Sampled
+
+    def read(self) -> Sampled:
+        return self.sampled
+
+
+class PlainSteps:
+    """Steps that have ended when they are launched."""
+
+    overlapped = False
+
+    def __init__(
+        self, executor: Executor, config: EngineConfig, capacity_tokens: int, eos_token_ids: frozenset[int]
+    ) -> None:
+        self._executor, rows = executor, config.max_batch_size
+        self._batch = Batch(rows, capacity_tokens, config.page_size, executor.device)
+        self._sampler = Sampler(rows, eos_token_ids, executor.device)
+        self.device_s = 0.0
+
+    def launch(self, plan: list[Chunk]) -> Flight:
+        """Compute a planned step. Raised memory errors leave the sequences as they were."""
+        for chunk in plan:
+            if self._batch.sync(chunk.sequence):
+                self._sampler.set_row(chunk.sequence)
+        step, sampling = self._batch.step_input(plan)
+        started = time.perf_counter()
+        logits = self._executor.execute(step)
+        sampled = Sampled(np.zeros(0, np.int64), None)
+        if sampling:
+            rows = np.fromiter((chunk.sequence.row for chunk in sampling), np.int64, len(sampling))
+            sampled = self._sampler.sample(logits, rows, self._batch)
+            self._batch.append(rows, sampled.token_ids)
+        self.device_s += time.perf_counter() - started
+        return _Done([chunk.sequence for chunk in sampling], len(step.token_ids), sampled)
