@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from headrace import AsyncClient, BrokerUnavailable, Client
+from headrace.schemas import keys
 from headrace.schemas.connection import connect
+from headrace.schemas.keys import Tag
 
 from .conftest import assert_whole, leaked_keys, wait_until
 
@@ -56,6 +58,20 @@ def test_jobs_run_on_a_cluster_with_their_queues_on_several_nodes(cluster_url, p
     with connect(cluster_url) as redis:
         run_jobs(cluster_url, redis, partitions)
         assert leaked_keys(redis) == []
+
+
+def test_webhooks_are_sent_on_a_cluster(cluster_url, partitions, tmp_path):
+    tags = [Tag("demo", partition) for partition in range(partitions)]
+    with connect(cluster_url) as redis, Client(cluster_url, partitions=partitions) as client:
+        redis.hset(keys.models(), "demo", "{}")
+        for tag in tags:
+            redis.xadd(tag.outbox, {"nonsense": 1})
+        with running_callbacks(cluster_url, tmp_path / "callbacks.log") as log:
+            hook = {"url": "http://127.0.0.1:9/hook"}
+            for job in client.enqueue_many({**FIELDS, "delay_s": 100, "webhook": hook} for _ in range(9)):
+                job.cancel()
+            wait_until(lambda: log.read_text().count('"webhook"') >= 9, 30)
+            wait_until(lambda: not any(redis.xlen(tag.outbox) for tag in tags), 30)
 
 
 def test_jobs_of_several_partitions_run_on_one_redis(redis_url, redis, partitions, start_worker):
