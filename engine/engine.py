@@ -281,7 +281,8 @@ def _stepper(
     from .cuda.warm_up import warm_up
 
     steps = OverlappedSteps(executor, config, capacity_tokens, eos_token_ids)
-    warm_up(steps, config.max_step_tokens)
+    if executor.device.type == "cuda":
+        warm_up(steps, config.max_step_tokens)
     return steps
 
 

@@ -8,6 +8,7 @@ import logging
 import time
 
 from ...kernels.sample import SampleNeeds
+from ..errors import ModelError, is_out_of_memory
 from .shapes import StepShape
 from .step import OverlappedSteps
 
@@ -24,8 +25,27 @@ _TOKENS = (2, 16, 64, 256, 1024)
 
 
 def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
-    """Compile and capture all that steps of up to so many tokens need; returns when the device is idle."""
+    """Compile and capture all that steps of up to so many tokens need; returns when the device is idle.
+
+    Raises:
+        ModelError: the memory that KV pages leave is not enough for it.
+    """
     started = time.perf_counter()
+    try:
+        _compile(steps, max_step_tokens)
+        for shape in steps.shapes:
+            steps.record(shape)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"KV pages leave no room for a step of {max_step_tokens} tokens and its graphs: raise "
+            "gpu_reserve_bytes, or lower num_pages or kv_memory_bytes where they are set, or max_step_tokens"
+        ) from error
+    logger.info("ready for %d shapes after %.1f s", len(steps.shapes), time.perf_counter() - started)
+
+
+def _compile(steps: OverlappedSteps, max_step_tokens: int) -> None:
     rows, pages, capacity = steps.shapes.sizes[-1], steps.shapes.widths[-1], steps.capacity_tokens
     for needs in _NEEDS:
         steps.rehearse(StepShape(1, 1, 1, pages, decode=True), needs)
@@ -34,6 +54,3 @@ def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
         for count in {-(-tokens // capacity), min(tokens, rows)}:
             for start in {0, capacity - -(-tokens // count)}:
                 steps.rehearse(StepShape(tokens, count, count, pages), _NEEDS[0], start)
-    for shape in steps.shapes:
-        steps.record(shape)
-    logger.info("ready for %d shapes after %.1f s", len(steps.shapes), time.perf_counter() - started)
