@@ -77,8 +77,8 @@ class Scene:
         with self._process(point=asdict(point)) as process:
             made = self._make(kinds_for(point))
             self._await(lambda: process.ended() or all(map(self._is_done, made)), process)
-            if not process.ended():
-                process.signal(signal.SIGTERM)  # the point is on the way out
+            with suppress(ProcessLookupError):  # it may die just now
+                process.ended() or process.signal(signal.SIGTERM)  # the point is on the way out
             status = process.wait()
         self.kills.append((time.monotonic(), point))
         assert status == -signal.SIGKILL, f"it never passed {point}: {self.log}"
@@ -117,8 +117,11 @@ class Scene:
     def _await(self, what: Callable[[], bool], process: ForkedEngine, timeout_s: float = 60.0) -> None:
         give_up_at = time.monotonic() + timeout_s
         while not what():
-            assert time.monotonic() < give_up_at, f"not within {timeout_s} s: {self.log}"
+            assert time.monotonic() < give_up_at, f"not within {timeout_s} s: {self._left()}; {self.log}"
             process.ended(0.01)
+
+    def _left(self) -> list[Made]:
+        return [made for made in self.world.made if not self._is_done(made)]
 
     @contextmanager
     def _process(self, **orders: Any) -> Iterator[ForkedEngine]:
