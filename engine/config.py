@@ -21,7 +21,8 @@ class EngineConfig:
             up to 1/254 of its output's largest; activations stay bfloat16. CPUs with bfloat16 products only.
         page_size: tokens a KV page holds.
         num_pages: pages in the pool; None sizes the pool from `kv_memory_bytes`.
-        kv_memory_bytes: memory for KV pages; None takes a stated share of what the device has free.
+        kv_memory_bytes: memory for KV pages; None takes a quarter of what a machine has free, and on a GPU
+            what the largest step leaves of it, less `gpu_reserve_bytes`.
         max_batch_size: most sequences in one step.
         max_step_tokens: most tokens computed in one step, decodes and prompt chunks together.
         token_time_objective_s: longest time from a running sequence's token to its next: prompts get what

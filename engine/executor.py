@@ -17,9 +17,6 @@ from .models.decoder import KVCache, Model
 _CPU_KV_SHARE = 0.25
 """Of the machine's memory that is free: the rest is left to the other processes on it."""
 
-_GPU_KV_SHARE = 0.85
-"""Of the memory free after loading: the rest is for a step's activations."""
-
 
 @dataclass(slots=True, frozen=True)
 class ModelInfo:
@@ -57,7 +54,7 @@ class ModelExecutor:
         self.model_info, self.device = info, device
         self._decoder = decoder
         dtype = decoder.embedding.dtype
-        self.num_pages = _num_pages(decoder.config, config, info, dtype, device)
+        self.num_pages = _num_pages(decoder, config, info)
         shape = (
             decoder.config.num_layers,
             self.num_pages,
@@ -117,6 +114,10 @@ def _device(name: str) -> torch.device:
         raise ModelError(
             f"device {name!r}: there is no CUDA GPU here (or torch was built without CUDA); use cpu"
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(
+            device
+        )  # an engine process has one GPU: kernels are launched on the current one
     return device
 
 
@@ -146,15 +147,14 @@ def _count(model: ModelConfig) -> int:
     return model.num_layers * layer + embeddings
 
 
-def _num_pages(
-    model: ModelConfig, config: EngineConfig, info: ModelInfo, dtype: torch.dtype, device: torch.device
-) -> int:
+def _num_pages(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
     if config.num_pages is not None:
         return config.num_pages
-    token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * dtype.itemsize
+    model, itemsize = decoder.config, decoder.embedding.dtype.itemsize
+    token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * itemsize
     page_bytes = token_bytes * config.page_size
     useful = config.max_batch_size * -(-info.context_tokens // config.page_size) + 1
-    memory = config.kv_memory_bytes or _spare_memory(device)
+    memory = config.kv_memory_bytes or _spare_memory(decoder, config, info)
     pages = min(memory // page_bytes, useful)
     if pages < 2:
         raise ModelError(
@@ -163,9 +163,11 @@ def _num_pages(
     return int(pages)
 
 
-def _spare_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * _GPU_KV_SHARE)
+def _spare_memory(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
+    if decoder.embedding.is_cuda:
+        from .cuda.memory import kv_memory
+
+        return kv_memory(decoder, config, info.context_tokens, info.vocab_size)
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(int(line.split()[1]) * 1024 * _CPU_KV_SHARE)

@@ -1,0 +1,161 @@
+"""How much of a GPU's memory KV pages may take: what is free after loading, less what steps are seen to take.
+
+The largest step is run before there are any pages: with the most tokens, all sequences sampled, with every
+kind of sampling. What it takes at its peak is kept free for steps, and what a decode step takes once more for
+the graphs, which have memory of their own. A reserve is left besides: drivers load code when it is first
+needed, allocators leave gaps, and others may use the same GPU.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ...kernels.sample import SampleNeeds, SamplingTable, sample
+from ..batch import StepInput
+from ..config import EngineConfig
+from ..errors import ModelError, is_out_of_memory
+from ..models.decoder import KVCache, Model
+from .inputs import buffer_bytes
+from .shapes import DecodeShapes
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+_RESERVED_SHARE = 0.03
+_LEAST_RESERVE_BYTES = 512 * _MIB
+_GRAPH_BYTES = 4 * _MIB
+"""Of the driver for a captured graph: a few hundred kernels and their parameters."""
+
+
+@dataclass(slots=True, frozen=True)
+class Budget:
+    """A GPU's memory in bytes.
+
+    Attributes:
+        free: once the weights are loaded.
+        step: the most that a step takes.
+        graphs: what captured graphs take.
+        buffers: what steps keep: inputs, known tokens, logits.
+        reserve: left free.
+    """
+
+    free: int
+    step: int
+    graphs: int
+    buffers: int
+    reserve: int
+
+    @property
+    def kv(self) -> int:
+        """What is left for KV pages."""
+        return self.free - self.step - self.graphs - self.buffers - self.reserve
+
+    def __str__(self) -> str:
+        parts = f"steps {_mib(self.step)}, graphs {_mib(self.graphs)}, buffers {_mib(self.buffers)}"
+        return f"of {_mib(self.free)} free after loading: {parts}, reserve {_mib(self.reserve)}"
+
+
+def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: int) -> int:
+    """Bytes for KV pages on the GPU that the model is on.
+
+    Raises:
+        ModelError: nothing is left for them; the message says what takes how much, and what to change.
+    """
+    device = model.embedding.device
+    shapes = DecodeShapes(config.max_batch_size, context_tokens, config.page_size)
+    rows = config.max_batch_size
+    try:
+        step = _peak(lambda: _run(model, config, config.max_step_tokens, context_tokens), device)
+        decode = _peak(lambda: _run(model, config, rows, context_tokens), device) if config.cuda_graphs else 0
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"a step of {config.max_step_tokens} tokens does not fit what the weights leave of the GPU; "
+            "lower max_step_tokens or max_batch_size, or take a larger GPU"
+        ) from error
+    free, total = torch.cuda.mem_get_info(device)
+    reserve = config.gpu_reserve_bytes
+    budget = Budget(
+        free=free,
+        step=step,
+        graphs=decode + len(shapes) * _GRAPH_BYTES if config.cuda_graphs else 0,
+        buffers=buffer_bytes(shapes, config.max_step_tokens) + (rows + 1) * 4 * (context_tokens + 1 + vocab),
+        reserve=max(_LEAST_RESERVE_BYTES, int(total * _RESERVED_SHARE)) if reserve is None else reserve,
+    )
+    if budget.kv <= 0:
+        raise ModelError(
+            f"no GPU memory is left for KV pages ({budget}); lower max_step_tokens "
+            f"({config.max_step_tokens}), max_batch_size ({rows}), max_context_tokens ({context_tokens}) or "
+            "gpu_reserve_bytes, or take a larger GPU"
+        )
+    logger.info("KV pages get %s (%s)", _mib(budget.kv), budget)
+    return budget.kv
+
+
+def _peak(run: Callable[[], None], device: torch.device) -> int:
+    """The most memory that `run` takes; it is run once before, for what only a first run takes and keeps."""
+    run()
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_reserved(device)
+    run()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_reserved(device) - before
+    torch.cuda.empty_cache()
+    return peak
+
+
+@torch.inference_mode()
+def _run(model: Model, config: EngineConfig, tokens: int, context_tokens: int) -> None:
+    """A step of `tokens` prompt tokens of as many sequences as there may be, each of which is sampled."""
+    device, shape = model.embedding.device, model.config
+    sequences = min(tokens, config.max_batch_size)
+    counts = torch.full((sequences,), min(tokens // sequences, context_tokens), device=device)
+    ends = counts.cumsum(0)
+    total = int(ends[-1])
+    pages = -(-context_tokens // config.page_size)
+    cache = torch.zeros(
+        (2, shape.num_layers, 1, shape.num_kv_heads, config.page_size, shape.head_dim),
+        dtype=model.embedding.dtype,
+        device=device,
+    )
+    step = StepInput(
+        token_ids=torch.zeros(total, dtype=torch.int64, device=device),
+        positions=torch.arange(total, device=device) % counts[0],
+        slots=torch.zeros(total, dtype=torch.int64, device=device),
+        query_starts=torch.nn.functional.pad(ends, (1, 0)).int(),
+        context_lens=counts.int(),
+        block_tables=torch.zeros(sequences, pages, dtype=torch.int32, device=device),
+        sampled=ends - 1,
+    )
+    logits = model.forward(step, KVCache(cache[0], cache[1]))
+    whole, number = (
+        torch.ones(sequences, device=device),
+        torch.ones(sequences, dtype=torch.int64, device=device),
+    )
+    table = SamplingTable(
+        temperature=whole,
+        top_k=number.int(),
+        top_p=whole,
+        min_p=whole * 0,
+        presence=whole,
+        frequency=whole,
+        repetition=whole,
+        seeds=number,
+        tokens=torch.zeros(sequences, context_tokens, dtype=torch.int32, device=device),
+        lengths=number,
+        prompt_lengths=number,
+        bias_ids=torch.zeros(sequences, 1, dtype=torch.int32, device=device),
+        bias_values=whole[:, None],
+        bias_until=number[:, None],
+        logprobs=number.int(),
+    )
+    sample(logits, torch.arange(sequences, device=device), table, SampleNeeds(logprobs=20))
+
+
+def _mib(size: int) -> str:
+    return f"{size // _MIB:,} MiB"
