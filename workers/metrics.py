@@ -140,8 +140,11 @@ class Metrics:
                 "prefix_query_tokens", "Prompt tokens looked up in the cache."
             ),
             "prefix_hit_tokens": make.counter("prefix_hit_tokens", "Prompt tokens found in the cache."),
+            "host_s": make.counter(
+                "step_host_seconds", "Time of steps that the host took besides computing models or waiting."
+            ),
         }
-        self._counted = dict.fromkeys(self._engine_counters, 0)
+        self._counted: dict[str, float] = dict.fromkeys(self._engine_counters, 0)
         self._claimed = make.counter("jobs_claimed", "Jobs taken from the queue.")
         self._resumed = make.counter("jobs_resumed", "Jobs that went on after tokens of another worker.")
         self._ended = make.counters(
@@ -220,7 +223,7 @@ class Metrics:
         for name, gauge in self._pages.items():
             gauge.set(getattr(stats, name))
         for name, counter in self._engine_counters.items():
-            counted: int = getattr(stats, name)
+            counted: float = getattr(stats, name)
             counter.inc(counted - self._counted[name])
             self._counted[name] = counted
         for tally in self._tallies:

@@ -22,7 +22,7 @@ from headrace.workers.metrics import (
 )
 
 
-def engine_stats(**counts: int) -> EngineStats:
+def engine_stats(**counts: float) -> EngineStats:
     zeros = dict.fromkeys(EngineStats.__dataclass_fields__, 0)
     return EngineStats(**(zeros | counts))
 
@@ -82,11 +82,14 @@ def test_tokens_that_come_together_share_their_gap(told: Told) -> None:
 
 def test_engine_counters_follow_the_engine_without_counting_twice(told: Told) -> None:
     told.metrics.engine(engine_stats(preemptions=2, prefix_query_tokens=100, prefix_hit_tokens=64))
-    told.metrics.engine(engine_stats(preemptions=3, prefix_query_tokens=100, prefix_hit_tokens=64, running=5))
+    told.metrics.engine(
+        engine_stats(preemptions=3, prefix_query_tokens=100, prefix_hit_tokens=64, running=5, host_s=0.25)
+    )
     assert told.value("preemptions_total") == 3
     assert told.value("prefix_query_tokens_total") == 100
     assert told.value("prefix_hit_tokens_total") == 64
     assert told.value("jobs_running") == 5
+    assert told.value("step_host_seconds_total") == 0.25
 
 
 def test_the_life_of_a_job_is_counted_once(told: Told) -> None:
