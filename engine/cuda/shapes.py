@@ -1,9 +1,9 @@
 """The shapes that decode steps are padded to, so that a graph captured once serves them all.
 
 A graph has fixed sizes. The number of sequences is padded to the next of a few sizes, so close together that
-at most an eighth of a larger batch is padding. The width of the block tables is padded in wide strides: rows
-of a table that a sequence does not use cost no more than their copy, but a GPU divides a context among
-programs by the longest it must expect, and a short context in many parts is slow.
+padding is at most seven sequences, or an eighth of a larger batch. The width of the block tables is padded in
+wide strides: columns that a sequence does not use cost no more than their copy, but a GPU divides a context
+among programs by the longest it must expect, and a short context in many parts is slow.
 
 Prompt chunks come in too many sizes to capture. Their steps run eagerly, in their own shape: they compute
 long enough for the host to launch the next one meanwhile.
@@ -45,7 +45,7 @@ class DecodeShapes:
     """
 
     def __init__(self, max_batch_size: int, capacity_tokens: int, page_size: int) -> None:
-        steps = chain((1, 2, 4), range(8, 64, 8), range(64, 256, 16), range(256, max_batch_size, 32))
+        steps = chain((1, 2, 4), range(8, 128, 8), range(128, 256, 16), range(256, max_batch_size, 32))
         self.sizes = (*(size for size in steps if size < max_batch_size), max_batch_size)
         widths, tokens = [], _FIRST_CONTEXT_TOKENS
         while tokens < capacity_tokens:

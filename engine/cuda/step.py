@@ -116,7 +116,7 @@ class OverlappedSteps:
 
     @torch.inference_mode()
     def record(self, shape: StepShape) -> None:
-        """Capture the model for a decode shape, and sampling for as many; ends when the device is idle."""
+        """Capture the model for a decode shape, and sampling for as many, while no step is under way."""
         with self.on_device():
             packed = self._inputs.idle(shape)
             self._graphs.capture(shape, partial(self._forward, packed))
@@ -126,7 +126,7 @@ class OverlappedSteps:
 
     @torch.inference_mode()
     def rehearse(self, shape: StepShape, needs: SampleNeeds, start: int = 0) -> None:
-        """Compute a step of nothing but padding, kernel by kernel; ends when the device is idle.
+        """Compute a step of nothing but padding, kernel by kernel, while no other is under way.
 
         `start` is how many tokens each of its sequences has before those of the step.
         """

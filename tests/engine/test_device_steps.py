@@ -1,0 +1,177 @@
+"""Shapes, packed inputs, graphs and warm-up of overlapped steps, on the CPU.
+
+Graphs are stood in for by the work itself, done again: it finds its input where it was captured, or not.
+"""
+
+from collections.abc import Callable, Hashable
+from itertools import pairwise
+
+import pytest
+import torch
+
+from headrace.engine import EngineConfig, ModelError, Request, SamplingParams
+from headrace.engine.cuda.inputs import Arrays, packed_bytes
+from headrace.engine.cuda.shapes import DecodeShapes, StepShape
+from headrace.engine.cuda.step import CAPTURED_NEEDS, OverlappedSteps
+from headrace.engine.cuda.warm_up import warm_up
+from headrace.engine.executor import load_executor
+
+from .conftest import expected, greedy, prompt, run
+from .test_overlap import crowd, everything
+
+
+class Again:
+    """Graphs whose replay does the captured work again."""
+
+    def __init__(self) -> None:
+        self.works: dict[Hashable, Callable[[], object]] = {}
+        self.replays: list[Hashable] = []
+
+    def capture(self, key: Hashable, work: Callable[[], object]) -> None:
+        work()
+        self.works[key] = work
+
+    def replay(self, key: Hashable) -> bool:
+        if key not in self.works:
+            return False
+        self.replays.append(key)
+        self.works[key]()
+        return True
+
+
+@pytest.fixture
+def captured(make_engine, monkeypatch):
+    """An engine whose decode steps are captured, and the graphs."""
+
+    def made(**options: object):
+        graphs = Again()
+        monkeypatch.setattr("headrace.engine.cuda.step.NoGraphs", lambda: graphs)
+        engine = make_engine(overlap=True, **options)
+        warm_up(engine._stepper, 512)
+        return engine, graphs
+
+    return made
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 64, 100, 256, 1000])
+def test_a_batch_is_padded_by_little(batch):
+    shapes = DecodeShapes(batch, 4096, 16)
+    assert shapes.sizes[-1] == batch
+    assert list(shapes.sizes) == sorted(set(shapes.sizes))
+    for count in range(1, batch + 1):
+        shape = shapes.fit(count, 1)
+        assert shape.sequences - count <= max(7, count // 8)
+        assert shape.tokens == shape.samples == shape.sequences
+
+
+@pytest.mark.parametrize(
+    ("capacity", "widths"),
+    [(100, (7,)), (2048, (128,)), (2049, (128, 129)), (40_000, (128, 512, 2048, 2500))],
+)
+def test_block_tables_are_padded_in_wide_strides_up_to_the_capacity(capacity, widths):
+    shapes = DecodeShapes(8, capacity, 16)
+    assert shapes.widths == widths
+    for width in widths:
+        assert shapes.fit(1, width).pages == width
+    assert len(list(shapes)) == len(shapes) == len(set(shapes))
+
+
+def test_the_largest_shape_is_captured_first():
+    shapes = list(DecodeShapes(20, 10_000, 16))
+    assert (shapes[0].sequences, shapes[0].pages) == (20, 625)
+    assert [shape.sequences for shape in shapes] == sorted((s.sequences for s in shapes), reverse=True)
+
+
+def test_every_array_starts_at_a_multiple_of_16_bytes_and_none_overlap(make_engine):
+    inputs = make_engine(overlap=True)._stepper._inputs
+    for shape in (StepShape(3, 3, 3, 5, decode=True), StepShape(7, 2, 0, 9), StepShape(101, 13, 5, 1)):
+        arrays = inputs.idle(shape).arrays
+        spans = []
+        for name in Arrays.__dataclass_fields__:
+            view = getattr(arrays, name)
+            start = view.data_ptr() - inputs._device.data_ptr()
+            assert start % 16 == 0 or view.numel() == 0, name
+            spans.append((start, start + view.numel() * view.element_size()))
+        spans = sorted(span for span in spans if span[0] < span[1])
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
+        assert spans[-1][1] <= packed_bytes(shape)
+
+
+def test_padding_attends_to_the_null_page_alone_and_samples_nothing_of_note(make_engine):
+    engine = make_engine(overlap=True, max_batch_size=8)
+    packed = engine._stepper._inputs.idle(StepShape(8, 8, 8, 4, decode=True))
+    assert packed.arrays.slots.tolist() == [0] * 8
+    assert packed.arrays.block_tables[:, 0].tolist() == [0] * 8
+    assert packed.arrays.rows.tolist() == [8] * 8
+    assert packed.needs == CAPTURED_NEEDS[0]
+
+
+def test_replayed_decodes_give_the_same_tokens(make_engine, captured):
+    engine, graphs = captured()
+    assert everything(engine, crowd(2)) == everything(make_engine(), crowd(2))
+    assert any(isinstance(key, StepShape) for key in graphs.replays)
+
+
+def test_every_decode_step_is_replayed_and_no_prompt(captured):
+    engine, graphs = captured(max_batch_size=12)
+    requests = [Request(f"r{salt}", list(prompt(31, salt)), greedy(5)) for salt in range(11)]
+    outputs = run(engine, *requests)
+    assert all(outputs[r.id] == expected("llama", tuple(r.prompt_ids), 5) for r in requests)
+    models = [key for key in graphs.replays if isinstance(key, StepShape)]
+    assert [shape.sequences for shape in models] == [12] * 4
+
+
+@pytest.mark.parametrize(
+    ("params", "sampled"),
+    [
+        ({"temperature": 0.0}, CAPTURED_NEEDS[0]),
+        ({"temperature": 1.0}, CAPTURED_NEEDS[0]),
+        ({"temperature": 1.0, "top_p": 0.9}, CAPTURED_NEEDS[1]),
+        ({"temperature": 0.0, "top_p": 0.9}, CAPTURED_NEEDS[0]),
+        ({"repetition_penalty": 1.1}, None),
+        ({"logprobs": 2}, None),
+        ({"min_tokens": 2, "stop_token_ids": (5,)}, None),
+        ({"logit_bias": {5: 1.0}}, None),
+    ],
+)
+def test_sampling_is_replayed_unless_it_needs_what_no_graph_has(captured, params, sampled):
+    engine, graphs = captured(max_batch_size=2)
+    run(engine, Request("r", list(prompt(5)), SamplingParams(max_tokens=4, **params)))
+    needs = {key[1] for key in graphs.replays if isinstance(key, tuple)}
+    assert needs == ({sampled} if sampled else set())
+
+
+def test_a_row_keeps_nothing_of_its_last_owner(make_engine):
+    biased = SamplingParams(max_tokens=5, temperature=0.0, logit_bias=dict.fromkeys(range(100, 110), 50.0))
+    engine = make_engine(overlap=True, max_batch_size=1)
+    run(engine, Request("first", list(prompt(16)), biased))
+    assert run(engine, Request("next", list(prompt(17)), greedy()))["next"] == expected("llama", prompt(17))
+
+
+def test_a_step_of_padding_leaves_pages_as_they_are(make_engine):
+    engine = make_engine(overlap=True)
+    run(engine, Request("first", list(prompt(200)), greedy()))
+    engine._stepper.rehearse(StepShape(40, 3, 3, 128), CAPTURED_NEEDS[1], start=500)
+    assert run(engine, Request("again", list(prompt(200)), greedy()))["again"] == expected(
+        "llama", prompt(200)
+    )
+    assert engine.stats().prefix_hit_tokens == 192
+
+
+@pytest.mark.parametrize("options", [{"max_batch_size": 1}, {"num_pages": 3}, {"max_step_tokens": 1}])
+def test_the_smallest_engines_warm_up(make_engine, options):
+    engine = make_engine(overlap=True, **options)
+    warm_up(engine._stepper, engine._scheduler.max_step_tokens)
+    assert run(engine, Request("r", list(prompt(1)), greedy(9)))["r"] == expected("llama", prompt(1), 9)
+
+
+def test_a_warm_up_without_memory_says_what_to_change(model_folder):
+    config = EngineConfig(model=str(model_folder("llama")), overlap=True)
+    executor = load_executor(config)
+
+    def full(_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    executor.execute = full
+    with pytest.raises(ModelError, match="gpu_reserve_bytes"):
+        warm_up(OverlappedSteps(executor, config, 100, frozenset()), 512)
