@@ -102,12 +102,13 @@ def test_no_document_or_source_names_a_private_place():
         assert not re.search(r"(^|[\s'\"])/(work|root)/", path.read_text()), path
 
 
-def test_the_units_command_takes_the_options_that_it_gives():
+@pytest.mark.parametrize("name", ["worker", "callbacks"])
+def test_a_units_command_takes_the_options_that_it_gives(name):
     from typer.main import get_command
 
     from headrace.cli import build
 
-    unit = (ROOT / "deploy" / "systemd" / "headrace-worker.service").read_text()
+    unit = (ROOT / "deploy" / "systemd" / f"headrace-{name}.service").read_text()
     program, command, *options = shlex.split(re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1])
     assert program.endswith("/headrace")
     known = {flag for option in get_command(build([])).commands[command].params for flag in option.opts}

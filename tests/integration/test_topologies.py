@@ -1,11 +1,13 @@
 """Redis as people run it: Sentinel, Cluster, TLS, a replica that must confirm."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from headrace import AsyncClient, BrokerUnavailable, Client
 from headrace.schemas import keys
 from headrace.schemas.connection import connect
 from headrace.schemas.keys import Tag
+from headrace.workers.embedded_redis.server import free_port
 
 from .conftest import assert_whole, leaked_keys, wait_until
 
@@ -191,10 +194,42 @@ def running_callbacks(url: str, log: Path) -> Iterator[Path]:
         process.wait()
 
 
+@contextmanager
+def running_flower(url: str, log: Path) -> Iterator[tuple[Path, dict[str, object]]]:
+    """Flower on a Redis: its log, and the workers that it sees, once it sees both."""
+    port = free_port()
+    place = ("--address=127.0.0.1", f"--port={port}")
+    environment = {"HEADRACE_REDIS_URL": url, "FLOWER_UNAUTHENTICATED_API": "true"}
+
+    def workers() -> dict[str, object]:
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/api/workers?refresh=1", timeout=20
+            ) as reply:
+                found: dict[str, object] = json.loads(reply.read())
+        except OSError:
+            return {}
+        return found if len(found) == 2 else {}
+
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", "celery", "-A", "headrace.celery", "flower", *place]
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=out, stderr=out)
+    try:
+        yield log, wait_until(workers, 40)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
 def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, start_worker, tmp_path):
     port = redis_servers.start()
     environment = os.environ | {"HEADRACE_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
-    for name, role in (("worker", "worker"), ("backend", "producer"), ("after", "callbacks")):
+    for name, role in (
+        ("worker", "worker"),
+        ("backend", "producer"),
+        ("after", "callbacks"),
+        ("op", "operator"),
+    ):
         line = subprocess.run(
             [sys.executable, "-m", "headrace.cli", "acl", "--role", role, "--user", name],
             capture_output=True,
@@ -209,7 +244,12 @@ def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, 
     worker = start_worker(worker_url)
     redis = connect(f"redis://127.0.0.1:{port}/0")
     run_jobs(client_url, redis, 1)
-    with running_callbacks(callbacks_url, tmp_path / "callbacks.log") as log:
+    flower_url = f"redis://op:secret@127.0.0.1:{port}/0"
+    with (
+        running_callbacks(callbacks_url, tmp_path / "callbacks.log") as log,
+        running_flower(flower_url, tmp_path / "flower.log") as (flower_log, seen),
+    ):
+        assert {name.partition("@")[0] for name in seen} == {"headrace", "callbacks"}
         told = subprocess.run(
             [sys.executable, "-c", CELERY_AND_WEBHOOK],
             capture_output=True,
@@ -221,8 +261,9 @@ def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, 
         assert told == "4\n"
         wait_until(lambda: '"webhook"' in log.read_text(), 30)
     assert worker.stop() == 0
-    for said in (log.read_text(), worker.log.read_text()):
+    for said in (log.read_text(), worker.log.read_text(), flower_log.read_text()):
         assert "NoPermission" not in said
+        assert "NOPERM" not in said
         assert '"level": "error"' not in said
     with connect(client_url) as limited, pytest.raises(Exception, match=r"(?i)no permissions"):
         limited.config_get("*")
