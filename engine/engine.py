@@ -194,9 +194,9 @@ class Engine:
         if self._scheduler.shrink(plan):
             return []
         (chunk,) = plan
-        if not self._holds(chunk.sequence):
-            return []
         request_id = chunk.sequence.request.id
+        if self._sequences.get(request_id) is not chunk.sequence:  # the step before has ended it
+            return []
         self.cancel(request_id)
         return [
             Progress(
@@ -206,20 +206,19 @@ class Engine:
 
     def _advance(self, sequences: list[Sequence], sampled: Sampled) -> Iterable[Progress]:
         logprobs = sampled.logprobs or [None] * len(sequences)
+        held = self._sequences
         for sequence, token_id, entry in zip(sequences, sampled.token_ids.tolist(), logprobs, strict=True):
-            if not self._holds(sequence):  # it ended after this step was launched
+            request_id = sequence.request.id
+            if held.get(request_id) is not sequence:  # it ended after this step was launched
                 continue
             sequence.unread -= 1
             sequence.tokens.append(token_id)
             reason = sequence.finish_reason(self._eos)
             if reason is not None:
-                del self._sequences[sequence.request.id]
+                del held[request_id]
                 self._scheduler.remove(sequence)
             entries = [] if entry is None else [entry]
-            yield Progress(sequence.request.id, [token_id], entries, reason, sequence.cached_tokens or 0)
-
-    def _holds(self, sequence: Sequence) -> bool:
-        return self._sequences.get(sequence.request.id) is sequence
+            yield Progress(request_id, [token_id], entries, reason, sequence.cached_tokens or 0)
 
     # Room -----------------------------------------------------------------------------------------
 

@@ -24,15 +24,15 @@ from .sequence import Sequence
 
 @dataclass(slots=True)
 class Chunk:
-    """`count` tokens of one sequence to compute in this step, from `sequence.computed` on."""
+    """`count` tokens of one sequence to compute in this step, from `sequence.computed` on.
+
+    Attributes:
+        samples: the sequence will have caught up, so that its next token is sampled.
+    """
 
     sequence: Sequence
     count: int
-
-    @property
-    def samples(self) -> bool:
-        """Whether the sequence will have caught up, so that its next token is sampled."""
-        return self.count == self.sequence.pending
+    samples: bool
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Scheduler:
             if budget == 0:
                 break
             if sequence.row >= 0 and sequence.pending == 1 and self._grow(sequence, plan):
-                plan.append(Chunk(sequence, 1))
+                plan.append(Chunk(sequence, 1, samples=True))
                 budget -= 1
         if self.pacer is not None:
             self.pacer.begin(len(plan), sum(len(chunk.sequence.tokens) for chunk in plan))
@@ -123,11 +123,12 @@ class Scheduler:
 
     def _plan_chunk(self, plan: list[Chunk], sequence: Sequence, budget: int) -> int:
         """Plan what fits of a sequence; the tokens left in the budget, none when time has run out."""
-        count = wanted = min(sequence.pending, budget)
+        pending = sequence.pending
+        count = wanted = min(pending, budget)
         if self.pacer is not None:
             count = self.pacer.take(sequence.computed, wanted)
         if count:
-            plan.append(Chunk(sequence, count))
+            plan.append(Chunk(sequence, count, samples=count == pending))
         return budget - count if count == wanted else 0
 
     # Pages ----------------------------------------------------------------------------------------------
@@ -212,8 +213,10 @@ class Scheduler:
 
     def computed(self, chunk: Chunk) -> None:
         """A chunk is computed before any that is planned from now on: full pages become findable."""
-        chunk.sequence.computed += chunk.count
-        self._remember(chunk.sequence)
+        sequence = chunk.sequence
+        sequence.computed += chunk.count
+        if (sequence.remembered + 1) * self.pool.page_size <= sequence.computed:
+            self._remember(sequence)
 
     def _remember(self, sequence: Sequence) -> None:
         """Make its full pages findable whose tokens are known."""

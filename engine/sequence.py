@@ -37,18 +37,18 @@ class Sequence:
     row: int = -1
     has_row: bool = False
     cached_tokens: int | None = None
+    _prompt_length: int = field(init=False)
+    _full_length: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._prompt_length = len(self.request.prompt_ids)
+        self._full_length = min(self.limit, self._prompt_length + self.request.params.max_tokens)
 
     @property
     def pending(self) -> int:
         """Tokens to compute before the next one can be sampled; 1 is a decode, 0 that no more is wanted."""
-        if self.unread and self._is_full(self.unread):
-            return 0
-        return len(self.tokens) + self.unread - self.computed
-
-    @property
-    def output_length(self) -> int:
-        """Output tokens so far."""
-        return len(self.tokens) - len(self.request.prompt_ids)
+        known = len(self.tokens) + self.unread
+        return known - self.computed if known < self._full_length or not self.unread else 0
 
     @property
     def urgency(self) -> tuple[int, int]:
@@ -57,13 +57,9 @@ class Sequence:
 
     def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
         """Why it ends with its last token, if it does."""
-        params = self.request.params
-        if self.output_length > 0 and self.output_length >= params.min_tokens:
+        params, known = self.request.params, len(self.tokens)
+        if known > self._prompt_length and known >= self._prompt_length + params.min_tokens:
             last = self.tokens[-1]
             if last in params.stop_token_ids or (not params.ignore_eos and last in eos_token_ids):
                 return FinishReason.STOP
-        return FinishReason.LENGTH if self._is_full(0) else None
-
-    def _is_full(self, unread: int) -> bool:
-        most = self.request.params.max_tokens
-        return self.output_length + unread >= most or len(self.tokens) + unread >= self.limit
+        return FinishReason.LENGTH if known >= self._full_length else None
