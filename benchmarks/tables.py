@@ -216,3 +216,32 @@ def service_table(facts: dict) -> str:
             table(["Redis", "an output token"], costs),
         )
     )
+
+
+def pacing_table(facts: dict) -> str:
+    """Streams beside long prompts, without and with the objective; medians of the rounds."""
+    objective_s, calm_s = facts["objective_s"], facts["calm_s"]
+
+    def figure(name: str, key: str) -> float:
+        return float(median(each[key] for each in facts["rounds"][name]))
+
+    rows = []
+    for label, key, factor in (
+        ("ms between two tokens of a stream, median", "p50_s", 1000),
+        ("the same, 99th percentile", "p99_s", 1000),
+        ("the same, longest", "most_s", 1000),
+        ("s to a long prompt's first token", "first_token_s", 1),
+        ("output tokens/s", "output_tokens_per_s", 1),
+        ("tokens of long prompts/s", "prompt_tokens_per_s", 1),
+        ("tokens computed/s", "tokens_per_s", 1),
+    ):
+        without, with_ = figure("without", key), figure("with", key)
+        rows.append(
+            [label, number(factor * without), number(factor * with_), f"{number(with_ / without)} times"]
+        )
+    kept = "kept" if figure("with", "p99_s") <= objective_s else "missed"
+    about = (
+        f"Objective: {number(1000 * objective_s)} ms from a stream's token to its next; a step without "
+        f"prompts took {number(1000 * calm_s)} ms. At the 99th percentile it is {kept}."
+    )
+    return "\n\n".join((about, table(["", "no objective", "objective", "ratio"], rows)))

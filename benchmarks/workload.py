@@ -52,7 +52,14 @@ TINY = Shape("tiny", hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, inte
 SHAPES = {shape.name: shape for shape in (S, M, QWEN3_600M, LLAMA_8B, TINY)}
 
 
-def save_model(shape: Shape, folder: Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> None:
+def save_model(
+    shape: Shape,
+    folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+    *,
+    context: int = 4096,
+) -> None:
     """Write the model's checkpoint; without an end-of-sequence token, lengths are what was asked for."""
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
@@ -65,7 +72,7 @@ def save_model(shape: Shape, folder: Path, dtype: torch.dtype = torch.bfloat16, 
         head_dim=shape.head_dim,
         intermediate_size=shape.intermediate,
         vocab_size=shape.vocab,
-        max_position_embeddings=4096,
+        max_position_embeddings=context,
         tie_word_embeddings=shape.family == "qwen3",
         bos_token_id=None,
         eos_token_id=None,

@@ -11,8 +11,9 @@ its start. The parts' sizes are learnt from the steps as they are measured:
   of another speed: all that was learnt is scaled at once.
 - What is predicted is multiplied by a margin of some mean deviations. How many follows the share of steps
   that exceed it, whatever the errors' distribution, so that fewer than one in a hundred is late.
-- No step has more than twice the prompt tokens of any before it: what was never measured is approached, not
-  extrapolated to.
+- No step has more than twice the prompt tokens of those shortly before it: what was not measured lately is
+  approached, not extrapolated to. Late in a long prompt all steps are alike, and their time could be put down
+  to their tokens or to what these attend to; the first steps of the next prompt tell.
 
 While nobody decodes there is nothing to hold up and nothing is limited. Otherwise the first prompt of a step
 gets some tokens even when there is no time for them: no prompt starves where the objective can't be met.
@@ -33,11 +34,17 @@ _FORGOTTEN = 1e-12
 _SWEEPS = 4
 """Of Gauss-Seidel after a step: it starts from the last solution, which is nearly right."""
 
+_FIRST_TOKENS = 2 * MIN_CHUNK_TOKENS
+"""Of prompts in a step, beside streams on a machine that nothing is known of."""
+
+_TREND = 0.9
+"""What the most tokens of earlier steps count after the next one."""
+
 _LATE_SHARE = 0.004
 """Steps that may exceed the margin: one in a hundred is the objective's, the rest is for accidents."""
 
-_LATE_STEP = 0.5
-"""Mean deviations that one late step adds to the margin."""
+_LATE_STEP = 1.1
+"""What one late step multiplies the margin by."""
 
 
 @dataclass(slots=True)
@@ -117,10 +124,10 @@ class Margin:
     def learn(self, ratio: float) -> None:
         """A step took `ratio` times what was predicted."""
         late = ratio > self.factor
-        deviations = self._deviations + _LATE_STEP * (late - _LATE_SHARE)
-        self._deviations = min(12.0, max(1.5, deviations))
+        self._deviations *= _LATE_STEP ** (late - _LATE_SHARE)
+        self._deviations = min(40.0, max(1.5, self._deviations))
         deviation = min(abs(ratio - 1.0), 5.0 * self._spread)  # one accident does not make a spread
-        self._spread = max(0.005, self._spread + 0.05 * (deviation - self._spread))
+        self._spread = max(0.005, self._spread + 0.02 * (deviation - self._spread))
 
 
 @dataclass(slots=True)
@@ -139,7 +146,7 @@ class Pacer:
     load: Load = field(default_factory=Load)
     cost: StepCost = field(default_factory=StepCost)
     margin: Margin = field(default_factory=Margin)
-    _most_tokens: int = 2 * MIN_CHUNK_TOKENS
+    _most_tokens: int = _FIRST_TOKENS
     _last_ratio: float = 1.0
     _last_end_s: float = -inf
 
@@ -177,7 +184,10 @@ class Pacer:
         took_s, self._last_end_s = ended_s - self._last_end_s, ended_s
         if load.decodes and 0 < took_s < inf:
             self._learn(load, took_s)
-            self._most_tokens = max(self._most_tokens, 2 * load.prompt_tokens)
+            if load.prompt_tokens:
+                self._most_tokens = max(
+                    2 * load.prompt_tokens, int(_TREND * self._most_tokens), _FIRST_TOKENS
+                )
 
     def _learn(self, load: Load, took_s: float) -> None:
         predicted = self.cost.predict(load)

@@ -65,5 +65,19 @@ def test_the_service_is_compared_with_the_bare_engine(tmp_path):
     assert "of the bare engine" in done.stdout
 
 
+@pytest.mark.serial
+def test_streams_are_measured_beside_long_prompts_without_and_with_an_objective(tmp_path):
+    done = run(
+        "pacing",
+        *("--model", "tiny", "--streams", 3, "--prompts", 1, "--prompt-tokens", 300, "--step-tokens", 64),
+        *("--threads", 1, "--rounds", 1, "--json", tmp_path),
+    )
+    (file,) = tmp_path.glob("*-pacing-tiny.json")
+    facts = json.loads(file.read_text())
+    assert all(each["gaps"] > 0 for rounds in facts["rounds"].values() for each in rounds)
+    assert facts["objective_s"] == pytest.approx(4 * facts["calm_s"])
+    assert "99th percentile" in done.stdout
+
+
 def test_the_page_is_what_the_results_give():
     run("report", "--check")
