@@ -205,4 +205,4 @@ def known_scripts() -> dict[str, str]:
 
 def _name(args: Sequence[Any], names: dict[str, str]) -> str:
     command = str(args[0]).upper()
-    return names[args[1]] if command == "EVALSHA" else command
+    return names.get(args[1], command) if command == "EVALSHA" else command
