@@ -56,6 +56,15 @@ def test_every_operation_is_compared_with_its_reference(tmp_path):
 
 
 @pytest.mark.serial
+def test_ways_of_launching_steps_are_compared(tmp_path):
+    sizes = ("--model", "tiny", "--requests", 2, "--steps", 20, "--rounds", 1, "--threads", 1)
+    run("steps", *sizes, "--json", tmp_path / "steps.json")
+    rows = json.loads((tmp_path / "steps.json").read_text())["rows"]
+    assert [row["way"] for row in rows] == ["plain", "overlapped"]
+    assert all(0 < row["host_s"] < row["step_s"] for row in rows)
+
+
+@pytest.mark.serial
 def test_the_service_is_compared_with_the_bare_engine(tmp_path):
     done = run(
         "service", "--model", "tiny", "--requests", 8, "--threads", 1, "--rounds", 1, "--json", tmp_path
