@@ -105,6 +105,7 @@ def no_process_left() -> Iterator[None]:
     yield
     del os.environ[mark]
     _, left = psutil.wait_procs(_started_here(mark), timeout=_END_S)
+    left = [process for process in left if not _is_inits(process)]
     commands = [_command(process) for process in left]
     for process in left:
         with suppress(psutil.NoSuchProcess):
@@ -122,6 +123,16 @@ def _started_here(mark: str) -> list["psutil.Process"]:
                 found.add(process)
     found.discard(psutil.Process())
     return [process for process in found if "resource_tracker" not in _command(process)]
+
+
+def _is_inits(process: "psutil.Process") -> bool:
+    """Whether it has ended, and only waits for init to notice: a daemon's end."""
+    import psutil
+
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE and process.ppid() == 1
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _command(process: "psutil.Process") -> str:

@@ -1,4 +1,4 @@
-"""A minute of faults of every kind over two hosts: no job lost, no token repeated, skipped or changed."""
+"""Faults of every kind over two hosts: no job lost, no token repeated, skipped or changed."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ from .load import SPECS
 from .storm import storm
 
 SEED = 20_260
-SECONDS = 40.0
+SECONDS = 20.0
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 
@@ -21,7 +21,7 @@ async def test_nothing_is_lost_in_a_storm(tmp_path):
     outcome = await storm(SECONDS, SEED, tmp_path)
     print(outcome.summary)
     assert outcome.violations == []
-    assert outcome.ledger.faults.total() >= 15
+    assert outcome.ledger.faults.total() >= 8
 
 
 async def test_a_stall_of_redis_longer_than_a_lease_costs_no_job_an_attempt(tmp_path, eventually):

@@ -45,7 +45,7 @@ def run_jobs(url: str, redis, partitions: int) -> None:
         many = client.enqueue_many({**FIELDS, "max_tokens": 4} for _ in range(20))
         assert {job.result(timeout_s=60).state for job in many} == {"succeeded"}
         assert client.queues() == []
-        assert [worker.running for worker in client.workers()] == [0]
+        wait_until(lambda: [worker.running for worker in client.workers()] == [0])  # by its next heartbeat
     asyncio.run(run_async(url, partitions))
 
 

@@ -5,13 +5,12 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from headrace.schemas.keys import Tag
 
 HERE = Path(__file__).parent
 WAIT_S = 60.0
+TEAM = "tests_team_app"
 
 
 def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
@@ -193,23 +193,15 @@ def installed(folder: Path, broker_url: str | None = None) -> Iterator[Installat
 
 
 def _import_team() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("team_app", HERE / "team_app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    team = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(team)
+    """The team's module, imported once in a process: its tasks are shared ones, and go by the app of now."""
+    team = sys.modules.get(TEAM)
+    if team is None:
+        spec = importlib.util.spec_from_file_location(TEAM, HERE / "team_app.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[TEAM] = team = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(team)
+    else:
+        team.app = team.make_app()
     team.app.set_current()
     return team
-
-
-def run_cli(installation: Installation, *arguments: str) -> str:
-    """What `headrace <arguments>` prints."""
-    done: Sequence[str] = [sys.executable, "-m", "headrace.cli", *arguments]
-    return subprocess.run(
-        done,
-        env=os.environ | installation.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout

@@ -4,12 +4,19 @@ import os
 
 from celery import Celery, shared_task
 
-app = Celery("team", broker=os.environ["TEAM_BROKER_URL"], backend=os.environ["TEAM_BACKEND_URL"])
-app.conf.update(
-    broker_connection_retry_on_startup=True,
-    worker_cancel_long_running_tasks_on_connection_loss=True,
-    result_expires=600,
-)
+
+def make_app() -> Celery:
+    """The app on the broker and backend that the environment names."""
+    app = Celery("team", broker=os.environ["TEAM_BROKER_URL"], backend=os.environ["TEAM_BACKEND_URL"])
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+        result_expires=600,
+    )
+    return app
+
+
+app = make_app()
 
 from headrace.celery import generate  # noqa: E402
 

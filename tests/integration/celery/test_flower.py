@@ -47,7 +47,7 @@ def test_workers_and_callbacks_are_online(installation):
     stats = installation.flower("workers")[installation.host]["stats"]
     assert stats["engines"] == 1
     assert stats["engine_0_state"] == "ready"
-    assert stats["engine_0_pages_free"] == stats["engine_0_pages_total"]
+    assert 0 < stats["engine_0_pages_free"] <= stats["engine_0_pages_total"]
 
 
 def test_a_job_is_a_task_with_its_worker_runtime_and_hidden_prompt(installation):

@@ -1,11 +1,12 @@
 """A team whose broker is RabbitMQ and whose results are in Redis."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from celery import chord
 
@@ -52,7 +53,10 @@ def rabbitmq_url(tmp_path) -> Iterator[str]:
     finally:
         os.killpg(process.pid, 9)
         process.wait()
-        subprocess.run([shutil.which("epmd") or "epmd", "-port", mapper, "-kill"], capture_output=True)
+        for daemon in psutil.process_iter():  # Erlang's name server, which outlives who started it
+            with suppress(psutil.Error):
+                if daemon.name() == "epmd" and daemon.environ().get("ERL_EPMD_PORT") == mapper:
+                    daemon.kill()
 
 
 def test_generations_flower_and_revoke_with_rabbitmq_as_the_broker(rabbitmq_url, tmp_path):
