@@ -185,7 +185,10 @@ def scene(redis_url, redis, callbacks_nursery, tmp_path, monkeypatch) -> Iterato
 
 @pytest.mark.parametrize(
     "every",
-    [pytest.param(False, id="distinct"), pytest.param(True, id="all", marks=pytest.mark.slow)],
+    [
+        pytest.param(False, id="distinct"),
+        pytest.param(True, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+    ],
 )
 def test_nothing_is_lost_when_callbacks_are_killed_at_any_step(scene, redis, every):
     passed = scene.record()
