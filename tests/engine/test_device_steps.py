@@ -3,6 +3,8 @@
 Graphs are stood in for by the work itself, done again: it finds its input where it was captured, or not.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable, Hashable
 from itertools import pairwise
 
@@ -175,3 +177,41 @@ def test_a_warm_up_without_memory_says_what_to_change(model_folder):
     executor.execute = full
     with pytest.raises(ModelError, match="gpu_reserve_bytes"):
         warm_up(OverlappedSteps(executor, config, 100, frozenset()), 512)
+
+
+_INTERPRETED = """
+import os, sys
+os.environ["TRITON_INTERPRET"] = "1"
+import numpy as np, torch
+from headrace.engine import Engine, EngineConfig, Request, SamplingParams
+from headrace.kernels import activation, attention, norm, rope_cache, sample
+
+def tokens(overlap):
+    sizes = {"max_context_tokens": 64, "max_batch_size": 4, "threads": 1}
+    config = EngineConfig(model=sys.argv[1], overlap=overlap, **sizes)
+    engine, got = Engine(config), {}
+    for name, prompt, params in (
+        ("greedy", [5, 6, 7], {"temperature": 0.0}),
+        ("cut", list(range(3, 20)), {"top_p": 0.8, "top_k": 40, "min_p": 0.01}),
+        ("penalised", [9], {"repetition_penalty": 1.3, "presence_penalty": 0.2, "frequency_penalty": 0.1}),
+        ("told", [9, 8], {"logit_bias": {5: 3.0}, "logprobs": 2, "min_tokens": 2, "stop_token_ids": (7,)}),
+    ):
+        engine.submit(Request(name, prompt, SamplingParams(max_tokens=3, seed=len(prompt), **params)))
+    while engine.has_work:
+        for progress in engine.step():
+            got.setdefault(progress.id, []).extend(progress.token_ids)
+            got[progress.id] += [[i for i, _ in entry.top] for entry in progress.logprobs]
+    return got
+
+plain = tokens(overlap=False)
+for module in (activation, attention, norm, rope_cache, sample):
+    module.runs_triton, module.library = lambda x: True, lambda: None
+with np.errstate(all="ignore"):
+    assert tokens(overlap=True) == plain
+"""
+
+
+def test_the_gpus_kernels_give_the_cpus_tokens_interpreted(model_folder):
+    folder = str(model_folder("qwen3"))
+    done = subprocess.run([sys.executable, "-c", _INTERPRETED, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
