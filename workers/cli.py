@@ -39,6 +39,12 @@ def worker(
         bool | None, typer.Option(help="Keep pages for prompts with the same start.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads an engine.")] = None,
+    cuda_graphs: Annotated[
+        bool | None, typer.Option(help="Capture decode steps on a GPU: a slower start, faster steps.")
+    ] = None,
+    gpu_reserve_bytes: Annotated[
+        int | None, typer.Option(help="GPU memory left free; by default 3 %, at least 512 MiB.")
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="Job classes served, most urgent first: a,b,c.")] = None,
     lease_s: Annotated[
         float | None, typer.Option(help="A worker silent for this long loses its jobs.")

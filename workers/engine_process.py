@@ -103,6 +103,8 @@ def _engine_config(settings: WorkerSettings, launch: Launch, model: str) -> Engi
         max_context_tokens=settings.max_context_tokens,
         prefix_cache=settings.prefix_cache,
         threads=launch.threads,
+        cuda_graphs=settings.cuda_graphs,
+        gpu_reserve_bytes=settings.gpu_reserve_bytes,
     )
 
 

@@ -19,6 +19,9 @@ class WorkerSettings(CelerySettings):
         num_pages: KV pages an engine; sized from free memory when not given.
         token_time_ms: longest time from a token of a stream to its next, for which prompts are computed in
             smaller pieces; without it they get all of `max_step_tokens`.
+        cuda_graphs: capture decode steps on a GPU; without it the start is quicker and every step slower.
+        gpu_reserve_bytes: GPU memory that KV pages leave free, besides what a measured step takes; 3 % of the
+            GPU's, at least 512 MiB, when not given.
         classes: job classes served, most urgent first.
         lease_s: a worker silent for this long loses its jobs to another.
         flush_s: longest time between two publications of a stream.
@@ -43,6 +46,8 @@ class WorkerSettings(CelerySettings):
     max_context_tokens: Annotated[int, Field(ge=2)] | None = None
     prefix_cache: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
+    cuda_graphs: bool = True
+    gpu_reserve_bytes: Annotated[int, Field(ge=0)] | None = None
     classes: Annotated[tuple[JobClass, ...], Field(min_length=1)] = tuple(JobClass)
     lease_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
     flush_s: Annotated[float, Field(ge=0, le=10)] = 0.05
