@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from headrace.engine import EngineConfig, ModelError, Request, SamplingParams
-from headrace.engine.cuda.inputs import Arrays, packed_bytes
+from headrace.engine.cuda.inputs import Arrays, _split, packed_bytes
 from headrace.engine.cuda.shapes import DecodeShapes, StepShape
 from headrace.engine.cuda.step import CAPTURED_NEEDS, OverlappedSteps
 from headrace.engine.cuda.warm_up import warm_up
@@ -20,6 +20,9 @@ from headrace.engine.executor import load_executor
 
 from .conftest import expected, greedy, prompt, run
 from .test_overlap import crowd, everything
+
+SAMPLED = list(Arrays.__dataclass_fields__)[: list(Arrays.__dataclass_fields__).index("token_ids")]
+"""The arrays that sampling takes."""
 
 
 class Again:
@@ -97,6 +100,14 @@ def test_every_array_starts_at_a_multiple_of_16_bytes_and_none_overlap(make_engi
         spans = sorted(span for span in spans if span[0] < span[1])
         assert all(before[1] <= after[0] for before, after in pairwise(spans))
         assert spans[-1][1] <= packed_bytes(shape)
+
+
+def test_what_sampling_takes_lies_where_it_did_whatever_the_width_of_the_tables():
+    def places(width: int) -> list[int]:
+        arrays = _split(torch.zeros(1 << 16, dtype=torch.uint8), StepShape(8, 8, 8, width, decode=True))
+        return [arrays[name].storage_offset() * arrays[name].element_size() for name in SAMPLED]
+
+    assert places(128) == places(512)
 
 
 def test_padding_attends_to_the_null_page_alone_and_samples_nothing_of_note(make_engine):
@@ -187,12 +198,12 @@ from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 from headrace.kernels import activation, attention, norm, rope_cache, sample
 
 def tokens(overlap):
-    sizes = {"max_context_tokens": 64, "max_batch_size": 4, "threads": 1}
+    sizes = {"max_context_tokens": 64, "max_batch_size": 4, "max_step_tokens": 12, "threads": 1}
     config = EngineConfig(model=sys.argv[1], overlap=overlap, **sizes)
     engine, got = Engine(config), {}
     for name, prompt, params in (
-        ("greedy", [5, 6, 7], {"temperature": 0.0}),
         ("cut", list(range(3, 20)), {"top_p": 0.8, "top_k": 40, "min_p": 0.01}),
+        ("greedy", [5, 6, 7], {"temperature": 0.0}),
         ("penalised", [9], {"repetition_penalty": 1.3, "presence_penalty": 0.2, "frequency_penalty": 0.1}),
         ("told", [9, 8], {"logit_bias": {5: 3.0}, "logprobs": 2, "min_tokens": 2, "stop_token_ids": (7,)}),
     ):

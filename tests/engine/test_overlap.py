@@ -13,6 +13,14 @@ from headrace.engine import Engine, EngineConfig, ModelInfo, Request, SamplingPa
 
 from .conftest import FAMILIES, expected, greedy, prompt, run
 
+OPTIONS = (
+    {},
+    {"max_step_tokens": 7},
+    {"num_pages": 30},
+    {"prefix_cache": False},
+    {"token_time_objective_s": 0.001},
+)
+
 
 def crowd(seed: int, count: int = 30) -> list[Request]:
     """Requests with every kind of sampling and of end."""
@@ -58,7 +66,7 @@ def everything(engine: Engine, requests: list[Request]) -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("options", [{}, {"max_step_tokens": 7}, {"num_pages": 30}, {"prefix_cache": False}])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_a_crowd_gets_the_same_tokens_log_probabilities_and_ends(make_engine, family, options):
     plain = everything(make_engine(family, **options), crowd(1))
     assert everything(make_engine(family, overlap=True, **options), crowd(1)) == plain
