@@ -25,8 +25,8 @@ from math import inf, sqrt
 MIN_CHUNK_TOKENS = 16
 """Of a prompt in a step: fewer cost nearly as much, because weights and keys are read for them too."""
 
-_MEMORY = 0.98
-"""What a measured step still counts after the next one: about fifty steps are remembered."""
+_MEMORY = 0.97
+"""What a measured step still counts after the next one: about thirty steps are remembered."""
 
 _FORGOTTEN = 1e-12
 """Weight of remembered steps below which they say nothing more of a part."""
@@ -114,7 +114,7 @@ class Margin:
     """How far above its prediction a step is expected to end at most, as a factor."""
 
     _spread: float = 0.1
-    _deviations: float = 3.0
+    _deviations: float = 4.0
 
     @property
     def factor(self) -> float:

@@ -4,6 +4,7 @@ Started by `headrace worker` as `python -m headrace.workers.engine_process <fd>`
 inherited pipe.
 """
 
+import gc
 import sys
 import time
 
@@ -75,6 +76,8 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
         intake=Intake(Tokenizer(model), engine.model_info),
         noticeboard=Noticeboard(redis, tags, name, facts),
     )
+    gc.collect()
+    gc.freeze()  # else a full collection goes through every module again: some 100 ms between two tokens
     _announce(queue)
     stats = engine.stats()
     pipe.send(

@@ -118,8 +118,9 @@ def test_more_streams_leave_less_of_a_step_at_once():
     few = steps(machine, pacer, 200, streams=4)
     steps(machine, pacer, 50, streams=16)
     many = steps(machine, pacer, 200, streams=200)
-    assert max(many.seconds[2:]) <= 0.02
-    assert many.tokens[0] < few.tokens[-1]
+    assert many.p99_s <= 0.02
+    assert max(many.seconds[:10]) <= 1.2 * 0.02
+    assert many.prompt_rate < few.prompt_rate
 
 
 def test_prompts_alone_have_the_whole_step():
