@@ -27,7 +27,7 @@ from ...kernels.sample import SampleNeeds
 from ..batch import Batch, StepInput
 from ..scheduler import Chunk
 from .sampling import RowParams
-from .shapes import DecodeShapes, StepShape
+from .shapes import PaddedShapes, StepShape
 
 Array = TypeVar("Array", NDArray[np.generic], Tensor)
 
@@ -104,7 +104,7 @@ class Packed:
             block_tables=arrays.block_tables,
             sampled=None if shape.decode else arrays.sampled,
             max_rows=1 if shape.decode else None,
-            max_context=None if shape.decode else self.longest,
+            max_context=None if shape.padded else self.longest,
             logits=logits,
         )
 
@@ -116,7 +116,7 @@ class PackedInputs:
         self,
         batch: Batch,
         params: RowParams,
-        shapes: DecodeShapes,
+        shapes: PaddedShapes,
         *,
         max_step_tokens: int,
         page_size: int,
@@ -142,9 +142,15 @@ class PackedInputs:
         tokens, pages = int(counts.sum()), -(-int((starts + counts).max()) // self._page_size)
         if len(sampling) < tokens:
             places = np.array([place for place, chunk in enumerate(plan) if chunk.samples], np.int64)
-            shape = StepShape(tokens, count, len(places), pages)
-            return self._write(shape, sampling, rows, starts, counts, places)
-        shape = self._shapes.fit(count, pages)
+            padded = self._shapes.chunks(tokens, pages)
+            if padded is None:
+                shape = StepShape(tokens, count, len(places), pages)
+                return self._write(shape, sampling, rows, starts, counts, places)
+            rows, starts = _pad(rows, padded.sequences, self._null_row), _pad(starts, padded.sequences, 0)
+            counts = _pad(counts, padded.sequences, 0)
+            counts[count] = padded.tokens - tokens
+            return self._write(padded, sampling, rows, starts, counts, _pad(places, padded.samples, count))
+        shape = self._shapes.decodes(count, pages)
         rows = _pad(rows, shape.sequences, self._null_row)
         starts, counts = _pad(starts, shape.sequences, 0), _pad(counts, shape.sequences, 1)
         return self._write(shape, sampling, rows, starts, counts, np.arange(shape.sequences))
@@ -205,7 +211,7 @@ class PackedInputs:
                     for host in self._host
                 ),
             )
-            if shape.decode:  # the others are as many as there are plans
+            if shape.padded:  # the others are as many as there are plans
                 self._views[shape] = views
         return views
 
@@ -219,10 +225,10 @@ class _Views:
     host: tuple[Arrays[NDArray[np.generic]], ...]
 
 
-def buffer_bytes(shapes: DecodeShapes, max_step_tokens: int) -> int:
+def buffer_bytes(shapes: PaddedShapes, max_step_tokens: int) -> int:
     """Bytes of a buffer in which every step's input fits."""
     rows = shapes.sizes[-1]
-    return packed_bytes(StepShape(max(rows, max_step_tokens), rows, rows, shapes.widths[-1]))
+    return packed_bytes(StepShape(max(rows, max_step_tokens), rows + 1, rows, shapes.widths[-1]))
 
 
 def packed_bytes(shape: StepShape) -> int:

@@ -1,9 +1,9 @@
 """How much of a GPU's memory KV pages may take: what is free after loading, less what steps are seen to take.
 
 The largest step is run before there are any pages: with the most tokens, all sequences sampled, with every
-kind of sampling. What it takes at its peak is kept free for steps, and what a decode step takes once more for
-the graphs, which have memory of their own. A reserve is left besides: drivers load code when it is first
-needed, allocators leave gaps, and others may use the same GPU.
+kind of sampling. What it takes at its peak is kept free for steps, and what the largest captured step takes
+once more for the graphs, which have memory of their own. A reserve is left besides: drivers load code when it
+is first needed, allocators leave gaps, and others may use the same GPU.
 """
 
 import logging
@@ -18,7 +18,7 @@ from ..config import EngineConfig
 from ..errors import ModelError, is_out_of_memory
 from ..models.decoder import KVCache, Model
 from .inputs import buffer_bytes
-from .shapes import DecodeShapes
+from .shapes import shapes_for
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +64,13 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
         ModelError: nothing is left for them; the message says what takes how much, and what to change.
     """
     device = model.embedding.device
-    shapes = DecodeShapes(config.max_batch_size, context_tokens, config.page_size)
-    rows = config.max_batch_size
+    shapes, rows = shapes_for(config, context_tokens, graphs=config.cuda_graphs), config.max_batch_size
+    captured = max((rows, *shapes.token_sizes))
     try:
         step = _peak(lambda: _run(model, config, config.max_step_tokens, context_tokens), device)
-        decode = _peak(lambda: _run(model, config, rows, context_tokens), device) if config.cuda_graphs else 0
+        graph = 0
+        if config.cuda_graphs:
+            graph = _peak(lambda: _run(model, config, captured, context_tokens), device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -81,7 +83,7 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
     budget = Budget(
         free=free,
         step=step,
-        graphs=decode + len(shapes) * _GRAPH_BYTES if config.cuda_graphs else 0,
+        graphs=graph + len(shapes) * _GRAPH_BYTES if config.cuda_graphs else 0,
         buffers=buffer_bytes(shapes, config.max_step_tokens) + (rows + 1) * 4 * (context_tokens + 1 + vocab),
         reserve=max(_LEAST_RESERVE_BYTES, int(total * _RESERVED_SHARE)) if reserve is None else reserve,
     )

@@ -1,20 +1,24 @@
-"""The shapes that decode steps are padded to, so that a graph captured once serves them all.
+"""The shapes that steps are padded to, so that a graph captured once serves many.
 
 A graph has fixed sizes. The number of sequences is padded to the next of a few sizes, so close together that
 padding is at most seven sequences, or an eighth of a larger batch. The width of the block tables is padded in
 wide strides: columns that a sequence does not use cost no more than their copy, but a GPU divides a context
 among programs by the longest it must expect, and a short context in many parts is slow.
 
-Prompt chunks come in too many sizes to capture. Their steps run eagerly, in their own shape: they compute
-long enough for the host to launch the next one meanwhile.
+Steps with prompt chunks are padded in tokens, up to a size where launching their kernels one by one takes the
+host less than computing them takes the device. Larger ones run so, in their own shape.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 
+from ..config import EngineConfig
+
 _FIRST_CONTEXT_TOKENS = 2048
 _CONTEXT_STRIDE = 4
+_CHUNK_TOKENS = 512
+"""Of the largest step with prompt chunks that is padded."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -26,7 +30,8 @@ class StepShape:
         sequences: sequences that they belong to.
         samples: sequences that get a new token.
         pages: width of the block tables.
-        decode: every sequence has one token and gets the next: what graphs are captured of.
+        decode: every sequence has one token and gets the next.
+        padded: it is one of `PaddedShapes`, for which there may be a graph.
     """
 
     tokens: int
@@ -34,17 +39,26 @@ class StepShape:
     samples: int
     pages: int
     decode: bool = False
+    padded: bool = False
 
 
-class DecodeShapes:
-    """The shapes for decodes of up to so many sequences and tokens a sequence.
+class PaddedShapes:
+    """The shapes for up to so many sequences and tokens a sequence.
 
     Attributes:
-        sizes: numbers of sequences, ascending.
+        sizes: numbers of sequences that decode, ascending.
         widths: of block tables in pages, ascending.
+        token_sizes: numbers of tokens of steps with prompt chunks, ascending.
     """
 
-    def __init__(self, max_batch_size: int, capacity_tokens: int, page_size: int) -> None:
+    def __init__(
+        self, max_batch_size: int, capacity_tokens: int, page_size: int, most_chunk_tokens: int = 0
+    ) -> None:
+        """`most_chunk_tokens` is up to how many tokens steps with prompt chunks are padded."""
+        self._capacity_tokens = capacity_tokens
+        most = min(most_chunk_tokens, max_batch_size * capacity_tokens)
+        sizes = {32, *range(64, most, 64), most}
+        self.token_sizes = tuple(size for size in sorted(sizes) if 0 < size <= most)
         steps = chain((1, 2, 4), range(8, 128, 8), range(128, 256, 16), range(256, max_batch_size, 32))
         self.sizes = (*(size for size in steps if size < max_batch_size), max_batch_size)
         widths, tokens = [], _FIRST_CONTEXT_TOKENS
@@ -53,19 +67,41 @@ class DecodeShapes:
             tokens *= _CONTEXT_STRIDE
         self.widths = (*widths, -(-capacity_tokens // page_size))
 
-    def fit(self, sequences: int, pages: int) -> StepShape:
-        """The least shape for so many sequences, the longest of which has so many pages."""
+    def decodes(self, sequences: int, pages: int) -> StepShape:
+        """The least shape for so many decodes, the longest of which has so many pages."""
         size = next(size for size in self.sizes if size >= sequences)
         return _decode(size, next(width for width in self.widths if width >= pages))
 
+    def chunks(self, tokens: int, pages: int) -> StepShape | None:
+        """The least shape for so many tokens of any sequences; None for a step that is not padded.
+
+        It has a sequence more than there can be: the tokens of padding are one.
+        """
+        size = next((size for size in self.token_sizes if size >= tokens), None)
+        if size is None or size - tokens > self._capacity_tokens:
+            return None
+        return self._chunks(size, next(width for width in self.widths if width >= pages))
+
+    def _chunks(self, size: int, width: int) -> StepShape:
+        rows = self.sizes[-1]
+        return StepShape(size, rows + 1, rows, width, padded=True)
+
     def __iter__(self) -> Iterator[StepShape]:
         """All shapes, the largest first: graphs captured later find room in the memory of earlier ones."""
+        for size, width in product(reversed(self.token_sizes), reversed(self.widths)):
+            yield self._chunks(size, width)
         for size, width in product(reversed(self.sizes), reversed(self.widths)):
             yield _decode(size, width)
 
     def __len__(self) -> int:
-        return len(self.sizes) * len(self.widths)
+        return (len(self.sizes) + len(self.token_sizes)) * len(self.widths)
+
+
+def shapes_for(config: EngineConfig, capacity_tokens: int, *, graphs: bool) -> PaddedShapes:
+    """The shapes that an engine of this config pads its steps to; prompt chunks only for graphs."""
+    most = min(_CHUNK_TOKENS, config.max_step_tokens) if graphs else 0
+    return PaddedShapes(config.max_batch_size, capacity_tokens, config.page_size, most)
 
 
 def _decode(size: int, width: int) -> StepShape:
-    return StepShape(size, size, size, width, decode=True)
+    return StepShape(size, size, size, width, decode=True, padded=True)

@@ -30,7 +30,7 @@ from .graphs import CudaGraphs, Graphs, NoGraphs
 from .inputs import Packed, PackedInputs
 from .results import Pending, Results
 from .sampling import RowParams
-from .shapes import DecodeShapes, StepShape
+from .shapes import StepShape, shapes_for
 
 CAPTURED_NEEDS = (SampleNeeds(False, False, False), SampleNeeds(False, False, True))
 """What graphs sample: most requests. Penalties, bias and log-probabilities are launched kernel by kernel."""
@@ -53,7 +53,7 @@ class OverlappedSteps:
     """Launches steps over one device's stream.
 
     Attributes:
-        shapes: that decode steps are padded to.
+        shapes: that steps are padded to.
         capacity_tokens: the most that a sequence comes to.
         device_s: seconds so far that the host waited for the device.
     """
@@ -72,13 +72,13 @@ class OverlappedSteps:
         self._executor, self._device = executor, executor.device
         self.device_s, self.capacity_tokens = 0.0, capacity_tokens
         rows, vocab = config.max_batch_size + 1, executor.model_info.vocab_size
-        self.shapes = DecodeShapes(config.max_batch_size, capacity_tokens, config.page_size)
         self._batch = Batch(rows, capacity_tokens, config.page_size, self._device)
         self._params = RowParams(rows, vocab, eos_token_ids)
         if graphs is None:
             captures = self._device.type == "cuda" and config.cuda_graphs
             graphs = CudaGraphs(self._device) if captures else NoGraphs()
         self._graphs = graphs
+        self.shapes = shapes_for(config, capacity_tokens, graphs=not isinstance(graphs, NoGraphs))
         with self.on_device():
             self._inputs = PackedInputs(
                 self._batch,
@@ -116,7 +116,7 @@ class OverlappedSteps:
 
     @torch.inference_mode()
     def record(self, shape: StepShape) -> None:
-        """Capture the model for a decode shape, and sampling for as many, while no step is under way."""
+        """Capture the model for a padded shape, and sampling for as many, while no step is under way."""
         with self.on_device():
             packed = self._inputs.idle(shape)
             self._graphs.capture(shape, partial(self._forward, packed))

@@ -13,7 +13,7 @@ import torch
 
 from headrace.engine import EngineConfig, ModelError, Request, SamplingParams
 from headrace.engine.cuda.inputs import Arrays, _split, packed_bytes
-from headrace.engine.cuda.shapes import DecodeShapes, StepShape
+from headrace.engine.cuda.shapes import PaddedShapes, StepShape
 from headrace.engine.cuda.step import CAPTURED_NEEDS, OverlappedSteps
 from headrace.engine.cuda.warm_up import warm_up
 from headrace.engine.executor import load_executor
@@ -45,14 +45,15 @@ class Again:
 
 
 @pytest.fixture
-def captured(make_engine, monkeypatch):
-    """An engine whose decode steps are captured, and the graphs."""
+def captured(make_engine, model_folder):
+    """An engine whose padded steps are captured, and the graphs."""
 
     def made(**options: object):
-        graphs = Again()
-        monkeypatch.setattr("headrace.engine.cuda.step.NoGraphs", lambda: graphs)
-        engine = make_engine(overlap=True, **options)
-        warm_up(engine._stepper, 512)
+        graphs, engine = Again(), make_engine(overlap=True, **options)
+        config = EngineConfig(model="made already", **options)
+        steps = OverlappedSteps(engine._executor, config, engine.capacity_tokens, frozenset(), graphs)
+        warm_up(steps, config.max_step_tokens)
+        engine._stepper = steps
         return engine, graphs
 
     return made
@@ -60,11 +61,11 @@ def captured(make_engine, monkeypatch):
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 64, 100, 256, 1000])
 def test_a_batch_is_padded_by_little(batch):
-    shapes = DecodeShapes(batch, 4096, 16)
+    shapes = PaddedShapes(batch, 4096, 16)
     assert shapes.sizes[-1] == batch
     assert list(shapes.sizes) == sorted(set(shapes.sizes))
     for count in range(1, batch + 1):
-        shape = shapes.fit(count, 1)
+        shape = shapes.decodes(count, 1)
         assert shape.sequences - count <= max(7, count // 8)
         assert shape.tokens == shape.samples == shape.sequences
 
@@ -74,15 +75,29 @@ def test_a_batch_is_padded_by_little(batch):
     [(100, (7,)), (2048, (128,)), (2049, (128, 129)), (40_000, (128, 512, 2048, 2500))],
 )
 def test_block_tables_are_padded_in_wide_strides_up_to_the_capacity(capacity, widths):
-    shapes = DecodeShapes(8, capacity, 16)
+    shapes = PaddedShapes(8, capacity, 16)
     assert shapes.widths == widths
     for width in widths:
-        assert shapes.fit(1, width).pages == width
+        assert shapes.decodes(1, width).pages == width
     assert len(list(shapes)) == len(shapes) == len(set(shapes))
 
 
+@pytest.mark.parametrize(("most", "sizes"), [(0, ()), (1, (1,)), (32, (32,)), (100, (32, 64, 100))])
+def test_prompt_chunks_are_padded_up_to_a_size(most, sizes):
+    shapes = PaddedShapes(8, 4096, 16, most)
+    assert shapes.token_sizes == sizes
+    for tokens in range(1, most + 1):
+        assert 0 <= shapes.chunks(tokens, 1).tokens - tokens < 64
+    assert shapes.chunks(most + 1, 1) is None
+    assert len(list(shapes)) == len(shapes) == len(set(shapes))
+
+
+def test_padding_that_no_sequence_could_hold_is_not_made():
+    assert PaddedShapes(8, 20, 16, 100).chunks(70, 1) is None
+
+
 def test_the_largest_shape_is_captured_first():
-    shapes = list(DecodeShapes(20, 10_000, 16))
+    shapes = list(PaddedShapes(20, 10_000, 16))
     assert (shapes[0].sequences, shapes[0].pages) == (20, 625)
     assert [shape.sequences for shape in shapes] == sorted((s.sequences for s in shapes), reverse=True)
 
@@ -119,19 +134,27 @@ def test_padding_attends_to_the_null_page_alone_and_samples_nothing_of_note(make
     assert packed.needs == CAPTURED_NEEDS[0]
 
 
-def test_replayed_decodes_give_the_same_tokens(make_engine, captured):
-    engine, graphs = captured()
+@pytest.mark.parametrize("options", [{}, {"max_step_tokens": 50, "num_pages": 30}, {"max_batch_size": 5}])
+def test_replayed_steps_give_the_same_tokens(make_engine, captured, options):
+    engine, graphs = captured(**options)
     assert everything(engine, crowd(2)) == everything(make_engine(), crowd(2))
-    assert any(isinstance(key, StepShape) for key in graphs.replays)
+    assert {key.decode for key in graphs.replays if isinstance(key, StepShape)} == {True, False}
 
 
-def test_every_decode_step_is_replayed_and_no_prompt(captured):
-    engine, graphs = captured(max_batch_size=12)
+def test_every_decode_step_is_replayed_and_every_small_step_of_prompts(captured):
+    engine, graphs = captured(max_batch_size=12, max_step_tokens=600)
     requests = [Request(f"r{salt}", list(prompt(31, salt)), greedy(5)) for salt in range(11)]
     outputs = run(engine, *requests)
     assert all(outputs[r.id] == expected("llama", tuple(r.prompt_ids), 5) for r in requests)
     models = [key for key in graphs.replays if isinstance(key, StepShape)]
-    assert [shape.sequences for shape in models] == [12] * 4
+    assert [(shape.tokens, shape.sequences) for shape in models] == [(384, 13)] + [(12, 12)] * 4
+    graphs.replays.clear()
+    run(engine, Request("long", list(prompt(1000)), greedy(2)))
+    models = [key for key in graphs.replays if isinstance(key, StepShape)]
+    assert [(shape.tokens, shape.sequences) for shape in models] == [
+        (448, 13),
+        (1, 1),
+    ]  # 600 tokens, eagerly, first
 
 
 @pytest.mark.parametrize(
@@ -171,10 +194,11 @@ def test_a_step_of_padding_leaves_pages_as_they_are(make_engine):
     assert engine.stats().prefix_hit_tokens == 192
 
 
-@pytest.mark.parametrize("options", [{"max_batch_size": 1}, {"num_pages": 3}, {"max_step_tokens": 1}])
-def test_the_smallest_engines_warm_up(make_engine, options):
-    engine = make_engine(overlap=True, **options)
-    warm_up(engine._stepper, engine._scheduler.max_step_tokens)
+@pytest.mark.parametrize(
+    "options", [{"max_batch_size": 1}, {"max_batch_size": 1, "num_pages": 3}, {"max_step_tokens": 1}]
+)
+def test_the_smallest_engines_warm_up(captured, options):
+    engine, _ = captured(**options)
     assert run(engine, Request("r", list(prompt(1)), greedy(9)))["r"] == expected("llama", prompt(1), 9)
 
 
