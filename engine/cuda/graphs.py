@@ -14,7 +14,7 @@ class Graphs(Protocol):
     """Work recorded once and run again by its key."""
 
     def capture(self, key: Hashable, work: Callable[[], object]) -> None:
-        """Record `work`, which is run at least once before."""
+        """Record `work`, which is run at least once before, unless there is something by this key."""
 
     def replay(self, key: Hashable) -> bool:
         """Run what was recorded; False when there is nothing."""
@@ -42,6 +42,8 @@ class CudaGraphs:
 
     def capture(self, key: Hashable, work: Callable[[], object]) -> None:
         """Record `work`; it is run once before, for what only a first run does (compiling, handles)."""
+        if key in self._graphs:
+            return
         work()
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()

@@ -36,6 +36,14 @@ CAPTURED_NEEDS = (SampleNeeds(False, False, False), SampleNeeds(False, False, Tr
 """What graphs sample: most requests. Penalties, bias and log-probabilities are launched kernel by kernel."""
 
 
+_HISTORY_STRIDE = 1024
+"""Known tokens are read in so many columns: for any other number Triton might compile a kernel anew."""
+
+
+def _stride(tokens: int) -> int:
+    return -(-tokens // _HISTORY_STRIDE) * _HISTORY_STRIDE
+
+
 @dataclass(slots=True)
 class _Launched:
     sequences: list[Sequence]
@@ -89,7 +97,8 @@ class OverlappedSteps:
                 device=self._device,
             )
             self._results = Results(rows, self._device)
-            self._history = torch.zeros(rows, capacity_tokens + 1, dtype=torch.int32, device=self._device)
+            columns = _stride(capacity_tokens + 1)
+            self._history = torch.zeros(rows, columns, dtype=torch.int32, device=self._device)
             self._logits = torch.zeros(rows - 1, vocab, device=self._device)
             self._tokens = torch.zeros(rows - 1, dtype=torch.int64, device=self._device)
 
@@ -178,7 +187,7 @@ class OverlappedSteps:
         arrays = packed.arrays
         tokens = self._history[:0]
         if needs.penalties:
-            tokens = self._history[:, : packed.longest][arrays.rows]
+            tokens = self._history[:, : _stride(packed.longest)][arrays.rows]
         ids, values, until = self._bias(packed, needs)
         return SamplingTable(
             temperature=arrays.temperature,

@@ -34,7 +34,7 @@ class Again:
 
     def capture(self, key: Hashable, work: Callable[[], object]) -> None:
         work()
-        self.works[key] = work
+        self.works.setdefault(key, work)
 
     def replay(self, key: Hashable) -> bool:
         if key not in self.works:
