@@ -41,7 +41,7 @@ def count(pipe: EnginePipe, launch: Launch) -> int:
         SimpleNamespace(  # type: ignore[arg-type]
             **dict.fromkeys(("running", "waiting", "pages_total", "pages_free", "pages_cached"), 1),
             **dict.fromkeys(("pages_held", "tokens_held", "preemptions"), 1),
-            **dict.fromkeys(("prefix_query_tokens", "prefix_hit_tokens"), 1),
+            **dict.fromkeys(("prefix_query_tokens", "prefix_hit_tokens", "host_s"), 1),
         )
     )
     return serve(pipe, launch)
