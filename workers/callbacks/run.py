@@ -17,11 +17,11 @@ from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging
 from kombu import Queue
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
-from ...schemas.config import BadSetting
 from ...schemas.connection import connect, without_password
 from .. import logs
+from ..metrics_server import served
 from ..stopping import stop_celery
 from .metrics import CallbackMetrics
 from .service import Service
@@ -128,18 +128,8 @@ def _metrics(settings: CallbacksSettings) -> Iterator[CallbackMetrics]:
     if settings.metrics_port is None:
         yield metrics
         return
-    try:
-        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
-    except OSError as error:
-        place = f"{settings.metrics_host}:{settings.metrics_port}"
-        raise BadSetting(f"setting metrics_port: can't listen on {place}: {error.strerror}") from None
-    log.info("metrics_served", host=settings.metrics_host, port=server.server_port)
-    try:
+    with served(registry, settings.metrics_host, settings.metrics_port):
         yield metrics
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _keep_logging(**_: Any) -> None:

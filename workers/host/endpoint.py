@@ -4,15 +4,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ...schemas.config import BadSetting
 from ..metrics import HOST_PLACE, share
+from ..metrics_server import served
 from ..settings import WorkerSettings
-
-log = structlog.get_logger(__name__)
 
 
 @contextmanager
@@ -29,15 +26,5 @@ def metrics_endpoint(settings: WorkerSettings) -> Iterator[str | None]:
         share(folder, HOST_PLACE)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=folder)
-        try:
-            server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
-        except OSError as error:
-            place = f"{settings.metrics_host}:{settings.metrics_port}"
-            raise BadSetting(f"setting metrics_port: can't listen on {place}: {error.strerror}") from None
-        log.info("metrics_served", host=settings.metrics_host, port=server.server_port)
-        try:
+        with served(registry, settings.metrics_host, settings.metrics_port):
             yield folder
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()

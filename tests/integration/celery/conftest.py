@@ -88,7 +88,7 @@ class Installation:
         self.start("worker", "headrace.cli", "worker", *flags)
 
     def start_callbacks(self) -> None:
-        self.start("callbacks", "headrace.cli", "callbacks", "--app", "team_app:app")
+        self.start("callbacks", "headrace.cli", "callbacks", "--app", "team_app:app", "--metrics-port", "0")
 
     def kill(self, name: str) -> None:
         """kill -9."""

@@ -1,7 +1,9 @@
 """What a team sees in Flower, and what it can do from there."""
 
+import re
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -144,3 +146,12 @@ def test_kv_stats_and_cancel_are_commands(installation):
         "drain", destination=[n for n in installation.flower("workers") if n.startswith("team@")], reply=True
     )
     assert "can't drain" in str(reply)
+
+
+def test_callbacks_count_what_they_do(installation):
+    installation.team.generate.delay("A list is", max_tokens=4).get(timeout=30)
+    (*_, port) = re.findall(r'"port": (\d+), "event": "metrics_served"', installation.log("callbacks"))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as page:
+        metrics = page.read().decode()
+    (done,) = re.findall(r'headrace_outbox_entries_total\{outcome="done"\} (\S+)', metrics)
+    assert float(done) >= 1
