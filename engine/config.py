@@ -17,8 +17,8 @@ class EngineConfig:
         device: `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` takes the checkpoint's own type.
         quantization: `int8` keeps the weights of all products, the last included, as bytes with a factor for
-            each output: half the memory, and faster where memory is what a step waits for. A weight is off by
-            up to 1/254 of its output's largest; activations stay bfloat16. CPUs with bfloat16 products only.
+            each output: half the memory, and so far no faster. A weight is off by up to 1/254 of its output's
+            largest; activations stay bfloat16. CPUs with bfloat16 products only.
         page_size: tokens a KV page holds.
         num_pages: pages in the pool; None sizes the pool from `kv_memory_bytes`.
         kv_memory_bytes: memory for KV pages; None takes a quarter of what a machine has free, and on a GPU
