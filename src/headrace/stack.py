@@ -1,13 +1,16 @@
 """Everything on one machine: Redis (embedded unless one is given), a worker, callbacks, Flower."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from .producers.client import Client
 from .workers.embedded_redis import EmbeddedRedis
@@ -19,6 +22,8 @@ STOP_S = 20.0
 
 BESIDE = 5
 """The niceness of what runs beside the engines on the same few cores, which are theirs first."""
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 _POLL_S = 0.1
 
@@ -95,14 +100,14 @@ class Stack:
     def start(self, name: str, *module: str, niceness: int = 0) -> None:
         """Start `python -m <module>` as a part."""
         log = self.folder / f"{name}.log"
-        with log.open("wb") as out:
+        with log.open("wb") as out, _signals_later():
             process = subprocess.Popen(
                 [*(("nice", "-n", str(niceness)) if niceness else ()), sys.executable, "-m", *module],
                 stdout=out,
                 stderr=out,
                 env=os.environ | {"HEADRACE_REDIS_URL": self.redis_url},
             )
-        self.parts.append(Part(name, process, log))
+            self.parts.append(Part(name, process, log))
 
     def stop(self) -> None:
         """End all parts, at once and in order as far as they do it in time."""
@@ -118,6 +123,27 @@ class Stack:
             for part in self.parts:
                 part.process.kill()
                 part.process.wait()
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Hold back what would interrupt the main thread until a process that was started is known."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def test_the_pages_commands_are_understood(installation: Installation):
         program, *arguments = shlex.split(line)
         assert program == "celery"
         done = subprocess.run(
-            [sys.executable, "-m", "celery", *arguments, "--timeout", "10"],
+            [sys.executable, "-m", "celery", *arguments, "--timeout", "3"],
             env=os.environ | installation.environment,
             capture_output=True,
             text=True,
