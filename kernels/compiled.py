@@ -17,6 +17,9 @@ from torch import Tensor
 from .native import library
 
 _PANEL = 32
+"""Outputs."""
+_STEP_BYTES = 64
+"""Of a row's inputs, multiplied at once."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -25,11 +28,13 @@ class Panels:
 
     Attributes:
         weight: bfloat16, or int8 to be multiplied by scales.
-        scales: float32 [out], or None.
+        scales: float32 [out] for int8, else None.
+        offsets: int32 [out] for int8: 128 times the sum of an output's weights, before scaling.
     """
 
     weight: Tensor
     scales: Tensor | None
+    offsets: Tensor | None
     bias: Tensor | None
     in_features: int
     out_features: int
@@ -72,17 +77,21 @@ def pack_panels(weight: Tensor, bias: Tensor | None = None, *, int8: bool = Fals
     Args:
         weight: bfloat16 [out, in]; in is a multiple of 32.
         bias: bfloat16 [out].
-        int8: round each output's weights to 255 levels between plus and minus their largest. Half the memory
-            to read, and an error of up to 1/254 of that largest.
+        int8: round each output's weights to 255 levels between plus and minus their largest, an error of up
+            to 1/254 of that largest. The product then rounds each row of its input in the same way.
     """
     outputs, inputs = weight.shape
-    scales = None
+    scales = offsets = None
+    step = _STEP_BYTES // 2
     if int8:
         scales = (weight.float().abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
         weight = (weight.float() / scales[:, None]).round_().to(torch.int8)
-    padded = F.pad(weight, (0, 0, 0, -outputs % _PANEL))
-    tiles = padded.view(-1, 2, 16, inputs // _PANEL, 16, 2)  # panel, tile, output, step, pair, input of pair
-    return Panels(tiles.permute(0, 3, 1, 4, 2, 5).contiguous(), scales, bias, inputs, outputs)
+        offsets = 128 * weight.sum(1, dtype=torch.int32)
+        step = _STEP_BYTES
+    padded = F.pad(weight, (0, -inputs % step, 0, -outputs % _PANEL))
+    # panel, tile, output, step, four bytes' group, input of the group
+    tiles = padded.view(-1, 2, 16, padded.shape[1] // step, 16, step // 16)
+    return Panels(tiles.permute(0, 3, 1, 4, 2, 5).contiguous(), scales, offsets, bias, inputs, outputs)
 
 
 class CompiledDecoder:
@@ -228,6 +237,7 @@ class _Linear(ctypes.Structure):
         ("panels", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
         ("inputs", ctypes.c_int),
         ("outputs", ctypes.c_int),
     )
@@ -262,7 +272,8 @@ class _Step(ctypes.Structure):
 
 
 def _linear(panels: Panels) -> _Linear:
-    addresses = (None if x is None else x.data_ptr() for x in (panels.weight, panels.bias, panels.scales))
+    tensors = panels.weight, panels.bias, panels.scales, panels.offsets
+    addresses = (None if x is None else x.data_ptr() for x in tensors)
     return _Linear(*addresses, panels.in_features, panels.out_features)
 
 

@@ -4,7 +4,8 @@
 // thread fetches its share of the next weights meanwhile (gemm.h). Biases, residual additions and the gated
 // activation are the ends of the products before them. Of the last layer only what sampled rows need is computed.
 //
-// Rounding is that of the same operations one by one, but for the gate and up projections, which stay float32.
+// Rounding is that of the same operations one by one, but for the gate and up projections, which stay float32. With
+// weights of bytes, the inputs of every product are rounded to bytes too, each row by itself.
 #include "attention.h"
 #include "gemm.h"
 #include "norm.h"
@@ -45,27 +46,34 @@ namespace {
 // row: strides of powers of two would all fall into the same sets of a cache.
 struct Buffers {
     BF16 *residual, *x, *qkv, *attended, *gated;
-    int hidden, qkv_width, attended_width, gated_width;
-    int64_t bytes;
+    uint8_t* bytes;  // of the next product's inputs, where it wants them
+    float* scales;
+    int hidden, qkv_width, attended_width, gated_width, bytes_width;
+    int64_t size;
 
     Buffers(const DecoderModel& m, int64_t rows, char* base) {
         const Linear& qkv_w = m.layers[0].qkv;
+        const Linear& down = m.layers[0].down;
         const int64_t padded = (rows + kPanel - 1) / kPanel * kPanel;
         hidden = qkv_w.in + 32;
         qkv_width = qkv_w.out;
         attended_width = m.heads * m.dim + 32;
-        gated_width = m.layers[0].down.in + 32;
-        bytes = 0;
-        auto take = [&](int width) {
-            BF16* taken = (BF16*)(base + bytes);
-            bytes += (padded * width * 2 + 63) / 64 * 64;
-            return taken;
+        gated_width = down.in + 32;
+        int widest = m.layers[0].output.steps();
+        for (int steps : {qkv_w.steps(), down.steps()}) widest = steps > widest ? steps : widest;
+        bytes_width = qkv_w.scales ? widest * kStep + 64 : 0;
+        size = 0;
+        auto take = [&](auto*& taken, int width) {
+            taken = (std::remove_reference_t<decltype(taken)>)(base + size);
+            size += (padded * width * int64_t(sizeof *taken) + 63) / 64 * 64;
         };
-        residual = take(hidden);
-        x = take(hidden);
-        qkv = take(qkv_width);
-        attended = take(attended_width);
-        gated = take(gated_width);
+        take(residual, hidden);
+        take(x, hidden);
+        take(qkv, qkv_width);
+        take(attended, attended_width);
+        take(gated, gated_width);
+        take(bytes, bytes_width);
+        take(scales, 1);
     }
 };
 
@@ -89,31 +97,29 @@ class Forward {
         for (int64_t l = 0; l < m_.num_layers; l++) {
             const DecoderLayer& layer = m_.layers[l];
             const bool last = l + 1 == m_.num_layers;
-            normalise(s_.rows, layer.input_norm);
+            const Operand x = normalise(s_.rows, layer.input_norm);
             const Share<2> gate_up(layer.gate_up, last ? s_.sampled_rows : s_.rows);
             const Share<> output(layer.output, last ? s_.sampled_rows : s_.rows);
             const Share<> down(layer.down, last ? s_.sampled_rows : s_.rows);
             const Share<> next(last ? m_.head : m_.layers[l + 1].qkv, last ? s_.sampled_rows : s_.rows);
-            Share<>(layer.qkv, s_.rows).template run<Block>(b_.x, b_.hidden, output.begin(), [&](auto... block) {
+            Share<>(layer.qkv, s_.rows).template run<Block>(x, output.begin(), [&](auto... block) {
                 store_block(layer.qkv, b_.qkv, b_.qkv_width, block...);
             });
             rotate(layer);
             if (last && !s_.sampled_rows) return;
             attend(layer);
             if (last && s_.sampled) keep_sampled();
-            output.template run<Block>(b_.attended, b_.attended_width, gate_up.begin(), [&](auto... block) {
-                add_block(layer.output, block...);
-            });
-            normalise(last ? s_.sampled_rows : s_.rows, layer.mlp_norm);
-            gate_up.template run<Block>(b_.x, b_.hidden, down.begin(), [&](auto... block) {
+            const int64_t rows = last ? s_.sampled_rows : s_.rows;
+            output.template run<Block>(operand(rows, layer.output, b_.attended, b_.attended_width), gate_up.begin(),
+                                       [&](auto... block) { add_block(layer.output, block...); });
+            gate_up.template run<Block>(normalise(rows, layer.mlp_norm), down.begin(), [&](auto... block) {
                 gate_block(layer.gate_up, block...);
             });
-            down.template run<Block>(b_.gated, b_.gated_width, next.begin(), [&](auto... block) {
-                add_block(layer.down, block...);
-            });
+            down.template run<Block>(operand(rows, layer.down, b_.gated, b_.gated_width), next.begin(),
+                                     [&](auto... block) { add_block(layer.down, block...); });
         }
-        normalise(s_.sampled_rows, m_.norm);
-        Share<>(m_.head, s_.sampled_rows).template run<Block>(b_.x, b_.hidden, nullptr, [&](auto... block) {
+        const Operand x = normalise(s_.sampled_rows, m_.norm);
+        Share<>(m_.head, s_.sampled_rows).template run<Block>(x, nullptr, [&](auto... block) {
             store_block(m_.head, s_.logits, m_.head.out, block...);
         });
     }
@@ -126,10 +132,29 @@ class Forward {
             memcpy(b_.residual + r * b_.hidden, m_.embedding + s_.token_ids[r] * hidden(), hidden() * sizeof(BF16));
     }
 
-    void normalise(int64_t rows, const BF16* weight) const {
+    // The normalised rows, as the next product takes them.
+    Operand normalise(int64_t rows, const BF16* weight) const {
 #pragma omp for
-        for (int64_t r = 0; r < rows; r++)
-            norm_row<BF16>(b_.residual + r * b_.hidden, nullptr, weight, b_.x + r * b_.hidden, hidden(), m_.eps);
+        for (int64_t r = 0; r < rows; r++) {
+            BF16* x = b_.x + r * b_.hidden;
+            norm_row<BF16>(b_.residual + r * b_.hidden, nullptr, weight, x, hidden(), m_.eps);
+            if (Block::kBytes) round_row(r, x, m_.head);
+        }
+        return Block::kBytes ? bytes() : Operand{(const char*)b_.x, b_.hidden * 2, nullptr};
+    }
+
+    // Rows that threads have written in parts, as product w takes them.
+    Operand operand(int64_t rows, const Linear& w, const BF16* x, int width) const {
+        if (!Block::kBytes) return {(const char*)x, width * 2, nullptr};
+#pragma omp for
+        for (int64_t r = 0; r < rows; r++) round_row(r, x + r * width, w);
+        return bytes();
+    }
+
+    Operand bytes() const { return {(const char*)b_.bytes, b_.bytes_width, b_.scales}; }
+
+    void round_row(int64_t r, const BF16* x, const Linear& w) const {
+        b_.scales[r] = to_bytes(x, w.in, w.steps(), b_.bytes + r * b_.bytes_width);
     }
 
     void rotate(const DecoderLayer& layer) const {
@@ -159,18 +184,17 @@ class Forward {
         }
     }
 
-    using Sums = float[kPanel * kPanel];
+    using Sums = typename Block::Sum[kPanel * kPanel];
 
     template <typename T>
-    static void store_block(const Linear& w, T* y, int64_t stride, int64_t row, int rows, int column,
-                            const Sums* c) {
-        each_run(w, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
+    void store_block(const Linear& w, T* y, int64_t stride, int64_t row, int rows, int column, const Sums* c) const {
+        each_run(w, b_.scales, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
             store(y + r * stride + n, result, width);
         });
     }
 
     void add_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
-        each_run(w, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
+        each_run(w, b_.scales, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
             BF16* residual = b_.residual + r * b_.hidden + n;
             store(residual, rounded<BF16>(result) + load(residual, width), width);
         });
@@ -180,9 +204,11 @@ class Forward {
         const int half = w.out / 2;
         for (int v = 0; v < kPanel; v += kLanes) {
             const Ends gate(w, column + v), up(w, half + column + v);
-            for (int r = 0; r < rows; r++)
+            for (int r = 0; r < rows; r++) {
+                const float* scale = b_.scales + row + r;
                 store(b_.gated + (row + r) * b_.gated_width + column + v,
-                      silu(gate(c[0] + r * kPanel + v)) * up(c[1] + r * kPanel + v));
+                      silu(gate(c[0] + r * kPanel + v, scale)) * up(c[1] + r * kPanel + v, scale));
+            }
         }
     }
 
@@ -198,7 +224,13 @@ class Forward {
 extern "C" int64_t hr_has_decoder() { return 1; }
 
 extern "C" int64_t hr_decoder_scratch_bytes(const DecoderModel* m, int64_t rows) {
-    return Buffers(*m, rows, nullptr).bytes;
+    return Buffers(*m, rows, nullptr).size;
+}
+
+template <template <bool> typename Block, typename Product>
+static void forward(const DecoderModel& m, const DecoderStep& s, char* scratch, int threads) {
+    if (m.head.scales) Forward<Block<true>, Product>(m, s, scratch).run(threads);
+    else Forward<Block<false>, Product>(m, s, scratch).run(threads);
 }
 
 // Computes the step. Returns the first token whose position or slot lies outside its table, with nothing
@@ -210,11 +242,11 @@ extern "C" int64_t hr_decoder_forward(const DecoderModel* m, const DecoderStep* 
             return t;
 #if defined(HR_HAS_AMX)
     if (m->amx && amx_usable()) {
-        Forward<AmxBlock, AmxProduct>(*m, *s, scratch).run(threads);
+        forward<AmxBlock, AmxProduct>(*m, *s, scratch, threads);
         return -1;
     }
 #endif
-    Forward<VectorBlock, FloatProduct>(*m, *s, scratch).run(threads);
+    forward<VectorBlock, FloatProduct>(*m, *s, scratch, threads);
     return -1;
 }
 
