@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
+from .int4 import Int4Format, int4_format
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -29,6 +30,7 @@ class ModelConfig:
         sliding_windows: by layer, how many positions a token sees; 0 is all.
         qkv_bias, qk_norm: Qwen2's biases, Qwen3's per-head norms.
         rope_theta, rope_type: base and scaling kind of the rotary embedding; `source` has its parameters.
+        int4: how four-bit weights are stored; None where all are floats.
         source: the checkpoint's own configuration.
     """
 
@@ -52,6 +54,7 @@ class ModelConfig:
     rope_type: str
     eos_token_ids: tuple[int, ...]
     dtype: torch.dtype
+    int4: Int4Format | None
     source: Any
 
 
@@ -72,8 +75,6 @@ def load_config(path: str, source: Any, generation: Any) -> ModelConfig:
         raise ModelError(
             f"{path}: {architecture} is not supported; supported are {', '.join(sorted(FAMILIES))}"
         )
-    if getattr(source, "quantization_config", None):
-        raise ModelError(f"{path}: quantised checkpoints are not supported; use the float checkpoint")
     if source.hidden_act not in {"silu", "swish"}:
         raise ModelError(f"{path}: hidden_act={source.hidden_act!r} is not supported; it must be silu")
     rope = _rope(path, source)
@@ -100,6 +101,7 @@ def load_config(path: str, source: Any, generation: Any) -> ModelConfig:
         rope_type=rope["rope_type"],
         eos_token_ids=_ends(source, generation),
         dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
+        int4=int4_format(path, getattr(source, "quantization_config", None)),
         source=source,
     )
 

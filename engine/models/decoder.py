@@ -5,21 +5,19 @@ that multiply bfloat16.
 """
 
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
 import torch
 from torch import Tensor
 
 from ...kernels.activation import silu_and_mul
 from ...kernels.attention import paged_attention
-from ...kernels.compiled import CompiledDecoder, Panels
-from ...kernels.linear import Linear
+from ...kernels.compiled import CompiledDecoder
 from ...kernels.norm import add_rms_norm, rms_norm
 from ...kernels.rope_cache import rope_and_cache
 from ..batch import StepInput
 from .config import ModelConfig
-
-Weight = TypeVar("Weight", Linear, Panels)
+from .linears import LinearMap, Weight
 
 
 @dataclass(slots=True)
@@ -66,9 +64,9 @@ class Decoder:
 
     config: ModelConfig
     embedding: Tensor
-    layers: list[Layer[Linear]]
+    layers: list[Layer[LinearMap]]
     norm: Tensor
-    head: Linear
+    head: LinearMap
     cos_sin: Tensor
 
     def forward(self, step: StepInput, cache: KVCache) -> Tensor:
@@ -111,7 +109,7 @@ class Decoder:
         residual += x
         if step.sampled is not None:
             residual = residual[step.sampled]
-        logits: Tensor = self.head(rms_norm(residual, self.norm, eps))
+        logits = self.head(rms_norm(residual, self.norm, eps))
         return logits.to(torch.float32) if step.logits is None else step.logits.copy_(logits)
 
 

@@ -117,11 +117,6 @@ def test_an_unsupported_rope_scaling_is_refused(checkpoint):
         load(checkpoint(rope_parameters=rope, original_max_position_embeddings=1024))
 
 
-def test_a_quantised_checkpoint_is_refused(checkpoint):
-    with pytest.raises(ModelError, match="quantised"):
-        load(checkpoint(quantization_config={"quant_method": "awq", "bits": 4}))
-
-
 def test_a_pickled_checkpoint_is_refused_unread(checkpoint):
     folder = checkpoint()
     (folder / "model.safetensors").unlink()

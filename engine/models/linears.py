@@ -1,0 +1,102 @@
+"""Linear maps made of a checkpoint's tensors; those of the same input are made one.
+
+Floats are stacked and packed for their device. Four-bit weights keep their four bits; what such a checkpoint
+has left as floats (`modules_to_not_convert`, `dynamic`) has a `weight` like any other, and is told by it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...kernels.compiled import Panels
+from ...kernels.int4_linear import pack_int4_linear
+from .checkpoint import Checkpoint
+from .int4 import Int4Format
+
+
+class LinearMap(Protocol):
+    """x [..., in] -> [..., out], from weights of whatever kind."""
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+Weight = TypeVar("Weight", LinearMap, Panels)
+
+
+class Linears(ABC, Generic[Weight]):
+    """Makes linear maps."""
+
+    @abstractmethod
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Weight:
+        """A map of this weight [out, in] and bias [out]."""
+
+    @abstractmethod
+    def read(self, *names: str, bias: bool = False) -> Weight:
+        """The maps of these names in the checkpoint, which have the same input, as one."""
+
+
+@dataclass(slots=True, frozen=True)
+class FloatLinears(Linears[Weight]):
+    """Maps of floating weights, each laid out by `layout`."""
+
+    weights: Checkpoint
+    layout: Callable[[Tensor, Tensor | None], Weight]
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Weight:
+        """A map of this weight [out, in] and bias [out]."""
+        return self.layout(weight, bias)
+
+    def read(self, *names: str, bias: bool = False) -> Weight:
+        """The maps of these names, stacked."""
+        weight = self.weights.get(*(f"{name}.weight" for name in names))
+        return self.layout(weight, _bias(self.weights, names) if bias else None)
+
+
+@dataclass(slots=True, frozen=True)
+class Int4Linears(Linears[LinearMap]):
+    """Maps of four-bit weights, and by `floats` those that were left as they are.
+
+    Attributes:
+        format: of the four-bit weights.
+        dtype: of activations.
+        rows_hint: as `pack_linear` takes it.
+    """
+
+    weights: Checkpoint
+    format: Int4Format
+    floats: FloatLinears[LinearMap]
+    dtype: torch.dtype
+    rows_hint: int
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
+        """A map of this weight [out, in] and bias [out]."""
+        return self.floats.pack(weight, bias)
+
+    def read(self, *names: str, bias: bool = False) -> LinearMap:
+        """The maps of these names, stacked where their formats and orders of inputs are the same."""
+        quantised = [f"{name}.qweight" in self.weights for name in names]
+        if not any(quantised):
+            return self.floats.read(*names, bias=bias)
+        weight = self.format.read(self.weights.stored, names) if all(quantised) else None
+        if weight is None:
+            return SideBySide([self.read(name, bias=bias) for name in names])
+        own_bias = _bias(self.weights, names) if bias else None
+        return pack_int4_linear(weight, own_bias, self.dtype, rows_hint=self.rows_hint)
+
+
+@dataclass(slots=True, frozen=True)
+class SideBySide:
+    """Maps of the same input whose weights can't be one; their outputs are."""
+
+    parts: Sequence[LinearMap]
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], dim=-1)
+
+
+def _bias(weights: Checkpoint, names: Sequence[str]) -> Tensor:
+    return weights.get(*(f"{name}.bias" for name in names)).clone()
