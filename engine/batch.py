@@ -4,6 +4,7 @@ A row belongs to one running sequence. Whatever a step needs of all rows at once
 decode step is a handful of vectorised operations however many sequences it has.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,20 +61,23 @@ class Batch:
         self.block_tables: NDArray[np.int32] = np.zeros((rows, -(-max_tokens // page_size)), np.int32)
         self._pages = np.zeros(rows, np.int64)
 
-    def sync(self, sequence: Sequence) -> bool:
-        """Bring a sequence's row up to date; True when the row is newly its own."""
+    def sync(self, sequence: Sequence, begin: Callable[[Sequence], None]) -> None:
+        """Bring a sequence's row up to date.
+
+        `begin` does what else is due when the row is newly its own. Should that raise, the row is not the
+        sequence's yet, and all is done again when it is tried again.
+        """
         row = sequence.row
         if not sequence.has_row:
-            sequence.has_row = True
             self.tokens[row, : len(sequence.tokens)] = sequence.tokens
             self.lengths[row] = len(sequence.tokens)
             self.prompt_lengths[row] = len(sequence.request.prompt_ids)
             self._pages[row] = 0
             self._write_pages(sequence)
-            return True
-        if self._pages[row] < len(sequence.pages):
+            begin(sequence)
+            sequence.has_row = True
+        elif self._pages[row] < len(sequence.pages):
             self._write_pages(sequence)
-        return False
 
     def _write_pages(self, sequence: Sequence) -> None:
         known, now = int(self._pages[sequence.row]), len(sequence.pages)

@@ -74,8 +74,7 @@ class PlainSteps:
     def launch(self, plan: list[Chunk]) -> Flight:
         """Compute a planned step. Raised memory errors leave the sequences as they were."""
         for chunk in plan:
-            if self._batch.sync(chunk.sequence):
-                self._sampler.set_row(chunk.sequence)
+            self._batch.sync(chunk.sequence, self._sampler.set_row)
         step, sampling = self._batch.step_input(plan)
         started = time.perf_counter()
         logits = self._executor.execute(step)

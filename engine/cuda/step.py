@@ -111,8 +111,7 @@ class OverlappedSteps:
         """Start a planned step. Raised memory errors leave the sequences as they were."""
         with self.on_device():
             for chunk in plan:
-                if self._batch.sync(chunk.sequence):
-                    self._begin_row(chunk.sequence)
+                self._batch.sync(chunk.sequence, self._begin_row)
             packed = self._inputs.pack(plan)
             started = time.perf_counter()
             sampled = self._run(packed)

@@ -224,6 +224,23 @@ def test_a_step_that_runs_out_of_memory_loses_no_token_of_the_one_before():
     assert got == {f"r{number}": list(range(5, 13)) for number in range(6)}
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_row_whose_setting_up_ran_out_of_memory_is_set_up_again(make_engine, monkeypatch, overlap):
+    engine, refused = make_engine(overlap=overlap), []
+    kept = engine._stepper._params if overlap else engine._stepper._sampler
+    set_row = kept.set_row
+
+    def once(sequence):
+        if not refused:
+            refused.append(sequence.row)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        set_row(sequence)
+
+    monkeypatch.setattr(kept, "set_row", once)
+    assert everything(engine, crowd(5, 9)) == everything(make_engine(), crowd(5, 9))
+    assert refused
+
+
 def test_only_a_sequence_that_does_not_fit_alone_is_ended_after_its_last_token():
     model = Counting()
     engine = engine_for(model)

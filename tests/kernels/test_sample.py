@@ -70,8 +70,7 @@ def test_a_table_samples_as_the_engine_does(seed):
         tokens = torch.randint(0, VOCAB, (4 + 5 * (row % 3) + seed,), generator=generator).tolist()
         prompt = tokens[: 2 + row % 2]
         sequence = Sequence(Request(str(row), prompt, params), tokens, arrival=0, limit=64, chain=0, row=row)
-        batch.sync(sequence)
-        sampler.set_row(sequence)
+        batch.sync(sequence, sampler.set_row)
         sequences.append(sequence)
     rows = torch.randperm(len(PARAMS), generator=generator)
     logits = torch.randn(len(PARAMS), VOCAB, generator=generator) * 3
@@ -119,7 +118,7 @@ def test_needs_left_out_change_nothing_where_no_row_has_them():
         for row, params in enumerate(plain)
     ]
     for sequence in sequences:
-        batch.sync(sequence)
+        batch.sync(sequence, lambda _: None)
     table, order = table_of(sequences, batch), torch.arange(rows)
     logits = torch.randn(rows, vocab)
     all_done = sample(logits.clone(), order, table, SampleNeeds())
