@@ -4,8 +4,9 @@ All arrays of a step lie in one buffer, each at a multiple of 16 bytes, in a lay
 decides; so a captured graph finds them where they were. What sampling takes comes first, at places that the
 number of samples decides: one graph samples for all widths of block tables.
 
-The host has two buffers. While the device may still read one, the other is written; the step before last has
-been read back when its buffer comes round again.
+The host has two buffers. While the device may still read one, the other is written. A buffer's last copy has
+long been made when it comes round again, unless its step failed; so that is waited for, which mostly costs
+nothing.
 
 A token that was sampled here is taken from the device's own table (`history`), since the host may not have
 read it yet: the input names its row as ~row where a token id would stand.
@@ -129,6 +130,7 @@ class PackedInputs:
         pinned = device.type == "cuda"
         self._host = [torch.zeros(room, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
         self._device = torch.zeros(room, dtype=torch.uint8, device=device)
+        self._copied = [torch.cuda.Event() for _ in self._host] if pinned else []  # type: ignore[no-untyped-call]
         self._turn = 0
         self._views: dict[StepShape, _Views] = {}
 
@@ -174,6 +176,8 @@ class PackedInputs:
         """Send sequences on `rows` with `counts` tokens from `starts` on; those at `places` get a token."""
         views, batch, size = self._views_of(shape), self._batch, self._page_size
         host = views.host[self._turn]
+        if self._copied:
+            self._copied[self._turn].synchronize()
         ends, contexts = counts.cumsum(), starts + counts
         if shape.decode:
             query_rows, positions = rows, starts
@@ -197,6 +201,8 @@ class PackedInputs:
             column.take(rows, out=getattr(host, name), mode="clip")
         source = self._host[self._turn][: views.size]
         self._device[: views.size].copy_(source, non_blocking=True)
+        if self._copied:
+            self._copied[self._turn].record()
         self._turn ^= 1
         return Packed(shape, views.device, sampling, rows, self._params.needs(rows), longest)
 

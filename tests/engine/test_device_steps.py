@@ -125,6 +125,30 @@ def test_what_sampling_takes_lies_where_it_did_whatever_the_width_of_the_tables(
     assert places(128) == places(512)
 
 
+def test_an_input_is_written_where_the_device_has_read_the_one_before(make_engine):
+    inputs, told = make_engine(overlap=True)._stepper._inputs, []
+
+    class Copy:
+        def __init__(self, buffer: int) -> None:
+            self.buffer = buffer
+
+        def synchronize(self) -> None:
+            told.append((self.buffer, "free", int(inputs._host[self.buffer].sum())))
+
+        def record(self) -> None:
+            told.append((self.buffer, "sent", int(inputs._host[self.buffer].sum())))
+
+    inputs._copied = [Copy(0), Copy(1)]
+    for sequences in (3, 5, 7):
+        inputs.idle(StepShape(sequences, sequences, sequences, 2, decode=True))
+    assert [(buffer, what) for buffer, what, _ in told] == [
+        (buffer, what) for buffer in (0, 1, 0) for what in ("free", "sent")
+    ]
+    first, _, third = (held for _, what, held in told if what == "sent")
+    assert [held for _, what, held in told if what == "free"] == [0, 0, first]
+    assert third != first
+
+
 def test_padding_attends_to_the_null_page_alone_and_samples_nothing_of_note(make_engine):
     engine = make_engine(overlap=True, max_batch_size=8)
     packed = engine._stepper._inputs.idle(StepShape(8, 8, 8, 4, decode=True))
