@@ -2,8 +2,11 @@
 
 import torch
 
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "could not create a memory object")
-"""What torch's CPU allocator and oneDNN say."""
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "not enough memory", "could not create a memory object"),
+    *("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+)
+"""What torch's CPU allocator and oneDNN say; then CUDA itself, through torch or Triton, and cuBLAS."""
 
 
 class ModelError(ValueError):
@@ -13,7 +16,7 @@ class ModelError(ValueError):
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device or the machine had no memory for a step: it can be tried with less.
 
-    torch has a class of its own for GPUs; its CPU allocator and oneDNN raise RuntimeError.
+    torch has a class of its own for what its GPU allocator lacks; all others raise RuntimeError.
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

@@ -187,9 +187,17 @@ def test_only_a_sequence_that_does_not_fit_alone_is_ended():
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
 )
-def test_the_cpus_words_for_no_memory_are_understood(error):
+def test_all_words_for_no_memory_are_understood(error):
     class Once(NoModel):
         failed = False
 
