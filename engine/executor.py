@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from ..kernels import native
 from .batch import StepInput
 from .config import EngineConfig
 from .errors import ModelError
-from .models import ModelConfig, load_config, load_decoder
+from .models import ModelConfig, load_config, load_decoder, read_json
 from .models.decoder import KVCache, Model
 
 _CPU_KV_SHARE = 0.25
@@ -83,8 +83,11 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
     device = _device(config.device)
     if device.type == "cpu":
         native.library()  # built here on a machine's first run, not in the middle of a step
-    source, generation, folder = _read(config.model)
-    model = load_config(config.model, source, generation)
+    folder = _folder(config.model)
+    generation = folder / "generation_config.json"
+    model = load_config(
+        config.model, read_json(folder / "config.json"), read_json(generation) if generation.exists() else {}
+    )
     dtype = model.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     context = min(model.context_tokens, config.max_context_tokens or model.context_tokens)
     with torch.inference_mode():
@@ -121,23 +124,17 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _read(model: str) -> tuple[Any, Any, Path]:
-    """A model's configuration files and the folder of its weights; downloads a Hub name."""
+def _folder(model: str) -> Path:
+    """Where a model's files lie; downloads a Hub name."""
+    if Path(model).is_dir():
+        return Path(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from transformers import AutoConfig, GenerationConfig
 
-    folder = Path(model)
     try:
-        if not folder.is_dir():
-            folder = Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "tokenizer*"]))
-        source = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, HfHubHTTPError, HFValidationError) as error:
+        return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "tokenizer*"]))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         raise ModelError(f"{model!r} is no model folder or Hub model that can be read: {error}") from error
-    generation = None
-    if (folder / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(folder)
-    return source, generation, folder
 
 
 def _count(model: ModelConfig) -> int:

@@ -129,6 +129,15 @@ def train(
         epoch += 1
 
 
+def name_for_transformers_4(path: Path) -> None:
+    """Use the names that transformers 4 knows, too, for the tokenizer's class and its special tokens."""
+    config = json.loads(path.read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    del config["backend"]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def sample(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     model.eval()
     for prompt in (
@@ -159,6 +168,7 @@ def main() -> None:
     model.to(torch.bfloat16)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
+    name_for_transformers_4(options.out / "tokenizer_config.json")
     facts |= {"minutes": options.minutes, "seed": options.seed, "python": platform.python_version()}
     (options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(facts)

@@ -4,13 +4,17 @@ One decoder serves all families here; a family is a set of switches. What a chec
 decoder can't do is refused with the reason, never ignored.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from ..errors import ModelError
 from .int4 import Int4Format, int4_format
+from .rope_scaling import Rope, read_rope
+from .source import complete, sliding_windows
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -29,9 +33,7 @@ class ModelConfig:
         context_tokens: positions the model was made for.
         sliding_windows: by layer, how many positions a token sees; 0 is all.
         qkv_bias, qk_norm: Qwen2's biases, Qwen3's per-head norms.
-        rope_theta, rope_type: base and scaling kind of the rotary embedding; `source` has its parameters.
         int4: how four-bit weights are stored; None where all are floats.
-        source: the checkpoint's own configuration.
     """
 
     family: str
@@ -50,36 +52,33 @@ class ModelConfig:
     mlp_bias: bool
     qk_norm: bool
     sliding_windows: tuple[int, ...]
-    rope_theta: float
-    rope_type: str
+    rope: Rope
     eos_token_ids: tuple[int, ...]
     dtype: torch.dtype
     int4: Int4Format | None
-    source: Any
 
 
-def load_config(path: str, source: Any, generation: Any) -> ModelConfig:
-    """The meaning of a transformers configuration.
+def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
+    """The meaning of a checkpoint's configuration files.
 
     Args:
         path: the model's name, for messages.
-        source: its `PretrainedConfig`.
-        generation: its `GenerationConfig`, or None.
+        config: its config.json.
+        generation: its generation_config.json; empty where it has none.
 
     Raises:
-        ModelError: an architecture or option that the engine has no code for.
+        ModelError: an architecture or option that the engine has no code for, or a value that is none.
     """
-    architecture = (getattr(source, "architectures", None) or [type(source).__name__])[0]
+    architecture = (config.get("architectures") or [f"model_type={config.get('model_type')!r}"])[0]
     family = FAMILIES.get(architecture)
     if family is None:
         raise ModelError(
             f"{path}: {architecture} is not supported; supported are {', '.join(sorted(FAMILIES))}"
         )
+    source = complete(path, config)
     if source.hidden_act not in {"silu", "swish"}:
         raise ModelError(f"{path}: hidden_act={source.hidden_act!r} is not supported; it must be silu")
-    rope = _rope(path, source)
     heads = source.num_attention_heads
-    dtype = getattr(source, "dtype", None) or getattr(source, "torch_dtype", None) or torch.float32
     return ModelConfig(
         family=family,
         vocab_size=source.vocab_size,
@@ -87,8 +86,8 @@ def load_config(path: str, source: Any, generation: Any) -> ModelConfig:
         intermediate_size=source.intermediate_size,
         num_layers=source.num_hidden_layers,
         num_heads=heads,
-        num_kv_heads=getattr(source, "num_key_value_heads", None) or heads,
-        head_dim=getattr(source, "head_dim", None) or source.hidden_size // heads,
+        num_kv_heads=source.num_key_value_heads or heads,
+        head_dim=_head_dim(path, source),
         norm_eps=source.rms_norm_eps,
         context_tokens=source.max_position_embeddings,
         tie_embeddings=bool(source.tie_word_embeddings),
@@ -96,45 +95,37 @@ def load_config(path: str, source: Any, generation: Any) -> ModelConfig:
         output_bias=family != "qwen2" and bool(getattr(source, "attention_bias", False)),
         mlp_bias=bool(getattr(source, "mlp_bias", False)),
         qk_norm=family == "qwen3",
-        sliding_windows=_windows(source),
-        rope_theta=float(rope.get("rope_theta") or 10_000.0),
-        rope_type=rope["rope_type"],
-        eos_token_ids=_ends(source, generation),
-        dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
+        sliding_windows=sliding_windows(path, source),
+        rope=read_rope(path, source),
+        eos_token_ids=_ends(vars(source), generation),
+        dtype=_dtype(path, config),
         int4=int4_format(path, getattr(source, "quantization_config", None)),
-        source=source,
     )
 
 
-def _rope(path: str, source: Any) -> dict[str, Any]:
-    """Rope parameters from both layouts: `rope_parameters`, or `rope_theta` beside `rope_scaling`."""
-    rope = dict(getattr(source, "rope_parameters", None) or getattr(source, "rope_scaling", None) or {})
-    rope.setdefault("rope_theta", getattr(source, "rope_theta", None))
-    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-    if rope["rope_type"] not in {"default", "linear", "llama3", "yarn"}:
-        raise ModelError(
-            f"{path}: rope_type={rope['rope_type']!r} is not supported; "
-            "supported are default, linear, llama3 and yarn"
-        )
-    if rope.get("partial_rotary_factor") not in {None, 1.0}:
-        raise ModelError(f"{path}: partial_rotary_factor={rope['partial_rotary_factor']} is not supported")
-    return rope
+def _head_dim(path: str, source: SimpleNamespace) -> int:
+    heads: int = source.num_attention_heads
+    head_dim: int | None = source.head_dim
+    if head_dim is None and source.hidden_size % heads:
+        raise ModelError(f"{path}: hidden_size={source.hidden_size} can't be shared by {heads} heads")
+    head_dim = head_dim or source.hidden_size // heads
+    if head_dim % 2:
+        raise ModelError(f"{path}: head_dim={head_dim} is odd; a rotary embedding needs pairs")
+    return head_dim
 
 
-def _windows(source: Any) -> tuple[int, ...]:
-    window: int = getattr(source, "sliding_window", None) or 0
-    layers: int = source.num_hidden_layers
-    kinds = getattr(source, "layer_types", None)
-    if kinds:
-        return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    uniform: int = window if getattr(source, "use_sliding_window", True) else 0
-    return (uniform,) * layers
+def _dtype(path: str, config: Mapping[str, Any]) -> torch.dtype:
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ModelError(f"{path}: config.json has dtype={name!r}, which torch does not know")
+    return dtype
 
 
-def _ends(source: Any, generation: Any) -> tuple[int, ...]:
+def _ends(*holders: Mapping[str, Any]) -> tuple[int, ...]:
     """End-of-sequence tokens of both files: chat models often name more in generation_config.json."""
     ends: set[int] = set()
-    for holder in (source, generation):
-        value: int | list[int] | None = getattr(holder, "eos_token_id", None)
+    for holder in holders:
+        value: int | list[int] | None = holder.get("eos_token_id")
         ends |= {value} if isinstance(value, int) else set(value or ())
     return tuple(sorted(ends))

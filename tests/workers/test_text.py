@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, processors
+from transformers import AutoTokenizer
 
 from headrace.workers.models import resolve_model
 from headrace.workers.text import (
@@ -262,3 +265,27 @@ def test_a_damaged_tokenizer_is_refused(tmp_path):
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(TokenizerError, match="can't be loaded"):
         Tokenizer(str(tmp_path))
+
+
+def test_the_class_taken_without_asking_is_the_one_transformers_takes(byte_level):
+    theirs = AutoTokenizer.from_pretrained(resolve_model("demo"))
+    assert byte_level._backend.to_str() == theirs.backend_tokenizer.to_str()
+    assert byte_level._hf.chat_template == theirs.chat_template
+    assert byte_level._hf.special_tokens_map == theirs.special_tokens_map
+    assert type(byte_level._hf) is type(theirs)
+
+
+START = """
+import sys
+from headrace.engine import Engine, EngineConfig
+from headrace.workers import engine_process
+from headrace.workers.models import resolve_model
+Engine(EngineConfig(resolve_model("demo"), num_pages=9, threads=1))
+engine_process.Tokenizer(resolve_model("demo")).chat([{"role": "user", "content": "hi"}])
+print(*({"torch._dynamo", "triton", "transformers.configuration_utils"} & sys.modules.keys()))
+"""
+
+
+def test_an_engine_starts_without_what_only_models_of_transformers_need():
+    started = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
+    assert started.stdout.split() == []

@@ -1,0 +1,140 @@
+"""A checkpoint's JSON files, with what they may leave out.
+
+transformers could say as much, but importing its configurations takes a second of every engine's start. A
+file may leave out what equals the default of its model type, and those differ: the table below is
+transformers', with which the tests compare it. Code that a checkpoint brings along is not even looked for.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ..errors import ModelError
+
+_COMMON: dict[str, Any] = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "sliding_window": None,
+}
+
+_QWEN: dict[str, Any] = _COMMON | {
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 32,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": _COMMON
+    | {
+        "vocab_size": 32000,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 2048,
+        "eos_token_id": 2,
+    },
+    "mistral": _COMMON
+    | {
+        "vocab_size": 32000,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "eos_token_id": 2,
+    },
+    "qwen2": _QWEN,
+    "qwen3": _QWEN | {"head_dim": 128},
+}
+"""Model type → what its config.json may leave out."""
+
+_OPTIONAL = {"num_key_value_heads", "head_dim", "sliding_window", "eos_token_id"}
+"""What may also be null."""
+
+_MAY_BE_ZERO = {"max_window_layers", "sliding_window", "eos_token_id"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ModelError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no JSON object")
+    return content
+
+
+def complete(path: str, config: Mapping[str, Any]) -> SimpleNamespace:
+    """What a config.json says, by attribute, together with what it leaves out.
+
+    Args:
+        path: the model's name, for messages.
+        config: the file's content.
+
+    Raises:
+        ModelError: its model type is unknown here, or a value is not of its kind.
+    """
+    model_type = config.get("model_type")
+    if model_type not in DEFAULTS:
+        raise ModelError(
+            f"{path}: config.json has model_type={model_type!r}; supported are {', '.join(sorted(DEFAULTS))}"
+        )
+    defaults = DEFAULTS[model_type]
+    source = SimpleNamespace(**defaults | dict(config))
+    for name, default in defaults.items():
+        _check(path, name, getattr(source, name), default)
+    return source
+
+
+def _check(path: str, name: str, value: Any, default: Any) -> None:
+    if (value is None and name in _OPTIONAL) or (name == "eos_token_id" and isinstance(value, list)):
+        return
+    kind = int if default is None else type(default)
+    right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) is (
+        kind is bool
+    )
+    if not right or (kind is int and value < (name not in _MAY_BE_ZERO)):
+        wanted = {int: "a positive integer", float: "a number", bool: "true or false", str: "a string"}[kind]
+        raise ModelError(f"{path}: config.json has {name}={value!r}; it must be {wanted}")
+
+
+def sliding_windows(path: str, source: SimpleNamespace) -> tuple[int, ...]:
+    """By layer, how many positions a token sees; 0 is all.
+
+    Args:
+        path: the model's name, for messages.
+        source: what `complete` made.
+
+    Raises:
+        ModelError: a layer attends in yet another way.
+    """
+    layers: int = source.num_hidden_layers
+    switched_off = source.model_type in {"qwen2", "qwen3"} and not source.use_sliding_window
+    if source.model_type == "llama" or switched_off or not source.sliding_window:
+        return (0,) * layers
+    kinds = getattr(source, "layer_types", None)
+    if kinds is None:
+        first = getattr(source, "max_window_layers", 0) if "qwen" in source.model_type else 0
+        return tuple(0 if index < first else source.sliding_window for index in range(layers))
+    if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
+        raise ModelError(
+            f"{path}: config.json has layer_types={kinds!r}; it must be full_attention or "
+            f"sliding_attention for each of the {layers} layers"
+        )
+    return tuple(source.sliding_window if kind == "sliding_attention" else 0 for kind in kinds)
