@@ -1,5 +1,6 @@
 """The device's side of a step: weights, KV cache memory, one forward pass."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -139,9 +140,17 @@ def _folder(model: str) -> Path:
 
 def _count(model: ModelConfig) -> int:
     attention = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim * model.hidden_size
-    layer = attention + 3 * model.hidden_size * model.intermediate_size
     embeddings = (1 if model.tie_embeddings else 2) * model.vocab_size * model.hidden_size
-    return model.num_layers * layer + embeddings
+    return model.num_layers * attention + sum(_mlps(model)) * model.hidden_size + embeddings
+
+
+def _mlps(model: ModelConfig) -> Iterator[int]:
+    """The parameters of each layer's MLPs, by input."""
+    for index in range(model.num_layers):
+        if model.mixture is not None and model.mixture.sparse[index]:
+            yield model.mixture.experts * (3 * model.mixture.intermediate_size + 1)
+        else:
+            yield 3 * model.intermediate_size
 
 
 def _num_pages(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import ModelError
 from .int4 import Int4Format, int4_format
+from .mixture import Mixture, read_mixture
 from .rope_scaling import Rope, read_rope
 from .source import complete, sliding_windows
 
@@ -21,6 +22,8 @@ FAMILIES = {
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
 }
 """Architecture as checkpoints name it → family."""
 
@@ -34,6 +37,7 @@ class ModelConfig:
         sliding_windows: by layer, how many positions a token sees; 0 is all.
         qkv_bias, qk_norm: Qwen2's biases, Qwen3's per-head norms.
         int4: how four-bit weights are stored; None where all are floats.
+        mixture: the experts; None where every layer has one MLP.
     """
 
     family: str
@@ -56,6 +60,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     dtype: torch.dtype
     int4: Int4Format | None
+    mixture: Mixture | None
 
 
 def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
@@ -94,12 +99,13 @@ def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, A
         qkv_bias=family == "qwen2" or bool(getattr(source, "attention_bias", False)),
         output_bias=family != "qwen2" and bool(getattr(source, "attention_bias", False)),
         mlp_bias=bool(getattr(source, "mlp_bias", False)),
-        qk_norm=family == "qwen3",
+        qk_norm=family in {"qwen3", "qwen3_moe"},
         sliding_windows=sliding_windows(path, source),
         rope=read_rope(path, source),
         eos_token_ids=_ends(vars(source), generation),
         dtype=_dtype(path, config),
         int4=int4_format(path, getattr(source, "quantization_config", None)),
+        mixture=read_mixture(path, family, source),
     )
 
 

@@ -1,38 +1,24 @@
-"""The decoder of all supported families: pre-norm attention and gated MLP, over paged keys and values.
+"""The decoder of all supported families: pre-norm attention and gated MLPs, over paged keys and values.
 
 It exists twice: operation by operation, for any device and type, and as one call of compiled code, for CPUs
 that multiply bfloat16.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ...kernels.activation import silu_and_mul
 from ...kernels.attention import paged_attention
 from ...kernels.compiled import CompiledDecoder
 from ...kernels.norm import add_rms_norm, rms_norm
 from ...kernels.rope_cache import rope_and_cache
 from ..batch import StepInput
 from .config import ModelConfig
-from .linears import LinearMap, Weight
-
-
-@dataclass(slots=True)
-class Layer(Generic[Weight]):
-    """One layer's weights, projections of the same input fused."""
-
-    input_norm: Tensor
-    qkv: Weight
-    output: Weight
-    mlp_norm: Tensor
-    gate_up: Weight
-    down: Weight
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    sliding_window: int
+from .layers import DenseLayer, SparseLayer
+from .linears import LinearMap
 
 
 @dataclass(slots=True)
@@ -64,7 +50,7 @@ class Decoder:
 
     config: ModelConfig
     embedding: Tensor
-    layers: list[Layer[LinearMap]]
+    layers: Sequence[DenseLayer[LinearMap] | SparseLayer]
     norm: Tensor
     head: LinearMap
     cos_sin: Tensor
@@ -103,7 +89,7 @@ class Decoder:
                 max_context=step.max_context,
             )
             x, residual = add_rms_norm(layer.output(attended.view(rows, -1)), residual, layer.mlp_norm, eps)
-            x = layer.down(silu_and_mul(layer.gate_up(x)))
+            x = layer.mlp(x)
             if index + 1 < len(self.layers):
                 x, residual = add_rms_norm(x, residual, self.layers[index + 1].input_norm, eps)
         residual += x

@@ -56,6 +56,34 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "qwen2": _QWEN,
     "qwen3": _QWEN | {"head_dim": 128},
+    "mixtral": _COMMON
+    | {
+        "vocab_size": 32000,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "eos_token_id": 2,
+        "rope_theta": 1e6,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    "qwen3_moe": _COMMON
+    | {
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 24,
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 4,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": False,
+        "decoder_sparse_step": 1,
+    },
 }
 """Model type → what its config.json may leave out."""
 
@@ -125,12 +153,12 @@ def sliding_windows(path: str, source: SimpleNamespace) -> tuple[int, ...]:
         ModelError: a layer attends in yet another way.
     """
     layers: int = source.num_hidden_layers
-    switched_off = source.model_type in {"qwen2", "qwen3"} and not source.use_sliding_window
+    switched_off = not getattr(source, "use_sliding_window", True) and "qwen" in source.model_type
     if source.model_type == "llama" or switched_off or not source.sliding_window:
         return (0,) * layers
     kinds = getattr(source, "layer_types", None)
     if kinds is None:
-        first = getattr(source, "max_window_layers", 0) if "qwen" in source.model_type else 0
+        first = source.max_window_layers if source.model_type in {"qwen2", "qwen3"} else 0
         return tuple(0 if index < first else source.sliding_window for index in range(layers))
     if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
         raise ModelError(

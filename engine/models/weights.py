@@ -9,11 +9,14 @@ from torch import Tensor
 
 from ...kernels.compiled import CompiledDecoder, Panels, can_compile, pack_panels
 from ...kernels.linear import pack_linear
+from ...kernels.moe import pack_experts
 from ..errors import ModelError
 from .checkpoint import Checkpoint
 from .config import ModelConfig
-from .decoder import CompiledModel, Decoder, Layer, Model
+from .decoder import CompiledModel, Decoder, Model
+from .layers import DenseLayer, SparseLayer
 from .linears import FloatLinears, Int4Linears, LinearMap, Linears, Weight
+from .mixture import Mixture, read_sparse
 from .rope import cos_sin_table
 
 
@@ -48,10 +51,10 @@ def load_decoder(
         norm = weights.get("model.norm.weight").clone()
         cos_sin = cos_sin_table(config, positions).to(device)
         inputs = config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size
-        if config.int4 is None and can_compile(dtype, device, *inputs):
+        if config.int4 is None and config.mixture is None and can_compile(dtype, device, *inputs):
             panels: Linears[Panels] = FloatLinears(weights, partial(pack_panels, int8=int8))
             compiled = CompiledDecoder(
-                _layers(weights, config, panels),
+                [_dense(weights, config, index, panels) for index in range(config.num_layers)],
                 embedding,
                 norm,
                 _head(weights, config, embedding, panels),
@@ -63,12 +66,18 @@ def load_decoder(
             return CompiledModel(config, embedding, compiled)
         if int8:
             raise ModelError(
-                "int8 weights need a float checkpoint, dtype bfloat16, a CPU that multiplies it (AMX or "
-                "AVX-512 BF16), a C++ compiler, and layers whose widths are multiples of 32; leave "
-                "quantization unset"
+                "int8 weights need a float checkpoint without experts, dtype bfloat16, a CPU that multiplies "
+                "it (AMX or AVX-512 BF16), a C++ compiler, and layers whose widths are multiples of 32; "
+                "leave quantization unset"
             )
         linears = _linears(weights, config, dtype, rows_hint)
-        layers, head = _layers(weights, config, linears), _head(weights, config, embedding, linears)
+        layers = [
+            _sparse(weights, config, config.mixture, index, linears, rows_hint)
+            if config.mixture is not None and config.mixture.sparse[index]
+            else _dense(weights, config, index, linears)
+            for index in range(config.num_layers)
+        ]
+        head = _head(weights, config, embedding, linears)
         return Decoder(config, embedding, layers, norm, head, cos_sin)
 
 
@@ -87,27 +96,55 @@ def _head(weights: Checkpoint, config: ModelConfig, embedding: Tensor, linears: 
     return linears.read("lm_head") if own and not config.tie_embeddings else linears.pack(embedding)
 
 
-def _layers(weights: Checkpoint, config: ModelConfig, linears: Linears[Weight]) -> list[Layer[Weight]]:
-    return [_layer(weights, config, index, linears) for index in range(config.num_layers)]
+def _dense(
+    weights: Checkpoint, config: ModelConfig, index: int, linears: Linears[Weight]
+) -> DenseLayer[Weight]:
+    mlp = f"{_prefix(index)}mlp."
+    return DenseLayer(
+        *_common(weights, config, index, linears),
+        gate_up=linears.read(f"{mlp}gate_proj", f"{mlp}up_proj", bias=config.mlp_bias),
+        down=linears.read(f"{mlp}down_proj", bias=config.mlp_bias),
+    )
 
 
-def _layer(weights: Checkpoint, config: ModelConfig, index: int, linears: Linears[Weight]) -> Layer[Weight]:
-    prefix = f"model.layers.{index}."
+def _sparse(
+    weights: Checkpoint,
+    config: ModelConfig,
+    mixture: Mixture,
+    index: int,
+    linears: Linears[LinearMap],
+    rows_hint: int,
+) -> SparseLayer:
+    tensors = read_sparse(weights, _prefix(index), mixture.experts)
+    rows = max(1, rows_hint * mixture.top_k // mixture.experts)
+    return SparseLayer(
+        *_common(weights, config, index, linears),
+        router=linears.read(tensors.router),
+        experts=pack_experts(tensors.gate_up, tensors.down, rows_hint=rows),
+        top_k=mixture.top_k,
+        renormalize=mixture.renormalize,
+    )
 
-    def linear(bias: bool, *names: str) -> Weight:
-        return linears.read(*(f"{prefix}{name}" for name in names), bias=bias)
+
+def _common(
+    weights: Checkpoint, config: ModelConfig, index: int, linears: Linears[Weight]
+) -> tuple[Tensor, Weight, Weight, Tensor, Tensor | None, Tensor | None, int]:
+    """What `Layer` holds, in order."""
+    prefix = _prefix(index)
 
     def norm(name: str) -> Tensor:
         return weights.get(f"{prefix}{name}.weight").clone()
 
-    return Layer(
-        input_norm=norm("input_layernorm"),
-        qkv=linear(config.qkv_bias, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        output=linear(config.output_bias, "self_attn.o_proj"),
-        mlp_norm=norm("post_attention_layernorm"),
-        gate_up=linear(config.mlp_bias, "mlp.gate_proj", "mlp.up_proj"),
-        down=linear(config.mlp_bias, "mlp.down_proj"),
-        q_norm=norm("self_attn.q_norm") if config.qk_norm else None,
-        k_norm=norm("self_attn.k_norm") if config.qk_norm else None,
-        sliding_window=config.sliding_windows[index],
+    return (
+        norm("input_layernorm"),
+        linears.read(*(f"{prefix}self_attn.{name}_proj" for name in "qkv"), bias=config.qkv_bias),
+        linears.read(f"{prefix}self_attn.o_proj", bias=config.output_bias),
+        norm("post_attention_layernorm"),
+        norm("self_attn.q_norm") if config.qk_norm else None,
+        norm("self_attn.k_norm") if config.qk_norm else None,
+        config.sliding_windows[index],
     )
+
+
+def _prefix(index: int) -> str:
+    return f"model.layers.{index}."

@@ -10,7 +10,8 @@ import torch
 
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+DENSE = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = (*DENSE, "mixtral", "qwen3_moe")
 NEW_TOKENS = 20
 VOCAB = 300
 
@@ -27,10 +28,14 @@ def _model(family: str):
         LlamaForCausalLM,
         MistralConfig,
         MistralForCausalLM,
+        MixtralConfig,
+        MixtralForCausalLM,
         Qwen2Config,
         Qwen2ForCausalLM,
         Qwen3Config,
         Qwen3ForCausalLM,
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
     )
 
     shape = {
@@ -51,6 +56,19 @@ def _model(family: str):
         "mistral": lambda: MistralForCausalLM(MistralConfig(**shape, sliding_window=40)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True)),
         "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=32)),
+        "mixtral": lambda: MixtralForCausalLM(
+            MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2)
+        ),
+        "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+            Qwen3MoeConfig(
+                **shape,
+                head_dim=32,
+                num_experts=6,
+                num_experts_per_tok=3,
+                moe_intermediate_size=32,
+                mlp_only_layers=[1],
+            )
+        ),
     }
     torch.manual_seed(FAMILIES.index(family))
     model = kinds[family]().float().eval()

@@ -16,7 +16,14 @@ from headrace.engine.models import load_config
 from headrace.engine.models.config import FAMILIES
 from headrace.engine.models.source import DEFAULTS
 
-NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+NAMES = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "mixtral": "Mixtral",
+    "qwen3_moe": "Qwen3Moe",
+}
 
 SMALL: dict[str, Any] = {
     "vocab_size": 300,
@@ -162,7 +169,7 @@ def test_a_configuration_means_what_transformers_takes_it_for(model_type, conten
         "qkv_bias": model_type == "qwen2" or getattr(theirs, "attention_bias", False),
         "output_bias": getattr(theirs, "attention_bias", False) and model_type != "qwen2",
         "mlp_bias": getattr(theirs, "mlp_bias", False),
-        "qk_norm": model_type == "qwen3",
+        "qk_norm": model_type in {"qwen3", "qwen3_moe"},
         "sliding_windows": windows(theirs),
         "eos_token_ids": tuple(ends) if isinstance(ends, list) else (() if ends is None else (ends,)),
         "dtype": theirs.dtype or torch.float32,
@@ -171,6 +178,7 @@ def test_a_configuration_means_what_transformers_takes_it_for(model_type, conten
     rope = theirs.rope_parameters
     assert (ours.rope.kind, ours.rope.theta) == (rope["rope_type"], rope["rope_theta"])
     if ours.rope.kind != "default":
+        theirs.head_dim = ours.head_dim  # their YaRN can't do with a null one, as in Mixtral's
         inverse, amplitude = ROPE_INIT_FUNCTIONS[ours.rope.kind](theirs, torch.device("cpu"))
         assert torch.equal(ours.rope.inverse_frequencies(ours.head_dim), inverse)
         assert ours.rope.amplitude == amplitude

@@ -7,7 +7,7 @@ from headrace.engine import ModelError, Request
 from headrace.engine.models import weights
 from headrace.kernels.compiled import can_compile
 
-from .conftest import FAMILIES, NEW_TOKENS, expected, greedy, prompt, run
+from .conftest import DENSE, FAMILIES, NEW_TOKENS, expected, greedy, prompt, run
 
 LENGTHS = (1, 15, 16, 17, 31, 200, 1000)
 
@@ -114,7 +114,7 @@ needs_products = pytest.mark.skipif(
 
 
 @needs_products
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_int8_weights_keep_the_best_token_near_the_top(make_engine, family):
     engine = make_engine(family, dtype="bfloat16", quantization="int8")
     for salt in range(4):

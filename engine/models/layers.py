@@ -1,0 +1,54 @@
+"""A decoder's layers: the weights of each, projections of the same input fused."""
+
+from dataclasses import dataclass
+from typing import Generic
+
+from torch import Tensor
+
+from ...kernels.activation import silu_and_mul
+from ...kernels.moe import Experts, route
+from .linears import LinearMap, Weight
+
+
+@dataclass(slots=True)
+class Layer(Generic[Weight]):
+    """What all layers have: attention, and the norms before it and before the MLP."""
+
+    input_norm: Tensor
+    qkv: Weight
+    output: Weight
+    mlp_norm: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    sliding_window: int
+
+
+@dataclass(slots=True)
+class DenseLayer(Layer[Weight]):
+    """A layer with one gated MLP."""
+
+    gate_up: Weight
+    down: Weight
+
+    def mlp(self: "DenseLayer[LinearMap]", x: Tensor) -> Tensor:
+        """The gated MLP of x [T, hidden]."""
+        return self.down(silu_and_mul(self.gate_up(x)))
+
+
+@dataclass(slots=True)
+class SparseLayer(Layer[LinearMap]):
+    """A layer with many gated MLPs, of which each token goes to `top_k`.
+
+    Attributes:
+        router: hidden to experts.
+        renormalize: as `route` takes it.
+    """
+
+    router: LinearMap
+    experts: Experts
+    top_k: int
+    renormalize: bool
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The weighted sum of the chosen MLPs of each token of x [T, hidden]."""
+        return self.experts(x, *route(self.router(x), self.top_k, renormalize=self.renormalize))
