@@ -19,6 +19,7 @@ from headrace.engine.cuda.warm_up import warm_up
 from headrace.engine.executor import load_executor
 
 from .conftest import expected, greedy, prompt, run
+from .int4_checkpoint import GPTQ, Quantised
 from .test_overlap import crowd, everything
 
 SAMPLED = list(Arrays.__dataclass_fields__)[: list(Arrays.__dataclass_fields__).index("token_ids")]
@@ -243,7 +244,7 @@ import os, sys
 os.environ["TRITON_INTERPRET"] = "1"
 import numpy as np, torch
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
-from headrace.kernels import activation, attention, int4_linear, norm, rope_cache, sample
+from headrace.kernels import activation, attention, int4_linear, moe, norm, rope_cache, sample
 
 def tokens(overlap):
     sizes = {"max_context_tokens": 64, "max_batch_size": 4, "max_step_tokens": 12, "threads": 1}
@@ -265,13 +266,17 @@ def tokens(overlap):
 plain = tokens(overlap=False)
 for module in (activation, attention, norm, rope_cache, sample):
     module.runs_triton, module.library = lambda x: True, lambda: None
-int4_linear.runs_triton = lambda x: True
+int4_linear.runs_triton = moe.runs_triton = lambda x: True
 with np.errstate(all="ignore"):
     assert tokens(overlap=True) == plain
 """
 
 
-def test_the_gpus_kernels_give_the_cpus_tokens_interpreted(model_folder):
-    folder = str(model_folder("qwen3"))
+@pytest.mark.parametrize("kind", ["floats", "experts", "four bits"])
+def test_the_gpus_kernels_give_the_cpus_tokens_interpreted(model_folder, tmp_path, kind):
+    if kind == "four bits":
+        folder = str(Quantised("qwen3", GPTQ).save(tmp_path))
+    else:
+        folder = str(model_folder("qwen3" if kind == "floats" else "qwen3_moe"))
     done = subprocess.run([sys.executable, "-c", _INTERPRETED, folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
