@@ -6,6 +6,7 @@ from typing import Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
+KVDType = Literal["fp8"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -23,6 +24,9 @@ class EngineConfig:
         num_pages: pages in the pool; None sizes the pool from `kv_memory_bytes`.
         kv_memory_bytes: memory for KV pages; None takes a quarter of what a machine has free, and on a GPU
             what the largest step leaves of it, less `gpu_reserve_bytes`.
+        kv_dtype: `fp8` keeps keys and values as 8-bit floats (e4m3, at most 448, never scaled): half the
+            memory of bfloat16, and 3 bits of each mantissa. None keeps them as the activations are. Not for
+            the compiled step of CPUs with bfloat16 products.
         max_batch_size: most sequences in one step.
         max_step_tokens: most tokens computed in one step, decodes and prompt chunks together.
         token_time_objective_s: longest time from a running sequence's token to its next: prompts get what
@@ -44,6 +48,7 @@ class EngineConfig:
     page_size: int = 16
     num_pages: int | None = None
     kv_memory_bytes: int | None = None
+    kv_dtype: KVDType | None = None
     max_batch_size: int = 64
     max_step_tokens: int = 512
     token_time_objective_s: float | None = None
@@ -57,6 +62,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.quantization not in {None, "int8"}:
             raise ValueError(f"quantization is {self.quantization!r}; it must be 'int8', or None for none")
+        if self.kv_dtype not in {None, "fp8"}:
+            raise ValueError(f"kv_dtype is {self.kv_dtype!r}; it must be 'fp8', or None for the model's own")
         for name in ("page_size", "max_batch_size", "max_step_tokens"):
             value = getattr(self, name)
             if value < 1:

@@ -13,7 +13,8 @@ from .batch import StepInput
 from .config import EngineConfig
 from .errors import ModelError
 from .models import ModelConfig, load_config, load_decoder, read_json
-from .models.decoder import KVCache, Model
+from .models.cache import KVCache, kv_dtype, page_bytes
+from .models.decoder import Model
 
 _CPU_KV_SHARE = 0.25
 """Of the machine's memory that is free: the rest is left to the other processes on it."""
@@ -54,18 +55,9 @@ class ModelExecutor:
     def __init__(self, decoder: Model, config: EngineConfig, info: ModelInfo, device: torch.device) -> None:
         self.model_info, self.device = info, device
         self._decoder = decoder
-        dtype = decoder.embedding.dtype
         self.num_pages = _num_pages(decoder, config, info)
-        shape = (
-            decoder.config.num_layers,
-            self.num_pages,
-            decoder.config.num_kv_heads,
-            config.page_size,
-            decoder.config.head_dim,
-        )
-        self._cache = KVCache(
-            torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
-        )
+        dtype = kv_dtype(config.kv_dtype, decoder.embedding.dtype)
+        self._cache = KVCache.zeros(decoder.config, self.num_pages, config.page_size, dtype, device)
 
     @torch.inference_mode()
     def execute(self, step: StepInput) -> Tensor:
@@ -100,6 +92,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
             positions=context,
             rows_hint=config.max_batch_size,
             int8=config.quantization == "int8",
+            fp8_cache=config.kv_dtype == "fp8",
         )
     info = ModelInfo(
         family=model.family,
@@ -156,15 +149,14 @@ def _mlps(model: ModelConfig) -> Iterator[int]:
 def _num_pages(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
     if config.num_pages is not None:
         return config.num_pages
-    model, itemsize = decoder.config, decoder.embedding.dtype.itemsize
-    token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * itemsize
-    page_bytes = token_bytes * config.page_size
+    dtype = kv_dtype(config.kv_dtype, decoder.embedding.dtype)
+    size = page_bytes(decoder.config, config.page_size, dtype)
     useful = config.max_batch_size * -(-info.context_tokens // config.page_size) + 1
     memory = config.kv_memory_bytes or _spare_memory(decoder, config, info)
-    pages = min(memory // page_bytes, useful)
+    pages = min(memory // size, useful)
     if pages < 2:
         raise ModelError(
-            f"{memory} bytes hold no KV page of {page_bytes} bytes; free memory or lower page_size"
+            f"{memory} bytes hold no KV page of {size} bytes; free memory or lower page_size"
         )
     return int(pages)
 

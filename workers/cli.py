@@ -20,12 +20,21 @@ def worker(
     served_name: Annotated[str | None, typer.Option(help="The name that producers use.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="int8: weights as bytes, on CPUs with bfloat16 products.")
+    ] = None,
     engines: Annotated[
         int | None, typer.Option(help="Engine processes; GPUs and cores are shared out.")
     ] = None,
     page_size: Annotated[int | None, typer.Option(help="Tokens a KV page holds.")] = None,
     num_pages: Annotated[
         int | None, typer.Option(help="KV pages an engine; by default what memory allows.")
+    ] = None,
+    kv_memory_bytes: Annotated[
+        int | None, typer.Option(help="Memory for an engine's KV pages; by default what can be spared.")
+    ] = None,
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="fp8: keys and values in half the memory, less precise; on GPUs.")
     ] = None,
     max_batch_size: Annotated[int | None, typer.Option(help="Most jobs in one step.")] = None,
     max_step_tokens: Annotated[int | None, typer.Option(help="Most tokens computed in one step.")] = None,

@@ -15,8 +15,12 @@ class WorkerSettings(CelerySettings):
         model: a Hugging Face Hub name, a local folder, or `demo`.
         served_name: the name that producers use; the folder's or Hub name when not given.
         device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
+        quantization: `int8` keeps weights as bytes; on CPUs with bfloat16 products.
         engines: engine processes on this machine; GPUs and CPU cores are shared out among them.
-        num_pages: KV pages an engine; sized from free memory when not given.
+        num_pages: KV pages an engine; sized from `kv_memory_bytes` when not given.
+        kv_memory_bytes: memory for an engine's KV pages; when not given, a quarter of what the machine has
+            free, and on a GPU what the largest step leaves of it.
+        kv_dtype: `fp8` keeps keys and values in half the memory, with less precision; on GPUs.
         token_time_ms: longest time from a token of a stream to its next, for which prompts are computed in
             smaller pieces; without it they get all of `max_step_tokens`.
         cuda_graphs: capture decode steps on a GPU; without it the start is quicker and every step slower.
@@ -37,9 +41,12 @@ class WorkerSettings(CelerySettings):
     served_name: str | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["int8"] | None = None
     engines: Annotated[int, Field(ge=1, le=64)] = 1
     page_size: Annotated[int, Field(ge=1, le=256)] = 16
     num_pages: Annotated[int, Field(ge=2)] | None = None
+    kv_memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    kv_dtype: Literal["fp8"] | None = None
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
     max_step_tokens: Annotated[int, Field(ge=1)] = 512
     token_time_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

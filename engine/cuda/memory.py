@@ -16,7 +16,8 @@ from ...kernels.sample import SampleNeeds, SamplingTable, sample
 from ..batch import StepInput
 from ..config import EngineConfig
 from ..errors import ModelError, is_out_of_memory
-from ..models.decoder import KVCache, Model
+from ..models.cache import KVCache, kv_dtype
+from ..models.decoder import Model
 from .inputs import buffer_bytes
 from .shapes import shapes_for
 
@@ -114,17 +115,14 @@ def _peak(run: Callable[[], None], device: torch.device) -> int:
 @torch.inference_mode()
 def _run(model: Model, config: EngineConfig, tokens: int, context_tokens: int) -> None:
     """A step of `tokens` prompt tokens of as many sequences as there may be, each of which is sampled."""
-    device, shape = model.embedding.device, model.config
+    device = model.embedding.device
     sequences = min(tokens, config.max_batch_size)
     counts = torch.full((sequences,), min(tokens // sequences, context_tokens), device=device)
     ends = counts.cumsum(0)
     total = int(ends[-1])
     pages = -(-context_tokens // config.page_size)
-    cache = torch.zeros(
-        (2, shape.num_layers, 1, shape.num_kv_heads, config.page_size, shape.head_dim),
-        dtype=model.embedding.dtype,
-        device=device,
-    )
+    dtype = kv_dtype(config.kv_dtype, model.embedding.dtype)
+    cache = KVCache.zeros(model.config, 1, config.page_size, dtype, device)
     step = StepInput(
         token_ids=torch.zeros(total, dtype=torch.int64, device=device),
         positions=torch.arange(total, device=device) % counts[0],
@@ -134,7 +132,7 @@ def _run(model: Model, config: EngineConfig, tokens: int, context_tokens: int) -
         block_tables=torch.zeros(sequences, pages, dtype=torch.int32, device=device),
         sampled=ends - 1,
     )
-    logits = model.forward(step, KVCache(cache[0], cache[1]))
+    logits = model.forward(step, cache)
     whole, number = (
         torch.ones(sequences, device=device),
         torch.ones(sequences, dtype=torch.int64, device=device),

@@ -16,17 +16,10 @@ from ...kernels.compiled import CompiledDecoder
 from ...kernels.norm import add_rms_norm, rms_norm
 from ...kernels.rope_cache import rope_and_cache
 from ..batch import StepInput
+from .cache import KVCache
 from .config import ModelConfig
 from .layers import DenseLayer, SparseLayer
 from .linears import LinearMap
-
-
-@dataclass(slots=True)
-class KVCache:
-    """Keys and values of all layers, each [layers, pages, kv_heads, page_size, head_dim]."""
-
-    keys: Tensor
-    values: Tensor
 
 
 class Model(Protocol):

@@ -29,6 +29,7 @@ def load_decoder(
     positions: int,
     rows_hint: int,
     int8: bool = False,
+    fp8_cache: bool = False,
 ) -> Model:
     """Load a checkpoint, for the fastest way of computing it here.
 
@@ -40,10 +41,11 @@ def load_decoder(
         positions: how many positions the rotary tables cover.
         rows_hint: rows of a usual step, for packing.
         int8: round the weights of products to bytes.
+        fp8_cache: whether keys and values will be kept as float8_e4m3fn.
 
     Raises:
-        ModelError: tensors are missing or do not fit, the checkpoint is not in safetensors, or int8 can't be
-            had here.
+        ModelError: tensors are missing or do not fit, the checkpoint is not in safetensors, or int8 or
+            fp8_cache can't be had here.
     """
     with ExitStack() as stack:
         weights = Checkpoint(folder, stack, dtype, device)
@@ -52,6 +54,11 @@ def load_decoder(
         cos_sin = cos_sin_table(config, positions).to(device)
         inputs = config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size
         if config.int4 is None and config.mixture is None and can_compile(dtype, device, *inputs):
+            if fp8_cache:
+                raise ModelError(
+                    "kv_dtype fp8 is for GPUs: a CPU's compiled bfloat16 step keeps keys and values as "
+                    "bfloat16; leave kv_dtype unset, or dtype float32, which is slow with it"
+                )
             panels: Linears[Panels] = FloatLinears(weights, partial(pack_panels, int8=int8))
             compiled = CompiledDecoder(
                 [_dense(weights, config, index, panels) for index in range(config.num_layers)],

@@ -248,7 +248,7 @@ from headrace.kernels import activation, attention, int4_linear, moe, norm, rope
 
 def tokens(overlap):
     sizes = {"max_context_tokens": 64, "max_batch_size": 4, "max_step_tokens": 12, "threads": 1}
-    config = EngineConfig(model=sys.argv[1], overlap=overlap, **sizes)
+    config = EngineConfig(model=sys.argv[1], kv_dtype=sys.argv[2] or None, overlap=overlap, **sizes)
     engine, got = Engine(config), {}
     for name, prompt, params in (
         ("cut", list(range(3, 20)), {"top_p": 0.8, "top_k": 40, "min_p": 0.01}),
@@ -272,11 +272,12 @@ with np.errstate(all="ignore"):
 """
 
 
-@pytest.mark.parametrize("kind", ["floats", "experts", "four bits"])
+@pytest.mark.parametrize("kind", ["floats", "experts", "four bits", "8-bit cache"])
 def test_the_gpus_kernels_give_the_cpus_tokens_interpreted(model_folder, tmp_path, kind):
     if kind == "four bits":
         folder = str(Quantised("qwen3", GPTQ).save(tmp_path))
     else:
-        folder = str(model_folder("qwen3" if kind == "floats" else "qwen3_moe"))
-    done = subprocess.run([sys.executable, "-c", _INTERPRETED, folder], capture_output=True, text=True)
+        folder = str(model_folder("qwen3_moe" if kind == "experts" else "qwen3"))
+    command = [sys.executable, "-c", _INTERPRETED, folder, "fp8" if kind == "8-bit cache" else ""]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,34 @@
+"""The paged cache of keys and values: its tensors and what a page takes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import ModelConfig
+
+
+@dataclass(slots=True)
+class KVCache:
+    """Keys and values of all layers, each [layers, pages, kv_heads, page_size, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def zeros(
+        cls, config: ModelConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> "KVCache":
+        """The cache of a model; `dtype` is that of its activations, or float8_e4m3fn."""
+        shape = config.num_layers, pages, config.num_kv_heads, page_size, config.head_dim
+        return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+
+
+def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
+    """What a page takes, keys and values of all layers together."""
+    return 2 * config.num_layers * config.num_kv_heads * page_size * config.head_dim * dtype.itemsize
+
+
+def kv_dtype(name: str | None, dtype: torch.dtype) -> torch.dtype:
+    """The type of the cache that `EngineConfig.kv_dtype` names, beside activations of `dtype`."""
+    return dtype if name is None else torch.float8_e4m3fn
