@@ -4,8 +4,11 @@ A kernel is compiled for each of its variants, not for each size. So a few steps
 all of them: few and many tokens, short and long contexts, plain decodes and chunks, each kind of sampling.
 """
 
+import gc
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ...kernels.sample import SampleNeeds
 from ..errors import ModelError, is_out_of_memory
@@ -20,8 +23,9 @@ _NEEDS = (
     SampleNeeds(True, True, False, logprobs=0),
     SampleNeeds(True, True, True, logprobs=20),
 )
-_TOKENS = (2, 16, 64, 256, 1024)
-"""Of prompt chunks: more and more of the device's programs, fewer and fewer parts of a context each."""
+_TOKENS = tuple(1 << n for n in range(1, 20))
+"""Of prompt chunks: more and more of the device's programs, fewer and fewer parts of a context each; and all
+sizes of tiles that products by four-bit weights and experts have."""
 
 
 def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
@@ -33,8 +37,9 @@ def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
     started = time.perf_counter()
     try:
         _compile(steps, max_step_tokens)
-        for shape in steps.shapes:
-            steps.record(shape)
+        with _quick_collections():
+            for shape in steps.shapes:
+                steps.record(shape)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -43,6 +48,19 @@ def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
             "gpu_reserve_bytes, or lower num_pages or kv_memory_bytes where they are set, or max_step_tokens"
         ) from error
     logger.info("ready for %d shapes after %.1f s", len(steps.shapes), time.perf_counter() - started)
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Older torch collects garbage before each capture: a tenth of a second with all modules looked through."""
+    frozen = gc.get_freeze_count()
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
 
 
 def _compile(steps: OverlappedSteps, max_step_tokens: int) -> None:

@@ -3,6 +3,7 @@
 Graphs are stood in for by the work itself, done again: it finds its input where it was captured, or not.
 """
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Hashable
@@ -225,6 +226,12 @@ def test_a_step_of_padding_leaves_pages_as_they_are(make_engine):
 def test_the_smallest_engines_warm_up(captured, options):
     engine, _ = captured(**options)
     assert run(engine, Request("r", list(prompt(1)), greedy(9)))["r"] == expected("llama", prompt(1), 9)
+
+
+def test_a_warm_up_leaves_garbage_collection_as_it_was(captured):
+    before = gc.get_freeze_count()
+    captured(max_batch_size=1)
+    assert gc.get_freeze_count() == before
 
 
 def test_a_warm_up_without_memory_says_what_to_change(model_folder):
