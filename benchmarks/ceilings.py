@@ -1,61 +1,104 @@
 """What the machine can do at most, measured: copying memory, multiplying matrices.
 
-A fraction of a ceiling says how much is left to gain, which a ratio to a peer can't. What fits
-the processor's last cache is read faster than memory is copied, so such a fraction may pass 100 %.
+A fraction of a ceiling says how much is left to gain, which a ratio to a peer can't. So a ceiling is the
+fastest run of the fastest way at the best size; no figure that is held against it had that choice. What fits
+the processor's last cache is read faster than memory is copied, so that such a fraction may pass 100 %.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from headrace.kernels.linear import pack_linear
 
-from .timing import median_s
+from .timing import fastest_s
 from .workload import Shape
 
 _COPY_BYTES = 1 << 30
-_PRODUCTS = {
-    "cpu": [(512, 1024, 3072), (1024, 1024, 1024), (2048, 2048, 2048)],
-    "cuda": [(4096, 4096, 4096), (8192, 8192, 8192)],
-}
-"""(rows, inputs, outputs); the fastest is the ceiling: libraries are not at their best at every size."""
+_CPU_SIZES = (384, 512, 768, 1024, 2048)
+_GPU_SIZES = (4096, 8192, 16_384)
+_HINTS: dict[str, tuple[int | None, ...]] = {"cpu": (None, 8, 512), "cuda": (None,)}
+"""Ways to multiply: as torch does it (None), or by weights laid out by oneDNN for so many rows."""
+
+Product = Callable[[Tensor], Tensor]
 
 
 def copy_bytes_per_s(device: str = "cpu") -> float:
     """Bytes read and written per second by a large copy."""
     source = torch.ones(_COPY_BYTES, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
-    return 2 * _COPY_BYTES / median_s(lambda: target.copy_(source), device)
+    return 2 * _COPY_BYTES / fastest_s(lambda: target.copy_(source), device)
 
 
-def matmul_flops(device: str = "cpu") -> float:
-    """Floating-point operations per second of a large bf16 product, at the best of a few sizes."""
-    best = 0.0
-    for rows, width, out in _PRODUCTS[device]:
-        x = torch.randn(rows, width, dtype=torch.bfloat16, device=device)
-        linear = pack_linear(torch.randn(out, width, dtype=torch.bfloat16, device=device), rows_hint=64)
-        best = max(best, 2 * rows * width * out / median_s(partial(linear, x), device))
+def matmul_flops(device: str = "cpu", *, int8: bool = False) -> float:
+    """Operations per second of square bf16 products at their best size; with `int8` also of bytes.
+
+    On a CPU every core has a product of its own: none waits for another, or for memory.
+    """
+    if device != "cpu":
+        return max(_square_flops(size, device) for size in _GPU_SIZES)
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as cores:
+        best = max(sum(cores.map(_square_flops, [size] * threads)) for size in _CPU_SIZES)
+        if int8:
+            best = max(best, *(sum(cores.map(_square_int8_ops, [size] * threads)) for size in _CPU_SIZES))
+    torch.set_num_threads(threads)  # the cores' own settings reach some libraries of this thread
     return best
 
 
 @torch.inference_mode()
-def linears_s(shape: Shape, rows: list[int], device: str = "cpu") -> dict[int, float]:
-    """Seconds that all linear maps of one step take alone, at each number of rows.
+def _square_flops(size: int, device: str = "cpu") -> float:
+    x, weight = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    return max(
+        2 * size**3 / fastest_s(partial(_product(weight, hint), x), device, 0.1) for hint in _HINTS[device]
+    )
 
-    Every layer has weights of its own and the head is computed for every row, as in a decode step; for prompt
-    chunks, where few rows need the head, this is a little too long.
+
+@torch.inference_mode()
+def _square_int8_ops(size: int) -> float:
+    ops = torch.ops.onednn
+    x = torch.randint(0, 256, (size, size), dtype=torch.uint8)
+    weight = ops.qlinear_prepack(torch.randint(-128, 128, (size, size), dtype=torch.int8), [size, size])
+    scales, zeros = torch.ones(size), torch.zeros(size, dtype=torch.int64)
+    plain = (None, 1.0, 0, torch.float32, "none", [], "")
+    run = partial(ops.qlinear_pointwise, x, 1.0, 0, weight, scales, zeros, *plain)
+    return 2 * size**3 / fastest_s(run, budget_s=0.1)
+
+
+def _product(weight: Tensor, hint: int | None) -> Product:
+    return partial(F.linear, weight=weight) if hint is None else pack_linear(weight, rows_hint=hint)
+
+
+@torch.inference_mode()
+def linears_s(shape: Shape, rows: list[int], device: str = "cpu") -> dict[str, dict[int, float]]:
+    """Seconds that a step's linear maps take alone, at each number of rows, by their fastest packing.
+
+    Those of the layers, which all have weights of their own, and that of the head apart: rows of prompt
+    chunks need none.
     """
-    sizes = [*(size for _ in range(shape.layers) for size in shape.linears), (shape.vocab, shape.hidden)]
-    linears = [
-        pack_linear(torch.randn(size, dtype=torch.bfloat16, device=device), rows_hint=64) for size in sizes
-    ]
-    seconds = {}
-    for count in rows:
-        inputs = {
-            width: torch.randn(count, width, dtype=torch.bfloat16, device=device)
-            for width in {width for _, width in sizes}
-        }
-        seconds[count] = median_s(
-            lambda inputs=inputs: [linear(inputs[linear.in_features]) for linear in linears], device
-        )
-    return seconds
+    layers = [size for _ in range(shape.layers) for size in shape.linears]
+    parts = {"layers": layers, "head": [(shape.vocab, shape.hidden)]}
+    return {part: _fastest_linears_s(sizes, rows, device) for part, sizes in parts.items()}
+
+
+def _fastest_linears_s(sizes: list[tuple[int, int]], rows: list[int], device: str) -> dict[int, float]:
+    best = dict.fromkeys(rows, float("inf"))
+    for hint in _HINTS[device]:  # one way at a time: a large model's weights fit no machine several times
+        weights = (torch.randn(size, dtype=torch.bfloat16, device=device) for size in sizes)
+        products = [(_product(weight, hint), weight.shape[1]) for weight in weights]
+        for count in rows:
+            inputs = {
+                width: torch.randn(count, width, dtype=torch.bfloat16, device=device)
+                for width in {width for _, width in sizes}
+            }
+            best[count] = min(best[count], fastest_s(partial(_run, products, inputs), device))
+    return best
+
+
+def _run(products: list[tuple[Product, int]], inputs: dict[int, Tensor]) -> None:
+    for product, width in products:
+        product(inputs[width])

@@ -25,7 +25,7 @@ from typing import Self
 
 import torch
 
-from .ceilings import copy_bytes_per_s, linears_s
+from .ceilings import copy_bytes_per_s, linears_s, matmul_flops
 from .contender import PEERS, Contender, Lost, contender
 from .machine import machine, save
 from .tables import engine_table
@@ -121,12 +121,19 @@ class Race:
         print(f"  {name} is out: {error}", file=sys.stderr)
 
 
-def ceilings(shape: Shape, rows: list[int], device: str) -> dict[str, object]:
-    """The machine's ceilings for this model at these numbers of rows."""
-    return {
+def ceilings(shape: Shape, rows: list[int], device: str, *, int8: bool) -> dict[str, object]:
+    """The machine's ceilings, and what this model's linear maps take alone at these numbers of rows."""
+    found: dict[str, object] = {
         "copy_bytes_per_s": copy_bytes_per_s(device),
-        "linears_s": {str(count): seconds for count, seconds in linears_s(shape, rows, device).items()},
+        "matmul_flops": matmul_flops(device, int8=int8),
+        "linears_s": {
+            part: {str(count): seconds for count, seconds in by_rows.items()}
+            for part, by_rows in linears_s(shape, rows, device).items()
+        },
     }
+    if device != "cpu":
+        torch.cuda.empty_cache()  # or the contenders would miss it
+    return found
 
 
 def main() -> None:
@@ -179,8 +186,9 @@ def main() -> None:
                 for name, items in work.items()
             },
         }
+        rows, int8 = [options.requests, options.step_tokens], options.quantization == "int8"
+        facts["ceilings"] = ceilings(shape, rows, device, int8=int8)
         with Race(options.only, spec, Path(root), options.limit) as race:
-            facts |= {"ceilings": ceilings(shape, [1, options.requests, options.step_tokens], device)}
             for round_ in range(options.rounds + 1):
                 started = time.monotonic()
                 for case in chosen:

@@ -88,7 +88,9 @@ def attention(size: Size, device: str, rows: int, batch: int, context: int) -> O
     seen = rows * context - rows * (rows - 1) // 2
     kv_bytes = 2 * batch * context * size.kv_heads * size.dim * 2
     return Op(
-        lambda: paged_attention(q, keys, values, tables, starts, contexts, scale=scale),
+        lambda: paged_attention(
+            q, keys, values, tables, starts, contexts, scale=scale, max_rows=1 if rows == 1 else None
+        ),
         lambda: paged_attention_torch(
             q.double(), keys.double(), values.double(), tables, starts, contexts, scale=scale
         ),

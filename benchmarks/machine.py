@@ -34,15 +34,19 @@ def machine() -> dict[str, object]:
 
 
 def save(facts: dict[str, object], where: Path, what: str) -> Path:
-    """Write a benchmark's facts; in a folder, to `<date>-<machine>-<what>.json`. Returns the file."""
+    """Write a benchmark's facts; in a folder, to `<date>-<machine>-<what>.json`. Returns the file.
+
+    Whoever is stopped in the middle of it leaves the file as it was.
+    """
     if where.is_dir():
         about = facts["machine"]
         assert isinstance(about, dict)
         name = str(about.get("gpu") or f"{about['cpu']} {about['cores']} cores")
         slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-")
         where = where / f"{about['date']}-{slug}-{what}.json"
-    where.write_text(json.dumps(facts, indent=1, default=str) + "\n")
-    return where
+    part = where.with_suffix(".part")
+    part.write_text(json.dumps(facts, indent=1, default=str) + "\n")
+    return part.replace(where)
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -1,19 +1,18 @@
-"""The whole service against its parts: what the queue costs, and how fast jobs go in.
+"""What the way through the queue takes: to a first token, and to put jobs in.
 
-    python -m benchmarks.queue [--requests 128] [--threads 2] [--runs 3] [--json FILE]
+    python -m benchmarks.queue [--threads 2] [--rounds 3] [--json FILE]
 
-- output tokens a second through Redis, worker and client, against the bare engine in this process;
-- enqueue to first token seen by the client, against the engine's own submit to first token;
+- enqueue to first token seen by the client, against the engine's own submit to first token, one at a time;
 - jobs enqueued a second, against Celery's `.delay()` to the same Redis.
+
+What it leaves of the engine's throughput is `benchmarks.service`.
 """
 
 import argparse
-import json
-import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,42 +20,11 @@ import torch
 from headrace import Client
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 from headrace.stack import stack
-from headrace.workers.models import resolve_model
 
-from .machine import machine
-from .workload import Item, S, save_model, workload
-
-ENQUEUED = 2000
-FIRST_TOKENS = 30
-
-
-def bare_engine(engine: Engine, items: list[Item]) -> float:
-    """Seconds for all requests."""
-    started = time.perf_counter()
-    for number, item in enumerate(items):
-        params = SamplingParams(max_tokens=item.output_tokens, temperature=0.0, ignore_eos=True)
-        engine.submit(Request(str(number), list(item.prompt_ids), params))
-    while engine.has_work:
-        engine.step()
-    return time.perf_counter() - started
-
-
-def service(client: Client, items: list[Item]) -> float:
-    """Seconds from the first enqueue to the last result."""
-    started = time.perf_counter()
-    jobs = client.enqueue_many(
-        {
-            "prompt_token_ids": item.prompt_ids,
-            "model": "bench",
-            "max_tokens": item.output_tokens,
-            "temperature": 0.0,
-            "ignore_eos": True,
-        }
-        for item in items
-    )
-    for job in jobs:
-        job.result(timeout_s=600)
-    return time.perf_counter() - started
+from .machine import machine, save
+from .service import save_served_model, worker_args
+from .tables import queue_table
+from .workload import Item, S, workload
 
 
 def engine_first_token(engine: Engine, item: Item) -> float:
@@ -79,15 +47,15 @@ def service_first_token(client: Client, item: Item) -> float:
     return time.perf_counter() - started
 
 
-def rate(enqueue: Callable[[int], object]) -> float:
+def rate(enqueue: Callable[[int], object], calls: int) -> float:
     """Calls a second."""
     started = time.perf_counter()
-    for number in range(ENQUEUED):
+    for number in range(calls):
         enqueue(number)
-    return ENQUEUED / (time.perf_counter() - started)
+    return calls / (time.perf_counter() - started)
 
 
-def enqueue_rates(url: str) -> dict[str, float]:
+def enqueue_rates(url: str, jobs: int) -> dict[str, float]:
     """Jobs a second that nobody runs: headrace one by one and in bulk, and Celery's `.delay()`."""
     from celery import Celery
 
@@ -100,70 +68,55 @@ def enqueue_rates(url: str) -> dict[str, float]:
 
     with Client(url, check_model=False) as client:
         fields = {"model": "unserved", "max_tokens": 64}
-        rates = {"Celery .delay()": rate(lambda number: noop.delay(f"prompt {number}", 64))}
-        rates["headrace enqueue"] = rate(lambda number: client.enqueue(f"prompt {number}", **fields))
+        rates = {"Celery .delay()": rate(lambda number: noop.delay(f"prompt {number}", 64), jobs)}
+        rates["headrace enqueue"] = rate(lambda number: client.enqueue(f"prompt {number}", **fields), jobs)
         started = time.perf_counter()
-        client.enqueue_many({"prompt": f"prompt {number}", **fields} for number in range(ENQUEUED))
-        rates["headrace enqueue_many"] = ENQUEUED / (time.perf_counter() - started)
+        client.enqueue_many({"prompt": f"prompt {number}", **fields} for number in range(jobs))
+        rates["headrace enqueue_many"] = jobs / (time.perf_counter() - started)
     return rates
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=128)
+    parser.add_argument("--first-tokens", type=int, default=30, help="requests, in each round")
+    parser.add_argument("--enqueued", type=int, default=2000, help="jobs, in each round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="a file, or a folder to name it in")
     options = parser.parse_args()
-    items = workload(options.requests, S.vocab)
-    tokens = sum(item.output_tokens for item in items)
-    print(f"model {S.name} (bf16), {options.requests} requests at once, {machine()}")
+    items = workload(options.first_tokens, S.vocab)
+    first_token_s: dict[str, list[float]] = {"bare engine": [], "whole service": []}
+    enqueued_per_s: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "model"
-        save_model(S, folder)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(Path(resolve_model("demo")) / name, folder)
+        save_served_model(S, folder)
         engine = Engine(EngineConfig(model=str(folder), threads=options.threads, prefix_cache=False))
-        worker_args = [
-            *("--model", str(folder), "--served-name", "bench", "--device", "cpu"),
-            *("--threads", str(options.threads), "--no-prefix-cache"),
-        ]
         with (
-            stack(Path(root) / "stack", worker_args=worker_args) as running,
+            stack(Path(root) / "stack", worker_args=worker_args(folder, options.threads)) as running,
             Client(running.redis_url) as client,
         ):
             running.wait_ready(client)
-            bare, served, ours, theirs = [], [], [], []
-            for round_ in range(options.runs + 1):
-                times = bare_engine(engine, items), service(client, items)
+            for round_ in range(options.rounds + 1):
+                for item in items:
+                    times = engine_first_token(engine, item), service_first_token(client, item)
+                    if round_:
+                        for found, took in zip(first_token_s.values(), times, strict=True):
+                            found.append(took)
+                rates = enqueue_rates(running.redis_url, options.enqueued)
                 if round_:
-                    bare.append(times[0])
-                    served.append(times[1])
-            for item in items[:FIRST_TOKENS]:
-                ours.append(engine_first_token(engine, item))
-                theirs.append(service_first_token(client, item))
-            rates = enqueue_rates(running.redis_url)
-    bare_rate, served_rate = tokens / statistics.median(bare), tokens / statistics.median(served)
-    print(f"  bare engine            {bare_rate:8.0f} output tokens/s")
-    print(
-        f"  whole service          {served_rate:8.0f} output tokens/s   {served_rate / bare_rate:.1%} of it"
-    )
-    own_ms, seen_ms = 1000 * statistics.median(ours), 1000 * statistics.median(theirs)
-    print(f"  first token, engine    {own_ms:8.1f} ms")
-    print(f"  first token, client    {seen_ms:8.1f} ms                {seen_ms - own_ms:+.1f} ms")
-    for name, value in rates.items():
-        ratio = value / rates["Celery .delay()"]
-        print(f"  {name:<22} {value:8.0f} jobs/s            {ratio:.2f} times Celery's")
+                    for name, value in rates.items():
+                        enqueued_per_s.setdefault(name, []).append(value)
+    facts: dict[str, object] = {
+        "benchmark": "queue",
+        "machine": machine(),
+        "model": asdict(S),
+        "rounds": options.rounds,
+        "first_token_s": first_token_s,
+        "enqueued_per_s": enqueued_per_s,
+    }
     if options.json:
-        facts = {
-            "benchmark": "queue",
-            "machine": machine(),
-            "options": vars(options),
-            "tokens_per_s": {"bare engine": bare_rate, "whole service": served_rate},
-            "first_token_ms": {"engine": own_ms, "client": seen_ms},
-            "enqueued_per_s": rates,
-        }
-        options.json.write_text(json.dumps(facts, indent=1, default=str) + "\n")
+        save(facts, options.json, "queue")
+    print(queue_table(facts))
 
 
 if __name__ == "__main__":

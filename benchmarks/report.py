@@ -13,7 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .machine import RESULTS
-from .tables import about_machine, engine_table, kernels_table, service_table, table
+from .tables import (
+    about_machine,
+    engine_table,
+    kernels_table,
+    pacing_table,
+    queue_table,
+    service_table,
+    steps_table,
+    table,
+    webhooks_table,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
@@ -26,7 +36,7 @@ them:
 
 ```sh
 make peers                    # vLLM, OpenVINO and llama.cpp, each into an environment of its own
-make bench                    # engine, kernels, service, queue
+make bench                    # everything but what needs a GPU
 benchmarks/gpu.sh             # on a machine with a GPU
 ```
 """
@@ -41,9 +51,17 @@ with exactly the tokens asked for.
 - first token, ms a token: one request alone, prompt 128, output 64
 - prompt tokens/s: 16 prompts of 256 tokens; step: its time when every sequence gets a token
 
-The peers' settings are in `benchmarks/peers/`. The ceilings are what this machine does when nothing else is
-to be done: oneDNN's packed products of the model's linear maps, and memory copies against the bytes of
-weights and keys that a step has to read.
+The peers' settings are in `benchmarks/peers/`. The ceilings are the most that this machine does when nothing
+else is to be done: its best matrix product of any size, by any of torch's ways, and a large copy of memory.
+Counted against them is what no engine can do without: the products of the linear maps; reading the weights
+once a step, writing keys and values in prefill, reading them in decode.
+"""
+
+PACING = """\
+## Streams beside long prompts
+
+Streams decode all the time; beside them long prompts are computed, one after the other. An engine without and
+one with an objective for the time from a stream's token to its next do it in turn.
 """
 
 KERNELS = """\
@@ -59,6 +77,26 @@ SERVICE = """\
 
 Redis, host, engine process and client on one machine, against the engine alone, with the same requests at
 once.
+"""
+
+QUEUE = """\
+## The way through the queue
+
+The first token of one request at a time, from submit in the engine's own process, and from enqueue to what a
+client sees of the service. And jobs that nobody runs, put into the same Redis by headrace and by Celery.
+"""
+
+WEBHOOKS = """\
+## A receiver that never answers
+
+The service with the same requests, in turn with no webhook under way and while deliveries hang on a receiver
+that accepts connections and never answers.
+"""
+
+STEPS = """\
+## What a step costs the host
+
+Decode steps of a full batch, by the way of launching them, in turn in one process.
 """
 
 GPU = """\
@@ -82,9 +120,9 @@ def newest(results: Path, benchmark: str) -> list[dict]:
 
 
 def _variant(facts: dict) -> str:
-    if "model" in facts:
-        return f"{facts['model']['name']} {facts.get('options', {}).get('quantization') or ''}"
-    return str(facts.get("device", ""))
+    options = facts.get("options", {})
+    model, device = facts.get("model", {}).get("name", ""), facts.get("device") or options.get("device", "")
+    return f"{model} {options.get('quantization') or ''} {device}"
 
 
 def engine_part(facts: dict) -> str:
@@ -105,8 +143,33 @@ def kernels_part(facts: dict) -> str:
 
 
 def service_part(facts: dict) -> str:
-    about = f"{facts['requests']} requests; {about_machine(facts['machine'])}; rounds: {facts['rounds']}."
-    return _part(f"Model {facts['model']['name']}", about, service_table(facts))
+    return _model_part(facts, f"{facts['requests']} requests", facts["rounds"], service_table)
+
+
+def webhooks_part(facts: dict) -> str:
+    return _model_part(facts, f"{facts['requests']} requests", facts["rounds"], webhooks_table)
+
+
+def queue_part(facts: dict) -> str:
+    return _model_part(facts, "One request at a time", facts["rounds"], queue_table)
+
+
+def pacing_part(facts: dict) -> str:
+    options = facts["options"]
+    load = (
+        f"{options['streams']} streams, {options['prompts']} prompts of {options['prompt_tokens']:,} tokens"
+    )
+    return _model_part(facts, load, options["rounds"], pacing_table)
+
+
+def steps_part(facts: dict) -> str:
+    where = "on the GPU" if facts["device"] == "cuda" else "on the CPU"
+    return _model_part(facts, f"{facts['requests']} sequences {where}", facts["rounds"], steps_table)
+
+
+def _model_part(facts: dict, load: str, rounds: int, measured: Callable[[dict], str]) -> str:
+    about = f"{load}; {about_machine(facts['machine'])}; rounds: {rounds}."
+    return _part(f"Model {facts['model']['name']}", about, measured(facts))
 
 
 def _part(title: str, about: str, body: str) -> str:
@@ -121,29 +184,45 @@ def gpu_part(facts: dict) -> str:
         [name, ends.get(part["status"], f"ended with status {part['status']}"), f"{part['seconds']} s"]
         for name, part in parts.items()
     ]
-    tests = parts.get("tests", {}).get("last_line", "")
     told = [f"{about_machine(facts['machine'])}.", table(["part", "run", "took"], rows)]
-    told += [f"The kernels' tests, compiled: {tests.strip('= ')}."] if tests else []
-    for part in parts.values():
+    for name, part in parts.items():
+        if part.get("tests"):
+            counts = ", ".join(f"{count} {what}" for what, count in part["tests"].items())
+            told.append(f"The {name}, run on the GPU: {counts}.")
         if measured := part["measured"]:
-            told.append(
-                (engine_part if measured["benchmark"] == "engine" else kernels_part)(measured).strip()
-            )
+            told.append(PARTS[measured["benchmark"]](measured).strip())
     return "\n\n".join(told) + "\n"
+
+
+PARTS: dict[str, Callable[[dict], str]] = {
+    "engine": engine_part,
+    "kernels": kernels_part,
+    "steps": steps_part,
+    "pacing": pacing_part,
+    "service": service_part,
+    "queue": queue_part,
+    "webhooks": webhooks_part,
+    "gpu": gpu_part,
+}
+"""How a result of each benchmark is shown."""
 
 
 def render(results: Path) -> str:
     """The page."""
-    sections: list[tuple[str, str, Callable[[dict], str]]] = [
-        (ENGINE, "engine", engine_part),
-        (KERNELS, "kernels", kernels_part),
-        (SERVICE, "service", service_part),
-        (GPU, "gpu", gpu_part),
-    ]
+    sections = {
+        "engine": ENGINE,
+        "kernels": KERNELS,
+        "steps": STEPS,
+        "pacing": PACING,
+        "service": SERVICE,
+        "queue": QUEUE,
+        "webhooks": WEBHOOKS,
+        "gpu": GPU,
+    }
     page = [HEAD]
-    for intro, benchmark, part in sections:
+    for benchmark, intro in sections.items():
         found = newest(results, benchmark)
-        page += [intro, *(map(part, found) if found else [NOTHING])]
+        page += [intro, *(map(PARTS[benchmark], found) if found else [NOTHING])]
     return "\n".join(page)
 
 

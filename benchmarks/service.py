@@ -10,6 +10,7 @@ import argparse
 import shutil
 import statistics
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,15 +18,58 @@ import torch
 from redis import Redis
 
 from headrace import Client
-from headrace.engine import Engine, EngineConfig
+from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 from headrace.schemas.connection import connect
 from headrace.stack import stack
 from headrace.workers.models import resolve_model
 
 from .machine import machine, save
-from .queue import bare_engine, service
 from .tables import service_table
-from .workload import SHAPES, save_model, workload
+from .workload import SHAPES, Item, Shape, save_model, workload
+
+
+def save_served_model(shape: Shape, folder: Path) -> None:
+    """Write a model with the built-in one's tokenizer: a worker wants one."""
+    save_model(shape, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(resolve_model("demo")) / name, folder)
+
+
+def worker_args(folder: Path, threads: int) -> list[str]:
+    """Of a worker that serves it as "bench"."""
+    return [
+        *("--model", str(folder), "--served-name", "bench", "--device", "cpu"),
+        *("--threads", str(threads), "--no-prefix-cache"),
+    ]
+
+
+def bare_engine(engine: Engine, items: list[Item]) -> float:
+    """Seconds for all requests."""
+    started = time.perf_counter()
+    for number, item in enumerate(items):
+        params = SamplingParams(max_tokens=item.output_tokens, temperature=0.0, ignore_eos=True)
+        engine.submit(Request(str(number), list(item.prompt_ids), params))
+    while engine.has_work:
+        engine.step()
+    return time.perf_counter() - started
+
+
+def service(client: Client, items: list[Item]) -> float:
+    """Seconds from the first enqueue to the last result."""
+    started = time.perf_counter()
+    jobs = client.enqueue_many(
+        {
+            "prompt_token_ids": item.prompt_ids,
+            "model": "bench",
+            "max_tokens": item.output_tokens,
+            "temperature": 0.0,
+            "ignore_eos": True,
+        }
+        for item in items
+    )
+    for job in jobs:
+        job.result(timeout_s=600)
+    return time.perf_counter() - started
 
 
 def costs(redis: Redis) -> dict[str, int]:
@@ -51,17 +95,11 @@ def main() -> None:
     items = workload(options.requests, shape.vocab)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "model"
-        save_model(shape, folder)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(Path(resolve_model("demo")) / name, folder)
+        save_served_model(shape, folder)
         engine = Engine(EngineConfig(model=str(folder), threads=options.threads, prefix_cache=False))
-        worker_args = [
-            *("--model", str(folder), "--served-name", "bench", "--device", "cpu"),
-            *("--threads", str(options.threads), "--no-prefix-cache"),
-        ]
         bare, served, spent = [], [], []
         with (
-            stack(Path(root) / "stack", worker_args=worker_args) as running,
+            stack(Path(root) / "stack", worker_args=worker_args(folder, options.threads)) as running,
             Client(running.redis_url) as client,
             connect(running.redis_url) as redis,
         ):

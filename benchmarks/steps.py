@@ -10,6 +10,8 @@ import gc
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ import torch
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 
 from .machine import machine, save
+from .tables import steps_table
 from .workload import SHAPES, Shape, save_model
 
 PROMPT, WARM = 64, 4
@@ -82,8 +85,10 @@ class Decodes:
         return took / steps, host / steps
 
 
-def measure(shape: Shape, device: str, requests: int, steps: int, rounds: int) -> list[dict[str, object]]:
-    """A row for each way."""
+def measure(
+    shape: Shape, device: str, requests: int, steps: int, rounds: int
+) -> Iterator[list[dict[str, object]]]:
+    """After each round, a row for each way."""
     with tempfile.TemporaryDirectory() as root:
         save_model(shape, Path(root), device=device)
         engines = {
@@ -97,15 +102,16 @@ def measure(shape: Shape, device: str, requests: int, steps: int, rounds: int) -
                 took = engine.run()
                 if round_:
                     found[name].append(took)
-    return [
-        {
-            "way": name,
-            "step_s": statistics.median(step for step, _ in took),
-            "host_s": statistics.median(host for _, host in took),
-            "ready_s": engines[name].ready_s,
-        }
-        for name, took in found.items()
-    ]
+            if round_:
+                yield [
+                    {
+                        "way": name,
+                        "step_s": statistics.median(step for step, _ in took),
+                        "host_s": statistics.median(host for _, host in took),
+                        "ready_s": engines[name].ready_s,
+                    }
+                    for name, took in found.items()
+                ]
 
 
 def main() -> None:
@@ -116,21 +122,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--json", type=Path, help="a file, or a folder to name it in; written after every round"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = measure(SHAPES[options.model], options.device, options.requests, options.steps, options.rounds)
-    print(f"decode steps of {options.requests} sequences, model {options.model}, {options.device}")
-    print(f"  {'':<28} {'step':>10} {'host':>10} {'against the first':>18} {'ready after':>12}")
-    for row in rows:
-        ratio = row["step_s"] / rows[0]["step_s"]
-        print(
-            f"  {row['way']:<28} {row['step_s'] * 1e3:>7.2f} ms {row['host_s'] * 1e3:>7.2f} ms"
-            f" {ratio:>17.2f}x {row['ready_s']:>10.1f} s"
-        )
-    if options.json:
-        facts = {"benchmark": "steps", "machine": machine(), "rows": rows}
-        save(facts | {"model": options.model, "requests": options.requests}, options.json, "steps")
+    shape = SHAPES[options.model]
+    facts: dict[str, object] = {
+        "benchmark": "steps",
+        "machine": machine(),
+        "device": options.device,
+        "model": asdict(shape),
+        "requests": options.requests,
+        "rounds": options.rounds,
+    }
+    for rows in measure(shape, options.device, options.requests, options.steps, options.rounds):
+        facts["rows"] = rows
+        if options.json:
+            save(facts, options.json, f"steps-{options.device}-{shape.name}")
+    print(steps_table(facts))
 
 
 if __name__ == "__main__":

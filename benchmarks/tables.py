@@ -63,28 +63,58 @@ def engine_figures(facts: dict, name: str) -> dict[str, float]:
     return figures
 
 
-def engine_ceilings(facts: dict) -> dict[str, float]:
-    """What the machine's ceilings would allow: the figures of an engine without any other cost."""
-    options, model, cases = facts["options"], facts["model"], facts["cases"]
-    rows, chunk = options["requests"], options["step_tokens"]
-    linears = {int(count): seconds for count, seconds in facts["ceilings"]["linears_s"].items()}
-    work = cases["workload"]
-    prompt_s, output_s = (
-        work["prompt_tokens"] * linears[chunk] / chunk,
-        work["output_tokens"] * linears[rows] / rows,
+def reached_table(facts: dict) -> str:
+    """What headrace does of the machine's best product and copy, in prefill and in decode.
+
+    Counted is what no engine can do without: the products of the linear maps, the head's for sampled rows
+    alone; reading the weights once a step; writing keys and values in prefill, reading them in decode.
+    """
+    ours, model, cases = engine_figures(facts, "headrace"), facts["model"], facts["cases"]
+    chunk, rows = facts["options"]["step_tokens"], facts["options"]["requests"]
+    multiplied, copied = (facts["ceilings"][name] for name in ("matmul_flops", "copy_bytes_per_s"))
+    weight_bytes = (1 if facts["options"]["quantization"] else 2) * model["weights"]
+    head, token_bytes = model["vocab"] * model["hidden"], 2 * model["kv_elements"]
+
+    def row(name: str, seconds: float, products: int, moved: int) -> Row:
+        done_per_s, moved_per_s = 2 * products / seconds, moved / seconds
+        return [
+            name,
+            number(done_per_s / 1e12),
+            percent(done_per_s / multiplied),
+            number(moved_per_s / 1e9),
+            percent(moved_per_s / copied),
+        ]
+
+    found = []
+    if "prefill_per_s" in ours:
+        tokens, sampled = cases["prefill"]["prompt_tokens"], cases["prefill"]["requests"]
+        products = tokens * (model["weights"] - head) + sampled * head
+        moved = -(-tokens // chunk) * weight_bytes + tokens * token_bytes
+        seconds = tokens / ours["prefill_per_s"]
+        found.append(row(f"prefill, steps of {chunk} tokens", seconds, products, moved))
+    if "step_ms" in ours:
+        held = cases["decode_65"]["prompt_tokens"] + 32 * rows
+        moved = weight_bytes + held * token_bytes
+        found.append(row(f"decode, steps of {rows}", ours["step_ms"] / 1000, rows * model["weights"], moved))
+    columns = ["headrace", "TFLOP/s", f"of the best product ({number(multiplied / 1e12)} TFLOP/s)"]
+    columns += ["GB/s", f"of a copy ({number(copied / 1e9)} GB/s)"]
+    return table(columns, found) if found else ""
+
+
+def linears_alone(facts: dict) -> float:
+    """Output tokens/s of the workload if a step were its linear maps alone, by torch's fastest bf16 products.
+
+    Prompt tokens come in full steps and need no head, output tokens in steps of all requests.
+    """
+    work, rows, chunk = (
+        facts["cases"]["workload"],
+        facts["options"]["requests"],
+        facts["options"]["step_tokens"],
     )
-    held = cases["decode_65"]["prompt_tokens"] + 32 * rows
-    weight_bytes = 1 if options["quantization"] else 2
-    step_bytes = weight_bytes * model["weights"] + 2 * model["kv_elements"] * held
-    return {
-        "tokens_per_s": work["output_tokens"] / (prompt_s + output_s),
-        "token_ms": 1000 * linears[1],
-        "prefill_per_s": chunk / linears[chunk],
-        "step_ms": 1000 * linears[rows],
-        "step_copy_ms": 1000 * step_bytes / facts["ceilings"]["copy_bytes_per_s"],
-        "matmul_tflops": 2 * model["weights"] * chunk / linears[chunk] / 1e12,
-        "decode_tflops": 2 * model["weights"] * rows / linears[rows] / 1e12,
-    }
+    layers, head = (facts["ceilings"]["linears_s"][part] for part in ("layers", "head"))
+    prompt_s = work["prompt_tokens"] * layers[str(chunk)] / chunk
+    output_s = work["output_tokens"] * (layers[str(rows)] + head[str(rows)]) / rows
+    return float(work["output_tokens"] / (prompt_s + output_s))
 
 
 def engine_table(facts: dict) -> str:
@@ -112,33 +142,11 @@ def engine_table(facts: dict) -> str:
         lines += [f"- {NAMES[name]}: not measured: {reason}" for name, reason in facts["lost"].items()]
     if best := _against_the_best(figures):
         lines += ["", best]
-    ceiling = engine_ceilings(facts)
-    if {"prefill_per_s", "step_ms"} <= ours.keys():
-        reached = [
-            [
-                f"prefill, steps of {facts['options']['step_tokens']} rows",
-                f"{number(ceiling['matmul_tflops'])} TFLOP/s",
-                percent(ours["prefill_per_s"] / ceiling["prefill_per_s"]),
-                "",
-            ],
-            [
-                f"decode, steps of {facts['options']['requests']} rows",
-                f"{number(ceiling['decode_tflops'])} TFLOP/s",
-                percent(ceiling["step_ms"] / ours["step_ms"]),
-                percent(ceiling["step_copy_ms"] / ours["step_ms"]),
-            ],
-        ]
-        copied = facts["ceilings"]["copy_bytes_per_s"] / 1e9
-        head = [
-            "headrace",
-            "ceiling: the linear maps alone, bf16",
-            "reached",
-            f"of memory copies ({number(copied)} GB/s)",
-        ]
-        lines += ["", table(head, reached), ""]
+    if "headrace" in figures and "matmul_flops" in facts["ceilings"]:
+        lines += ["", reached_table(facts), ""]
         lines.append(
-            f"The linear maps alone, all prompt tokens in full steps and all output tokens in steps of "
-            f"{facts['options']['requests']}, would allow {number(ceiling['tokens_per_s'])} output tokens/s."
+            "A step that were its linear maps alone, by the fastest of torch's bf16 products, would allow "
+            f"{number(linears_alone(facts))} output tokens/s."
         )
     return "\n".join(lines)
 
@@ -246,3 +254,60 @@ def pacing_table(facts: dict) -> str:
         f"prompts took {number(1000 * calm_s)} ms. At the 99th percentile it is {kept}."
     )
     return "\n\n".join((about, table(["", "no objective", "objective", "ratio"], rows)))
+
+
+def queue_table(facts: dict) -> str:
+    """What the queue adds to the time of a first token, and how fast jobs go in."""
+    engine_ms, service_ms = (1000 * median(seconds) for seconds in facts["first_token_s"].values())
+    rates = {name: median(values) for name, values in facts["enqueued_per_s"].items()}
+    celery = rates["Celery .delay()"]
+    return "\n\n".join(
+        (
+            table(
+                ["", "first token, ms"],
+                [
+                    ["bare engine", number(engine_ms)],
+                    ["seen by the client", number(service_ms)],
+                    ["what the queue adds", number(service_ms - engine_ms)],
+                ],
+            ),
+            table(
+                ["", "jobs/s", "of Celery's"],
+                [[name, number(rate), f"{rate / celery:.2f} times"] for name, rate in rates.items()],
+            ),
+        )
+    )
+
+
+def webhooks_table(facts: dict) -> str:
+    """What hanging deliveries leave of the service's speed; the ratio is that of runs in turn."""
+    tokens, alone, beside = facts["output_tokens"], facts["seconds"]["alone"], facts["seconds"]["beside"]
+    ratio = median(one / other for one, other in zip(alone, beside, strict=True))
+    rows = [
+        ["no webhook under way", number(tokens / median(alone)), ""],
+        [f"{facts['hanging']:,} webhooks hanging", number(tokens / median(beside)), f"{100 * ratio:.1f} %"],
+    ]
+    return table(["", "output tokens/s", "ratio"], rows)
+
+
+def steps_table(facts: dict) -> str:
+    """What a decode step takes, and the host's part in it, by the way of launching steps."""
+    first = facts["rows"][0]["step_s"]
+    rows = [
+        [
+            row["way"],
+            number(1000 * row["step_s"]),
+            number(1000 * row["host_s"]),
+            f"{row['step_s'] / first:.2f} times",
+            number(row["ready_s"]),
+        ]
+        for row in facts["rows"]
+    ]
+    head = [
+        "",
+        f"step of {facts['requests']}, ms",
+        "the host's part, ms",
+        "against the first",
+        "ready after, s",
+    ]
+    return table(head, rows)

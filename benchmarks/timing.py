@@ -12,10 +12,19 @@ _FLUSH_BYTES = 256 << 20
 
 def median_s(run: Callable[[], object], device: str = "cpu", budget_s: float = 0.5) -> float:
     """Median seconds of a call, after a warm-up, over as many as fit the budget (at least five)."""
+    return statistics.median(_times_s(run, device, budget_s))
+
+
+def fastest_s(run: Callable[[], object], device: str = "cpu", budget_s: float = 0.5) -> float:
+    """Seconds of the fastest of these calls: what the machine can do while nothing disturbs it."""
+    return min(_times_s(run, device, budget_s))
+
+
+def _times_s(run: Callable[[], object], device: str, budget_s: float) -> list[float]:
     timed = _gpu_timer(run) if device != "cpu" else _cpu_timer(run)
     timed()
     once = max(timed(), 1e-7)
-    return statistics.median(timed() for _ in range(min(1000, max(5, int(budget_s / once)))))
+    return [timed() for _ in range(min(1000, max(5, int(budget_s / once))))]
 
 
 def _cpu_timer(run: Callable[[], object]) -> Callable[[], float]:

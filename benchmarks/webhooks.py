@@ -9,13 +9,12 @@ many deliveries hang at once on a receiver that accepts connections and never an
 import argparse
 import contextlib
 import resource
-import shutil
 import socket
-import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,11 +23,11 @@ from headrace import Client
 from headrace.producers.webhooks import list_deliveries
 from headrace.schemas.delivery import DeliveryState
 from headrace.stack import stack
-from headrace.workers.models import resolve_model
 
 from .machine import machine, save
-from .queue import service
-from .workload import S, save_model, workload
+from .service import save_served_model, service, worker_args
+from .tables import webhooks_table
+from .workload import S, workload
 
 HANG_S = 60
 """The longest that a receiver may be given; the deliveries hang for so long."""
@@ -104,20 +103,18 @@ def main() -> None:
     beside: list[float] = []
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "model"
-        save_model(S, folder)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(Path(resolve_model("demo")) / name, folder)
-        worker_args = [
-            *("--model", str(folder), "--served-name", "bench", "--device", "cpu"),
-            *("--threads", str(options.threads), "--no-prefix-cache"),
-        ]
+        save_served_model(S, folder)
         callbacks_args = [
             *("--webhook-allow", "127.0.0.1", "--webhook-timeout-s", str(HANG_S)),
             *("--webhook-concurrency", str(options.hanging)),
         ]
         receiver = DeadReceiver()
         with (
-            stack(Path(root) / "stack", worker_args=worker_args, callbacks_args=callbacks_args) as running,
+            stack(
+                Path(root) / "stack",
+                worker_args=worker_args(folder, options.threads),
+                callbacks_args=callbacks_args,
+            ) as running,
             Client(running.redis_url) as client,
         ):
             running.wait_ready(client)
@@ -126,23 +123,19 @@ def main() -> None:
                 alone.append(service(client, items))
                 with hanging(client, receiver, options.hanging):
                     beside.append(service(client, items))
-    tokens = sum(item.output_tokens for item in items)
-    rates = {name: tokens / statistics.median(t) for name, t in (("alone", alone), ("beside", beside))}
-    ratio = statistics.median(a / b for a, b in zip(alone, beside, strict=True))
-    print(f"model {S.name} (bf16), {options.requests} requests at once, medians of {options.rounds} rounds")
-    print(f"  no webhook under way        {rates['alone']:8.0f} output tokens/s")
-    print(f"  {options.hanging} webhooks hanging       {rates['beside']:8.0f} output tokens/s   {ratio:.1%}")
+    facts: dict[str, object] = {
+        "benchmark": "webhooks",
+        "machine": machine(),
+        "model": asdict(S),
+        "hanging": options.hanging,
+        "requests": options.requests,
+        "rounds": options.rounds,
+        "output_tokens": sum(item.output_tokens for item in items),
+        "seconds": {"alone": alone, "beside": beside},
+    }
     if options.json:
-        facts = {
-            "benchmark": "webhooks",
-            "machine": machine(),
-            "hanging": options.hanging,
-            "requests": options.requests,
-            "output_tokens": tokens,
-            "seconds": {"alone": alone, "beside": beside},
-            "ratio": ratio,
-        }
         save(facts, options.json, "webhooks")
+    print(webhooks_table(facts))
 
 
 if __name__ == "__main__":

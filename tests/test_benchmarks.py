@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks import tables
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +26,13 @@ def run(module: str, *arguments: object, **environment: str) -> subprocess.Compl
     return done
 
 
+def page_of(results: Path) -> str:
+    """What is made of the results."""
+    page = results / "page.md"
+    run("report", "--results", results, "--page", page)
+    return page.read_text()
+
+
 @pytest.mark.serial
 def test_engines_are_compared_in_one_run(tmp_path):
     done = run(
@@ -39,11 +48,12 @@ def test_engines_are_compared_in_one_run(tmp_path):
         assert facts["seconds"][name].keys() == facts["cases"].keys()
         assert all(seconds > 0 for runs in facts["seconds"][name].values() for seconds in runs)
     assert "headrace against it" in done.stdout
+    assert "| prefill, steps of 64 tokens |" in done.stdout
+    assert "| decode, steps of 4 |" in done.stdout
     assert "vLLM: not measured: not installed" in done.stdout
-    page = tmp_path / "page.md"
-    run("report", "--results", tmp_path, "--page", page)
-    assert done.stdout.strip() in page.read_text()
-    assert "Nothing is claimed" in page.read_text()
+    page = page_of(tmp_path)
+    assert done.stdout.strip() in page
+    assert "Nothing is claimed" in page
 
 
 @pytest.mark.serial
@@ -86,6 +96,105 @@ def test_streams_are_measured_beside_long_prompts_without_and_with_an_objective(
     assert all(each["gaps"] > 0 for rounds in facts["rounds"].values() for each in rounds)
     assert facts["objective_s"] == pytest.approx(4 * facts["calm_s"])
     assert "99th percentile" in done.stdout
+
+
+@pytest.mark.serial
+def test_the_way_through_the_queue_is_measured_beside_celerys(tmp_path):
+    done = run(
+        "queue", *("--first-tokens", 3, "--enqueued", 20, "--threads", 1, "--rounds", 1, "--json", tmp_path)
+    )
+    (file,) = tmp_path.glob("*-queue.json")
+    facts = json.loads(file.read_text())
+    assert {len(seconds) for seconds in facts["first_token_s"].values()} == {3}
+    assert "of Celery's" in done.stdout
+    assert done.stdout.strip() in page_of(tmp_path)
+
+
+@pytest.mark.serial
+def test_the_service_is_measured_beside_hanging_webhooks(tmp_path):
+    sizes = ("--hanging", 3, "--requests", 4, "--threads", 1, "--rounds", 1)
+    done = run("webhooks", *sizes, "--json", tmp_path)
+    (file,) = tmp_path.glob("*-webhooks.json")
+    assert {len(seconds) for seconds in json.loads(file.read_text())["seconds"].values()} == {1}
+    assert "3 webhooks hanging" in done.stdout
+    assert done.stdout.strip() in page_of(tmp_path)
+
+
+ENGINE = {
+    "benchmark": "engine",
+    "model": {"name": "none", "layers": 2, "hidden": 100, "heads": 1, "kv_heads": 1, "head_dim": 100}
+    | {"vocab": 50, "weights": 100_000, "kv_elements": 400},
+    "options": {"requests": 4, "step_tokens": 80, "quantization": None, "device": "cpu"},
+    "cases": {
+        "workload": {"requests": 4, "prompt_tokens": 400, "output_tokens": 300},
+        "first": {"requests": 1, "prompt_tokens": 128, "output_tokens": 1},
+        "prefill": {"requests": 4, "prompt_tokens": 160, "output_tokens": 4},
+        "decode_1": {"requests": 4, "prompt_tokens": 256, "output_tokens": 4},
+        "decode_65": {"requests": 4, "prompt_tokens": 256, "output_tokens": 260},
+    },
+    "seconds": {"headrace": {"prefill": [0.01], "decode_1": [0.1], "decode_65": [0.1 + 64 * 0.001]}},
+    "versions": {"headrace": {}},
+    "lost": {},
+    "rounds": 1,
+    "ceilings": {
+        "copy_bytes_per_s": 1e9,
+        "matmul_flops": 1e10,
+        "linears_s": {"layers": {"4": 0.001, "80": 0.01}, "head": {"4": 0.0005, "80": 0.005}},
+    },
+}
+
+
+def test_the_parts_of_the_ceilings_reached_count_what_no_engine_can_do_without():
+    # 160 prompt tokens by 95,000 weights, 4 rows by the head; twice all weights, 160 tokens of 800 bytes.
+    prefill = ["prefill, steps of 80 tokens", "0.00304", "30 %", "0.0528", "5 %"]
+    # 4 rows by all weights; these once, and keys and values of 256 + 4 * 32 tokens.
+    decode = ["decode, steps of 4", "0.000800", "8 %", "0.507", "51 %"]
+    lines = tables.reached_table(ENGINE).splitlines()
+    assert [line.strip("| ").split(" | ") for line in lines[2:]] == [prefill, decode]
+    assert tables.linears_alone(ENGINE) == pytest.approx(300 / (400 * 0.01 / 80 + 300 * 0.0015 / 4))
+
+
+def test_bytes_of_quantised_weights_are_counted_as_such():
+    quantised = ENGINE | {"options": ENGINE["options"] | {"quantization": "int8"}}
+    assert "| 0.407 | 41 % |" in tables.reached_table(quantised)
+
+
+def test_a_result_whose_ceilings_were_measured_otherwise_is_shown_without_them():
+    old = ENGINE | {"ceilings": {"copy_bytes_per_s": 1e9, "linears_s": {"1": 0.1}}}
+    assert "of a copy" not in tables.engine_table(old)
+
+
+def test_what_the_parts_of_a_run_on_a_gpu_left_is_put_together_and_shown(tmp_path):
+    parts, results = tmp_path / "parts", tmp_path / "results"
+    parts.mkdir()
+    results.mkdir()
+    row = {"way": "plain", "step_s": 0.01, "host_s": 0.001, "ready_s": 3.0}
+    about = {"machine": machine(), "device": "cuda", "requests": 256, "rounds": 1, "model": {"name": "none"}}
+    left = {
+        "tests": (123, "..s\n2 passed, 1 skipped in 0.1s\n.F\n1 failed, 3 passed in 2.05s (0:00:02)\n", None),
+        "steps": (124, "", {"benchmark": "steps", "rows": [row]} | about),
+        "engine-Qwen3-0.6B": (0, "done", ENGINE | {"machine": machine()}),
+        "kernels": (1, "Traceback\nRuntimeError: no", None),
+    }
+    for name, (status, told, measured) in left.items():
+        (parts / f"{name}.status").write_text(json.dumps({"status": status, "seconds": 7}))
+        (parts / f"{name}.log").write_text(told)
+        if measured:
+            (parts / f"{name}.json").write_text(json.dumps(measured))
+    run("gather", parts, results)
+    (file,) = results.glob("*-gpu.json")
+    found = json.loads(file.read_text())["parts"]
+    assert found["tests"]["tests"] == {"passed": 5, "skipped": 1, "failed": 1}
+    assert found["kernels"]["last_line"] == "RuntimeError: no"
+    page = page_of(results)
+    for shown in (
+        "| tests | ended with status 123 | 7 s |",
+        "| steps | stopped: its time was over | 7 s |",
+        "The tests, run on the GPU: 5 passed, 1 skipped, 1 failed.",
+        "| plain | 10.0 | 1.00 | 1.00 times | 3.00 |",
+        "| decode, steps of 4 |",
+    ):
+        assert shown in page
 
 
 def test_the_page_is_what_the_results_give():
