@@ -112,9 +112,9 @@ def _device(name: str) -> torch.device:
             f"device {name!r}: there is no CUDA GPU here (or torch was built without CUDA); use cpu"
         )
     if device.type == "cuda":
-        torch.cuda.set_device(
-            device
-        )  # an engine process has one GPU: kernels are launched on the current one
+        # An engine process has one GPU: kernels are launched on the current one.
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        torch.cuda.set_device(device)
     return device
 
 
@@ -155,9 +155,7 @@ def _num_pages(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
     memory = config.kv_memory_bytes or _spare_memory(decoder, config, info)
     pages = min(memory // size, useful)
     if pages < 2:
-        raise ModelError(
-            f"{memory} bytes hold no KV page of {size} bytes; free memory or lower page_size"
-        )
+        raise ModelError(f"{memory} bytes hold no KV page of {size} bytes; free memory or lower page_size")
     return int(pages)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from headrace.engine import EngineConfig, ModelError
 from headrace.engine.cuda.memory import kv_memory
-from headrace.engine.executor import load_executor
+from headrace.engine.executor import _device, load_executor
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -87,3 +87,13 @@ def test_a_step_that_does_not_fit_names_its_setting(monkeypatch, config):
 def test_a_reserve_below_zero_is_refused():
     with pytest.raises(ValueError, match="gpu_reserve_bytes is -1"):
         EngineConfig(model="x", gpu_reserve_bytes=-1)
+
+
+@pytest.mark.parametrize(("name", "index"), [("cuda", 3), ("cuda:1", 1)])
+def test_a_gpu_is_known_by_its_number_even_where_none_was_given(monkeypatch, name, index):
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    assert _device(name) == torch.device("cuda", index)
+    assert chosen == [index]
