@@ -28,7 +28,8 @@ class EngineConfig:
             memory of bfloat16, and 3 bits of each mantissa. None keeps them as the activations are. Not for
             the compiled step of CPUs with bfloat16 products.
         max_batch_size: most sequences in one step.
-        max_step_tokens: most tokens computed in one step, decodes and prompt chunks together.
+        max_step_tokens: most tokens computed in one step, decodes and prompt chunks together; None takes 512
+            on a CPU and 2048 on a GPU, from where on products gain little by more rows.
         token_time_objective_s: longest time from a running sequence's token to its next: prompts get what
             that leaves of each step. None leaves them all of `max_step_tokens`.
         max_context_tokens: longest prompt + output; None takes the model's own limit.
@@ -50,7 +51,7 @@ class EngineConfig:
     kv_memory_bytes: int | None = None
     kv_dtype: KVDType | None = None
     max_batch_size: int = 64
-    max_step_tokens: int = 512
+    max_step_tokens: int | None = None
     token_time_objective_s: float | None = None
     max_context_tokens: int | None = None
     prefix_cache: bool = True
@@ -64,7 +65,7 @@ class EngineConfig:
             raise ValueError(f"quantization is {self.quantization!r}; it must be 'int8', or None for none")
         if self.kv_dtype not in {None, "fp8"}:
             raise ValueError(f"kv_dtype is {self.kv_dtype!r}; it must be 'fp8', or None for the model's own")
-        for name in ("page_size", "max_batch_size", "max_step_tokens"):
+        for name in ("page_size", "max_batch_size"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -73,7 +74,7 @@ class EngineConfig:
                 f"token_time_objective_s is {self.token_time_objective_s}; it must be positive and finite, "
                 "or None for no objective"
             )
-        for name in ("num_pages", "kv_memory_bytes", "max_context_tokens", "threads"):
+        for name in ("max_step_tokens", "num_pages", "kv_memory_bytes", "max_context_tokens", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or None for the default")
@@ -82,3 +83,8 @@ class EngineConfig:
                 f"gpu_reserve_bytes is {self.gpu_reserve_bytes}; it must be at least 0, "
                 "or None for the default"
             )
+
+    @property
+    def step_tokens(self) -> int:
+        """`max_step_tokens`, or what stands for None on the device."""
+        return self.max_step_tokens or (512 if self.device == "cpu" else 2048)

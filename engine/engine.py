@@ -69,7 +69,7 @@ class Engine:
         objective_s = config.token_time_objective_s
         self._pacer = None if objective_s is None else Pacer(objective_s)
         self._scheduler = Scheduler(
-            pool, config.max_batch_size, config.max_step_tokens, config.prefix_cache, self._pacer
+            pool, config.max_batch_size, config.step_tokens, config.prefix_cache, self._pacer
         )
         self._eos = frozenset(self.model_info.eos_token_ids)
         self._stepper = _stepper(config, self._executor, self.capacity_tokens, self._eos)
@@ -281,7 +281,7 @@ def _stepper(
 
     steps = OverlappedSteps(executor, config, capacity_tokens, eos_token_ids)
     if executor.device.type == "cuda":
-        warm_up(steps, config.max_step_tokens)
+        warm_up(steps, config.step_tokens)
     return steps
 
 

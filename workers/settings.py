@@ -21,6 +21,7 @@ class WorkerSettings(CelerySettings):
         kv_memory_bytes: memory for an engine's KV pages; when not given, a quarter of what the machine has
             free, and on a GPU what the largest step leaves of it.
         kv_dtype: `fp8` keeps keys and values in half the memory, with less precision; on GPUs.
+        max_step_tokens: most tokens computed in one step; 512 on a CPU and 2048 on a GPU when not given.
         token_time_ms: longest time from a token of a stream to its next, for which prompts are computed in
             smaller pieces; without it they get all of `max_step_tokens`.
         cuda_graphs: capture decode steps on a GPU; without it the start is quicker and every step slower.
@@ -48,7 +49,7 @@ class WorkerSettings(CelerySettings):
     kv_memory_bytes: Annotated[int, Field(ge=1)] | None = None
     kv_dtype: Literal["fp8"] | None = None
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
-    max_step_tokens: Annotated[int, Field(ge=1)] = 512
+    max_step_tokens: Annotated[int, Field(ge=1)] | None = None
     token_time_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     max_context_tokens: Annotated[int, Field(ge=2)] | None = None
     prefix_cache: bool = True

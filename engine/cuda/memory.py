@@ -68,7 +68,7 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
     shapes, rows = shapes_for(config, context_tokens, graphs=config.cuda_graphs), config.max_batch_size
     captured = max((rows, *shapes.token_sizes))
     try:
-        step = _peak(lambda: _run(model, config, config.max_step_tokens, context_tokens), device)
+        step = _peak(lambda: _run(model, config, config.step_tokens, context_tokens), device)
         graph = 0
         if config.cuda_graphs:
             graph = _peak(lambda: _run(model, config, captured, context_tokens), device)
@@ -76,7 +76,7 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
         if not is_out_of_memory(error):
             raise
         raise ModelError(
-            f"a step of {config.max_step_tokens} tokens does not fit what the weights leave of the GPU; "
+            f"a step of {config.step_tokens} tokens does not fit what the weights leave of the GPU; "
             "lower max_step_tokens or max_batch_size, or take a larger GPU"
         ) from error
     free, total = torch.cuda.mem_get_info(device)
@@ -85,13 +85,13 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
         free=free,
         step=step,
         graphs=graph + len(shapes) * _GRAPH_BYTES if config.cuda_graphs else 0,
-        buffers=buffer_bytes(shapes, config.max_step_tokens) + (rows + 1) * 4 * (context_tokens + 1 + vocab),
+        buffers=buffer_bytes(shapes, config.step_tokens) + (rows + 1) * 4 * (context_tokens + 1 + vocab),
         reserve=max(_LEAST_RESERVE_BYTES, int(total * _RESERVED_SHARE)) if reserve is None else reserve,
     )
     if budget.kv <= 0:
         raise ModelError(
             f"no GPU memory is left for KV pages ({budget}); lower max_step_tokens "
-            f"({config.max_step_tokens}), max_batch_size ({rows}), max_context_tokens ({context_tokens}) or "
+            f"({config.step_tokens}), max_batch_size ({rows}), max_context_tokens ({context_tokens}) or "
             "gpu_reserve_bytes, or take a larger GPU"
         )
     logger.info("KV pages get %s (%s)", _mib(budget.kv), budget)

@@ -99,7 +99,7 @@ class PaddedShapes:
 
 def shapes_for(config: EngineConfig, capacity_tokens: int, *, graphs: bool) -> PaddedShapes:
     """The shapes that an engine of this config pads its steps to; prompt chunks only for graphs."""
-    most = min(_CHUNK_TOKENS, config.max_step_tokens) if graphs else 0
+    most = min(_CHUNK_TOKENS, config.step_tokens) if graphs else 0
     return PaddedShapes(config.max_batch_size, capacity_tokens, config.page_size, most)
 
 

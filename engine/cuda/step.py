@@ -92,7 +92,7 @@ class OverlappedSteps:
                 self._batch,
                 self._params,
                 self.shapes,
-                max_step_tokens=config.max_step_tokens,
+                max_step_tokens=config.step_tokens,
                 page_size=config.page_size,
                 device=self._device,
             )

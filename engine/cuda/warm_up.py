@@ -52,7 +52,7 @@ def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
 
 @contextmanager
 def _quick_collections() -> Iterator[None]:
-    """Older torch collects garbage before each capture: a tenth of a second with all modules looked through."""
+    """Older torch collects garbage before each capture: a tenth of a second where it goes through modules."""
     frozen = gc.get_freeze_count()
     gc.collect()
     gc.freeze()

@@ -54,7 +54,7 @@ def captured(make_engine, model_folder):
         graphs, engine = Again(), make_engine(overlap=True, **options)
         config = EngineConfig(model="made already", **options)
         steps = OverlappedSteps(engine._executor, config, engine.capacity_tokens, frozenset(), graphs)
-        warm_up(steps, config.max_step_tokens)
+        warm_up(steps, config.step_tokens)
         engine._stepper = steps
         return engine, graphs
 

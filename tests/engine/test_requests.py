@@ -144,6 +144,13 @@ def test_a_gpu_that_is_not_there_is_refused(model_folder):
         load(model_folder("llama"), device="cuda")
 
 
+@pytest.mark.parametrize(
+    ("options", "tokens"), [({}, 512), ({"device": "cuda:1"}, 2048), ({"max_step_tokens": 7}, 7)]
+)
+def test_how_large_steps_are_follows_from_the_device_unless_it_is_set(options, tokens):
+    assert EngineConfig(model="any", **options).step_tokens == tokens
+
+
 @pytest.mark.parametrize("option", ["page_size", "max_batch_size", "max_step_tokens", "num_pages", "threads"])
 def test_a_setting_below_one_is_refused_by_name(option):
     with pytest.raises(ValueError, match=option):
