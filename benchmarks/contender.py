@@ -1,8 +1,10 @@
 """A contender: one engine with one loaded model, in a process of its own.
 
 Only one contender runs at a time. The others are stopped with SIGSTOP, so that no idle thread of theirs,
-however it waits, takes time from the one that is measured. Each is a process group of this session: should
-this process die, the kernel wakes and hangs up stopped groups, and nothing stays behind.
+however it waits, takes time from the one that is measured. So each has its cores to itself, and all wait at
+their barriers as their libraries do by default (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`): what a worker's host sets
+for its engine processes is for cores that others want too. Each is a process group of this session: should this
+process die, the kernel wakes and hangs up stopped groups, and nothing stays behind.
 """
 
 import json
@@ -17,6 +19,7 @@ from pathlib import Path
 from .workload import Item
 
 PEERS = Path(__file__).parent / "peers"
+WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
 END_S = 5
 """A contender may take this long to end by itself."""
 
@@ -113,6 +116,7 @@ def contender(name: str, python: Path, spec: dict[str, object], folder: Path) ->
     """
     file, log = folder / f"{name}.json", folder / f"{name}.log"
     file.write_text(json.dumps(spec))
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING}
     with log.open("w") as errors:
         process = subprocess.Popen(
             [python, "-P", PEERS / "main.py", name, file],
@@ -121,7 +125,7 @@ def contender(name: str, python: Path, spec: dict[str, object], folder: Path) ->
             stderr=errors,
             text=True,
             process_group=0,
-            env=os.environ | {"OMP_NUM_THREADS": str(spec["threads"])},
+            env=environment | {"OMP_NUM_THREADS": str(spec["threads"])},
         )
     started = Contender(name, process, log)
     try:
