@@ -17,19 +17,23 @@ from torch import Tensor
 
 from ..int4_weight import Int4Weight
 from .dot import dot
-from .tuning import launch_of, multiprocessors
+from .tuning import Launch, launch_of, multiprocessors
 
 _FUSED_ROWS = 64
 _MAX_SPLITS = 16
 
 
 def int4_linear(
-    x: Tensor, weight: Int4Weight, bias: Tensor | None = None, splits: int | None = None
+    x: Tensor,
+    weight: Int4Weight,
+    bias: Tensor | None = None,
+    splits: int | None = None,
+    launch: Launch | None = None,
 ) -> Tensor:
     """Multiplies x [M, in], which is in the weight's permutation already, and adds bias [out].
 
-    `splits` is how many parts K is split into; by default what fills the GPU. The result, [M, out], is of
-    x's dtype.
+    `splits` is how many parts K is split into; by default what fills the GPU. `launch` is the tile; None
+    looks it up. The result, [M, out], is of x's dtype.
     """
     rows, outputs = x.shape[0], weight.out_features
     if rows > _FUSED_ROWS:
@@ -39,7 +43,7 @@ def int4_linear(
     if not rows:
         return y
     x = x if x.stride(1) == 1 else x.contiguous()
-    launch = launch_of("int4_linear", rows, x.device)
+    launch = launch or launch_of("int4_linear", rows, x.device)
     grid = (triton.cdiv(outputs, launch.columns), triton.cdiv(rows, launch.rows))
     tiles = triton.cdiv(weight.in_features, 256)
     if splits is None:

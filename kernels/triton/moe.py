@@ -59,14 +59,21 @@ def route(logits: Tensor, top_k: int, renormalize: bool) -> tuple[Tensor, Tensor
     return weights, ids
 
 
-def moe_mlp(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-    """See `kernels.moe.pack_experts` and `Experts`; the weights are contiguous."""
+def moe_mlp(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    launch: Launch | None = None,
+) -> Tensor:
+    """See `kernels.moe.pack_experts` and `Experts`; the weights are contiguous; `launch`: as `plan_tiles`."""
     tokens, fan = experts.shape
     y = x.new_empty(tokens, down.shape[1])
     if not tokens:
         return y
     x, weights = x.contiguous(), weights.contiguous()
-    plan = plan_tiles(experts, len(gate_up))
+    plan = plan_tiles(experts, len(gate_up), launch)
     inner = silu_and_mul(_multiply(x, gate_up, plan, tokens * fan, fan, None))
     parts = _multiply(inner, down, plan, tokens * fan, 1, weights)
     _sum_kernel[(tokens, triton.cdiv(y.shape[1], 1024))](
@@ -75,10 +82,10 @@ def moe_mlp(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: 
     return y
 
 
-def plan_tiles(experts: Tensor, num_experts: int) -> TilePlan:
-    """Puts the pairs of experts, int32 [T, k], into tiles of one expert each."""
+def plan_tiles(experts: Tensor, num_experts: int, launch: Launch | None = None) -> TilePlan:
+    """Puts the pairs of experts, int32 [T, k], into tiles of one expert each; None looks the launch up."""
     pairs = experts.numel()
-    launch = launch_of("moe", triton.cdiv(pairs, num_experts), experts.device)
+    launch = launch or launch_of("moe", triton.cdiv(pairs, num_experts), experts.device)
     used = min(num_experts, pairs)
     tiles = used + (pairs - used) // launch.rows
     order = torch.empty(tiles * launch.rows, dtype=torch.int32, device=experts.device)

@@ -2,7 +2,7 @@
 
 Nothing is tuned while serving. A kernel takes what was measured for its GPU, else the default, which depends
 on the operation and its size alone: the same shapes give the same bits in every process. `tune` is how
-`MEASURED` is filled: `benchmarks/kernels.py` prints lines to be pasted here.
+`MEASURED` is filled: `benchmarks/tune.py` prints what to put here.
 """
 
 from collections.abc import Callable, Iterable

@@ -52,3 +52,21 @@ def test_tuning_returns_the_fastest_that_fits(monkeypatch):
     assert tuning.tune([Launch(256, 256), *times], run) == (Launch(32, 32), 1.0)
     with pytest.raises(ValueError, match="no candidate fits"):
         tuning.tune([Launch(256, 256)], run)
+
+
+def test_what_tuning_prints_is_a_table_with_every_entry_of_the_defaults(monkeypatch, capsys):
+    """Each operation runs with a candidate of its own; the times are made up."""
+    from benchmarks import tune
+
+    def first_other(candidates, run):
+        *_, last = candidates
+        run(last)
+        return last, 1.0
+
+    monkeypatch.setattr(tuning, "tune", first_other)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tune.main(tune.Sizes(3, 40, 20, 2, 1, 64, 32, 4, 16), device, [])
+    (tables,) = eval("[{" + capsys.readouterr().out + "}]", {"Launch": Launch})
+    (table,) = tables.values()
+    assert table.keys() == tuning.DEFAULTS.keys()
+    assert table["attention_decode", 128] == Launch(16, 128, 8, 4)
