@@ -5,8 +5,8 @@ however it waits, takes time from the one that is measured. So each has its core
 their barriers as their libraries do by default (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`): what a worker's host
 sets for its engine processes is for cores that others want too.
 
-Each is a process group of this session: should this process die, the kernel wakes and hangs up stopped groups,
-and nothing stays behind.
+Each is a process group of this session: should this process die, the kernel wakes and hangs up stopped
+groups, and nothing stays behind.
 """
 
 import json

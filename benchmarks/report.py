@@ -188,7 +188,7 @@ def gpu_part(facts: dict) -> str:
     for name, part in parts.items():
         if part.get("tests"):
             counts = ", ".join(f"{count} {what}" for what, count in part["tests"].items())
-            told.append(f"The {name}, run on the GPU: {counts}.")
+            told.append(f"The {name}: {counts}.")
         if measured := part["measured"]:
             told.append(PARTS[measured["benchmark"]](measured).strip())
     return "\n\n".join(told) + "\n"

@@ -190,7 +190,7 @@ def test_what_the_parts_of_a_run_on_a_gpu_left_is_put_together_and_shown(tmp_pat
     for shown in (
         "| tests | ended with status 123 | 7 s |",
         "| steps | stopped: its time was over | 7 s |",
-        "The tests, run on the GPU: 5 passed, 1 skipped, 1 failed.",
+        "The tests: 5 passed, 1 skipped, 1 failed.",
         "| plain | 10.0 | 1.00 | 1.00 times | 3.00 |",
         "| decode, steps of 4 |",
     ):
