@@ -180,10 +180,12 @@ class Engine:
         if launched is None:
             return []
         flight, load = launched
-        sampled = flight.read()
-        if self._pacer is not None and load is not None:
-            self._pacer.measured(load, time.perf_counter())
-        return list(self._advance(flight.sequences, sampled))
+        sampled, ended_s = flight.read(), time.perf_counter()
+        progress = list(self._advance(flight.sequences, sampled))
+        # What nobody waited for may have lain there since the engine had work last: its time says nothing.
+        if self._pacer is not None and load is not None and (progress or not flight.sequences):
+            self._pacer.measured(load, ended_s)
+        return progress
 
     def _do_with_less(self, plan: list[Chunk]) -> list[Progress]:
         """A step did not fit the device's memory: the next one has fewer sequences or tokens.

@@ -185,6 +185,16 @@ def test_an_engine_whose_only_request_is_cancelled_has_no_work():
     assert finish(engine) == {"next": [3, 4]}
 
 
+def test_a_wasted_step_that_is_read_after_a_pause_teaches_no_times(monkeypatch):
+    engine, measured = engine_for(Counting(), token_time_objective_s=1.0), []
+    engine.submit(counted("stops", 5, 50, 8))
+    assert finish(engine) == {"stops": [5, 6, 7, 8]}
+    monkeypatch.setattr(type(engine._pacer), "measured", lambda _, load, ended_s: measured.append(load))
+    engine.submit(counted("next", 3, 3))
+    assert finish(engine) == {"next": [3, 4, 5]}
+    assert [(load.prompt_tokens, load.decodes) for load in measured] == [(3, 0), (0, 1), (0, 1)]
+
+
 def test_nobody_loses_pages_that_an_ended_sequence_is_about_to_free():
     engine = engine_for(Counting(num_pages=5), page_size=4, prefix_cache=False)
     engine.submit(counted("ends", 4, 4))  # pages 1 and 2, until its last token is read
