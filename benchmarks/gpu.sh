@@ -35,11 +35,11 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-part() { # NAME UNTIL COMMAND...: from now until that second of this script, and 10 more to write what it has
+part() { # NAME UNTIL COMMAND...: from now until that second of this script, and 15 more to end
     local started=$SECONDS status=0 left=$(($2 - SECONDS))
     echo "== $1"
     if [ $left -gt 0 ]; then
-        timeout --kill-after=10 $left "${@:3}" 2>&1 | tee "$parts/$1.log" || status=${PIPESTATUS[0]}
+        timeout --kill-after=15 $left "${@:3}" 2>&1 | tee "$parts/$1.log" || status=${PIPESTATUS[0]}
     else
         status=124
     fi
