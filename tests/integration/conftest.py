@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,37 +154,62 @@ def leaked_keys(redis: Redis) -> list[str]:
     ]
 
 
-@pytest.fixture
-def expected_tokens() -> Callable[..., list[int]]:
-    """What a job's tokens are when nothing interrupts it: the engine alone, in this process."""
-    import torch
+class Uninterrupted:
+    """What jobs' tokens are when nothing interrupts them: the engine alone, in this process.
 
-    from headrace.engine import Engine, EngineConfig, ModelInfo
-    from headrace.schemas.job import Job
-    from headrace.schemas.keys import Tag
-    from headrace.schemas.scripts import ClaimedJob
-    from headrace.workers.intake import Intake
-    from headrace.workers.models import resolve_model
-    from headrace.workers.text import Tokenizer
+    Jobs of the same fields have the same tokens, for they name their seeds; each is computed once.
+    """
 
-    torch.set_num_threads(1)
-    model = resolve_model("demo")
-    engine = Engine(EngineConfig(model=model, dtype="float32", threads=1))
-    info: ModelInfo = engine.model_info
-    intake = Intake(Tokenizer(model), info)
+    def __init__(self) -> None:
+        import torch
 
-    def run(job_id: str, **fields: object) -> list[int]:
+        from headrace.engine import Engine, EngineConfig
+        from headrace.workers.intake import Intake
+        from headrace.workers.models import resolve_model
+        from headrace.workers.text import Tokenizer
+
+        torch.set_num_threads(1)
+        model = resolve_model("demo")
+        self._engine = Engine(
+            EngineConfig(model=model, dtype="float32", threads=1, num_pages=1025, prefix_cache=False)
+        )
+        self._intake = Intake(Tokenizer(model), self._engine.model_info)
+        self._known: dict[str, list[int]] = {}
+
+    def __call__(self, **fields: object) -> list[int]:
+        """The tokens of one job."""
+        return self.of_each([fields])[0]
+
+    def of_each(self, jobs: Sequence[Mapping[str, object]]) -> list[list[int]]:
+        """The tokens of several jobs, computed together."""
+        names = [json.dumps(fields, sort_keys=True) for fields in jobs]
+        running: dict[str, list[int]] = {}
+        for name, fields in zip(names, jobs, strict=True):
+            if name not in self._known and name not in running:
+                running[name] = []
+                self._submit(name, fields)
+        while self._engine.has_work:
+            for progress in self._engine.step():
+                running[progress.id] += progress.token_ids
+        self._known |= running
+        return [self._known[name] for name in names]
+
+    def _submit(self, name: str, fields: Mapping[str, object]) -> None:
+        from headrace.schemas.job import Job
+        from headrace.schemas.keys import Tag
+        from headrace.schemas.scripts import ClaimedJob
+
+        assert fields.get("temperature") == 0.0 or "seed" in fields
         spec = Job.make(**fields).to_wire()
-        admission = intake.admit(Tag("demo"), ClaimedJob(job_id, "1.x", spec, 0, 0, None, 0, []))
+        admission = self._intake.admit(Tag("demo"), ClaimedJob(name, "1.x", spec, 0, 0, None, 0, []))
         assert admission.request is not None
-        engine.submit(admission.request)
-        tokens: list[int] = []
-        while engine.has_work:
-            for progress in engine.step():
-                tokens += progress.token_ids
-        return tokens
+        self._engine.submit(admission.request)
 
-    return run
+
+@pytest.fixture(scope="session")
+def expected_tokens() -> Uninterrupted:
+    """What jobs' tokens are when nothing interrupts them."""
+    return Uninterrupted()
 
 
 # Redis as people run it -------------------------------------------------------------------------------------
@@ -214,8 +239,9 @@ class RedisServers:
         if config is None:
             command += ["--save", "", "--appendonly", "no"]
         with (folder / "log").open("wb") as log:
-            self.processes[port] = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(lambda: self._answers(port), 20)
+            process = self.processes[port] = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(lambda: self._answers(port) or process.poll() is not None, 20)
+        assert process.poll() is None, (folder / "log").read_text()
         return port
 
     def _answers(self, port: int) -> bool:

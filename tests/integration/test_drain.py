@@ -54,7 +54,7 @@ def test_a_drained_worker_hands_over_and_is_not_started_again(
     assert old.process.wait(timeout=30) == 0
     assert old.events("engine_died") == []
     reader.join(timeout=60)
-    assert seen == assert_whole(redis, job) == expected_tokens(job.id, **fields)
+    assert seen == assert_whole(redis, job) == expected_tokens(**fields)
     assert job.status().attempts == 0
 
 
@@ -75,7 +75,7 @@ def test_what_has_not_finished_in_its_grace_is_handed_over(redis_url, redis, sta
     first, second, job = start_on_one_of_two(start_worker, redis_url, fields, {"finish_s": 0.2})
     assert first.stop() == 0
     assert job.result(timeout_s=60).attempts == 0
-    assert assert_whole(redis, job) == expected_tokens(job.id, **fields)
+    assert assert_whole(redis, job) == expected_tokens(**fields)
     assert second.events("engine_died") == []
 
 
@@ -87,7 +87,7 @@ def test_a_hand_over_that_hangs_is_cut_short_and_its_jobs_go_on_elsewhere(
     assert first.stop() == 0
     assert first.events("engine_killed")
     assert job.result(timeout_s=60).attempts == 1
-    assert assert_whole(redis, job) == expected_tokens(job.id, **LONG, seed=3)
+    assert assert_whole(redis, job) == expected_tokens(**LONG, seed=3)
     assert second.events("engine_died") == []
 
 
@@ -98,7 +98,7 @@ def test_a_stuck_engine_process_is_found_and_its_jobs_go_on(redis_url, redis, st
     os.kill(worker.engine_of(job.status().worker), signal.SIGSTOP)
     assert job.result(timeout_s=60).attempts == 1
     assert worker.events("engine_wedged")
-    assert assert_whole(redis, job) == expected_tokens(job.id, **LONG, seed=4)
+    assert assert_whole(redis, job) == expected_tokens(**LONG, seed=4)
 
 
 def test_draining_nobody_says_who_there_is(redis_url, start_worker):

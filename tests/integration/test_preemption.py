@@ -32,7 +32,7 @@ def test_an_interactive_job_takes_the_place_of_a_batch_job_which_resumes_token_e
     assert worker.events("preempted")
     for job, each in zip(long_jobs, fields, strict=True):
         assert job.result(timeout_s=60).attempts == 0
-        assert assert_whole(redis, job) == expected_tokens(job.id, **each)
+        assert assert_whole(redis, job) == expected_tokens(**each)
     assert leaked_keys(redis) == []
 
 

@@ -17,6 +17,7 @@ from .conftest import Installation, wait_until
 
 pytestmark = [
     pytest.mark.serial,
+    pytest.mark.xdist_group("celery"),  # they share an installation
     pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # Celery's result backend, with redis-py 8
 ]
 
@@ -46,8 +47,10 @@ def test_the_pages_commands_are_understood(installation: Installation):
     for line in commands.replace("headrace@gpu-1-4711", installation.host).splitlines():
         program, *arguments = shlex.split(line)
         assert program == "celery"
+        if "-d" not in arguments:  # else it waits out its time for more hosts to answer
+            arguments += ["-d", installation.host]
         done = subprocess.run(
-            [sys.executable, "-m", "celery", *arguments, "--timeout", "3"],
+            [sys.executable, "-m", "celery", *arguments, "--timeout", "20"],
             env=os.environ | installation.environment,
             capture_output=True,
             text=True,

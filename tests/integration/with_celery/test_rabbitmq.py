@@ -16,6 +16,7 @@ from .conftest import installed, wait_until
 
 pytestmark = [
     pytest.mark.serial,
+    pytest.mark.xdist_group("celery"),  # they share an installation
     pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # Celery's result backend, with redis-py 8
 ]
 
