@@ -12,14 +12,23 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ...kernels.int4_weight import dequantize
 from ..errors import ModelError
+from .int4 import Int4Format
 
 
 class Checkpoint:
     """The tensors of a checkpoint folder, by name."""
 
-    def __init__(self, folder: Path, stack: ExitStack, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype, self._device = dtype, device
+    def __init__(
+        self,
+        folder: Path,
+        stack: ExitStack,
+        dtype: torch.dtype,
+        device: torch.device,
+        int4: Int4Format | None,
+    ) -> None:
+        self._dtype, self._device, self._int4 = dtype, device, int4
         self._files: dict[str, Any] = {}
         for path in _shards(folder):
             file = stack.enter_context(safe_open(path, framework="pt"))
@@ -29,7 +38,7 @@ class Checkpoint:
         return name in self._files
 
     def get(self, *names: str) -> Tensor:
-        """One tensor, or several stacked by rows, in the model's type."""
+        """One tensor, or several stacked by rows, in the model's type; a weight of four bits dequantised."""
         parts = [self._one(name) for name in names]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -42,6 +51,10 @@ class Checkpoint:
 
     def _one(self, name: str) -> Tensor:
         tensor = self.stored(name)
+        if tensor is None and self._int4 is not None and f"{name.removesuffix('.weight')}.qweight" in self:
+            packed = self._int4.read(self.stored, [name.removesuffix(".weight")])
+            assert packed is not None  # one map alone
+            return dequantize(packed, self._dtype)
         if tensor is None:
             raise ModelError(f"the checkpoint has no tensor {name!r}; is it complete?")
         return tensor.to(self._dtype)

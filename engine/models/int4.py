@@ -61,17 +61,17 @@ class Int4Format:
             raise ModelError(f"{', '.join(names)}: {error}") from error
 
 
-def int4_format(path: str, settings: Mapping[str, Any] | None) -> Int4Format | None:
+def int4_format(path: str, settings: Any) -> Int4Format | None:
     """The meaning of config.json's `quantization_config`; None for a float checkpoint.
 
     Args:
         path: the model's name, for messages.
-        settings: the section, if there is one.
+        settings: the section, or None.
 
     Raises:
         ModelError: a method, a width or a layout that there is no code for.
     """
-    if not settings:
+    if settings is None:
         return None
 
     def refuse(field: str, value: object, supported: str) -> ModelError:
@@ -79,13 +79,15 @@ def int4_format(path: str, settings: Mapping[str, Any] | None) -> Int4Format | N
             f"{path}: quantization_config.{field} is {value!r}; supported is {supported}: {_WAY_OUT}"
         )
 
+    if not isinstance(settings, Mapping):
+        raise ModelError(f"{path}: quantization_config is {settings!r}; it must be a section of config.json")
     method, bits = settings.get("quant_method"), settings.get("bits")
     if method not in {"awq", "gptq"}:
         raise refuse("quant_method", method, "awq or gptq")
     if bits != 4:
         raise refuse("bits", bits, "4")
     group_size = settings.get("group_size", 128)
-    if group_size not in {-1, 32, 64, 128} and (group_size < 1 or group_size % 256):
+    if not _is_group_size(group_size):
         raise refuse("group_size", group_size, "32, 64, 128, a multiple of 256, or -1")
     if method == "awq":
         field = "version" if "version" in settings else "format"
@@ -105,6 +107,11 @@ def int4_format(path: str, settings: Mapping[str, Any] | None) -> Int4Format | N
         if not pattern.startswith("-:"):  # such modules are left as they were, which their tensors show
             raise refuse("dynamic", pattern, "one setting for all modules, or none (-:)")
     return Int4Format("gptq", group_size, settings.get("desc_act") is not False, int(layout == "gptq"))
+
+
+def _is_group_size(value: object) -> bool:
+    """Whether the GPU's kernel has it: groups divide a tile of 256 inputs, or are whole tiles, or all."""
+    return isinstance(value, int) and (value in {-1, 32, 64, 128} or (value > 0 and value % 256 == 0))
 
 
 def _fused(tensor: Callable[[str], Tensor | None], names: Sequence[str], kind: str) -> Tensor:

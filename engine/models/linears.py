@@ -1,7 +1,8 @@
 """Linear maps made of a checkpoint's tensors; those of the same input are made one.
 
-Floats are stacked and packed for their device. Four-bit weights keep their four bits; what such a checkpoint
-has left as floats (`modules_to_not_convert`, `dynamic`) has a `weight` like any other, and is told by it.
+Floats are stacked and packed for their device. Four-bit weights keep their four bits where there is a kernel
+for them; what such a checkpoint has left as floats (`modules_to_not_convert`, `dynamic`) has a `weight` like
+any other, and is told by it.
 """
 
 from abc import ABC, abstractmethod

@@ -2,6 +2,7 @@
 
 The tensors have three layouts. Qwen3-MoE keeps the projections of each expert under the dense MLP's names,
 Mixtral under names of its own; transformers 5 can save either with all experts of a layer in one tensor.
+Experts of four bits are dequantised: their grouped product multiplies floats.
 """
 
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ def read_sparse(weights: Checkpoint, prefix: str, experts: int) -> SparseTensors
     """Reads the mixture of the layer whose tensors' names begin with `prefix`.
 
     Raises:
-        ModelError: tensors are missing, or of four bits, for which experts have no kernel.
+        ModelError: tensors are missing.
     """
     if f"{prefix}mlp.experts.gate_up_proj" in weights:
         gate_up, down = (weights.get(f"{prefix}mlp.experts.{name}") for name in ("gate_up_proj", "down_proj"))
@@ -92,11 +93,6 @@ def read_sparse(weights: Checkpoint, prefix: str, experts: int) -> SparseTensors
     mixtral = f"{prefix}block_sparse_moe.gate.weight" in weights
     block = f"{prefix}{'block_sparse_moe' if mixtral else 'mlp'}"
     gate, up, down_name = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
-    if f"{block}.experts.0.{gate}.qweight" in weights:
-        raise ModelError(
-            f"{block}.experts have weights of four bits, for which there is no kernel: "
-            "take the float checkpoint"
-        )
     names = [f"{block}.experts.{expert}." for expert in range(experts)]
     return SparseTensors(
         f"{block}.gate",

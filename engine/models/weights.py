@@ -48,12 +48,12 @@ def load_decoder(
             fp8_cache can't be had here.
     """
     with ExitStack() as stack:
-        weights = Checkpoint(folder, stack, dtype, device)
+        weights = Checkpoint(folder, stack, dtype, device, config.int4)
         embedding = weights.get("model.embed_tokens.weight").clone()
         norm = weights.get("model.norm.weight").clone()
         cos_sin = cos_sin_table(config, positions).to(device)
         inputs = config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size
-        if config.int4 is None and config.mixture is None and can_compile(dtype, device, *inputs):
+        if config.mixture is None and can_compile(dtype, device, *inputs):
             if fp8_cache:
                 raise ModelError(
                     "kv_dtype fp8 is for GPUs: a CPU's compiled bfloat16 step keeps keys and values as "
@@ -73,9 +73,9 @@ def load_decoder(
             return CompiledModel(config, embedding, compiled)
         if int8:
             raise ModelError(
-                "int8 weights need a float checkpoint without experts, dtype bfloat16, a CPU that multiplies "
-                "it (AMX or AVX-512 BF16), a C++ compiler, and layers whose widths are multiples of 32; "
-                "leave quantization unset"
+                "int8 weights need a model without experts, dtype bfloat16, a CPU that multiplies it (AMX or "
+                "AVX-512 BF16), a C++ compiler, and layers whose widths are multiples of 32; leave "
+                "quantization unset"
             )
         linears = _linears(weights, config, dtype, rows_hint)
         layers = [

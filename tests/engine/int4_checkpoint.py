@@ -43,24 +43,8 @@ class Quantised:
                 self._round(name, module, groups(name, module.in_features))
 
     def _round(self, name: str, module: nn.Linear, group: Tensor) -> None:
-        weight = module.weight.detach().t()  # [in, out]
-        count, outputs = int(group.max()) + 1, weight.shape[1]
-        index = group[:, None].expand_as(weight)
-        low, high = (
-            torch.zeros(count, outputs).scatter_reduce_(0, index, weight, end) for end in ("amin", "amax")
-        )
-        scales = ((high - low) / 15).half()
-        zeros = (-low / scales.float()).round().clamp(1, 15).int()
-        q = ((weight / scales.float()[group]).round().int() + zeros[group]).clamp(0, 15)
-        module.weight.data = ((q - zeros[group]) * scales.float()[group]).t().contiguous()
-        stored = {"scales": scales}
-        if self._settings["quant_method"] == "awq":
-            stored |= {"qweight": _awq_words(q), "qzeros": _awq_words(zeros)}
-        else:
-            first = self._settings.get("checkpoint_format") != "gptq_v2"
-            stored |= {"qweight": _gptq_words(q.t()).t(), "qzeros": _gptq_words(zeros - int(first))}
-            stored["g_idx"] = group.int()
-        self._tensors |= {f"{name}.{kind}": tensor.contiguous() for kind, tensor in stored.items()}
+        module.weight.data, stored = round_to_four_bits(module.weight.detach(), group, self._settings)
+        self._tensors |= {f"{name}.{kind}": tensor for kind, tensor in stored.items()}
 
     def save(self, folder: Path) -> Path:
         """Write the checkpoint."""
@@ -84,6 +68,30 @@ class Quantised:
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False
             )
         return out[0, len(prompt_ids) :].tolist()
+
+
+def round_to_four_bits(
+    weight: Tensor, group: Tensor, settings: dict[str, object]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A weight [out, in] rounded by the group of each input, and the tensors that say as much."""
+    weight = weight.t()
+    count, outputs = int(group.max()) + 1, weight.shape[1]
+    index = group[:, None].expand_as(weight)
+    low, high = (
+        torch.zeros(count, outputs).scatter_reduce_(0, index, weight, end) for end in ("amin", "amax")
+    )
+    scales = ((high - low) / 15).half()
+    zeros = (-low / scales.float()).round().clamp(1, 15).int()
+    q = ((weight / scales.float()[group]).round().int() + zeros[group]).clamp(0, 15)
+    stored = {"scales": scales}
+    if settings["quant_method"] == "awq":
+        stored |= {"qweight": _awq_words(q), "qzeros": _awq_words(zeros)}
+    else:
+        first = settings.get("checkpoint_format") != "gptq_v2"
+        stored |= {"qweight": _gptq_words(q.t()).t(), "qzeros": _gptq_words(zeros - int(first))}
+        stored["g_idx"] = group.int()
+    rounded = ((q - zeros[group]) * scales.float()[group]).t()
+    return rounded.contiguous(), {kind: tensor.contiguous() for kind, tensor in stored.items()}
 
 
 def _awq_words(values: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ import torch
 
 from headrace.engine import Engine, EngineConfig, ModelError, Request
 from headrace.engine.models.linears import SideBySide
-from headrace.kernels.int4_linear import Int4Linear
+from headrace.kernels import int4_linear
 
 from .conftest import VOCAB, _model, greedy, prompt, run
 from .int4_checkpoint import AWQ, GPTQ, GROUP, Quantised
-from .test_exactness import top_five
+from .test_exactness import needs_products, top_five
 
 LENGTHS = (1, 16, 31, 200)
 
@@ -37,10 +37,14 @@ def layers(engine: Engine):
 @pytest.mark.parametrize("settings", [AWQ, GPTQ, GPTQ | {"checkpoint_format": "gptq_v2"}])
 def test_greedy_tokens_equal_transformers_with_the_same_weights(tmp_path, family, settings):
     quantised = Quantised(family, settings)
-    engine = assert_equals_transformers(quantised, quantised.save(tmp_path), max_step_tokens=100)
-    for layer in layers(engine):
+    assert_equals_transformers(quantised, quantised.save(tmp_path), max_step_tokens=100)
+
+
+def test_four_bits_are_kept_where_there_is_a_kernel_for_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(int4_linear, "runs_triton", lambda _: True)
+    for layer in layers(load(Quantised("qwen3", AWQ).save(tmp_path))):
         for linear in (layer.qkv, layer.output, layer.gate_up, layer.down):
-            assert isinstance(linear, Int4Linear)
+            assert isinstance(linear, int4_linear.Int4Linear)
 
 
 def shuffled(seed: int, inputs: int) -> torch.Tensor:
@@ -51,7 +55,7 @@ def shuffled(seed: int, inputs: int) -> torch.Tensor:
 def test_gptq_in_the_order_of_activations_is_read_by_its_g_idx(tmp_path):
     quantised = Quantised("llama", GPTQ | {"desc_act": True}, groups=lambda _, inputs: shuffled(0, inputs))
     engine = assert_equals_transformers(quantised, quantised.save(tmp_path))
-    assert isinstance(layers(engine)[0].qkv, Int4Linear)
+    assert not isinstance(layers(engine)[0].qkv, SideBySide)
 
 
 def test_maps_of_one_input_in_orders_of_their_own_stay_apart(tmp_path):
@@ -70,8 +74,6 @@ def test_maps_left_as_floats_are_read_as_floats(tmp_path):
     )
     engine = assert_equals_transformers(quantised, quantised.save(tmp_path))
     assert isinstance(layers(engine)[0].qkv, SideBySide)
-    assert isinstance(layers(engine)[0].down, Int4Linear)
-    assert not isinstance(layers(engine)[1].down, Int4Linear)
 
 
 def test_a_quantised_head_is_read(tmp_path):
@@ -80,8 +82,7 @@ def test_a_quantised_head_is_read(tmp_path):
     config = LlamaConfig(**_model("llama").config.to_dict() | {"vocab_size": VOCAB + 4})  # whole words
     torch.manual_seed(0)
     quantised = Quantised(LlamaForCausalLM(config).eval(), GPTQ | {"lm_head": True}, chosen=lambda _: True)
-    engine = assert_equals_transformers(quantised, quantised.save(tmp_path))
-    assert isinstance(engine._executor._decoder.head, Int4Linear)
+    assert_equals_transformers(quantised, quantised.save(tmp_path))
 
 
 @pytest.mark.parametrize("settings", [AWQ, GPTQ])
@@ -116,6 +117,7 @@ def changed(tmp_path):
         (GPTQ, {"quant_method": "bitsandbytes"}, r"quant_method is 'bitsandbytes'"),
         (GPTQ, {"quant_method": "compressed-tensors"}, r"quant_method is 'compressed-tensors'"),
         (AWQ, {"group_size": 48}, "group_size is 48"),
+        (AWQ, {"group_size": "128"}, "group_size is '128'"),
         (AWQ, {"version": "GEMV"}, "version is 'gemv'"),
         (GPTQ, {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'"),
         (GPTQ, {"is_marlin_format": True}, "is_marlin_format"),
@@ -133,6 +135,9 @@ def test_groups_that_do_not_fit_the_tensors_are_refused_by_name(changed):
         load(changed(group_size=64))
 
 
-def test_int8_weights_of_a_four_bit_checkpoint_are_refused(changed):
-    with pytest.raises(ModelError, match="int8 weights need a float checkpoint"):
-        load(changed(), "bfloat16", quantization="int8")
+@needs_products
+def test_four_bits_are_computed_as_bytes_where_asked(tmp_path):
+    quantised = Quantised("llama", GPTQ | {"desc_act": True}, groups=lambda _, inputs: shuffled(0, inputs))
+    engine = load(quantised.save(tmp_path), "bfloat16", quantization="int8")
+    for salt in range(4):
+        assert quantised.expected(prompt(31, salt))[0] in top_five(engine, salt, [])

@@ -12,7 +12,7 @@ from headrace.engine import Engine, EngineConfig, ModelError, Request
 from headrace.engine.models.layers import DenseLayer, SparseLayer
 
 from .conftest import _model, expected, greedy, prompt, run
-from .int4_checkpoint import GPTQ, Quantised
+from .int4_checkpoint import GPTQ, GROUP, Quantised, round_to_four_bits
 
 EXPERTS = {
     "mixtral": ("block_sparse_moe", "w1", "w3", "w2"),
@@ -100,18 +100,17 @@ def test_attention_of_four_bits_goes_with_experts_of_floats(tmp_path):
     assert isinstance(layers[1], DenseLayer)
 
 
-def test_experts_of_four_bits_are_refused_by_name(checkpoint):
-    def rounded(tensors):
-        return {
-            re.sub(r"(experts\.\d+\.\w+)\.weight", r"\1.qweight", name): tensor
-            for name, tensor in tensors.items()
-        }
-
-    folder = checkpoint("qwen3_moe", rounded, quantization_config=GPTQ)
-    with pytest.raises(
-        ModelError, match=r"model\.layers\.0\.mlp\.experts have weights of four bits.*float checkpoint"
-    ):
-        tokens(folder)
+def test_experts_of_four_bits_are_dequantised(tmp_path):
+    """In transformers 5 experts are no linear maps, so that none is rounded above; these are."""
+    folder = Quantised("qwen3_moe", GPTQ, chosen=lambda _: False).save(tmp_path)
+    path = folder / "model.safetensors"
+    tensors, group = load_file(path), torch.arange(64) // GROUP
+    prefix = "model.layers.0.mlp.experts.0.gate_proj"
+    weight, stored = round_to_four_bits(tensors.pop(f"{prefix}.weight"), group, GPTQ)
+    save_file(tensors | {f"{prefix}.{kind}": tensor for kind, tensor in stored.items()}, path)
+    layer = Engine(EngineConfig(model=str(folder)))._executor._decoder.layers[0]
+    x = torch.randn(5, 64)
+    assert torch.equal(layer.experts._gate_up[0](x)[:, :32], torch.nn.functional.linear(x, weight))
 
 
 @pytest.mark.parametrize("family", EXPERTS)
@@ -122,7 +121,7 @@ def test_all_parameters_are_counted(make_engine, family):
 
 
 def test_int8_weights_of_a_mixture_are_refused(model_folder):
-    with pytest.raises(ModelError, match="int8 weights need a float checkpoint without experts"):
+    with pytest.raises(ModelError, match="int8 weights need a model without experts"):
         tokens(model_folder("mixtral"), dtype="bfloat16", quantization="int8")
 
 
