@@ -197,5 +197,39 @@ def test_what_the_parts_of_a_run_on_a_gpu_left_is_put_together_and_shown(tmp_pat
         assert shown in page
 
 
+def gpu_sh(where: Path, python: str) -> dict:
+    """Runs gpu.sh on the CPU; its parts."""
+    script = [ROOT / "benchmarks" / "gpu.sh", "--dry-run", where / "gpu.json"]
+    environment = os.environ | {"PYTHON": python, "TMPDIR": str(where)}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in where.glob("tmp.*")] == []
+    return json.loads((where / "gpu.json").read_text())["parts"]
+
+
+PARTS = {"tests", "kernels", "steps", "engine-tiny"}
+
+
+def test_the_gpus_script_writes_its_file_even_when_every_part_fails(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        f'case "$2" in benchmarks.gather) exec {sys.executable} "$@";; *) echo no $2; exit 3;; esac\n'
+    )
+    python.chmod(0o755)
+    parts = gpu_sh(tmp_path, str(python))
+    assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(PARTS, 3) | {"tests": 123}
+    assert parts["steps"]["last_line"] == "no benchmarks.steps"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_gpus_script_runs_on_the_cpu(tmp_path):
+    parts = gpu_sh(tmp_path, sys.executable)
+    assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(PARTS, 0)
+    assert parts["tests"]["tests"]["passed"] > 0
+    assert all(parts[name]["measured"] for name in PARTS - {"tests"})
+
+
 def test_the_page_is_what_the_results_give():
     run("report", "--check")
