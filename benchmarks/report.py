@@ -15,6 +15,7 @@ from pathlib import Path
 from .machine import RESULTS
 from .tables import (
     about_machine,
+    accuracy_table,
     engine_table,
     kernels_table,
     pacing_table,
@@ -55,6 +56,14 @@ The peers' settings are in `benchmarks/peers/`. The ceilings are the most that t
 else is to be done: its best matrix product of any size, by any of torch's ways, and a large copy of memory.
 Counted against them is what no engine can do without: the products of the linear maps; reading the weights
 once a step, writing keys and values in prefill, reading them in decode.
+"""
+
+ACCURACY = """\
+## What smaller weights cost
+
+The built-in model on texts that it wrote in float32. Perplexity: of those texts' tokens; divergence: the mean
+Kullback-Leibler divergence of the predictions from those in float32. With int8 weights the inputs of every
+product are rounded to bytes too, each token's by itself.
 """
 
 PACING = """\
@@ -137,6 +146,11 @@ def engine_part(facts: dict) -> str:
     )
 
 
+def accuracy_part(facts: dict) -> str:
+    about = f"{facts['tokens']:,} tokens; {about_machine(facts['machine'])}."
+    return _part("The built-in model", about, accuracy_table(facts))
+
+
 def kernels_part(facts: dict) -> str:
     where = "the GPU" if facts["device"] == "cuda" else "the CPU"
     return _part(f"Operations on {where}", f"{about_machine(facts['machine'])}.", kernels_table(facts))
@@ -196,6 +210,7 @@ def gpu_part(facts: dict) -> str:
 
 PARTS: dict[str, Callable[[dict], str]] = {
     "engine": engine_part,
+    "accuracy": accuracy_part,
     "kernels": kernels_part,
     "steps": steps_part,
     "pacing": pacing_part,
@@ -211,6 +226,7 @@ def render(results: Path) -> str:
     """The page."""
     sections = {
         "engine": ENGINE,
+        "accuracy": ACCURACY,
         "kernels": KERNELS,
         "steps": STEPS,
         "pacing": PACING,

@@ -1,6 +1,6 @@
 """From measured seconds to the tables that a reader sees, on the terminal and in docs/performance.md."""
 
-from math import floor, log10
+from math import exp, floor, log10
 from statistics import median
 
 NAMES = {
@@ -29,8 +29,8 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{rounded:,.{max(0, digits - 1 - floor(log10(abs(rounded))))}f}"
 
 
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
+def percent(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def about_machine(machine: dict) -> str:
@@ -311,3 +311,14 @@ def steps_table(facts: dict) -> str:
         "ready after, s",
     ]
     return table(head, rows)
+
+
+def accuracy_table(facts: dict) -> str:
+    """What each way of holding the weights does to the model's predictions."""
+    rows = [
+        [name, f"{exp(row['surprise']):.3f}", percent(row["agreed"], 2), f"{row['divergence']:.1e}"]
+        for name, row in facts["rows"].items()
+    ]
+    return table(
+        ["weights", "perplexity", "same best token as float32", "divergence from float32, nats"], rows
+    )

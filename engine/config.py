@@ -18,8 +18,9 @@ class EngineConfig:
         device: `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` takes the checkpoint's own type.
         quantization: `int8` keeps the weights of all products, the last included, as bytes with a factor for
-            each output: half the memory, and so far no faster. A weight is off by up to 1/254 of its output's
-            largest; activations stay bfloat16. CPUs with bfloat16 products only.
+            each output, and rounds the inputs of products likewise, each token's by itself: half the memory, and
+            up to twice the speed (docs/performance.md has both, and what it costs in accuracy). CPUs with
+            bfloat16 products only.
         page_size: tokens a KV page holds.
         num_pages: pages in the pool; None sizes the pool from `kv_memory_bytes`.
         kv_memory_bytes: memory for KV pages; None takes a quarter of what a machine has free, and on a GPU

@@ -56,6 +56,17 @@ def test_engines_are_compared_in_one_run(tmp_path):
     assert "Nothing is claimed" in page
 
 
+def test_what_smaller_weights_cost_is_measured_on_the_built_in_model(tmp_path):
+    done = run("accuracy", "--texts", 2, "--tokens", 32, "--json", tmp_path)
+    (file,) = tmp_path.glob("*-accuracy.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert rows["float32"]["agreed"] == 1
+    assert rows["float32"]["divergence"] == 0
+    for row in rows.values():
+        assert row["surprise"] == pytest.approx(rows["float32"]["surprise"], rel=0.1)
+    assert done.stdout.strip() in page_of(tmp_path)
+
+
 @pytest.mark.serial
 def test_every_operation_is_compared_with_its_reference(tmp_path):
     run("kernels", "--small", "--threads", 1, "--json", tmp_path)
