@@ -75,14 +75,12 @@ def pack(
             f"not {list(scales.shape)} and {list(zeros.shape)}"
         )
     tiles = -(-inputs // TILE)
-    padded = values.new_zeros(tiles * TILE, outputs, dtype=torch.int32)
+    padded = values.new_zeros(tiles * TILE, outputs, dtype=torch.uint8)
     padded[:inputs] = values
-    nibbles = padded.view(tiles, 8, LANE, outputs)
-    packed = nibbles[:, 0].clone()
-    for place in range(1, 8):
-        packed |= nibbles[:, place] << (4 * place)
+    low, high = padded.view(tiles, 4, 2, LANE, outputs).unbind(2)
+    words = (low | (high << 4)).permute(0, 2, 3, 1).contiguous().view(torch.int32)
     return Int4Weight(
-        packed.view(tiles * LANE, outputs),
+        words.view(tiles * LANE, outputs),
         scales.contiguous(),
         zeros.to(torch.uint8).contiguous(),
         permutation,
@@ -93,9 +91,9 @@ def pack(
 
 def unpack(weight: Int4Weight) -> Tensor:
     """The q of a weight: uint8 [in, out], in the permutation's order."""
-    words = weight.packed.view(-1, 1, LANE, weight.out_features)
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=words.device).view(1, 8, 1, 1)
-    values = ((words >> shifts) & 15).to(torch.uint8)
+    bytes_ = weight.packed.view(torch.uint8).view(-1, LANE, weight.out_features, 4)
+    bytes_ = bytes_.permute(0, 3, 1, 2).contiguous()
+    values = torch.stack((bytes_ & 15, bytes_ >> 4), dim=2)
     return values.view(-1, weight.out_features)[: weight.in_features]
 
 
@@ -156,15 +154,17 @@ def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, *, group_size: int
 def dequantize(weight: Int4Weight, dtype: torch.dtype) -> Tensor:
     """The weight in full, [out, in], computed in float32 at least and rounded once: the reference."""
     wide = torch.promote_types(dtype, torch.float32)
-    group = torch.arange(weight.in_features, device=weight.packed.device) // weight.group_size
-    values = unpack(weight).to(wide) - weight.zeros.to(wide)[group]
-    values = (values * weight.scales.to(wide)[group]).to(dtype)
+    values = unpack(weight).t().contiguous().to(wide)
+    groups = values.split(weight.group_size, dim=1)
+    for group, zeros, scales in zip(groups, weight.zeros.to(wide), weight.scales.to(wide), strict=True):
+        group.sub_(zeros[:, None]).mul_(scales[:, None])
+    values = values.to(dtype)
     if weight.permutation is not None:
-        values = torch.empty_like(values).index_copy_(0, weight.permutation, values)
-    return values.t().contiguous()
+        values = torch.empty_like(values).index_copy_(1, weight.permutation, values)
+    return values
 
 
 def _nibbles(words: Tensor) -> Tensor:
     """int32 [a, b] to uint8 [a, b, 8], low nibbles first."""
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=words.device)
-    return ((words.unsqueeze(-1) >> shifts) & 15).to(torch.uint8)
+    bytes_ = words.contiguous().view(torch.uint8).unflatten(-1, (-1, 4))
+    return torch.stack((bytes_ & 15, bytes_ >> 4), dim=-1).flatten(-2)
