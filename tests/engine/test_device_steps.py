@@ -7,12 +7,14 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable, Hashable
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
 import torch
 
 from headrace.engine import EngineConfig, ModelError, Request, SamplingParams
+from headrace.engine.cuda.graphs import CudaGraphs
 from headrace.engine.cuda.inputs import Arrays, _split, packed_bytes
 from headrace.engine.cuda.shapes import PaddedShapes, StepShape
 from headrace.engine.cuda.step import CAPTURED_NEEDS, OverlappedSteps
@@ -226,6 +228,34 @@ def test_a_step_of_padding_leaves_pages_as_they_are(make_engine):
 def test_the_smallest_engines_warm_up(captured, options):
     engine, _ = captured(**options)
     assert run(engine, Request("r", list(prompt(1)), greedy(9)))["r"] == expected("llama", prompt(1), 9)
+
+
+def test_work_is_done_once_before_its_capture_and_captured_once_into_the_common_pool(monkeypatch):
+    told: list[object] = []
+
+    class Graph:
+        def replay(self) -> None:
+            told.append("replayed")
+
+    @contextmanager
+    def capturing(graph: Graph, pool: object):
+        told.append(pool)
+        yield
+        told.append("captured")
+
+    for name, answer in {
+        "graph_pool_handle": lambda: "pool",
+        "synchronize": lambda _: told.append("idle"),
+        "CUDAGraph": Graph,
+        "graph": capturing,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    graphs = CudaGraphs(torch.device("cuda", 0))
+    assert not graphs.replay("key")
+    for _ in range(2):
+        graphs.capture("key", lambda: told.append("work"))
+    assert graphs.replay("key")
+    assert told == ["work", "idle", "pool", "work", "captured", "replayed"]
 
 
 def test_a_warm_up_leaves_garbage_collection_as_it_was(captured):
