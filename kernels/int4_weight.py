@@ -155,7 +155,7 @@ def dequantize(weight: Int4Weight, dtype: torch.dtype) -> Tensor:
     """The weight in full, [out, in], computed in float32 at least and rounded once: the reference."""
     wide = torch.promote_types(dtype, torch.float32)
     values = unpack(weight).t().contiguous().to(wide)
-    groups = values.split(weight.group_size, dim=1)
+    groups = torch.split(values, weight.group_size, dim=1)
     for group, zeros, scales in zip(groups, weight.zeros.to(wide), weight.scales.to(wide), strict=True):
         group.sub_(zeros[:, None]).mul_(scales[:, None])
     values = values.to(dtype)
@@ -166,5 +166,5 @@ def dequantize(weight: Int4Weight, dtype: torch.dtype) -> Tensor:
 
 def _nibbles(words: Tensor) -> Tensor:
     """int32 [a, b] to uint8 [a, b, 8], low nibbles first."""
-    bytes_ = words.contiguous().view(torch.uint8).unflatten(-1, (-1, 4))
-    return torch.stack((bytes_ & 15, bytes_ >> 4), dim=-1).flatten(-2)
+    bytes_ = words.contiguous().view(torch.uint8)
+    return torch.stack((bytes_ & 15, bytes_ >> 4), dim=-1).view(*words.shape, 8)
