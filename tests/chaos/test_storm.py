@@ -12,7 +12,7 @@ from .load import SPECS
 from .storm import storm
 
 SEED = 20_260
-SECONDS = 20.0
+SECONDS = 15.0
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 

@@ -21,6 +21,7 @@ from .conftest import assert_whole, leaked_keys, wait_until
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 
 LONG = {"prompt": "A generator is", "model": "demo", "max_tokens": 1900, "ignore_eos": True, "seed": 11}
+MIDDLING = {**LONG, "max_tokens": 900}
 SHORT = {"prompt": "A set", "model": "demo", "max_tokens": 5}
 
 
@@ -124,7 +125,7 @@ def test_a_worker_cut_from_redis_stops_and_another_goes_on(
 
 def test_redis_killed_under_load_comes_back_with_everything(own_redis, start_worker, expected_tokens):
     worker = start_worker(own_redis.url, engines=2)
-    jobs = [worker.client.enqueue(**{**LONG, "seed": seed}) for seed in range(4)]
+    jobs = [worker.client.enqueue(**{**MIDDLING, "seed": seed}) for seed in range(4)]
     reader = Reader(jobs[0])
     reader.wait_for(20)
     os.kill(own_redis.pid, signal.SIGKILL)
@@ -133,7 +134,7 @@ def test_redis_killed_under_load_comes_back_with_everything(own_redis, start_wor
     with connect(own_redis.url) as redis:
         for job in jobs:
             job.result(timeout_s=90)
-        expected = expected_tokens.of_each([{**LONG, "seed": seed} for seed in range(4)])
+        expected = expected_tokens.of_each([{**MIDDLING, "seed": seed} for seed in range(4)])
         assert [assert_whole(redis, job) for job in jobs] == expected
         assert reader.end() == assert_whole(redis, jobs[0])
         assert leaked_keys(redis) == []
@@ -231,7 +232,7 @@ def test_subscribers_that_never_read_hold_nobody_up(own_redis, start_worker):
 
 def test_a_full_redis_refuses_new_jobs_while_running_ones_finish(own_redis, start_worker):
     worker = start_worker(own_redis.url)
-    jobs = [worker.client.enqueue(**{**LONG, "seed": seed}) for seed in range(3)]
+    jobs = [worker.client.enqueue(**{**MIDDLING, "seed": seed}) for seed in range(3)]
     wait_until(lambda: all(job.status().offset > 20 for job in jobs))
     with connect(own_redis.url) as redis:
         redis.config_set("maxmemory", redis.info("memory")["used_memory"] // 2)
@@ -239,7 +240,7 @@ def test_a_full_redis_refuses_new_jobs_while_running_ones_finish(own_redis, star
             worker.client.enqueue(**SHORT)
         for job in jobs:
             assert job.result(timeout_s=90).attempts == 0
-            assert len(assert_whole(redis, job)) == LONG["max_tokens"]
+            assert len(assert_whole(redis, job)) == MIDDLING["max_tokens"]
         redis.config_set("maxmemory", 0)
     assert worker.client.enqueue(**SHORT).result(timeout_s=60).state == "succeeded"
     assert worker.events("engine_died") == []

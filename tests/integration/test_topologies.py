@@ -94,7 +94,7 @@ def test_an_idle_worker_hears_the_bell_of_every_partition(redis_url, partitions,
 
 def test_a_sentinel_failover_under_load_loses_nothing(sentinel, start_worker, expected_tokens):
     worker = start_worker(sentinel.url, options={"lease_s": 4})
-    fields = {**FIELDS, "max_tokens": 1200}
+    fields = {**FIELDS, "max_tokens": 700}
     jobs = [worker.client.enqueue(**fields, seed=seed) for seed in range(4)]
     seen: list[int] = []
     reader = threading.Thread(target=lambda: [seen.extend(c.token_ids) for c in jobs[0].stream()])
