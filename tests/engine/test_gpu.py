@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from headrace.engine import Request
+from headrace.engine import Engine, EngineConfig, Request
 
 from .conftest import FAMILIES, expected, greedy, prompt, run
+from .int4_checkpoint import AWQ, GPTQ, Quantised
 from .test_overlap import crowd, everything
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
@@ -53,9 +54,10 @@ def test_nothing_waits_for_the_device_while_a_step_is_launched(gpu_engine, monke
     everything(engine, crowd(1))
 
 
-def test_no_kernel_is_compiled_once_the_engine_is_ready(gpu_engine, monkeypatch):
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_no_kernel_is_compiled_once_the_engine_is_ready(gpu_engine, monkeypatch, family):
     knobs = pytest.importorskip("triton.knobs")
-    engine = gpu_engine(max_context_tokens=1024)
+    engine = gpu_engine(family, max_context_tokens=1024)
     compiled: list[str] = []
     monkeypatch.setattr(
         knobs.runtime, "jit_post_compile_hook", lambda *_, **what: compiled.append(what.get("repr", ""))
@@ -73,3 +75,18 @@ def test_pages_leave_the_reserve_free_after_warm_up(gpu_engine):
     torch.cuda.synchronize()
     assert torch.cuda.mem_get_info()[0] > 0.95 * reserve
     assert run(engine, Request("r", list(prompt(31)), greedy()))["r"] == expected("llama", prompt(31))
+
+
+@pytest.mark.parametrize("settings", [AWQ, GPTQ, GPTQ | {"desc_act": True}])
+def test_four_bit_weights_give_transformers_tokens(tmp_path, settings):
+    quantised = Quantised("llama", settings)
+    engine = Engine(EngineConfig(model=str(quantised.save(tmp_path)), device="cuda", dtype="float32"))
+    requests = [Request(f"r{length}", list(prompt(length)), greedy()) for length in (1, 31, 200)]
+    outputs = run(engine, *requests)
+    for request in requests:
+        assert outputs[request.id] == quantised.expected(tuple(request.prompt_ids)), request.id
+
+
+def test_8_bit_keys_and_values_give_the_cpus_tokens(gpu_engine, make_engine):
+    requests = [Request(f"r{length}", list(prompt(length)), greedy()) for length in (1, 17, 200)]
+    assert run(gpu_engine(kv_dtype="fp8"), *requests) == run(make_engine(kv_dtype="fp8"), *requests)
