@@ -18,13 +18,9 @@ class EngineConfig:
         device: `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` takes the checkpoint's own type.
         quantization: `int8` keeps the weights of all products, the last included, as bytes with a factor for
-            each output, and rounds the inputs of products likewise, each token's by itself: half the memory, and
-            up to twice the speed (docs/performance.md has both, and what it costs in accuracy). CPUs with
+            each output, and rounds the inputs of products likewise, each token's by itself: half the memory,
+            and up to twice the speed (docs/performance.md has both, and what it costs in accuracy). CPUs with
             bfloat16 products only.
-        page_size: tokens a KV page holds.
-        num_pages: pages in the pool; None sizes the pool from `kv_memory_bytes`.
-        kv_memory_bytes: memory for KV pages; None takes a quarter of what a machine has free, and on a GPU
-            what the largest step leaves of it, less `gpu_reserve_bytes`.
         kv_dtype: `fp8` keeps keys and values as 8-bit floats (e4m3, at most 448, never scaled): half the
             memory of bfloat16, and 3 bits of each mantissa. None keeps them as the activations are. Not for
             the compiled step of CPUs with bfloat16 products.

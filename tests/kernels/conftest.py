@@ -9,7 +9,9 @@ from torch import Tensor
 
 if not torch.cuda.is_available():  # read when triton is imported, which no test does before this
     os.environ.setdefault("TRITON_INTERPRET", "1")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic torch refuses products on GPUs
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # else deterministic torch refuses products on GPUs
 
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, torch.float64: 1e-12}
 
