@@ -56,7 +56,7 @@ struct Buffers {
         const Linear& down = m.layers[0].down;
         const int64_t padded = (rows + kPanel - 1) / kPanel * kPanel;
         hidden = qkv_w.in + 32;
-        qkv_width = qkv_w.out;
+        qkv_width = qkv_w.out + 32;
         attended_width = m.heads * m.dim + 32;
         gated_width = down.in + 32;
         int widest = m.layers[0].output.steps();
