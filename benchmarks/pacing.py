@@ -2,9 +2,9 @@
 
     python -m benchmarks.pacing [--objective-ms N] [--prompts 4] [--rounds 3] [--threads 2] [--json FILE]
 
-Streams decode all the time. Beside them come prompts of 8k tokens, each when the one before has its first
-token. An engine without and one with the objective do this in turn, in one run. Where none is given, the
-objective is four times what a step without a prompt takes here.
+Streams decode all the time; one that ends is followed by another. Beside them come prompts of 8k tokens, each
+when the one before has its first token. An engine without and one with the objective do this in turn, in one
+run. Where none is given, the objective is four times what a step without a long prompt takes here.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from .machine import machine, save
 from .tables import pacing_table
 from .workload import SHAPES, save_model
 
-STREAM_PROMPT, STREAM_OUTPUT = 128, 2048
+STREAM_PROMPT, STREAM_OUTPUT = 128, 256
 CALM_STEPS = 40
 DEFAULT_OBJECTIVE = 4.0
 
@@ -43,6 +43,7 @@ class Crowd:
     waits_s: list[float] = field(default_factory=list)
     _since_s: dict[str, float] = field(default_factory=dict)
     _sent: int = 0
+    _stopping: bool = False
 
     def send(self, kind: str, prompt_tokens: int, output_tokens: int) -> None:
         vocab = self.engine.model_info.vocab_size
@@ -55,9 +56,9 @@ class Crowd:
             self._since_s[name] = time.perf_counter()
 
     def start(self, streams: int) -> None:
-        """Streams that outlast what follows, all of them decoding."""
-        for _ in range(streams):
-            self.send("stream", STREAM_PROMPT, STREAM_OUTPUT)
+        """So many streams, all of them decoding, that end one after the other."""
+        for number in range(streams):
+            self.send("stream", STREAM_PROMPT, STREAM_OUTPUT + number * STREAM_OUTPUT // streams)
         while len(self._since_s) < streams:
             self.step()
 
@@ -70,6 +71,8 @@ class Crowd:
                 (self.gaps_s if item.id.startswith("stream") else self.waits_s).append(now - since_s)
             if item.finish_reason is None:
                 self._since_s[item.id] = now
+            elif item.id.startswith("stream") and not self._stopping:
+                self.send("stream", STREAM_PROMPT, STREAM_OUTPUT)
 
     def calm_gap_s(self) -> float:
         """Median time between tokens while there are only streams."""
@@ -100,6 +103,7 @@ class Crowd:
         }
 
     def stop(self) -> None:
+        self._stopping = True
         for name in self._since_s:
             self.engine.cancel(name)
 
@@ -118,11 +122,11 @@ def main() -> None:
     options = parser.parse_args()
     shape = SHAPES[options.model]
     with tempfile.TemporaryDirectory() as folder:
-        save_model(shape, Path(folder), context=options.prompt_tokens + STREAM_PROMPT + STREAM_OUTPUT)
+        save_model(shape, Path(folder), context=options.prompt_tokens + STREAM_PROMPT + 2 * STREAM_OUTPUT)
 
         def engine(objective_s: float | None) -> Engine:
             page_size = 16
-            held = options.prompt_tokens + options.streams * (STREAM_PROMPT + STREAM_OUTPUT)
+            held = options.prompt_tokens + options.streams * (STREAM_PROMPT + 2 * STREAM_OUTPUT)
             return Engine(
                 EngineConfig(
                     model=folder,
