@@ -21,8 +21,9 @@ from .workload import Shape
 _COPY_BYTES = 1 << 30
 _CPU_SIZES = (384, 512, 768, 1024, 2048)
 _GPU_SIZES = (4096, 8192, 16_384)
-_HINTS: dict[str, tuple[int | None, ...]] = {"cpu": (None, 8, 512), "cuda": (None,)}
-"""Ways to multiply: as torch does it (None), or by weights laid out by oneDNN for so many rows."""
+
+Way = tuple[torch.dtype, int | None]
+"""In this type, as torch multiplies (None), or by weights laid out by oneDNN for so many rows."""
 
 Product = Callable[[Tensor], Tensor]
 
@@ -34,8 +35,18 @@ def copy_bytes_per_s(device: str = "cpu") -> float:
     return 2 * _COPY_BYTES / fastest_s(lambda: target.copy_(source), device)
 
 
+def ways(device: str) -> list[Way]:
+    """The ways to multiply that may be the fastest: a CPU without bf16 products has float32's only."""
+    if device != "cpu":
+        return [(torch.bfloat16, None)]
+    dtypes = [torch.float32]
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        dtypes.append(torch.bfloat16)
+    return [(dtype, hint) for dtype in dtypes for hint in (None, 8, 512)]
+
+
 def matmul_flops(device: str = "cpu", *, int8: bool = False) -> float:
-    """Operations per second of square bf16 products at their best size; with `int8` also of bytes.
+    """Operations per second of square products at their best size and type; with `int8` also of bytes.
 
     On a CPU every core has a product of its own: none waits for another, or for memory.
     """
@@ -52,10 +63,11 @@ def matmul_flops(device: str = "cpu", *, int8: bool = False) -> float:
 
 @torch.inference_mode()
 def _square_flops(size: int, device: str = "cpu") -> float:
-    x, weight = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
-    return max(
-        2 * size**3 / fastest_s(partial(_product(weight, hint), x), device, 0.1) for hint in _HINTS[device]
-    )
+    best = 0.0
+    for dtype, hint in ways(device):
+        x, weight = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+        best = max(best, 2 * size**3 / fastest_s(partial(_product(weight, hint), x), device, 0.1))
+    return best
 
 
 @torch.inference_mode()
@@ -87,12 +99,12 @@ def linears_s(shape: Shape, rows: list[int], device: str = "cpu") -> dict[str, d
 
 def _fastest_linears_s(sizes: list[tuple[int, int]], rows: list[int], device: str) -> dict[int, float]:
     best = dict.fromkeys(rows, float("inf"))
-    for hint in _HINTS[device]:  # one way at a time: a large model's weights fit no machine several times
-        weights = (torch.randn(size, dtype=torch.bfloat16, device=device) for size in sizes)
+    for dtype, hint in ways(device):  # one at a time: a large model's weights fit no machine several times
+        weights = (torch.randn(size, dtype=dtype, device=device) for size in sizes)
         products = [(_product(weight, hint), weight.shape[1]) for weight in weights]
         for count in rows:
             inputs = {
-                width: torch.randn(count, width, dtype=torch.bfloat16, device=device)
+                width: torch.randn(count, width, dtype=dtype, device=device)
                 for width in {width for _, width in sizes}
             }
             best[count] = min(best[count], fastest_s(partial(_run, products, inputs), device))

@@ -102,7 +102,7 @@ def reached_table(facts: dict) -> str:
 
 
 def linears_alone(facts: dict) -> float:
-    """Output tokens/s of the workload if a step were its linear maps alone, by torch's fastest bf16 products.
+    """Output tokens/s of the workload if a step were its linear maps alone, by torch's fastest products.
 
     Prompt tokens come in full steps and need no head, output tokens in steps of all requests.
     """
@@ -145,7 +145,7 @@ def engine_table(facts: dict) -> str:
     if "headrace" in figures and "matmul_flops" in facts["ceilings"]:
         lines += ["", reached_table(facts), ""]
         lines.append(
-            "A step that were its linear maps alone, by the fastest of torch's bf16 products, would allow "
+            "A step that were its linear maps alone, by the fastest of torch's products, would allow "
             f"{number(linears_alone(facts))} output tokens/s."
         )
     return "\n".join(lines)
@@ -198,7 +198,7 @@ def kernels_table(facts: dict) -> str:
         )
     head = ["", "error", "µs", "GB/s", "of a copy", "TFLOP/s", "of a matrix product"]
     ceiling = (
-        f"A large copy moves {number(copied / 1e9)} GB/s, a large bf16 product does "
+        f"A large copy moves {number(copied / 1e9)} GB/s, a large matrix product does "
         f"{number(multiplied / 1e12)} TFLOP/s."
     )
     four, sixteen = (facts["rows"].get(f"{kind}linear, 1 row", {}).get("seconds") for kind in ("int4 ", ""))
