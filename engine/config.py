@@ -19,11 +19,11 @@ class EngineConfig:
         dtype: `auto` takes the checkpoint's own type.
         quantization: `int8` keeps the weights of all products, the last included, as bytes with a factor for
             each output, and rounds the inputs of products likewise, each token's by itself: half the memory,
-            and up to twice the speed (docs/performance.md has both, and what it costs in accuracy). CPUs with
-            bfloat16 products only.
+            and up to twice the speed (docs/performance.md has both, and what it costs in accuracy). For
+            bfloat16 on a CPU only.
         kv_dtype: `fp8` keeps keys and values as 8-bit floats (e4m3, at most 448, never scaled): half the
             memory of bfloat16, and 3 bits of each mantissa. None keeps them as the activations are. Not for
-            the compiled step of CPUs with bfloat16 products.
+            a CPU's compiled bfloat16 step.
         max_batch_size: most sequences in one step.
         max_step_tokens: most tokens computed in one step, decodes and prompt chunks together; None takes 512
             on a CPU and 2048 on a GPU, from where on products gain little by more rows.

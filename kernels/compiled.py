@@ -1,4 +1,4 @@
-"""A whole step of a bfloat16 decoder in one call, on CPUs with bfloat16 products (AMX, AVX-512 BF16).
+"""A whole step of a bfloat16 decoder in one call, on CPUs.
 
 At a few rows an operation takes about as long as its dispatch, and between two of them the cores wait for
 each other and for the next weights. `CompiledDecoder` has none of this: its layers run in one team of threads
@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .native import library
+
+PRODUCTS = ("plain", "avx512", "amx")
+"""Ways to multiply, slowest first: with the vectors that every CPU has, AVX-512 BF16 and VNNI, or AMX."""
 
 _PANEL = 32
 """Outputs."""
@@ -67,12 +70,17 @@ def can_compile(dtype: torch.dtype, device: torch.device, *in_features: int) -> 
     """Whether a `CompiledDecoder` whose products have these inputs can run here."""
     if dtype != torch.bfloat16 or device.type != "cpu" or any(width % _PANEL for width in in_features):
         return False
+    return library() is not None
+
+
+def products_here() -> tuple[str, ...]:
+    """Those of PRODUCTS that this machine has, the fastest last; none without a compiler."""
     lib = library()
-    return lib is not None and bool(lib.hr_has_decoder())
+    return () if lib is None else PRODUCTS[: lib.hr_best_products() + 1]
 
 
 def pack_panels(weight: Tensor, bias: Tensor | None = None, *, int8: bool = False) -> Panels:
-    """Lays out a weight for the CPU's bfloat16 products.
+    """Lays out a weight for the CPU's products.
 
     Args:
         weight: bfloat16 [out, in]; in is a multiple of 32.
@@ -108,7 +116,7 @@ class CompiledDecoder:
         num_heads: int,
         num_kv_heads: int,
         eps: float,
-        amx: bool = True,
+        products: str | None = None,
     ) -> None:
         """Take over weights for which `can_compile` holds.
 
@@ -121,7 +129,7 @@ class CompiledDecoder:
             num_heads: query heads.
             num_kv_heads: key and value heads.
             eps: of all norms.
-            amx: use AMX where the machine has it, AVX-512 otherwise.
+            products: one of `products_here()`; None takes the fastest.
         """
         self._kept = layers, embedding, norm, head, cos_sin  # C has their addresses
         self._head_dim = cos_sin.shape[1]
@@ -139,7 +147,7 @@ class CompiledDecoder:
             dim=self._head_dim,
             eps=eps,
             scale=self._head_dim**-0.5,
-            amx=amx,
+            products=PRODUCTS.index(products or products_here()[-1]),
         )
         self._vocab = head.out_features
         self._rows = 0
@@ -259,7 +267,7 @@ class _Model(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("num_layers", "max_positions", "num_slots")),
         *((name, ctypes.c_int) for name in ("heads", "kv_heads", "dim", "page_size")),
         *((name, ctypes.c_float) for name in ("eps", "scale")),
-        ("amx", ctypes.c_int),
+        ("products", ctypes.c_int),
     )
 
 

@@ -160,11 +160,11 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
         "hr_silu_and_mul": "pp li ii",
         "hr_gumbel_argmax": "plppp ll i",
         "hr_argmax": "plp ll i",
-        "hr_has_decoder": "",
+        "hr_best_products": "",
         "hr_decoder_scratch_bytes": "pl",
         "hr_decoder_forward": "pppi",
     }
-    returns = {"hr_rope_and_cache", "hr_has_decoder", "hr_decoder_scratch_bytes", "hr_decoder_forward"}
+    returns = {"hr_rope_and_cache", "hr_best_products", "hr_decoder_scratch_bytes", "hr_decoder_forward"}
     for name, signature in signatures.items():
         function = getattr(lib, name)
         function.argtypes = [types[letter] for letter in signature.replace(" ", "")]

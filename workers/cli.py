@@ -21,7 +21,7 @@ def worker(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="int8: weights as bytes, on CPUs with bfloat16 products.")
+        str | None, typer.Option(help="int8: weights as bytes, for bfloat16 on a CPU.")
     ] = None,
     engines: Annotated[
         int | None, typer.Option(help="Engine processes; GPUs and cores are shared out.")

@@ -15,7 +15,7 @@ class WorkerSettings(CelerySettings):
         model: a Hugging Face Hub name, a local folder, or `demo`.
         served_name: the name that producers use; the folder's or Hub name when not given.
         device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
-        quantization: `int8` keeps weights as bytes; on CPUs with bfloat16 products.
+        quantization: `int8` keeps weights as bytes; for bfloat16 on a CPU.
         engines: engine processes on this machine; GPUs and CPU cores are shared out among them.
         num_pages: KV pages an engine; sized from `kv_memory_bytes` when not given.
         kv_memory_bytes: memory for an engine's KV pages; when not given, a quarter of what the machine has

@@ -1,7 +1,7 @@
 """The decoder of all supported families: pre-norm attention and gated MLPs, over paged keys and values.
 
-It exists twice: operation by operation, for any device and type, and as one call of compiled code, for CPUs
-that multiply bfloat16.
+It exists twice: operation by operation, for any device and type, and as one call of compiled code, for
+bfloat16 on a CPU.
 """
 
 from collections.abc import Sequence

@@ -73,9 +73,8 @@ def load_decoder(
             return CompiledModel(config, embedding, compiled)
         if int8:
             raise ModelError(
-                "int8 weights need a model without experts, dtype bfloat16, a CPU that multiplies it (AMX or "
-                "AVX-512 BF16), a C++ compiler, and layers whose widths are multiples of 32; leave "
-                "quantization unset"
+                "int8 weights need a model without experts, device cpu, dtype bfloat16, a C++ compiler, and "
+                "layers whose widths are multiples of 32; leave quantization unset"
             )
         linears = _linears(weights, config, dtype, rows_hint)
         layers = [

@@ -7,12 +7,13 @@
 // Rounding is that of the same operations one by one, but for the gate and up projections, which stay float32. With
 // weights of bytes, the inputs of every product are rounded to bytes too, each row by itself.
 #include "attention.h"
+#include "block_amx.h"
+#include "block_avx512.h"
+#include "block_plain.h"
 #include "gemm.h"
 #include "norm.h"
 #include "rope_cache.h"
 #include "silu.h"
-
-#if defined(HR_HAS_GEMM)
 
 // These three mirror compiled.py.
 struct DecoderLayer {
@@ -30,7 +31,7 @@ struct DecoderModel {
     int64_t num_layers, max_positions, num_slots;
     int heads, kv_heads, dim, page_size;
     float eps, scale;
-    int amx;
+    int products;  // at most hr_best_products()
 };
 
 struct DecoderStep {
@@ -46,12 +47,12 @@ namespace {
 // row: strides of powers of two would all fall into the same sets of a cache.
 struct Buffers {
     BF16 *residual, *x, *qkv, *attended, *gated;
-    uint8_t* bytes;  // of the next product's inputs, where it wants them
+    char* taken;  // the next product's inputs, where it takes others than bfloat16
     float* scales;
-    int hidden, qkv_width, attended_width, gated_width, bytes_width;
+    int hidden, qkv_width, attended_width, gated_width, taken_bytes;
     int64_t size;
 
-    Buffers(const DecoderModel& m, int64_t rows, char* base) {
+    Buffers(const DecoderModel& m, int64_t rows, char* base, int step_bytes) {
         const Linear& qkv_w = m.layers[0].qkv;
         const Linear& down = m.layers[0].down;
         const int64_t padded = (rows + kPanel - 1) / kPanel * kPanel;
@@ -61,18 +62,18 @@ struct Buffers {
         gated_width = down.in + 32;
         int widest = m.layers[0].output.steps();
         for (int steps : {qkv_w.steps(), down.steps()}) widest = steps > widest ? steps : widest;
-        bytes_width = qkv_w.scales ? widest * kStep + 64 : 0;
+        taken_bytes = step_bytes ? widest * step_bytes + 64 : 0;
         size = 0;
-        auto take = [&](auto*& taken, int width) {
-            taken = (std::remove_reference_t<decltype(taken)>)(base + size);
-            size += (padded * width * int64_t(sizeof *taken) + 63) / 64 * 64;
+        auto take = [&](auto*& part, int width) {
+            part = (std::remove_reference_t<decltype(part)>)(base + size);
+            size += (padded * width * int64_t(sizeof *part) + 63) / 64 * 64;
         };
         take(residual, hidden);
         take(x, hidden);
         take(qkv, qkv_width);
         take(attended, attended_width);
         take(gated, gated_width);
-        take(bytes, bytes_width);
+        take(taken, taken_bytes);
         take(scales, 1);
     }
 };
@@ -81,7 +82,15 @@ template <typename Block, typename Product>
 class Forward {
   public:
     Forward(const DecoderModel& m, const DecoderStep& s, char* scratch)
-        : m_(m), s_(s), b_(m, s.rows, scratch), items_(s.query_starts, int(s.batch), m.heads, m.kv_heads) {}
+        : m_(m),
+          s_(s),
+          b_(m, s.rows, scratch, step_bytes()),
+          items_(s.query_starts, int(s.batch), m.heads, m.kv_heads) {}
+
+    // Bytes of a row that a product takes at once, where it takes others than bfloat16.
+    static constexpr int step_bytes() {
+        return Block::kTakes ? Block::kStepInputs * int(sizeof(typename Block::Input)) : 0;
+    }
 
     void run(int threads) const {
 #pragma omp parallel num_threads(threads)
@@ -98,11 +107,11 @@ class Forward {
             const DecoderLayer& layer = m_.layers[l];
             const bool last = l + 1 == m_.num_layers;
             const Operand x = normalise(s_.rows, layer.input_norm);
-            const Share<2> gate_up(layer.gate_up, last ? s_.sampled_rows : s_.rows);
-            const Share<> output(layer.output, last ? s_.sampled_rows : s_.rows);
-            const Share<> down(layer.down, last ? s_.sampled_rows : s_.rows);
-            const Share<> next(last ? m_.head : m_.layers[l + 1].qkv, last ? s_.sampled_rows : s_.rows);
-            Share<>(layer.qkv, s_.rows).template run<Block>(x, output.begin(), [&](auto... block) {
+            const Share<Block, 2> gate_up(layer.gate_up, last ? s_.sampled_rows : s_.rows);
+            const Share<Block> output(layer.output, last ? s_.sampled_rows : s_.rows);
+            const Share<Block> down(layer.down, last ? s_.sampled_rows : s_.rows);
+            const Share<Block> next(last ? m_.head : m_.layers[l + 1].qkv, last ? s_.sampled_rows : s_.rows);
+            Share<Block>(layer.qkv, s_.rows).run(x, output.begin(), [&](auto... block) {
                 store_block(layer.qkv, b_.qkv, b_.qkv_width, block...);
             });
             rotate(layer);
@@ -110,16 +119,16 @@ class Forward {
             attend(layer);
             if (last && s_.sampled) keep_sampled();
             const int64_t rows = last ? s_.sampled_rows : s_.rows;
-            output.template run<Block>(operand(rows, layer.output, b_.attended, b_.attended_width), gate_up.begin(),
+            output.run(operand(rows, layer.output, b_.attended, b_.attended_width), gate_up.begin(),
                                        [&](auto... block) { add_block(layer.output, block...); });
-            gate_up.template run<Block>(normalise(rows, layer.mlp_norm), down.begin(), [&](auto... block) {
+            gate_up.run(normalise(rows, layer.mlp_norm), down.begin(), [&](auto... block) {
                 gate_block(layer.gate_up, block...);
             });
-            down.template run<Block>(operand(rows, layer.down, b_.gated, b_.gated_width), next.begin(),
+            down.run(operand(rows, layer.down, b_.gated, b_.gated_width), next.begin(),
                                      [&](auto... block) { add_block(layer.down, block...); });
         }
         const Operand x = normalise(s_.sampled_rows, m_.norm);
-        Share<>(m_.head, s_.sampled_rows).template run<Block>(x, nullptr, [&](auto... block) {
+        Share<Block>(m_.head, s_.sampled_rows).run(x, nullptr, [&](auto... block) {
             store_block(m_.head, s_.logits, m_.head.out, block...);
         });
     }
@@ -138,23 +147,26 @@ class Forward {
         for (int64_t r = 0; r < rows; r++) {
             BF16* x = b_.x + r * b_.hidden;
             norm_row<BF16>(b_.residual + r * b_.hidden, nullptr, weight, x, hidden(), m_.eps);
-            if (Block::kBytes) round_row(r, x, m_.head);
+            if constexpr (Block::kTakes) take_row(r, x, m_.head);
         }
-        return Block::kBytes ? bytes() : Operand{(const char*)b_.x, b_.hidden * 2, nullptr};
+        return Block::kTakes ? taken() : Operand{(const char*)b_.x, b_.hidden * 2, nullptr};
     }
 
     // Rows that threads have written in parts, as product w takes them.
     Operand operand(int64_t rows, const Linear& w, const BF16* x, int width) const {
-        if (!Block::kBytes) return {(const char*)x, width * 2, nullptr};
+        if constexpr (Block::kTakes) {
 #pragma omp for
-        for (int64_t r = 0; r < rows; r++) round_row(r, x + r * width, w);
-        return bytes();
+            for (int64_t r = 0; r < rows; r++) take_row(r, x + r * width, w);
+            return taken();
+        }
+        return {(const char*)x, width * 2, nullptr};
     }
 
-    Operand bytes() const { return {(const char*)b_.bytes, b_.bytes_width, b_.scales}; }
+    Operand taken() const { return {b_.taken, b_.taken_bytes, b_.scales}; }
 
-    void round_row(int64_t r, const BF16* x, const Linear& w) const {
-        b_.scales[r] = to_bytes(x, w.in, w.steps(), b_.bytes + r * b_.bytes_width);
+    void take_row(int64_t r, const BF16* x, const Linear& w) const {
+        auto* row = (typename Block::Input*)(b_.taken + r * b_.taken_bytes);
+        b_.scales[r] = Block::take(x, w.in, w.steps(), row);
     }
 
     void rotate(const DecoderLayer& layer) const {
@@ -220,17 +232,38 @@ class Forward {
 
 }  // namespace
 
-// Whether this machine has the products.
-extern "C" int64_t hr_has_decoder() { return 1; }
-
-extern "C" int64_t hr_decoder_scratch_bytes(const DecoderModel* m, int64_t rows) {
-    return Buffers(*m, rows, nullptr).size;
+// How this machine multiplies: 2 by AMX, 1 by AVX-512's products, 0 by plain vectors.
+extern "C" int64_t hr_best_products() {
+#if defined(HR_HAS_AMX)
+    if (amx_usable()) return 2;
+#endif
+#if defined(HR_HAS_AVX512_PRODUCTS)
+    return 1;
+#endif
+    return 0;
 }
 
-template <template <bool> typename Block, typename Product>
-static void forward(const DecoderModel& m, const DecoderStep& s, char* scratch, int threads) {
-    if (m.head.scales) Forward<Block<true>, Product>(m, s, scratch).run(threads);
-    else Forward<Block<false>, Product>(m, s, scratch).run(threads);
+// Calls fn with a null pointer to the Forward of these products and weights.
+template <typename Fn>
+static auto with_forward(const DecoderModel& m, Fn fn) {
+#if defined(HR_HAS_AMX)
+    if (m.products == 2)
+        return m.head.scales ? fn((Forward<AmxBlock<true>, AmxProduct>*)nullptr)
+                             : fn((Forward<AmxBlock<false>, AmxProduct>*)nullptr);
+#endif
+#if defined(HR_HAS_AVX512_PRODUCTS)
+    if (m.products == 1)
+        return m.head.scales ? fn((Forward<Avx512Block<true>, FloatProduct>*)nullptr)
+                             : fn((Forward<Avx512Block<false>, FloatProduct>*)nullptr);
+#endif
+    return m.head.scales ? fn((Forward<PlainBlock<true>, FloatProduct>*)nullptr)
+                         : fn((Forward<PlainBlock<false>, FloatProduct>*)nullptr);
+}
+
+extern "C" int64_t hr_decoder_scratch_bytes(const DecoderModel* m, int64_t rows) {
+    return with_forward(*m, [&](auto* forward) {
+        return Buffers(*m, rows, nullptr, std::remove_pointer_t<decltype(forward)>::step_bytes()).size;
+    });
 }
 
 // Computes the step. Returns the first token whose position or slot lies outside its table, with nothing
@@ -240,19 +273,6 @@ extern "C" int64_t hr_decoder_forward(const DecoderModel* m, const DecoderStep* 
         if (s->positions[t] < 0 || s->positions[t] >= m->max_positions || s->slots[t] < 0 ||
             s->slots[t] >= m->num_slots)
             return t;
-#if defined(HR_HAS_AMX)
-    if (m->amx && amx_usable()) {
-        forward<AmxBlock, AmxProduct>(*m, *s, scratch, threads);
-        return -1;
-    }
-#endif
-    forward<VectorBlock, FloatProduct>(*m, *s, scratch, threads);
+    with_forward(*m, [&](auto* forward) { std::remove_pointer_t<decltype(forward)>(*m, *s, scratch).run(threads); });
     return -1;
 }
-
-#else
-#include <cstdint>
-extern "C" int64_t hr_has_decoder() { return 0; }
-extern "C" int64_t hr_decoder_scratch_bytes(const void*, int64_t) { return -1; }
-extern "C" int64_t hr_decoder_forward(const void*, const void*, char*, int) { return -1; }
-#endif

@@ -1,21 +1,25 @@
-// Sixteen float lanes, whatever the machine: GCC and Clang vector extensions, which the compiler lowers to
-// AVX-512, AVX2, SSE or NEON. Narrow types exist in memory only; all arithmetic is in float32.
+// Vectors of floats, whatever the machine: GCC and Clang vector extensions, which the compiler lowers to AVX-512,
+// AVX2, SSE or NEON. Narrow types exist in memory only; all arithmetic is in float32.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512BF16__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int kLanes = 8;  // with sixteen, what converts and shuffles goes through memory
+#else
 constexpr int kLanes = 16;
+#endif
 
 // May alias anything and stand anywhere: rows of a tensor begin at any multiple of their element's size.
-typedef float f32v __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t i32v __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t u32v __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t u16v __attribute__((vector_size(32), aligned(2), may_alias));
+typedef float f32v __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef int32_t i32v __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef uint32_t u32v __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef uint16_t u16v __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
 #if defined(__clang__)
 #define HR_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -39,7 +43,11 @@ HR_INLINE f32v select(i32v mask, f32v a, f32v b) {
 }
 HR_INLINE u32v select(i32v mask, u32v a, u32v b) { return ((u32v)mask & a) | (~(u32v)mask & b); }
 HR_INLINE f32v maximum(f32v a, f32v b) { return select(a > b, a, b); }
-HR_INLINE i32v iota() { return (i32v){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+HR_INLINE i32v iota() {
+    i32v x;
+    for (int i = 0; i < kLanes; i++) x[i] = i;
+    return x;
+}
 
 HR_INLINE float sum(f32v x) {
     float total[kLanes];
@@ -56,10 +64,18 @@ HR_INLINE float max_lane(f32v x) {
     return best[0];
 }
 
-HR_INLINE f32v widen_bf16(u16v x) { return as_float(__builtin_convertvector(x, u32v) << 16); }
+HR_INLINE u32v widen(u16v x) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return (u32v)_mm256_cvtepu16_epi32((__m128i)x);
+#else
+    return __builtin_convertvector(x, u32v);
+#endif
+}
+
+HR_INLINE f32v widen_bf16(u16v x) { return as_float(widen(x) << 16); }
 
 HR_INLINE f32v widen_f16(u16v x) {
-    u32v bits = __builtin_convertvector(x, u32v);
+    u32v bits = widen(x);
     // The exponent's bias differs by 112; a multiplication moves it and normalises subnormals as well.
     f32v magnitude = as_float((bits & 0x7fff) << 13) * 0x1p112f;
     i32v special = (i32v)((bits & 0x7c00) == 0x7c00);
@@ -95,7 +111,7 @@ HR_INLINE void store(float* p, f32v x) { *(f32v*)p = x; }
 HR_INLINE void store(BF16* p, f32v x) { *(u16v*)p = narrow_bf16(x); }
 HR_INLINE void store(F16* p, f32v x) { *(u16v*)p = narrow_f16(x); }
 
-// The first n of sixteen elements; the other lanes are zero.
+// The first n of a vector's elements; the other lanes are zero.
 template <typename T>
 HR_INLINE f32v load(const T* p, int n) {
     if (n >= kLanes) return load(p);
@@ -119,9 +135,28 @@ HR_INLINE f32v rounded(f32v x) {
     return load(narrow);
 }
 
-// Four perfect shuffles of sixteen rows of sixteen lanes are a transposition.
+// As many rows as a vector has lanes become columns.
+#if defined(__AVX2__) && !defined(__AVX512F__)
 HR_INLINE void transpose(f32v* x) {
-    for (int round = 0; round < 4; round++) {
+    __m256 y[kLanes];
+    for (int i = 0; i < kLanes; i += 2) {
+        y[i] = _mm256_unpacklo_ps((__m256)x[i], (__m256)x[i + 1]);
+        y[i + 1] = _mm256_unpackhi_ps((__m256)x[i], (__m256)x[i + 1]);
+    }
+    for (int i = 0; i < kLanes; i += 4)
+        for (int j = 0; j < 2; j++) {
+            x[i + 2 * j] = (f32v)_mm256_shuffle_ps(y[i + j], y[i + j + 2], 0x44);
+            x[i + 2 * j + 1] = (f32v)_mm256_shuffle_ps(y[i + j], y[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        y[i] = _mm256_permute2f128_ps((__m256)x[i], (__m256)x[i + 4], 0x20);
+        y[i + 4] = _mm256_permute2f128_ps((__m256)x[i], (__m256)x[i + 4], 0x31);
+    }
+    for (int i = 0; i < kLanes; i++) x[i] = (f32v)y[i];
+}
+#else
+HR_INLINE void transpose(f32v* x) {
+    for (int round = 0; round < 4; round++) {  // perfect shuffles of rows
         f32v y[kLanes];
         for (int i = 0; i < kLanes / 2; i++) {
             f32v a = x[i], b = x[i + kLanes / 2];
@@ -130,6 +165,14 @@ HR_INLINE void transpose(f32v* x) {
         }
         for (int i = 0; i < kLanes; i++) x[i] = y[i];
     }
+}
+#endif
+
+// Of every four lanes the even ones first.
+HR_INLINE i32v evens_first(i32v x) {
+    i32v y;
+    for (int i = 0; i < kLanes; i++) y[i] = x[i / 4 * 4 + (i % 2 * 2 + i / 2 % 2)];
+    return y;
 }
 
 // 2^x = scale + scale * rest with scale = 2^round(x), for x from -126 to 127; within 2e-8 relative.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from headrace.kernels.activation import silu_and_mul_torch
 from headrace.kernels.attention import paged_attention_torch
-from headrace.kernels.compiled import CompiledDecoder, Panels, can_compile, pack_panels
+from headrace.kernels.compiled import CompiledDecoder, Panels, can_compile, pack_panels, products_here
 from headrace.kernels.norm import rms_norm_torch
 from headrace.kernels.rope_cache import rope_and_cache_torch
 
@@ -17,7 +17,7 @@ CONTEXTS = [(1, 1), (1, 30), (33, 33), (17, 40), (1, 150), (5, 9)]  # query rows
 
 pytestmark = pytest.mark.skipif(
     not can_compile(torch.bfloat16, torch.device("cpu")),
-    reason="this CPU has no bfloat16 products, or no compiler",
+    reason="there is no compiler",
 )
 
 
@@ -49,7 +49,7 @@ class Case:
     values: Tensor
     int8: bool
 
-    def compiled(self, *, amx: bool = True, threads: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    def compiled(self, *, products: str | None = None, threads: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         decoder = CompiledDecoder(
             self.layers,
             self.embedding,
@@ -59,7 +59,7 @@ class Case:
             num_heads=HEADS,
             num_kv_heads=KV_HEADS,
             eps=EPS,
-            amx=amx,
+            products=products,
         )
         keys, values = self.keys.clone(), self.values.clone()
         decoder.bind(keys, values)
@@ -181,43 +181,43 @@ def assert_close(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...], error
         assert (a.double() - e).abs().max() <= 10 * error
 
 
-@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("products", products_here())
 @pytest.mark.parametrize(
     "options",
     [{}, {"biased": True}, {"normed": True}, {"window": 20}],
     ids=["plain", "bias", "norms", "window"],
 )
-def test_a_ragged_step_matches_plain_operations(amx, options):
+def test_a_ragged_step_matches_plain_operations(products, options):
     case = make(**options)
-    assert_close(case.compiled(amx=amx), case.expected())
+    assert_close(case.compiled(products=products), case.expected())
 
 
-@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("products", products_here())
 @pytest.mark.parametrize("biased", [True, False])
-def test_a_ragged_step_of_bytes_matches_plain_operations_on_rounded_rows(amx, biased):
+def test_a_ragged_step_of_bytes_matches_plain_operations_on_rounded_rows(products, biased):
     """More loosely: what bfloat16 moves over the middle between two bytes becomes another byte."""
     case = make(int8=True, biased=biased)
-    assert_close(case.compiled(amx=amx), case.expected(), 3e-2)
+    assert_close(case.compiled(products=products), case.expected(), 3e-2)
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_a_product_of_bytes_is_exact(amx):
+@pytest.mark.parametrize("products", products_here())
+def test_a_product_of_bytes_is_exact(products):
     case = make(int8=True)
     for layer in case.layers:  # which leave the embedding as it is
         layer.output = pack_panels(torch.zeros(HIDDEN, HEADS * DIM).bfloat16(), int8=True)
         layer.down = pack_panels(torch.zeros(HIDDEN, INTERMEDIATE).bfloat16(), int8=True)
     rows = rms_norm_torch(case.embedding[case.inputs[0]], case.norm, EPS)
-    off = (case.compiled(amx=amx)[0].double() - case.linear(rows, case.head)).abs().amax(1)
+    off = (case.compiled(products=products)[0].double() - case.linear(rows, case.head)).abs().amax(1)
     # The norm's last bit may fall otherwise, and with it a byte of a row.
     assert (off < 1e-6).sum() > 0.8 * len(off)
     assert off.max() < 0.02
 
 
-@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("products", products_here())
 @pytest.mark.parametrize("rows", [1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 65])
-def test_any_number_of_rows(amx, rows):
+def test_any_number_of_rows(products, rows):
     case = make(contexts=[(rows, rows + 3)], seed=rows)
-    assert_close(case.compiled(amx=amx), case.expected())
+    assert_close(case.compiled(products=products), case.expected())
 
 
 @pytest.mark.parametrize("sampled", [[], [0], [3, 57], list(range(0, 58, 2))])
@@ -231,11 +231,11 @@ def test_only_sampled_rows_get_logits_and_all_rows_are_cached(sampled):
     assert torch.equal(values, everything[2])
 
 
-@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("products", products_here())
 @pytest.mark.parametrize("int8", [True, False])
-def test_a_row_does_not_depend_on_its_neighbours_or_the_threads(amx, int8):
+def test_a_row_does_not_depend_on_its_neighbours_or_the_threads(products, int8):
     case = make(int8=int8)
-    together = case.compiled(amx=amx, threads=3)[0]
+    together = case.compiled(products=products, threads=3)[0]
     token_ids, positions, slots, starts, contexts, tables, _ = case.inputs
     for b in range(len(CONTEXTS)):
         own = slice(int(starts[b]), int(starts[b + 1]))
@@ -248,7 +248,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_the_threads(amx, int8):
             tables[b : b + 1],
             None,
         )
-        assert torch.equal(case.compiled(amx=amx)[0], together[own])
+        assert torch.equal(case.compiled(products=products)[0], together[own])
 
 
 @pytest.mark.parametrize("place", [1, 2])

@@ -1,12 +1,18 @@
 """Building and loading the library: each test in fresh processes with a cache folder of its own."""
 
 import os
+import platform
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from headrace import kernels
+
+SOURCES = Path(kernels.__file__).parent / "csrc"
 
 DRAW = """
 import torch
@@ -126,3 +132,15 @@ print(len(runtimes), before >= 3, after - before)
 """
     usual = os.environ.get("XDG_CACHE_HOME", "")
     assert start(code, XDG_CACHE_HOME=usual).communicate(timeout=120) == ("1 True 0\n", "")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("g++") is None, reason="for g++ on x86-64")
+@pytest.mark.parametrize("machine", ["x86-64", "x86-64-v3", "skylake-avx512", "cooperlake", "sapphirerapids"])
+def test_the_sources_are_right_for_processors_that_are_not_here(machine):
+    """What only the syntax shows: templates for all of their products are instantiated."""
+    command = ["g++", "-std=c++17", "-O0", "-fopenmp", "-fsyntax-only", "-Wall", "-Werror", "-Wno-psabi"]
+    sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
+    done = subprocess.run(
+        [*command, f"-march={machine}", *sources], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,66 @@
+// Blocks by AVX-512's products of bfloat16 and of bytes.
+#pragma once
+
+#include "panels.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+#define HR_HAS_AVX512_PRODUCTS 1
+
+// c[32][32] = so many rows, at most 32, of an operand times a panel.
+template <bool Bytes>
+struct Avx512Block {
+    struct Session {};
+    using Sum = Sums<Bytes>;
+    using Input = std::conditional_t<Bytes, uint8_t, BF16>;
+    static constexpr bool kTakes = Bytes;
+    static constexpr int kStepInputs = kStep / int(sizeof(Input));
+    static constexpr int kFetched = 1;
+    static int passes(int) { return 1; }
+
+    static float take(const BF16* x, int in, int steps, uint8_t* y) {
+        return to_bytes(x, in, steps, y, [](i32v whole) { return whole; });
+    }
+
+    static void multiply(int rows, int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+        constexpr int R = 8;
+        for (int r = 0; r < rows; r += R, a += R * stride, c += R * kPanel) {
+            const int n = rows - r;
+            if (n > 4) tile<8>(steps, a, stride, b, c, ahead);
+            else if (n > 2) tile<4>(steps, a, stride, b, c, ahead);
+            else if (n > 1) tile<2>(steps, a, stride, b, c, ahead);
+            else tile<1>(steps, a, stride, b, c, ahead);
+            ahead.lines = 0;
+        }
+    }
+
+  private:
+    template <int R>
+    static void tile(int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+        __m512i sums[R][2] = {};
+        for (int k = 0; k < steps; k++, b += kStepPanel) {
+            for (int four = 0; four < kStep; four += 4) {
+                const __m512i left = _mm512_loadu_si512(b + 16 * four);
+                const __m512i right = _mm512_loadu_si512(b + 16 * four + 1024);
+                for (int r = 0; r < R; r++) {
+                    int inputs;
+                    memcpy(&inputs, a + r * stride + k * kStep + four, 4);
+                    const __m512i x = _mm512_set1_epi32(inputs);
+                    sums[r][0] = added(sums[r][0], x, left);
+                    sums[r][1] = added(sums[r][1], x, right);
+                }
+            }
+            ahead.step();
+        }
+        for (int r = 0; r < R; r++) {
+            _mm512_storeu_si512(c + r * kPanel, sums[r][0]);
+            _mm512_storeu_si512(c + r * kPanel + 16, sums[r][1]);
+        }
+    }
+
+    static __m512i added(__m512i sums, __m512i x, __m512i weights) {
+        if constexpr (Bytes) return _mm512_dpbusd_epi32(sums, x, weights);
+        else return (__m512i)_mm512_dpbf16_ps((__m512)sums, (__m512bh)x, (__m512bh)weights);
+    }
+};
+#endif

@@ -1,0 +1,124 @@
+// Blocks by the float and integer products that every processor has.
+//
+// Weights become floats, or words of 16 bits, in registers, for a few rows at once: reading them as they are
+// takes half the memory's time, and the conversion hides behind the products. The rows are made floats or words
+// before, once.
+#pragma once
+
+#include "panels.h"
+#include "wide.h"
+
+// c[32][32] = so many rows, at most 32, of an operand times a panel.
+template <bool Bytes>
+struct PlainBlock {
+    struct Session {};
+    using Sum = Sums<Bytes>;
+    using Input = std::conditional_t<Bytes, int16_t, float>;
+    static constexpr bool kTakes = true;
+    static constexpr int kStepInputs = Bytes ? 64 : 32, kFetched = 1;
+
+    static float take(const BF16* x, int in, int steps, Input* y) {
+        if constexpr (Bytes) {
+            // Of four inputs the even ones come first, as `weights` has them.
+            return to_bytes(x, in, steps, y, evens_first);
+        } else {
+            for (int i = 0; i < in; i += kLanes) store(y + i, load(x + i));
+            return 1;
+        }
+    }
+
+    static int passes(int rows) { return rows <= kBothRows ? 1 : (rows + kRows - 1) / kRows * 2; }
+
+    static void multiply(int rows, int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+        for (int left = (rows + kRows - 1) / kRows; left; left--) {
+            const int n = (rows + left - 1) / left;
+            some_rows<kRows>(n, steps, (const Input*)a, stride / sizeof(Input), b, c, ahead);
+            rows -= n, a += n * stride, c += n * kPanel;
+        }
+    }
+
+  private:
+    typedef Sum Vector __attribute__((vector_size(4 * kWide)));
+    static constexpr int kRows = (Bytes ? kSums * 2 / 3 : kSums) / kVecs;  // of a tile of 16 outputs
+    static constexpr int kBothRows = Bytes ? kRows / 2 : kRows / 3;         // of a panel's two at once
+
+    template <int R>
+    static void some_rows(int rows, int steps, const Input* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+        if constexpr (R > 1)
+            if (rows < R) return some_rows<R - 1>(rows, steps, a, stride, b, c, ahead);
+        if constexpr (R <= kBothRows) {
+            tiles<R, 2>(steps, a, stride, b, c, ahead);
+        } else {
+            tiles<R, 1>(steps, a, stride, b, c, ahead);
+            tiles<R, 1>(steps, a, stride, b + kStepPanel / 2, c + 16, ahead);
+        }
+    }
+
+    // R rows by T tiles of 16 outputs. Inlined into what calls it, it would share its registers.
+    template <int R, int T>
+    __attribute__((noinline)) static void tiles(int steps, const Input* a, int64_t stride, const char* b, Sum* c,
+                                                Ahead& ahead) {
+        Vector sums[R][T * kVecs] = {};
+        for (int k = 0; k < steps; k++, b += kStepPanel) {
+            for (int group = 0; group < 16; group++, a += kStepInputs / 16)
+                add<R, T>(sums, a, stride, b + 64 * group);
+            ahead.step();
+        }
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < T * kVecs; v++) memcpy(c + r * kPanel + v * kWide, &sums[r][v], sizeof(Vector));
+    }
+
+    // The products of each output's four bytes of weights, which begin at b.
+    template <int R, int T>
+    HR_INLINE void add(Vector (&sums)[R][T * kVecs], const Input* a, int64_t stride, const char* b) {
+        for (int part = 0; part < kParts; part++) {
+            Vector w[T * kVecs];
+            for (int v = 0; v < T * kVecs; v++)
+                w[v] = weights(*(const u32w*)(b + v / kVecs * 1024 + v % kVecs * 4 * kWide), part);
+            for (int r = 0; r < R; r++) {
+                const Vector x = inputs(a + r * stride, part);
+                for (int v = 0; v < T * kVecs; v++) sums[r][v] = added(sums[r][v], x, w[v]);
+            }
+        }
+    }
+
+    // Four bytes are two bfloat16, or as bytes two pairs where words are multiplied in pairs, else four words.
+#if defined(__AVX2__)
+    static constexpr int kParts = 2;
+#else
+    static constexpr int kParts = Bytes ? 4 : 2;
+#endif
+
+    HR_INLINE Vector weights(u32w four, int part) {
+        if constexpr (!Bytes) return (Vector)(part ? four & 0xffff0000u : four << 16);
+        else if constexpr (kParts == 2) return (Vector)((part ? (i16w)four : (i16w)four << 8) >> 8);
+        else return (Vector)(four << (part == 0 ? 24 : part == 1 ? 8 : part == 2 ? 16 : 0)) >> 24;
+    }
+
+    HR_INLINE Vector inputs(const Input* a, int part) {
+        if constexpr (Bytes && kParts == 2) {
+            int32_t pair;
+            memcpy(&pair, a + 2 * part, 4);
+            return Vector{} + pair;
+        } else {
+            return Sum(a[part]) - Vector{};  // what is added to zero could be -0
+        }
+    }
+
+    HR_INLINE Vector added(Vector sums, Vector x, Vector w) {
+#if defined(__AVX512BW__)
+        if constexpr (Bytes) return kept(sums + (Vector)_mm512_madd_epi16((__m512i)x, (__m512i)w));
+#elif defined(__AVX2__)
+        if constexpr (Bytes) return kept(sums + (Vector)_mm256_madd_epi16((__m256i)x, (__m256i)w));
+#endif
+        return sums + x * w;
+    }
+
+    // Compilers may add integers in any order, and would in one that spills registers.
+    HR_INLINE Vector kept(Vector sums) {
+#if defined(__AVX2__)
+        asm("" : "+x"(sums));
+#endif
+        return sums;
+    }
+};
