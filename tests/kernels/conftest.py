@@ -37,6 +37,20 @@ def device() -> Iterator[torch.device]:
 
 
 @pytest.fixture
+def rows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted products sum each row alike wherever in its tile it is, as a GPU's do.
+
+    The interpreter multiplies with numpy's BLAS, which on some CPUs (AVX2 without AVX-512) sums row 6 of a
+    tile in another order than row 5: such bits are the BLAS's, not the kernel's.
+    """
+
+    def matmul(a: np.ndarray, b: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        return (a[:, :, None] * b).sum(1, dtype)
+
+    monkeypatch.setattr(np, "matmul", matmul)
+
+
+@pytest.fixture
 def assert_near() -> Callable[[Tensor, Tensor], None]:
     """Compares with a float64 result, to the precision of the tested dtype."""
 

@@ -112,6 +112,7 @@ def test_sequences_without_rows_and_empty_contexts(options, device, paged_batch)
     assert out.shape == (0, 4, 64)
 
 
+@pytest.mark.usefixtures("rows_apart")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_deterministic_rows_do_not_depend_on_chunking_or_neighbours(dtype, device, paged_batch):
     """Bit for bit: whole prompts, chunks of 7 and single tokens give the same rows."""
