@@ -48,7 +48,7 @@ def broker_errors() -> Iterator[None]:
 def unavailable(error: Exception) -> BrokerUnavailable:
     """What a Redis error means to the user."""
     message = str(error) or type(error).__name__
-    if "OOM command" in message:
+    if "used memory > 'maxmemory'" in message:  # redis-py may have taken its code, OOM, off
         message = "Redis is out of memory (maxmemory) and refuses new data; free memory or raise maxmemory"
     elif "READONLY" in message:
         message = "this Redis is a read-only replica; connect to the primary"
