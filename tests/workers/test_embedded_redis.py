@@ -202,7 +202,8 @@ def test_a_server_that_can_not_start_says_why(own_redis: EmbeddedRedis) -> None:
     with connect(own_redis.url) as redis:
         redis.set("a", "1")
     own_redis.stop()
-    (own_redis.data_dir / "appendonly.aof").write_bytes(b"not an append-only file\n" * 10)
+    (log,) = own_redis.data_dir.rglob("*.aof")  # since Redis 7 in a folder of its own
+    log.write_bytes(b"not an append-only file\n" * 10)
     with pytest.raises(EmbeddedRedisError, match="Bad file format reading the append only file"):
         own_redis.start()
 
