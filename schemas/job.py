@@ -2,7 +2,7 @@
 
 import json
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
 
 from .errors import InvalidJob
 from .keys import is_model_name
+from .redaction import shown_in_error
 from .signing import check_secret
 
 SCHEMA_VERSION = 1
@@ -233,9 +234,8 @@ def _invalid(error: ValidationError) -> InvalidJob:
     field = ".".join(str(part) for part in location) or "job"
     reason = first["msg"].removeprefix("Value error, ")
     if location and first["type"] != "missing" and "secret" not in location:
-        value = repr(cast("object", first["input"]))
-        shown = value if len(value) <= 80 else f"{value[:77]}..."
-        reason = f"{reason} (got {shown})"
+        known = first["type"] != "extra_forbidden"
+        reason += f" (got {shown_in_error(str(location[0]), first['input'], known=known)})"
     if location and location[0] == "n":
         reason += "; enqueue several jobs with enqueue_many for several answers"
     return InvalidJob(field, reason)

@@ -1,4 +1,4 @@
-"""What Celery's events, Flower and logs show of a generation's arguments."""
+"""What Celery's events, Flower, logs and errors show of a generation's arguments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -6,8 +6,19 @@ from typing import Any, Literal
 SHOWN_CHARACTERS = 40
 """Of a prompt whose start may be shown."""
 
-_TEXT = ("prompt", "messages", "prompt_token_ids", "tools", "stop", "webhook", "metadata", "logit_bias")
-"""Arguments that hold what a user wrote, or secrets; all others are shown as they are."""
+_PLAIN = frozenset(
+    {
+        *("v", "model", "tenant", "job_class", "stream", "n", "response_format"),
+        *("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "logprobs"),
+        *("presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos", "stop_token_ids"),
+        *("delay_s", "deadline_s", "max_runtime_s", "max_attempts"),
+    }
+)
+"""Fields of a job that are shown as they are. All others may hold what a user wrote, or secrets, and so may
+whatever is no field at all."""
+
+_WRITTEN = ("prompt", "messages", "tools", "stop", "metadata")
+"""What errors don't quote."""
 
 
 def shown(
@@ -19,7 +30,7 @@ def shown(
         return repr(tuple(args)), repr(kwargs)
     positional = tuple(_Shown(_short(value, policy)) for value in args)
     named = {
-        name: _Shown(_short(value, policy)) if name in _TEXT else value for name, value in kwargs.items()
+        name: value if name in _PLAIN else _Shown(_short(value, policy)) for name, value in kwargs.items()
     }
     return repr(positional), repr(named)
 
@@ -29,6 +40,12 @@ def shown_answer(text: str, tokens: int, policy: Literal["size", "start", "all"]
     if policy == "all":
         return repr(text)
     return f"<{tokens} tokens>" if policy == "size" else _short(text, policy)
+
+
+def shown_in_error(field: str, value: Any, *, known: bool = True) -> str:
+    """What an error quotes of a wrong field, which is not `known` if there is no such: errors are logged."""
+    text = repr(value) if known and field not in _WRITTEN else _short(value, "size")
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class _Shown(str):
@@ -47,4 +64,6 @@ def _short(value: Any, policy: Literal["size", "start"]) -> str:
         return f"<{len(value)} characters>"
     if isinstance(value, Sequence | Mapping):
         return f"<{len(value)} items>"
+    if value is None or isinstance(value, int | float):
+        return repr(value)
     return f"<{type(value).__name__}>"
