@@ -34,6 +34,8 @@ _MASKS = (
         re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL),
         "input_value=...",
     ),  # pydantic quotes its input
+    # Celery quotes messages that it can't make sense of.
+    (re.compile(r"(?s)(contents of the message body was:|\[type:).*"), r"\1 ..."),
     (re.compile(r"whsec_[A-Za-z0-9+/=]+"), "whsec_***"),
     (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer ***"),
 )

@@ -111,6 +111,21 @@ except ValueError:
     assert "topsecret" not in json.dumps(lines)
 
 
+def test_a_message_that_celery_can_not_make_sense_of_is_not_quoted() -> None:
+    code = """
+from celery.worker.consumer import consumer
+celery = logging.getLogger(consumer.__name__)
+celery.error(consumer.INVALID_TASK_ERROR, "no eta", "topsecret")
+celery.error(consumer.UNKNOWN_TASK_ERROR, "other.task", "topsecret", {"argsrepr": "topsecret"}, {})
+celery.error(consumer.UNKNOWN_FORMAT, "topsecret")
+celery.error(consumer.MESSAGE_DECODE_ERROR, "not json", "text", "utf-8", ["topsecret"], "topsecret")
+"""
+    lines = lines_of(code)
+    assert [line["event"].split()[0] for line in lines] == ["Received", "Received", "Received", "Can't"]
+    assert "no eta" in lines[0]["event"]
+    assert "topsecret" not in json.dumps(lines)
+
+
 def test_a_terminal_gets_readable_lines() -> None:
     ours, theirs = pty.openpty()
     subprocess.run([sys.executable, "-c", SETUP + "log.info('claimed', job='1')"], stderr=theirs, check=True)
