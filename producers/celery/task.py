@@ -1,7 +1,7 @@
 """The task `headrace.generate`."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 from celery import Task, shared_task
@@ -27,6 +27,7 @@ class GenerateTask(Task):  # type: ignore[misc]
     """A task that no Celery worker runs: its jobs go to the stream, and come back as outcomes."""
 
     name = NAME
+    Request = f"{__package__}.request:GenerateRequest"  # by name: only who receives it needs Celery's worker
     typing = False  # the job's own validation names the field
     throws = (JobFailed, JobExpired)  # nothing to log a traceback for: the job's own record says why
     track_started = False  # it has started when its job has, which the completion stores
@@ -42,6 +43,10 @@ class GenerateTask(Task):  # type: ignore[misc]
     def client(self) -> Client:
         """The client to the Redis that has the jobs; one a process."""
         return self._connection()[1]
+
+    def shown(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
+        """What may be seen of the arguments, as `argsrepr` and `kwargsrepr`."""
+        return shown(args, kwargs, self._connection()[0].show_prompts)
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> GenerationResult:  # noqa: N802 (Celery's name)
         """The result of a generation by its task id."""
@@ -73,7 +78,7 @@ class GenerateTask(Task):  # type: ignore[misc]
             )
         settings, client = self._connection()
         job_class = _class_of(options.pop("queue", None), options.get("priority"), self._urgent_is_low)
-        options["argsrepr"], options["kwargsrepr"] = shown(args or (), kwargs or {}, settings.show_prompts)
+        options["argsrepr"], options["kwargsrepr"] = self.shown(args or (), kwargs or {})
         options["serializer"] = "json"
         with self.app.producer_or_acquire(producer) as real:
             stream = StreamProducer(real, client, settings, job_class)

@@ -12,7 +12,7 @@ counts each part once, and while somebody has claimed the sending of its body ev
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
@@ -72,7 +72,7 @@ class TaskMessage:
     """
 
     task_id: str
-    request: dict[str, Any]
+    request: dict[str, Any] = field(repr=False)
     ignore_result: bool
 
     @classmethod

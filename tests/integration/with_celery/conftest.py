@@ -38,6 +38,21 @@ def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
     return value
 
 
+@contextmanager
+def hearing(app, kinds: tuple[str, ...], seen: list[dict]) -> Iterator[None]:
+    """Collect the app's events of these kinds."""
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers=dict.fromkeys(kinds, seen.append))
+        ready = threading.Event()
+        receiver.on_consume_ready = lambda *_, **__: ready.set()
+        thread = threading.Thread(target=lambda: receiver.capture(limit=None, timeout=None, wakeup=False))
+        thread.start()
+        assert ready.wait(20)
+        yield
+        receiver.should_stop = True
+        thread.join(20)
+
+
 @dataclass
 class Installation:
     """The running processes, and ways to look at them.

@@ -1,15 +1,12 @@
 """What a team sees in Flower, and what it can do from there."""
 
 import re
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from .conftest import Installation, wait_until
+from .conftest import Installation, hearing, wait_until
 
 pytestmark = [
     pytest.mark.serial,
@@ -23,21 +20,6 @@ LONG = {"max_tokens": 1800, "ignore_eos": True}
 def listed(installation: Installation, task_id: str, state: str) -> dict:
     """The task as Flower lists it, once it is in that state."""
     return wait_until(lambda: installation.flower(f"tasks?state={state}").get(task_id), 20)
-
-
-@contextmanager
-def hearing(app, kinds: tuple[str, ...], seen: list[dict]) -> Iterator[None]:
-    """Collect the app's events of these kinds."""
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers=dict.fromkeys(kinds, seen.append))
-        ready = threading.Event()
-        receiver.on_consume_ready = lambda *_, **__: ready.set()
-        thread = threading.Thread(target=lambda: receiver.capture(limit=None, timeout=None, wakeup=False))
-        thread.start()
-        assert ready.wait(20)
-        yield
-        receiver.should_stop = True
-        thread.join(20)
 
 
 def test_workers_and_callbacks_are_online(installation):
