@@ -7,10 +7,16 @@ from celery.worker.request import Request
 
 
 class GenerateRequest(Request):  # type: ignore[misc]
-    """Shows Celery's events, logs and `inspect` what `show_prompts` lets them see of the arguments.
+    """What `headrace callbacks` puts on the stream at once.
 
-    Its sender knows nothing of that: its message shows all of them, a webhook's secret among them.
+    Celery's events, logs and `inspect` see of the arguments what `show_prompts` allows. Its sender knows
+    nothing of that: its message shows all of them, a webhook's secret among them.
     """
+
+    eta = None
+    """It is the job that waits: a message held back until then would be handed out again and again."""
+    expires = None
+    """It is the job that expires, and says so."""
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)

@@ -66,8 +66,8 @@ class GenerateTask(Task):  # type: ignore[misc]
 
         `countdown` and `eta` delay it, `expires` is its deadline, `queue` is its class ("interactive",
         "standard" or "batch"), or else `priority` chooses one: the most urgent third of the broker's scale is
-        "interactive", the least urgent "batch". Serializers, compression, exchanges and time limits don't
-        apply.
+        "interactive", the least urgent "batch"; or else a route of the app's `task_routes` does, in the same
+        way. Serializers, compression, exchanges and time limits don't apply.
 
         Raises:
             InvalidJob, UnknownModel, QueueFull, RateLimited, BrokerUnavailable: as `Client.enqueue`.
@@ -77,7 +77,9 @@ class GenerateTask(Task):  # type: ignore[misc]
                 "GenerationResult", super().apply_async(args, kwargs, task_id, producer, *rest, **options)
             )
         settings, client = self._connection()
-        job_class = _class_of(options.pop("queue", None), options.get("priority"), self._urgent_is_low)
+        job_class = self._class_of(options.pop("queue", None), options.get("priority"))
+        if job_class is None:
+            job_class = self._routed(args, kwargs, options)
         options["argsrepr"], options["kwargsrepr"] = self.shown(args or (), kwargs or {})
         options["serializer"] = "json"
         with self.app.producer_or_acquire(producer) as real:
@@ -86,10 +88,33 @@ class GenerateTask(Task):  # type: ignore[misc]
                 "GenerationResult", super().apply_async(args, kwargs, task_id, stream, *rest, **options)
             )
 
-    @property
-    def _urgent_is_low(self) -> bool:
-        """Whether 0 is the broker's most urgent priority: so with Redis, the other way round with AMQP."""
-        return bool(self.app.connection_for_write().transport.driver_type != "amqp")
+    def _class_of(self, queue: object, priority: int | None) -> JobClass | None:
+        if queue is not None:
+            name = str(getattr(queue, "name", queue))
+            if name not in tuple(JobClass):
+                raise InvalidJob("queue", f"must be one of {', '.join(JobClass)} (got {name!r})")
+            return JobClass(name)
+        if priority is None:
+            return None
+        if not 0 <= priority <= 9:
+            raise InvalidJob("priority", f"must be 0 to 9 (got {priority!r})")
+        # With Redis 0 is the most urgent, with AMQP the least.
+        amqp = self.app.connection_for_write().transport.driver_type == "amqp"
+        rank = 9 - priority if amqp else priority
+        return JobClass.INTERACTIVE if rank < 3 else JobClass.STANDARD if rank < 7 else JobClass.BATCH
+
+    def _routed(
+        self, args: tuple[Any, ...] | None, kwargs: dict[str, Any] | None, options: dict[str, Any]
+    ) -> JobClass | None:
+        """The class by `task_routes`. A route to any other queue, such as one of all tasks, gives none."""
+        route = self.app.amqp.router.lookup_route(self.name, args or (), kwargs or {}, dict(options), self)
+        if isinstance(route, str):
+            route = {"queue": route}
+        elif route is None:
+            return None
+        queue = route.get("queue")
+        named = str(getattr(queue, "name", queue)) in tuple(JobClass)
+        return self._class_of(queue if named else None, route.get("priority"))
 
     def carry_out(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What a Celery process does that runs the task.
@@ -104,8 +129,18 @@ class GenerateTask(Task):  # type: ignore[misc]
             return result
         if self.request.called_directly or self.request.is_eager:
             return self._generate(args, kwargs)
-        self.apply_async(args, kwargs, **self.request.as_execution_options())
+        self.apply_async(args, kwargs, **self._options_by_name())
         raise Ignore
+
+    def _options_by_name(self) -> dict[str, Any]:
+        """The options of the message under way, whose queue is Celery's and stands for no class."""
+        request = self.request
+        options = {**request.as_execution_options(), "eta": request.eta}
+        if request.ignore_result is not None:
+            options["ignore_result"] = request.ignore_result
+        if priority := request.delivery_info.get("priority"):  # 0 is also what kombu sends for none
+            options["priority"] = priority
+        return options
 
     def _generate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         settings, client = self._connection()
@@ -132,21 +167,6 @@ def _refuse(form: str, instead: str) -> NoReturn:
         f"generate.{form} would run one generation after the other inside a Celery worker; use {instead}: "
         "headrace batches them"
     )
-
-
-def _class_of(queue: object, priority: int | None, urgent_is_low: bool) -> JobClass | None:
-    if queue is not None:
-        name = getattr(queue, "name", queue)
-        try:
-            return JobClass(str(name))
-        except ValueError:
-            raise InvalidJob("queue", f"must be one of {', '.join(JobClass)} (got {name!r})") from None
-    if priority is None:
-        return None
-    if not 0 <= priority <= 9:
-        raise InvalidJob("priority", f"must be 0 to 9 (got {priority!r})")
-    rank = priority if urgent_is_low else 9 - priority
-    return JobClass.INTERACTIVE if rank < 3 else JobClass.STANDARD if rank < 7 else JobClass.BATCH
 
 
 def task_result(result: JobResult) -> dict[str, Any]:

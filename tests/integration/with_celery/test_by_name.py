@@ -2,10 +2,11 @@
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from headrace import InvalidJob, JobNotFound
+from headrace import InvalidJob, JobExpired, JobNotFound
 
 from .conftest import Installation, hearing, wait_until
 
@@ -74,3 +75,25 @@ def test_a_message_without_arguments_is_no_harm(installation, send):
     assert send("A list is").get(timeout=30)["job_id"]
     assert "without-arguments" in installation.log("callbacks")
     assert PROMPT not in installation.log("callbacks")
+
+
+def test_its_options_become_the_jobs_own(installation, send):
+    """It is the job that waits until it is due, not the message: a revoke finds it."""
+    due = datetime.now(UTC) + timedelta(hours=1)
+    later = send("later", options={"eta": due, "expires": due + timedelta(hours=1), "priority": 8})
+    status = job_of(installation, later).status()
+    assert (status.state, status.job_class) == ("delayed", "batch")
+    later.revoke()
+    wait_until(lambda: later.state == "REVOKED", 20)
+    late = send("x", options={"countdown": 100, "expires": 0.5})
+    with pytest.raises(JobExpired):
+        late.get(timeout=30)
+    assert job_of(installation, send("x", job_class="interactive")).status().job_class == "interactive"
+    assert job_of(installation, send("x")).status().job_class == "standard"
+
+
+def test_no_result_is_kept_when_its_sender_wants_none(installation, send):
+    sent = send("A list is", options={"ignore_result": True})
+    job_of(installation, sent).result(timeout_s=30)
+    wait_until(lambda: installation.to_relay == 0, 20)
+    assert installation.team.app.backend.client.get(f"celery-task-meta-{sent.id}") is None

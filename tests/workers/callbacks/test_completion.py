@@ -194,6 +194,23 @@ def test_options_become_the_jobs_own(app):
         generate.apply_async(("x",), priority=12)
 
 
+@pytest.mark.parametrize(
+    ("route", "options", "job_class"),
+    [
+        ({"queue": "batch"}, {}, "batch"),
+        ("interactive", {}, "interactive"),
+        ({"priority": 9}, {}, "batch"),
+        ({"queue": "batch"}, {"queue": "standard"}, "standard"),
+        ({"queue": "batch"}, {"priority": 0}, "interactive"),
+        ({"queue": "elsewhere"}, {}, "standard"),
+    ],
+)
+def test_a_route_chooses_the_class_where_the_call_does_not(app, route, options, job_class):
+    """One to a queue that is no class is one of ordinary tasks, `headrace.generate` among them or not."""
+    app.conf.task_routes = {"headrace.*": route}
+    assert generate.apply_async(("x",), **options).job.status().job_class == job_class
+
+
 def test_the_same_message_twice_is_one_job(app, redis):
     for _ in range(2):
         generate.apply_async(("x",), task_id="once")
