@@ -10,20 +10,13 @@ from celery.result import AsyncResult
 
 from ...schemas.errors import JobCancelled, JobExpired, JobFailed, JobNotFound, ResultTimeout
 from ...schemas.events import Chunk
-from ..client import Client, JobHandle
+from ..client import JobHandle
 
 
 class GenerationResult(AsyncResult):  # type: ignore[misc]
-    """A Celery result whose task is a generation job.
+    """A Celery result whose task is a generation job."""
 
-    Args:
-        client: to the Redis that has the job.
-    """
-
-    def __init__(self, task_id: str, *args: Any, client: Callable[[], Client], **kwargs: Any) -> None:
-        super().__init__(task_id, *args, **kwargs)
-        self._client_of = client
-        self._job: JobHandle | None = None
+    _job: JobHandle | None = None
 
     @property
     def job(self) -> JobHandle:
@@ -33,7 +26,9 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
             JobNotFound: there is none (any more) for this task.
         """
         if self._job is None:
-            self._job = self._client_of()._job_of_task(self.id)
+            from .task import generate  # which needs this; a pickle may be all that its reader has imported
+
+            self._job = self.app.tasks[generate.name].client()._job_of_task(self.id)
         return self._job
 
     def stream(self, from_offset: int = 0) -> Iterator[Chunk]:

@@ -51,7 +51,7 @@ class GenerateTask(Task):  # type: ignore[misc]
     def AsyncResult(self, task_id: str, **kwargs: Any) -> GenerationResult:  # noqa: N802 (Celery's name)
         """The result of a generation by its task id."""
         kwargs = {"backend": self.backend, "task_name": self.name, "app": self.app, **kwargs}
-        return GenerationResult(task_id, client=self.client, **kwargs)
+        return GenerationResult(task_id, **kwargs)
 
     def apply_async(  # the parameters are Celery's
         self,

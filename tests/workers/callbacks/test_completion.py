@@ -4,8 +4,10 @@ The engine is played by a thread that claims and finishes jobs by the protocol's
 done twice, as after a crash between doing and noting it.
 """
 
+import copy
 import gc
 import json
+import pickle
 import threading
 from collections.abc import Iterator
 
@@ -215,6 +217,15 @@ def test_the_same_message_twice_is_one_job(app, redis):
     for _ in range(2):
         generate.apply_async(("x",), task_id="once")
     assert redis.xlen(TAG.lane("standard", "default")) == 1
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))]
+)
+def test_a_result_may_be_copied_and_pickled(served, again):
+    result = again(generate.delay("hello"))
+    assert result.get(timeout=20)["text"] == "answer to hello"
+    assert result.job.status().state == "succeeded"
 
 
 def test_a_wait_for_progress_ends_in_time(app):
