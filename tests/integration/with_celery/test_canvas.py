@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,23 @@ def test_countdown_expires_and_priority(installation):
     assert generate.apply_async(("x",), FIXED, priority=0).job.status().job_class == "interactive"
 
 
+def test_eta_is_when_it_starts_at_the_earliest(installation, says):
+    due = datetime.now(UTC) + timedelta(seconds=0.5)
+    result = installation.team.generate.apply_async(("A list is",), FIXED, eta=due)
+    assert result.get(timeout=30)["text"] == says("A list is")
+    assert result.job.status().started_ms >= int(due.timestamp() * 1000)
+
+
+def test_a_queue_is_the_class_and_a_task_id_makes_one_job(installation, says):
+    send = installation.team.generate.apply_async
+    first, again = (send(("A list is",), FIXED, queue="batch", task_id="the-teams-own") for _ in range(2))
+    assert first.id == again.id == "the-teams-own"
+    assert first.job.id == again.job.id
+    found = installation.team.app.AsyncResult("the-teams-own").get(timeout=30)
+    assert (found["text"], found["job_id"]) == (says("A list is"), first.job.id)
+    assert first.job.status().job_class == "batch"
+
+
 def test_revoke(installation):
     result = installation.team.generate.delay("A list is", max_tokens=1800, ignore_eos=True)
     wait_until(lambda: result.job.status().offset > 5)
@@ -143,19 +161,34 @@ def test_no_result_is_kept_when_nobody_wants_it(installation):
     assert installation.team.app.backend.client.get(f"celery-task-meta-{result.id}") is None
 
 
-def test_eager_mode_generates_in_place(installation, says):
+@pytest.fixture
+def eager(installation: Installation):
+    """The team's tasks, run where they are called."""
     installation.team.app.conf.task_always_eager = True
-    try:
-        assert installation.team.generate.delay("A list is", **FIXED).get()["text"] == says("A list is")
-    finally:
-        installation.team.app.conf.task_always_eager = False
+    yield installation.team
+    installation.team.app.conf.task_always_eager = False
+
+
+def test_eager_mode_generates_in_place(eager, says):
+    assert eager.generate.delay("A list is", **FIXED).get()["text"] == says("A list is")
+    called = eager.generate.apply_async(("A list is",), FIXED, task_id="eager", queue="batch", countdown=100)
+    assert (called.id, called.get()["text"]) == ("eager", says("A list is"))
+    with pytest.raises(InvalidJob, match="max_tokens"):
+        eager.generate.apply_async(("x",), {"max_tokens": 0}).get()
+
+
+def test_eager_chain(eager, says):
+    generate, shout = eager.generate, eager.shout
+    found = chain(shout.s("a list is"), generate.s(**FIXED), generate.s(**FIXED), shout.s())().get()
+    assert found == says(says("A LIST IS")).upper()
 
 
 def test_what_is_wrong_is_said_where_it_is_made(installation):
     with pytest.raises(InvalidJob, match="max_tokens"):
         installation.team.generate.delay("x", max_tokens=0)
-    with pytest.raises(NotImplementedError, match="group"):
-        installation.team.generate.starmap([("x",)])
+    for form, arguments in (("map", (["x"],)), ("starmap", ([("x",)],)), ("chunks", ([("x",)], 1))):
+        with pytest.raises(NotImplementedError, match=rf"generate\.{form} .* use group"):
+            getattr(installation.team.generate, form)(*arguments)
 
 
 def test_no_log_has_a_prompt_or_an_answer(installation, says):
