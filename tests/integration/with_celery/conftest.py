@@ -76,6 +76,13 @@ class Installation:
         with connect(self.redis_url) as redis:
             return int(redis.xlen(Tag("demo").outbox))
 
+    @property
+    def now_ms(self) -> int:
+        """The time by Redis, which dates what becomes of jobs."""
+        with connect(self.redis_url) as redis:
+            seconds, micros = redis.time()
+            return int(seconds) * 1000 + int(micros) // 1000
+
     def start(self, name: str, *arguments: str) -> None:
         """Start `python -m <arguments>`; its log is `<name>.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -1,7 +1,6 @@
 """What a team sees in Flower, and what it can do from there."""
 
 import re
-import time
 import urllib.request
 
 import pytest
@@ -67,13 +66,14 @@ def test_revoke_cancels_the_generation_within_a_second(installation):
     listed(installation, result.id, "STARTED")
     (active,) = installation.team.app.control.inspect([installation.host]).active()[installation.host]
     assert active["id"] == result.id
-    asked = time.monotonic()
+    asked_ms = installation.now_ms
     installation.flower(f"task/revoke/{result.id}?terminate=true", "POST")
-    wait_until(lambda: result.job.status().state == "cancelled", 5)
-    ended_s = time.monotonic() - asked
-    wait_until(lambda: (w := installation.client.workers()[0]).pages_free == w.pages_total or None, 5)
-    heard_s = time.monotonic() - asked  # with the worker's next heartbeat, of which there is one a second
-    print(f"from Flower's revoke to the job's end: {ended_s:.2f} s; to word of free pages: {heard_s:.2f} s")
+    wait_until(lambda: result.job.status().state == "cancelled", 20)
+    took_ms = result.job.status().finished_ms - asked_ms
+    print(f"from Flower's revoke to the job's end: {took_ms} ms")
+    assert took_ms < 1000
+    # Its pages were free before; word of them comes with the worker's next heartbeat.
+    wait_until(lambda: (w := installation.client.workers()[0]).pages_free == w.pages_total, 20)
     assert listed(installation, result.id, "REVOKED")
     wait_until(lambda: result.state == "REVOKED", 10)
 
