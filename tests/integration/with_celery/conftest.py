@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from celery.backends.redis import RedisBackend
 
 from headrace import Client
 from headrace.schemas.connection import connect
@@ -185,7 +186,15 @@ def installed(folder: Path, broker_url: str | None = None) -> Iterator[Installat
         }
         for name, value in environment.items():
             patch.setenv(name, value)
+        clients, create = [], RedisBackend._create_client  # one a thread, which Celery never closes
+        patch.setattr(
+            RedisBackend,
+            "_create_client",
+            lambda self, **options: clients.append(create(self, **options)) or clients[-1],
+        )
         team = _import_team()
+        before, team.app = team.app, team.make_app()  # a shared task goes by the app of now
+        team.app.set_current()
         found = Installation(
             server.url,
             folder,
@@ -211,19 +220,19 @@ def installed(folder: Path, broker_url: str | None = None) -> Iterator[Installat
             team.generate.client().close()
             team.generate._connected = None
             gc.collect()  # results unsubscribe when they are collected: while there is a Redis
+            for client in clients:
+                client.close()
             team.app.close()
+            team.app = before
+            before.set_current()
 
 
 def _import_team() -> ModuleType:
-    """The team's module, imported once in a process: its tasks are shared ones, and go by the app of now."""
-    team = sys.modules.get(TEAM)
-    if team is None:
+    """The team's module, imported once in a process, since its tasks are shared ones."""
+    if TEAM not in sys.modules:
         spec = importlib.util.spec_from_file_location(TEAM, HERE / "team_app.py")
         assert spec is not None
         assert spec.loader is not None
-        sys.modules[TEAM] = team = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(team)
-    else:
-        team.app = team.make_app()
-    team.app.set_current()
-    return team
+        sys.modules[TEAM] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[TEAM])
+    return sys.modules[TEAM]
