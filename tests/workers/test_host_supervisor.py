@@ -2,6 +2,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import Queue
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 
 from headrace.workers.host import engine_child
 from headrace.workers.host.backoff import RestartPolicy
+from headrace.workers.host.face import Face
 from headrace.workers.host.supervisor import Supervisor
 from headrace.workers.metrics import HostMetrics
 from headrace.workers.settings import WorkerSettings
@@ -41,12 +43,18 @@ class Run:
 def supervise(engine_command: Callable[[str], list[str]]) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def start(behaviour: str, policy: RestartPolicy = FAST, **settings: Any) -> Run:
+    def start(
+        behaviour: str,
+        policy: RestartPolicy = FAST,
+        on_engine: Callable[..., None] = lambda *_, **__: None,
+        **settings: Any,
+    ) -> Run:
         registry, ended = CollectorRegistry(), Queue[int]()
         supervisor = Supervisor(
             WorkerSettings(redis_url="redis://:hunter2@localhost/0", **settings),
             engine_command(behaviour),
             HostMetrics("demo", registry),
+            on_engine=on_engine,
             on_end=ended.put,
             policy=policy,
         )
@@ -93,14 +101,21 @@ def test_a_killed_engine_process_is_followed_by_another_under_a_new_name(
 def test_a_crash_loop_is_said_loudly_and_goes_on(
     supervise: Callable[..., Run], eventually: Callable[..., Any]
 ) -> None:
+    face, sent = Face(end=lambda job_id: None), Queue[tuple[str, dict[str, Any]]]()
+    dispatcher = SimpleNamespace(send=lambda event, **fields: sent.put((event, fields)))
+    hub = SimpleNamespace(call_soon=lambda tell: tell())
+    face.attach(SimpleNamespace(hub=hub, event_dispatcher=dispatcher))
     with capture_logs() as logs:
-        run = supervise("crash")
+        run = supervise("crash", on_engine=face.engine)
         eventually(lambda: sum(line["event"] == "engine_crash_loop" for line in logs) >= 2)
     assert run.metric("engines_crash_looping") == 1
     deaths = [line for line in logs if line["event"] == "engine_died"]
     assert [line["restart_in_s"] for line in deaths[:3]] == [0.01, 0.02, 0.05]
     assert {line["status"] for line in deaths} == {-signal.SIGKILL}
     assert {line["log_level"] for line in logs if line["event"] == "engine_crash_loop"} == {"error"}
+    told = [sent.get(timeout=20) for _ in range(4)]
+    assert [event for event, _ in told] == 3 * ["worker-engine-died"] + ["worker-engine-crash-loop"]
+    assert told[-1][1]["restart_in_s"] == 0.05
     assert run.ended.empty()
 
 
