@@ -4,7 +4,7 @@ A job is no Celery message and its host runs no pool, so a `Request` is made for
 and events know what to do with: `inspect active`, `inspect query_task`, Flower's list of tasks, `revoke`.
 
 Celery's state belongs to the thread of its consumer. Others put their news into a queue, which that thread
-empties; while the consumer reconnects nothing is lost but the moment.
+empties; while the consumer reconnects nothing is lost but the moment, and of a long outage what is oldest.
 """
 
 import os
@@ -24,6 +24,9 @@ TASK = "headrace.generate"
 
 _REVOKED = {"cancelled", "expired"}
 _GONE = {"engine-died", "engine-ended"}
+
+MOST_NEWS = 10_000
+"""What is kept to be told while Celery's broker is away: some megabytes."""
 
 News = Callable[[Any], None]
 
@@ -103,9 +106,10 @@ class Face:
 
     def __init__(self, end: Callable[[str], object]) -> None:
         self._end = end
-        self._news: deque[News] = deque()
+        self._news: deque[tuple[News, str]] = deque()  # and whose leaving it is
         self._requests: dict[str, tuple[str, JobRequest]] = {}
         self._consumer: Any = None
+        self._nobody_listens = False
 
     def job(self, engine: str, notice: JobStarted | JobLeft) -> None:
         """What an engine process says of a job."""
@@ -123,7 +127,10 @@ class Face:
                 del self._requests[notice.job_id]
                 known[1].left(notice.how, notice.shown)
 
-        self._tell(start if isinstance(notice, JobStarted) else leave)
+        if isinstance(notice, JobStarted):
+            self._tell(start)
+        else:
+            self._tell(leave, leaving=notice.job_id)
 
     def engine(self, event: str, engine: str, **fields: str | float) -> None:
         """What befell an engine process: `engine-ready`, `engine-died`, `engine-crash-loop` …"""
@@ -135,8 +142,13 @@ class Face:
 
         self._tell(send)
 
-    def _tell(self, news: News) -> None:
-        self._news.append(news)
+    def _tell(self, news: News, leaving: str = "") -> None:
+        if self._nobody_listens:
+            return
+        while len(self._news) >= MOST_NEWS:
+            _, left = self._news.popleft()
+            self._requests.pop(left, None)  # what nobody was told of must not be shown as running for ever
+        self._news.append((news, leaving))
         consumer = self._consumer
         if consumer is not None:
             consumer.hub.call_soon(self._catch_up)
@@ -145,10 +157,11 @@ class Face:
 
     def attach(self, consumer: Any) -> None:
         """Celery is connected; what it knew of requests before is told again."""
-        if consumer.hub is None or consumer.event_dispatcher is None:  # there is nobody to tell
+        self._nobody_listens = consumer.hub is None or consumer.event_dispatcher is None
+        if self._nobody_listens:
             self._news.clear()
             return
-        for _, request in self._requests.values():
+        for _, request in list(self._requests.values()):
             request.eventer = consumer.event_dispatcher
             state.task_reserved(request)
             state.active_requests.add(request)
@@ -168,7 +181,8 @@ class Face:
 
     def _catch_up(self) -> None:
         while self._news and (consumer := self._consumer) is not None:
-            self._news.popleft()(consumer)
+            news, _ = self._news.popleft()
+            news(consumer)
 
 
 class FaceStep(bootsteps.StartStopStep):  # type: ignore[misc]
