@@ -71,7 +71,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)  # it would log what was generated
     connect(settings.redis_url).close()
     log.info("callbacks_starting", app=settings.app, redis=without_password(settings.redis_url))
-    _configure(app, settings)
+    configure(app, settings)
     with _metrics(settings) as metrics:
         service = Service(settings, app, metrics, on_failure=lambda: stop_celery(1))
         worker = app.Worker(
@@ -92,7 +92,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
     return status
 
 
-def _configure(app: Celery, settings: CallbacksSettings) -> None:
+def configure(app: Celery, settings: CallbacksSettings) -> None:
     """What this one worker of the app does differently from the others."""
     app.conf.update(
         broker_connection_retry_on_startup=True,
@@ -101,9 +101,11 @@ def _configure(app: Celery, settings: CallbacksSettings) -> None:
         worker_redirect_stdouts=False,
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=True,  # it has none; undecided, Celery warns
-        task_queues=[Queue(settings.callbacks_queue, routing_key=settings.callbacks_queue)],
         task_create_missing_queues=True,
     )
+    # Beside the app's own: what follows from a job is sent to those, as they are declared.
+    if settings.callbacks_queue not in app.amqp.queues:
+        app.amqp.queues.add(Queue(settings.callbacks_queue, routing_key=settings.callbacks_queue))
     if (app.conf.broker_url or "").startswith(("redis", "sentinel")):
         # Lists of its own, so that its short timeout never restores what another worker is still at.
         app.conf.broker_transport_options = dict(app.conf.broker_transport_options or {}) | {
