@@ -88,6 +88,22 @@ class Message(_Wire):
     content: str | list[dict[str, Any]] | None = None
 
 
+def check_task_message(celery: str) -> None:
+    """Refuse what can't be the message of a Celery task.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        part = json.loads(celery)
+        whole = isinstance(part["headers"]["id"], str)
+        whole = whole and isinstance(part["embed"], dict) and isinstance(part["properties"], dict)
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError("must be the JSON of a task's message; generate.delay() of headrace.celery makes it")
+
+
 def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -115,7 +131,8 @@ class Job(_Wire):
         deadline_s: it expires when it has not ended within this many seconds.
         max_runtime_s: it expires when it has not ended this many seconds after its first start.
         max_attempts: how often a worker may die over this job before it is dead-lettered.
-        celery: the message that completes a Celery task when the job has ended, as JSON.
+        celery: what completes a Celery task when the job has ended: the task's message without its arguments,
+            as JSON; the task `headrace.generate` writes it.
         stream: false lets the worker checkpoint at longer intervals.
         metadata: returned with the job's status, never looked at.
     """
@@ -167,6 +184,13 @@ class Job(_Wire):
         if not is_model_name(model):
             raise ValueError("must be 1 to 128 letters, digits or _ . / -, beginning with a letter or digit")
         return model
+
+    @field_validator("celery")
+    @classmethod
+    def _completes_a_task(cls, celery: str | None) -> str | None:
+        if celery is not None:
+            check_task_message(celery)
+        return celery
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
+import structlog
 from celery import Celery, states
 from celery.app.task import Context
 from celery.app.trace import TraceInfo, build_tracer
@@ -24,7 +25,7 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import Reject
 from kombu.utils.json import loads as from_json
 
-from ...schemas.errors import JobExpired, JobFailed
+from ...schemas.errors import InvalidJob, JobExpired, JobFailed
 from ...schemas.events import JobState, Record
 
 NAME = "headrace.generate"
@@ -33,6 +34,8 @@ OUTCOME = "headrace_outcome"
 _ENDINGS = (JobFailed, JobExpired)
 _OWN = {"celery", "webhook", "v"}
 _FOLLOWERS = ("callbacks", "errbacks", "chain", "chord")
+
+log = structlog.get_logger(__name__)
 
 
 class NotCompleted(Exception):
@@ -77,7 +80,18 @@ class TaskMessage:
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "TaskMessage":
-        """The message in a job's spec; the webhook, which may have a secret, is not told to Celery."""
+        """The message in a job's spec; the webhook, which may have a secret, is not told to Celery.
+
+        Raises:
+            InvalidJob: it is none.
+        """
+        try:
+            return cls._of(spec)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InvalidJob("celery", f"is not the message of a task: {error!r}") from error
+
+    @classmethod
+    def _of(cls, spec: Mapping[str, Any]) -> "TaskMessage":
         part = from_json(spec["celery"])
         headers, embed, properties = part["headers"], part["embed"], part["properties"]
         request = {
@@ -197,4 +211,8 @@ def _outcome(record: Record) -> dict[str, Any]:
         raise JobFailed(record.job_id, error.code if error else "unknown", error.message if error else "")
     if record.state is JobState.EXPIRED:
         raise JobExpired(record.job_id)
-    return record.result().model_dump(mode="json", exclude_none=True)
+    try:
+        return record.result().model_dump(mode="json", exclude_none=True)
+    except (KeyError, ValueError) as error:  # damaged from outside; whoever waits is to hear of an end
+        log.error("result_unreadable", job=record.job_id, reason=repr(error))
+        raise JobFailed(record.job_id, "unknown", f"its stored result can't be read ({error!r})") from None

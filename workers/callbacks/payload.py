@@ -4,6 +4,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
+
 from ...schemas.events import JobState, Record
 from ...schemas.job import Job, WebhookEvent
 
@@ -12,11 +14,14 @@ MAX_BODY_BYTES = 256 * 1024
 
 _LARGE = {"text", "token_ids", "logprobs"}
 
+log = structlog.get_logger(__name__)
+
 
 def body(event: WebhookEvent, at_ms: int, job: Job, record: Record) -> str:
     """What is sent for an event, as JSON: `{"type", "timestamp", "data"}`.
 
-    `data` is the job's result, with its model, tenant and metadata; of a started one what is known then.
+    `data` is the job's result, with its model, tenant and metadata; of a started one what is known then, and
+    of one whose result was damaged its state.
     """
     at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     about = {"job_id": record.job_id, "model": job.model, "tenant": job.tenant, "metadata": job.metadata}
@@ -26,10 +31,14 @@ def body(event: WebhookEvent, at_ms: int, job: Job, record: Record) -> str:
             {"type": event.value, "timestamp": at, "data": data}, ensure_ascii=False, separators=(",", ":")
         )
 
+    state = JobState.RUNNING if event is WebhookEvent.STARTED else event.value.partition(".")[2]
     if event is WebhookEvent.STARTED or "result" not in record.fields:  # it may live again by now
-        state = JobState.RUNNING if event is WebhookEvent.STARTED else event.value.partition(".")[2]
         return written(about | {"state": state})
-    result = record.result()
+    try:
+        result = record.result()
+    except (KeyError, ValueError) as error:
+        log.error("result_unreadable", job=record.job_id, reason=repr(error))
+        return written(about | {"state": state})
     thin = about | result.model_dump(mode="json", exclude_none=True, exclude=_LARGE)
     if job.webhook is None or job.webhook.payload == "thin":
         return written(thin)

@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import ResponseError
 
@@ -86,7 +85,13 @@ class Relay:
         with broker_errors():
             entries = self._abandoned() + self._new()
         for entry_id, fields in entries:
-            self._see_to(entry_id.decode(), fields)
+            try:
+                self._see_to(entry_id.decode(), fields)
+            except BrokerUnavailable:
+                raise
+            except Exception:  # whatever one job brings along, it is no reason to leave the others alone
+                log.exception("outbox_entry_failed", entry=entry_id.decode(), queue=self._tag.base)
+                self._metrics.relayed("waits")
 
     def _join(self) -> None:
         with broker_errors():
@@ -124,8 +129,8 @@ class Relay:
             with broker_errors():
                 known: dict[Any, Any] = self._redis.hgetall(self._tag.job(job_id))
             record = Record(job_id, {name.decode(): value.decode() for name, value in known.items()})
-            job = Job.from_wire(record.fields["spec"])
-        except (KeyError, ValueError, ValidationError, InvalidJob) as error:
+            job, at_ms = Job.from_wire(record.fields["spec"]), int(fields[b"at_ms"])
+        except (KeyError, ValueError) as error:
             log.error("outbox_entry_dropped", entry=entry_id, queue=self._tag.base, reason=repr(error))
             self._metrics.relayed("dropped")
             self._acknowledge(entry_id)
@@ -133,6 +138,9 @@ class Relay:
         try:
             if job.celery is not None:
                 self._follow_task(event, record)
+        except InvalidJob as error:
+            log.error("task_dropped", job=job_id, reason=str(error))
+            self._metrics.relayed("dropped")
         except NotCompleted as error:
             log.warning("task_waits", job=job_id, reason=str(error), again_in_s=self._settings.relay_s)
             self._metrics.relayed("waits")
@@ -140,7 +148,7 @@ class Relay:
         if job.webhook is None or event not in job.webhook.events:
             self._acknowledge(entry_id)
         else:
-            self._deliver(entry_id, event, int(fields[b"at_ms"]), job, record)
+            self._deliver(entry_id, event, at_ms, job, record)
         self._metrics.relayed("done")
 
     def _follow_task(self, event: WebhookEvent, record: Record) -> None:

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from celery import Celery
 from redis import Redis
 
 from headrace.schemas.events import End, Output, chunk_payload
@@ -16,9 +17,13 @@ from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag, models, new_job_id
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, enqueue, finish, run
 from headrace.schemas.settings import QueueSettings
+from headrace.workers.callbacks.metrics import CallbackMetrics
+from headrace.workers.callbacks.service import Service
+from headrace.workers.callbacks.settings import CallbacksSettings
 
 TAG = Tag("demo")
 WAIT_S = 30.0
+DAY = 86_400
 
 
 def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
@@ -136,3 +141,28 @@ def jobs(redis: Redis) -> Jobs:
     """Jobs of a model that is served."""
     redis.hset(models(), "demo", "{}")
     return Jobs(redis)
+
+
+@pytest.fixture
+def start_service(redis_url) -> Iterator[Callable[..., Service]]:
+    """Start the threads of `headrace callbacks`."""
+    started: list[Service] = []
+
+    def start(app: Celery | None = None, **settings: object) -> Service:
+        fields: dict[str, Any] = {
+            "redis_url": redis_url,
+            "webhook_allow": "127.0.0.1",
+            "webhook_timeout_s": 2.0,
+            "webhook_retention_s": 30 * DAY,
+            **settings,
+        }
+        failed = lambda: pytest.fail("a thread failed")  # noqa: E731
+        app = app or Celery("none", broker="memory://", set_as_current=False)
+        service = Service(CallbacksSettings(**fields), app, CallbackMetrics(), failed)
+        service.start()
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.stop()

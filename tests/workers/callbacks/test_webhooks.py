@@ -2,49 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
 from standardwebhooks import Webhook
 
 from headrace.producers.webhooks import find_delivery, list_deliveries, replay
 from headrace.schemas import keys
 from headrace.schemas.delivery import DeliveryState
-from headrace.workers.callbacks.metrics import CallbackMetrics
-from headrace.workers.callbacks.service import Service
-from headrace.workers.callbacks.settings import CallbacksSettings
 
-from .conftest import TAG, Jobs, Receiver, wait_until
+from .conftest import DAY, TAG, Jobs, Receiver, wait_until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-MINUTE, DAY = 60, 86_400
-
-
-@pytest.fixture
-def start_service(redis_url) -> Iterator[Callable[..., Service]]:
-    """Start the threads of `headrace callbacks`."""
-    started: list[Service] = []
-
-    def start(**settings: object) -> Service:
-        fields: dict[str, Any] = {
-            "redis_url": redis_url,
-            "webhook_allow": "127.0.0.1",
-            "webhook_timeout_s": 2.0,
-            "webhook_retention_s": 30 * DAY,
-            **settings,
-        }
-        failed = lambda: pytest.fail("a thread failed")  # noqa: E731
-        app = Celery("none", broker="memory://", set_as_current=False)
-        service = Service(CallbacksSettings(**fields), app, CallbackMetrics(), failed)
-        service.start()
-        started.append(service)
-        return service
-
-    yield start
-    for service in started:
-        service.stop()
+MINUTE = 60
 
 
 def delivery(redis, job_id: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The Celery worker around the callbacks: a member of the team's app that changes none of its declarations."""
+"""The Celery worker around the callbacks: a member of the team's app."""
 
 from celery import Celery
 from kombu import Exchange, Queue
