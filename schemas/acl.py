@@ -28,7 +28,7 @@ _CELERY = (
     "brpop rpop rpush lrem psubscribe punsubscribe pubsub "
     "sismember zrevrangebyscore hexists expire setex watch script|load script|exists"
 )
-_CALLBACKS = "xautoclaim xpending"
+_CALLBACKS = "xautoclaim xclaim"
 _OPERATOR = "config|get acl|whoami memory slowlog latency xrevrange zrevrange zcount"
 
 _COMMANDS = {

@@ -16,8 +16,9 @@ def accept_delivery(
     body: str,
     secret: str,
     retention_s: float,
+    keep_entry: bool = False,
 ) -> Call[bool]:
-    """Keep what is to be sent, and drop the outbox entry with it; False where that was done before.
+    """Keep what is to be sent, and drop the outbox entry with it; False where it was kept before.
 
     Args:
         tag: the queue.
@@ -29,6 +30,7 @@ def accept_delivery(
         body: what to send, the same at each attempt.
         secret: the job's own; empty when its tenant's sign.
         retention_s: how long the delivery is kept.
+        keep_entry: the entry stays: more follows from it.
     """
 
     def parse(reply: bytes | str) -> bool:
@@ -41,6 +43,7 @@ def accept_delivery(
         endpoint_id(tenant, url),
         round(retention_s * 1000),
         PER_ENDPOINT,
+        int(keep_entry),
         *(part for field in fields.items() for part in field),
     )
     return Call(script("accept_delivery"), tag.base, args, parse)

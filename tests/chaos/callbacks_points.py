@@ -26,17 +26,19 @@ from httpcore._backends.anyio import AnyIOStream
 
 from headrace.schemas import scripts
 from headrace.schemas.scripts.call import script
-from headrace.workers.callbacks import relay
+from headrace.workers.callbacks import tasks
 from headrace.workers.callbacks.deliveries import Deliveries
 from headrace.workers.callbacks.relay import Relay
+from headrace.workers.callbacks.tasks import Tasks
 from headrace.workers.webhooks.sender import Sender
 
 SCRIPTS = {
     "relay": ("accept_delivery",),
+    "tasks": ("XCLAIM", "XACK XDEL"),
     "deliveries": ("claim_deliveries", "settle_delivery"),
     "queues": ("upkeep",),
 }
-"""What the threads send, at the least."""
+"""What the threads send of their own, at the least."""
 
 READS = {"GET", "MGET", "HGETALL", "HKEYS", "INFO", "PING", "LLEN", "ZRANGE"}
 """Commands that change nothing: dying there is dying at the step before or after."""
@@ -57,8 +59,8 @@ class Point:
 
     @property
     def relays(self) -> bool:
-        """Whether it is the thread that relays, and completes tasks, which is killed at a known step."""
-        return self.where.startswith(("complete", "note_started", "relay", "Relay"))
+        """Whether it is a thread that relays, or completes tasks, which is killed at a known step."""
+        return self.where.startswith(("complete", "note_started", "relay", "Relay", "tasks", "Tasks"))
 
     @property
     def may_repeat(self) -> bool:
@@ -78,7 +80,7 @@ def methods() -> list[tuple[type, str]]:
     """The steps that are methods."""
     public = [
         (actor, name)
-        for actor in (Relay, Deliveries, Sender)
+        for actor in (Relay, Tasks, Deliveries, Sender)
         for name, member in vars(actor).items()
         if inspect.isfunction(member) and not name.startswith("_")
     ]
@@ -111,8 +113,8 @@ def arm(fuse: Fuse) -> None:
     for actor, name in methods():
         setattr(actor, name, _watched(getattr(actor, name), f"{actor.__name__}.{name}", fuse))
     scope = _Scope()
-    relay.complete = scope.within(relay.complete, "complete")
-    relay.note_started = scope.within(relay.note_started, "note_started")
+    tasks.complete = scope.within(tasks.complete, "complete")
+    tasks.note_started = scope.within(tasks.note_started, "note_started")
     names = {hashlib.sha1(source.encode()).hexdigest(): name for source, name in known_scripts().items()}
     for module in (redis.client, redis.asyncio.client):
         module.Redis.execute_command = _watched_command(module.Redis.execute_command, scope, names, fuse)

@@ -1,41 +1,33 @@
-"""From the outbox of one queue to what follows: one thread a queue.
+"""From the outbox of one queue to what follows: a thread for webhooks, and beside it one for Celery's tasks.
 
 An entry is gone only when all that follows from it is done, or is kept elsewhere: a process killed in between
 leaves it to the next one, which does it again. So everything here may happen twice and must then be the same:
-a task is completed with the stored outcome, a delivery has the entry's id. Entries of one job are seen to in
-order, because they are in one stream and one thread reads it; an entry that must wait (Celery's broker is
-away) does not hold up the others.
+a task is completed with the stored outcome, a delivery has the entry's id. A webhook is accepted at once; a
+task's turn comes after the tasks before it (`tasks`), so that a Celery that does not answer holds up tasks
+alone. Entries are taken up in order, but one that can't be ended now is taken up again later: an end may be
+told of before the start.
 """
 
 import json
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import structlog
 from celery import Celery
 from redis import Redis
-from redis.exceptions import ResponseError
 
-from ...schemas.connection import broker_errors
 from ...schemas.errors import BrokerUnavailable, InvalidJob
 from ...schemas.events import Record
 from ...schemas.job import Job, WebhookEvent
-from ...schemas.keys import RELAY_GROUP, Tag
+from ...schemas.keys import Tag
 from ...schemas.scripts import accept_delivery, run
-from .completion import NotCompleted, TaskMessage, complete, note_started
+from .completion import TaskMessage
 from .metrics import CallbackMetrics
+from .outbox import WAIT_S, Entry, Outbox
 from .payload import body
 from .settings import CallbacksSettings
-
-CONSUMER = "relay"
-"""One for all processes: how long an entry was left alone says that its process is gone, not a name."""
-
-_START = "0-0"
-BATCH = 64
-WAIT_S = 1.0
-"""How long one read waits for entries; also how long a stop may take."""
+from .tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +37,11 @@ class Relay:
 
     Args:
         app: has the generation task, and the broker and result backend of whoever waits for it.
-        stopping: ends `run`.
+        stopping: ends `run`, and `tasks.run`.
         on_delivery: called when there is a webhook to send.
+
+    Attributes:
+        tasks: the Celery tasks that are to be completed, for a thread of their own.
     """
 
     def __init__(
@@ -63,13 +58,14 @@ class Relay:
         self._settings, self._metrics = settings, metrics
         self._stopping = stopping
         self._on_delivery = on_delivery
-        self._abandoned_at, self._abandoned_from = 0.0, _START
+        self._outbox = Outbox(redis, tag, settings.relay_s)
+        self.tasks = Tasks(self._outbox, app, metrics, stopping)
 
     def run(self) -> None:
         """Relay until told to stop; a Redis that is away is waited for."""
         while not self._stopping.is_set():
             try:
-                self._join()
+                self._outbox.join()
                 while not self._stopping.is_set():
                     self.turn()
             except BrokerUnavailable as error:
@@ -82,104 +78,68 @@ class Relay:
         Raises:
             BrokerUnavailable: Redis can't be reached or refuses.
         """
-        with broker_errors():
-            entries = self._abandoned() + self._new()
+        self._see_to_all(self._outbox.abandoned())
+        self._see_to_all(self._outbox.fresh())
+
+    def _see_to_all(self, entries: Iterable[Entry]) -> None:
+        since = time.monotonic()
         for entry_id, fields in entries:
             try:
-                self._see_to(entry_id.decode(), fields)
+                self._see_to(entry_id, fields, since)
             except BrokerUnavailable:
                 raise
             except Exception:  # whatever one job brings along, it is no reason to leave the others alone
-                log.exception("outbox_entry_failed", entry=entry_id.decode(), queue=self._tag.base)
+                log.exception("outbox_entry_failed", entry=entry_id, queue=self._tag.base)
                 self._metrics.relayed("waits")
 
-    def _join(self) -> None:
-        with broker_errors():
-            try:
-                self._redis.xgroup_create(self._tag.outbox, RELAY_GROUP, "0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
-
-    def _new(self) -> list[Any]:
-        streams: dict[Any, Any] = {self._tag.outbox: ">"}
-        found: Any = self._redis.xreadgroup(
-            RELAY_GROUP, CONSUMER, streams, count=BATCH, block=round(WAIT_S * 1000)
-        )
-        return [entry for _, entries in found or () for entry in entries]
-
-    def _abandoned(self) -> list[Any]:
-        """Entries that somebody, perhaps this process, took up and did not end in time."""
-        now = time.monotonic()
-        if now < self._abandoned_at:
-            return []
-        idle_ms = round(self._settings.relay_s * 1000)
-        following, entries, *_ = self._redis.xautoclaim(
-            self._tag.outbox, RELAY_GROUP, CONSUMER, idle_ms, self._abandoned_from, count=BATCH
-        )
-        self._abandoned_from = following.decode()
-        if self._abandoned_from == _START:  # all were looked at
-            self._abandoned_at = now + self._settings.relay_s / 4
-        return [(entry_id, fields) for entry_id, fields in entries if fields]
-
-    def _see_to(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
+    def _see_to(self, entry_id: str, fields: dict[bytes, bytes], since: float) -> None:
         """All that follows from one entry; one that can't be done now stays, and is tried again later."""
         try:
-            job_id, event = fields[b"job"].decode(), WebhookEvent(fields[b"event"].decode())
-            with broker_errors():
-                known: dict[Any, Any] = self._redis.hgetall(self._tag.job(job_id))
-            record = Record(job_id, {name.decode(): value.decode() for name, value in known.items()})
-            job, at_ms = Job.from_wire(record.fields["spec"]), int(fields[b"at_ms"])
+            record = self._outbox.record(fields[b"job"].decode())
+            event, at_ms = WebhookEvent(fields[b"event"].decode()), int(fields[b"at_ms"])
+            job = Job.from_wire(record.fields["spec"])
         except (KeyError, ValueError) as error:
             log.error("outbox_entry_dropped", entry=entry_id, queue=self._tag.base, reason=repr(error))
             self._metrics.relayed("dropped")
-            self._acknowledge(entry_id)
+            self._outbox.remove(entry_id)
             return
+        message = self._task_of(job, record)
+        if job.webhook is not None and event in job.webhook.events:
+            self._deliver(entry_id, event, at_ms, job, record, keep_entry=message is not None)
+        elif message is None:
+            self._outbox.remove(entry_id)
+        if job.celery is None:
+            self._metrics.relayed("done")
+        elif message is not None:
+            self.tasks.add(entry_id, record.job_id, event, since)
+
+    def _task_of(self, job: Job, record: Record) -> TaskMessage | None:
+        """The job's Celery task; None where there is none, or none that can be read."""
+        if job.celery is None:
+            return None
         try:
-            if job.celery is not None:
-                self._follow_task(event, record)
+            return TaskMessage.of(json.loads(record.fields["spec"]))
         except InvalidJob as error:
-            log.error("task_dropped", job=job_id, reason=str(error))
+            log.error("task_dropped", job=record.job_id, reason=str(error))
             self._metrics.relayed("dropped")
-        except NotCompleted as error:
-            log.warning("task_waits", job=job_id, reason=str(error), again_in_s=self._settings.relay_s)
-            self._metrics.relayed("waits")
-            return
-        if job.webhook is None or event not in job.webhook.events:
-            self._acknowledge(entry_id)
-        else:
-            self._deliver(entry_id, event, at_ms, job, record)
-        self._metrics.relayed("done")
+            return None
 
-    def _follow_task(self, event: WebhookEvent, record: Record) -> None:
-        message = TaskMessage.of(json.loads(record.fields["spec"]))
-        if event is WebhookEvent.STARTED:
-            note_started(self._app, message, record.fields.get("worker", ""))
-        elif record.state.terminal:  # else it was queued again, and this is not its end
-            complete(self._app, message, record)
-
-    def _deliver(self, entry_id: str, event: WebhookEvent, at_ms: int, job: Job, record: Record) -> None:
+    def _deliver(
+        self, entry_id: str, event: WebhookEvent, at_ms: int, job: Job, record: Record, *, keep_entry: bool
+    ) -> None:
         assert job.webhook is not None
         secret = job.webhook.secret
-        run(
-            self._redis,
-            accept_delivery(
-                self._tag,
-                entry_id,
-                job_id=record.job_id,
-                event=event.value,
-                tenant=job.tenant,
-                url=job.webhook.url,
-                body=body(event, at_ms, job, record),
-                secret=secret.get_secret_value() if secret else "",
-                retention_s=self._settings.webhook_retention_s,
-            ),
+        call = accept_delivery(
+            self._tag,
+            entry_id,
+            job_id=record.job_id,
+            event=event.value,
+            tenant=job.tenant,
+            url=job.webhook.url,
+            body=body(event, at_ms, job, record),
+            secret=secret.get_secret_value() if secret else "",
+            retention_s=self._settings.webhook_retention_s,
+            keep_entry=keep_entry,
         )
-        self._on_delivery()
-
-    def _acknowledge(self, entry_id: str) -> None:
-        with broker_errors():
-            pipe = self._redis.pipeline(transaction=True)
-            pipe.xack(self._tag.outbox, RELAY_GROUP, entry_id)
-            pipe.xdel(self._tag.outbox, entry_id)
-            pipe.execute()
+        if run(self._redis, call):
+            self._on_delivery()

@@ -30,6 +30,9 @@ from .settings import CallbacksSettings
 RESTORE_S = 60
 """A task that this process took and did not finish within so long goes back to its queue."""
 
+ANSWER_S = 5.0
+"""How long Celery's Redis, broker or result backend, has for an answer; the task is then completed later."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -106,15 +109,22 @@ def configure(app: Celery, settings: CallbacksSettings) -> None:
     # Beside the app's own: what follows from a job is sent to those, as they are declared.
     if settings.callbacks_queue not in app.amqp.queues:
         app.amqp.queues.add(Queue(settings.callbacks_queue, routing_key=settings.callbacks_queue))
+    # Results in Redis; Celery's own defaults are two minutes, and for connecting none.
+    app.conf.redis_socket_timeout = app.conf.redis_socket_connect_timeout = ANSWER_S
     if (app.conf.broker_url or "").startswith(("redis", "sentinel")):
+        patience = {"socket_timeout": ANSWER_S, "socket_connect_timeout": ANSWER_S}
         # Lists of its own, so that its short timeout never restores what another worker is still at.
-        app.conf.broker_transport_options = dict(app.conf.broker_transport_options or {}) | {
-            "visibility_timeout": RESTORE_S,
-            "unacked_restore_throttle": 1,
-            "unacked_key": "headrace_unacked",
-            "unacked_index_key": "headrace_unacked_index",
-            "unacked_mutex_key": "headrace_unacked_mutex",
-        }
+        app.conf.broker_transport_options = (
+            patience
+            | dict(app.conf.broker_transport_options or {})
+            | {
+                "visibility_timeout": RESTORE_S,
+                "unacked_restore_throttle": 1,
+                "unacked_key": "headrace_unacked",
+                "unacked_index_key": "headrace_unacked_index",
+                "unacked_mutex_key": "headrace_unacked_mutex",
+            }
+        )
     app.steps["worker"].add(ServiceStep)
 
 

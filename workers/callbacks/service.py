@@ -1,7 +1,8 @@
-"""The threads of `headrace callbacks`: a relay for each queue, what is due, and upkeep."""
+"""The threads of `headrace callbacks`: for each queue a relay and its tasks, what is due, and upkeep."""
 
 import random
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -23,6 +24,9 @@ from .settings import CallbacksSettings
 
 QUEUES_S = 2.0
 """How soon a model that is served for the first time is noticed; also between two rounds of upkeep."""
+
+END_S = 10.0
+"""What a stop takes at most: attempts under way get five seconds of it."""
 
 log = structlog.get_logger(__name__)
 
@@ -78,11 +82,17 @@ class Service:
         self._spawn("queues", self._watch)
 
     def stop(self) -> None:
-        """End the threads, and what they have under way as far as it ends soon."""
+        """End the threads, and what they have under way as far as it ends soon.
+
+        A thread left waiting for Celery ends with the process, as if killed: its entry is taken up elsewhere.
+        """
         self._stopping.set()
         self._deliveries.wake()
+        give_up_at = time.monotonic() + END_S
         for thread in self._threads:  # the one that adds to them was started second, and is joined by then
-            thread.join()
+            thread.join(max(0.0, give_up_at - time.monotonic()))
+            if thread.is_alive():
+                log.warning("thread_left", thread=thread.name, reason=f"not ended within {END_S:g} s")
         self._redis.close()
 
     def cancel(self, name: str) -> str:
@@ -133,6 +143,7 @@ class Service:
                         on_delivery=self._deliveries.wake,
                     )
                     self._spawn(f"relay-{tag.model}-{partition}", relay.run)
+                    self._spawn(f"tasks-{tag.model}-{partition}", relay.tasks.run)
                     self._queues = [*self._queues, tag]
                     log.info("queue_noticed", model=tag.model, partition=partition)
 

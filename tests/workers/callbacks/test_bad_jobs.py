@@ -77,9 +77,9 @@ def test_an_error_that_nobody_foresaw_leaves_its_entry_and_holds_up_no_other(
     bad, good = (jobs.ended(webhook={"url": receiver.url}) for _ in range(2))
     deliver = Relay._deliver
 
-    def breaking(self: Relay, entry_id: str, event: Any, at_ms: int, job: Job, record: Record) -> None:
+    def breaking(self: Relay, entry_id: str, event: Any, at_ms: int, job: Job, record: Record, **more: Any):
         assert record.job_id != bad, "a defect"
-        deliver(self, entry_id, event, at_ms, job, record)
+        deliver(self, entry_id, event, at_ms, job, record, **more)
 
     monkeypatch.setattr(Relay, "_deliver", breaking)
     start_service()

@@ -1,0 +1,109 @@
+"""The outbox of one queue, as all who see to it share it.
+
+They are one consumer of one group: how long an entry was left alone says that its reader is gone, not a
+name. Who took an entry up has it for `relay_s`; whoever comes by after that takes it up anew. So who comes to
+one of its entries late asks for it again (`keep`), and has it only if nobody took it up in between.
+"""
+
+import time
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from ...schemas.connection import broker_errors
+from ...schemas.events import Record
+from ...schemas.keys import RELAY_GROUP, Tag
+
+CONSUMER = "relay"
+BATCH = 64
+WAIT_S = 1.0
+"""How long one read waits for entries; also how long a stop may take."""
+
+_START = "0-0"
+_ROUNDING_MS = 5
+
+Entry = tuple[str, dict[bytes, bytes]]
+"""Its id and its fields."""
+
+
+class Outbox:
+    """Reads entries, and notes what became of them. Its methods raise `BrokerUnavailable`.
+
+    Args:
+        relay_s: for how long an entry is its reader's.
+    """
+
+    def __init__(self, redis: Redis, tag: Tag, relay_s: float) -> None:
+        self._redis, self._tag, self._relay_s = redis, tag, relay_s
+        self._abandoned_at, self._abandoned_from = 0.0, _START
+
+    def join(self) -> None:
+        """Make the group if there is none yet."""
+        with broker_errors():
+            try:
+                self._redis.xgroup_create(self._tag.outbox, RELAY_GROUP, "0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    def fresh(self) -> list[Entry]:
+        """Entries that nobody has seen; waits a moment for some."""
+        streams: dict[Any, Any] = {self._tag.outbox: ">"}
+        with broker_errors():
+            found: Any = self._redis.xreadgroup(
+                RELAY_GROUP, CONSUMER, streams, count=BATCH, block=round(WAIT_S * 1000)
+            )
+        return [(entry_id.decode(), fields) for _, entries in found or () for entry_id, fields in entries]
+
+    def abandoned(self) -> list[Entry]:
+        """Entries that somebody, perhaps this process, took up and did not end in time."""
+        now = time.monotonic()
+        if now < self._abandoned_at:
+            return []
+        with broker_errors():
+            following, entries, *_ = self._redis.xautoclaim(
+                self._tag.outbox, RELAY_GROUP, CONSUMER, self._relay_ms, self._abandoned_from, count=BATCH
+            )
+        self._abandoned_from = following.decode()
+        if self._abandoned_from == _START:  # all were looked at
+            self._abandoned_at = now + self._relay_s / 4
+        return [(entry_id.decode(), fields) for entry_id, fields in entries if fields]
+
+    def keep(self, entry_id: str, since: float) -> bool:
+        """Have an entry for `relay_s` more; False where somebody else has taken it up, or it is gone.
+
+        Args:
+            entry_id: its id.
+            since: the monotonic time when it was had for certain.
+        """
+        idle_ms = max(0, int(1000 * (time.monotonic() - since)) - _ROUNDING_MS)
+        with broker_errors():
+            return bool(
+                self._redis.xclaim(self._tag.outbox, RELAY_GROUP, CONSUMER, idle_ms, [entry_id], justid=True)
+            )
+
+    def leave(self, entry_id: str) -> None:
+        """Let the next one who comes by have it: it is for another process."""
+        with broker_errors():
+            self._redis.xclaim(
+                self._tag.outbox, RELAY_GROUP, CONSUMER, 0, [entry_id], idle=self._relay_ms, justid=True
+            )
+
+    def remove(self, entry_id: str) -> None:
+        """All that follows is done."""
+        with broker_errors():
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.xack(self._tag.outbox, RELAY_GROUP, entry_id)
+            pipe.xdel(self._tag.outbox, entry_id)
+            pipe.execute()
+
+    def record(self, job_id: str) -> Record:
+        """What is known of a job; nothing when its retention has ended."""
+        with broker_errors():
+            known: dict[Any, Any] = self._redis.hgetall(self._tag.job(job_id))
+        return Record(job_id, {name.decode(): value.decode() for name, value in known.items()})
+
+    @property
+    def _relay_ms(self) -> int:
+        return round(self._relay_s * 1000)
