@@ -28,11 +28,11 @@ class CallbackMetrics:
             "headrace_webhook_seconds", "Attempts to deliver.", registry=registry, buckets=ATTEMPT_S
         )
         self._sending = Gauge("headrace_webhooks_sending", "Attempts under way.", registry=registry)
-        for outcome in ("done", "waits", "dropped"):
+        for outcome in ("done", "waits", "left", "dropped"):
             self._relayed.labels(outcome)
 
     def relayed(self, outcome: str) -> None:
-        """An outbox entry was seen to: `done`, `waits` for Celery, or `dropped`: nobody can read it."""
+        """An outbox entry was seen to: `done`, `waits` for Celery, `left` to others, or `dropped`."""
         self._relayed.labels(outcome).inc()
 
     def attempted(self, state: str, took_s: float) -> None:

@@ -22,6 +22,8 @@ WAIT_S = 1.0
 
 _START = "0-0"
 _ROUNDING_MS = 5
+_LEFT_MS = 3_600_000
+"""An idle time beyond any `relay_s`, the other process's too."""
 
 Entry = tuple[str, dict[bytes, bytes]]
 """Its id and its fields."""
@@ -87,7 +89,7 @@ class Outbox:
         """Let the next one who comes by have it: it is for another process."""
         with broker_errors():
             self._redis.xclaim(
-                self._tag.outbox, RELAY_GROUP, CONSUMER, 0, [entry_id], idle=self._relay_ms, justid=True
+                self._tag.outbox, RELAY_GROUP, CONSUMER, 0, [entry_id], idle=_LEFT_MS, justid=True
             )
 
     def remove(self, entry_id: str) -> None:

@@ -5,12 +5,13 @@ leaves it to the next one, which does it again. So everything here may happen tw
 a task is completed with the stored outcome, a delivery has the entry's id. A webhook is accepted at once; a
 task's turn comes after the tasks before it (`tasks`), so that a Celery that does not answer holds up tasks
 alone. Entries are taken up in order, but one that can't be ended now is taken up again later: an end may be
-told of before the start.
+told of before the start. One that a newer process alone understands is left for it.
 """
 
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -19,7 +20,7 @@ from redis import Redis
 
 from ...schemas.errors import BrokerUnavailable, InvalidJob
 from ...schemas.events import Record
-from ...schemas.job import Job, WebhookEvent
+from ...schemas.job import SCHEMA_VERSION, Job, WebhookEvent
 from ...schemas.keys import Tag
 from ...schemas.scripts import accept_delivery, run
 from .completion import TaskMessage
@@ -59,6 +60,7 @@ class Relay:
         self._stopping = stopping
         self._on_delivery = on_delivery
         self._outbox = Outbox(redis, tag, settings.relay_s)
+        self._left: Counter[str] = Counter()
         self.tasks = Tasks(self._outbox, app, metrics, stopping)
 
     def run(self) -> None:
@@ -91,11 +93,17 @@ class Relay:
             except Exception:  # whatever one job brings along, it is no reason to leave the others alone
                 log.exception("outbox_entry_failed", entry=entry_id, queue=self._tag.base)
                 self._metrics.relayed("waits")
+        for reason, count in self._left.items():
+            log.info("outbox_entries_left", queue=self._tag.base, count=count, reason=reason)
+        self._left.clear()
 
     def _see_to(self, entry_id: str, fields: dict[bytes, bytes], since: float) -> None:
         """All that follows from one entry; one that can't be done now stays, and is tried again later."""
         try:
             record = self._outbox.record(fields[b"job"].decode())
+            if int(record.fields["v"]) > SCHEMA_VERSION:
+                self._leave(entry_id, "their jobs are of a newer version than this process")
+                return
             event, at_ms = WebhookEvent(fields[b"event"].decode()), int(fields[b"at_ms"])
             job = Job.from_wire(record.fields["spec"])
         except (KeyError, ValueError) as error:
@@ -112,6 +120,11 @@ class Relay:
             self._metrics.relayed("done")
         elif message is not None:
             self.tasks.add(entry_id, record.job_id, event, since)
+
+    def _leave(self, entry_id: str, reason: str) -> None:
+        self._outbox.leave(entry_id)
+        self._left[reason] += 1
+        self._metrics.relayed("left")
 
     def _task_of(self, job: Job, record: Record) -> TaskMessage | None:
         """The job's Celery task; None where there is none, or none that can be read."""
