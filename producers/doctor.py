@@ -271,7 +271,7 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     yield _judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
     advice = "headrace dead list"
     yield _judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)
-    advice = "webhooks and Celery tasks wait: start headrace callbacks, or one more"
+    advice = "webhooks or Celery tasks wait: start headrace callbacks (one for each --app), or one more"
     late = any(_oldest_ms(redis, tag) < now_ms - 1000 * OUTBOX_S for tag in tags)
     yield _judge(f"{model}: outbox", f"{outbox} to relay", not late, Verdict.FAIL, advice)
 

@@ -24,10 +24,15 @@ class StreamProducer:
     """
 
     def __init__(
-        self, producer: Any, client: Client, settings: TaskSettings, job_class: JobClass | None
+        self,
+        producer: Any,
+        client: Client,
+        settings: TaskSettings,
+        job_class: JobClass | None,
+        app_name: str | None,
     ) -> None:
         self._producer, self._client, self._settings = producer, client, settings
-        self._job_class = job_class
+        self._job_class, self._app_name = job_class, app_name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
@@ -48,7 +53,7 @@ class StreamProducer:
             fields["delay_s"] = max(RETRIED_S, _seconds_until(headers["eta"]))
         if headers.get("expires"):
             fields["deadline_s"] = max(RETRIED_S, _seconds_until(headers["expires"]))
-        fields["celery"] = celery_part(headers, embed, properties)
+        fields["celery"] = celery_part(headers, embed, properties, self._app_name)
         job = Job.make(**fields)
         partitions = self._client._operations.settings.partitions
         self._client._enqueue(job, job_id_of(_identity(headers), job.model, partitions))
@@ -97,8 +102,16 @@ def job_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]
     return fields
 
 
-def celery_part(headers: Mapping[str, Any], embed: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
+def celery_part(
+    headers: Mapping[str, Any],
+    embed: Mapping[str, Any],
+    properties: Mapping[str, Any],
+    app_name: str | None = None,
+) -> str:
     """What completes the task when the job has ended: the message without its arguments, as JSON.
+
+    It names the app that is to complete it, whose broker and result backend are meant; not so where the app
+    has no name of its own: `Celery(__name__)` in a script is called `__main__`.
 
     Raises:
         InvalidJob: a callback's arguments can't be written as JSON; pickles are neither made nor read.
@@ -106,7 +119,9 @@ def celery_part(headers: Mapping[str, Any], embed: Mapping[str, Any], properties
     kept = {
         name: properties[name] for name in ("correlation_id", "reply_to", "priority") if name in properties
     }
-    part = {"headers": dict(headers), "embed": dict(embed), "properties": kept}
+    part: dict[str, Any] = {"headers": dict(headers), "embed": dict(embed), "properties": kept}
+    if app_name not in (None, "__main__"):
+        part["app"] = app_name
     try:
         text: str = to_json(part)
     except (TypeError, ValueError) as error:

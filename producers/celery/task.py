@@ -83,7 +83,7 @@ class GenerateTask(Task):  # type: ignore[misc]
         options["argsrepr"], options["kwargsrepr"] = self.shown(args or (), kwargs or {})
         options["serializer"] = "json"
         with self.app.producer_or_acquire(producer) as real:
-            stream = StreamProducer(real, client, settings, job_class)
+            stream = StreamProducer(real, client, settings, job_class, self.app.main)
             return cast(
                 "GenerationResult", super().apply_async(args, kwargs, task_id, stream, *rest, **options)
             )

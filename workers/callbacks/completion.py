@@ -72,11 +72,17 @@ class TaskMessage:
         task_id: the task's id.
         request: what Celery's trace wants to know of the message.
         ignore_result: nobody wants the result stored.
+        app: the name of the app that has it; None when it has none.
     """
 
     task_id: str
     request: dict[str, Any] = field(repr=False)
     ignore_result: bool
+    app: str | None = None
+
+    def is_for(self, app: Celery) -> bool:
+        """Whether it is a task of this app, as far as their names tell."""
+        return self.app is None or app.main is None or self.app == app.main
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "TaskMessage":
@@ -106,7 +112,7 @@ class TaskMessage:
             "delivery_info": {"priority": properties.get("priority"), "redelivered": False},
             "is_eager": False,
         }
-        return cls(headers["id"], request, bool(headers.get("ignore_result")))
+        return cls(headers["id"], request, bool(headers.get("ignore_result")), part.get("app"))
 
 
 def note_started(app: Celery, message: TaskMessage, worker: str) -> None:

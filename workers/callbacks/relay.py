@@ -5,7 +5,8 @@ leaves it to the next one, which does it again. So everything here may happen tw
 a task is completed with the stored outcome, a delivery has the entry's id. A webhook is accepted at once; a
 task's turn comes after the tasks before it (`tasks`), so that a Celery that does not answer holds up tasks
 alone. Entries are taken up in order, but one that can't be ended now is taken up again later: an end may be
-told of before the start. One that a newer process alone understands is left for it.
+told of before the start. One that is for another process is left for it: where the job is of a newer version,
+or the task of another Celery app, whose results are kept elsewhere.
 """
 
 import json
@@ -118,6 +119,11 @@ class Relay:
             self._outbox.remove(entry_id)
         if job.celery is None:
             self._metrics.relayed("done")
+        elif message is not None and not message.is_for(self._app):
+            reason = (
+                f"their tasks are of the Celery app {message.app!r}, these callbacks of {self._app.main!r}"
+            )
+            self._leave(entry_id, reason)
         elif message is not None:
             self.tasks.add(entry_id, record.job_id, event, since)
 
