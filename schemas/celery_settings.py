@@ -1,10 +1,16 @@
 """Settings of whatever meets Celery: the task, the workers' hosts, the callbacks."""
 
-from typing import Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from .config import CommonSettings
+
+
+def _from_json(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class CelerySettings(CommonSettings):
@@ -12,11 +18,16 @@ class CelerySettings(CommonSettings):
 
     Attributes:
         celery_broker_url: the broker of the `headrace.celery` app, and of the hosts; headrace's own Redis
-        when not given. celery_result_backend: where it keeps results; headrace's own Redis when not given.
+            when not given.
+        celery_broker_transport_options: that broker's, as Celery's setting of this name has them; JSON.
+        celery_result_backend: where the app keeps results; headrace's own Redis when not given.
         show_prompts: what Flower and Celery's events show of a prompt and its answer: the size, the start, or
-        all of it.
+            all of it.
     """
 
     celery_broker_url: str | None = Field(default=None, min_length=1, repr=False)
+    celery_broker_transport_options: Annotated[
+        dict[str, Any], NoDecode, BeforeValidator(_from_json), Field(default_factory=dict, repr=False)
+    ]
     celery_result_backend: str | None = Field(default=None, min_length=1, repr=False)
     show_prompts: Literal["size", "start", "all"] = "size"

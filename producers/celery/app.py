@@ -20,7 +20,9 @@ def make_app(settings: TaskSettings) -> Celery:
         result_backend=settings.celery_result_backend or own.url,
         broker_use_ssl=own.tls if settings.celery_broker_url is None else None,
         redis_backend_use_ssl=own.tls if settings.celery_result_backend is None else None,
-        broker_transport_options=own.transport_options if settings.celery_broker_url is None else {},
+        broker_transport_options=own.transport_options
+        if settings.celery_broker_url is None
+        else settings.celery_broker_transport_options,
         result_backend_transport_options=own.transport_options
         if settings.celery_result_backend is None
         else {},

@@ -66,7 +66,14 @@ def effective_settings(redis: str | None) -> Iterator[Setting]:
             source = str(config_file())
         else:
             source = "default"
-        yield Setting(name, without_password(value) if isinstance(value, str) else value, source)
+        yield Setting(name, _shown(value), source)
+
+
+def _shown(value: Any) -> Any:
+    """A setting's value without its passwords, which are in URLs, and in options of options."""
+    if isinstance(value, dict):
+        return {name: "***" if isinstance(inner, dict) else _shown(inner) for name, inner in value.items()}
+    return without_password(value) if isinstance(value, str) else value
 
 
 def _in_file() -> dict[str, Any]:

@@ -82,7 +82,7 @@ class EnginesStep(bootsteps.StartStopStep):  # type: ignore[misc]
 def make_app(settings: WorkerSettings) -> Celery:
     """The Celery app of a host on the Redis of `settings`."""
     found = (
-        Broker(settings.celery_broker_url, None, {})
+        Broker(settings.celery_broker_url, None, settings.celery_broker_transport_options)
         if settings.celery_broker_url
         else broker(settings.redis_url, settings.namespace)
     )

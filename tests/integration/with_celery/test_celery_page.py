@@ -64,7 +64,12 @@ def test_the_pages_commands_are_understood(installation: Installation):
 def test_the_page_names_what_there_is():
     commands = {drain.__name__, "undrain", "cancel", kv_stats.__name__}
     assert commands <= set(re.findall(r"`(?:inspect|control) (\w+)", PAGE))
-    for name in ("celery_broker_url", "celery_result_backend", "show_prompts"):
+    for name in (
+        "celery_broker_url",
+        "celery_broker_transport_options",
+        "celery_result_backend",
+        "show_prompts",
+    ):
         assert name in CelerySettings.model_fields
         assert f"HEADRACE_{name.upper()}" in PAGE
 
