@@ -228,6 +228,11 @@ def test_a_result_may_be_copied_and_pickled(served, again):
     assert result.job.status().state == "succeeded"
 
 
+def test_the_job_says_which_app_completes_its_task(app, redis):
+    spec = json.loads(redis.hget(TAG.job(generate.delay("x").job.id), "spec"))
+    assert TaskMessage.of(spec).app == app.main == "headrace"
+
+
 def test_a_wait_for_progress_ends_in_time(app):
     with pytest.raises(CeleryTimeoutError):
         generate.delay("nobody works").get(timeout=0.2, on_message=print)
