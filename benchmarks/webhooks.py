@@ -106,7 +106,8 @@ def main() -> None:
         save_served_model(S, folder)
         callbacks_args = [
             *("--webhook-allow", "127.0.0.1", "--webhook-timeout-s", str(HANG_S)),
-            *("--webhook-concurrency", str(options.hanging)),
+            # One origin may have as many under way as it leaves free.
+            *("--webhook-concurrency", str(2 * options.hanging)),
         ]
         receiver = DeadReceiver()
         with (

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -116,10 +117,24 @@ def delivery_id(job_id: str, entry_id: str) -> str:
     return f"msg_{job_id.partition('.')[0]}_{entry_id}"
 
 
+def origin_id(url: str) -> str:
+    """Whose silence counts together: scheme, host and port of an address, whatever its spelling."""
+    scheme, _, rest = url.partition("://")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].lower()
+    return _digest(f"{scheme}://{host.removesuffix(':443' if scheme == 'https' else ':80')}")
+
+
 def endpoint_id(tenant: str, url: str) -> str:
-    """Whose failures count together: one tenant's deliveries to one address, whatever its query."""
+    """Whose failures count together: one tenant's deliveries to one address, whatever its query.
+
+    It begins with the address's origin, which the scripts read there.
+    """
     place = url.partition("?")[0].partition("#")[0]
-    return hashlib.blake2b(f"{tenant} {place}".encode(), digest_size=10).hexdigest()
+    return f"{origin_id(url)}.{_digest(f'{tenant} {place}')}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
 
 
 def shown_url(url: str) -> str:

@@ -25,7 +25,7 @@ _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse|deliveries|due"
-    r"|(lane|retry|suspects|backlog|served|pace|running|waiting):.+)"
+    r"|(lane|retry|suspects|backlog|served|pace|running|waiting|endpoints):.+)"
 )
 
 
@@ -142,8 +142,12 @@ class Tag:
 
     @property
     def due(self) -> str:
-        """Sorted set: endpoints by when something is next to be sent to them, in ms."""
+        """Sorted set: origins by when something is next to be sent to them, in ms."""
         return f"{self.base}:due"
+
+    def endpoints(self, origin: str) -> str:
+        """Sorted set: an origin's endpoints by when something is next to be sent to them, in ms."""
+        return f"{self.base}:endpoints:{origin}"
 
     def waiting(self, endpoint: str) -> str:
         """Sorted set: an endpoint's unfinished deliveries by when to send them, in ms."""

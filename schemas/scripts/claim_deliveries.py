@@ -1,11 +1,12 @@
 """Take webhook deliveries that are due."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..delivery import PER_ENDPOINT
+from ..delivery import PER_ENDPOINT, origin_id
 from ..keys import Tag
-from .call import Call, script, text
+from .call import Arg, Call, script, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,25 @@ class DueDelivery:
     secret: str = field(repr=False)
     attempts: int = 0
 
+    @property
+    def origin(self) -> str:
+        """Whose attempts are limited together."""
+        return origin_id(self.url)
 
-def claim_deliveries(tag: Tag, limit: int, lease_s: float, nonce: str) -> Call[list[DueDelivery]]:
-    """Take at most `limit` deliveries; an attempt not settled within `lease_s` is another's to make."""
+
+def claim_deliveries(
+    tag: Tag, limit: int, lease_s: float, nonce: str, under_way: Mapping[str, int] | None = None
+) -> Call[list[DueDelivery]]:
+    """Take at most `limit` deliveries; an attempt not settled within `lease_s` is another's to make.
+
+    Args:
+        tag: the queue.
+        limit: how many more attempts the sender can make at once. An origin gets some while it has no more
+            under way than are left.
+        lease_s: how long an attempt may take.
+        nonce: random, the sender's.
+        under_way: by origin, the sender's attempts.
+    """
 
     def parse(reply: list[list[Any]]) -> list[DueDelivery]:
         return [
@@ -39,5 +56,6 @@ def claim_deliveries(tag: Tag, limit: int, lease_s: float, nonce: str) -> Call[l
             for id_, fence, url, tenant, body, secret, attempts in reply
         ]
 
-    args = (limit, round(lease_s * 1000), nonce, PER_ENDPOINT)
+    counts = (part for item in (under_way or {}).items() for part in item)
+    args: tuple[Arg, ...] = (limit, round(lease_s * 1000), nonce, PER_ENDPOINT, *counts)
     return Call(script("claim_deliveries"), tag.base, args, parse)

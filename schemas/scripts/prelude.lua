@@ -317,15 +317,23 @@ local MAX_HISTORY = 32                                    -- attempts remembered
 -- Attempts that may be under way at once; one alone tries an endpoint that was left alone.
 local function at_once(failures, per_endpoint) return failures >= BREAKER_FAILURES and 1 or per_endpoint end
 
+-- In `index`, the member comes when the first of `queue` does.
+local function plan(index, member, queue, not_before)
+  local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')[2]
+  if not first then return redis.call('ZREM', index, member) end
+  redis.call('ZADD', index, math.max(tonumber(first), not_before), member)
+end
+
 -- When the endpoint is to be looked at next: when its first delivery is due, it is left alone no longer, and an
 -- attempt may be made (each that ends plans anew; one that never does counts as lost when its lease is over).
+-- Its origin is looked at when the first of its endpoints is.
 local function plan_endpoint(endpoint, per_endpoint)
-  local first = redis.call('ZRANGE', key('waiting', endpoint), 0, 0, 'WITHSCORES')
-  if not first[1] then return redis.call('ZREM', key('due'), endpoint) end
   local known = redis.call('HMGET', key('endpoint', endpoint), 'failures', 'open_until_ms')
-  local at = math.max(tonumber(first[2]), tonumber(known[2] or 0))
+  local at = tonumber(known[2] or 0)
   if redis.call('ZCARD', key('sending', endpoint)) >= at_once(tonumber(known[1] or 0), per_endpoint) then
     at = math.max(at, tonumber(redis.call('ZRANGE', key('sending', endpoint), 0, 0, 'WITHSCORES')[2]))
   end
-  redis.call('ZADD', key('due'), at, endpoint)
+  local origin = string.match(endpoint, '^%x+')
+  plan(key('endpoints', origin), endpoint, key('waiting', endpoint), at)
+  plan(key('due'), origin, key('endpoints', origin), 0)
 end

@@ -1,5 +1,6 @@
 """Webhook deliveries in Redis: accepted once, claimed by turns, settled by whoever holds them, replayed."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -64,8 +65,8 @@ class Deliveries:
         for number in range(count):
             assert self.accept_entry(self.entry(number), url)
 
-    def claim(self, limit: int = 100, nonce: str = "n") -> list[DueDelivery]:
-        return self.call(claim_deliveries(self.tag, limit, LEASE_S, nonce))
+    def claim(self, limit: int = 100, nonce: str = "n", **options) -> list[DueDelivery]:
+        return self.call(claim_deliveries(self.tag, limit, LEASE_S, nonce, **options))
 
     def settle(self, due: DueDelivery, state: str = "delivered", delay_s: float = 0.0) -> bool:
         status = {"delivered": 200, "disabled": 410}.get(state, 503)
@@ -92,7 +93,7 @@ class Deliveries:
         """All moments noted for deliveries were so much longer ago."""
         for key in self.redis.scan_iter(f"{self.tag.base}:*"):
             kind = key.decode().removeprefix(self.tag.base + ":").partition(":")[0]
-            if kind in {"due", "waiting", "sending"}:
+            if kind in {"due", "endpoints", "waiting", "sending"}:
                 for member in self.redis.zrange(key, 0, -1):
                     self.redis.zincrby(key, -ms, member)
             if kind == "endpoint" and self.redis.hexists(key, "open_until_ms"):
@@ -148,10 +149,36 @@ def test_deliveries_past_their_retention_leave_the_list(deliveries, redis):
 def test_a_claim_takes_no_more_than_asked_for_and_eight_of_an_endpoint(deliveries):
     deliveries.accept(20)
     deliveries.accept(3, url="https://other.example/hook")
-    assert len(deliveries.claim(limit=5)) == 5
+    assert [due.url for due in deliveries.claim(limit=2)] == [URL, "https://other.example/hook"]
     urls = [due.url for due in deliveries.claim()]
-    assert (urls.count(URL), len(urls)) == (PER_ENDPOINT - 5, PER_ENDPOINT - 5 + 3)
+    assert (urls.count(URL), len(urls)) == (PER_ENDPOINT - 1, PER_ENDPOINT - 1 + 2)
     assert deliveries.claim() == []
+
+
+def test_an_origin_takes_no_more_attempts_than_it_leaves_free(deliveries):
+    for number in range(40):
+        deliveries.accept(url=f"https://{'DEAD.example:443' if number % 2 else 'dead.example'}/{number}")
+    (first,) = deliveries.claim(limit=1)
+    assert len(deliveries.claim(limit=15, under_way={first.origin: 1})) == 7
+    assert deliveries.claim(limit=8, under_way={first.origin: 8}) == []
+    deliveries.accept(3, url="https://live.example/")
+    live = deliveries.claim(limit=8, under_way={first.origin: 8})
+    assert [due.url for due in live] == ["https://live.example/"] * 3
+
+
+def test_many_dead_origins_leave_attempts_to_the_next(deliveries):
+    origins = 30
+    for number in range(20 * origins):
+        deliveries.accept(url=f"https://dead-{number % origins}.example/{number}")
+    hanging: list[DueDelivery] = []
+    for _ in range(40):  # the first of them ends, and others take its place
+        hanging = hanging[1:]
+        under_way = Counter(due.origin for due in hanging)
+        hanging += deliveries.claim(limit=64 - len(hanging), under_way=under_way)
+    deliveries.accept(url="https://live.example/")
+    under_way = Counter(due.origin for due in hanging[1:])
+    claimed = deliveries.claim(limit=64 - under_way.total(), under_way=under_way)
+    assert "https://live.example/" in [due.url for due in claimed]
 
 
 def test_an_attempt_that_ends_makes_room_for_the_next(deliveries):

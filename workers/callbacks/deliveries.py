@@ -1,5 +1,8 @@
 """Sends the webhooks that are due: many at once, in one thread, each at most as long as its deadline.
 
+One receiver that hangs must not delay the others: an origin (scheme, host and port), however many paths
+and tenants it has, gets attempts only while it has no more under way than are free; and queues take turns.
+
 What is due, and whose turn it is, is decided in Redis (`claim_deliveries`), so that any number of processes
 may send. An attempt that is not settled, because its process died or Redis was away, is made again after a
 lease, with the same `webhook-id`.
@@ -10,6 +13,7 @@ import random
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -61,6 +65,7 @@ class Deliveries:
         self._queues, self._sender = queues, sender
         self._schedule = schedule or Schedule()
         self._nonce = secrets.token_hex(4)
+        self._next_queue = 0
         self._lease_s = 2 * settings.webhook_timeout_s + SETTLE_S
         self._secrets: dict[str, tuple[float, list[str]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -79,12 +84,12 @@ class Deliveries:
     async def _run(self, stopping: threading.Event) -> None:
         self._news, self._loop = asyncio.Event(), asyncio.get_running_loop()
         sender = self._sender()
-        attempts: set[asyncio.Task[None]] = set()
+        attempts: dict[asyncio.Task[None], str] = {}  # and whose they are
         async with connect_async(self._settings.redis_url) as redis:
             while not stopping.is_set():
-                attempts = {attempt for attempt in attempts if not attempt.done()}
-                for due in await self._claim(redis, self._settings.webhook_concurrency - len(attempts)):
-                    attempts.add(asyncio.create_task(self._attempt(redis, sender, due)))
+                attempts = {attempt: origin for attempt, origin in attempts.items() if not attempt.done()}
+                for due in await self._claim(redis, Counter(attempts.values())):
+                    attempts[asyncio.create_task(self._attempt(redis, sender, due))] = due.origin
                 self._metrics.sending(len(attempts))
                 await self._wait_for_news()
             if attempts:
@@ -102,17 +107,24 @@ class Deliveries:
             return
         self._news.clear()
 
-    async def _claim(self, redis: "Redis", free: int) -> list[DueDelivery]:
+    async def _claim(self, redis: "Redis", under_way: Counter[str]) -> list[DueDelivery]:
+        """What to send now, beside what is under way; a queue that had no turn has the next one."""
         claimed: list[DueDelivery] = []
-        for tag in self._queues():
-            if len(claimed) >= free:
+        queues = self._queues()
+        for _ in queues:
+            free = self._settings.webhook_concurrency - under_way.total()
+            if free <= 0:
                 break
+            tag = queues[self._next_queue % len(queues)]
+            self._next_queue += 1
             try:
-                call = claim_deliveries(tag, free - len(claimed), self._lease_s, self._nonce)
+                call = claim_deliveries(tag, free, self._lease_s, self._nonce, under_way)
                 found: list[DueDelivery] = await run_async(redis, call)
-                claimed += found
             except BrokerUnavailable as error:
                 log.warning("deliveries_wait", queue=tag.base, reason=str(error))
+                continue
+            claimed += found
+            under_way.update(due.origin for due in found)
         return claimed
 
     async def _attempt(self, redis: "Redis", sender: Sender, due: DueDelivery) -> None:

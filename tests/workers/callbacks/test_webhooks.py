@@ -1,6 +1,7 @@
 """Webhooks from the outbox to the receiver, by a real service on a real Redis; only time is played."""
 
 import json
+import socket
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,8 @@ from standardwebhooks import Webhook
 from headrace.producers.webhooks import find_delivery, list_deliveries, replay
 from headrace.schemas import keys
 from headrace.schemas.delivery import DeliveryState
+from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.scripts import accept_delivery, run
 
 from .conftest import DAY, TAG, Jobs, Receiver, wait_until
 
@@ -34,7 +37,7 @@ def time_passes(redis, seconds: float) -> None:
     """All moments that the queue has noted for deliveries were so much longer ago."""
     for key in redis.scan_iter(f"{TAG.base}:*"):
         kind = key.decode().removeprefix(TAG.base + ":").partition(":")[0]
-        if kind in {"due", "waiting"}:
+        if kind in {"due", "endpoints", "waiting"}:
             for member in redis.zrange(key, 0, -1):
                 redis.zincrby(key, -1000 * seconds, member)
         if kind == "endpoint" and redis.hexists(key, "open_until_ms"):
@@ -125,16 +128,47 @@ def test_a_receiver_that_never_answers_is_given_up_after_the_schedule(redis, job
 
 
 def test_a_dead_receiver_delays_no_other(redis, jobs, receiver, start_service):
+    never = 60.0
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:  # connects, and never answers
+        start_service(webhook_concurrency=16, webhook_timeout_s=never)
+        for number in range(64):
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/{number}"
+            jobs.enqueue(webhook={"url": url}, tenant=f"t{number % 4}")
+        jobs.end_all()
+        wait_until(lambda: len(list(redis.scan_iter(f"{TAG.base}:sending:*"))) == 8)  # half of them
+        for _ in range(20):
+            jobs.ended(webhook={"url": receiver.url})
+        wait_until(lambda: len(receiver.received) == 20, timeout_s=never / 4)
+        assert len(list(redis.scan_iter(f"{TAG.base}:sending:*"))) == 8
+
+
+def test_a_receiver_that_fails_at_once_is_left_alone(redis, jobs, start_service):
     with_nobody_there = "http://127.0.0.1:9/hook"  # the discard port, where nothing listens
-    start_service(webhook_concurrency=8)
+    start_service(webhook_concurrency=16)
     for _ in range(50):
         jobs.enqueue(webhook={"url": with_nobody_there})
     jobs.end_all()
-    jobs.ended(webhook={"url": receiver.url})
-    wait_until(lambda: receiver.received)
+    (endpoint,) = wait_until(lambda: list(redis.scan_iter(f"{TAG.base}:endpoint:*")))
+    wait_until(lambda: redis.hexists(endpoint, "open_until_ms"))
     wait_until(lambda: at_rest(redis))
-    (endpoint,) = redis.scan_iter(f"{TAG.base}:endpoint:*")
     assert int(redis.hget(endpoint, "failures")) < 20  # the breaker spared it the others
+
+
+def test_queues_take_turns(redis, receiver, start_service):
+    for model in ("a", "b"):
+        redis.hset(keys.models(), model, "{}")
+        for _ in range(20):
+            entry_id = redis.xadd(Tag(model).outbox, {"job": "x"}).decode()
+            fields = {"event": "job.succeeded", "tenant": "t", "body": "{}", "secret": ""}
+            url = f"{receiver.url}/{model}"
+            call = accept_delivery(
+                Tag(model), entry_id, job_id=new_job_id(model), url=url, retention_s=60, **fields
+            )
+            run(redis, call)
+    start_service(webhook_concurrency=1)
+    wait_until(lambda: len(receiver.received) == 40)
+    first = Counter(request.path[-1] for request in receiver.received[:20])
+    assert min(first["a"], first["b"]) >= 8
 
 
 def test_gone_disables_the_endpoint_until_somebody_replays(redis, redis_url, jobs, receiver, start_service):
