@@ -23,21 +23,38 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses of a host name, for a port; raises `OSError` when there are none."""
 
 LOOKUPS = 64
-"""Lookups at once. One of a dead name server lasts many seconds and must not hold up the others."""
+"""Lookups at once, each of another name. One of a dead name server lasts many seconds."""
 
 
 class Resolver:
-    """Asks the system, in threads of its own."""
+    """Asks the system, in threads of its own.
+
+    Whoever asks for what is being looked up waits for the same answer: a thread can't be called back, so a
+    name whose server is dead would otherwise take them all.
+    """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="headrace-lookup")
+        self._lookups: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
         """The addresses of `host` in the system's order of preference."""
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
-        return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+        asked = (host, port)
+        if asked not in self._lookups:
+            lookup = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port)
+            lookup.add_done_callback(lambda ended: self._end(asked, ended))
+            self._lookups[asked] = lookup
+        return await asyncio.shield(self._lookups[asked])
+
+    def _end(self, asked: tuple[str, int], lookup: asyncio.Future[list[str]]) -> None:
+        del self._lookups[asked]
+        if not lookup.cancelled():
+            lookup.exception()  # seen, even where all who asked have given up
+
+
+def _look_up(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 class Guard:

@@ -1,12 +1,14 @@
 """Connections are made to addresses that were judged, and to no others."""
 
 import asyncio
+import socket
+import threading
 from typing import Any
 
 import httpcore
 import pytest
 
-from headrace.workers.webhooks.guard import Guard, Resolver
+from headrace.workers.webhooks.guard import LOOKUPS, Guard, Resolver
 from headrace.workers.webhooks.sender import Verdict
 
 LOOPBACK = "127.0.0.1"
@@ -209,3 +211,25 @@ async def test_the_system_resolves_names_when_nobody_else_does(start_receiver, m
     sender = make_sender(Guard(["localhost"]))
     attempt = await sender.send(f"http://localhost:{receiver.port}/", *SEND)
     assert attempt.verdict is Verdict.DELIVERED
+
+
+async def test_a_name_whose_lookup_hangs_does_not_hold_up_the_others(monkeypatch):
+    answered, asked = threading.Event(), []
+
+    def lookup(host: str, *args: object, **options: object) -> object:
+        asked.append(host)
+        if host == "dead.example":
+            answered.wait(30)
+        return [(0, 0, 0, "", (LOOPBACK, 443))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    resolve = Resolver()
+    hanging = [asyncio.create_task(resolve("dead.example", 443)) for _ in range(LOOKUPS + 1)]
+    try:
+        assert await asyncio.wait_for(resolve("live.example", 443), 10) == [LOOPBACK]
+        hanging.pop().cancel()  # whoever gives up leaves the answer to the others
+    finally:
+        answered.set()
+    assert await asyncio.gather(*hanging) == [[LOOPBACK]] * LOOKUPS
+    assert await resolve("dead.example", 443) == [LOOPBACK]
+    assert asked == ["dead.example", "live.example", "dead.example"]
