@@ -133,7 +133,7 @@ class Tag:
 
     @property
     def deliveries(self) -> str:
-        """Sorted set: webhook deliveries, ended ones too, by when they were accepted in ms."""
+        """Sorted set: webhook deliveries, ended ones too, by when they were accepted or replayed in ms."""
         return f"{self.base}:deliveries"
 
     def delivery(self, delivery_id: str) -> str:

@@ -8,7 +8,7 @@ local now, delivery = now_ms(), key('delivery', id)
 local known = redis.call('EXISTS', delivery) == 1
 if not known then
   local disabled = redis.call('HGET', key('endpoint', endpoint), 'disabled_ms')
-  redis.call('HSET', delivery, 'endpoint', endpoint, 'created_ms', now, 'attempts', 0,
+  redis.call('HSET', delivery, 'endpoint', endpoint, 'created_ms', now, 'retention_ms', retention_ms, 'attempts', 0,
     'state', disabled and 'disabled' or 'pending', unpack(ARGV, 7))
   redis.call('PEXPIRE', delivery, retention_ms)
   redis.call('ZREMRANGEBYSCORE', key('deliveries'), '-inf', now - retention_ms)

@@ -29,7 +29,7 @@ def accept_delivery(
         url: where to send it.
         body: what to send, the same at each attempt.
         secret: the job's own; empty when its tenant's sign.
-        retention_s: how long the delivery is kept.
+        retention_s: how long the delivery is kept, and again when it is replayed.
         keep_entry: the entry stays: more follows from it.
     """
 

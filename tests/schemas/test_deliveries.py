@@ -324,6 +324,18 @@ def test_a_delivery_that_has_ended_is_sent_again_under_its_id(deliveries, state)
     assert (again.id, again.body, again.attempts) == (due.id, due.body, 0)
 
 
+def test_a_replayed_delivery_is_kept_as_long_as_a_new_one(deliveries, redis):
+    deliveries.accept()
+    (due,) = deliveries.claim()
+    assert deliveries.settle(due, "failed")
+    redis.pexpire(deliveries.tag.delivery(due.id), 5_000)
+    redis.zincrby(deliveries.tag.deliveries, 5_000 - RETENTION_S * 1000, due.id)
+    assert deliveries.call(replay_delivery(deliveries.tag, due.id))
+    assert redis.ttl(deliveries.tag.delivery(due.id)) > RETENTION_S - 60
+    seconds, _ = redis.time()
+    assert redis.zscore(deliveries.tag.deliveries, due.id) > (seconds - 60) * 1000
+
+
 def test_a_replay_ends_the_pause_of_its_endpoint(deliveries):
     deliveries.accept()
     deliveries.fail(4)
