@@ -18,7 +18,7 @@ from .call import (
 )
 from .cancel import CancelStatus, cancel
 from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
-from .claim_deliveries import DueDelivery, claim_deliveries
+from .claim_deliveries import DeliveriesReply, DueDelivery, claim_deliveries
 from .drain import drain
 from .drop_dead import drop_dead
 from .enqueue import enqueue
@@ -39,6 +39,7 @@ __all__ = [
     "ClaimReply",
     "ClaimRequest",
     "ClaimedJob",
+    "DeliveriesReply",
     "DueDelivery",
     "ReleaseReason",
     "Script",

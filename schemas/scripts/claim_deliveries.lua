@@ -7,7 +7,7 @@ for i = 5, #ARGV, 2 do under_way[ARGV[i]] = tonumber(ARGV[i + 1]) end
 local FIELDS = {'url', 'tenant', 'body', 'secret', 'attempts'}
 
 allow_when_full()
-local now, taken = now_ms(), {}
+local now, taken, expired = now_ms(), {}, {}
 
 local function give_up_on(endpoint)
   for _, id in ipairs(redis.call('ZRANGE', key('waiting', endpoint), 0, limit - 1)) do
@@ -30,6 +30,7 @@ local function take_from(endpoint, most)
     local delivery = key('delivery', id)
     if redis.call('EXISTS', delivery) == 0 then  -- its retention has ended
       redis.call('ZREM', waiting, id)
+      expired[#expired + 1] = id
     else
       local fence = redis.call('HINCRBY', delivery, 'epoch', 1) .. '.' .. nonce
       redis.call('HSET', delivery, 'fence', fence)
@@ -62,4 +63,4 @@ for _, origin in ipairs(redis.call('ZRANGEBYSCORE', key('due'), '-inf', now, 'LI
   if #taken >= limit then break end
   take_from_origin(origin)
 end
-return taken
+return {taken, expired}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..delivery import PER_ENDPOINT, origin_id
 from ..keys import Tag
@@ -34,9 +34,16 @@ class DueDelivery:
         return origin_id(self.url)
 
 
+class DeliveriesReply(NamedTuple):
+    """What to send now; and the ids of those whose retention ended before they were delivered."""
+
+    due: list[DueDelivery]
+    expired: list[str]
+
+
 def claim_deliveries(
     tag: Tag, limit: int, lease_s: float, nonce: str, under_way: Mapping[str, int] | None = None
-) -> Call[list[DueDelivery]]:
+) -> Call[DeliveriesReply]:
     """Take at most `limit` deliveries; an attempt not settled within `lease_s` is another's to make.
 
     Args:
@@ -48,13 +55,15 @@ def claim_deliveries(
         under_way: by origin, the sender's attempts.
     """
 
-    def parse(reply: list[list[Any]]) -> list[DueDelivery]:
-        return [
+    def parse(reply: list[list[Any]]) -> DeliveriesReply:
+        taken, expired = reply
+        due = [
             DueDelivery(
                 tag, text(id_), text(fence), text(url), text(tenant), body, text(secret), int(attempts)
             )
-            for id_, fence, url, tenant, body, secret, attempts in reply
+            for id_, fence, url, tenant, body, secret, attempts in taken
         ]
+        return DeliveriesReply(due, [text(id_) for id_ in expired])
 
     counts = (part for item in (under_way or {}).items() for part in item)
     args: tuple[Arg, ...] = (limit, round(lease_s * 1000), nonce, PER_ENDPOINT, *counts)

@@ -53,7 +53,7 @@ def deliver(redis):
         )
         assert run(redis, call)
         if state is not None:
-            (due,) = run(redis, claim_deliveries(TAG, 1, 60, "n"))
+            (due,) = run(redis, claim_deliveries(TAG, 1, 60, "n")).due
             attempt = Attempted(status=500, took_s=0.25, error="500 Internal Server Error")
             assert run(redis, settle_delivery(due, state, attempt, 600))
         return f"msg_{job_id.partition('.')[0]}_{entry}"
@@ -84,9 +84,9 @@ def test_show_has_every_attempt(cli, deliver):
 def test_replay_makes_one_or_all_of_a_state_due_again(cli, deliver, redis):
     one, other = deliver(DeliveryState.FAILED), deliver(DeliveryState.FAILED)
     assert cli("webhooks", "replay", one) == "1 to be sent again\n"
-    assert [due.id for due in run(redis, claim_deliveries(TAG, 10, 60, "n"))] == [one]
+    assert [due.id for due in run(redis, claim_deliveries(TAG, 10, 60, "n")).due] == [one]
     assert cli("webhooks", "replay", "--state", "failed") == "1 to be sent again\n"
-    assert [due.id for due in run(redis, claim_deliveries(TAG, 10, 60, "n"))] == [other]
+    assert [due.id for due in run(redis, claim_deliveries(TAG, 10, 60, "n")).due] == [other]
     cli("webhooks", "replay", status=2)
     with pytest.raises(DeliveryNotFound):
         cli("webhooks", "replay", "msg_none")

@@ -66,7 +66,7 @@ class Deliveries:
             assert self.accept_entry(self.entry(number), url)
 
     def claim(self, limit: int = 100, nonce: str = "n", **options) -> list[DueDelivery]:
-        return self.call(claim_deliveries(self.tag, limit, LEASE_S, nonce, **options))
+        return self.call(claim_deliveries(self.tag, limit, LEASE_S, nonce, **options)).due
 
     def settle(self, due: DueDelivery, state: str = "delivered", delay_s: float = 0.0) -> bool:
         status = {"delivered": 200, "disabled": 410}.get(state, 503)
@@ -198,12 +198,12 @@ def test_two_claimers_never_get_the_same_delivery(deliveries):
     assert len(taken) == len(set(taken)) == 30
 
 
-def test_one_whose_retention_has_ended_is_dropped(deliveries, redis):
+def test_one_whose_retention_has_ended_is_dropped_and_told(deliveries, redis):
     deliveries.accept(2)
     gone, kept = redis.zrange(deliveries.tag.deliveries, 0, -1)
     redis.delete(deliveries.tag.delivery(gone.decode()))
-    (due,) = deliveries.claim()
-    assert due.id == kept.decode()
+    (due,), expired = deliveries.call(claim_deliveries(deliveries.tag, 100, LEASE_S, "n"))
+    assert (due.id, expired) == (kept.decode(), [gone.decode()])
     assert deliveries.settle(due)
     assert not redis.exists(deliveries.tag.waiting(endpoint_id("t", URL)))
 

@@ -133,7 +133,7 @@ def deliver(queue, redis, seen: Seen) -> None:
     seen.look(redis, tag)
     ((entry_id, _),) = redis.xrange(tag.outbox)
     queue.call(accept(tag, entry_id.decode()))
-    (due,) = queue.call(claim_deliveries(tag, 1, 60, "n"))
+    (due,) = queue.call(claim_deliveries(tag, 1, 60, "n")).due
     seen.look(redis, tag)
     queue.call(settle_delivery(due, DeliveryState.PENDING, Attempted(status=500), 60))
     seen.look(redis, tag)

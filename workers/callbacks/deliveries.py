@@ -24,7 +24,7 @@ from ...schemas.connection import broker_errors, connect_async
 from ...schemas.delivery import Attempted, DeliveryState, read_secrets
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.keys import Tag
-from ...schemas.scripts import DueDelivery, claim_deliveries, run_async, settle_delivery
+from ...schemas.scripts import DeliveriesReply, DueDelivery, claim_deliveries, run_async, settle_delivery
 from ..webhooks.schedule import Schedule
 from ..webhooks.sender import Attempt, Sender, Verdict
 from .metrics import CallbackMetrics
@@ -119,12 +119,15 @@ class Deliveries:
             self._next_queue += 1
             try:
                 call = claim_deliveries(tag, free, self._lease_s, self._nonce, under_way)
-                found: list[DueDelivery] = await run_async(redis, call)
+                found: DeliveriesReply = await run_async(redis, call)
             except BrokerUnavailable as error:
                 log.warning("deliveries_wait", queue=tag.base, reason=str(error))
                 continue
-            claimed += found
-            under_way.update(due.origin for due in found)
+            if found.expired:
+                log.warning("webhooks_expired", queue=tag.base, ids=found.expired)
+                self._metrics.expired(len(found.expired))
+            claimed += found.due
+            under_way.update(due.origin for due in found.due)
         return claimed
 
     async def _attempt(self, redis: "Redis", sender: Sender, due: DueDelivery) -> None:

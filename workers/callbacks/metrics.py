@@ -27,6 +27,11 @@ class CallbackMetrics:
         self._took = Histogram(
             "headrace_webhook_seconds", "Attempts to deliver.", registry=registry, buckets=ATTEMPT_S
         )
+        self._expired = Counter(
+            "headrace_webhooks_expired",
+            "Deliveries whose retention ended before they were delivered or given up.",
+            registry=registry,
+        )
         self._sending = Gauge("headrace_webhooks_sending", "Attempts under way.", registry=registry)
         for outcome in ("done", "waits", "left", "dropped"):
             self._relayed.labels(outcome)
@@ -39,6 +44,10 @@ class CallbackMetrics:
         """An attempt ended, and left its delivery in `state`."""
         self._attempts.labels(state).inc()
         self._took.observe(took_s)
+
+    def expired(self, deliveries: int) -> None:
+        """The retention of so many ended before they were delivered or given up."""
+        self._expired.inc(deliveries)
 
     def sending(self, attempts: int) -> None:
         """So many attempts are under way."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from headrace.schemas.events import End, Output, chunk_payload
@@ -148,7 +149,9 @@ def start_service(redis_url) -> Iterator[Callable[..., Service]]:
     """Start the threads of `headrace callbacks`."""
     started: list[Service] = []
 
-    def start(app: Celery | None = None, **settings: object) -> Service:
+    def start(
+        app: Celery | None = None, registry: CollectorRegistry | None = None, **settings: object
+    ) -> Service:
         fields: dict[str, Any] = {
             "redis_url": redis_url,
             "webhook_allow": "127.0.0.1",
@@ -158,7 +161,7 @@ def start_service(redis_url) -> Iterator[Callable[..., Service]]:
         }
         failed = lambda: pytest.fail("a thread failed")  # noqa: E731
         app = app or Celery("none", broker="memory://", set_as_current=False)
-        service = Service(CallbacksSettings(**fields), app, CallbackMetrics(), failed)
+        service = Service(CallbacksSettings(**fields), app, CallbackMetrics(registry), failed)
         service.start()
         started.append(service)
         return service

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from standardwebhooks import Webhook
 
 from headrace.producers.webhooks import find_delivery, list_deliveries, replay
@@ -125,6 +126,22 @@ def test_a_receiver_that_never_answers_is_given_up_after_the_schedule(redis, job
     failed = in_state(redis, job_id, "failed")
     assert len(failed["history"]) == int(failed["attempts"]) == 10
     assert {attempt["status"] for attempt in failed["history"]} == {500}
+
+
+def test_what_expires_before_it_is_delivered_is_counted(redis, jobs, receiver, start_service):
+    receiver.status, registry = 503, CollectorRegistry()
+    expired = lambda: registry.get_sample_value("headrace_webhooks_expired_total")  # noqa: E731
+    start_service(registry=registry)
+    lost, delivered = (jobs.ended(webhook={"url": f"{receiver.url}/{n}"}) for n in range(2))
+    wait_until(lambda: {delivery(redis, job_id).get("attempts") for job_id in (lost, delivered)} == {"1"})
+    assert expired() == 0
+    (key,) = (key for key in redis.scan_iter(f"{TAG.base}:delivery:*") if lost in str(redis.hgetall(key)))
+    redis.delete(key)  # as its TTL does
+    receiver.status = 204
+    time_passes(redis, 10)
+    wait_until(lambda: expired() == 1)
+    in_state(redis, delivered, "delivered")
+    assert expired() == 1
 
 
 def test_a_dead_receiver_delays_no_other(redis, jobs, receiver, start_service):
