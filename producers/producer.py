@@ -185,7 +185,8 @@ class Producer(ABC, Generic[Enqueued]):
             max_attempts: how often a worker may die over this job before it counts as failed.
             webhook: who to tell of the job's start and end.
             stream: False when nobody will read the stream: it is then written less often.
-            metadata: returned with the job's status.
+            metadata: returned with the job's status and webhooks; at most 64 keys of at most 64 characters,
+                with values of at most 512.
 
         Raises:
             InvalidJob: an argument is out of its range, or the job is too large.

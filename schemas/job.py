@@ -134,7 +134,7 @@ class Job(_Wire):
         celery: what completes a Celery task when the job has ended: the task's message without its arguments,
             as JSON; the task `headrace.generate` writes it.
         stream: false lets the worker checkpoint at longer intervals.
-        metadata: returned with the job's status, never looked at.
+        metadata: returned with the job's status and webhooks, never looked at; bounded as their body is.
     """
 
     v: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
@@ -176,7 +176,10 @@ class Job(_Wire):
     webhook: Webhook | None = None
     celery: str | None = None
     stream: bool = True
-    metadata: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict)
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+        Field(max_length=64),
+    ] = Field(default_factory=dict)
 
     @field_validator("model")
     @classmethod
@@ -255,7 +258,7 @@ class Job(_Wire):
 def _invalid(error: ValidationError) -> InvalidJob:
     first = error.errors(include_url=False)[0]
     location = first["loc"]
-    field = ".".join(str(part) for part in location) or "job"
+    field = ".".join(_shortened(str(part)) for part in location) or "job"
     reason = first["msg"].removeprefix("Value error, ")
     if location and first["type"] != "missing" and "secret" not in location:
         known = first["type"] != "extra_forbidden"
@@ -263,3 +266,7 @@ def _invalid(error: ValidationError) -> InvalidJob:
     if location and location[0] == "n":
         reason += "; enqueue several jobs with enqueue_many for several answers"
     return InvalidJob(field, reason)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."

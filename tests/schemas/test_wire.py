@@ -61,6 +61,9 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         ({"idempotency_key": "two words"}, "idempotency_key", "got 'two words'"),
         ({"max_attempts": 0}, "max_attempts", "got 0"),
         ({"metadata": {"a": 1}}, "metadata.a", "got 1"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a", "at most 512 characters"),
+        ({"metadata": {"k" * 65: "x"}}, f"metadata.{'k' * 65}.[key]", "at most 64 characters"),
+        ({"metadata": {str(n): "" for n in range(65)}}, "metadata", "at most 64 items"),
         ({"tools": [{}]}, "job", "tools need messages"),
         ({"v": 0}, "v", "got 0"),
         ({"webhook": {"url": "https://x", "events": ["job.moved"]}}, "webhook.events.0", "got 'job.moved'"),
@@ -73,9 +76,10 @@ def test_a_wrong_field_is_named_with_its_value(change, field, words):
     assert words in error.value.reason
 
 
-def test_a_long_value_is_not_repeated_whole():
+@pytest.mark.parametrize("fields", [{"model": "m" * 5000}, {"metadata": {"k" * 5000: "v"}}])
+def test_what_is_long_is_not_repeated_whole(fields):
     with pytest.raises(InvalidJob) as error:
-        Job.make(model="m" * 5000, prompt="x")
+        Job.make(**{**GOOD, **fields})
     assert len(str(error.value)) < 300
 
 

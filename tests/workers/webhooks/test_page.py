@@ -15,7 +15,7 @@ from headrace.schemas import keys
 from headrace.schemas.events import Output, Record, Usage
 from headrace.schemas.job import Job, WebhookEvent
 from headrace.schemas.signing import new_secret, sign
-from headrace.workers.callbacks.payload import body
+from headrace.workers.callbacks.payload import MAX_BODY_BYTES, body
 from headrace.workers.webhooks.schedule import Schedule
 
 PAGE = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
@@ -102,6 +102,17 @@ def test_the_body_shown_has_the_fields_that_are_sent():
     assert shown["data"].keys() == sent["data"].keys()
     for name in ("usage", "timings"):
         assert shown["data"][name].keys() == sent["data"][name].keys()
+
+
+def test_with_all_the_metadata_that_fits_a_job_a_thin_body_is_as_small_as_promised():
+    metadata = {f"{n:02}".ljust(64, "\x01"): "\x01" * 512 for n in range(64)}  # six bytes each in JSON
+    job = Job.make(model="demo", prompt="x", metadata=metadata, webhook={"url": "https://backend.example/"})
+    output = Output(text="x" * 2**20, token_ids=tuple(range(2**16)), finish_reason="stop", usage=Usage())
+    fields = {"state": "succeeded", "worker": "w", "attempts": "0", "result": output.model_dump_json()}
+    sent = body(WebhookEvent.SUCCEEDED, 1, job, Record("id", fields))
+    assert len(sent.encode()) <= MAX_BODY_BYTES == 256 * 1024
+    data = json.loads(sent)["data"]
+    assert (data["truncated"], data["metadata"]) == (True, metadata)
 
 
 def test_every_event_and_the_schedule_are_told_as_they_are():
