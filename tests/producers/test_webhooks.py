@@ -37,7 +37,11 @@ def deliver(redis):
     """Make a delivery; with `state` it has had an attempt that ended so."""
     redis.hset(keys.models(), "demo", "{}")
 
-    def make(state: DeliveryState | None = None, url: str = "https://u:pw@example.com/h?token=abc") -> str:
+    def make(
+        state: DeliveryState | None = None,
+        url: str = "https://u:pw@example.com/h?token=abc",
+        body: str = '{"private":1}',
+    ) -> str:
         entry = redis.xadd(TAG.outbox, {"job": "x"}).decode()
         job_id = new_job_id("demo")
         call = accept_delivery(
@@ -47,7 +51,7 @@ def deliver(redis):
             event="job.succeeded",
             tenant="shop",
             url=url,
-            body='{"private":1}',
+            body=body,
             secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
             retention_s=600,
         )
@@ -71,6 +75,14 @@ def test_list_shows_the_newest_first_and_nothing_private(cli, deliver):
     assert not re.search(r"private|whsec|abc|pw", shown)
     assert failed in cli("webhooks", "list", "--state", "failed")
     assert pending not in cli("webhooks", "list", "--state", "failed")
+
+
+def test_list_and_replay_read_no_bodies(cli, deliver, redis):
+    ids = [deliver(body="x" * 2**20) for _ in range(4)]
+    before = redis.info("stats")["total_net_output_bytes"]
+    assert {one["id"] for one in json.loads(cli("webhooks", "list", "--json"))} == set(ids)
+    assert cli("webhooks", "replay", "--state", "pending") == "4 to be sent again\n"
+    assert redis.info("stats")["total_net_output_bytes"] - before < 2**20
 
 
 def test_show_has_every_attempt(cli, deliver):
