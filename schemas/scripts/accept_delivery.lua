@@ -13,7 +13,9 @@ if not known then
   redis.call('PEXPIRE', delivery, retention_ms)
   redis.call('ZREMRANGEBYSCORE', key('deliveries'), '-inf', now - retention_ms)
   redis.call('ZADD', key('deliveries'), now, id)
-  if not disabled then
+  if disabled then
+    redis.call('PEXPIRE', key('endpoint', endpoint), retention_ms)  -- as long as what can be replayed
+  else
     redis.call('ZADD', key('waiting', endpoint), now, id)
     plan_endpoint(endpoint, per_endpoint)
   end

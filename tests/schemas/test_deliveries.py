@@ -253,6 +253,16 @@ def test_a_disabled_endpoint_gets_nothing_that_waits_and_nothing_new(deliveries,
     assert set(states) == {b"disabled"}
 
 
+def test_a_disabled_endpoint_stays_so_while_there_is_something_for_it(deliveries, redis):
+    deliveries.accept()
+    (gone,) = deliveries.claim()
+    assert deliveries.settle(gone, "disabled")
+    endpoint = deliveries.tag.endpoint(endpoint_id("t", URL))
+    redis.pexpire(endpoint, 5_000)
+    deliveries.accept()
+    assert redis.ttl(endpoint) > RETENTION_S - 60
+
+
 def test_what_was_under_way_when_an_endpoint_was_disabled_does_not_enable_it(deliveries):
     deliveries.accept(3)
     gone, arrives, fails = deliveries.claim()
