@@ -6,7 +6,7 @@ from secrets import token_hex
 from pydantic import SecretStr
 
 from ..schemas import keys
-from ..schemas.delivery import Delivery, DeliveryState, TenantSecret, read_secrets, write_secrets
+from ..schemas.delivery import Delivery, DeliveryState, TenantSecret, read_secrets
 from ..schemas.errors import DeliveryNotFound
 from ..schemas.keys import Tag
 from ..schemas.scripts import replay_delivery
@@ -84,9 +84,8 @@ def replay(operations: Operations, delivery_id: str) -> Steps[bool]:
 def tenant_secrets(operations: Operations, tenant: str) -> Steps[tuple[TenantSecret, ...]]:
     """A tenant's secrets, the newest first."""
     _check(tenant)
-    name = keys.webhook_secrets(operations.settings.namespace)
-    (value,) = yield from operations.send(Read((("HGET", name, tenant),)))
-    return read_secrets(value)
+    (fields,) = yield from operations.send(Read((("HGETALL", _secrets(operations, tenant)),)))
+    return read_secrets(fields)
 
 
 def add_secret(operations: Operations, tenant: str, secret: str | None = None) -> Steps[TenantSecret]:
@@ -104,7 +103,8 @@ def add_secret(operations: Operations, tenant: str, secret: str | None = None) -
     except ValueError as error:
         raise BadPolicy(str(error)) from None
     added = TenantSecret(id=token_hex(4), secret=SecretStr(text), created_ms=time.time_ns() // 1_000_000)
-    yield from _write(operations, tenant, (added, *known))
+    # Sent as reads are, and as safe to repeat; so is dropping. Neither touches another secret.
+    yield from operations.send(Read((("HSET", _secrets(operations, tenant), added.id, added.to_wire()),)))
     return added
 
 
@@ -115,18 +115,15 @@ def drop_secret(operations: Operations, tenant: str, secret_id: str) -> Steps[in
         BadPolicy: it has none of that id.
     """
     known = yield from tenant_secrets(operations, tenant)
-    left = tuple(secret for secret in known if secret.id != secret_id)
-    if len(left) == len(known):
+    if secret_id not in {secret.id for secret in known}:
         raise BadPolicy(f"{tenant} has no secret {secret_id!r}; `headrace tenants secret list {tenant}`")
-    yield from _write(operations, tenant, left)
+    yield from operations.send(Read((("HDEL", _secrets(operations, tenant), secret_id),)))
+    left = yield from tenant_secrets(operations, tenant)
     return len(left)
 
 
-def _write(operations: Operations, tenant: str, known: tuple[TenantSecret, ...]) -> Steps[None]:
-    name = keys.webhook_secrets(operations.settings.namespace)
-    command = ("HSET", name, tenant, write_secrets(known)) if known else ("HDEL", name, tenant)
-    # Sent as reads are, and as safe to repeat: writing the same secrets twice changes nothing.
-    yield from operations.send(Read((command,)))
+def _secrets(operations: Operations, tenant: str) -> str:
+    return keys.webhook_secrets(tenant, operations.settings.namespace)
 
 
 def _check(tenant: str) -> None:

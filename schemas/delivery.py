@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 PER_ENDPOINT = 8
 """Attempts under way at once to one endpoint."""
@@ -96,20 +96,15 @@ class TenantSecret(BaseModel):
     secret: SecretStr
     created_ms: int
 
-
-_secrets = TypeAdapter[tuple[TenantSecret, ...]](Annotated[tuple[TenantSecret, ...], Field(max_length=8)])
-
-
-def read_secrets(value: bytes | str | None) -> tuple[TenantSecret, ...]:
-    """The secrets in a field of `keys.webhook_secrets()`, the newest first."""
-    return _secrets.validate_json(value) if value else ()
+    def to_wire(self) -> str:
+        """Its field in `keys.webhook_secrets()`; the secret is in it as it is."""
+        return json.dumps(self.model_dump() | {"secret": self.secret.get_secret_value()})
 
 
-def write_secrets(secrets: tuple[TenantSecret, ...]) -> str:
-    """The field's value; secrets are in it as they are."""
-    return json.dumps(
-        [secret.model_dump() | {"secret": secret.secret.get_secret_value()} for secret in secrets]
-    )
+def read_secrets(fields: Mapping[Any, bytes | str]) -> tuple[TenantSecret, ...]:
+    """The secrets in a `keys.webhook_secrets()`, the newest first."""
+    known = [TenantSecret.model_validate_json(value) for value in fields.values()]
+    return tuple(sorted(known, key=lambda secret: secret.created_ms, reverse=True))
 
 
 def delivery_id(job_id: str, entry_id: str) -> str:

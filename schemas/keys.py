@@ -195,9 +195,9 @@ def tenants(namespace: str = NAMESPACE) -> str:
     return f"{namespace}:tenants"
 
 
-def webhook_secrets(namespace: str = NAMESPACE) -> str:
-    """Hash: the secrets that sign each tenant's webhooks, a JSON list."""
-    return f"{namespace}:webhook_secrets"
+def webhook_secrets(tenant: str, namespace: str = NAMESPACE) -> str:
+    """Hash: the secrets that sign a tenant's webhooks, as JSON by their ids."""
+    return f"{namespace}:webhook_secrets:{tenant}"
 
 
 def celery_prefix(namespace: str = NAMESPACE) -> str:
@@ -248,7 +248,9 @@ def is_permanent(key: str, namespace: str = NAMESPACE) -> bool:
 
     Celery's own tables, of hosts that listen for control messages, are a fixed few and are swept by Celery.
     """
-    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants", "webhook_secrets")}:
+    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants")}:
+        return True
+    if key.startswith(webhook_secrets("", namespace)):
         return True
     if key.startswith(f"{celery_prefix(namespace)}_kombu.binding"):
         return True

@@ -1,5 +1,6 @@
 """The operator's side of webhooks: what was sent, sending it again, and the secrets that sign."""
 
+import contextlib
 import json
 import re
 
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from headrace import InvalidJob
 from headrace.cli import build
+from headrace.producers.webhooks import add_secret, drop_secret, tenant_secrets
 from headrace.schemas import keys
 from headrace.schemas.delivery import Attempted, DeliveryState, read_secrets
 from headrace.schemas.errors import DeliveryNotFound
@@ -109,14 +111,28 @@ def test_secrets_are_shown_once_and_rotate(cli, redis):
     check_secret(first)
     second_id, second = cli("tenants", "secret", "add", "shop", "--secret", "a" * 20).split()
     assert second == "a" * 20
-    stored = read_secrets(redis.hget(keys.webhook_secrets(), "shop"))
+    stored = read_secrets(redis.hgetall(keys.webhook_secrets("shop")))
     assert [s.secret.get_secret_value() for s in stored] == [second, first]
     listed = cli("tenants", "secret", "list", "shop")
     assert first_id in listed
     assert first not in listed
     assert cli("tenants", "secret", "drop", "shop", first_id) == "shop has 1 secrets left\n"
     cli("tenants", "secret", "drop", "shop", second_id)
-    assert not redis.exists(keys.webhook_secrets())
+    assert not redis.exists(keys.webhook_secrets("shop"))
+
+
+def test_two_who_add_and_drop_secrets_at_once_lose_none(client):
+    old = client._run(add_secret(client._operations, "shop"))
+    dropping, adding = drop_secret(client._operations, "shop", old.id), add_secret(client._operations, "shop")
+    perform = client._link().perform
+    begun = [(steps, perform(next(steps))) for steps in (dropping, adding)]  # both have read what there is
+    for steps, reply in begun:
+        with contextlib.suppress(StopIteration):
+            request = steps.send(reply)
+            while True:
+                request = steps.send(perform(request))
+    (left,) = client._run(tenant_secrets(client._operations, "shop"))
+    assert left.id != old.id
 
 
 def test_what_cant_be_a_secret_is_refused_without_being_shown(cli, client):

@@ -176,7 +176,7 @@ class Deliveries:
         if known is None or known[0] < now:
             try:
                 with broker_errors():
-                    found = await redis.hget(keys.webhook_secrets(due.tag.namespace), due.tenant)
+                    found = await redis.hgetall(keys.webhook_secrets(due.tenant, due.tag.namespace))
                 known = now + SECRETS_S, [s.secret.get_secret_value() for s in read_secrets(found)]
             except (BrokerUnavailable, ValueError) as error:
                 log.warning("secrets_unread", tenant=due.tenant, reason=str(error))

@@ -81,8 +81,9 @@ def test_a_thin_payload_has_no_text_and_other_events_are_not_sent(redis, jobs, r
 
 def test_all_of_a_tenants_secrets_sign_while_they_change(redis, jobs, receiver, start_service):
     other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
-    listed = [{"id": str(n), "secret": s, "created_ms": n} for n, s in enumerate((SECRET, other))]
-    redis.hset(keys.webhook_secrets(), "shop", json.dumps(listed))
+    for n, secret in enumerate((SECRET, other)):
+        listed = {"id": str(n), "secret": secret, "created_ms": n}
+        redis.hset(keys.webhook_secrets("shop"), str(n), json.dumps(listed))
     start_service()
     jobs.ended(webhook={"url": receiver.url}, tenant="shop")
     (request,) = wait_until(lambda: receiver.received)
