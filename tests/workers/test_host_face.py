@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import Celery
 
+from headrace.celery import generate
 from headrace.workers.host import face as face_module
 from headrace.workers.host.face import Face, add_task
 from headrace.workers.pipe import JobLeft, JobStarted
@@ -44,6 +45,12 @@ def test_news_from_before_the_connection_are_told_when_it_is_there() -> None:
     face.job("e", started(1))
     face.attach(celery)
     assert celery.event_dispatcher.sent == ["worker-engine-ready", "task-received", "task-started"]
+
+
+def test_a_host_has_its_own_task_where_the_shared_one_was_imported() -> None:
+    assert generate.name == face_module.TASK
+    app = consumer().app
+    assert app.tasks[face_module.TASK].run is face_module._not_here
 
 
 def test_where_nobody_can_be_told_nothing_is_kept() -> None:

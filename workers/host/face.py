@@ -205,8 +205,13 @@ def _face(consumer: Any) -> Face:
 
 
 def add_task(app: Celery) -> None:
-    """What a `JobRequest` is a request of; no message for it ever comes here."""
-    app.task(name=TASK, ignore_result=True)(_not_here)
+    """What a `JobRequest` is a request of; no message for it ever comes here.
+
+    Where the shared task of this name was imported the app has it by now, and Celery would keep that one.
+    """
+    app.finalize(auto=True)
+    app.tasks.pop(TASK, None)
+    app.task(name=TASK, ignore_result=True, shared=False)(_not_here)
 
 
 def _not_here() -> None:
