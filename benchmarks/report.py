@@ -119,7 +119,7 @@ NOTHING = "Nothing is claimed: no result is committed yet.\n"
 
 
 def newest(results: Path, benchmark: str) -> list[dict]:
-    """The newest result of each variant (model, device) of a benchmark, by variant."""
+    """The newest result of each variant (model, device, processor) of a benchmark, by variant."""
     found: dict[str, dict] = {}
     for path in sorted(results.glob("*.json")):  # names begin with the date
         facts = json.loads(path.read_text())
@@ -131,7 +131,7 @@ def newest(results: Path, benchmark: str) -> list[dict]:
 def _variant(facts: dict) -> str:
     options = facts.get("options", {})
     model, device = facts.get("model", {}).get("name", ""), facts.get("device") or options.get("device", "")
-    return f"{model} {options.get('quantization') or ''} {device}"
+    return f"{model} {options.get('quantization') or ''} {device} {facts['machine']['cpu']}"
 
 
 def engine_part(facts: dict) -> str:
@@ -139,7 +139,7 @@ def engine_part(facts: dict) -> str:
     return _part(
         f"Model {model['name']}: {model['layers']} layers, hidden {model['hidden']}, "
         f"{model['heads']}/{model['kv_heads']} heads of {model['head_dim']}, vocabulary {model['vocab']:,}; "
-        f"{facts['options']['quantization'] or 'bf16'} weights",
+        f"{facts['options']['quantization'] or 'bf16'} weights; {facts['machine']['cpu']}",
         f"{facts['options']['requests']} requests; {about_machine(facts['machine'])}; "
         f"rounds: {facts['rounds']}.",
         engine_table(facts),

@@ -244,3 +244,15 @@ def test_the_gpus_script_runs_on_the_cpu(tmp_path):
 
 def test_the_page_is_what_the_results_give():
     run("report", "--check")
+
+
+def test_each_processor_keeps_its_results_on_the_page(tmp_path):
+    measured = next(Path(ROOT, "benchmarks", "results").glob("*-engine-M.json"))
+    for day, cpu in (("2020-01-01", "Old"), ("2020-01-02", "Old"), ("2020-01-03", "New")):
+        facts = json.loads(measured.read_text())
+        facts["machine"] |= {"cpu": cpu, "date": day}
+        (tmp_path / f"{day}-engine-M.json").write_text(json.dumps(facts))
+    page = page_of(tmp_path)
+    titles = [line for line in page.splitlines() if line.startswith("### ")]
+    assert [title.rpartition("; ")[2] for title in titles] == ["Old", "New"]
+    assert "2020-01-01" not in page
