@@ -41,17 +41,22 @@ def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
 
 @contextmanager
 def hearing(app, kinds: tuple[str, ...], seen: list[dict]) -> Iterator[None]:
-    """Collect the app's events of these kinds."""
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers=dict.fromkeys(kinds, seen.append))
-        ready = threading.Event()
-        receiver.on_consume_ready = lambda *_, **__: ready.set()
+    """Collect the app's events of these kinds, from one on that is sent to see that they are heard.
+
+    Celery calls a receiver ready when it is about to subscribe.
+    """
+    heard = threading.Event()
+    handlers = dict.fromkeys(kinds, seen.append) | {"test-heard": lambda event: heard.set()}
+    with app.connection_for_read() as connection, app.events.default_dispatcher() as dispatcher:
+        receiver = app.events.Receiver(connection, handlers=handlers)
         thread = threading.Thread(target=lambda: receiver.capture(limit=None, timeout=None, wakeup=False))
         thread.start()
-        assert ready.wait(20)
-        yield
-        receiver.should_stop = True
-        thread.join(20)
+        try:
+            wait_until(lambda: dispatcher.send("test-heard") or heard.wait(0.1))
+            yield
+        finally:
+            receiver.should_stop = True
+            thread.join(20)
 
 
 @dataclass
