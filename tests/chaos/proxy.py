@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 import threading
+from collections.abc import Coroutine
 from contextlib import suppress
 
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -28,6 +29,7 @@ class Proxy:
         self._passing.set()
         self._broken = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"proxy-{self.port}", daemon=True)
         self._thread.start()
@@ -66,18 +68,28 @@ class Proxy:
         self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        async with await asyncio.start_server(self._connected, sock=self._listener):
+        async with await asyncio.start_server(self._accepted, sock=self._listener):
             await self._stop.wait()
             self._broken = True
-            self._reset()
-            self._passing.set()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
+            self._loop.remove_reader(self._listener)  # asyncio leaks who is being accepted at its close
+            await asyncio.gather(*asyncio.all_tasks() - self._tasks - {asyncio.current_task()})
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._reset()  # those too whose task was cancelled before it had begun
+            await asyncio.sleep(0)  # a socket closes in the turn after its `abort`
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self._start(self._connect(reader, writer))
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._passing.wait()
             if self._broken:
@@ -85,22 +97,21 @@ class Proxy:
             upstream, up = await asyncio.open_connection("127.0.0.1", self._target_port)
             self._writers.add(up)
             try:
-                async with asyncio.TaskGroup() as pumps:
-                    pumps.create_task(self._pump(reader, up))
-                    pumps.create_task(self._pump(upstream, writer))
+                pumps = [self._start(self._pump(reader, up)), self._start(self._pump(upstream, writer))]
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                self._end(up)
-        except* OSError:
+                self._end(up)  # one side has gone: the other is told
+        except OSError:
             pass
         finally:
             self._end(writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            await self._passing.wait()
-            writer.write(data)
-            await writer.drain()
-        raise ConnectionResetError  # one side has gone: the other is told
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._passing.wait()
+                writer.write(data)
+                await writer.drain()
 
     def _reset(self) -> None:
         for writer in list(self._writers):
