@@ -125,7 +125,7 @@ def main() -> None:
                     alone.append(service(client, items))
                 with hanging(client, receiver, options.hanging):
                     beside.append(service(client, items))
-                if number % 2 == 1:  # in turns, so that a machine that speeds up or slows down favours neither
+                if number % 2 == 1:  # in turns: a machine that speeds up or slows down favours neither
                     alone.append(service(client, items))
     facts: dict[str, object] = {
         "benchmark": "webhooks",
