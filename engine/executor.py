@@ -75,7 +75,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
         torch.set_num_threads(config.threads)
     device = _device(config.device)
     if device.type == "cpu":
-        native.library()  # built here on a machine's first run, not in the middle of a step
+        native.shared_library()  # built here on a machine's first run, not in the middle of a step
     folder = _folder(config.model)
     generation = folder / "generation_config.json"
     model = load_config(

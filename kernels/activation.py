@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dispatch import runs_triton
-from .native import DTYPE_CODES, library
+from .native import DTYPE_CODES, shared_library
 
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
         [T, I] in gate_up's dtype.
     """
     dtype = DTYPE_CODES.get(gate_up.dtype)
-    if gate_up.device.type == "cpu" and dtype is not None and (lib := library()):
+    if gate_up.device.type == "cpu" and dtype is not None and (lib := shared_library()):
         gate_up = gate_up.contiguous()
         rows, width = gate_up.shape[0], gate_up.shape[1] // 2
         y = gate_up.new_empty(rows, width)

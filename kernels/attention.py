@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dispatch import runs_triton
-from .native import DTYPE_CODES, library
+from .native import DTYPE_CODES, shared_library
 
 
 def paged_attention(
@@ -60,7 +60,7 @@ def paged_attention(
     """
     fp8 = k_cache.dtype == torch.float8_e4m3fn
     dtype = None if fp8 or q.device.type != "cpu" else DTYPE_CODES.get(q.dtype)
-    if dtype is not None and (lib := library()):
+    if dtype is not None and (lib := shared_library()):
         q, out = q.contiguous(), torch.empty_like(q, memory_format=torch.contiguous_format)
         _check(q, k_cache, v_cache, block_tables, query_starts, context_lens)
         lib.hr_paged_attention(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .native import library
+from .native import shared_library
 
 PRODUCTS = ("plain", "avx512", "amx")
 """Ways to multiply, slowest first: with the vectors that every CPU has, AVX-512 BF16 and VNNI, or AMX."""
@@ -70,12 +70,12 @@ def can_compile(dtype: torch.dtype, device: torch.device, *in_features: int) -> 
     """Whether a `CompiledDecoder` whose products have these inputs can run here."""
     if dtype != torch.bfloat16 or device.type != "cpu" or any(width % _PANEL for width in in_features):
         return False
-    return library() is not None
+    return shared_library() is not None
 
 
 def products_here() -> tuple[str, ...]:
     """Those of PRODUCTS that this machine has, the fastest last; none without a compiler."""
-    lib = library()
+    lib = shared_library()
     return () if lib is None else PRODUCTS[: lib.hr_best_products() + 1]
 
 
@@ -190,7 +190,7 @@ class CompiledDecoder:
         Raises:
             IndexError: a position or slot lies outside its table; nothing was written.
         """
-        lib = library()
+        lib = shared_library()
         assert lib is not None
         rows, batch = token_ids.shape[0], context_lens.shape[0]
         integers = [token_ids, positions, slots, *(() if sampled is None else (sampled,))]

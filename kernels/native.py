@@ -39,7 +39,7 @@ class BuildError(Exception):
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def shared_library() -> ctypes.CDLL | None:
     """The compiled kernels; None, with one warning in the log, where they can't be had.
 
     `HEADRACE_NO_COMPILE=1` asks for None. Safe to call from any thread; the first call may compile.

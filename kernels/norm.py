@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import runs_triton
-from .native import DTYPE_CODES, library
+from .native import DTYPE_CODES, shared_library
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -42,7 +42,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 def _native(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> Tensor | None:
     """The compiled CPU path; None where there is none."""
-    if x.device.type != "cpu" or (dtype := DTYPE_CODES.get(x.dtype)) is None or not (lib := library()):
+    if x.device.type != "cpu" or (dtype := DTYPE_CODES.get(x.dtype)) is None or not (lib := shared_library()):
         return None
     _check(x, residual, weight)
     width = x.shape[-1]

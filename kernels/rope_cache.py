@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import runs_triton
-from .native import DTYPE_CODES, library
+from .native import DTYPE_CODES, shared_library
 from .norm import rms_norm_torch
 
 
@@ -54,7 +54,7 @@ def rope_and_cache(
     """
     fp8 = k_cache.dtype == torch.float8_e4m3fn
     dtype = None if fp8 or qkv.device.type != "cpu" else DTYPE_CODES.get(qkv.dtype)
-    if dtype is not None and (lib := library()):
+    if dtype is not None and (lib := shared_library()):
         num_pages, _, page_size, D = k_cache.shape
         qkv, q = qkv.contiguous(), qkv.new_empty(qkv.shape[0], num_heads, D)
         _check(qkv, positions, slots, cos_sin, k_cache, v_cache, num_heads, num_kv_heads)

@@ -12,7 +12,7 @@ floats are dense, so a token of probability 1e-9 is still drawn as often as it s
 import torch
 from torch import Tensor
 
-from .native import library
+from .native import shared_library
 
 _MASK32 = 0xFFFFFFFF
 _GOLDEN64 = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -42,7 +42,7 @@ def gumbel_argmax(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         seeds: int64 [B].
         positions: int64 [B], as in `gumbel_noise`.
     """
-    if logits.device.type == "cpu" and logits.dtype == torch.float32 and (lib := library()):
+    if logits.device.type == "cpu" and logits.dtype == torch.float32 and (lib := shared_library()):
         logits = logits if logits.stride(1) == 1 else logits.contiguous()
         seeds, positions = seeds.long().contiguous(), positions.long().contiguous()
         tokens = torch.empty_like(seeds)
@@ -65,7 +65,7 @@ def argmax(logits: Tensor) -> Tensor:
     Args:
         logits: float32 [B, V].
     """
-    if logits.device.type == "cpu" and logits.dtype == torch.float32 and (lib := library()):
+    if logits.device.type == "cpu" and logits.dtype == torch.float32 and (lib := shared_library()):
         logits = logits if logits.stride(1) == 1 else logits.contiguous()
         tokens = torch.empty(logits.shape[0], dtype=torch.int64)
         lib.hr_argmax(

@@ -302,7 +302,7 @@ def tokens(overlap):
 
 plain = tokens(overlap=False)
 for module in (activation, attention, norm, rope_cache, sample):
-    module.runs_triton, module.library = lambda x: True, lambda: None
+    module.runs_triton, module.shared_library = lambda x: True, lambda: None
 int4_linear.runs_triton = moe.runs_triton = lambda x: True
 with np.errstate(all="ignore"):
     assert tokens(overlap=True) == plain

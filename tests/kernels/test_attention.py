@@ -146,4 +146,4 @@ def test_works_under_inference_mode_and_in_float64(paged_batch, assert_near):
 
 
 def test_the_tests_above_ran_compiled_code():
-    assert attention.library() is not None
+    assert attention.shared_library() is not None

@@ -21,7 +21,7 @@ from headrace.kernels.norm import rms_norm
 x = torch.ones(2, 8)
 assert torch.allclose(rms_norm(x, torch.ones(8), 1e-6), x, atol=1e-5)
 rms_norm(x, torch.ones(8), 1e-6)
-print("compiled" if native.library() else "torch")
+print("compiled" if native.shared_library() else "torch")
 """
 
 

@@ -40,7 +40,7 @@ def test_rows_of_a_strided_tensor(device, assert_near):
 
 @pytest.mark.parametrize("name", ["silu_and_mul", "gelu_tanh_and_mul"])
 def test_the_public_operations_take_this_path(name, device, monkeypatch):
-    monkeypatch.setattr(public, "library", lambda: None)
+    monkeypatch.setattr(public, "shared_library", lambda: None)
     monkeypatch.setattr(public, "runs_triton", lambda x: True)
     gate_up = torch.randn(3, 40, device=device)
     assert torch.equal(getattr(public, name)(gate_up), getattr(activation, name)(gate_up))

@@ -173,7 +173,7 @@ def test_the_number_of_splits_follows_from_the_bounds_alone(monkeypatch):
 
 @pytest.mark.parametrize("fp8", [False, True])
 def test_the_public_operation_hands_all_its_arguments_on(fp8, device, paged_batch, monkeypatch):
-    monkeypatch.setattr(public, "library", lambda: None)
+    monkeypatch.setattr(public, "shared_library", lambda: None)
     monkeypatch.setattr(public, "runs_triton", lambda x: True)
     q, k, v, *tables = (x.to(device) for x in paged_batch(DECODES, dim=32).args())
     if fp8:

@@ -79,7 +79,7 @@ def test_a_token_outside_its_table_writes_nothing(position, slot, inputs):
 
 
 def test_the_public_operation_hands_all_its_arguments_on(inputs, device, monkeypatch):
-    monkeypatch.setattr(public, "library", lambda: None)
+    monkeypatch.setattr(public, "shared_library", lambda: None)
     monkeypatch.setattr(public, "runs_triton", lambda x: True)
     tensors, heads = inputs(9, 4, 2, 32, 16, torch.float16, torch.float8_e4m3fn)
     weights = torch.rand(2, 32, device=device).half()
