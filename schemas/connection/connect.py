@@ -88,10 +88,11 @@ class _Primary(Redis):
     """The primary that Sentinels name; the connections to them end with its own."""
 
     def close(self) -> None:
-        """End all connections."""
+        """End all connections; of a `client()`, its own alone."""
         super().close()
-        for sentinel in self.connection_pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]
-            sentinel.close()
+        if self.auto_close_connection_pool:
+            for sentinel in self.connection_pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]
+                sentinel.close()
 
 
 class _LazyCluster:

@@ -8,9 +8,15 @@ from typing import Any
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
     MaxConnectionsError,
+    NoPermissionError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -19,8 +25,13 @@ from ..errors import BrokerUnavailable
 
 MIN_VERSION = (6, 2)
 
-_PASSING = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|FAILOVER|UNBLOCKED)\b")
-"""A server that is no primary any more, or not yet: what it refuses, another will take in a moment."""
+_PASSING = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError, TryAgainError)
+"""A server that is no primary any more, or not yet: what it refuses, another will take in a moment.
+
+redis-py takes a code that it knows off the message, so the class tells; a script's own may still hold one.
+"""
+
+_PASSING_CODE = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|FAILOVER|UNBLOCKED)\b")
 
 
 def check_version(info: dict[str, Any]) -> None:
@@ -50,11 +61,14 @@ def unavailable(error: Exception) -> BrokerUnavailable:
     message = str(error) or type(error).__name__
     if "used memory > 'maxmemory'" in message:  # redis-py may have taken its code, OOM, off
         message = "Redis is out of memory (maxmemory) and refuses new data; free memory or raise maxmemory"
-    elif "READONLY" in message:
+    elif isinstance(error, ReadOnlyError) or "READONLY" in message:
         message = "this Redis is a read-only replica; connect to the primary"
-    elif "NOAUTH" in message or "WRONGPASS" in message:
-        message = "Redis wants a password; put it into the URL: redis://:password@host:6379/0"
-    elif "NOPERM" in message:
+    elif isinstance(error, AuthenticationError):
+        message = (
+            f"Redis: {message.rstrip('.')}; put the right password into the URL: "
+            "redis://:password@host:6379/0, or redis://user:password@host:6379/0"
+        )
+    elif isinstance(error, NoPermissionError) or "NOPERM" in message:
         message = f"Redis: {message}; `headrace acl` prints what this user must be allowed"
     else:
         message = f"Redis: {message}"
@@ -63,7 +77,9 @@ def unavailable(error: Exception) -> BrokerUnavailable:
 
 def passing(error: object) -> bool:
     """Whether a server refused because of what it is just now, as in a failover: to be asked again, anew."""
-    return isinstance(error, RedisError) and _PASSING.search(str(error)) is not None
+    return isinstance(error, RedisError) and (
+        isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)) is not None
+    )
 
 
 def connection_lost(error: BrokerUnavailable) -> bool:

@@ -146,7 +146,8 @@ def _send(redis: Redis, commands: list[tuple[Arg, ...]]) -> list[Any]:
     failed_over = next((reply for reply in replies if passing(reply)), None)
     if failed_over is not None:
         if not is_cluster(redis):
-            redis.connection_pool.disconnect()  # whoever asks next finds the primary anew
+            with redis.client() as latest:  # whoever asks next finds the primary anew; others use theirs
+                latest.connection.disconnect()
         raise failed_over
     return replies
 
@@ -159,7 +160,9 @@ async def _send_async(redis: AsyncRedis, commands: list[tuple[Arg, ...]]) -> lis
     failed_over = next((reply for reply in replies if passing(reply)), None)
     if failed_over is not None:
         if not is_cluster(redis):
-            await redis.connection_pool.disconnect()
+            async with redis.client() as latest:
+                assert latest.connection is not None
+                await latest.connection.disconnect()
         raise failed_over
     return replies
 

@@ -57,6 +57,10 @@ class Proxy:
         self._broken = False
         self._loop.call_soon_threadsafe(self._passing.set)
 
+    def redirect(self, target_port: int) -> None:
+        """Connect whoever comes from now on elsewhere, as an address does that moves in a failover."""
+        self._target_port = target_port
+
     def close(self) -> None:
         """End it with all its connections."""
         self._loop.call_soon_threadsafe(self._stop.set)

@@ -1,6 +1,8 @@
 """Redis as people run it: Sentinel, Cluster, TLS, a replica that must confirm."""
 
 import asyncio
+import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -9,7 +11,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from headrace.schemas.connection import connect
 from headrace.schemas.keys import Tag
 from headrace.workers.embedded_redis.server import free_port
 
+from ..chaos.proxy import Proxy
 from .conftest import assert_whole, leaked_keys, wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
@@ -118,6 +120,28 @@ def test_a_sentinel_failover_under_load_loses_nothing(sentinel, start_worker, ex
     assert worker.events("engine_died") == []
 
 
+def test_a_failover_behind_an_address_is_borne(redis_servers):
+    old = redis_servers.start()
+    new = redis_servers.start("--replicaof", "127.0.0.1", str(old))
+    wait_until(lambda: redis_servers.ask(new, "INFO")["master_link_status"] == "up", 20)
+    proxy = Proxy(old)
+    with contextlib.closing(proxy), Client(proxy.url, check_model=False, retry_s=10) as client:
+        client.enqueue(**FIELDS)
+        asyncio.run(_fail_over(redis_servers, proxy, old, new))
+        assert client.enqueue(**FIELDS).status().state == "queued"
+
+
+async def _fail_over(servers, proxy, old: int, new: int) -> None:
+    async with AsyncClient(proxy.url, check_model=False, retry_s=10) as client:
+        await asyncio.gather(*(client.enqueue(**FIELDS) for _ in range(20)))  # as many connections
+        servers.ask(new, "REPLICAOF", "NO", "ONE")
+        servers.ask(old, "REPLICAOF", "127.0.0.1", new)
+        proxy.redirect(new)
+        jobs = await asyncio.gather(*(client.enqueue(**FIELDS) for _ in range(40)))
+        assert {(await job.status()).state for job in jobs} == {"queued"}
+    gc.collect()  # a connection that was lost on the way would be a ResourceWarning, and so an error
+
+
 def test_a_job_that_no_replica_confirms_is_said_to_be_at_risk(redis_url, redis):
     with Client(redis_url, check_model=False, wait_replicas=1, wait_s=0.05, retry_s=0.2) as client:
         with pytest.raises(BrokerUnavailable, match="0 of 1 replicas have confirmed"):
@@ -180,7 +204,7 @@ print(found["usage"]["completion_tokens"])
 """
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_callbacks(url: str, log: Path) -> Iterator[Path]:
     """`headrace callbacks` on a Redis; its log. It must end well."""
     command = [sys.executable, "-m", "headrace.cli", "callbacks", "--webhook-allow", "127.0.0.1"]
@@ -195,7 +219,7 @@ def running_callbacks(url: str, log: Path) -> Iterator[Path]:
         process.wait()
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_flower(url: str, log: Path) -> Iterator[tuple[Path, dict[str, object]]]:
     """Flower on a Redis: its log, and the workers that it sees, once it sees both."""
     port = free_port()

@@ -1,0 +1,55 @@
+"""What a server refuses is told with the way out, whatever redis-py has left of its words."""
+
+import re
+
+import pytest
+from redis import Redis
+
+from headrace import BrokerUnavailable
+from headrace.schemas.connection import broker_errors, connect, connection_lost
+
+
+@pytest.fixture
+def server(own_redis):
+    """A Redis with a password, and with one user who may only read; its administrator."""
+    with Redis.from_url(own_redis.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+get", "+ping")
+        admin.config_set("requirepass", "secret")
+        yield admin
+
+
+def refusal_of(own_redis, login: str) -> BrokerUnavailable:
+    url = own_redis.url.replace("redis://", f"redis://{login}")
+    with connect(url) as redis, pytest.raises(BrokerUnavailable) as raised, broker_errors():
+        redis.set("k", 1)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("login", "said"),
+    [
+        ("", r"Authentication required; put the right password into the URL: redis://:password@host"),
+        (":wrong@", r"put the right password into the URL: redis://:password@host"),
+        ("reader:pw@", r"has no permissions to run the 'set' command.*`headrace acl` prints"),
+    ],
+)
+def test_a_login_that_does_not_do_is_told_what_would(own_redis, server, login, said):
+    refusal = refusal_of(own_redis, login)
+    assert re.search(said, str(refusal)), refusal
+    assert not connection_lost(refusal)
+
+
+def test_a_read_only_replica_is_named_and_asked_again(own_redis, server):
+    server.execute_command("REPLICAOF", "127.0.0.1", "1")
+    refusal = refusal_of(own_redis, ":secret@")
+    assert str(refusal) == "this Redis is a read-only replica; connect to the primary"
+    assert connection_lost(refusal)  # in a failover the next one to answer is the primary
+
+
+def test_a_script_on_a_read_only_replica_is_asked_again(own_redis, server):
+    server.execute_command("REPLICAOF", "127.0.0.1", "1")
+    url, refused = own_redis.url.replace("redis://", "redis://:secret@"), pytest.raises(BrokerUnavailable)
+    with connect(url) as redis, refused as raised, broker_errors():
+        redis.eval("return redis.call('SET', KEYS[1], 1)", 1, "k")
+    assert "read-only replica" in str(raised.value)
+    assert connection_lost(raised.value)
