@@ -20,6 +20,10 @@ from headrace.schemas.events import Chunk, End, parse_event
 from headrace.schemas.keys import is_permanent, tag_of
 
 WAIT_S = 90.0
+BUS = 10_000
+"""How far above its port a node of a Cluster listens for the others."""
+EPHEMERAL = 32_768
+"""From here on Linux gives ports to whoever connects somewhere."""
 
 
 def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
@@ -229,6 +233,8 @@ class RedisServers:
         from headrace.workers.embedded_redis.server import free_port
 
         port = free_port()
+        while "--cluster-enabled" in options and port + BUS >= EPHEMERAL:
+            port = free_port()
         folder = self._folder / str(port)
         folder.mkdir(parents=True)
         command = [self._binary]
