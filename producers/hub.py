@@ -112,7 +112,8 @@ class Hub:
 
     async def _read(self, connection: AbstractConnection, backoff: Backoff) -> None:
         while True:
-            reply = await connection.read_response(timeout=DEAD_S)
+            # Disconnecting is left to `_serve`, which waits for its end: TLS takes a round trip for it.
+            reply = await connection.read_response(timeout=DEAD_S, disconnect_on_error=False)
             backoff.reset()
             self._board.route(reply)
 

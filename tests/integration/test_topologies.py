@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -194,6 +195,28 @@ def test_jobs_run_over_tls(tls_url, start_worker):
         run_jobs(tls_url, redis, 1)
     with pytest.raises(BrokerUnavailable, match=r"(?i)certificate"):
         Client(tls_url.partition("?")[0], retry_s=0).models()
+
+
+def test_a_client_over_tls_ends_its_connections_however_slow_the_server_is_to_agree(tls_url, redis_servers):
+    (server,) = redis_servers.processes.values()
+    with connect(tls_url) as redis:
+        client = Client(tls_url, check_model=False)
+        job = client.enqueue(**FIELDS)
+        reader = threading.Thread(target=_read_until_closed, args=(job,))
+        reader.start()
+        wait_until(lambda: redis.client_list(_type="pubsub"))
+        server.send_signal(signal.SIGSTOP)
+        thaw = threading.Timer(0.5, server.send_signal, (signal.SIGCONT,))
+        thaw.start()
+        client.close()
+        for thread in (thaw, reader):
+            thread.join()
+    gc.collect()  # what was not ended is a ResourceWarning, and so an error
+
+
+def _read_until_closed(job) -> None:
+    with pytest.raises(BrokerUnavailable, match="closed"):
+        list(job.stream())
 
 
 CELERY_AND_WEBHOOK = """
