@@ -1,5 +1,6 @@
 """What Redis's errors mean: try again, or tell the user."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ redis-py takes a code that it knows off the message, so the class tells; a scrip
 """
 
 _PASSING_CODE = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|FAILOVER|UNBLOCKED)\b")
+
+
+_REFUSED = re.compile(rf"\b(Error|Errno) {errno.ECONNREFUSED}\b")
+"""How redis-py words it when nothing listens."""
 
 
 def check_version(info: dict[str, Any]) -> None:
@@ -70,6 +75,11 @@ def unavailable(error: Exception) -> BrokerUnavailable:
         )
     elif isinstance(error, NoPermissionError) or "NOPERM" in message:
         message = f"Redis: {message}; `headrace acl` prints what this user must be allowed"
+    elif _REFUSED.search(message):
+        message = (
+            f"Redis: {message.rstrip('.')}; nothing listens there: start Redis (`headrace up` does, to try), "
+            "or put another host and port into the URL: redis://host:6379/0"
+        )
     else:
         message = f"Redis: {message}"
     return BrokerUnavailable(message)

@@ -57,6 +57,10 @@ class Proxy:
         self._broken = False
         self._loop.call_soon_threadsafe(self._passing.set)
 
+    def forget(self) -> None:
+        """Let nothing more through on the connections there are, as a gateway that lost them."""
+        self._loop.call_soon_threadsafe(self._forget)
+
     def redirect(self, target_port: int) -> None:
         """Connect whoever comes from now on elsewhere, as an address does that moves in a failover."""
         self._target_port = target_port
@@ -94,14 +98,16 @@ class Proxy:
         self._start(self._connect(reader, writer))
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passing = self._passing
         try:
-            await self._passing.wait()
+            await passing.wait()
             if self._broken:
                 return
             upstream, up = await asyncio.open_connection("127.0.0.1", self._target_port)
             self._writers.add(up)
             try:
-                pumps = [self._start(self._pump(reader, up)), self._start(self._pump(upstream, writer))]
+                ways = (reader, up), (upstream, writer)
+                pumps = [self._start(self._pump(*way, passing)) for way in ways]
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._end(up)  # one side has gone: the other is told
@@ -110,12 +116,19 @@ class Proxy:
         finally:
             self._end(writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                await self._passing.wait()
+                await passing.wait()
                 writer.write(data)
                 await writer.drain()
+
+    def _forget(self) -> None:
+        self._passing.clear()
+        self._passing = asyncio.Event()
+        self._passing.set()
 
     def _reset(self) -> None:
         for writer in list(self._writers):

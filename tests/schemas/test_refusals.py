@@ -1,12 +1,13 @@
 """What a server refuses is told with the way out, whatever redis-py has left of its words."""
 
 import re
+import socket
 
 import pytest
 from redis import Redis
 
 from headrace import BrokerUnavailable
-from headrace.schemas.connection import broker_errors, connect, connection_lost
+from headrace.schemas.connection import broker_errors, connect, connect_async, connection_lost
 
 
 @pytest.fixture
@@ -53,3 +54,15 @@ def test_a_script_on_a_read_only_replica_is_asked_again(own_redis, server):
         redis.eval("return redis.call('SET', KEYS[1], 1)", 1, "k")
     assert "read-only replica" in str(raised.value)
     assert connection_lost(raised.value)
+
+
+async def test_where_nothing_listens_the_way_out_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
+    told = r"nothing listens there: start Redis \(`headrace up` does"
+    with connect(url) as redis, pytest.raises(BrokerUnavailable, match=told) as raised, broker_errors():
+        redis.ping()
+    assert connection_lost(raised.value)
+    async with connect_async(url) as redis:
+        with pytest.raises(BrokerUnavailable, match=told), broker_errors():
+            await redis.ping()
