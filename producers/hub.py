@@ -112,8 +112,8 @@ class Hub:
 
     async def _read(self, connection: AbstractConnection, backoff: Backoff) -> None:
         while True:
-            # A timeout of redis-py's own would return None, not raise. Disconnecting is left to `_serve`, which
-            # waits for its end: TLS takes a round trip for it.
+            # A timeout of redis-py's own would return None, not raise. Disconnecting is left to `_serve`,
+            # which waits for its end: TLS takes a round trip for it.
             async with asyncio.timeout(DEAD_S):
                 reply = await connection.read_response(disconnect_on_error=False)
             backoff.reset()
