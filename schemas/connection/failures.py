@@ -34,7 +34,6 @@ redis-py takes a code that it knows off the message, so the class tells; a scrip
 
 _PASSING_CODE = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|FAILOVER|UNBLOCKED)\b")
 
-
 _REFUSED = re.compile(rf"\b(Error|Errno) {errno.ECONNREFUSED}\b")
 """How redis-py words it when nothing listens."""
 
@@ -76,10 +75,8 @@ def unavailable(error: Exception) -> BrokerUnavailable:
     elif isinstance(error, NoPermissionError) or "NOPERM" in message:
         message = f"Redis: {message}; `headrace acl` prints what this user must be allowed"
     elif _REFUSED.search(message):
-        message = (
-            f"Redis: {message.rstrip('.')}; nothing listens there: start Redis (`headrace up` does, to try), "
-            "or put another host and port into the URL: redis://host:6379/0"
-        )
+        way_out = "correct the URL, or start a Redis (`headrace up` does, to try)"
+        message = f"Redis: {message.rstrip('.')}; nothing listens there: {way_out}"
     else:
         message = f"Redis: {message}"
     return BrokerUnavailable(message)

@@ -59,7 +59,7 @@ def test_a_script_on_a_read_only_replica_is_asked_again(own_redis, server):
 async def test_where_nothing_listens_the_way_out_is_told():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
-    told = r"nothing listens there: start Redis \(`headrace up` does"
+    told = r"nothing listens there: correct the URL, or start a Redis \(`headrace up` does"
     with connect(url) as redis, pytest.raises(BrokerUnavailable, match=told) as raised, broker_errors():
         redis.ping()
     assert connection_lost(raised.value)
