@@ -19,6 +19,9 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from redis.connection import SSLConnection, parse_url
 
 _SCHEME = re.compile(r"(rediss?)\+(sentinel|cluster)$")
+_PARTS = re.compile(r"(?:([^/?#]*)@)?([^/?#]*)([^?#]*)\??([^#]*)")
+"""Login, hosts, path and query. The standard library refuses several hosts with one in brackets among them."""
+
 _DEFAULT_PORT = {"sentinel": 26379, "cluster": 6379}
 
 
@@ -66,16 +69,17 @@ class Address:
             tls = options.pop("connection_class", None) is SSLConnection
             return cls(Kind.SERVER, url, tls=tls, options=options)
         plain, kind = match[1], Kind(match[2])
-        parts = urlsplit(f"//{rest}")
-        login, _, places = parts.netloc.rpartition("@")
+        parts = _PARTS.match(rest)
+        assert parts is not None  # it may be empty
+        login, places, names, options_text = parts.groups("")
         hosts = tuple(_host(place, _DEFAULT_PORT[kind.value]) for place in places.split(","))
-        path = [unquote(part) for part in parts.path.split("/") if part]
+        path = [unquote(part) for part in names.split("/") if part]
         service = _service(path) if kind is Kind.SENTINEL else ""
         database = path[0] if path else "0"
         if not database.isdigit() or len(path) > 1 or (kind is Kind.CLUSTER and database != "0"):
             what = "a Cluster has no databases" if kind is Kind.CLUSTER else "the database must be a number"
             raise ValueError(f"{what}, got /{'/'.join(path)}")
-        query = dict(parse_qsl(parts.query))
+        query = dict(parse_qsl(options_text))
         sentinel = {
             name.removeprefix("sentinel_"): query.pop(name) for name in list(query) if "sentinel_" in name
         }
