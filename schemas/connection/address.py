@@ -20,7 +20,7 @@ from redis.connection import SSLConnection, parse_url
 
 _SCHEME = re.compile(r"(rediss?)\+(sentinel|cluster)$")
 _PARTS = re.compile(r"(?:([^/?#]*)@)?([^/?#]*)([^?#]*)\??([^#]*)")
-"""Login, hosts, path and query. The standard library refuses several hosts with one in brackets among them."""
+"""Login, hosts, path and query. The standard library refuses several hosts with one in brackets."""
 
 _DEFAULT_PORT = {"sentinel": 26379, "cluster": 6379}
 
