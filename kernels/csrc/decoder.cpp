@@ -85,14 +85,15 @@ class Forward {
         : m_(m),
           s_(s),
           b_(m, s.rows, scratch, step_bytes()),
-          items_(s.query_starts, int(s.batch), m.heads, m.kv_heads) {}
+          items_(s.query_starts, int(s.batch), m.heads, m.kv_heads),
+          taken_(m.num_layers) {}
 
     // Bytes of a row that a product takes at once, where it takes others than bfloat16.
     static constexpr int step_bytes() {
         return Block::kTakes ? Block::kStepInputs * int(sizeof(typename Block::Input)) : 0;
     }
 
-    void run(int threads) const {
+    void run(int threads) {
 #pragma omp parallel num_threads(threads)
         {
             [[maybe_unused]] typename Block::Session session;
@@ -101,7 +102,7 @@ class Forward {
     }
 
   private:
-    void team() const {
+    void team() {
         embed();
         for (int64_t l = 0; l < m_.num_layers; l++) {
             const DecoderLayer& layer = m_.layers[l];
@@ -116,7 +117,7 @@ class Forward {
             });
             rotate(layer);
             if (last && !s_.sampled_rows) return;
-            attend(layer);
+            attend(layer, taken_[l]);
             if (last && s_.sampled) keep_sampled();
             const int64_t rows = last ? s_.sampled_rows : s_.rows;
             output.run(operand(rows, layer.output, b_.attended, b_.attended_width), gate_up.begin(),
@@ -179,11 +180,12 @@ class Forward {
         }
     }
 
-    void attend(const DecoderLayer& layer) const {
+    void attend(const DecoderLayer& layer, int64_t& taken) const {
         items_.attend<BF16, Product>({b_.qkv, layer.keys, layer.values, b_.attended, b_.qkv_width,
                                       b_.attended_width, s_.tables, s_.query_starts, s_.context_lens,
                                       s_.table_stride, int(s_.batch), m_.heads, m_.kv_heads, m_.dim, m_.page_size,
-                                      int(layer.window), m_.scale, 0.0f});
+                                      int(layer.window), m_.scale, 0.0f},
+                                     taken);
     }
 
     void keep_sampled() const {
@@ -228,6 +230,7 @@ class Forward {
     const DecoderStep& s_;
     const Buffers b_;
     const AttentionItems items_;
+    std::vector<int64_t> taken_;  // of each layer's items
 };
 
 }  // namespace

@@ -13,7 +13,8 @@ struct AmxProduct {
     static constexpr int kBlock = 128;
     static constexpr int kStep = 32;
     static constexpr int kRowStep = 16;
-    static constexpr bool kDirect = true;
+    static constexpr bool kTiles = true;
+    static constexpr int kFewRows = 0;
 
     using Session = AmxSession;
 
@@ -43,7 +44,7 @@ struct AmxProduct {
 
     // The scores of twice sixteen tokens, whose keys of dim elements lie one after the other: scores[r][token].
     // q is a block of up to sixteen keys, packed.
-    static void score(int dim, const BF16* first, const BF16* second, const BF16* q, int rows, float* scores) {
+    static void score_tiles(int dim, const BF16* first, const BF16* second, const BF16* q, int rows, float* scores) {
         _tile_zero(0);
         _tile_zero(1);
         for (int d = 0; d < dim; d += kStep) {

@@ -1,24 +1,40 @@
 // The products of attention.cpp in float32, for every element type and machine.
 //
 // A product backend names the type of its operands and the sizes it wants, lays out a block of keys and of
-// values as right-hand operands, and multiplies. product_amx.h is the other one.
+// values as right-hand operands, and multiplies. For few rows it may instead read keys, or both, where they lie.
+// product_amx.h is the other one.
 #pragma once
 
 #include "wide.h"
 
 #include <type_traits>
 
+// Rows to fetch while others are in use, line after line: the hardware follows lines in order.
+template <typename T>
+struct RowsAhead {
+    const T *const *row, *const *end;
+    int dim, at = 0;
+
+    void fetch(int lines) {
+        for (; lines && row < end; lines--) {
+            __builtin_prefetch(*row + at, 0, 2);
+            at += 64 / sizeof(T);
+            if (at >= dim) at = 0, row++;
+        }
+    }
+};
+
 struct FloatProduct {
     using Operand = float;
     static constexpr int kBlock = 64;      // tokens in a block: keys and values stay in the first-level cache
     static constexpr int kStep = 16;       // tokens and head elements are padded to multiples of this
     static constexpr int kRowStep = 1;     // rows of a left-hand operand likewise
-    static constexpr bool kDirect = false;  // whether it has `score`
+    static constexpr bool kTiles = false;  // whether keys of whole pages are operands where they lie
 
     // Held by a thread while it multiplies.
     struct Session {};
 
-    // Tiles of so many rows and sixteens of columns; and those for no more rows than kFewRows.
+    // Tiles of so many rows and sixteens of columns; and those of few rows, which `score` and `weigh` take.
 #if defined(__AVX512BW__)
     static constexpr int kTileRows = 6, kTileColumns = 4, kFewRows = 6, kFewColumns = 4;
 #elif defined(__aarch64__)
@@ -33,24 +49,8 @@ struct FloatProduct {
     // Lays kLanes rows of dim elements out as the tokens from t of keys[width][kBlock].
     template <typename T>
     static void pack_keys(const T* const* rows, int t, int dim, int width, float* keys) {
-        f32v x[kLanes];
-        if constexpr (std::is_same_v<T, BF16> && 2 * kLanes == kStep) {
-            // Two elements move as one lane.
-            for (int d = 0; d < width; d += 2 * kLanes) {
-                for (int i = 0; i < kLanes; i++) x[i] = load_pairs(rows[i] + d, dim - d);
-                transpose(x);
-                for (int i = 0; i < kLanes; i++) {
-                    store(keys + (d + 2 * i) * kBlock + t, as_float(as_bits(x[i]) << 16));
-                    store(keys + (d + 2 * i + 1) * kBlock + t, as_float(as_bits(x[i]) & 0xffff0000u));
-                }
-            }
-        } else {
-            for (int d = 0; d < width; d += kLanes) {
-                for (int i = 0; i < kLanes; i++) x[i] = load(rows[i] + d, dim - d);
-                transpose(x);
-                for (int i = 0; i < kLanes; i++) store(keys + (d + i) * kBlock + t, x[i]);
-            }
-        }
+        for (int d = 0; d < width; d += kTurned<T>)
+            turned(rows, d, dim, [&](int i, f32v x) { store(keys + (d + i) * kBlock + t, x); });
     }
 
     // Likewise of values[kBlock][width].
@@ -64,12 +64,97 @@ struct FloatProduct {
     // is summed in order of depth.
     static void multiply(int rows, int columns, int depth, const float* a, int lda, const float* b, int ldb,
                          float* c, int ldc, bool accumulate) {
-        if (rows <= kFewRows)
-            column_tiles<kFewRows, kFewColumns>(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate);
-        else column_tiles<kTileRows, kTileColumns>(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate);
+        column_tiles<kTileRows, kTileColumns>(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate);
+    }
+
+    // The two products for up to kFewRows rows, from keys and values where they lie, of dim elements: tokens and
+    // dim are multiples of kStep. scores[r][kBlock] = q[r][dim] · keys[token][dim], and out[r][dim] +=
+    // weights[r][kBlock] · values[token][dim]; sums run as those of `multiply`.
+    template <typename T>
+    static void score(int rows, int dim, const float* q, const T* const* keys, int tokens,
+                      RowsAhead<T> ahead, float* scores) {
+        with_rows<kFewRows>(rows, [&](auto r) { score_rows<r()>(dim, q, keys, tokens, ahead, scores); });
+    }
+    template <typename T>
+    static void weigh(int rows, int dim, const float* weights, const T* const* values, int tokens,
+                      RowsAhead<T> ahead, float* out) {
+        with_rows<kFewRows>(rows, [&](auto r) {
+            weigh_rows<r(), kFewColumns * kStep>(dim, weights, values, tokens, ahead, out);
+        });
     }
 
   private:
+    // Elements of keys that `turned` turns at once.
+    template <typename T>
+    static constexpr int kTurned = std::is_same_v<T, BF16> && 2 * kLanes == kStep ? kStep : kLanes;
+
+    // Calls fn(i, x) for i < kTurned, x being element d + i of kLanes rows.
+    template <typename T, typename Fn>
+    HR_INLINE void turned(const T* const* rows, int d, int dim, Fn fn) {
+        f32v x[kLanes];
+        if constexpr (kTurned<T> > kLanes) {
+            // Two elements move as one lane.
+            for (int i = 0; i < kLanes; i++) x[i] = load_pairs(rows[i] + d, dim - d);
+            transpose(x);
+            for (int i = 0; i < kLanes; i++) {
+                fn(2 * i, as_float(as_bits(x[i]) << 16));
+                fn(2 * i + 1, as_float(as_bits(x[i]) & 0xffff0000u));
+            }
+        } else {
+            for (int i = 0; i < kLanes; i++) x[i] = load(rows[i] + d, dim - d);
+            transpose(x);
+            for (int i = 0; i < kLanes; i++) fn(i, x[i]);
+        }
+    }
+
+    template <int R, typename Fn>
+    static void with_rows(int rows, Fn fn) {
+        if constexpr (R > 1)
+            if (rows < R) return with_rows<R - 1>(rows, fn);
+        fn(std::integral_constant<int, R>{});
+    }
+
+    template <int R, typename T>
+    static void score_rows(int dim, const float* q, const T* const* keys, int tokens,
+                           RowsAhead<T> ahead, float* scores) {
+        constexpr int G = kStep / kLanes;
+        for (int t = 0; t < tokens; t += kStep) {
+            f32v sums[R][G] = {};
+            for (int d = 0; d < dim; d += kTurned<T>) {
+                ahead.fetch(kTurned<T> * kStep * sizeof(T) / 64);
+                for (int g = 0; g < G; g++)
+                    turned(keys + t + g * kLanes, d, d + kTurned<T>, [&](int i, f32v x) {
+                        for (int r = 0; r < R; r++) sums[r][g] += q[r * dim + d + i] * x;
+                    });
+            }
+            for (int r = 0; r < R; r++)
+                for (int g = 0; g < G; g++) store(scores + r * kBlock + t + g * kLanes, sums[r][g]);
+        }
+    }
+
+    // So many columns at once.
+    template <int R, int Columns, typename T>
+    static void weigh_rows(int dim, const float* weights, const T* const* values, int tokens,
+                           RowsAhead<T> ahead, float* out, int d = 0) {
+        constexpr int V = Columns / kLanes;
+        for (; d + Columns <= dim; d += Columns) {
+            f32v sums[R][V];
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < V; v++) sums[r][v] = load(out + r * dim + d + v * kLanes);
+            for (int t = 0; t < tokens; t++) {
+                if (t * Columns * sizeof(T) % 64 == 0) ahead.fetch((Columns * sizeof(T) + 63) / 64);
+                for (int v = 0; v < V; v++) {
+                    const f32v x = load(values[t] + d + v * kLanes);
+                    for (int r = 0; r < R; r++) sums[r][v] += weights[r * kBlock + t] * x;
+                }
+            }
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < V; v++) store(out + r * dim + d + v * kLanes, sums[r][v]);
+        }
+        if constexpr (Columns > kStep)
+            if (d < dim) weigh_rows<R, Columns / 2>(dim, weights, values, tokens, ahead, out, d);
+    }
+
     static f32v load_pairs(const BF16* p, int n) {
         if (n >= 2 * kLanes) return load((const float*)p);
         BF16 whole[2 * kLanes] = {};
@@ -104,11 +189,19 @@ struct FloatProduct {
             for (int v = 0; v < V; v++) sums[r][v] = accumulate ? *(const f32w*)(c + r * ldc + v * kWide) : f32w{};
         for (int k = 0; k < depth; k++, b += ldb) {
             f32w row[V];
-            for (int v = 0; v < V; v++) row[v] = *(const f32w*)(b + v * kWide);
+            for (int v = 0; v < V; v++) row[v] = loaded(*(const f32w*)(b + v * kWide));
             for (int r = 0; r < R; r++)
                 for (int v = 0; v < V; v++) sums[r][v] += a[r * lda + k] * row[v];
         }
         for (int r = 0; r < R; r++)
             for (int v = 0; v < V; v++) *(f32w*)(c + r * ldc + v * kWide) = sums[r][v];
+    }
+
+    // Compilers would load it once more in each product.
+    HR_INLINE f32w loaded(f32w x) {
+#if defined(__AVX2__)
+        asm("" : "+x"(x));
+#endif
+        return x;
     }
 };
