@@ -26,7 +26,7 @@ struct RowsAhead {
 
 struct FloatProduct {
     using Operand = float;
-    static constexpr int kBlock = 64;      // tokens in a block: keys and values stay in the first-level cache
+    static constexpr int kBlock = 64;      // tokens in a block: keys and values stay in the near caches
     static constexpr int kStep = 16;       // tokens and head elements are padded to multiples of this
     static constexpr int kRowStep = 1;     // rows of a left-hand operand likewise
     static constexpr bool kTiles = false;  // whether keys of whole pages are operands where they lie
