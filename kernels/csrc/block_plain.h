@@ -105,6 +105,7 @@ struct PlainBlock {
         }
     }
 
+    // Compilers may add integers in any order, and would in one that spills registers.
     HR_INLINE Vector added(Vector sums, Vector x, Vector w) {
 #if defined(__AVX512BW__)
         if constexpr (Bytes) return kept(sums + (Vector)_mm512_madd_epi16((__m512i)x, (__m512i)w));
@@ -112,13 +113,5 @@ struct PlainBlock {
         if constexpr (Bytes) return kept(sums + (Vector)_mm256_madd_epi16((__m256i)x, (__m256i)w));
 #endif
         return sums + x * w;
-    }
-
-    // Compilers may add integers in any order, and would in one that spills registers.
-    HR_INLINE Vector kept(Vector sums) {
-#if defined(__AVX2__)
-        asm("" : "+x"(sums));
-#endif
-        return sums;
     }
 };

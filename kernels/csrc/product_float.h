@@ -189,19 +189,11 @@ struct FloatProduct {
             for (int v = 0; v < V; v++) sums[r][v] = accumulate ? *(const f32w*)(c + r * ldc + v * kWide) : f32w{};
         for (int k = 0; k < depth; k++, b += ldb) {
             f32w row[V];
-            for (int v = 0; v < V; v++) row[v] = loaded(*(const f32w*)(b + v * kWide));
+            for (int v = 0; v < V; v++) row[v] = kept(*(const f32w*)(b + v * kWide));  // loaded once for all rows
             for (int r = 0; r < R; r++)
                 for (int v = 0; v < V; v++) sums[r][v] += a[r * lda + k] * row[v];
         }
         for (int r = 0; r < R; r++)
             for (int v = 0; v < V; v++) *(f32w*)(c + r * ldc + v * kWide) = sums[r][v];
-    }
-
-    // Compilers would load it once more in each product.
-    HR_INLINE f32w loaded(f32w x) {
-#if defined(__AVX2__)
-        asm("" : "+x"(x));
-#endif
-        return x;
     }
 };

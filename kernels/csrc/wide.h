@@ -22,3 +22,12 @@ constexpr int kSums = 12;
 typedef float f32w __attribute__((vector_size(4 * kWide), aligned(4), may_alias));
 typedef uint32_t u32w __attribute__((vector_size(4 * kWide), aligned(4), may_alias));
 typedef int16_t i16w __attribute__((vector_size(4 * kWide), aligned(2), may_alias));
+
+// x in a register, as far as the compiler knows of it: it may not load it again, nor reorder what made it.
+template <typename Vector>
+HR_INLINE Vector kept(Vector x) {
+#if defined(__AVX2__)
+    asm("" : "+v"(x));
+#endif
+    return x;
+}
