@@ -6,12 +6,12 @@ namespace {
 
 template <typename T, typename Product>
 void run(const AttentionArgs& args, int threads) {
-    const AttentionItems items(args.query_starts, args.batch, args.heads, args.kv_heads);
+    const AttentionItems<T, Product> items(args.query_starts, args.batch, args.heads, args.kv_heads, args.dim, threads);
     int64_t taken = 0;
 #pragma omp parallel num_threads(threads) if (items.count() > 1)
     {
         [[maybe_unused]] typename Product::Session session;
-        items.attend<T, Product>(args, taken);
+        items.attend(args, taken);
     }
 }
 

@@ -7,6 +7,9 @@
 // row-major matrix with a block kept in the near caches (product_float.h, product_amx.h). Softmax is online,
 // in powers of two.
 //
+// Where rows are few, memory sets the pace, and products read keys and values where they lie. An item then has
+// several kv heads: a page's lie side by side, and memory gives long runs faster than short ones.
+//
 // A row's result does not depend on the rows beside it: each sum runs over the same blocks in the same order
 // whatever the item, and masked positions add exact zeros.
 #pragma once
@@ -15,11 +18,16 @@
 #include "product_float.h"
 #include "scratch.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <vector>
 
 constexpr int kMaxRows = 128;  // of an item: enough to make the packing of a block cheap
+
+// Keys in a block of an item of several kv heads: with as many values, and the next keys, they stay in a core's own
+// cache. And how many items it takes to share them evenly.
+constexpr int kTogetherBytes = 128 << 10, kItemsPerThread = 8;
 
 // Query tokens of one item: as many as make kMaxRows rows.
 inline int attention_tokens(int group) { return group < kMaxRows ? kMaxRows / group : 1; }
@@ -47,106 +55,54 @@ class Attention {
           tokens_(attention_tokens(group_)),
           width_(round_up(a.dim, Product::kStep)) {}
 
+    // Whether so many query rows of a kv head read its keys and values where they lie.
+    static bool few(int rows, int dim) { return rows <= Product::kFewRows && dim % Product::kStep == 0; }
+
     // More than the largest item takes, with what alignment adds to each of its eight parts.
     size_t scratch_bytes() const {
-        const size_t rows = round_up(tokens_ * group_, Product::kRowStep), blocks = 2 * kBlock;
+        const size_t most = std::max(tokens_ * group_, Product::kFewRows * a_.kv_heads);
+        const size_t rows = round_up(int(most), Product::kRowStep), blocks = 2 * kBlock;
         return sizeof(Operand) * (rows * (width_ + kBlock) + blocks * width_) +
                sizeof(float) * rows * (width_ + kBlock) + sizeof(T) * width_ + sizeof(Row) * rows + 8 * 64;
     }
 
-    // Query tokens of a sequence with the heads of a kv head. They are at row.. of the step and at position.. of the
-    // sequence, and see no more than what is at lowest … last; the first block they see of begins at begin.
+    // Query tokens of a sequence with the heads of some kv heads, of one if its rows are not few. They are at row..
+    // of the step and at position.. of the sequence, and see no more than what is at lowest … last; the first block
+    // they see of begins at begin.
     struct Item {
-        int sequence, kv_head, tokens, row, position, lowest, last, begin;
+        int sequence, kv_head, kv_heads, tokens, row, position, lowest, last, begin;
     };
 
-    // Query tokens first.. of sequence b, kv head h.
-    Item item(int b, int h, int first) const {
+    // Query tokens first.. of sequence b, so many kv heads from h.
+    Item item(int b, int h, int kv_heads, int first) const {
         const int start = a_.query_starts[b], count = a_.query_starts[b + 1] - start;
         const int tokens = count - first < tokens_ ? count - first : tokens_;
         const int position = a_.context_lens[b] - count + first;
         const int lowest = a_.window && position >= a_.window ? position - a_.window + 1 : 0;
-        return {b, h, tokens, start + first, position, lowest, position + tokens - 1, lowest / kBlock * kBlock};
+        const int last = position + tokens - 1;
+        return {b, h, kv_heads, tokens, start + first, position, lowest, last, lowest / kBlock * kBlock};
     }
 
     // Computes an item. At its last block it asks next() for the one after it, fetches the first keys of that, and
     // in the end returns it.
     template <typename Next>
     std::optional<Item> run(const Item& item, Scratch& scratch, Next next) const {
-        const int rows = item.tokens * group_, padded = round_up(rows, Product::kRowStep);
-
-        scratch.reset();
-        T* zeros = scratch.take<T>(width_);
-        Operand* q = scratch.take<Operand>(padded * width_);
-        Operand* keys = scratch.take<Operand>(kBlock * width_);
-        Operand* values = scratch.take<Operand>(kBlock * width_);
-        Operand* weights = scratch.take<Operand>(padded * kBlock);
-        float* scores = scratch.take<float>(padded * kBlock);
-        float* out = scratch.take<float>(padded * width_);
-        Row* state = scratch.take<Row>(rows);
-        memset(zeros, 0, sizeof(T) * width_);
-        memset(out, 0, sizeof(float) * padded * width_);
-        const T* q_rows[kLanes];
-        for (int r = 0; r < rows; r++) {
-            state[r] = Row{};
-            const T* row = (const T*)a_.q + row_offset(a_.q_stride, item, r);
-            if (r < kLanes) q_rows[r] = row;
-            for (int d = 0; d < width_; d += kLanes) store(q + r * width_ + d, load(row + d, a_.dim - d));
-        }
-        const T *k_rows[kBlock], *v_rows[kBlock];
-        const int lines = (a_.dim * int(sizeof(T)) + 63) / 64;  // of a row
-        const bool few = rows <= Product::kFewRows && a_.dim == width_, tiles = keys_are_tiles(rows);
-        if (tiles) {
-            for (int r = rows; r < kLanes; r++) q_rows[r] = zeros;
-            Product::pack_keys(q_rows, 0, a_.dim, width_, keys);
-        }
-        find_rows(a_.k_cache, item, item.begin, zeros, k_rows);
+        const Space space = begin(item, scratch);
         std::optional<Item> after;
         // Pages lie anywhere, so the hardware foresees little: values are fetched while keys are used, the next
         // block's keys while values are.
         for (int base = item.begin; base <= item.last; base += kBlock) {
-            const int here = find_rows(a_.v_cache, item, base, zeros, v_rows);
-            RowsAhead<T> values_ahead = ahead(v_rows, here);
-            if (few) {
-                if constexpr (Product::kFewRows)
-                    Product::score(rows, width_, q, k_rows, here, values_ahead, scores);
-            } else if (tiles) {
-                if constexpr (Product::kTiles)
-                    for (int t = base; t < base + here; t += 2 * kLanes) {
-                        values_ahead.fetch(2 * kLanes * lines);
-                        const int second = t + kLanes <= item.last ? t + kLanes : t;
-                        Product::score_tiles(a_.dim, token(a_.k_cache, item, t), token(a_.k_cache, item, second),
-                                             keys, rows, scores + t - base);
-                    }
-            } else {
-                for (int t = 0; t < here; t += kLanes) {
-                    values_ahead.fetch(kLanes * lines);
-                    Product::pack_keys(k_rows + t, t, a_.dim, width_, keys);
-                }
-                Product::multiply(rows, here, width_, q, width_, keys, kBlock, scores, kBlock, false);
-            }
-            int coming = 0;
-            if (base + kBlock <= item.last) coming = find_rows(a_.k_cache, item, base + kBlock, zeros, k_rows);
-            else if ((after = next())) coming = find_rows(a_.k_cache, *after, after->begin, zeros, k_rows);
-            RowsAhead<T> keys_ahead = ahead(k_rows, coming);
-            for (int r = 0; r < rows; r++)
-                softmax(scores + r * kBlock, weights + r * kBlock, here, base, item.position + r / group_, state[r],
-                        out + r * width_);
-            if (few) {
-                if constexpr (Product::kFewRows)
-                    Product::weigh(rows, width_, weights, v_rows, here, keys_ahead, out);
-            } else {
-                for (int t = 0; t < here; t += kLanes) {
-                    keys_ahead.fetch(kLanes * lines);
-                    Product::pack_values(v_rows + t, t, a_.dim, width_, values);
-                }
-                Product::multiply(rows, width_, here, weights, kBlock, values, width_, out, width_, true);
-            }
+            TokensAhead<T> values = ahead(a_.v_cache, item, base), keys;
+            for (int h = 0; h < item.kv_heads; h++) score(item, h, base, space, values);
+            if (base + kBlock <= item.last) keys = ahead(a_.k_cache, item, base + kBlock);
+            else if ((after = next())) keys = ahead(a_.k_cache, *after, after->begin);
+            for (int h = 0; h < item.kv_heads; h++) weigh(item, h, base, space, keys);
         }
-        for (int r = 0; r < rows; r++)
+        each_row(item, [&](int r, int64_t token, int head) {
+            T* row = (T*)a_.out + token * a_.out_stride + head * a_.dim;
             for (int d = 0; d < a_.dim; d += kLanes)
-                store((T*)a_.out + row_offset(a_.out_stride, item, r) + d,
-                      load(out + r * width_ + d) / state[r].total, a_.dim - d);
+                store(row + d, load(space.out + r * width_ + d) / space.state[r].total, a_.dim - d);
+        });
         return after;
     }
 
@@ -156,7 +112,98 @@ class Attention {
         float total = 0;
     };
 
+    // What an item needs: of each row the query, the scores and weights of a block, what it has summed and its state;
+    // and a block laid out.
+    struct Space {
+        T* zeros;
+        Operand *q, *keys, *values, *weights;
+        float *scores, *out;
+        Row* state;
+    };
+
     static int round_up(int n, int step) { return (n + step - 1) / step * step; }
+
+    int rows(const Item& item) const { return item.tokens * group_; }  // of a kv head
+
+    // Whether keys are tiles where they lie: sixteen tokens lie together, and no element is padding.
+    bool keys_are_tiles(const Item& item) const {
+        return Product::kTiles && rows(item) <= kLanes && a_.dim == width_ && a_.page_size % kLanes == 0;
+    }
+
+    Space begin(const Item& item, Scratch& scratch) const {
+        const int all = round_up(rows(item) * item.kv_heads, Product::kRowStep);
+        scratch.reset();
+        Space space;
+        space.zeros = scratch.take<T>(width_);
+        space.q = scratch.take<Operand>(all * width_);
+        space.keys = scratch.take<Operand>(kBlock * width_);
+        space.values = scratch.take<Operand>(kBlock * width_);
+        space.weights = scratch.take<Operand>(all * kBlock);
+        space.scores = scratch.take<float>(all * kBlock);
+        space.out = scratch.take<float>(all * width_);
+        space.state = scratch.take<Row>(all);
+        memset(space.zeros, 0, sizeof(T) * width_);
+        memset(space.out, 0, sizeof(float) * all * width_);
+        const T* queries[kLanes];
+        std::fill_n(queries, kLanes, space.zeros);
+        each_row(item, [&](int r, int64_t token, int head) {
+            space.state[r] = Row{};
+            const T* row = (const T*)a_.q + token * a_.q_stride + head * a_.dim;
+            if (r < kLanes) queries[r] = row;
+            for (int d = 0; d < width_; d += kLanes) store(space.q + r * width_ + d, load(row + d, a_.dim - d));
+        });
+        if (keys_are_tiles(item)) Product::pack_keys(queries, 0, a_.dim, width_, space.keys);
+        return space;
+    }
+
+    // The weights of the block at base for the rows of the item's kv head h.
+    void score(const Item& item, int h, int base, const Space& space, TokensAhead<T>& ahead) const {
+        const T* found[kBlock];
+        const int tokens = find_rows(a_.k_cache, item, h, base, space.zeros, found), rows = this->rows(item);
+        const Operand* q = space.q + h * rows * width_;
+        float* scores = space.scores + h * rows * kBlock;
+        if (few(rows, a_.dim)) {
+            if constexpr (Product::kFewRows) Product::score(rows, width_, q, found, tokens, ahead, scores);
+        } else if (keys_are_tiles(item)) {
+            if constexpr (Product::kTiles)
+                for (int t = base; t < base + tokens; t += 2 * kLanes) {
+                    ahead.fetch(2 * kLanes * lines());
+                    const int second = t + kLanes <= item.last ? t + kLanes : t;
+                    Product::score_tiles(a_.dim, token(a_.k_cache, item, h, t), token(a_.k_cache, item, h, second),
+                                         space.keys, rows, scores + t - base);
+                }
+        } else {
+            for (int t = 0; t < tokens; t += kLanes) {
+                ahead.fetch(kLanes * lines());
+                Product::pack_keys(found + t, t, a_.dim, width_, space.keys);
+            }
+            Product::multiply(rows, tokens, width_, q, width_, space.keys, kBlock, scores, kBlock, false);
+        }
+        for (int r = 0; r < rows; r++) {
+            const int i = h * rows + r;
+            softmax(scores + r * kBlock, space.weights + i * kBlock, tokens, base, item.position + r / group_,
+                    space.state[i], space.out + i * width_);
+        }
+    }
+
+    // Adds its values, by these weights.
+    void weigh(const Item& item, int h, int base, const Space& space, TokensAhead<T>& ahead) const {
+        const T* found[kBlock];
+        const int tokens = find_rows(a_.v_cache, item, h, base, space.zeros, found), rows = this->rows(item);
+        const Operand* weights = space.weights + h * rows * kBlock;
+        float* out = space.out + h * rows * width_;
+        if (few(rows, a_.dim)) {
+            if constexpr (Product::kFewRows) Product::weigh(rows, width_, weights, found, tokens, ahead, out);
+        } else {
+            for (int t = 0; t < tokens; t += kLanes) {
+                ahead.fetch(kLanes * lines());
+                Product::pack_values(found + t, t, a_.dim, width_, space.values);
+            }
+            Product::multiply(rows, width_, tokens, weights, kBlock, space.values, width_, out, width_, true);
+        }
+    }
+
+    int lines() const { return (a_.dim * int(sizeof(T)) + 63) / 64; }  // of a token's keys of a head
 
     // One step of the online softmax, for the row that stands at position: turns its scores for the tokens
     // base.. into weights and rescales what the row has summed to the new maximum.
@@ -191,59 +238,72 @@ class Attention {
         row.total += sum(sums);
     }
 
-    // Where row r of an item, counted token by token and in them head by head, lies in q and out.
-    size_t row_offset(int64_t stride, const Item& item, int r) const {
-        return size_t(item.row + r / group_) * stride + (item.kv_head * group_ + r % group_) * a_.dim;
+    // Calls fn(r, token, head) for an item's rows: kv head by kv head, in them token by token, in those head by head.
+    template <typename Fn>
+    void each_row(const Item& item, Fn fn) const {
+        int r = 0;
+        for (int h = item.kv_head; h < item.kv_head + item.kv_heads; h++)
+            for (int token = item.row; token < item.row + item.tokens; token++)
+                for (int i = 0; i < group_; i++) fn(r++, int64_t(token), h * group_ + i);
     }
 
-    // Where the tokens of the item's block at base lie in a cache, up to the last one seen; zeros stand for those
-    // no row of the item sees. Returns how many, padded.
-    int find_rows(const void* cache, const Item& item, int base, const T* zeros, const T** rows) const {
-        const int32_t* table = a_.tables + item.sequence * a_.table_stride;
-        const int64_t head = int64_t(a_.page_size) * a_.dim;
+    // Where the tokens of the item's block at base lie in a cache, for its kv head h, up to the last one seen; zeros
+    // stand for those no row of the item sees. Returns how many, padded.
+    int find_rows(const void* cache, const Item& item, int h, int base, const T* zeros, const T** rows) const {
         const int end = base + kBlock <= item.last ? base + kBlock : item.last + 1;
         const int tokens = round_up(end - base, Product::kStep);
         int seen = base > item.lowest ? base : item.lowest;
         for (int i = 0; i < seen - base; i++) rows[i] = zeros;
         while (seen < end) {
-            const int offset = seen % a_.page_size;
-            const T* page = (const T*)cache + (int64_t(table[seen / a_.page_size]) * a_.kv_heads + item.kv_head) * head;
-            for (int o = offset; o < a_.page_size && seen < end; o++) rows[seen++ - base] = page + int64_t(o) * a_.dim;
+            const T* row = token(cache, item, h, seen);
+            const int left = a_.page_size - seen % a_.page_size;
+            for (int i = 0; i < left && seen < end; i++, row += a_.dim) rows[seen++ - base] = row;
         }
         for (; seen < base + tokens; seen++) rows[seen - base] = zeros;
         return tokens;
     }
 
-    // Whether keys are tiles where they lie: sixteen tokens lie together, and no element is padding.
-    bool keys_are_tiles(int rows) const {
-        return Product::kTiles && rows <= kLanes && a_.dim == width_ && a_.page_size % kLanes == 0;
+    const int32_t* table(const Item& item) const { return a_.tables + item.sequence * a_.table_stride; }
+    int64_t head_size() const { return int64_t(a_.page_size) * a_.dim; }
+    int64_t page_size() const { return a_.kv_heads * head_size(); }
+
+    // What kv head h of the item has of the token at position t.
+    const T* token(const void* cache, const Item& item, int h, int t) const {
+        return (const T*)cache + table(item)[t / a_.page_size] * page_size() + (item.kv_head + h) * head_size() +
+               int64_t(t % a_.page_size) * a_.dim;
     }
 
-    const T* token(const void* cache, const Item& item, int t) const {
-        const int64_t page = a_.tables[item.sequence * a_.table_stride + t / a_.page_size];
-        return (const T*)cache + ((page * a_.kv_heads + item.kv_head) * a_.page_size + t % a_.page_size) * a_.dim;
+    // What the item sees of the block at base.
+    TokensAhead<T> ahead(const void* cache, const Item& item, int base) const {
+        return {(const T*)cache + item.kv_head * head_size(), table(item), std::max(base, item.lowest),
+                std::min(base + kBlock, item.last + 1), item.kv_heads, a_.dim, a_.page_size, page_size(), head_size()};
     }
-
-    RowsAhead<T> ahead(const T* const* rows, int count) const { return {rows, rows + count, a_.dim}; }
 
     const AttentionArgs& a_;
     const int group_, tokens_, width_;
 };
 
 // A step's items: those of each sequence and of the sequences before it.
+template <typename T, typename Product>
 class AttentionItems {
   public:
-    AttentionItems(const int32_t* query_starts, int batch, int heads, int kv_heads)
-        : ends_(batch), tokens_(attention_tokens(heads / kv_heads)), kv_heads_(kv_heads) {
+    AttentionItems(const int32_t* query_starts, int batch, int heads, int kv_heads, int dim, int threads)
+        : query_starts_(query_starts), ends_(batch), group_(heads / kv_heads), kv_heads_(kv_heads), dim_(dim) {
+        const int block_bytes = Product::kBlock * dim * int(sizeof(T));
+        together_ = std::clamp(kTogetherBytes / block_bytes, 1, kv_heads);
+        int few = 0;
+        for (int b = 0; b < batch; b++) few += is_few(b);
+        while (together_ > 1 && few * parts(together_) < kItemsPerThread * threads) together_ /= 2;
         int64_t items = 0;
-        for (int b = 0; b < batch; b++)
-            ends_[b] = items += int64_t(query_starts[b + 1] - query_starts[b] + tokens_ - 1) / tokens_ * kv_heads;
+        for (int b = 0; b < batch; b++) {
+            const int runs = (rows(b) + attention_tokens(group_) - 1) / attention_tokens(group_);
+            ends_[b] = items += int64_t(runs) * parts(is_few(b) ? together_ : 1);
+        }
     }
     int64_t count() const { return ends_.empty() ? 0 : ends_.back(); }
 
     // The team's threads, each with a session of Product's, compute all items; ends in a barrier. They count in
     // taken, 0 before, what they have taken of them.
-    template <typename T, typename Product>
     void attend(const AttentionArgs& args, int64_t& taken) const {
         thread_local Scratch scratch;
         const Attention<T, Product> attention(args);
@@ -258,14 +318,21 @@ class AttentionItems {
             const int64_t i = count() - 1 - before;
             if (i < 0) return {};
             while (sequence > 0 && i < ends_[sequence - 1]) sequence--;
-            const int64_t within = sequence ? i - ends_[sequence - 1] : i;
-            return attention.item(sequence, int(within % kv_heads_), int(within / kv_heads_) * tokens_);
+            const int within = int(sequence ? i - ends_[sequence - 1] : i);
+            const int together = is_few(sequence) ? together_ : 1, h = within % parts(together) * together;
+            return attention.item(sequence, h, std::min(together, kv_heads_ - h),
+                                  within / parts(together) * attention_tokens(group_));
         };
         for (std::optional<Item> item = next(); item;) item = attention.run(*item, scratch, next);
 #pragma omp barrier
     }
 
   private:
+    int rows(int b) const { return query_starts_[b + 1] - query_starts_[b]; }
+    bool is_few(int b) const { return Attention<T, Product>::few(rows(b) * group_, dim_); }
+    int parts(int together) const { return (kv_heads_ + together - 1) / together; }
+
+    const int32_t* query_starts_;
     std::vector<int64_t> ends_;
-    int tokens_, kv_heads_;
+    int group_, kv_heads_, dim_, together_;
 };

@@ -81,20 +81,21 @@ struct Buffers {
 template <typename Block, typename Product>
 class Forward {
   public:
-    Forward(const DecoderModel& m, const DecoderStep& s, char* scratch)
+    Forward(const DecoderModel& m, const DecoderStep& s, char* scratch, int threads)
         : m_(m),
           s_(s),
           b_(m, s.rows, scratch, step_bytes()),
-          items_(s.query_starts, int(s.batch), m.heads, m.kv_heads),
-          taken_(m.num_layers) {}
+          items_(s.query_starts, int(s.batch), m.heads, m.kv_heads, m.dim, threads),
+          taken_(m.num_layers),
+          threads_(threads) {}
 
     // Bytes of a row that a product takes at once, where it takes others than bfloat16.
     static constexpr int step_bytes() {
         return Block::kTakes ? Block::kStepInputs * int(sizeof(typename Block::Input)) : 0;
     }
 
-    void run(int threads) {
-#pragma omp parallel num_threads(threads)
+    void run() {
+#pragma omp parallel num_threads(threads_)
         {
             [[maybe_unused]] typename Block::Session session;
             team();
@@ -181,7 +182,7 @@ class Forward {
     }
 
     void attend(const DecoderLayer& layer, int64_t& taken) const {
-        items_.attend<BF16, Product>({b_.qkv, layer.keys, layer.values, b_.attended, b_.qkv_width,
+        items_.attend({b_.qkv, layer.keys, layer.values, b_.attended, b_.qkv_width,
                                       b_.attended_width, s_.tables, s_.query_starts, s_.context_lens,
                                       s_.table_stride, int(s_.batch), m_.heads, m_.kv_heads, m_.dim, m_.page_size,
                                       int(layer.window), m_.scale, 0.0f},
@@ -229,8 +230,9 @@ class Forward {
     const DecoderModel& m_;
     const DecoderStep& s_;
     const Buffers b_;
-    const AttentionItems items_;
+    const AttentionItems<BF16, Product> items_;
     std::vector<int64_t> taken_;  // of each layer's items
+    const int threads_;
 };
 
 }  // namespace
@@ -276,6 +278,6 @@ extern "C" int64_t hr_decoder_forward(const DecoderModel* m, const DecoderStep* 
         if (s->positions[t] < 0 || s->positions[t] >= m->max_positions || s->slots[t] < 0 ||
             s->slots[t] >= m->num_slots)
             return t;
-    with_forward(*m, [&](auto* forward) { std::remove_pointer_t<decltype(forward)>(*m, *s, scratch).run(threads); });
+    with_forward(*m, [&](auto* forward) { std::remove_pointer_t<decltype(forward)>(*m, *s, scratch, threads).run(); });
     return -1;
 }

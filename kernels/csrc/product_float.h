@@ -9,19 +9,46 @@
 
 #include <type_traits>
 
-// Rows to fetch while others are in use, line after line: the hardware follows lines in order.
+// Elements of a cache to fetch while others are in use: tokens of a sequence with some kv heads, in the order in
+// which they lie.
 template <typename T>
-struct RowsAhead {
-    const T *const *row, *const *end;
-    int dim, at = 0;
+class TokensAhead {
+  public:
+    TokensAhead() = default;
+
+    // Of the token `first` and those after it up to `end`, those heads that begin at `cache` in page 0. A page has
+    // so many tokens; its elements and a head's lie so far from the next one's.
+    TokensAhead(const T* cache, const int32_t* table, int first, int end, int heads, int dim, int page_size,
+                int64_t page, int64_t head)
+        : cache_(cache), table_(table), token_(first), end_(end), heads_(heads), dim_(dim), page_size_(page_size),
+          page_(page), head_(head) {
+        if (token_ < end_) find_run();
+    }
 
     void fetch(int lines) {
-        for (; lines && row < end; lines--) {
-            __builtin_prefetch(*row + at, 0, 2);
-            at += 64 / sizeof(T);
-            if (at >= dim) at = 0, row++;
+        for (; lines && token_ < end_; lines--) {
+            __builtin_prefetch(at_, 0, 2);
+            if ((at_ += 64 / sizeof(T)) >= run_end_) next_run();
         }
     }
+
+  private:
+    // A run is what a head has of the tokens in a page.
+    void find_run() {
+        const int offset = token_ % page_size_;
+        tokens_ = page_size_ - offset < end_ - token_ ? page_size_ - offset : end_ - token_;
+        at_ = cache_ + table_[token_ / page_size_] * page_ + at_head_ * head_ + int64_t(offset) * dim_;
+        run_end_ = at_ + int64_t(tokens_) * dim_;
+    }
+    void next_run() {
+        if (++at_head_ == heads_) at_head_ = 0, token_ += tokens_;
+        if (token_ < end_) find_run();
+    }
+
+    const T *cache_ = nullptr, *at_ = nullptr, *run_end_ = nullptr;
+    const int32_t* table_ = nullptr;
+    int token_ = 0, end_ = 0, tokens_ = 0, at_head_ = 0, heads_ = 0, dim_ = 0, page_size_ = 1;
+    int64_t page_ = 0, head_ = 0;
 };
 
 struct FloatProduct {
@@ -72,12 +99,12 @@ struct FloatProduct {
     // weights[r][kBlock] · values[token][dim]; sums run as those of `multiply`.
     template <typename T>
     static void score(int rows, int dim, const float* q, const T* const* keys, int tokens,
-                      RowsAhead<T> ahead, float* scores) {
-        with_rows<kFewRows>(rows, [&](auto r) { score_rows<r()>(dim, q, keys, tokens, ahead, scores); });
+                      TokensAhead<T>& ahead, float* scores) {
+        with_rows<kFewRows>(rows, [&](auto r) { score_rows<r(), 2 * kStep>(dim, q, keys, tokens, ahead, scores); });
     }
     template <typename T>
     static void weigh(int rows, int dim, const float* weights, const T* const* values, int tokens,
-                      RowsAhead<T> ahead, float* out) {
+                      TokensAhead<T>& ahead, float* out) {
         with_rows<kFewRows>(rows, [&](auto r) {
             weigh_rows<r(), kFewColumns * kStep>(dim, weights, values, tokens, ahead, out);
         });
@@ -114,28 +141,29 @@ struct FloatProduct {
         fn(std::integral_constant<int, R>{});
     }
 
-    template <int R, typename T>
+    // So many tokens at once, of whose keys some elements are turned and multiplied before the next: sums enough
+    // to wait for none of them.
+    template <int R, int Tokens, typename T>
     static void score_rows(int dim, const float* q, const T* const* keys, int tokens,
-                           RowsAhead<T> ahead, float* scores) {
-        constexpr int G = kStep / kLanes;
-        for (int t = 0; t < tokens; t += kStep) {
-            f32v sums[R][G] = {};
+                           TokensAhead<T>& ahead, float* scores, int t = 0) {
+        constexpr int V = Tokens > kStep && (R + 1) * 2 * kVecs < kSums + 4 ? 2 : 1;  // what registers hold
+        alignas(64) float part[kTurned<T> * Tokens];
+        for (; t + Tokens <= tokens; t += Tokens)
             for (int d = 0; d < dim; d += kTurned<T>) {
-                ahead.fetch(kTurned<T> * kStep * sizeof(T) / 64);
-                for (int g = 0; g < G; g++)
-                    turned(keys + t + g * kLanes, d, d + kTurned<T>, [&](int i, f32v x) {
-                        for (int r = 0; r < R; r++) sums[r][g] += q[r * dim + d + i] * x;
-                    });
+                ahead.fetch(kTurned<T> * Tokens * sizeof(T) / 64);
+                for (int g = 0; g < Tokens; g += kLanes)
+                    turned(keys + t + g, d, d + kTurned<T>, [&](int i, f32v x) { store(part + i * Tokens + g, x); });
+                for (int n = 0; n < Tokens; n += V * kStep)
+                    tile<R, V * kVecs>(kTurned<T>, q + d, dim, part + n, Tokens, scores + t + n, kBlock, d > 0);
             }
-            for (int r = 0; r < R; r++)
-                for (int g = 0; g < G; g++) store(scores + r * kBlock + t + g * kLanes, sums[r][g]);
-        }
+        if constexpr (Tokens > kStep)
+            if (t < tokens) score_rows<R, Tokens / 2>(dim, q, keys, tokens, ahead, scores, t);
     }
 
     // So many columns at once.
     template <int R, int Columns, typename T>
     static void weigh_rows(int dim, const float* weights, const T* const* values, int tokens,
-                           RowsAhead<T> ahead, float* out, int d = 0) {
+                           TokensAhead<T>& ahead, float* out, int d = 0) {
         constexpr int V = Columns / kLanes;
         for (; d + Columns <= dim; d += Columns) {
             f32v sums[R][V];

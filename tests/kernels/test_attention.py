@@ -86,6 +86,31 @@ def test_a_row_does_not_depend_on_chunking_or_neighbours(dtype, paged_batch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(5, 5, 64), (10, 5, 256), (12, 4, 64)])
+@pytest.mark.parametrize("page_size", [7, 16])
+def test_decodes_of_many_heads_give_the_same_bits_alone_and_together(
+    dtype, heads, kv_heads, dim, page_size, paged_batch, assert_near
+):
+    """Of many decodes a thread takes several kv heads at once, of one it takes each by itself."""
+    sequences = [(1, 1 + 37 * i % 260) for i in range(60)] + [(40, 130)]
+    batch = paged_batch(sequences, heads=heads, kv_heads=kv_heads, dim=dim, page_size=page_size, dtype=dtype)
+    options = {"scale": 0.125, "sliding_window": 100}
+    together = paged_attention(*batch.args(), **options)
+    assert_near(together, paged_attention_reference(*batch.args(torch.float64), **options))
+    for i in range(60):
+        alone = paged_attention(
+            batch.q[i : i + 1],
+            batch.k_cache,
+            batch.v_cache,
+            batch.block_tables[i : i + 1],
+            torch.tensor([0, 1], dtype=torch.int32),
+            batch.context_lens[i : i + 1],
+            **options,
+        )
+        assert torch.equal(alone, together[i : i + 1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_any_number_of_threads_gives_the_same_bits(dtype, paged_batch):
     batch = paged_batch([*MIXED, (300, 300)], dtype=dtype)
     expected = paged_attention(*batch.args(), scale=0.125)
