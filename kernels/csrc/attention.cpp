@@ -6,7 +6,8 @@ namespace {
 
 template <typename T, typename Product>
 void run(const AttentionArgs& args, int threads) {
-    const AttentionItems<T, Product> items(args.query_starts, args.batch, args.heads, args.kv_heads, args.dim, threads);
+    const AttentionItems<T, Product> items(args.query_starts, args.batch, args.heads, args.kv_heads, args.dim,
+                                           threads);
     int64_t taken = 0;
 #pragma omp parallel num_threads(threads) if (items.count() > 1)
     {
