@@ -97,9 +97,9 @@ def pack_panels(weight: Tensor, bias: Tensor | None = None, *, int8: bool = Fals
         offsets = 128 * weight.sum(1, dtype=torch.int32)
         step = _STEP_BYTES
     padded = F.pad(weight, (0, -inputs % step, 0, -outputs % _PANEL))
-    # panel, tile, output, step, four bytes' group, input of the group
+    # panel and its half, output, step, four bytes' group, input of the group
     tiles = padded.view(-1, 2, 16, padded.shape[1] // step, 16, step // 16)
-    return Panels(tiles.permute(0, 3, 1, 4, 2, 5).contiguous(), scales, offsets, bias, inputs, outputs)
+    return Panels(tiles.permute(0, 1, 3, 4, 2, 5).contiguous(), scales, offsets, bias, inputs, outputs)
 
 
 class CompiledDecoder:

@@ -36,9 +36,10 @@ struct AmxBlock {
             _tile_zero(2);
             _tile_zero(3);
         }
-        for (int k = 0; k < steps; k++, a += kStep, b += kStepPanel) {
+        const char* second = b + steps * kTile;
+        for (int k = 0; k < steps; k++, a += kStep, b += kTile, second += kTile) {
             _tile_loadd(6, b, 64);
-            _tile_loadd(7, b + 1024, 64);
+            _tile_loadd(7, second, 64);
             _tile_loadd(4, a, stride);
             if constexpr (Bytes) {
                 _tile_dpbusd(0, 4, 6);

@@ -38,10 +38,11 @@ struct Avx512Block {
     template <int R>
     static void tile(int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
         __m512i sums[R][2] = {};
-        for (int k = 0; k < steps; k++, b += kStepPanel) {
+        const int half = steps * kTile;
+        for (int k = 0; k < steps; k++, b += kTile) {
             for (int four = 0; four < kStep; four += 4) {
                 const __m512i left = _mm512_loadu_si512(b + 16 * four);
-                const __m512i right = _mm512_loadu_si512(b + 16 * four + 1024);
+                const __m512i right = _mm512_loadu_si512(b + half + 16 * four);
                 for (int r = 0; r < R; r++) {
                     int inputs;
                     memcpy(&inputs, a + r * stride + k * kStep + four, 4);

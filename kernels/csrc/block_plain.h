@@ -6,6 +6,7 @@
 #pragma once
 
 #include "panels.h"
+#include "tile_avx2.h"
 #include "wide.h"
 
 // c[32][32] = so many rows, at most 32, of an operand times a panel.
@@ -50,7 +51,7 @@ struct PlainBlock {
             tiles<R, 2>(steps, a, stride, b, c, ahead);
         } else {
             tiles<R, 1>(steps, a, stride, b, c, ahead);
-            tiles<R, 1>(steps, a, stride, b + kStepPanel / 2, c + 16, ahead);
+            tiles<R, 1>(steps, a, stride, b + steps * kTile, c + 16, ahead);
         }
     }
 
@@ -58,10 +59,14 @@ struct PlainBlock {
     template <int R, int T>
     __attribute__((noinline)) static void tiles(int steps, const Input* a, int64_t stride, const char* b, Sum* c,
                                                 Ahead& ahead) {
+#if defined(HR_HAS_AVX2_TILE)
+        if constexpr (!Bytes && T == 1) return avx2_tile<R>(steps, a, stride, b, c, ahead);
+#endif
         Vector sums[R][T * kVecs] = {};
-        for (int k = 0; k < steps; k++, b += kStepPanel) {
-            for (int group = 0; group < 16; group++, a += kStepInputs / 16)
-                add<R, T>(sums, a, stride, b + 64 * group);
+        const int half = steps * kTile;
+        for (int k = 0; k < steps; k++, a += kStepInputs, b += kTile) {
+            for (int group = 0; group < 16; group++)
+                add<R, T>(sums, a + group * (kStepInputs / 16), stride, b + 64 * group, half);
             ahead.step();
         }
         for (int r = 0; r < R; r++)
@@ -70,11 +75,11 @@ struct PlainBlock {
 
     // The products of each output's four bytes of weights, which begin at b.
     template <int R, int T>
-    HR_INLINE void add(Vector (&sums)[R][T * kVecs], const Input* a, int64_t stride, const char* b) {
+    HR_INLINE void add(Vector (&sums)[R][T * kVecs], const Input* a, int64_t stride, const char* b, int half) {
         for (int part = 0; part < kParts; part++) {
             Vector w[T * kVecs];
             for (int v = 0; v < T * kVecs; v++)
-                w[v] = weights(*(const u32w*)(b + v / kVecs * 1024 + v % kVecs * 4 * kWide), part);
+                w[v] = weights(*(const u32w*)(b + v / kVecs * half + v % kVecs * 4 * kWide), part);
             for (int r = 0; r < R; r++) {
                 const Vector x = inputs(a + r * stride, part);
                 for (int v = 0; v < T * kVecs; v++) sums[r][v] = added(sums[r][v], x, w[v]);

@@ -1,9 +1,10 @@
 // Weights laid out once for products: of bfloat16 with float32 sums, or of bytes with integer sums.
 //
-// A weight [out, in] is cut into panels of 32 outputs. A panel holds, for one run of 64 bytes of inputs after the
-// other, two tiles of 16 rows; a row has four bytes of inputs, a pair or a quad of them, for each of 16 outputs.
-// This is the right-hand operand of AMX and of AVX-512's products alike, and what vectors without such products
-// make floats or words of with a shift (block_*.h). A panel is read from end to end.
+// A weight [out, in] is cut into panels of 32 outputs, and those into halves of 16. A half holds, for one run of 64
+// bytes of inputs after the other, a tile of 16 rows; a row has four bytes of inputs, a pair or a quad of them, for
+// each of the 16 outputs. This is the right-hand operand of AMX and of AVX-512's products alike, and what vectors
+// without such products make floats or words of with a shift (block_*.h). A half is read from end to end, which the
+// hardware foresees.
 //
 // As bytes, a weight is -127 … 127 times its output's scale, and an input as much times its row's. Inputs are
 // stored with 128 added, since processors multiply unsigned by signed bytes; 128 times the weights' sum is then
@@ -22,7 +23,7 @@
 
 constexpr int kPanel = 32;        // outputs of a panel; also rows of a block
 constexpr int kStep = 64;         // bytes of each row that are multiplied at once
-constexpr int kStepPanel = 2048;  // bytes of a panel that they are multiplied with
+constexpr int kTile = 1024;       // bytes of half a panel that they are multiplied with
 
 // y = x · weightᵀ + bias; bias may be null. Panels are of bfloat16, with in a multiple of 32. Or they are of
 // bytes, with inputs up to a multiple of 64, and each output has a scale and an offset, 128 times its sum.
@@ -35,7 +36,7 @@ struct Linear {
 
     int count() const { return (out + kPanel - 1) / kPanel; }
     int steps() const { return scales ? (in + kStep - 1) / kStep : in * 2 / kStep; }
-    const char* panel(int64_t p) const { return panels + p * steps() * kStepPanel; }
+    const char* panel(int64_t p) const { return panels + p * steps() * 2 * kTile; }
 };
 
 // The other operand: rows of a backend's Input, those of bytes with a scale each. Whole sixteens of rows are read.
