@@ -40,8 +40,13 @@ struct PlainBlock {
 
   private:
     typedef Sum Vector __attribute__((vector_size(4 * kWide)));
-    static constexpr int kRows = (Bytes ? kSums * 2 / 3 : kSums) / kVecs;  // of a tile of 16 outputs
-    static constexpr int kBothRows = Bytes ? kRows / 2 : kRows / 3;         // of a panel's two at once
+    // Of a tile of 16 outputs, and of a panel's two at once.
+#if defined(HR_HAS_AVX2_TILE)
+    static constexpr int kRows = 6;
+#else
+    static constexpr int kRows = (Bytes ? kSums * 2 / 3 : kSums) / kVecs;
+#endif
+    static constexpr int kBothRows = kSums / 3 / kVecs;
 
     template <int R>
     static void some_rows(int rows, int steps, const Input* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
@@ -60,7 +65,7 @@ struct PlainBlock {
     __attribute__((noinline)) static void tiles(int steps, const Input* a, int64_t stride, const char* b, Sum* c,
                                                 Ahead& ahead) {
 #if defined(HR_HAS_AVX2_TILE)
-        if constexpr (!Bytes && T == 1) return avx2_tile<R>(steps, a, stride, b, c, ahead);
+        if constexpr (T == 1) return avx2_tile<R>(steps, (const char*)a, stride * sizeof(Input), b, c, ahead);
 #endif
         Vector sums[R][T * kVecs] = {};
         const int half = steps * kTile;

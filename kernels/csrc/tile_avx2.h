@@ -1,6 +1,6 @@
-// The float product of block_plain.h for AVX2, in assembly. It takes all sixteen registers, and a compiler that has
-// to choose them moves and spills sums; at two products a cycle there is no time for it. Measured, a 64-row product
-// on one Zen 3 core that shares its instructions with another thread: 1.2 times as fast.
+// The products of block_plain.h for AVX2, in assembly. They take all sixteen registers, and a compiler that has to
+// choose them moves and spills sums; at two products a cycle there is no time for it. Measured, a product of 64 rows
+// of floats on a Zen 3 core whose other hardware thread is busy: 1.2 times as fast.
 #pragma once
 
 #include "panels.h"
@@ -8,30 +8,53 @@
 #if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512BW__)
 #define HR_HAS_AVX2_TILE 1
 
-// Registers: sums 0 to 11, two a row; 12 and 13 the weights of 16 outputs, 14 an input, 15 the mask of a word's
-// upper half. Offsets count from the inputs %[a] (rows 0 to 2) and %[b] (3 to 5), and from the weights %[w].
-#define HR_ROW(row, at, offset, low, high)               \
-    ".if %c[rows] > " #row "\n\t"                        \
-    "vbroadcastss " #offset "(" at "), %%ymm14\n\t"      \
-    "vfmadd231ps %%ymm12, %%ymm14, %%ymm" #low "\n\t"    \
-    "vfmadd231ps %%ymm13, %%ymm14, %%ymm" #high "\n\t"   \
+// Registers: sums 0 to 11, two a row; 12 and 13 the weights of 16 outputs, 14 an input or pair of them; 15 the mask of
+// a word's upper half, or a product. Offsets count from the inputs %[a] (rows 0 to 2) and %[b] (3 to 5), and from the
+// weights %[w].
+#define HR_ROW(row, at, offset, low, high)                   \
+    ".if %c[rows] > " #row "\n\t"                            \
+    "vbroadcastss " #offset "(" at "), %%ymm14\n\t"          \
+    ".if %c[bytes]\n\t"                                      \
+    "vpmaddwd %%ymm12, %%ymm14, %%ymm15\n\t"                 \
+    "vpaddd %%ymm15, %%ymm" #low ", %%ymm" #low "\n\t"       \
+    "vpmaddwd %%ymm13, %%ymm14, %%ymm14\n\t"                 \
+    "vpaddd %%ymm14, %%ymm" #high ", %%ymm" #high "\n\t"     \
+    ".else\n\t"                                              \
+    "vfmadd231ps %%ymm12, %%ymm14, %%ymm" #low "\n\t"        \
+    "vfmadd231ps %%ymm13, %%ymm14, %%ymm" #high "\n\t"       \
+    ".endif\n\t"                                             \
     ".endif\n\t"
-#define HR_ROWS(offset)                        \
-    HR_ROW(0, "%[a]", offset, 0, 1)            \
-    HR_ROW(1, "%[a], %[stride]", offset, 2, 3) \
+#define HR_ROWS(offset)                           \
+    HR_ROW(0, "%[a]", offset, 0, 1)               \
+    HR_ROW(1, "%[a], %[stride]", offset, 2, 3)    \
     HR_ROW(2, "%[a], %[stride], 2", offset, 4, 5) \
-    HR_ROW(3, "%[b]", offset, 6, 7)            \
-    HR_ROW(4, "%[b], %[stride]", offset, 8, 9) \
+    HR_ROW(3, "%[b]", offset, 6, 7)               \
+    HR_ROW(4, "%[b], %[stride]", offset, 8, 9)    \
     HR_ROW(5, "%[b], %[stride], 2", offset, 10, 11)
-// The products of a pair of inputs: of the weights' lower halves, then of their upper ones.
-#define HR_PAIR(first, second, low, high)           \
-    "vmovdqu " #low "(%[w]), %%ymm12\n\t"           \
-    "vmovdqu " #high "(%[w]), %%ymm13\n\t"          \
-    "vpslld $16, %%ymm12, %%ymm12\n\t"              \
-    "vpslld $16, %%ymm13, %%ymm13\n\t"              \
-    HR_ROWS(first)                                  \
-    "vpand " #low "(%[w]), %%ymm15, %%ymm12\n\t"    \
-    "vpand " #high "(%[w]), %%ymm15, %%ymm13\n\t"   \
+// The products of each output's four bytes of weights: of its first bfloat16 and then of the second, or of its even
+// bytes and then of the odd ones.
+#define HR_GROUP(first, second, low, high)           \
+    "vmovdqu " #low "(%[w]), %%ymm12\n\t"            \
+    "vmovdqu " #high "(%[w]), %%ymm13\n\t"           \
+    ".if %c[bytes]\n\t"                              \
+    "vpsllw $8, %%ymm12, %%ymm12\n\t"                \
+    "vpsllw $8, %%ymm13, %%ymm13\n\t"                \
+    "vpsraw $8, %%ymm12, %%ymm12\n\t"                \
+    "vpsraw $8, %%ymm13, %%ymm13\n\t"                \
+    ".else\n\t"                                      \
+    "vpslld $16, %%ymm12, %%ymm12\n\t"               \
+    "vpslld $16, %%ymm13, %%ymm13\n\t"               \
+    ".endif\n\t"                                     \
+    HR_ROWS(first)                                   \
+    ".if %c[bytes]\n\t"                              \
+    "vmovdqu " #low "(%[w]), %%ymm12\n\t"            \
+    "vmovdqu " #high "(%[w]), %%ymm13\n\t"           \
+    "vpsraw $8, %%ymm12, %%ymm12\n\t"                \
+    "vpsraw $8, %%ymm13, %%ymm13\n\t"                \
+    ".else\n\t"                                      \
+    "vpand " #low "(%[w]), %%ymm15, %%ymm12\n\t"     \
+    "vpand " #high "(%[w]), %%ymm15, %%ymm13\n\t"    \
+    ".endif\n\t"                                     \
     HR_ROWS(second)
 #define HR_ZERO(sum) "vxorps %%xmm" #sum ", %%xmm" #sum ", %%xmm" #sum "\n\t"
 #define HR_STORE(row, low, high)                                         \
@@ -40,11 +63,11 @@
     "vmovups %%ymm" #high ", %c[pitch] * " #row " + 32(%[c])\n\t"        \
     ".endif\n\t"
 
-// c[Rows][16 of 32] = up to six rows of floats, `stride` of them from one to the next, times half a panel.
-template <int Rows>
-void avx2_tile(int steps, const float* a, int64_t stride, const char* w, float* c, Ahead& ahead) {
+// c[Rows][16 of 32] = up to six rows of floats, or of words, `stride` bytes apart, times half a panel.
+template <int Rows, typename Sum>
+void avx2_tile(int steps, const char* a, int64_t stride, const char* w, Sum* c, Ahead& ahead) {
     static_assert(Rows >= 1 && Rows <= 6);
-    const float* b = a + 3 * stride;
+    const char* b = a + 3 * stride;
     const int64_t distance = ahead.distance;
     int count;
     asm volatile(
@@ -52,10 +75,10 @@ void avx2_tile(int steps, const float* a, int64_t stride, const char* w, float* 
         "vpslld $16, %%ymm15, %%ymm15\n\t"
         HR_ZERO(0) HR_ZERO(1) HR_ZERO(2) HR_ZERO(3) HR_ZERO(4) HR_ZERO(5)
         HR_ZERO(6) HR_ZERO(7) HR_ZERO(8) HR_ZERO(9) HR_ZERO(10) HR_ZERO(11)
-        "1:\n\t"  // a step: 32 inputs
+        "1:\n\t"  // a step: sixteen groups
         "mov $4, %[count]\n\t"
         "2:\n\t"
-        HR_PAIR(0, 4, 0, 32) HR_PAIR(8, 12, 64, 96) HR_PAIR(16, 20, 128, 160) HR_PAIR(24, 28, 192, 224)
+        HR_GROUP(0, 4, 0, 32) HR_GROUP(8, 12, 64, 96) HR_GROUP(16, 20, 128, 160) HR_GROUP(24, 28, 192, 224)
         "add $32, %[a]\n\t"
         "add $32, %[b]\n\t"
         "add $256, %[w]\n\t"
@@ -75,15 +98,16 @@ void avx2_tile(int steps, const float* a, int64_t stride, const char* w, float* 
         HR_STORE(0, 0, 1) HR_STORE(1, 2, 3) HR_STORE(2, 4, 5)
         HR_STORE(3, 6, 7) HR_STORE(4, 8, 9) HR_STORE(5, 10, 11)
         : [a] "+r"(a), [b] "+r"(b), [w] "+r"(w), [steps] "+r"(steps), [count] "=&r"(count), [at] "+r"(ahead.at)
-        : [c] "r"(c), [stride] "r"(4 * stride), [distance] "r"(distance), [end] "m"(ahead.end),
-          [lines] "m"(ahead.lines), [rows] "i"(Rows), [pitch] "i"(4 * kPanel)
+        : [c] "r"(c), [stride] "r"(stride), [distance] "r"(distance), [end] "m"(ahead.end),
+          [lines] "m"(ahead.lines), [rows] "i"(Rows), [bytes] "i"(std::is_same_v<Sum, int32_t>),
+          [pitch] "i"(4 * kPanel)
         : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
           "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
 #undef HR_ROW
 #undef HR_ROWS
-#undef HR_PAIR
+#undef HR_GROUP
 #undef HR_ZERO
 #undef HR_STORE
 #endif
