@@ -1,8 +1,10 @@
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +78,36 @@ def test_a_given_folder_survives_and_a_temporary_one_does_not(tmp_path: Path) ->
     assert not folder.exists()
     with EmbeddedRedis(tmp_path) as again, connect(again.url) as redis:
         assert redis.get("a") == b"1"
+
+
+def test_the_temporary_folder_of_a_killed_process_goes_when_the_next_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os\n"
+        "from headrace.workers.embedded_redis import EmbeddedRedis\n"
+        "embedded = EmbeddedRedis()\n"
+        "embedded.start()\n"
+        "print(embedded.pid, embedded.data_dir, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    pid, folder = killed.stdout.split()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(pid)).wait(timeout=5)
+    foreign = tmp_path / "headrace-redis-no-lock"
+    foreign.mkdir()
+    with EmbeddedRedis() as living:
+        assert Path(folder).is_dir()  # it is too young to be sure
+        for old in (Path(folder), living.data_dir, foreign):
+            os.utime(old, (0, 0))
+        with EmbeddedRedis():
+            assert not Path(folder).exists()
+            assert living.data_dir.is_dir()
+            assert foreign.is_dir()
 
 
 def test_start_and_stop_may_be_repeated(own_redis: EmbeddedRedis) -> None:

@@ -3,7 +3,6 @@
 import random
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import Self
 
 from .binary import find_binary
 from .errors import EmbeddedRedisError
+from .folder import TemporaryFolder
 from .process import ServerProcess
 
 PORTS = range(20_000, 30_000)
@@ -29,13 +29,13 @@ class EmbeddedRedis:
 
     Args:
         data_dir: holds the append-only file and the log, and belongs to one server at a time; without it,
-            a temporary folder that `close` removes.
+            a temporary folder that `close` removes, or the next one's maker if this process is killed.
         port: TCP port; without it, a free one is chosen at the first start and kept.
     """
 
     def __init__(self, data_dir: Path | None = None, port: int | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="headrace-redis-") if data_dir is None else None
-        self.data_dir = Path(self._temporary.name if self._temporary else data_dir or "").absolute()
+        self._temporary = TemporaryFolder() if data_dir is None else None
+        self.data_dir = Path(self._temporary.path if self._temporary else data_dir or "").absolute()
         self._port = port
         self._process: ServerProcess | None = None
 
@@ -95,7 +95,7 @@ class EmbeddedRedis:
         """Stop for good; a temporary data folder is removed."""
         self.stop()
         if self._temporary is not None:
-            self._temporary.cleanup()
+            self._temporary.remove()
 
     def __enter__(self) -> Self:
         try:
