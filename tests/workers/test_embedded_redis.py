@@ -93,7 +93,10 @@ def test_the_temporary_folder_of_a_killed_process_goes_when_the_next_one_is_made
         "os.kill(os.getpid(), 9)\n"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     pid, folder = killed.stdout.split()
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,7 +1,7 @@
 """Temporary data folders. They hold prompts and outputs, so none stays behind.
 
-A process that is killed can't remove its own. Each is therefore locked for as long as its process lives, and who
-makes one removes those that are no longer locked.
+A process that is killed can't remove its own. Each is therefore locked for as long as its process lives, and
+who makes one removes those that are no longer locked.
 """
 
 import fcntl
