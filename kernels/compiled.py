@@ -27,7 +27,7 @@ _STEP_BYTES = 64
 
 @dataclass(slots=True, frozen=True)
 class Panels:
-    """A linear map's weight in the layout of csrc/gemm.h, and its bias.
+    """A linear map's weight in the layout of csrc/panels.h, and its bias.
 
     Attributes:
         weight: bfloat16, or int8 to be multiplied by scales.

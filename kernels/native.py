@@ -69,6 +69,7 @@ def _load() -> ctypes.CDLL:
         "-fPIC",
         "-fno-math-errno",
         "-fno-trapping-math",
+        "-ffp-contract=fast",  # some products are fused by hand, and a row's bits may not depend on which
         _native_flag(),
     ]
     macros = _run([*compiler, *flags, "-x", "c++", "-dM", "-E", os.devnull])

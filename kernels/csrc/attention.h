@@ -112,8 +112,8 @@ class Attention {
         float total = 0;
     };
 
-    // What an item needs: of each row the query, the scores and weights of a block, what it has summed and its state;
-    // and a block laid out.
+    // What an item needs: of each row the query, the weights of a block, what it has summed and its state; the scores
+    // of a kv head's rows; and a block laid out.
     struct Space {
         T* zeros;
         Operand *q, *keys, *values, *weights;
@@ -139,7 +139,7 @@ class Attention {
         space.keys = scratch.take<Operand>(kBlock * width_);
         space.values = scratch.take<Operand>(kBlock * width_);
         space.weights = scratch.take<Operand>(all * kBlock);
-        space.scores = scratch.take<float>(all * kBlock);
+        space.scores = scratch.take<float>(round_up(rows(item), Product::kRowStep) * kBlock);
         space.out = scratch.take<float>(all * width_);
         space.state = scratch.take<Row>(all);
         memset(space.zeros, 0, sizeof(T) * width_);
@@ -161,7 +161,7 @@ class Attention {
         const T* found[kBlock];
         const int tokens = find_rows(a_.k_cache, item, h, base, space.zeros, found), rows = this->rows(item);
         const Operand* q = space.q + h * rows * width_;
-        float* scores = space.scores + h * rows * kBlock;
+        float* scores = space.scores;
         if (few(rows, a_.dim)) {
             if constexpr (Product::kFewRows) Product::score(rows, width_, q, found, tokens, ahead, scores);
         } else if (keys_are_tiles(item)) {
@@ -329,7 +329,7 @@ class AttentionItems {
 
   private:
     int rows(int b) const { return query_starts_[b + 1] - query_starts_[b]; }
-    bool is_few(int b) const { return Attention<T, Product>::few(rows(b) * group_, dim_); }
+    bool is_few(int b) const { return rows(b) && Attention<T, Product>::few(rows(b) * group_, dim_); }
     int parts(int together) const { return (kv_heads_ + together - 1) / together; }
 
     const int32_t* query_starts_;

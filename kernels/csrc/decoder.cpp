@@ -122,12 +122,12 @@ class Forward {
             if (last && s_.sampled) keep_sampled();
             const int64_t rows = last ? s_.sampled_rows : s_.rows;
             output.run(operand(rows, layer.output, b_.attended, b_.attended_width), gate_up.begin(),
-                                       [&](auto... block) { add_block(layer.output, block...); });
+                       [&](auto... block) { add_block(layer.output, block...); });
             gate_up.run(normalise(rows, layer.mlp_norm), down.begin(), [&](auto... block) {
                 gate_block(layer.gate_up, block...);
             });
             down.run(operand(rows, layer.down, b_.gated, b_.gated_width), next.begin(),
-                                     [&](auto... block) { add_block(layer.down, block...); });
+                     [&](auto... block) { add_block(layer.down, block...); });
         }
         const Operand x = normalise(s_.sampled_rows, m_.norm);
         Share<Block>(m_.head, s_.sampled_rows).run(x, nullptr, [&](auto... block) {
@@ -182,11 +182,10 @@ class Forward {
     }
 
     void attend(const DecoderLayer& layer, int64_t& taken) const {
-        items_.attend({b_.qkv, layer.keys, layer.values, b_.attended, b_.qkv_width,
-                                      b_.attended_width, s_.tables, s_.query_starts, s_.context_lens,
-                                      s_.table_stride, int(s_.batch), m_.heads, m_.kv_heads, m_.dim, m_.page_size,
-                                      int(layer.window), m_.scale, 0.0f},
-                                     taken);
+        items_.attend({b_.qkv, layer.keys, layer.values, b_.attended, b_.qkv_width, b_.attended_width, s_.tables,
+                       s_.query_starts, s_.context_lens, s_.table_stride, int(s_.batch), m_.heads, m_.kv_heads,
+                       m_.dim, m_.page_size, int(layer.window), m_.scale, 0.0f},
+                      taken);
     }
 
     void keep_sampled() const {

@@ -5,7 +5,7 @@
 
 #include "panels.h"
 
-#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512BW__)
+#if defined(__x86_64__) && defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512BW__)
 #define HR_HAS_AVX2_TILE 1
 
 // Registers: sums 0 to 11, two a row; 12 and 13 the weights of 16 outputs, 14 an input or pair of them; 15 the mask of
@@ -97,7 +97,7 @@ void avx2_tile(int steps, const char* a, int64_t stride, const char* w, Sum* c, 
         "jnz 1b\n\t"
         HR_STORE(0, 0, 1) HR_STORE(1, 2, 3) HR_STORE(2, 4, 5)
         HR_STORE(3, 6, 7) HR_STORE(4, 8, 9) HR_STORE(5, 10, 11)
-        : [a] "+r"(a), [b] "+r"(b), [w] "+r"(w), [steps] "+r"(steps), [count] "=&r"(count), [at] "+r"(ahead.at)
+        : [a] "+&r"(a), [b] "+&r"(b), [w] "+&r"(w), [steps] "+&r"(steps), [count] "=&r"(count), [at] "+&r"(ahead.at)
         : [c] "r"(c), [stride] "r"(stride), [distance] "r"(distance), [end] "m"(ahead.end),
           [lines] "m"(ahead.lines), [rows] "i"(Rows), [bytes] "i"(std::is_same_v<Sum, int32_t>),
           [pitch] "i"(4 * kPanel)

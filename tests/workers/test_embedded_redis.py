@@ -107,6 +107,12 @@ def test_the_temporary_folder_of_a_killed_process_goes_when_the_next_one_is_made
         assert Path(folder).is_dir()  # it is too young to be sure
         for old in (Path(folder), living.data_dir, foreign):
             os.utime(old, (0, 0))
+        with EmbeddedRedis(Path(folder)) as recovered:
+            os.utime(folder, (0, 0))
+            with EmbeddedRedis(), connect(recovered.url) as redis:
+                assert redis.config_get("dir")["dir"] == folder
+                assert (Path(folder) / "appendonlydir").is_dir() or (Path(folder) / "appendonly.aof").exists()
+        os.utime(folder, (0, 0))
         with EmbeddedRedis():
             assert not Path(folder).exists()
             assert living.data_dir.is_dir()

@@ -1,7 +1,8 @@
 """Temporary data folders. They hold prompts and outputs, so none stays behind.
 
 A process that is killed can't remove its own. Each is therefore locked for as long as its process lives, and
-who makes one removes those that are no longer locked.
+who makes one removes those that are no longer locked. The lock's file goes last: what a process leaves behind
+that is killed while it removes a folder, the next one removes.
 """
 
 import fcntl
@@ -9,7 +10,10 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
+
+from .process import LOCK as SERVER_LOCK
 
 _PREFIX = "headrace-redis-"
 _LOCK = "owner.lock"
@@ -29,8 +33,9 @@ class TemporaryFolder:
 
     def remove(self) -> None:
         """Delete it with all it holds."""
-        self._lock.close()
+        _empty(self.path)
         self._folder.cleanup()
+        self._lock.close()
 
 
 def _remove_abandoned(parent: Path) -> None:
@@ -39,8 +44,20 @@ def _remove_abandoned(parent: Path) -> None:
             about = folder.lstat()
             if about.st_uid != os.getuid() or time.time() - about.st_mtime < _SETTLED_S:
                 continue
-            with (folder / _LOCK).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+            with ExitStack() as locks:
+                for name in (_LOCK, SERVER_LOCK):  # a server may run on it again, as on any folder
+                    if name == _LOCK or (folder / name).exists():
+                        lock = locks.enter_context((folder / name).open("rb"))
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _empty(folder)
+                shutil.rmtree(folder)
         except OSError:  # it is in use, or somebody else was faster
             continue
+
+
+def _empty(folder: Path) -> None:
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name != _LOCK:
+            child.unlink()

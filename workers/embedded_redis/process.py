@@ -33,6 +33,10 @@ START_S = 20.0
 """A server that has neither answered nor said that it is loading its data for this long has failed."""
 
 STOP_S = 10.0
+
+LOCK = "redis.lock"
+"""In its folder, held by a server for its life."""
+
 _POLL_S = 0.01
 _PROBE_S = 0.5
 """Short: something else may listen on the port and never answer, while our server has long ended."""
@@ -151,7 +155,7 @@ def _keep(
 
 def _lock(folder: Path) -> BinaryIO:
     """The folder's lock; the server inherits it and so holds it for its life."""
-    lock = (folder / "redis.lock").open("wb")
+    lock = (folder / LOCK).open("wb")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
