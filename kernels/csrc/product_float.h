@@ -5,51 +5,10 @@
 // product_amx.h is the other one.
 #pragma once
 
+#include "tokens_ahead.h"
 #include "wide.h"
 
 #include <type_traits>
-
-// Elements of a cache to fetch while others are in use: tokens of a sequence with some kv heads, in the order in
-// which they lie.
-template <typename T>
-class TokensAhead {
-  public:
-    TokensAhead() = default;
-
-    // Of the token `first` and those after it up to `end`, those heads that begin at `cache` in page 0. A page has
-    // so many tokens; its elements and a head's lie so far from the next one's.
-    TokensAhead(const T* cache, const int32_t* table, int first, int end, int heads, int dim, int page_size,
-                int64_t page, int64_t head)
-        : cache_(cache), table_(table), token_(first), end_(end), heads_(heads), dim_(dim), page_size_(page_size),
-          page_(page), head_(head) {
-        if (token_ < end_) find_run();
-    }
-
-    void fetch(int lines) {
-        for (; lines && token_ < end_; lines--) {
-            __builtin_prefetch(at_, 0, 2);
-            if ((at_ += 64 / sizeof(T)) >= run_end_) next_run();
-        }
-    }
-
-  private:
-    // A run is what a head has of the tokens in a page.
-    void find_run() {
-        const int offset = token_ % page_size_;
-        tokens_ = page_size_ - offset < end_ - token_ ? page_size_ - offset : end_ - token_;
-        at_ = cache_ + table_[token_ / page_size_] * page_ + at_head_ * head_ + int64_t(offset) * dim_;
-        run_end_ = at_ + int64_t(tokens_) * dim_;
-    }
-    void next_run() {
-        if (++at_head_ == heads_) at_head_ = 0, token_ += tokens_;
-        if (token_ < end_) find_run();
-    }
-
-    const T *cache_ = nullptr, *at_ = nullptr, *run_end_ = nullptr;
-    const int32_t* table_ = nullptr;
-    int token_ = 0, end_ = 0, tokens_ = 0, at_head_ = 0, heads_ = 0, dim_ = 0, page_size_ = 1;
-    int64_t page_ = 0, head_ = 0;
-};
 
 struct FloatProduct {
     using Operand = float;
