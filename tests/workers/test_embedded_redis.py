@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,6 +118,33 @@ def test_the_temporary_folder_of_a_killed_process_goes_when_the_next_one_is_made
             assert not Path(folder).exists()
             assert living.data_dir.is_dir()
             assert foreign.is_dir()
+
+
+def test_a_removal_that_was_cut_short_is_ended_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    abandoned = tmp_path / "headrace-redis-abandoned"
+    (abandoned / "appendonlydir").mkdir(parents=True)
+    (abandoned / "owner.lock").touch()
+
+    def cut_short(*_: object) -> None:
+        raise OSError("the process is killed here")
+
+    for end in (cut_short, shutil.rmtree):
+        assert abandoned.is_dir()
+        os.utime(abandoned, (0, 0))
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", end)
+            own = EmbeddedRedis()
+        own.close()
+    assert not abandoned.exists()
+
+
+def test_a_temporary_folder_that_somebody_deleted_may_be_closed() -> None:
+    embedded = EmbeddedRedis()
+    shutil.rmtree(embedded.data_dir)
+    embedded.close()
 
 
 def test_start_and_stop_may_be_repeated(own_redis: EmbeddedRedis) -> None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from .process import LOCK as SERVER_LOCK
@@ -32,10 +32,10 @@ class TemporaryFolder:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def remove(self) -> None:
-        """Delete it with all it holds."""
-        _empty(self.path)
-        self._folder.cleanup()
-        self._lock.close()
+        """Delete it with all it holds, whatever somebody else has deleted of it."""
+        with self._lock:
+            _empty(self.path)
+            self._folder.cleanup()
 
 
 def _remove_abandoned(parent: Path) -> None:
@@ -56,8 +56,10 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for child in folder.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        elif child.name != _LOCK:
-            child.unlink()
+    """Delete all but the owner's lock."""
+    with suppress(FileNotFoundError):
+        for child in folder.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            elif child.name != _LOCK:
+                child.unlink()
