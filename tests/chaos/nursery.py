@@ -5,6 +5,7 @@ serve processes of its own in the same way. It runs one at a time: an order is a
 answered with the process id, and with the exit status once the process has ended.
 """
 
+import gc
 import json
 import os
 import select
@@ -85,6 +86,7 @@ class ForkedEngine:
 
 def serve(run: Callable[[socket.socket, dict[str, Any]], int]) -> None:
     """Fork a process for each order, until stdin ends; `run` is what it does, and gives its exit status."""
+    gc.freeze()  # or every process goes through all that this one has loaded
     for line in sys.stdin:
         order = json.loads(line)
         ours, theirs = socket.socketpair()
