@@ -34,15 +34,25 @@ def in_state(redis, job_id: str, state: str) -> dict[str, Any]:
     return wait_until(lambda: (found := delivery(redis, job_id)).get("state") == state and found)
 
 
+TIME_PASSES = """
+local base, milliseconds = ARGV[1], tonumber(ARGV[2])
+for _, key in ipairs(redis.call('KEYS', base .. ':*')) do
+  local kind = string.match(key, '^:([^:]+)', #base + 1)
+  if kind == 'due' or kind == 'endpoints' or kind == 'waiting' then
+    for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+      redis.call('ZINCRBY', key, -milliseconds, member)
+    end
+  elseif kind == 'endpoint' and redis.call('HEXISTS', key, 'open_until_ms') == 1 then
+    redis.call('HINCRBY', key, 'open_until_ms', -milliseconds)
+  end
+end
+"""
+"""A script: between two commands a delivery may be made and settled, and the second would put it back."""
+
+
 def time_passes(redis, seconds: float) -> None:
     """All moments that the queue has noted for deliveries were so much longer ago."""
-    for key in redis.scan_iter(f"{TAG.base}:*"):
-        kind = key.decode().removeprefix(TAG.base + ":").partition(":")[0]
-        if kind in {"due", "endpoints", "waiting"}:
-            for member in redis.zrange(key, 0, -1):
-                redis.zincrby(key, -1000 * seconds, member)
-        if kind == "endpoint" and redis.hexists(key, "open_until_ms"):
-            redis.hincrby(key, "open_until_ms", round(-1000 * seconds))
+    redis.eval(TIME_PASSES, 0, TAG.base, round(1000 * seconds))
 
 
 def at_rest(redis) -> bool:
