@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=None, help="repeats the schedule of an earlier run")
     parser.add_argument("--json", type=Path, default=None, help="write the table there too")
-    parser.add_argument("--logs", type=Path, default=None, help="keep the hosts' logs there")
+    parser.add_argument("--logs", type=Path, default=None, help="keep the hosts' logs and the schedule there")
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
@@ -26,7 +26,8 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         outcome = asyncio.run(storm(60 * options.minutes, seed, folder, lambda line: print(line, flush=True)))
     print(outcome.summary)
-    (folder / "schedule.txt").write_text("\n".join(outcome.ledger.history) + "\n")
+    if options.logs is not None:
+        (options.logs / "schedule.txt").write_text("\n".join(outcome.ledger.history) + "\n")
     if options.json is not None:
         options.json.write_text(json.dumps(outcome.facts(), indent=2) + "\n")
     return 1 if outcome.violations else 0
