@@ -35,14 +35,14 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt tools/install
 # Two test processes share the cores, so torch gets one thread in each. What starts whole installations (marked
 # `serial`) comes afterwards, handed out test by test; those that share an installation stay together (`xdist_group`).
 # Status 5 means that no test was selected: fine for one half, not for both.
-test: $(INSTALLED)  ## the whole test suite (ARGS="-k name" for a part of it)
+test: $(INSTALLED)  ## the test suite, without what is slow (ARGS="-k name" for a part of it)
 	@parallel=0; serial=0; \
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not serial and not slow" -n 2 --dist worksteal || parallel=$$?; \
 	[ $$parallel = 0 ] || [ $$parallel = 5 ] || exit $$parallel; \
 	OMP_NUM_THREADS=1 $(PYTEST) -m "serial and not slow" -n 2 --dist loadgroup || serial=$$?; \
 	[ $$serial = 0 ] || [ $$serial$$parallel = 50 ]
 
-chaos: $(INSTALLED)  ## the tests that take minutes, and a storm of faults (MINUTES=25)
+chaos: $(INSTALLED)  ## the slow tests, and a storm of faults (MINUTES=25)
 	OMP_NUM_THREADS=1 $(PYTEST) -m slow -n 2
 	$(RUN) tests.chaos --minutes $(MINUTES) $(CHAOS)
 

@@ -33,7 +33,7 @@ def page_of(results: Path) -> str:
     return page.read_text()
 
 
-@pytest.mark.serial
+@pytest.mark.slow
 def test_engines_are_compared_in_one_run(tmp_path):
     done = run(
         "engine",
@@ -67,7 +67,7 @@ def test_what_smaller_weights_cost_is_measured_on_the_built_in_model(tmp_path):
     assert done.stdout.strip() in page_of(tmp_path)
 
 
-@pytest.mark.serial
+@pytest.mark.slow
 def test_every_operation_is_compared_with_its_reference(tmp_path):
     run("kernels", "--small", "--threads", 1, "--json", tmp_path)
     (file,) = tmp_path.glob("*-kernels-cpu.json")
@@ -76,7 +76,7 @@ def test_every_operation_is_compared_with_its_reference(tmp_path):
     assert all(row["error"] < 1e-2 and row["seconds"] > 0 for row in rows.values())
 
 
-@pytest.mark.serial
+@pytest.mark.slow
 def test_ways_of_launching_steps_are_compared(tmp_path):
     sizes = ("--model", "tiny", "--requests", 2, "--steps", 20, "--rounds", 1, "--threads", 1)
     run("steps", *sizes, "--json", tmp_path / "steps.json")
@@ -85,7 +85,7 @@ def test_ways_of_launching_steps_are_compared(tmp_path):
     assert all(0 < row["host_s"] < row["step_s"] for row in rows)
 
 
-@pytest.mark.serial
+@pytest.mark.slow
 def test_the_service_is_compared_with_the_bare_engine(tmp_path):
     done = run(
         "service", "--model", "tiny", "--requests", 8, "--threads", 1, "--rounds", 1, "--json", tmp_path
@@ -95,7 +95,7 @@ def test_the_service_is_compared_with_the_bare_engine(tmp_path):
     assert "of the bare engine" in done.stdout
 
 
-@pytest.mark.serial
+@pytest.mark.slow
 def test_streams_are_measured_beside_long_prompts_without_and_with_an_objective(tmp_path):
     done = run(
         "pacing",
@@ -109,7 +109,7 @@ def test_streams_are_measured_beside_long_prompts_without_and_with_an_objective(
     assert "99th percentile" in done.stdout
 
 
-@pytest.mark.serial
+@pytest.mark.slow
 def test_the_way_through_the_queue_is_measured_beside_celerys(tmp_path):
     done = run(
         "queue", *("--first-tokens", 3, "--enqueued", 20, "--threads", 1, "--rounds", 1, "--json", tmp_path)
@@ -121,7 +121,7 @@ def test_the_way_through_the_queue_is_measured_beside_celerys(tmp_path):
     assert done.stdout.strip() in page_of(tmp_path)
 
 
-@pytest.mark.serial
+@pytest.mark.slow
 def test_the_service_is_measured_beside_hanging_webhooks(tmp_path):
     sizes = ("--hanging", 3, "--requests", 4, "--threads", 1, "--rounds", 1)
     done = run("webhooks", *sizes, "--json", tmp_path)

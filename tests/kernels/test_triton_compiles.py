@@ -39,11 +39,10 @@ ON_CUDA = {
 @pytest.mark.parametrize(
     ("target", "shared_limit"),
     [
-        (("cuda", "80", "32"), 99 * 1024),
-        (("cuda", "90", "32"), 227 * 1024),
-        (("hip", "gfx942", "64"), 64 * 1024),
+        pytest.param(("cuda", "80", "32"), 99 * 1024, id="sm80", marks=pytest.mark.slow),
+        pytest.param(("cuda", "90", "32"), 227 * 1024, id="sm90"),
+        pytest.param(("hip", "gfx942", "64"), 64 * 1024, id="gfx942", marks=pytest.mark.slow),
     ],
-    ids=["sm80", "sm90", "gfx942"],
 )
 def test_the_default_launches_compile_and_fit_shared_memory(target, shared_limit, tmp_path):
     """99 KiB is what sm86 and sm89, which run code for sm80, have."""
