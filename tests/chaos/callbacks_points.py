@@ -40,7 +40,7 @@ SCRIPTS = {
 }
 """What the threads send of their own, at the least."""
 
-READS = {"GET", "MGET", "HGETALL", "HKEYS", "INFO", "PING", "LLEN", "ZRANGE"}
+READS = {"GET", "MGET", "HGETALL", "HKEYS", "INFO", "LLEN", "ZRANGE"}
 """Commands that change nothing: dying there is dying at the step before or after."""
 
 KIND = re.compile(r"(\w+):\d+")
@@ -134,6 +134,8 @@ class _Scope(threading.local):
     def label(self, command: str) -> str:
         """The step, the empty one when it is nobody's; a completion's further ones of a kind are numbered."""
         who = str(self)
+        if command == "PING":  # of a new connection, which any step may have to open, or none
+            return ""
         if not self.inner:
             return f"{who} {command}" if who else ""
         self.steps[command] += 1
