@@ -13,7 +13,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -43,6 +43,12 @@ SCRIPTS = {
 READS = {"GET", "MGET", "HGETALL", "HKEYS", "INFO", "LLEN", "ZRANGE"}
 """Commands that change nothing: dying there is dying at the step before or after."""
 
+FIRST = {"LLEN", "SADD", "INFO", "HKEYS"}
+"""Commands that only a process's first completion sends that needs them, of whatever kind of task it is."""
+
+NOTED = {"PUBLISH", "chord_cleanup"}
+"""Ends of a completion's steps that tell what it has given to Celery's broker: a result stored, a chord over."""
+
 KIND = re.compile(r"(\w+):\d+")
 """A prompt says which kind of task it is of, and in which round."""
 
@@ -61,14 +67,6 @@ class Point:
     def relays(self) -> bool:
         """Whether it is a thread that relays, or completes tasks, which is killed at a known step."""
         return self.where.startswith(("complete", "note_started", "relay", "Relay", "tasks", "Tasks"))
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether something was given to Celery's broker that is not noted yet: it is given again."""
-        step = self.where.split()[-1]
-        noted = {"PUBLISH", "chord_cleanup"}  # a result is stored; a chord is over
-        given = step == "LPUSH" if self.when == "after" else step in noted
-        return given and self.where.startswith("complete ")
 
     @property
     def is_distinct(self) -> bool:
@@ -95,15 +93,25 @@ def expected() -> set[str]:
 
 @dataclass
 class Fuse:
-    """Notes passages in their order; blows at its point."""
+    """Notes passages in their order; blows at its point.
 
+    Attributes:
+        in_doubt: one byte that outlives the process: whether a completion has given something to Celery's broker,
+            or is about to, that nothing tells yet. Killed then, by whichever thread, it is given again.
+    """
+
+    in_doubt: MutableSequence[int]
     point: Point | None = None
     passed: list[Point] = field(default_factory=list)
 
     def passes(self, where: str, when: str) -> None:
-        point = Point(where, when)
+        point, step = Point(where, when), where.split()[-1]
+        if when == "after" and (step in NOTED or where == "tasks XACK XDEL"):
+            self.in_doubt[0] = 0
         if point == self.point:
             os.kill(os.getpid(), signal.SIGKILL)
+        if when == "before" and step == "LPUSH":
+            self.in_doubt[0] = 1
         if point not in self.passed:
             self.passed.append(point)
 
@@ -138,6 +146,8 @@ class _Scope(threading.local):
             return ""
         if not self.inner:
             return f"{who} {command}" if who else ""
+        if command.split()[0] in FIRST:
+            return f"complete any {command}"
         self.steps[command] += 1
         return f"{who} {command}" if self.steps[command] == 1 else f"{who} ({self.steps[command]}) {command}"
 

@@ -1,6 +1,7 @@
 """`headrace callbacks` as its command starts it, with a fuse, forked from one that has loaded all."""
 
 import json
+import mmap
 import os
 import socket
 import traceback
@@ -28,7 +29,9 @@ def run_callbacks(_: socket.socket, order: dict[str, Any]) -> int:
     os.dup2(log, 2)
     settings = CallbacksSettings.model_validate_json(order["settings"])
     os.environ["HEADRACE_REDIS_URL"] = settings.redis_url
-    fuse = Fuse(order["point"] and Point(**order["point"]))
+    with open(order["in_doubt"], "r+b") as doubt:
+        in_doubt = mmap.mmap(doubt.fileno(), 1)
+    fuse = Fuse(in_doubt, order["point"] and Point(**order["point"]))
     arm(fuse)
     app = make_app(TaskSettings(redis_url=settings.redis_url))
     app.conf.update(order["celery"])
