@@ -47,7 +47,7 @@ FIRST = {"LLEN", "SADD", "INFO", "HKEYS"}
 """Commands that only a process's first completion sends that needs them, of whatever kind of task it is."""
 
 NOTED = {"PUBLISH", "chord_cleanup"}
-"""Ends of a completion's steps that tell what it has given to Celery's broker: a result stored, a chord over."""
+"""A completion's steps with such an end note what went to Celery's broker: a result stored, a chord over."""
 
 KIND = re.compile(r"(\w+):\d+")
 """A prompt says which kind of task it is of, and in which round."""
@@ -96,8 +96,8 @@ class Fuse:
     """Notes passages in their order; blows at its point.
 
     Attributes:
-        in_doubt: one byte that outlives the process: whether a completion has given something to Celery's broker,
-            or is about to, that nothing tells yet. Killed then, by whichever thread, it is given again.
+        in_doubt: one byte that outlives the process: whether a completion has given something to Celery's
+            broker, or is about to, that is not noted yet. Killed then, by any thread, it is given again.
     """
 
     in_doubt: MutableSequence[int]

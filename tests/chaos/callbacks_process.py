@@ -29,7 +29,7 @@ def run_callbacks(_: socket.socket, order: dict[str, Any]) -> int:
     os.dup2(log, 2)
     settings = CallbacksSettings.model_validate_json(order["settings"])
     os.environ["HEADRACE_REDIS_URL"] = settings.redis_url
-    with open(order["in_doubt"], "r+b") as doubt:
+    with Path(order["in_doubt"]).open("r+b") as doubt:
         in_doubt = mmap.mmap(doubt.fileno(), 1)
     fuse = Fuse(in_doubt, order["point"] and Point(**order["point"]))
     arm(fuse)
