@@ -42,6 +42,9 @@ SETTLE_S = 1.0
 LAST_WORDS_S = 5.0
 """What attempts under way get when the process stops; an unfinished one is made again elsewhere."""
 
+CONNECTIONS = 16
+"""To Redis at once: attempts that end together wait for each other, a millisecond each."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -68,6 +71,7 @@ class Deliveries:
         self._next_queue = 0
         self._lease_s = 2 * settings.webhook_timeout_s + SETTLE_S
         self._secrets: dict[str, tuple[float, list[str]]] = {}
+        self._slots = asyncio.Semaphore(CONNECTIONS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
 
@@ -143,7 +147,9 @@ class Deliveries:
         call = settle_delivery(due, state, noted, self._settings.webhook_retention_s, delay_s=delay_s)
         while time.monotonic() < give_up_at:
             try:
-                if not await run_async(redis, call):
+                async with self._slots:
+                    settled = await run_async(redis, call)
+                if not settled:
                     log.warning("webhook_settled_late", id=due.id)
             except BrokerUnavailable as error:
                 log.warning("webhook_unsettled", id=due.id, reason=str(error))
@@ -175,8 +181,9 @@ class Deliveries:
         now = time.monotonic()
         if known is None or known[0] < now:
             try:
-                with broker_errors():
-                    found = await redis.hgetall(keys.webhook_secrets(due.tenant, due.tag.namespace))
+                async with self._slots:
+                    with broker_errors():
+                        found = await redis.hgetall(keys.webhook_secrets(due.tenant, due.tag.namespace))
                 known = now + SECRETS_S, [s.secret.get_secret_value() for s in read_secrets(found)]
             except (BrokerUnavailable, ValueError) as error:
                 log.warning("secrets_unread", tenant=due.tenant, reason=str(error))

@@ -61,21 +61,25 @@ class Receiver:
 
     Attributes:
         status: what it answers.
+        answering: while it is not set, whoever sends waits.
         received: everything, in order of arrival.
     """
 
     status: int = 204
+    answering: threading.Event = field(default_factory=threading.Event)
     received: list[Received] = field(default_factory=list)
     server: ThreadingHTTPServer = field(init=False)
 
     def __post_init__(self) -> None:
         receiver = self
+        receiver.answering.set()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 receiver.received.append(Received(self.path, headers, body, time.monotonic()))
+                receiver.answering.wait(WAIT_S)
                 self.send_response(receiver.status)
                 self.send_header("content-length", "0")
                 self.end_headers()

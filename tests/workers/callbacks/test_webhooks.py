@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from standardwebhooks import Webhook
+from structlog.testing import capture_logs
 
 from headrace.producers.webhooks import find_delivery, list_deliveries, replay
 from headrace.schemas import keys
@@ -168,6 +169,22 @@ def test_a_dead_receiver_delays_no_other(redis, jobs, receiver, start_service):
             jobs.ended(webhook={"url": receiver.url})
         wait_until(lambda: len(receiver.received) == 20, timeout_s=never / 4)
         assert len(list(redis.scan_iter(f"{TAG.base}:sending:*"))) == 8
+
+
+def test_attempts_that_end_together_are_settled_together(redis, jobs, receiver: Receiver, start_service):
+    many = 120
+    receiver.answering.clear()
+    start_service(webhook_timeout_s=20)
+    with capture_logs() as logs:
+        for number in range(many):
+            jobs.enqueue(webhook={"url": f"{receiver.url}/{number}"})
+        jobs.end_all()
+        wait_until(lambda: len(receiver.received) == many)
+        redis.client_pause(300, all=False)  # writes wait, so that all of them want a connection at once
+        receiver.answering.set()
+        wait_until(lambda: at_rest(redis))
+    assert [entry for entry in logs if entry["log_level"] != "info"] == []
+    assert Counter(receiver.ids()) == dict.fromkeys(receiver.ids(), 1)
 
 
 def test_a_receiver_that_fails_at_once_is_left_alone(redis, jobs, start_service):
