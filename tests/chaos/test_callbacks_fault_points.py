@@ -66,6 +66,9 @@ class Scene:
     kills: list[float] = field(default_factory=list)
     doubts: list[Point] = field(default_factory=list)
     rounds: int = 0
+    _told: set[tuple[str, str]] = field(default_factory=set)
+    _looked_at: int = 0
+    _done: set[int] = field(default_factory=set)
 
     def record(self) -> list[Point]:
         """All kinds of work with a process that lives, and the points that it passes, in order."""
@@ -100,11 +103,7 @@ class Scene:
 
     def whole_requests(self) -> list[Received]:
         """What the receiver could read to its end before its sender was killed."""
-        return [
-            request
-            for request in list(self.receiver.received)
-            if len(request.body) == int(request.headers["content-length"])
-        ]
+        return [request for request in list(self.receiver.received) if is_whole(request)]
 
     @property
     def _in_doubt(self) -> Path:
@@ -119,8 +118,18 @@ class Scene:
         return self.world.make(kinds, self.rounds)
 
     def _is_done(self, made: Made) -> bool:
-        received = {(got.event["data"]["job_id"], got.event["type"]) for got in self.whole_requests()}
-        return self.world.is_done(made, received)
+        """Asked often, beside the receiver in one process, so each thing is looked at once."""
+        if id(made) not in self._done and self.world.is_done(made, self._received()):
+            self._done.add(id(made))
+        return id(made) in self._done
+
+    def _received(self) -> set[tuple[str, str]]:
+        """Of which jobs and events the receiver was told."""
+        new = self.receiver.received[self._looked_at :]
+        self._looked_at += len(new)
+        events = [request.event for request in new if is_whole(request)]
+        self._told |= {(event["data"]["job_id"], event["type"]) for event in events}
+        return self._told
 
     def _await(self, what: Callable[[], bool], process: ForkedEngine, timeout_s: float = 60.0) -> None:
         give_up_at = time.monotonic() + timeout_s
@@ -145,6 +154,11 @@ class Scene:
             with suppress(ProcessLookupError):
                 process.signal(signal.SIGKILL)
             raise
+
+
+def is_whole(request: Received) -> bool:
+    """Whether its sender lived to its end."""
+    return len(request.body) == int(request.headers["content-length"])
 
 
 def kinds_for(point: Point) -> tuple[str, ...]:
