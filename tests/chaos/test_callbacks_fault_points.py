@@ -143,7 +143,11 @@ class Scene:
     @contextmanager
     def _process(self, **orders: Any) -> Iterator[ForkedEngine]:
         settings = CallbacksSettings(
-            redis_url=self.redis_url, relay_s=0.5, webhook_timeout_s=2.0, webhook_allow="127.0.0.1"
+            redis_url=self.redis_url,
+            relay_s=0.5,
+            webhook_allow="127.0.0.1",
+            webhook_timeout_s=2.0,
+            webhook_concurrency=16,  # what is claimed at once must be settled within the lease, of 5 s
         )
         self._in_doubt.write_bytes(b"\0")
         orders = {"point": None, "record": None, "celery": CELERY, "in_doubt": str(self._in_doubt)} | orders
