@@ -4,11 +4,15 @@ What a fixture needs beyond the standard library is imported inside it, so that 
 `kernels/` run where redis and pydantic are not installed.
 """
 
+import io
 import os
 import re
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -142,3 +146,45 @@ def _command(process: "psutil.Process") -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return f"process {process.pid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """What a command is given: nothing of headrace's but `extra`, and no colours."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    return inherited | {"NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"} | extra
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ran]:
+    """Run `headrace` on the test's Redis, in an empty folder and in this process, which has loaded it."""
+    from headrace.cli import main
+
+    def call(*arguments: str, stdin: str = "", **extra: str) -> Ran:
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setattr(os, "environ", environment(**({"HEADRACE_REDIS_URL": redis_url} | extra)))
+            patch.setattr(sys, "argv", ["headrace", *arguments])
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            status = 0
+            try:
+                main()
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return Ran(status, *capsys.readouterr())
+
+    return call

@@ -1,13 +1,10 @@
-import io
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,49 +12,14 @@ import pytest
 from redis import Redis
 
 import headrace
-from headrace.cli import main
 from headrace.schemas import keys
 from headrace.schemas.events import End, JobState, Output, chunk_payload
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimRequest, Segment, advance, claim, finish, run
 
+from .conftest import environment
+
 HEADRACE = (sys.executable, "-W", "error", "-m", "headrace.cli")
-
-
-def environment(**extra: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-    return inherited | {"NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"} | extra
-
-
-@dataclass
-class Ran:
-    """What a command came to."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def cli(
-    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Ran]:
-    """Run `headrace` in an empty folder."""
-
-    def call(*arguments: str, stdin: str = "", **extra: str) -> Ran:
-        with monkeypatch.context() as patch:
-            patch.chdir(tmp_path)
-            patch.setattr(os, "environ", environment(**({"HEADRACE_REDIS_URL": redis_url} | extra)))
-            patch.setattr(sys, "argv", ["headrace", *arguments])
-            patch.setattr(sys, "stdin", io.StringIO(stdin))
-            status = 0
-            try:
-                main()
-            except SystemExit as end:
-                status = int(end.code or 0)
-        return Ran(status, *capsys.readouterr())
-
-    return call
 
 
 class Worker:

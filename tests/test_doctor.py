@@ -1,9 +1,8 @@
 """`headrace doctor` on a Redis with good and with bad settings."""
 
 import json
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 
 import pytest
 from redis import Redis
@@ -17,21 +16,31 @@ from headrace.schemas.keys import NAMESPACE, Tag
 from headrace.schemas.scripts import ClaimRequest, claim, recover, run
 from headrace.schemas.settings import QueueSettings
 
+from .conftest import Ran
 
-def examine(url: str, *, status: int) -> dict[str, dict[str, str]]:
-    command = [sys.executable, "-m", "headrace.cli", "doctor", "--json", "--redis", url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
-    assert done.returncode == status, done.stderr
-    return {finding["check"]: finding for finding in json.loads(done.stdout)}
+Findings = dict[str, dict[str, str]]
+Examine = Callable[..., Findings]
 
 
-def test_a_redis_as_headrace_starts_it_is_fine(redis_url: str) -> None:
+@pytest.fixture
+def examine(cli: Callable[..., Ran]) -> Examine:
+    """Let the doctor look at a Redis; what it found of each."""
+
+    def look(url: str, *, status: int) -> Findings:
+        ran = cli("doctor", "--json", "--redis", url)
+        assert ran.returncode == status, ran.stderr
+        return {finding["check"]: finding for finding in json.loads(ran.stdout)}
+
+    return look
+
+
+def test_a_redis_as_headrace_starts_it_is_fine(examine, redis_url: str) -> None:
     found = examine(redis_url, status=0)
     assert {found[check]["verdict"] for check in ("version", "eviction", "persistence", "latency")} == {"ok"}
     assert found["headrace"]["found"]
 
 
-def test_settings_that_lose_jobs_are_failures_with_the_command_that_mends_them(own_redis) -> None:
+def test_settings_that_lose_jobs_are_failures_with_the_command_that_mends_them(examine, own_redis) -> None:
     with connect(own_redis.url) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
         redis.config_set("appendonly", "no")
@@ -43,19 +52,19 @@ def test_settings_that_lose_jobs_are_failures_with_the_command_that_mends_them(o
     assert found["timeout"]["verdict"] == "warn"
 
 
-def test_jobs_that_nobody_serves_are_a_failure(redis_url: str, redis: Redis) -> None:
+def test_jobs_that_nobody_serves_are_a_failure(examine, redis_url: str, redis: Redis) -> None:
     redis.hset(keys.models(), "demo", "{}")
     redis.zadd(keys.Tag("demo").backlog("standard"), {"default": 0})
     found = examine(redis_url, status=1)
     assert "headrace worker --model demo" in found["demo: workers"]["advice"]
 
 
-def test_a_redis_that_does_not_answer_is_said_in_one_line() -> None:
+def test_a_redis_that_does_not_answer_is_said_in_one_line(examine) -> None:
     found = examine("redis://127.0.0.1:1/0", status=1)
     assert found["redis"]["verdict"] == "fail"
 
 
-def test_a_user_who_may_not_read_the_settings_is_told_what_could_not_be_seen(own_redis) -> None:
+def test_a_user_who_may_not_read_the_settings_is_told_what_could_not_be_seen(examine, own_redis) -> None:
     with connect(own_redis.url) as redis:
         redis.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", "-config")
     found = examine(own_redis.url.replace("://", "://few:secret@"), status=0)
@@ -63,7 +72,9 @@ def test_a_user_who_may_not_read_the_settings_is_told_what_could_not_be_seen(own
 
 
 @pytest.mark.leaves_jobs
-def test_an_interrupted_job_that_nobody_serves_is_a_failure_too(redis_url: str, redis: Redis) -> None:
+def test_an_interrupted_job_that_nobody_serves_is_a_failure_too(
+    examine, redis_url: str, redis: Redis
+) -> None:
     redis.hset(keys.models(), "demo", "{}")
     tag = Tag("demo")
     with Client.from_env(redis_url) as client:
@@ -74,7 +85,7 @@ def test_an_interrupted_job_that_nobody_serves_is_a_failure_too(redis_url: str, 
     assert examine(redis_url, status=1)["demo: workers"]["verdict"] == "fail"  # it waits for another
 
 
-def test_a_worker_that_fell_silent_is_no_worker(redis_url: str, redis: Redis) -> None:
+def test_a_worker_that_fell_silent_is_no_worker(examine, redis_url: str, redis: Redis) -> None:
     redis.hset(keys.models(), "demo", "{}")
     tag, now_ms = Tag("demo"), 1000 * int(time.time())
     redis.zadd(tag.backlog("standard"), {"default": 0})
@@ -85,7 +96,7 @@ def test_a_worker_that_fell_silent_is_no_worker(redis_url: str, redis: Redis) ->
 
 
 @pytest.mark.parametrize("denied", ["eval", "del", "xadd", "publish", "zincrby"])
-def test_a_user_who_lacks_a_right_of_the_scripts_is_told_which(own_redis, denied: str) -> None:
+def test_a_user_who_lacks_a_right_of_the_scripts_is_told_which(examine, own_redis, denied: str) -> None:
     with connect(own_redis.url) as redis:
         redis.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", f"-{denied}")
         found = examine(own_redis.url.replace("://", "://few:secret@"), status=1)["rights"]
@@ -93,7 +104,7 @@ def test_a_user_who_lacks_a_right_of_the_scripts_is_told_which(own_redis, denied
         assert redis.keys() == []
 
 
-def test_the_operators_user_may_do_all_that_the_doctor_does(own_redis) -> None:
+def test_the_operators_user_may_do_all_that_the_doctor_does(examine, own_redis) -> None:
     with connect(own_redis.url) as redis:
         redis.execute_command(*acl_line(Role.OPERATOR, "op").replace("<password>", "secret").split())
         redis.hset(keys.models(), "demo", "{}")
@@ -111,14 +122,14 @@ def test_every_command_that_scripts_need_is_tried(own_redis) -> None:
         assert redis.keys() == []
 
 
-def test_a_redis_that_refuses_is_not_taken_for_one_that_is_away(own_redis) -> None:
+def test_a_redis_that_refuses_is_not_taken_for_one_that_is_away(examine, own_redis) -> None:
     with connect(own_redis.url) as redis:
         redis.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", "-info")
     found = examine(own_redis.url.replace("://", "://few:secret@"), status=1)
     assert "refuses" in found["redis"]["advice"]
 
 
-def test_an_outbox_that_nobody_reads_is_a_failure(redis_url: str, redis: Redis) -> None:
+def test_an_outbox_that_nobody_reads_is_a_failure(examine, redis_url: str, redis: Redis) -> None:
     redis.hset(keys.models(), "demo", "{}")
     fresh = redis.xadd(Tag("demo").outbox, {"job": "x"})
     assert examine(redis_url, status=0)["demo: outbox"]["verdict"] == "ok"

@@ -1,8 +1,6 @@
 """Dead letters and tenants' policies, as operators see and change them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -20,15 +18,14 @@ TAG = Tag("m")
 
 
 @pytest.fixture
-def cli(redis_url, redis):
-    """Run the command line on the test's Redis; its output."""
+def cli(cli, redis):
+    """Run a command on the test's Redis; its output."""
     redis.hset(keys.models(), "m", "{}")
 
     def run_cli(*arguments: str, status: int = 0) -> str:
-        command = [sys.executable, "-m", "headrace.cli", *arguments, "--redis", redis_url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == status, done.stderr
-        return done.stdout + done.stderr
+        ran = cli(*arguments)
+        assert ran.returncode == status, ran.stderr
+        return ran.output
 
     return run_cli
 
