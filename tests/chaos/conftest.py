@@ -24,7 +24,7 @@ ENDINGS = ("job.started", "job.succeeded", "job.failed", "job.cancelled", "job.e
 WEBHOOK = {"url": "http://127.0.0.1:9/", "events": ENDINGS}
 LEASE_S = 0.5
 SLOTS = 3
-DRAIN_TOKENS = 580
+DRAIN_TOKENS = 290
 
 
 def _job(prompt: str | list[dict[str, str]] = "A dictionary is", **fields: object) -> dict[str, Any]:
@@ -41,19 +41,19 @@ def _ends(state: str, code: str = "") -> dict[str, Any]:
 
 
 JOBS: Sequence[dict[str, Any]] = (
-    _job(max_tokens=140, temperature=0, job_class="batch"),
-    _job("To open a file,", max_tokens=140, seed=1, job_class="batch", tenant="b"),
-    _job("The asyncio module", max_tokens=200, seed=2, stop=["the", "\n\n"], tenant="b"),
+    _job(max_tokens=70, temperature=0, job_class="batch"),
+    _job("To open a file,", max_tokens=70, seed=1, job_class="batch", tenant="b"),
+    _job("The asyncio module", max_tokens=100, seed=2, stop=["the", "\n\n"], tenant="b"),
     _job(logit_bias={999_999: 1.0}, **_ends("failed", "invalid_job")),
-    _job([_asks("What is a tuple?")], max_tokens=40, seed=3, logprobs=2),
+    _job([_asks("What is a tuple?")], max_tokens=24, seed=3, logprobs=2),
     _job(prompt="x y " * 3000, tenant="c", **_ends("failed", "context_length")),
-    _job("A generator is", max_tokens=400, seed=4, **_ends("cancelled")),
-    _job("Return a new string", max_tokens=50, seed=5, stream=False, job_class="interactive"),
-    _job("The with statement", max_tokens=30, seed=6, delay_s=0.2, job_class="interactive"),
-    _job([_asks("What is a set?")], max_tokens=30, seed=9, delay_s=0.25, job_class="interactive"),
+    _job("A generator is", max_tokens=200, seed=4, **_ends("cancelled")),
+    _job("Return a new string", max_tokens=30, seed=5, stream=False, job_class="interactive"),
+    _job("The with statement", max_tokens=20, seed=6, delay_s=0.2, job_class="interactive"),
+    _job([_asks("What is a set?")], max_tokens=20, seed=9, delay_s=0.25, job_class="interactive"),
     _job(max_tokens=10, delay_s=60, deadline_s=0.1, **_ends("expired")),
-    _job("A class is", max_tokens=100, seed=7, job_class="batch", tenant="d"),
-    _job([_asks("What is a list?")], max_tokens=100, seed=8, job_class="batch"),
+    _job("A class is", max_tokens=50, seed=7, job_class="batch", tenant="d"),
+    _job([_asks("What is a list?")], max_tokens=50, seed=8, job_class="batch"),
     _job(logit_bias={999_999: 1.0}, job_class="batch", tenant="d", **_ends("failed", "invalid_job")),
 )
 """Every kind of job and of end; more than the engine has slots for."""

@@ -31,7 +31,7 @@ from headrace.workers.roster import Roster
 from headrace.workers.runner import Runner
 from headrace.workers.text import Tokenizer
 
-LATER_TOKENS = 150
+LATER_TOKENS = 80
 """Tokens after which the moment `later` begins: jobs run, have ended, wait, and were preempted."""
 
 START = ("_build", "_announce")
