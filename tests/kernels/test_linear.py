@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from headrace.kernels.linear import pack_linear
+from headrace.kernels.linear import pack_linear, widened_linear
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -40,6 +40,16 @@ def test_made_and_called_inside_or_outside_inference_mode(dtype, assert_near):
     for y in results:
         assert not y.requires_grad
         assert_near(y, F.linear(x.double(), weight.detach().double()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_products_of_a_weight_made_float_part_by_part(dtype, with_bias, assert_near):
+    weight, x = (torch.randn(1030, 70) / 8).to(dtype), torch.randn(3, 9, 80).to(dtype)[..., 5:75]
+    bias = torch.randn(1030).to(dtype) if with_bias else None
+    y = widened_linear(x, weight, bias)
+    assert (y.shape, y.dtype) == ((3, 9, 1030), dtype)
+    assert_near(y, F.linear(x.double(), weight.double(), None if bias is None else bias.double()))
 
 
 def test_leading_dimensions_and_strided_rows(assert_near):
