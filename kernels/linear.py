@@ -7,10 +7,10 @@ row count; float32 1.1 to 3 times as fast from 8 rows up, and 0.7 to 1 times at 
 oneDNN chooses for 8 rows serves 1 to 256 equally well, that for 1 row does not (float32 loses its gain at 8
 rows), so one packed copy is enough. A bias costs nothing on either path.
 
-On a CPU that has no 16-bit products oneDNN has none either, and F.linear multiplies row by row. From 12 rows
-up it is faster to make floats of the weight, some of its rows at a time. Measured on two AVX2 cores (torch
-2.13, weights of 1,024 to 32,000 by 1,024 to 3,072): 0.9 to 1.5 times as fast at 12 rows, 1.1 to 2 times at
-16, 2.5 to 5 times at 64, 5 to 6 times at 512.
+On a CPU without products of such halves oneDNN has none either, and F.linear multiplies row by row. From some
+12 rows up it is faster to make floats of the weight, a part of its rows at a time. Measured on two AVX2 cores
+(torch 2.13, weights of 1,024 to 32,000 by 1,024 to 3,072): 0.9 to 1.5 times as fast at 12 rows, 1.1 to 2
+times at 16, 2.5 to 5 times at 64, 5 to 6 times at 512.
 """
 
 import torch
@@ -73,7 +73,7 @@ def widened_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear in float32, rounded once, without a float32 copy of all the weight.
 
     Args:
-        x: [..., in], of any floating dtype; the result's too.
+        x: [..., in], in bfloat16 or float16, like all of them and the result.
         weight: [out, in].
         bias: [out].
     """

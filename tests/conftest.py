@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a real Redis, and checks that a test leaves no key and no process behind.
+"""Fixtures for all tests: a real Redis, the command line, and checks that no key or process is left.
 
 What a fixture needs beyond the standard library is imported inside it, so that tests of `engine/` and
 `kernels/` run where redis and pydantic are not installed.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
 _END_S = 5.0
+_MARK = "HEADRACE_TEST_"
 
 
 def pytest_configure() -> None:
@@ -104,7 +105,7 @@ def no_process_left() -> Iterator[None]:
     except ImportError:
         yield
         return
-    mark = f"HEADRACE_TEST_{uuid4().hex}"
+    mark = f"{_MARK}{uuid4().hex}"
     os.environ[mark] = "1"
     yield
     del os.environ[mark]
@@ -162,9 +163,13 @@ class Ran:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """What a command is given: nothing of headrace's but `extra`, and no colours."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    """What a command is given: no settings of headrace but `extra`, and no colours."""
+    inherited = {name: value for name, value in os.environ.items() if not _is_setting(name)}
     return inherited | {"NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"} | extra
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith("HEADRACE_") and not name.startswith(_MARK)
 
 
 @pytest.fixture
@@ -177,7 +182,11 @@ def cli(
     def call(*arguments: str, stdin: str = "", **extra: str) -> Ran:
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
-            patch.setattr(os, "environ", environment(**({"HEADRACE_REDIS_URL": redis_url} | extra)))
+            given = environment(**({"HEADRACE_REDIS_URL": redis_url} | extra))
+            for name in os.environ.keys() - given.keys():
+                patch.delenv(name)
+            for name, value in given.items():
+                patch.setenv(name, value)
             patch.setattr(sys, "argv", ["headrace", *arguments])
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             status = 0

@@ -24,7 +24,7 @@ Examine = Callable[..., Findings]
 
 @pytest.fixture
 def examine(cli: Callable[..., Ran]) -> Examine:
-    """Let the doctor look at a Redis; what it found of each."""
+    """Let the doctor look at a Redis; its findings by check."""
 
     def look(url: str, *, status: int) -> Findings:
         ran = cli("doctor", "--json", "--redis", url)

@@ -44,7 +44,7 @@ READS = {"GET", "MGET", "HGETALL", "HKEYS", "INFO", "LLEN", "ZRANGE"}
 """Commands that change nothing: dying there is dying at the step before or after."""
 
 FIRST = {"LLEN", "SADD", "INFO", "HKEYS"}
-"""Commands that only a process's first completion sends that needs them, of whatever kind of task it is."""
+"""Commands that only the first completion that needs them sends, of whatever kind of task it is."""
 
 NOTED = {"PUBLISH", "chord_cleanup"}
 """A completion's steps with such an end note what went to Celery's broker: a result stored, a chord over."""

@@ -118,7 +118,7 @@ class Scene:
         return self.world.make(kinds, self.rounds)
 
     def _is_done(self, made: Made) -> bool:
-        """Asked often, beside the receiver in one process, so each thing is looked at once."""
+        """Asked often, beside the receiver: each request is read once, and what is done stays done."""
         if id(made) not in self._done and self.world.is_done(made, self._received()):
             self._done.add(id(made))
         return id(made) in self._done

@@ -17,7 +17,7 @@ SECONDS = 15.0
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 
 
-@pytest.mark.slow  # longer, and with all faults, by `make chaos`
+@pytest.mark.slow  # `make chaos` runs a long one too
 async def test_nothing_is_lost_in_a_storm(tmp_path):
     outcome = await storm(SECONDS, SEED, tmp_path)
     print(outcome.summary)

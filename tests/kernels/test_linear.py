@@ -29,7 +29,7 @@ def test_any_number_of_rows_through_one_packed_weight(dtype, with_bias, rows_hin
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_made_and_called_inside_or_outside_inference_mode(dtype, assert_near):
-    weight, x = torch.nn.Parameter((torch.randn(40, 32) / 6).to(dtype)), torch.randn(5, 32).to(dtype)
+    weight, x = torch.nn.Parameter((torch.randn(40, 32) / 6).to(dtype)), torch.randn(15, 32).to(dtype)
     with torch.inference_mode():
         inside = pack_linear(weight, rows_hint=4)
         results = [inside(x), pack_linear(weight, rows_hint=4)(x)]
@@ -42,7 +42,7 @@ def test_made_and_called_inside_or_outside_inference_mode(dtype, assert_near):
         assert_near(y, F.linear(x.double(), weight.detach().double()))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_products_of_a_weight_made_float_part_by_part(dtype, with_bias, assert_near):
     weight, x = (torch.randn(1030, 70) / 8).to(dtype), torch.randn(3, 9, 80).to(dtype)[..., 5:75]

@@ -43,7 +43,7 @@ LAST_WORDS_S = 5.0
 """What attempts under way get when the process stops; an unfinished one is made again elsewhere."""
 
 CONNECTIONS = 16
-"""To Redis at once: attempts that end together wait for each other, a millisecond each."""
+"""Of attempts to Redis at once: those that end together wait for each other, a millisecond each."""
 
 log = structlog.get_logger(__name__)
 
@@ -137,8 +137,8 @@ class Deliveries:
     async def _attempt(self, redis: "Redis", sender: Sender, due: DueDelivery) -> None:
         give_up_at = time.monotonic() + self._lease_s
         signing = [due.secret] if due.secret else await self._secrets_of(redis, due)
-        if signing is None:
-            return
+        if signing is None or time.monotonic() + self._settings.webhook_timeout_s > give_up_at:
+            return  # made again when the lease ends, which it would before this attempt does
         attempt = await sender.send(due.url, due.id, due.body, signing, int(time.time()))
         state, delay_s = self._what_follows(due, attempt)
         self._metrics.attempted(state.value, attempt.took_s)
@@ -177,16 +177,25 @@ class Deliveries:
 
     async def _secrets_of(self, redis: "Redis", due: DueDelivery) -> list[str] | None:
         """The tenant's secrets; None while they can't be read, and the attempt is then made later."""
-        known = self._secrets.get(due.tenant)
-        now = time.monotonic()
-        if known is None or known[0] < now:
-            try:
-                async with self._slots:
-                    with broker_errors():
-                        found = await redis.hgetall(keys.webhook_secrets(due.tenant, due.tag.namespace))
-                known = now + SECRETS_S, [s.secret.get_secret_value() for s in read_secrets(found)]
-            except (BrokerUnavailable, ValueError) as error:
-                log.warning("secrets_unread", tenant=due.tenant, reason=str(error))
-                return None
-            self._secrets[due.tenant] = known
-        return known[1]
+        known = self._known_secrets(due.tenant)
+        if known is not None:
+            return known
+        async with self._slots:
+            known = self._known_secrets(due.tenant)  # read for another attempt meanwhile
+            return known if known is not None else await self._read_secrets(redis, due)
+
+    def _known_secrets(self, tenant: str) -> list[str] | None:
+        until, found = self._secrets.get(tenant, (0.0, None))
+        return found if time.monotonic() < until else None
+
+    async def _read_secrets(self, redis: "Redis", due: DueDelivery) -> list[str] | None:
+        until = time.monotonic() + SECRETS_S
+        try:
+            with broker_errors():
+                kept = await redis.hgetall(keys.webhook_secrets(due.tenant, due.tag.namespace))
+            found = [secret.secret.get_secret_value() for secret in read_secrets(kept)]
+        except (BrokerUnavailable, ValueError) as error:
+            log.warning("secrets_unread", tenant=due.tenant, reason=str(error))
+            return None
+        self._secrets[due.tenant] = until, found
+        return found
