@@ -27,6 +27,8 @@ from headrace.schemas.scripts import (
 )
 from headrace.schemas.settings import QueueSettings
 
+from ..conftest import Ran
+
 MODEL = "m"
 FIRST_TOKEN = 1000
 """The token at offset i of every job is this plus i, so that one lost, repeated or changed is seen."""
@@ -163,3 +165,15 @@ def until_async() -> Callable[..., Awaitable[None]]:
                 await asyncio.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def cli(cli: Callable[..., Ran]) -> Callable[..., str]:
+    """Run a command that ends with `status`; what it printed."""
+
+    def run_cli(*arguments: str, status: int = 0) -> str:
+        ran = cli(*arguments)
+        assert ran.returncode == status, ran.output
+        return ran.output
+
+    return run_cli

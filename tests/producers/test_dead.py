@@ -17,23 +17,15 @@ pytestmark = pytest.mark.leaves_jobs
 TAG = Tag("m")
 
 
-@pytest.fixture
-def cli(cli, redis):
-    """Run a command on the test's Redis; its output."""
+@pytest.fixture(autouse=True)
+def served(redis):
+    """The model of the jobs."""
     redis.hset(keys.models(), "m", "{}")
-
-    def run_cli(*arguments: str, status: int = 0) -> str:
-        ran = cli(*arguments)
-        assert ran.returncode == status, ran.stderr
-        return ran.output
-
-    return run_cli
 
 
 @pytest.fixture
 def dead_job(client, redis):
     """A job whose worker crashed; dead after the first attempt."""
-    redis.hset(keys.models(), "m", "{}")
     job = client.enqueue("x", model="m", max_attempts=1)
     run(redis, claim(TAG, ClaimRequest("worker-1", "n", 60_000, 10**6, 10)))
     run(redis, recover(TAG, "worker-1", QueueSettings(), blamed=True, how="killed by SIGSEGV"))
