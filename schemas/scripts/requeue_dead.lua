@@ -7,13 +7,24 @@ local job, log = fields_of(id, 'state', 'offset'), key('out', id)
 if job.state ~= 'failed' then return 'gone' end
 local offset = tonumber(job.offset or 0)
 
+-- The next end marker has this one's id if no token is added, and Redis takes no id below the last. It is put back;
+-- newer servers put none back below the last that was deleted, so there that goes first. Older ones know neither.
+local function take_out_end_marker()
+  local last, marker = offset .. '-0', offset .. '-1'
+  redis.call('XDEL', log, marker)
+  if redis.pcall('XSETID', log, last).err then
+    local added = to_fields(redis.call('XINFO', 'STREAM', log))['entries-added']
+    redis.call('XSETID', log, marker, 'ENTRIESADDED', added, 'MAXDELETEDID', last)
+    redis.call('XSETID', log, last)
+  end
+end
+
 redis.call('HDEL', key('job', id), 'attempts', 'history', 'suspect', 'result', 'error', 'finished_ms', 'deadline_ms')
 if from_scratch or offset == 0 or redis.call('TYPE', log).ok ~= 'stream' then
   redis.call('DEL', log)
   redis.call('HDEL', key('job', id), 'offset', 'first_token_ms')
 else
-  redis.call('XDEL', log, offset .. '-1')
-  redis.call('XSETID', log, offset .. '-0')  -- or Redis would refuse the end marker if no token is added
+  take_out_end_marker()
   redis.call('PERSIST', log)
 end
 redis.call('PERSIST', key('job', id))

@@ -251,4 +251,5 @@ def test_the_shell_example_prints_what_the_page_shows(redis, redis_server):
 def _cli_beside_the_server() -> str:
     from headrace.workers.embedded_redis.binary import find_binary
 
-    return str(find_binary().with_name("redis-cli"))
+    server = find_binary()
+    return str(server.with_name(server.name.replace("server", "cli")))
