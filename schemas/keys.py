@@ -25,7 +25,7 @@ _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse|deliveries|due"
-    r"|(lane|retry|suspects|backlog|served|pace|running|waiting|endpoints):.+)"
+    r"|(lane|retry|suspects|backlog|served|capacity|pace|running|waiting|endpoints):.+)"
 )
 
 
@@ -179,6 +179,10 @@ class Tag:
     def workers(self) -> str:
         """Sorted set: worker ids by last heartbeat in ms."""
         return f"{self.base}:workers"
+
+    def capacity(self, job_class: str) -> str:
+        """Sorted set: ids of the workers that serve a class by the tokens that one job can come to there."""
+        return f"{self.base}:capacity:{job_class}"
 
     def worker(self, worker_id: str) -> str:
         """Hash with TTL: what the worker last said of itself."""

@@ -50,6 +50,7 @@ class Intake:
             waited_s=claimed.waited_ms / 1000,
             attempts=claimed.attempts,
             suspect_until=claimed.suspect_until,
+            counted=claimed.prompt_tokens > 0,
             checkpointed_at=now,
         )
         try:

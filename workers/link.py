@@ -12,10 +12,10 @@ import structlog
 from ..schemas.errors import BrokerUnavailable
 from ..schemas.job import JobClass
 from ..schemas.keys import Tag
-from ..schemas.scripts import ClaimRequest, ReleaseReason
+from ..schemas.scripts import ClaimReply, ClaimRequest, ReleaseReason
 from .flush import Flush, FlushReply, Queue
 from .metrics import Metrics
-from .preemption import classes_above, who_gives_way
+from .preemption import classes_above, more_urgent, room_made, who_gives_way
 from .roster import Roster
 from .running_job import RunningJob
 from .settings import WorkerSettings
@@ -25,6 +25,9 @@ CHECKPOINT_S = 1.0
 
 RENEWALS_A_LEASE = 8
 """Several lost round trips in a row don't cost the lease; also bounds how late a cancel is noticed."""
+
+PATIENCE_S = 10.0
+"""How long a job that does not fit lets other queues' jobs pass here."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +80,10 @@ class Link:
         self._sent = Flush()
         self._claim_lost: Tag | None = None
         self._blocked: tuple[Tag, JobClass, int] | None = None
+        self._held: tuple[Tag, JobClass, float] | None = (
+            None  # where a job waits for room here, and since when
+        )
+        self._more: Tag | None = None  # the last claim there had looked at as much as it may
 
     @property
     def busy(self) -> bool:
@@ -92,7 +99,7 @@ class Link:
         """When the next exchange is due, by the monotonic clock."""
         if self._outage is not None:
             return self._outage.retry_at
-        if self._roster.urgent or not self._roster:
+        if self._roster.urgent or self._more is not None or not self._roster:
             return 0.0
         return self._flushed + self._settings.flush_s
 
@@ -144,9 +151,8 @@ class Link:
             self._roster.released(running, given_back)
         for admission in reply.admitted:
             self._roster.admit(admission)
-        if reply.claimed is not None and reply.claimed.blocked_class is not None:
-            assert self._sent.claim is not None
-            self._blocked = (self._sent.claim[0], reply.claimed.blocked_class, reply.claimed.blocked_tokens)
+        if reply.claimed is not None and self._sent.claim is not None:
+            self._note_claim(self._sent.claim[0], reply.claimed)
         if reply.claim_error is not None:
             log.warning("claim_refused", reason=str(reply.claim_error))
         if reply.upkeep is not None:
@@ -156,6 +162,17 @@ class Link:
         if reply.drain_s is not None:
             self._drain(reply.drain_s)
         self._metrics.flush(reply.took_s, claimed=len(reply.admitted))
+
+    def _note_claim(self, tag: Tag, claimed: ClaimReply) -> None:
+        self._more = tag if claimed.more else None
+        if claimed.blocked_class is not None:
+            self._blocked = tag, claimed.blocked_class, claimed.blocked_tokens
+        waits = self._held is not None and self._held[0] == tag
+        if claimed.blocked_class is not None and not claimed.jobs:
+            since = self._held[2] if self._held is not None and waits else time.monotonic()
+            self._held = tag, claimed.blocked_class, since
+        elif waits:
+            self._held = None
 
     def _reached(self) -> None:
         self._contact = time.monotonic()
@@ -194,7 +211,7 @@ class Link:
         if now >= self._upkept + self._upkeep_s:
             self._upkept = now + self._upkeep_s * random.uniform(-0.2, 0.2)
             flush.upkeep = True
-        if not self._roster and self._outage is None and not self.closing:
+        if not self._roster and self._outage is None and self._more is None and not self.closing:
             flush.wait_s = min(self._settings.heartbeat_s, self._upkeep_s)
         return flush
 
@@ -224,10 +241,11 @@ class Link:
         if slots < 1 or budget < 1:  # only a job that others here would give way to is of interest
             above = classes_above(self._roster.active)
             classes = tuple(job_class for job_class in classes if job_class in above)
+        more, self._more = self._more, None
         overflows = ReleaseReason.OVERFLOW in self._roster.leaving.values()
         if self.closing or (not resync and (overflows or not classes)):
             return None
-        tag = self._next_tag()
+        tag, classes = self._next_queue(classes, more)
         request = ClaimRequest(
             worker=self._queue.worker_id,
             nonce=self._nonce,
@@ -241,15 +259,25 @@ class Link:
             suspect_slots=max(0, 1 - self._roster.suspects),
             classes=classes,
             resync=resync,
+            context_tokens=engine.model_info.context_tokens,
+            room_tokens=room_made(self._roster.active, engine),
         )
         self._claim_lost = self._blocked = None
         return tag, request
 
-    def _next_tag(self) -> Tag:
-        """In turn, unless something remains to be settled with one."""
-        if self._claim_lost is not None:
-            return self._claim_lost
-        if self._blocked is not None:
-            return self._blocked[0]
+    def _next_queue(
+        self, classes: tuple[JobClass, ...], more: Tag | None
+    ) -> tuple[Tag, tuple[JobClass, ...]]:
+        """In turn, unless something remains to be settled with one; and which of `classes` to serve there.
+
+        Beside a job that has long waited for room here, other queues' are taken only if they are more urgent.
+        """
+        for tag in (self._claim_lost, self._blocked and self._blocked[0], more):
+            if tag is not None:
+                return tag, classes
         self._turn = (self._turn + 1) % len(self._queue.tags)
-        return self._queue.tags[self._turn]
+        tag = self._queue.tags[self._turn]
+        if self._held is None or self._held[0] == tag or time.monotonic() - self._held[2] < PATIENCE_S:
+            return tag, classes
+        above = tuple(job_class for job_class in classes if more_urgent(job_class, self._held[1]))
+        return (tag, above) if above else (self._held[0], classes)

@@ -14,6 +14,11 @@ from .running_job import RunningJob
 _RANK = {job_class: rank for rank, job_class in enumerate(JobClass)}
 
 
+def more_urgent(one: JobClass, other: JobClass) -> bool:
+    """Whether jobs of class `one` go before those of class `other`."""
+    return _RANK[one] < _RANK[other]
+
+
 def less_urgent(running: RunningJob, job_class: JobClass) -> bool:
     """Whether the job would give way to one of `job_class`."""
     return running.job is not None and _RANK[running.job.job_class] > _RANK[job_class]
@@ -23,6 +28,17 @@ def classes_above(jobs: Iterable[RunningJob]) -> tuple[JobClass, ...]:
     """The classes for which one of these jobs would give way."""
     lowest = max((_RANK[running.job.job_class] for running in jobs if running.job is not None), default=0)
     return tuple(job_class for job_class in JobClass if _RANK[job_class] < lowest)
+
+
+def room_made(jobs: Iterable[RunningJob], engine: Engine) -> dict[JobClass, int]:
+    """By class, about how many tokens would fit if all less urgent jobs gave way; only where some would."""
+    room: dict[JobClass, int] = {}
+    for running in jobs:
+        for job_class in JobClass:
+            if less_urgent(running, job_class):
+                held = running.prompt_tokens + len(running.token_ids)
+                room[job_class] = room.get(job_class, engine.free_tokens) + held
+    return room
 
 
 def who_gives_way(

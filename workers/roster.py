@@ -62,7 +62,7 @@ class Roster:
             self.drop(known)
         if running.job is not None:
             self.estimates.note_prompt(running.prompt_tokens, running.job.prompt_bytes)
-        if request is not None and self._overflows(running):
+        if request is not None and (self._overflows(running) or self._may_be_for_a_larger_one(running)):
             self.leaving[running] = ReleaseReason.OVERFLOW
             self.urgent = True
             return
@@ -81,6 +81,13 @@ class Roster:
     def _overflows(self, running: RunningJob) -> bool:
         needed = running.prompt_tokens + len(running.token_ids) + 1
         return needed > self.engine.free_tokens and needed <= self.engine.capacity_tokens
+
+    def _may_be_for_a_larger_one(self, running: RunningJob) -> bool:
+        """Whether it was taken by a guess and could go further where more fits: the queue knows if it can."""
+        if running.counted or running.job is None:
+            return False
+        most = min(running.prompt_tokens + running.job.max_tokens, self.engine.model_info.context_tokens)
+        return most > self.engine.capacity_tokens
 
     def take(self, progress: Progress) -> None:
         """New tokens from the engine."""

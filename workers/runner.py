@@ -180,6 +180,8 @@ class Runner:
             "running": stats.running,
             "waiting": stats.waiting,
             "max_batch_size": self._settings.max_batch_size,
+            "capacity_tokens": self._engine.capacity_tokens,
+            "classes": ",".join(self._settings.classes),
             "pid": os.getpid(),
         }
 

@@ -24,6 +24,7 @@ class RunningJob:
         suspect_until: the job counts as a suspect until `written` passes this offset.
         claimed_at: when it was claimed, by this process's monotonic clock, in seconds.
         waited_s: how long it had waited until then, by Redis's clock.
+        counted: whether the queue knew its prompt's tokens when it was claimed.
         written: tokens confirmed in the log.
         checkpointed_at: when `written` last moved, by the monotonic clock.
     """
@@ -37,6 +38,7 @@ class RunningJob:
     waited_s: float = 0.0
     attempts: int = 0
     suspect_until: int | None = None
+    counted: bool = True
     prompt_tokens: int = 0
     cached_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)

@@ -2,6 +2,7 @@
 -- The entry goes with it, unless more follows from it (`keep_entry`); its delivery is made once all the same.
 local entry, id, endpoint, retention_ms, per_endpoint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local keep_entry = ARGV[6] == '1'
+local MAX_FORGOTTEN = 100  -- deliveries whose retention has ended, for each that comes
 
 if #redis.call('XRANGE', key('outbox'), entry, entry) == 0 then return 'already' end
 local now, delivery = now_ms(), key('delivery', id)
@@ -11,7 +12,8 @@ if not known then
   redis.call('HSET', delivery, 'endpoint', endpoint, 'created_ms', now, 'retention_ms', retention_ms, 'attempts', 0,
     'state', disabled and 'disabled' or 'pending', unpack(ARGV, 7))
   redis.call('PEXPIRE', delivery, retention_ms)
-  redis.call('ZREMRANGEBYSCORE', key('deliveries'), '-inf', now - retention_ms)
+  local ended = redis.call('ZRANGEBYSCORE', key('deliveries'), '-inf', now - retention_ms, 'LIMIT', 0, MAX_FORGOTTEN)
+  if ended[1] then redis.call('ZREM', key('deliveries'), unpack(ended)) end
   redis.call('ZADD', key('deliveries'), now, id)
   if disabled then
     redis.call('PEXPIRE', key('endpoint', endpoint), retention_ms)  -- as long as what can be replayed

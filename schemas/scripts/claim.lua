@@ -1,35 +1,74 @@
 -- Take as many jobs as fit the worker's free KV pages, most urgent first, and no job that does not fit.
--- The first head that does not fit ends the claim: nothing overtakes it, so a large job is never starved.
+-- The first head that does not fit ends the claim. It leaves its lane and is held for this worker, which takes
+-- nothing before it that is not more urgent; other workers pass it over, unless they have the room.
 local worker, nonce, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local budget, slots, page_size = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local capacity, output_ratio, tokens_per_byte = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local suspect_slots, max_v, resync = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
-local classes = {unpack(ARGV, 13)}
+local context = tonumber(ARGV[13])
+local room = {interactive = tonumber(ARGV[14]), standard = tonumber(ARGV[15]), batch = 0}  -- once others gave way
+local classes = {unpack(ARGV, 16)}
 
-local MAX_SKIPS = 32  -- tenants a class whose heads wait for a newer worker; bounds what a claim looks at
+local MAX_LOOKS = 64   -- at what starts nothing: ended or broken heads, empty lanes, tenants at their limit
+local LOG_LOOK = 512   -- tokens of a log whose result is put together count as one look more
+local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; then as many, from anywhere behind them
+local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so that what is behind them goes on
+local MAX_UNFIT = 2    -- jobs a claim that no worker can hold, to be refused: reading them is work too
+local PAGE = 16
 
 allow_when_full()
 local now = now_ms()
 local taken, blocked = {}, nil
+local looks, cleared, unfit, passed = MAX_LOOKS, 0, MAX_UNFIT, false
 
--- Tokens of KV that the job will hold, whole pages, by its sizes and its progress. A prompt beyond the
--- worker's capacity costs nothing: the worker tells its producer so at once instead of blocking the queue.
-local function cost_of(entry, offset)
-  local prompt = tonumber(entry.prompt_tokens)
-  if prompt == 0 then prompt = math.ceil(tonumber(entry.prompt_bytes) * tokens_per_byte) end
-  if prompt + offset >= capacity then return 0 end
+local largest_of = {}  -- the most tokens that one job can come to at any living worker, by class
+
+local function largest(class)
+  if largest_of[class] then return largest_of[class] end
+  local found = 0
+  for _ = 1, MAX_SKIPS do
+    local head = redis.call('ZRANGE', key('capacity', class), -1, -1, 'WITHSCORES')
+    if head[1] and not redis.call('ZSCORE', key('workers'), head[1]) then
+      redis.call('ZREM', key('capacity', class), head[1])
+    else
+      found = tonumber(head[2] or 0)
+      break
+    end
+  end
+  largest_of[class] = found
+  return found
+end
+
+local function prompt_of(entry)
+  local tokens = tonumber(entry.prompt_tokens)
+  return tokens > 0 and tokens or math.ceil(tonumber(entry.prompt_bytes) * tokens_per_byte)
+end
+
+-- Tokens of KV that the job will hold in at most `most`, by its sizes and its progress, in whole pages.
+local function pages_of(entry, offset, most)
   local output = math.ceil((tonumber(entry.max_tokens) - offset) * output_ratio)
-  local tokens = math.min(prompt + offset + math.max(output, 1), capacity)
-  return math.ceil(tokens / page_size) * page_size
+  return math.ceil(math.min(prompt_of(entry) + offset + math.max(output, 1), most) / page_size) * page_size
+end
+
+-- What the job costs here; nil when a larger worker could bring it further. A prompt that no worker can hold costs
+-- nothing: its producer is told so at once instead of blocking the queue.
+local function cost_of(entry, offset, class)
+  local known = prompt_of(entry) + offset
+  if known >= context then return 0 end
+  local all = math.min(prompt_of(entry) + tonumber(entry.max_tokens), context)
+  if all > capacity and largest(class) > capacity then return nil end
+  return known < capacity and pages_of(entry, offset, capacity) or 0
 end
 
 local JOB_FIELDS = {'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events', 'started_ms',
-  'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence'}
+  'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
+  'held', 'passed'}
 
 local function hand_out(id, job, fence)
   local offset = tonumber(job.offset or 0)
   taken[#taken + 1] = {id, fence, job.spec, offset, tonumber(job.attempts or 0),
-    tonumber(job.suspect or -1), now - tonumber(job.enqueued_ms), offset > 0 and log_of(id) or {}}
+    tonumber(job.suspect or -1), now - tonumber(job.enqueued_ms), tonumber(job.prompt_tokens or 0),
+    offset > 0 and log_of(id) or {}}
 end
 
 local function first_start(id, job)
@@ -43,7 +82,14 @@ end
 
 local function start(id, job)
   local fence = redis.call('HINCRBY', key('job', id), 'epoch', 1) .. '.' .. nonce
-  if job.stream == key('lane', job.class, job.tenant) then count_bytes(job.class, job.tenant, -#job.spec) end
+  if job.stream == key('lane', job.class, job.tenant) then
+    take(job.stream)
+    count_bytes(job.class, job.tenant, -#job.spec)
+  else  -- it need not be the first there
+    drop(job.stream, job.entry)
+    redis.call('HDEL', key('job', id), 'stream', 'entry')
+  end
+  if job.held or job.passed then redis.call('HDEL', key('job', id), 'held', 'passed') end
   redis.call('HSET', key('job', id), 'state', 'running', 'fence', fence, 'worker', worker)
   redis.call('ZADD', key('leases'), now + lease_ms, id)
   if not job.started_ms then first_start(id, job) end
@@ -51,95 +97,174 @@ local function start(id, job)
 end
 
 local function bury(stream, entry_id, entry, cause)
-  take(stream)
   drop(stream, entry_id)
   redis.call('XADD', key('dead'), '*', 'job', entry.job or '', 'cause', cause, 'at_ms', now, 'from', stream)
 end
 
--- Deal with the head of one stream. Returns 'empty', 'blocked', 'newer' (it is for a newer worker), or 'next' and
--- the cost and id of what it started.
-local function serve(stream)
-  local entry_id, entry = peek(stream)
-  if not entry_id then return 'empty' end
-  local id = entry.job
-  if not (id and tonumber(entry.prompt_tokens) and tonumber(entry.prompt_bytes)
-      and tonumber(entry.max_tokens) and tonumber(entry.v)) then
-    bury(stream, entry_id, entry, 'malformed entry')
-    return 'next', 0
-  end
-  local job = fields_of(id, unpack(JOB_FIELDS))
-  if not (job.state and job.spec and job.class and job.tenant and tonumber(job.enqueued_ms)) then
-    bury(stream, entry_id, entry, 'job record missing')
-    return 'next', 0
-  end
-  if job.state ~= 'queued' or job.entry ~= entry_id then  -- an entry written twice: the other one counts
-    take(stream)
-    drop(stream, entry_id)
-    return 'next', 0
-  end
-  if job.cancel or due(job, now) then
-    take(stream)
-    local state = job.cancel and 'cancelled' or 'expired'
-    end_unattended(id, state, state, '', retention_of(id), now)
-    return 'next', 0
-  end
-  if tonumber(entry.v) > max_v then return 'newer' end
-  local cost = cost_of(entry, tonumber(job.offset or 0))
-  if slots < 1 or cost > budget then
-    blocked = {job.class, cost}
-    return 'blocked'
-  end
-  take(stream)
-  start(id, job)
-  slots, budget = slots - 1, budget - cost
-  return 'next', cost, id
-end
-
--- Jobs that have run before. No limit of their tenants applies: they were within it when they started.
-local function serve_all(stream, limit)
-  local state, cost, id
-  repeat
-    state, cost, id = serve(stream)
-    if id then
-      limit = limit - 1
-      local tenant = redis.call('HGET', key('job', id), 'tenant')
-      if policy_of(tenant).max_running then redis.call('SADD', key('running', tenant), id) end
-    end
-  until state ~= 'next' or limit < 1
-end
-
--- Whether the tenant has as many running jobs as it may have; forgets those that vanished without leaving.
+-- Whether the tenant has as many running jobs as it may have; forgets some of those that vanished without leaving.
 local function at_limit(tenant, max_running)
   local running = key('running', tenant)
   if not max_running or redis.call('SCARD', running) < max_running then return false end
-  for _, id in ipairs(redis.call('SMEMBERS', running)) do
-    if not redis.call('ZSCORE', key('leases'), id) then redis.call('SREM', running, id) end
+  for _, id in ipairs(redis.call('SRANDMEMBER', running, PAGE)) do
+    local waits = fields_of(id, 'state').state == 'queued'  -- set aside
+    if not (waits or redis.call('ZSCORE', key('leases'), id)) then redis.call('SREM', running, id) end
   end
   return redis.call('SCARD', running) >= max_running
 end
 
-local function serve_lanes(class)
-  local backlog, skipped = key('backlog', class), 0
-  while not blocked and skipped < MAX_SKIPS do
-    local head = redis.call('ZRANGE', backlog, skipped, skipped, 'WITHSCORES')
-    local tenant = head[1]
-    if not tenant then return end
-    local policy = policy_of(tenant)
-    if at_limit(tenant, policy.max_running) then
-      leave_backlog(class, tenant)
-      redis.call('SADD', key('parked'), class .. ':' .. tenant)
-    else
-      local state, cost, id = serve(key('lane', class, tenant))
-      if state == 'empty' then
-        leave_backlog(class, tenant)
-      elseif state == 'newer' then
-        skipped = skipped + 1
-      elseif id then
-        if skipped == 0 then redis.call('HSET', key('served', class), '*', head[2]) end
-        redis.call('ZINCRBY', backlog, cost / (policy.weight or 1), tenant)
-        if policy.max_running then redis.call('SADD', key('running', tenant), id) end
+-- Left to other workers. Those that sleep hear of it in turn: the bell has woken one that can't take it.
+local function pass_over(id, job)
+  passed = true
+  if tonumber(job.passed or 0) >= redis.call('ZCARD', key('workers')) then return end
+  redis.call('HINCRBY', key('job', id), 'passed', 1)
+  ring()
+end
+
+-- Whether this worker waits for the job: nobody does, or who does can't make the room that others here would give.
+local function hold(id, job, cost)
+  local makes_room = cost <= room[job.class] and 1 or 0
+  local holder, until_ms, firm = string.match(job.held or '', '^(%S+) (%d+) (%d)$')
+  local held = holder and tonumber(until_ms) > now
+  if held and holder ~= worker and (firm == '1' or makes_room == 0) then return false end
+  if held and holder == worker and tonumber(until_ms) > now + lease_ms / 2 then return true end
+  redis.call('HSET', key('job', id), 'held', string.format('%s %d %d', worker, now + lease_ms, makes_room))
+  return true
+end
+
+-- Deal with an entry. Returns 'cleared' (it is gone), 'others' (it is for other workers), 'larger' (the same, and
+-- these have more memory), 'blocked', 'full' with the cost of what does not fit, or 'started' with its cost; then
+-- the job's id and record.
+local function look(stream, entry_id, entry)
+  local id = entry.job
+  if not (id and tonumber(entry.prompt_tokens) and tonumber(entry.prompt_bytes)
+      and tonumber(entry.max_tokens) and tonumber(entry.v)) then
+    bury(stream, entry_id, entry, 'malformed entry')
+    return 'cleared'
+  end
+  local job = fields_of(id, unpack(JOB_FIELDS))
+  if not (job.state and job.spec and job.class and job.tenant and tonumber(job.enqueued_ms)) then
+    bury(stream, entry_id, entry, 'job record missing')
+    return 'cleared'
+  end
+  if job.state ~= 'queued' or job.stream ~= stream or job.entry ~= entry_id then  -- an entry written twice: the other one counts
+    drop(stream, entry_id)
+    return 'cleared'
+  end
+  local offset = tonumber(job.offset or 0)
+  if job.cancel or due(job, now) then
+    local state = job.cancel and 'cancelled' or 'expired'
+    end_unattended(id, state, state, '', retention_of(id), now)
+    looks = looks - math.floor(offset / LOG_LOOK)
+    return 'cleared'
+  end
+  if tonumber(entry.v) > max_v then
+    pass_over(id, job)
+    return 'others'
+  end
+  local cost = cost_of(entry, offset, job.class)
+  if not cost then return 'larger', nil, id, job end
+  if slots < 1 or (cost == 0 and unfit < 1) then
+    blocked = slots < 1 and {job.class, cost} or {}
+    return 'blocked'
+  end
+  if cost > budget then return 'full', cost, id, job end
+  start(id, job)
+  slots, budget = slots - 1, budget - cost
+  if cost == 0 then unfit = unfit - 1 end
+  return 'started', cost, id, job
+end
+
+-- Notes what came of a look.
+local function looked(state)
+  if state ~= 'started' then looks = looks - 1 end
+  if state == 'cleared' then cleared = cleared + 1 end
+end
+
+-- Hold what does not fit, or leave it to the worker that does.
+local function wait_for(id, job, cost)
+  if hold(id, job, cost) then blocked = {job.class, cost} else passed = true end
+end
+
+-- Jobs that have run before, or were set aside. The limits of their tenants were looked at when they left a lane.
+local function serve_all(stream, most)
+  local after = taken_up_to(stream)
+  while after do
+    local entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', PAGE)
+    for _, found in ipairs(entries) do
+      if blocked or most < 1 or looks < 1 then return end
+      after = found[1]
+      local state, cost, id, job = look(stream, after, to_fields(found[2]))
+      looked(state)
+      if state == 'started' then
+        most = most - 1
+        if policy_of(job.tenant).max_running then redis.call('SADD', key('running', job.tenant), id) end
+      elseif state == 'full' then
+        wait_for(id, job, cost)
+      elseif state == 'larger' then
+        pass_over(id, job)
       end
     end
+    if #entries < PAGE then return end
+  end
+end
+
+local function charge(class, tenant, policy, cost)
+  redis.call('ZINCRBY', key('backlog', class), cost / (policy.weight or 1), tenant)
+end
+
+-- A job leaves its lane for `retry`, where workers find it before the lanes: it was its tenant's turn.
+local function set_aside(id, job, policy, cost)
+  requeue(id, 'retry')
+  charge(job.class, job.tenant, policy, cost)
+  if policy.max_running then redis.call('SADD', key('running', job.tenant), id) end
+end
+
+-- What is first in a tenant's lane. False when it is for others, and so is all behind it; true when it was taken.
+local function serve_lane(class, tenant)
+  local policy, lane = policy_of(tenant), key('lane', class, tenant)
+  local limited = at_limit(tenant, policy.max_running)
+  local entry_id, entry
+  if not limited then entry_id, entry = peek(lane) end
+  if not entry_id then
+    leave_backlog(class, tenant)
+    if limited then redis.call('SADD', key('parked'), class .. ':' .. tenant) end
+    looked('cleared')
+    return nil
+  end
+  local state, cost, id, job = look(lane, entry_id, entry)
+  looked(state)
+  if state == 'started' then
+    charge(class, tenant, policy, cost)
+    if policy.max_running then redis.call('SADD', key('running', tenant), id) end
+    return true
+  elseif state == 'full' then
+    set_aside(id, job, policy, cost)
+    wait_for(id, job, cost)
+    return true
+  elseif state == 'larger' then
+    pass_over(id, job)
+    if depth(key('retry', class)) >= MAX_ASIDE then return false end
+    set_aside(id, job, policy, pages_of(entry, tonumber(job.offset or 0), context))
+    return true
+  elseif state == 'others' then
+    return false
+  end
+end
+
+local function serve_lanes(class)
+  local backlog, skipped = key('backlog', class), 0
+  while not blocked and looks > 0 and skipped < MAX_SKIPS do
+    local head = redis.call('ZRANGE', backlog, skipped, skipped, 'WITHSCORES')
+    if not head[1] then return end
+    local served = serve_lane(class, head[1])
+    if served and skipped == 0 then redis.call('HSET', key('served', class), '*', head[2]) end
+    if served == false then skipped = skipped + 1 end
+  end
+  if skipped < MAX_SKIPS or looks < 1 then return end
+  local behind = skipped + now % math.max(1, redis.call('ZCARD', backlog) - skipped)
+  for _, tenant in ipairs(redis.call('ZRANGE', backlog, behind, behind + MAX_SKIPS - 1)) do
+    if blocked or looks < 1 then return end
+    serve_lane(class, tenant)
   end
 end
 
@@ -151,7 +276,7 @@ if resync then
       hand_out(id, job, job.fence)
     end
   end
-  return {taken, {}}
+  return {taken, {}, 0}
 end
 
 for _, class in ipairs(classes) do
@@ -162,8 +287,10 @@ for _, class in ipairs(classes) do
     suspect_slots = suspect_slots - (#taken - before)
   end
   if not blocked then serve_lanes(class) end
-  if blocked then break end
+  if blocked or looks < 1 then break end
 end
+-- Looks that cleared something bring the next claim further; so does time to refuse what can't be held.
+local more = (looks < 1 and cleared > 0) or (blocked and not blocked[1])
 -- Nothing waits: old wake-ups would only make the next worker look in vain. A claim of some classes can't know.
-if #taken == 0 and not blocked and #classes == #CLASSES then redis.call('DEL', key('bell')) end
-return {taken, blocked or {}}
+if #taken == 0 and not (blocked or more or passed) and #classes == #CLASSES then redis.call('DEL', key('bell')) end
+return {taken, blocked or {}, more and 1 or 0}

@@ -1,8 +1,8 @@
 """Take the jobs that fit a worker's free KV pages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,6 +31,8 @@ class ClaimRequest:
         classes: which classes to serve, most urgent first.
         max_v: newest schema version that the worker reads.
         resync: the reply to an earlier claim was lost: take nothing, list what this incarnation holds.
+        context_tokens: the most one job of this model can ever hold anywhere.
+        room_tokens: by class, tokens that would fit if all less urgent jobs here gave way.
     """
 
     worker: str
@@ -46,6 +48,8 @@ class ClaimRequest:
     classes: Sequence[JobClass] = tuple(JobClass)
     max_v: int = SCHEMA_VERSION
     resync: bool = False
+    context_tokens: int = 2**31
+    room_tokens: Mapping[JobClass, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class ClaimedJob:
         attempts: how often a worker died over it.
         suspect_until: it stays a suspect until its log passes this offset; None when it is none.
         waited_ms: time since it was enqueued, by Redis's clock.
+        prompt_tokens: as counted by a producer or worker; 0: nobody has.
         log: its chunks so far, in order; they add up to `offset` unless the log was damaged from outside.
     """
 
@@ -69,16 +74,24 @@ class ClaimedJob:
     attempts: int
     suspect_until: int | None
     waited_ms: int
+    prompt_tokens: int
     log: list[Chunk]
 
 
 @dataclass(slots=True)
 class ClaimReply:
-    """Jobs taken, and the class and cost in tokens of the head that did not fit, if one stopped the claim."""
+    """What a claim came to.
+
+    Attributes:
+        blocked_class, blocked_tokens: class and cost of the head that did not fit, if one stopped the
+            claim; it is held for this worker.
+        more: the claim has looked at as much as one may: the next one finds more.
+    """
 
     jobs: list[ClaimedJob]
     blocked_class: JobClass | None = None
     blocked_tokens: int = 0
+    more: bool = False
 
 
 def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
@@ -96,21 +109,24 @@ def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
         request.suspect_slots,
         request.max_v,
         int(request.resync),
+        request.context_tokens,
+        request.room_tokens.get(JobClass.INTERACTIVE, 0),
+        request.room_tokens.get(JobClass.STANDARD, 0),
         *(job_class.value for job_class in request.classes),
     )
     return Call(script("claim"), tag.base, args, _parse)
 
 
 def _parse(reply: list[Any]) -> ClaimReply:
-    taken, blocked = reply
+    taken, blocked, more = reply
     jobs = [_claimed(item) for item in taken]
     if not blocked:
-        return ClaimReply(jobs)
-    return ClaimReply(jobs, JobClass(text(blocked[0])), int(blocked[1]))
+        return ClaimReply(jobs, more=bool(more))
+    return ClaimReply(jobs, JobClass(text(blocked[0])), int(blocked[1]), bool(more))
 
 
 def _claimed(item: list[Any]) -> ClaimedJob:
-    job_id, fence, spec, offset, attempts, suspect, waited_ms, log = item
+    job_id, fence, spec, offset, attempts, suspect, waited_ms, prompt_tokens, log = item
     return ClaimedJob(
         job_id=text(job_id),
         fence=text(fence),
@@ -119,6 +135,7 @@ def _claimed(item: list[Any]) -> ClaimedJob:
         attempts=int(attempts),
         suspect_until=int(suspect) if int(suspect) >= 0 else None,
         waited_ms=int(waited_ms),
+        prompt_tokens=int(prompt_tokens),
         log=list(_chunks(log)),
     )
 

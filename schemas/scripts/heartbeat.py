@@ -6,6 +6,7 @@ from typing import Any
 from redis import Redis
 
 from ..connection import broker_errors
+from ..job import JobClass
 from ..keys import Tag
 from .call import Arg, Call, script, text
 from .upkeep import WORKER_SILENCE_S
@@ -32,5 +33,7 @@ def forget_worker(redis: Redis, tag: Tag, worker_id: str) -> None:
     with broker_errors():
         pipe = redis.pipeline(transaction=False)
         pipe.zrem(tag.workers, worker_id)
+        for job_class in JobClass:
+            pipe.zrem(tag.capacity(job_class), worker_id)
         pipe.delete(tag.worker(worker_id))
         pipe.execute()

@@ -40,19 +40,21 @@ end
 
 -- Queue streams ---------------------------------------------------------------------------------------
 
+-- Up to which entry all have been taken; nil when there is no stream.
+local function taken_up_to(stream)
+  if redis.call('EXISTS', stream) == 0 then return nil end
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local info = to_fields(group)
+    if info['name'] == GROUP then return info['last-delivered-id'] end
+  end
+  redis.call('XGROUP', 'CREATE', stream, GROUP, '0')
+  return '0-0'
+end
+
 -- The first entry that nobody has taken yet: id, fields; nil when there is none.
 local function peek(stream)
-  if redis.call('EXISTS', stream) == 0 then return nil end
-  local groups = redis.call('XINFO', 'GROUPS', stream)
-  local last
-  for _, group in ipairs(groups) do
-    local info = to_fields(group)
-    if info['name'] == GROUP then last = info['last-delivered-id'] end
-  end
-  if not last then
-    redis.call('XGROUP', 'CREATE', stream, GROUP, '0')
-    last = '0-0'
-  end
+  local last = taken_up_to(stream)
+  if not last then return nil end
   local found = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1]
   if found then return found[1], to_fields(found[2]) end
 end
@@ -155,7 +157,7 @@ end
 
 -- A running job leaves its worker: no lease, and room for another of its tenant's.
 local function stop_running(id, tenant)
-  if redis.call('ZREM', key('leases'), id) == 0 then return end
+  redis.call('ZREM', key('leases'), id)
   if redis.call('SREM', key('running', tenant), id) == 0 then return end
   for _, class in ipairs(CLASSES) do unpark(class, tenant) end
 end
@@ -307,6 +309,12 @@ end
 local function retention_of(id) return fields_of(id, 'retention_ms').retention_ms end
 
 local function due(job, now) return job.deadline_ms and tonumber(job.deadline_ms) <= now end
+
+local function forget_worker(worker)
+  redis.call('ZREM', key('workers'), worker)
+  for _, class in ipairs(CLASSES) do redis.call('ZREM', key('capacity', class), worker) end
+  redis.call('DEL', key('worker', worker))
+end
 
 -- Webhook deliveries ----------------------------------------------------------------------------------
 

@@ -11,6 +11,5 @@ local suspects_of = workers_with_suspects(mine)
 for _, id in ipairs(mine) do
   if take_back(id, blamed, suspects_of, how, suspect_margin, dead_retention_ms, now) then count = count + 1 end
 end
-redis.call('ZREM', key('workers'), worker)
-redis.call('DEL', key('worker', worker))
+forget_worker(worker)
 return count

@@ -44,9 +44,12 @@ for _, id in ipairs(lapsed) do
   if outcome then counts[outcome] = counts[outcome] + 1 end
 end
 
-counts.workers = redis.call('ZREMRANGEBYSCORE', key('workers'), '-inf', now - worker_ms)
-if redis.call('EXISTS', key('dead')) == 1 then
-  redis.call('XTRIM', key('dead'), 'MINID', (now - dead_retention_ms) .. '-0')
+for _, worker in ipairs(ripe('workers', now - worker_ms)) do
+  forget_worker(worker)
+  counts.workers = counts.workers + 1
+end
+for _, letter in ipairs(redis.call('XRANGE', key('dead'), '-', (now - dead_retention_ms) .. '-0', 'COUNT', limit)) do
+  redis.call('XDEL', key('dead'), letter[1])
 end
 for _, lane in ipairs(redis.call('SRANDMEMBER', key('parked'), limit)) do
   unpark(string.match(lane, '^(%l+):(.+)$'))

@@ -96,7 +96,7 @@ def seen(queue, redis) -> Seen:
     seen, tag = Seen(), queue.tag
     redis.hset(tag.tenants, "default", '{"max_running":100,"requests_per_minute":100}')
     queue.add(delay_s=100, idempotency_key="k")
-    queue.call(heartbeat(tag, "w", {"model": "m"}))
+    queue.call(heartbeat(tag, "w", {"model": "m", "capacity_tokens": 4096}))
     job = queue.start(webhook={"url": "https://example.com/hook"}, deadline_s=100, max_runtime_s=100)
     queue.advance(job, 0, 2)
     queue.cancel(job.job_id)
@@ -118,6 +118,9 @@ def seen(queue, redis) -> Seen:
     queue.claim(suspect_slots=0)
     queue.claim(suspect_slots=0)
     queue.add()
+    queue.call(heartbeat(tag, "w", {"model": "m"})), queue.add(v=SCHEMA_VERSION + 1, job_class="batch")
+    queue.claim(budget=1, suspect_slots=0), queue.claim(classes=(JobClass.BATCH,))
+    seen.look(redis, tag)
     redis.hset(tag.tenants, "few", '{"max_running":1}')
     queue.add(tenant="few"), queue.add(tenant="few")
     queue.claim(suspect_slots=0)

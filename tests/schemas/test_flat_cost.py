@@ -1,0 +1,118 @@
+"""What a script costs does not follow what tenants and the fleet can make large: a call looks at so much."""
+
+import pytest
+
+from headrace.schemas.scripts import accept_delivery
+
+pytestmark = pytest.mark.leaves_jobs
+
+MANY = 300
+"""Above the looks of any call, so that none gets through all of it."""
+
+MOST_COMMANDS = 6_000
+"""That one call gives Redis, some 5 ms, whatever lies in its way."""
+
+
+@pytest.fixture
+def commands(redis):
+    """How many commands a script gives Redis, and what it answers."""
+
+    def counted(call):
+        redis.config_resetstat()
+        answer = call()
+        stats = redis.info("commandstats")
+        ours = ("config", "info", "eval")
+        spent = sum(stat["calls"] for name, stat in stats.items() if not any(one in name for one in ours))
+        return spent, answer
+
+    return counted
+
+
+def expired_heads(queue, redis):
+    queue.fill(MANY, deadline_s=100)
+    for job_id in redis.zrange(queue.tag.deadlines, 0, -1):
+        redis.hset(queue.tag.job(job_id.decode()), "deadline_ms", 1)
+
+
+def cancelled_heads_of_many_tenants(queue, redis):
+    for number in range(MANY):
+        queue.cancel(queue.add(tenant=f"t{number}"))
+
+
+def broken_heads(queue, redis):
+    queue.fill(MANY)
+    for key in redis.scan_iter(match=queue.tag.job("*"), count=1000):
+        redis.delete(key)
+
+
+def tenants_at_their_limit(queue, redis):
+    redis.hset(queue.tag.tenants, "*", '{"max_running":1}')
+    for number in range(MANY):
+        queue.add(tenant=f"t{number}")
+    for _ in range(10):
+        queue.claim()
+    for number in range(MANY):
+        queue.add(tenant=f"t{number}")
+
+
+@pytest.mark.parametrize(
+    "way", [expired_heads, cancelled_heads_of_many_tenants, broken_heads, tenants_at_their_limit]
+)
+def test_a_claim_looks_at_so_many_heads_and_says_that_there_is_more(queue, redis, commands, way):
+    way(queue, redis)
+    fine = queue.add(tenant="zz", job_class="batch")
+    redis.delete(queue.tag.bell)
+    redis.lpush(queue.tag.bell, 1)
+    spent, reply = commands(queue.claim)
+    assert spent < MOST_COMMANDS
+    assert (reply.jobs, reply.more, redis.exists(queue.tag.bell)) == ([], True, 1)
+    for _ in range(MANY):
+        reply = queue.claim()
+        if not reply.more:
+            break
+    assert [job.job_id for job in reply.jobs] == [fine]
+
+
+def test_heads_for_other_workers_are_no_reason_to_look_again_at_once(queue):
+    for number in range(MANY):
+        queue.add(tenant=f"t{number}", v=1000)
+    assert not queue.claim().more
+
+
+def test_a_tenants_many_running_jobs_cost_a_claim_nothing(queue, redis, commands):
+    redis.hset(queue.tag.tenants, "*", f'{{"max_running":{MANY}}}')
+    queue.fill(MANY + 1)
+    assert len(queue.claimed()) == MANY
+    queue.cancel(queue.add(tenant="other"))
+    queue.upkeep()
+    spent, _ = commands(queue.claim)
+    assert spent < 200
+
+
+def test_jobs_that_can_not_be_held_are_handed_out_a_few_a_claim(queue):
+    mine = [queue.add(prompt_token_ids=[1] * 500) for _ in range(5)]
+    replies = [queue.claim(capacity_tokens=256) for _ in range(3)]
+    assert [[job.job_id for job in reply.jobs] for reply in replies] == [mine[:2], mine[2:4], mine[4:]]
+    assert [reply.more for reply in replies] == [True, True, False]
+
+
+def test_upkeep_forgets_workers_and_letters_a_bounded_number_at_a_time(queue, redis, commands):
+    redis.zadd(queue.tag.workers, {f"w{number}": 1 for number in range(MANY)})
+    for number in range(MANY):
+        redis.xadd(queue.tag.dead, {"job": "old"}, id=f"{number + 1}-0")
+    spent, reply = commands(queue.upkeep)
+    assert (spent < MOST_COMMANDS, reply.workers) == (True, 100)
+    assert redis.xlen(queue.tag.dead) == MANY - 100
+    queue.upkeep(), queue.upkeep()
+    assert not redis.exists(queue.tag.workers)
+    assert redis.xlen(queue.tag.dead) == 0
+
+
+def test_a_new_delivery_makes_room_for_a_bounded_number_of_old_ones(queue, redis):
+    redis.zadd(queue.tag.deliveries, {f"d{number}": 1 for number in range(MANY)})
+    for number in range(3):
+        entry = redis.xadd(queue.tag.outbox, {"job": "j", "event": "job.succeeded", "at_ms": 1}).decode()
+        fields = dict.fromkeys(("event", "tenant", "body", "secret"), "") | {"url": "https://example.com"}
+        call = accept_delivery(queue.tag, entry, job_id="j", retention_s=60, **fields)
+        queue.call(call)
+        assert redis.zcard(queue.tag.deliveries) == max(MANY - 100 * (number + 1), 0) + number + 1
