@@ -124,6 +124,7 @@ local function unpark(class, tenant)
 end
 
 local function count_bytes(class, tenant, delta)
+  if delta == 0 then return end  -- of an empty spec, and minus nothing is "-0" to Redis, which is no integer
   local field = class .. ':' .. tenant
   if redis.call('HINCRBY', key('queued_bytes'), field, delta) <= 0 then
     redis.call('HDEL', key('queued_bytes'), field)

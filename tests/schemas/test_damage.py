@@ -127,6 +127,12 @@ def test_a_field_that_is_no_number_is_damage_of_that_job_alone(queue, redis):
     assert queue.state(broken.job_id) == "failed"
 
 
+def test_an_empty_spec_holds_up_nobody_behind_it(queue, redis):
+    broken, fine = queue.add(), queue.add()
+    redis.hset(queue.tag.job(broken), "spec", "")
+    assert queue.claimed() == [broken, fine]
+
+
 def test_a_dead_letter_whose_log_is_lost_starts_from_scratch(queue, redis):
     job = started(queue, max_attempts=1)
     queue.lapse(job.job_id)
