@@ -1,4 +1,7 @@
-"""`python -m tests.chaos --minutes 25`: a long storm, and the table of faults survived."""
+"""`python -m tests.chaos --minutes 25`: a long storm, and the table of faults survived.
+
+With `--hostile` the storm is one of hostile tenants, and the table what the others noticed of them.
+"""
 
 import argparse
 import asyncio
@@ -8,29 +11,45 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .storm import storm
+from .hostile import hostile_storm
+from .hostile_report import Outcome as HostileOutcome
+from .storm import Outcome, storm
 
 
 def main() -> int:
     """1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="chaos")
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--hostile", action="store_true", help="hostile tenants instead of faults")
     parser.add_argument("--seed", type=int, default=None, help="repeats the schedule of an earlier run")
     parser.add_argument("--json", type=Path, default=None, help="write the table there too")
     parser.add_argument("--logs", type=Path, default=None, help="keep the hosts' logs and the schedule there")
     options = parser.parse_args()
-    seed = random.randrange(10**6) if options.seed is None else options.seed
-    print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder: Path = options.logs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = asyncio.run(storm(60 * options.minutes, seed, folder, lambda line: print(line, flush=True)))
+        outcome = _hostile(options, folder) if options.hostile else _faults(options, folder)
     print(outcome.summary)
-    if options.logs is not None:
-        (options.logs / "schedule.txt").write_text("\n".join(outcome.ledger.history) + "\n")
     if options.json is not None:
         options.json.write_text(json.dumps(outcome.facts(), indent=2) + "\n")
-    return 1 if outcome.violations else 0
+    return 1 if outcome.facts()["violations"] else 0
+
+
+def _faults(options: argparse.Namespace, folder: Path) -> Outcome:
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    outcome = asyncio.run(storm(60 * options.minutes, seed, folder, _say))
+    if options.logs is not None:
+        (folder / "schedule.txt").write_text("\n".join(outcome.ledger.history) + "\n")
+    return outcome
+
+
+def _hostile(options: argparse.Namespace, folder: Path) -> HostileOutcome:
+    return asyncio.run(hostile_storm(60 * options.minutes, folder, _say))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

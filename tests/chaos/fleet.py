@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +28,8 @@ TAG = Tag("demo")
 ENGINES = (2, 2)
 """Engine processes of each host."""
 
-STATUSES = {0, -signal.SIGKILL, -signal.SIGTERM}
-"""How an engine process may end here; any other status is its own failure."""
+STATUSES = frozenset({0, -signal.SIGKILL, -signal.SIGTERM})
+"""How engine processes end that somebody kills all the time."""
 
 _MEMORY = Path("/dev/shm")
 
@@ -59,7 +59,12 @@ class Host:
     """A `headrace worker` that is started again and again.
 
     Attributes:
+        url: Redis, as this host reaches it.
+        engine: the module of its engine processes.
+        settings: those that differ from a storm's.
+        statuses: how an engine process may end here; any other status is its own failure.
         engines: its engine processes that live, by worker id.
+        deaths: with which statuses engine processes ended.
         complaints: what its log may not say.
         stopping: it has been told to hand over.
     """
@@ -67,8 +72,13 @@ class Host:
     name: str
     count: int
     proxy: Proxy
+    url: str
     log: Path
+    engine: str
+    settings: Mapping[str, Any]
+    statuses: frozenset[int]
     engines: dict[str, Engine] = field(default_factory=dict)
+    deaths: list[int] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     stopping: bool = False
     _process: subprocess.Popen[bytes] | None = None
@@ -76,20 +86,23 @@ class Host:
 
     def start(self) -> None:
         settings = WorkerSettings(
-            redis_url=self.proxy.url,
-            dtype="float32",
-            device="cpu",
-            threads=1,
-            engines=self.count,
-            num_pages=512,
-            max_batch_size=12,
-            lease_s=LEASE_S,
-            heartbeat_s=0.5,
-            drain_s=6.0,
+            **{
+                "redis_url": self.url,
+                "dtype": "float32",
+                "device": "cpu",
+                "threads": 1,
+                "engines": self.count,
+                "num_pages": 512,
+                "max_batch_size": 12,
+                "lease_s": LEASE_S,
+                "heartbeat_s": 0.5,
+                "drain_s": 6.0,
+                **self.settings,
+            }
         )
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.host", settings.model_dump_json()],
+                [sys.executable, "-m", "tests.chaos.host", self.engine, settings.model_dump_json()],
                 stdout=out,
                 stderr=out,
                 cwd=ROOT,
@@ -146,7 +159,8 @@ class Host:
                 self.engines[engine].ready = True
             case "engine_died" | "engine_ended":
                 self.engines.pop(engine, None)
-                if event["status"] not in STATUSES:
+                self.deaths.append(event["status"])
+                if event["status"] not in self.statuses:
                     self.complaints.append(f"{engine} ended with status {event['status']}")
         ours = not event.get("logger", "").startswith("celery")  # its reconnecting is an error to it
         if ours and event.get("level") in {"error", "critical"}:
@@ -154,9 +168,28 @@ class Host:
 
 
 class Fleet:
-    """All of it; a context manager, at whose end nothing is left."""
+    """All of it; a context manager, at whose end nothing is left.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for the logs.
+        engines: engine processes of each host.
+        engine: their module.
+        statuses: how they may end.
+        direct: hosts reach Redis past their proxies, which would have this process pass on what is large.
+        settings: their hosts', as far as they differ from a storm's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        engines: Sequence[int] = ENGINES,
+        engine: str = "tests.chaos.paced_engine",
+        statuses: frozenset[int] = STATUSES,
+        direct: bool = False,
+        **settings: Any,
+    ) -> None:
+        self._count = sum(engines)
         # In memory, because Redis with `everysec` puts a write off, after it has answered, while a slow disk
         # syncs the last one: a SIGKILL could then lose what was acknowledged.
         self._data = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
@@ -164,10 +197,11 @@ class Fleet:
         self.redis.start()
         port = int(self.redis.url.rpartition(":")[2].partition("/")[0])
         self.readers = Proxy(port)
-        self.hosts = [
-            Host(name, count, Proxy(port), folder / f"host-{name}.log")
-            for name, count in zip("ab", ENGINES, strict=True)
-        ]
+        self.hosts = []
+        for name, count in zip("ab", engines, strict=True):
+            proxy, log = Proxy(port), folder / f"host-{name}.log"
+            url = self.redis.url if direct else proxy.url
+            self.hosts.append(Host(name, count, proxy, url, log, engine, settings, statuses))
         self.control: Redis = connect(self.redis.url, socket_timeout=0.2, socket_connect_timeout=0.2)
         self._running: dict[str, tuple[str, int]] = {}
 
@@ -195,7 +229,7 @@ class Fleet:
 
     @property
     def all_ready(self) -> bool:
-        return [engine.healthy for engine in self.engines] == [True] * sum(ENGINES)
+        return [engine.healthy for engine in self.engines] == [True] * self._count
 
     def running_jobs(self, workers: set[str] | None) -> dict[str, int]:
         """Jobs that these workers have (None: any), and how many workers died over each.

@@ -43,6 +43,19 @@ def spec(number: int) -> dict[str, Any]:
 SPECS: Sequence[dict[str, Any]] = tuple(spec(number) for number in range(24))
 
 
+async def uninterrupted(
+    client: AsyncClient, specs: Sequence[dict[str, Any]]
+) -> tuple[list[Watched], list[Uninterrupted]]:
+    """What each specification gives while nothing happens, and the jobs that showed it."""
+    jobs = [await client.enqueue(**fields) for fields in specs]
+    results = [await job.result(timeout_s=120) for job in jobs]
+    watched = [
+        Watched(job.id, number, specs[number], None, end=result.state)
+        for number, (job, result) in enumerate(zip(jobs, results, strict=True))
+    ]
+    return watched, [Uninterrupted(result.token_ids, result.text) for result in results]
+
+
 class Load:
     """Jobs, and what became of them.
 
@@ -59,13 +72,9 @@ class Load:
 
     async def uninterrupted(self) -> list[Uninterrupted]:
         """What each specification gives while nothing happens."""
-        jobs = [await self._client.enqueue(**fields) for fields in SPECS]
-        results = [await job.result(timeout_s=120) for job in jobs]
-        self.jobs += [
-            Watched(job.id, number, SPECS[number], None, end=result.state)
-            for number, (job, result) in enumerate(zip(jobs, results, strict=True))
-        ]
-        return [Uninterrupted(result.token_ids, result.text) for result in results]
+        jobs, outputs = await uninterrupted(self._client, SPECS)
+        self.jobs += jobs
+        return outputs
 
     async def keep_busy(self, enough: asyncio.Event) -> None:
         """Enqueue a job whenever there are too few, until there have been enough."""

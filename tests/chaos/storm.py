@@ -74,7 +74,7 @@ async def storm(
     """Let faults rage for so long; logs go to `folder`."""
     ledger = Ledger()
     with Fleet(folder) as fleet:
-        await _until(lambda: fleet.all_ready, START_S, "not every engine process is ready")
+        await until(lambda: fleet.all_ready, START_S, "not every engine process is ready")
         async with AsyncClient(fleet.readers.url, retry_s=2.0) as client:
             load = Load(client, ledger, seed)
             uninterrupted = await load.uninterrupted()
@@ -99,8 +99,8 @@ async def _settle(fleet: Fleet) -> list[str]:
     """Let the fleet come to rest and stop it; what it may not leave."""
     found: list[str] = []
     try:
-        await _until(lambda: fleet.all_ready, START_S, "not every engine process came back")
-        await _until(lambda: _all_idle(fleet), 10.0, "a worker still holds jobs or pages")
+        await until(lambda: fleet.all_ready, START_S, "not every engine process came back")
+        await until(lambda: _all_idle(fleet), 10.0, "a worker still holds jobs or pages")
     except AssertionError as error:
         found.append(str(error))
     for host in fleet.hosts:
@@ -122,7 +122,8 @@ def _all_idle(fleet: Fleet) -> bool:
     )
 
 
-async def _until(what: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+async def until(what: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+    """Wait until `what()` is true; fail with `otherwise` after so long."""
     give_up_at = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < give_up_at, otherwise

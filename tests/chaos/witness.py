@@ -31,11 +31,16 @@ def violations(
     redis: Redis, tag: Tag, jobs: Sequence[Watched], uninterrupted: Sequence[Uninterrupted]
 ) -> list[str]:
     """Every broken promise, as a sentence; none after a run in which nothing was lost."""
-    found = [f"{job.job_id}: {wrong}" for job in jobs for wrong in _job(redis, job, uninterrupted[job.spec])]
+    found = [
+        f"{job.job_id}: {wrong}"
+        for job in jobs
+        for wrong in job_violations(redis, job, uninterrupted[job.spec])
+    ]
     return found + list(_queue(redis, tag, jobs)) + list(_outbox(redis, tag, jobs))
 
 
-def _job(redis: Redis, job: Watched, expected: Uninterrupted) -> Iterator[str]:
+def job_violations(redis: Redis, job: Watched, expected: Uninterrupted) -> Iterator[str]:
+    """What is wrong with one job, its end, its log and what its reader saw of it."""
     yield from job.problems
     record = _record(redis, job.job_id)
     if not record:

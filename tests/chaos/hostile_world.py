@@ -1,0 +1,97 @@
+"""What hostile tenants need beside a fleet: a model with a gullible template, callbacks, and a last look."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Self
+
+from redis import Redis
+
+from headrace.schemas.keys import Tag, is_permanent
+from headrace.workers.models import resolve_model
+
+from .attacks import TEMPLATE
+from .fleet import ROOT
+
+HANGING_S = 3.0
+SENDS_AT_ONCE = 64
+"""Fewer than there are origins that hang."""
+
+
+def hostile_model(folder: Path) -> Path:
+    """The built-in model with a template that some messages hold up."""
+    model = folder / "model"
+    if not model.exists():
+        shutil.copytree(resolve_model("demo"), model)
+        (model / "chat_template.jinja").write_text(TEMPLATE)
+    return model
+
+
+class Callbacks:
+    """`headrace callbacks`; a context manager.
+
+    Attributes:
+        complaints: what its log may not say, once it has been stopped.
+    """
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.complaints: list[str] = []
+        self._log = log
+        flags = {
+            "redis": url,
+            "webhook-allow": "127.0.0.0/8",
+            "webhook-timeout-s": HANGING_S,
+            "webhook-concurrency": SENDS_AT_ONCE,
+        }
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "headrace.cli", "callbacks"),
+                    *(part for name, value in flags.items() for part in (f"--{name}", str(value))),
+                ],
+                stdout=out,
+                stderr=out,
+                cwd=ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for its end."""
+        self._process.terminate()
+        status = self._process.wait(timeout=30)
+        if status != 0:
+            self.complaints.append(f"callbacks ended with status {status}")
+        for line in self._log.read_text(errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                self.complaints.append(f"callbacks wrote {line!r}")
+                continue
+            if event.get("level") in {"error", "critical"}:
+                self.complaints.append(f"callbacks: {line}")
+
+
+def left_over(redis: Redis, tag: Tag, known: AbstractSet[str]) -> Iterator[str]:
+    """Keys of jobs that nobody enqueued or that stay for ever, and jobs that still wait or run."""
+    for raw in redis.scan_iter(f"{tag.base}:*", count=1000):
+        key = raw.decode()
+        kind, _, name = key.removeprefix(f"{tag.base}:").partition(":")
+        if kind in {"job", "out"} and name not in known:
+            yield f"{key} is nobody's"
+        if redis.ttl(raw) == -1 and not is_permanent(key):
+            yield f"{key} stays for ever"
+        if kind in {"leases", "delayed", "deadlines", "queued_bytes", "lane", "retry", "suspects"}:
+            yield f"{key} is not empty"
