@@ -15,6 +15,8 @@ import time
 
 import structlog
 import torch
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
 
 from ..engine import Engine, EngineConfig, ModelError
 from ..schemas import keys
@@ -130,8 +132,10 @@ def _device(wanted: str) -> str:
 def _announce(queue: Queue) -> None:
     """Check the server and list the model among those served here; waits for a Redis that is away.
 
+    One that takes no new data now is no reason to wait: what runs and ends here makes room in it.
+
     Raises:
-        BrokerUnavailable: it is too old, refuses, or stayed away.
+        BrokerUnavailable: it is too old, denies the right to this, or stayed away.
     """
     give_up_at = time.monotonic() + REDIS_WAIT_S
     while True:
@@ -149,7 +153,12 @@ def _announce(queue: Queue) -> None:
 def _register(queue: Queue) -> None:
     with broker_errors():
         check_version(server_info(queue.redis))
-    queue.noticeboard.put_up()
+    try:
+        queue.noticeboard.put_up()
+    except BrokerUnavailable as error:
+        if isinstance(error.__cause__, RedisConnectionError | NoPermissionError):
+            raise
+        queue.noticeboard.note_refusal(error)
 
 
 if __name__ == "__main__":

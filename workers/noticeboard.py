@@ -38,9 +38,10 @@ class Noticeboard:
     model: str
     facts: Mapping[str, str | int]
     _next: float = field(default=0.0)
+    _refused: str = field(default="")
 
     def keep(self) -> None:
-        """Put up what is missing, now and then; a Redis that is away is somebody else's to report."""
+        """Put up what is missing, now and then; a refusal is said once, and stops nobody."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -48,7 +49,15 @@ class Noticeboard:
         try:
             self.put_up()
         except BrokerUnavailable as error:
+            self.note_refusal(error)
+        else:
+            self._refused = ""
+
+    def note_refusal(self, error: BrokerUnavailable) -> None:
+        """Say why nothing was put up, once; it is tried again by `keep`."""
+        if str(error) != self._refused:
             log.warning("notices_refused", reason=str(error))
+        self._refused = str(error)
 
     def put_up(self) -> None:
         """Put up what is missing.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace import BrokerUnavailable, Client, JobNotFound
+from headrace.schemas import keys
 from headrace.schemas.connection import connect
 from headrace.schemas.job import SCHEMA_VERSION, Job
 from headrace.schemas.keys import Tag, new_job_id
@@ -244,3 +245,17 @@ def test_a_full_redis_refuses_new_jobs_while_running_ones_finish(own_redis, star
         redis.config_set("maxmemory", 0)
     assert worker.client.enqueue(**SHORT).result(timeout_s=60).state == "succeeded"
     assert worker.events("engine_died") == []
+
+
+def test_a_worker_started_on_a_full_redis_serves_what_waits(own_redis, start_worker):
+    with connect(own_redis.url) as redis, Client(own_redis.url) as client:
+        redis.hset(keys.models(), "demo", "{}")
+        jobs = [client.enqueue(**SHORT) for _ in range(3)]
+        redis.hdel(keys.models(), "demo")
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] // 2)
+        worker = start_worker(own_redis.url)
+        assert [job.result(timeout_s=90).state for job in jobs] == ["succeeded"] * 3
+        assert not redis.hexists(keys.models(), "demo")
+        assert len(worker.events("notices_refused")) == 1
+        redis.config_set("maxmemory", 0)
+        wait_until(lambda: redis.hexists(keys.models(), "demo"))

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from ...schemas.connection import connect, without_password
 from .. import logs
+from ..consumer import PatientConsumer
 from ..metrics_server import served
 from ..stopping import stop_celery
 from .metrics import CallbackMetrics
@@ -80,6 +81,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
         worker = app.Worker(
             hostname=hostname,
             pool="solo",
+            consumer_cls=PatientConsumer,
             concurrency=1,
             loglevel=settings.log_level.upper(),
             task_events=True,
@@ -98,6 +100,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
 def configure(app: Celery, settings: CallbacksSettings) -> None:
     """What this one worker of the app does differently from the others."""
     app.conf.update(
+        broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         worker_hijack_root_logger=False,

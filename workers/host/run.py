@@ -14,6 +14,7 @@ from celery.signals import setup_logging
 
 from ...schemas.connection import connect, without_password
 from .. import logs
+from ..consumer import PatientConsumer
 from ..metrics import HostMetrics
 from ..models import served_name
 from ..revoke import Canceller
@@ -75,6 +76,7 @@ def run(
         worker = make_app(settings).Worker(
             hostname=hostname,
             pool="solo",
+            consumer_cls=PatientConsumer,
             concurrency=1,
             loglevel=settings.log_level.upper(),
             task_events=True,
