@@ -121,6 +121,16 @@ def test_the_way_through_the_queue_is_measured_beside_celerys(tmp_path):
     assert done.stdout.strip() in page_of(tmp_path)
 
 
+def test_a_few_large_jobs_leave_a_fleets_pages_in_use_and_start_in_bounded_time(tmp_path):
+    sizes = ("--workers", 4, "--pages", 160, "--ticks", 400, "--large", 0.25)
+    done = run("fleet", *sizes, "--json", tmp_path / "fleet.json")
+    facts = json.loads((tmp_path / "fleet.json").read_text())
+    assert facts["with"] > 0.95 * facts["without"] > 0.9
+    assert len(facts["late_ticks"]) > 0
+    assert max(facts["late_ticks"]) < 2 * 112, "twice the longest small job"
+    assert "ticks late" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_service_is_measured_beside_hanging_webhooks(tmp_path):
     sizes = ("--hanging", 3, "--requests", 4, "--threads", 1, "--rounds", 1)
