@@ -8,6 +8,7 @@ own job again. A line that can't be run becomes a line with its error; only the 
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,8 +18,9 @@ from typing import Any
 from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobsRefused, QueueFull
 from ..schemas.events import JobResult
 from ..schemas.job import Job
+from ..schemas.redaction import shown_name
 from .async_client import AsyncClient, AsyncJobHandle
-from .openai_format import job_fields, response_body
+from .openai_format import CHAT_URL, COMPLETIONS_URL, job_fields, response_body
 
 PAGE = 64
 """Lines enqueued together."""
@@ -157,10 +159,23 @@ class BatchRun:
             raise
         except HeadraceError as failure:
             error = {"code": failure.code, "message": str(failure)}
-            self.tally.failed += 1
+        except (LookupError, TypeError, ValueError) as failure:  # damaged from outside
+            reason = f"the result of job {job_id} can't be read ({type(failure).__name__})"
+            error = {"code": HeadraceError.code, "message": reason}
+        self.tally.failed += error is not None
         answer = {"id": job_id, "custom_id": line.custom_id, "response": response, "error": error}
-        write(json.dumps(answer, ensure_ascii=False) + "\n")
+        write(_written(answer) + "\n")
         self.changed(self.tally)
+
+
+def _written(answer: dict[str, Any]) -> str:
+    """The answer as JSON in UTF-8; half a character, which a line's own id may have, as its escape."""
+    text = json.dumps(answer, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(answer)
+    return text
 
 
 def _body(line: Line, result: JobResult) -> dict[str, Any]:
@@ -173,23 +188,80 @@ def parse_line(number: int, text: bytes, defaults: dict[str, Any], source: str) 
     """The request in line `number` of the file `source`: OpenAI's form, or a job's own arguments."""
     custom_id, url = f"line-{number}", None
     try:
-        request = json.loads(text)
-        if not isinstance(request, dict):
-            raise InvalidJob("line", f"line {number} is no JSON object")
-        custom_id = str(request.pop("custom_id", custom_id))
-        if "url" in request or "body" in request:
-            url = str(request.get("url"))
-            body = request.get("body")
-            if not isinstance(body, dict):
-                raise InvalidJob("body", "must be the request's JSON object")
-            request = job_fields(url, body)
-        fields = {**defaults, **request}
-        identity = json.dumps([source, custom_id, fields], sort_keys=True).encode()
-        key = f"batch-{hashlib.blake2b(identity, digest_size=16).hexdigest()}"
-        return Line(custom_id, url, Job.make(**{"idempotency_key": key, "stream": False, **fields}))
-    except ValueError as error:
-        reason = error if isinstance(error, InvalidJob) else InvalidJob("line", f"is not JSON: {error}")
+        request, repeated = _read(text)
+        custom_id = _custom_id(request.pop("custom_id", None)) or custom_id
+        url, fields = _asked(request, repeated)
+        job = Job.make(**{"stream": False, **defaults, **fields})
+        if job.idempotency_key is None:
+            key = _key(source, custom_id, {**defaults, **fields})
+            job = job.model_copy(update={"idempotency_key": key})
+    except InvalidJob as reason:
         return Line(custom_id, url, reason)
+    return Line(custom_id, url, job)
+
+
+def _asked(request: dict[str, Any], repeated: str | None) -> tuple[str | None, dict[str, Any]]:
+    """The endpoint of a request in OpenAI's form, and a job's arguments.
+
+    Raises:
+        InvalidJob: it is no request.
+    """
+    if repeated is not None:
+        raise InvalidJob(repeated, "is given more than once")
+    if "url" not in request and "body" not in request:
+        return None, request
+    url, body = _url(request.get("url")), request.get("body")
+    if not isinstance(body, dict):
+        raise InvalidJob("body", "must be the request's JSON object")
+    return url, job_fields(url, body)
+
+
+def _read(text: bytes) -> tuple[dict[str, Any], str | None]:
+    """The object in a line, and the first name that it, or an object in it, has more than once.
+
+    Raises:
+        InvalidJob: the line is no JSON, or no object, or lists and objects are nested too deep in it.
+    """
+    repeated: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                repeated.append(name)
+            found[name] = value
+        return found
+
+    try:
+        request = json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise InvalidJob("line", "is nested too deep") from None
+    except ValueError as error:
+        raise InvalidJob("line", f"is not JSON: {error}") from None
+    if not isinstance(request, dict):
+        raise InvalidJob("line", "is no JSON object")
+    return request, shown_name(repeated[0]) if repeated else None
+
+
+def _custom_id(given: object) -> str | None:
+    if isinstance(given, str) or given is None:
+        return given
+    if isinstance(given, int | float):
+        return json.dumps(given)
+    raise InvalidJob("custom_id", f"must be a text (got {type(given).__name__})")
+
+
+def _url(given: object) -> str:
+    """An endpoint's path; what is no path may be a whole address, with what is secret in it."""
+    if not isinstance(given, str) or not re.fullmatch(r"[\w./-]{1,80}", given):
+        raise InvalidJob("url", f"must be {CHAT_URL} or {COMPLETIONS_URL}")
+    return given
+
+
+def _key(source: str, custom_id: str, fields: dict[str, Any]) -> str:
+    """The idempotency key of a line; the fields are known to be valid."""
+    identity = json.dumps([source, custom_id, fields], sort_keys=True).encode()
+    return f"batch-{hashlib.blake2b(identity, digest_size=16).hexdigest()}"
 
 
 def answered_ids(responses: Path) -> set[str]:

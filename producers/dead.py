@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..schemas.errors import JobNotFound
 from ..schemas.events import Output
-from ..schemas.job import Job
+from ..schemas.wire import WireJob
 from ..schemas.keys import Tag
 from ..schemas.scripts import drop_dead, requeue_dead
 from .operations import Operations
@@ -149,7 +149,7 @@ def _letter(tag: Tag, entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLet
 
 def _shown(spec: bytes | None) -> dict[str, Any] | None:
     try:
-        job = Job.model_validate_json(spec or b"")
+        job = WireJob.model_validate_json(spec or b"")
     except ValidationError:  # of a newer version, or damaged; shown raw it could show a secret
         return None
     hidden: dict[str, Any] = {"celery": True} | ({"webhook": {"secret"}} if job.webhook else {})

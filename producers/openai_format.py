@@ -24,10 +24,16 @@ def job_fields(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidJob("url", f"must be {CHAT_URL} or {COMPLETIONS_URL} (got {url!r})")
     fields = {name: value for name, value in body.items() if value is not None and name not in _IGNORED}
     if "user" in fields:
-        fields["metadata"] = {"user": str(fields.pop("user")), **fields.get("metadata", {})}
+        fields["metadata"] = _with_user(fields.pop("user"), fields.get("metadata", {}))
     if isinstance(kind := fields.get("response_format"), Mapping):
         fields["response_format"] = kind.get("type")
     return _chat_fields(fields) if url == CHAT_URL else _completion_fields(fields)
+
+
+def _with_user(user: object, metadata: object) -> object:
+    if not isinstance(user, str | int):
+        raise InvalidJob("user", "must be a text")
+    return {"user": str(user), **metadata} if isinstance(metadata, Mapping) else metadata
 
 
 def _chat_fields(fields: dict[str, Any]) -> dict[str, Any]:

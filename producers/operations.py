@@ -1,9 +1,11 @@
 """What producers do to the queue, as operations that neither block nor await (see `steps`)."""
 
 import random
+import secrets
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..schemas import keys
@@ -55,6 +57,7 @@ class Operations:
         self._check_model = check_model
         self._known_until: dict[str, float] = {}
         self._version_checked = False
+        self._celery_key, self._celery_key_until = secrets.token_hex(32).encode(), 0.0
 
     def tag_of(self, job_id: str) -> Tag:
         """The tag of a job's keys.
@@ -108,7 +111,7 @@ class Operations:
         """
         outcomes: list[str | HeadraceError] = []
         outage: BrokerUnavailable | None = None
-        for batch in _batches(map(_job, jobs)):
+        for batch in _batches(_jobs(jobs)):
             if outage is None:
                 try:
                     outcomes += yield from self._enqueue_batch(batch)
@@ -125,11 +128,7 @@ class Operations:
         prepared = [self._prepare(job, known) for job in batch]
         calls = [call for call in prepared if isinstance(call, Call)]
         replies = iter((yield from self._accept(calls)) if calls else ())
-        outcomes = [next(replies) if isinstance(item, Call) else item for item in prepared]
-        for outcome in outcomes:
-            if not isinstance(outcome, str | HeadraceError):
-                raise outcome  # no refusal but a defect
-        return outcomes
+        return [_outcome(next(replies)) if isinstance(item, Call) else item for item in prepared]
 
     def _prepare(self, job: Job | HeadraceError, known: list[str]) -> Call[str] | HeadraceError:
         if isinstance(job, HeadraceError):
@@ -139,6 +138,8 @@ class Operations:
             return self._call(job)
         except HeadraceError as refusal:
             return refusal
+        except Exception as error:  # made without validation, or changed since
+            return InvalidJob("job", f"is none that can be written ({type(error).__name__})")
 
     def _call(self, job: Job, job_id: str | None = None) -> Call[str]:
         job_id = job_id or keys.new_job_id(job.model, self._partition(job))
@@ -175,6 +176,18 @@ class Operations:
             raise JobNotFound(job_id)
         return Record(job_id, {name.decode(): value.decode() for name, value in fields.items()}).status()
 
+    def celery_key(self) -> Steps[bytes]:
+        """The key that signs what is to follow from the jobs of Celery tasks; made when there is none."""
+        now = time.monotonic()
+        if now < self._celery_key_until:
+            return self._celery_key
+        name = keys.celery_key(self.settings.namespace)
+        # What was used before is kept, should Redis have come back without it.
+        commands = (("SET", name, self._celery_key.decode(), "NX"), ("GET", name))
+        _, kept = yield from self.send(Read(commands))
+        self._celery_key, self._celery_key_until = kept, now + KNOWN_S
+        return self._celery_key
+
     def job_of_task(self, task_id: str) -> Steps[str]:
         """The id of the job that a Celery task is, the latest if it was retried.
 
@@ -199,13 +212,38 @@ class Operations:
         return status
 
 
-def _job(item: JobLike) -> Job | HeadraceError:
+def _job(item: object) -> Job | HeadraceError:
     if isinstance(item, Job):
         return item
+    if not isinstance(item, Mapping) or not all(isinstance(name, str) for name in item):
+        return InvalidJob(
+            "job", f"must be a Job or a dict of enqueue's arguments (got {type(item).__name__})"
+        )
     try:
         return Job.make(**item)
     except InvalidJob as error:
         return error
+
+
+def _jobs(items: Iterable[object]) -> Iterator[Job | HeadraceError]:
+    """Each item as a job, or why it is none; the last is what ended the items before their time."""
+    try:
+        for item in items:
+            yield _job(item)
+    except Exception as error:
+        ended = HeadraceError(f"there are no more jobs: the iterable raised {type(error).__name__}")
+        ended.__cause__ = error
+        yield ended
+
+
+def _outcome(reply: str | Exception) -> str | HeadraceError:
+    if isinstance(reply, str | HeadraceError):
+        return reply
+    defect = HeadraceError(
+        f"its reply can't be read ({type(reply).__name__}); it may be enqueued all the same"
+    )
+    defect.__cause__ = reply
+    return defect
 
 
 def _batches(items: Iterator[Job | HeadraceError]) -> Iterator[list[Job | HeadraceError]]:
@@ -213,7 +251,8 @@ def _batches(items: Iterator[Job | HeadraceError]) -> Iterator[list[Job | Headra
     size = 0
     for item in items:
         batch.append(item)
-        size += item.prompt_bytes + 8 * len(item.prompt_token_ids or ()) if isinstance(item, Job) else 0
+        with suppress(Exception):  # of a job that can't be written; that is refused when it is tried
+            size += item.prompt_bytes + 8 * len(item.prompt_token_ids or ()) if isinstance(item, Job) else 0
         if len(batch) == BATCH_JOBS or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0

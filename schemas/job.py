@@ -1,10 +1,10 @@
-"""What a producer asks for: one generation job, as it travels through Redis."""
+"""What a producer asks for: one generation job. What travels is a `wire.WireJob`."""
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,7 +18,8 @@ from pydantic import (
 
 from .errors import InvalidJob
 from .keys import is_model_name
-from .redaction import shown_in_error
+from .plain_json import check_json
+from .redaction import shown_in_error, shown_name
 from .signing import check_secret
 
 SCHEMA_VERSION = 1
@@ -85,23 +86,12 @@ class Message(_Wire):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | list[dict[str, Any]] | None = None
+    content: Annotated[str | list[dict[str, Any]] | None, AfterValidator(check_json)] = None
 
-
-def check_task_message(celery: str) -> None:
-    """Refuse what can't be the message of a Celery task.
-
-    Raises:
-        ValueError: it is not.
-    """
-    try:
-        part = json.loads(celery)
-        whole = isinstance(part["headers"]["id"], str)
-        whole = whole and isinstance(part["embed"], dict) and isinstance(part["properties"], dict)
-    except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise ValueError("must be the JSON of a task's message; generate.delay() of headrace.celery makes it")
+    @model_validator(mode="after")
+    def _survives(self) -> Self:
+        check_json(self.model_extra)
+        return self
 
 
 def _one_or_many(value: object) -> object:
@@ -118,7 +108,6 @@ class Job(_Wire):
     Exactly one of `prompt`, `messages` and `prompt_token_ids` is given.
 
     Attributes:
-        v: the schema version that the job needs to be understood.
         model: the served name of the model.
         tools: function definitions, handed to the chat template.
         max_tokens: most tokens to generate; generation also ends where the model's context is full.
@@ -131,18 +120,15 @@ class Job(_Wire):
         deadline_s: it expires when it has not ended within this many seconds.
         max_runtime_s: it expires when it has not ended this many seconds after its first start.
         max_attempts: how often a worker may die over this job before it is dead-lettered.
-        celery: what completes a Celery task when the job has ended: the task's message without its arguments,
-            as JSON; the task `headrace.generate` writes it.
         stream: false lets the worker checkpoint at longer intervals.
         metadata: returned with the job's status and webhooks, never looked at; bounded as their body is.
     """
 
-    v: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
     model: str
     prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[tuple[Message, ...], Field(min_length=1)] | None = None
     prompt_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)] | None = None
-    tools: tuple[dict[str, Any], ...] | None = None
+    tools: tuple[Annotated[dict[str, Any], AfterValidator(check_json)], ...] | None = None
 
     max_tokens: Annotated[int, Field(ge=1, le=2**24)] = 256
     min_tokens: Annotated[int, Field(ge=0)] = 0
@@ -174,7 +160,6 @@ class Job(_Wire):
     max_runtime_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     webhook: Webhook | None = None
-    celery: str | None = None
     stream: bool = True
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -187,13 +172,6 @@ class Job(_Wire):
         if not is_model_name(model):
             raise ValueError("must be 1 to 128 letters, digits or _ . / -, beginning with a letter or digit")
         return model
-
-    @field_validator("celery")
-    @classmethod
-    def _completes_a_task(cls, celery: str | None) -> str | None:
-        if celery is not None:
-            check_task_message(celery)
-        return celery
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -210,7 +188,7 @@ class Job(_Wire):
         return self
 
     @classmethod
-    def make(cls, **fields: object) -> Self:
+    def make(cls, /, **fields: object) -> Self:
         """A validated job from keyword arguments.
 
         Raises:
@@ -219,24 +197,7 @@ class Job(_Wire):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise _invalid(error) from None
-
-    @classmethod
-    def from_wire(cls, spec: str | bytes) -> Self:
-        """The job a producer wrote; see `to_wire`.
-
-        Raises:
-            InvalidJob: the record is not a job of this or an earlier schema version.
-        """
-        try:
-            return cls.model_validate_json(spec)
-        except ValidationError as error:
-            raise _invalid(error) from None
-
-    def to_wire(self) -> str:
-        """The job as JSON, defaults left out."""
-        fields = self.model_dump(mode="json", exclude_defaults=True)
-        return json.dumps({"v": self.v, **fields}, ensure_ascii=False, separators=(",", ":"))
+            raise invalid(error) from None
 
     @property
     def prompt_bytes(self) -> int:
@@ -247,26 +208,15 @@ class Job(_Wire):
             return sum(len(message.model_dump_json().encode()) for message in self.messages)
         return 0
 
-    @property
-    def events(self) -> tuple[WebhookEvent, ...]:
-        """The events for which the protocol writes an outbox entry."""
-        if self.celery is not None:  # a task's state follows every one of them
-            return tuple(WebhookEvent)
-        return self.webhook.events if self.webhook else ()
 
-
-def _invalid(error: ValidationError) -> InvalidJob:
+def invalid(error: ValidationError) -> InvalidJob:
+    """What is wrong first of all, without what may be secret."""
     first = error.errors(include_url=False)[0]
-    location = first["loc"]
-    field = ".".join(_shortened(str(part)) for part in location) or "job"
+    location = tuple(shown_name(str(part)) for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     if location and first["type"] != "missing" and "secret" not in location:
         known = first["type"] != "extra_forbidden"
-        reason += f" (got {shown_in_error(str(location[0]), first['input'], known=known)})"
+        reason += f" (got {shown_in_error(location, first['input'], known=known)})"
     if location and location[0] == "n":
         reason += "; enqueue several jobs with enqueue_many for several answers"
-    return InvalidJob(field, reason)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return InvalidJob(".".join(location) or "job", reason)

@@ -204,6 +204,11 @@ def webhook_secrets(tenant: str, namespace: str = NAMESPACE) -> str:
     return f"{namespace}:webhook_secrets:{tenant}"
 
 
+def celery_key(namespace: str = NAMESPACE) -> str:
+    """String: the key, in hex, that signs what is to follow from the jobs of Celery tasks."""
+    return f"{namespace}:celery_key"
+
+
 def celery_prefix(namespace: str = NAMESPACE) -> str:
     """What every key of Celery starts with."""
     return f"{namespace}:celery:"
@@ -252,7 +257,7 @@ def is_permanent(key: str, namespace: str = NAMESPACE) -> bool:
 
     Celery's own tables, of hosts that listen for control messages, are a fixed few and are swept by Celery.
     """
-    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants")}:
+    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants", "celery_key")}:
         return True
     if key.startswith(webhook_secrets("", namespace)):
         return True

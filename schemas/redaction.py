@@ -1,10 +1,13 @@
 """What Celery's events, Flower, logs and errors show of a generation's arguments."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 SHOWN_CHARACTERS = 40
 """Of a prompt whose start may be shown."""
+
+_SHOWN_BITS = 128
 
 _PLAIN = frozenset(
     {
@@ -17,8 +20,14 @@ _PLAIN = frozenset(
 """Fields of a job that are shown as they are. All others may hold what a user wrote, or secrets, and so may
 whatever is no field at all."""
 
-_WRITTEN = ("prompt", "messages", "tools", "stop", "metadata")
-"""What errors don't quote."""
+_QUOTED = _PLAIN | {"idempotency_key", "logit_bias"}
+"""Fields of which errors quote what is wrong; of all others at most how large it is."""
+
+_SECRET = re.compile(r"whsec_|://|@")
+"""What may have a secret in it: nothing of such a text is quoted, wherever it stands."""
+
+_PLACE = re.compile(r"([a-z+]{1,16}://[A-Za-z0-9.:\[\]-]{1,64})(?:[/?#][^@]*)?")
+_WORD = re.compile(r"[a-z]{1,16}(\.[a-z]{1,16})?")
 
 
 def shown(
@@ -27,10 +36,14 @@ def shown(
     """The arguments as `argsrepr` and `kwargsrepr`."""
     if policy == "all":
         kwargs = {name: value for name, value in kwargs.items() if name != "webhook"}
-        return repr(tuple(args)), repr(kwargs)
+        try:
+            return repr(tuple(args)), repr(kwargs)
+        except (ValueError, RecursionError):  # a number too long to be written; too deep
+            policy = "size"
     positional = tuple(_Shown(_short(value, policy)) for value in args)
     named = {
-        name: value if name in _PLAIN else _Shown(_short(value, policy)) for name, value in kwargs.items()
+        name: value if name in _PLAIN and _is_flat(value) else _Shown(_short(value, policy))
+        for name, value in kwargs.items()
     }
     return repr(positional), repr(named)
 
@@ -42,9 +55,25 @@ def shown_answer(text: str, tokens: int, policy: Literal["size", "start", "all"]
     return f"<{tokens} tokens>" if policy == "size" else _short(text, policy)
 
 
-def shown_in_error(field: str, value: Any, *, known: bool = True) -> str:
+def shown_in_error(location: Sequence[str], value: Any, *, known: bool = True) -> str:
     """What an error quotes of a wrong field, which is not `known` if there is no such: errors are logged."""
-    text = repr(value) if known and field not in _WRITTEN else _short(value, "size")
+    if known and isinstance(value, str):
+        if location[0] in _QUOTED and not _SECRET.search(value):
+            return shortened(repr(value))
+        if location[0] == "webhook" and _WORD.fullmatch(value):
+            return repr(value)
+        if location[:2] == ("webhook", "url") and (place := _PLACE.fullmatch(value)):
+            return repr(place[1])
+    return _short(value, "size")
+
+
+def shown_name(name: str) -> str:
+    """The name of a field, which may be a user's own."""
+    return _short(name, "size") if _SECRET.search(name) else shortened(name)
+
+
+def shortened(text: str) -> str:
+    """At most 80 characters of it."""
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -57,6 +86,13 @@ class _Shown(str):
         return str(self)
 
 
+def _is_flat(value: Any) -> bool:
+    """Whether it is a text or a list of ordinary numbers; a number on its own is always shown."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(item, int) and item.bit_length() <= _SHOWN_BITS for item in value)
+    return isinstance(value, str)
+
+
 def _short(value: Any, policy: Literal["size", "start"]) -> str:
     if isinstance(value, str):
         if policy == "start":
@@ -64,6 +100,8 @@ def _short(value: Any, policy: Literal["size", "start"]) -> str:
         return f"<{len(value)} characters>"
     if isinstance(value, Sequence | Mapping):
         return f"<{len(value)} items>"
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"<a number of {value.bit_length()} bits>"
     if value is None or isinstance(value, int | float):
         return repr(value)
     return f"<{type(value).__name__}>"

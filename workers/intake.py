@@ -10,6 +10,7 @@ from ..schemas.events import FailureCode, JobError, JobState
 from ..schemas.job import Job, JobClass
 from ..schemas.keys import Tag
 from ..schemas.scripts import ClaimedJob
+from ..schemas.wire import WireJob
 from .running_job import RunningJob
 from .text import ChatTemplateError, TextStream, Tokenizer
 
@@ -63,7 +64,7 @@ class Intake:
     def _prepare(self, running: RunningJob, claimed: ClaimedJob) -> Request:
         self._resume(running, claimed)
         try:
-            job = Job.from_wire(claimed.spec)
+            job = WireJob.from_wire(claimed.spec)
         except InvalidJob as error:
             raise _Refused(FailureCode.INVALID, f"the job's record can't be read: {error}") from None
         running.job = job

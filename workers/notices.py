@@ -1,10 +1,10 @@
 """Tells the host which jobs run here, for Flower and `celery inspect`; as much of them as may be shown."""
 
-import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from ..schemas.redaction import shown, shown_answer
+from ..schemas.task_part import read_headers
 from .pipe import JobLeft, JobStarted
 from .running_job import RunningJob
 
@@ -31,15 +31,15 @@ class Notices:
         """The job runs here from now on."""
         job = running.job
         if job is not None and job.celery is not None:
-            headers: dict[str, Any] = json.loads(job.celery)["headers"]
+            task = read_headers(job.celery)
             notice = JobStarted(
                 running.job_id,
-                headers["id"],
-                _cut(headers.get("argsrepr", "")),
-                _cut(headers.get("kwargsrepr", "")),
-                headers.get("root_id"),
-                headers.get("parent_id"),
-                headers.get("retries") or 0,
+                task.id,
+                _cut(task.argsrepr or ""),
+                _cut(task.kwargsrepr or ""),
+                task.root_id,
+                task.parent_id,
+                task.retries or 0,
             )
         else:
             given = job.model_dump(mode="json", exclude_defaults=True) if job is not None else {}

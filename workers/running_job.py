@@ -6,9 +6,9 @@ from typing import Any
 
 from ..engine import TokenLogprobs
 from ..schemas.events import End, FinishReasonName, JobError, JobState, Output, Usage, chunk_payload
-from ..schemas.job import Job
 from ..schemas.keys import Tag
 from ..schemas.scripts import Segment
+from ..schemas.wire import WireJob
 from .text import TextStream, Tokenizer
 
 
@@ -32,7 +32,7 @@ class RunningJob:
     tag: Tag
     job_id: str
     fence: str
-    job: Job | None
+    job: WireJob | None
     text: TextStream | None
     claimed_at: float
     waited_s: float = 0.0

@@ -9,7 +9,8 @@ from kombu.utils.json import dumps as to_json
 
 from ...schemas.errors import InvalidJob
 from ...schemas.job import Job, JobClass
-from ...schemas.keys import job_id_of
+from ...schemas.task_part import read_headers, sign_part, task_job_id
+from ...schemas.wire import WireJob
 from ..client import Client
 from .settings import TaskSettings
 
@@ -53,10 +54,11 @@ class StreamProducer:
             fields["delay_s"] = max(RETRIED_S, _seconds_until(headers["eta"]))
         if headers.get("expires"):
             fields["deadline_s"] = max(RETRIED_S, _seconds_until(headers["expires"]))
-        fields["celery"] = celery_part(headers, embed, properties, self._app_name)
-        job = Job.make(**fields)
-        partitions = self._client._operations.settings.partitions
-        self._client._enqueue(job, job_id_of(_identity(headers), job.model, partitions))
+        job, part = Job.make(**fields), celery_part(headers, embed, properties, self._app_name)
+        operations = self._client._operations
+        job_id = task_job_id(read_headers(part), job.model, operations.settings.partitions)
+        signed = sign_part(part, job_id, self._client._run(operations.celery_key()))
+        self._client._enqueue(WireJob.of(job, celery=signed), job_id)
 
 
 def default_model(settings: TaskSettings, client: Client) -> str:
@@ -124,15 +126,10 @@ def celery_part(
         part["app"] = app_name
     try:
         text: str = to_json(part)
-    except (TypeError, ValueError) as error:
+        read_headers(text)
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidJob("link", f"the task's callbacks can't be written as JSON: {error}") from None
     return text
-
-
-def _identity(headers: Mapping[str, Any]) -> str:
-    """What makes a sending of the task one: a retry is another job."""
-    retries = headers.get("retries") or 0
-    return f"{headers['id']}/{retries}" if retries else str(headers["id"])
 
 
 def _seconds_until(moment: str) -> float:

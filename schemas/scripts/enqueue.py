@@ -8,6 +8,7 @@ from ..errors import IdempotencyConflict, InvalidJob, QueueFull, RateLimited
 from ..job import Job
 from ..keys import Tag
 from ..settings import QueueSettings
+from ..wire import WireJob
 from .call import Call, script, text
 
 
@@ -17,12 +18,12 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[st
     Sending the same call again is safe: the first reply may have been lost.
 
     Raises:
-        InvalidJob: the job is larger than `max_job_bytes` (at once).
+        InvalidJob: the job is larger than `max_job_bytes`, or can't be written any more (at once).
         QueueFull: the lane or the tenant is at its limit (from the reply, as the next).
         RateLimited: the tenant has had its requests or tokens of this minute.
         IdempotencyConflict: the idempotency key belongs to another body.
     """
-    limits = settings.limits
+    limits, job = settings.limits, WireJob.of(job)
     spec = job.to_wire()
     size = len(spec.encode())
     if size > limits.max_job_bytes:
@@ -67,7 +68,7 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[st
     return Call(script("enqueue"), tag.base, args, parse)
 
 
-def _body_hash(job: Job) -> str:
+def _body_hash(job: WireJob) -> str:
     """Equal for requests that ask for the same thing."""
     if job.idempotency_key is None:
         return ""

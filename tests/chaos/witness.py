@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from redis import Redis
 
 from headrace.schemas.events import Chunk, End, JobState, Output, parse_event
-from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag, is_permanent, tag_of
+from headrace.schemas.wire import WireJob
 
 from .audience import Watched
 
@@ -132,7 +132,7 @@ def _outbox(redis: Redis, tag: Tag, jobs: Iterable[Watched]) -> Iterator[str]:
         record = _record(redis, job.job_id)
         if record:
             happened = {f"job.{record['state']}"} | ({"job.started"} if "started_ms" in record else set())
-            asked = happened.intersection(Job.from_wire(record["spec"]).events)
+            asked = happened.intersection(WireJob.from_wire(record["spec"]).events)
             wanted.update((job.job_id.encode(), event.encode()) for event in asked)
     for entry in sorted(found | wanted):
         if found[entry] != wanted[entry]:

@@ -199,12 +199,12 @@ class Uninterrupted:
         return [self._known[name] for name in names]
 
     def _submit(self, name: str, fields: Mapping[str, object]) -> None:
-        from headrace.schemas.job import Job
         from headrace.schemas.keys import Tag
         from headrace.schemas.scripts import ClaimedJob
+        from headrace.schemas.wire import WireJob
 
         assert fields.get("temperature") == 0.0 or "seed" in fields
-        spec = Job.make(**fields).to_wire()
+        spec = WireJob.make(**fields).to_wire()
         admission = self._intake.admit(Tag("demo"), ClaimedJob(name, "1.x", spec, 0, 0, None, 0, []))
         assert admission.request is not None
         self._engine.submit(admission.request)

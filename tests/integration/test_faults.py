@@ -11,10 +11,11 @@ import pytest
 from headrace import BrokerUnavailable, Client, JobNotFound
 from headrace.schemas import keys
 from headrace.schemas.connection import connect
-from headrace.schemas.job import SCHEMA_VERSION, Job
+from headrace.schemas.job import SCHEMA_VERSION
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.scripts import enqueue, run
 from headrace.schemas.settings import QueueSettings
+from headrace.schemas.wire import WireJob
 
 from ..chaos.proxy import Proxy
 from .conftest import assert_whole, leaked_keys, wait_until
@@ -184,7 +185,7 @@ def test_time_is_redis_own_whatever_the_workers_clock_says(redis_url, start_work
 def test_an_older_worker_leaves_what_it_does_not_understand_to_a_newer_one(redis_url, start_worker, redis):
     old = start_worker(redis_url)
     job_id = new_job_id("demo")
-    newer = Job.make(**SHORT, v=SCHEMA_VERSION + 1, tenant="early")
+    newer = WireJob.make(**SHORT, v=SCHEMA_VERSION + 1, tenant="early")
     run(redis, enqueue(Tag("demo"), job_id, newer, QueueSettings()))
     others = [old.client.enqueue(**SHORT), old.client.enqueue(**SHORT, job_class="batch")]
     assert {job.result(timeout_s=60).state for job in others} == {"succeeded"}

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -177,3 +178,23 @@ def cli(cli: Callable[..., Ran]) -> Callable[..., str]:
         return ran.output
 
     return run_cli
+
+
+async def work(worker: Any) -> None:
+    """Answer every job there is, until cancelled; a prompt "fail" fails."""
+    while True:
+        for running in worker.start_all().values():
+            running.write(2)
+            if '"fail"' in running.claimed.spec:
+                running.finish(JobState.FAILED, error=JobError(code="context_length", message="too long"))
+            else:
+                running.finish()
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def working(worker: Any) -> Any:
+    task = asyncio.create_task(work(worker))
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

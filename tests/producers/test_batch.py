@@ -9,7 +9,8 @@ from redis import Redis
 
 from headrace import AsyncClient, BrokerUnavailable, HeadraceError, Limits
 from headrace.producers.batch import BatchRun, Tally
-from headrace.schemas.events import JobError, JobState
+
+from .conftest import work
 
 DEFAULTS = {"model": "m", "job_class": "batch"}
 
@@ -24,26 +25,6 @@ def answers(path: Path) -> dict[str, dict[str, Any]]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len({line["custom_id"] for line in lines}) == len(lines)
     return {line["custom_id"]: line for line in lines}
-
-
-async def work(worker: Any) -> None:
-    """Answer every job there is, until cancelled; a prompt "fail" fails."""
-    while True:
-        for running in worker.start_all().values():
-            running.write(2)
-            if '"fail"' in running.claimed.spec:
-                running.finish(JobState.FAILED, error=JobError(code="context_length", message="too long"))
-            else:
-                running.finish()
-        await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def working(worker: Any) -> Any:
-    task = asyncio.create_task(work(worker))
-    yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def run(url: str, requests: Path, responses: Path, *, in_flight: int = 10, **settings: Any) -> Tally:
@@ -190,3 +171,24 @@ async def test_an_output_file_of_something_else_is_left_alone(redis_url: str, tm
     with pytest.raises(HeadraceError, match="choose another output file"):
         await run(redis_url, requests, other)
     assert other.read_text() == "shopping\nlist\n"
+
+
+async def test_a_result_that_was_damaged_from_outside_is_its_lines_error_alone(
+    redis_url: str, redis: Redis, worker: Any, tmp_path: Path, until_async: Callable[..., Awaitable[None]]
+) -> None:
+    requests = write_requests(tmp_path / "in.jsonl", {"prompt": "a"}, {"prompt": "b"})
+    responses = tmp_path / "out.jsonl"
+    task = asyncio.create_task(run(redis_url, requests, responses))
+    started: dict[str, Any] = {}
+    await until_async(lambda: started.update(worker.start_all()) or len(started) == 2)
+    damaged, whole = started.values()
+    redis.hset(damaged.tag.job(damaged.id), "spec", "junk")
+    redis.hset(damaged.tag.job(damaged.id), "enqueued_ms", "junk")
+    damaged.finish()
+    whole.finish()
+    tally = await task
+    assert (tally.succeeded, tally.failed) == (1, 1)
+    assert {line["error"] and line["error"]["code"] for line in answers(responses).values()} == {
+        None,
+        "error",
+    }

@@ -29,12 +29,13 @@ from headrace.producers.operations import Operations
 from headrace.producers.steps import Batch, Request, drive
 from headrace.schemas import keys
 from headrace.schemas.settings import QueueSettings
+from headrace.schemas.wire import WireJob
 
 
 def test_the_arguments_are_the_jobs_fields_with_the_same_defaults() -> None:
     arguments = inspect.signature(Client.enqueue).parameters
     fields = {name: info.get_default(call_default_factory=True) for name, info in Job.model_fields.items()}
-    assert arguments.keys() - {"self"} == fields.keys() - {"v", "celery"}
+    assert arguments.keys() - {"self"} == fields.keys()
     for name, argument in arguments.items():
         if name not in {"self", "model"}:
             assert argument.default == fields[name] or (argument.default is None and fields[name] == {}), name
@@ -55,8 +56,8 @@ def test_every_argument_arrives_in_the_job(client: Client, worker: Any) -> None:
         "stream": False,
     }
     client.enqueue(model="m", **given)
-    spec = Job.from_wire(worker.start().claimed.spec)
-    assert spec == Job.make(model="m", **given)
+    spec = WireJob.from_wire(worker.start().claimed.spec)
+    assert spec == WireJob.of(Job.make(model="m", **given))
 
 
 @pytest.mark.parametrize(

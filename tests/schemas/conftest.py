@@ -29,6 +29,7 @@ from headrace.schemas.scripts import (
     upkeep,
 )
 from headrace.schemas.settings import QueueSettings
+from headrace.schemas.wire import WireJob
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Queue:
         """Enqueue a job of 16 prompt tokens and 16 output tokens, unless told otherwise."""
         if "prompt" not in fields and "messages" not in fields:
             fields.setdefault("prompt_token_ids", [1] * 16)
-        job = Job.make(**{"model": "m", "max_tokens": 16, **fields})
+        job = WireJob.make(**{"model": "m", "max_tokens": 16, **fields})
         return self.call(enqueue(self.tag, job_id or new_job_id("m"), job, self.settings))
 
     def fill(self, count: int, **fields: object) -> None:

@@ -10,11 +10,9 @@ what was sent just before is, with the same id, and a generation of the same id 
 counts each part once, and while somebody has claimed the sending of its body everybody else waits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
 
 import structlog
 from celery import Celery, states
@@ -23,17 +21,14 @@ from celery.app.trace import TraceInfo, build_tracer
 from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Reject
-from kombu.utils.json import loads as from_json
 
-from ...schemas.errors import InvalidJob, JobExpired, JobFailed
+from ...schemas.errors import JobExpired, JobFailed
 from ...schemas.events import JobState, Record
+from .message import FOLLOWERS, NAME, TaskMessage
 
-NAME = "headrace.generate"
 OUTCOME = "headrace_outcome"
 
 _ENDINGS = (JobFailed, JobExpired)
-_OWN = {"celery", "webhook", "v"}
-_FOLLOWERS = ("callbacks", "errbacks", "chain", "chord")
 
 log = structlog.get_logger(__name__)
 
@@ -64,57 +59,6 @@ class _Ending(TraceInfo):  # type: ignore[misc]
         return super().handle_error_state(task, req, eager, call_errbacks)
 
 
-@dataclass(slots=True, frozen=True)
-class TaskMessage:
-    """The message of a generation task, as its producer kept it in the job.
-
-    Attributes:
-        task_id: the task's id.
-        request: what Celery's trace wants to know of the message.
-        ignore_result: nobody wants the result stored.
-        app: the name of the app that has it; None when it has none.
-    """
-
-    task_id: str
-    request: dict[str, Any] = field(repr=False)
-    ignore_result: bool
-    app: str | None = None
-
-    def is_for(self, app: Celery) -> bool:
-        """Whether it is a task of this app, as far as their names tell."""
-        return self.app is None or app.main is None or self.app == app.main
-
-    @classmethod
-    def of(cls, spec: Mapping[str, Any]) -> "TaskMessage":
-        """The message in a job's spec; the webhook, which may have a secret, is not told to Celery.
-
-        Raises:
-            InvalidJob: it is none.
-        """
-        try:
-            return cls._of(spec)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InvalidJob("celery", f"is not the message of a task: {error!r}") from error
-
-    @classmethod
-    def _of(cls, spec: Mapping[str, Any]) -> "TaskMessage":
-        part = from_json(spec["celery"])
-        headers, embed, properties = part["headers"], part["embed"], part["properties"]
-        request = {
-            **headers,
-            **embed,
-            "callbacks": _named(embed.get("callbacks"), f"{headers['id']}/link"),
-            "errbacks": _named(embed.get("errbacks"), f"{headers['id']}/link_error"),
-            "args": (),
-            "kwargs": {name: value for name, value in spec.items() if name not in _OWN},
-            "reply_to": properties.get("reply_to"),
-            "correlation_id": properties.get("correlation_id", headers["id"]),
-            "delivery_info": {"priority": properties.get("priority"), "redelivered": False},
-            "is_eager": False,
-        }
-        return cls(headers["id"], request, bool(headers.get("ignore_result")), part.get("app"))
-
-
 def note_started(app: Celery, message: TaskMessage, worker: str) -> None:
     """Store `STARTED`: a task that nobody runs would be taken for pending, and revoked as such.
 
@@ -141,7 +85,7 @@ def complete(app: Celery, message: TaskMessage, record: Record) -> None:
         if isinstance(app.backend, RedisBackend):
             _await_claim(app, message)
             _forget_failure(app, message)
-        if any(message.request.get(name) for name in _FOLLOWERS):
+        if any(message.request.get(name) for name in FOLLOWERS):
             _reach_broker(app)
         if record.state is JobState.CANCELLED:
             app.backend.mark_as_revoked(
@@ -151,7 +95,7 @@ def complete(app: Celery, message: TaskMessage, record: Record) -> None:
                 store_result=not message.ignore_result,
             )
             return
-        request = {**message.request, OUTCOME: lambda: _outcome(record)}
+        request = {**message.request, OUTCOME: lambda: _believed(message, record)}
         if _is_stored(app, message, record):
             request |= {"callbacks": None, "chain": None}
         trace = build_tracer(NAME, app.tasks[NAME], app=app, Info=_Ending)
@@ -164,14 +108,6 @@ def _reach_broker(app: Celery) -> None:
     """See that there is a broker to send to: Celery would wait for long, and then fail a chord's body."""
     with app.producer_or_acquire() as producer:
         producer.connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-
-
-def _named(signatures: Sequence[Mapping[str, Any]] | None, of: str) -> list[dict[str, Any]]:
-    """Callbacks with ids, so that one sent again is the same task; Celery would draw a new id each time."""
-    return [
-        {**found, "options": {"task_id": str(uuid5(NAMESPACE_OID, f"{of}/{number}")), **found["options"]}}
-        for number, found in enumerate(signatures or ())
-    ]
 
 
 def _is_stored(app: Celery, message: TaskMessage, record: Record) -> bool:
@@ -209,6 +145,15 @@ def _forget_failure(app: Celery, message: TaskMessage) -> None:
     for _, task_id in _parts(message):
         if task_id != message.task_id and app.backend.get_state(task_id) in states.PROPAGATE_STATES:
             app.backend.forget(task_id)
+
+
+def _believed(message: TaskMessage, record: Record) -> dict[str, Any]:
+    """The outcome; a success is none where what was to follow from it can't be believed."""
+    outcome = _outcome(record)
+    if message.cut:
+        reason = "what was to follow is not sent: the task's message is not as generate() signed it"
+        raise JobFailed(record.job_id, "unsigned", reason)
+    return outcome
 
 
 def _outcome(record: Record) -> dict[str, Any]:

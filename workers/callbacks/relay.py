@@ -9,7 +9,6 @@ told of before the start. One that is for another process is left for it: where 
 or the task of another Celery app, whose results are kept elsewhere.
 """
 
-import json
 import threading
 import time
 from collections import Counter
@@ -21,10 +20,11 @@ from redis import Redis
 
 from ...schemas.errors import BrokerUnavailable, InvalidJob
 from ...schemas.events import Record
-from ...schemas.job import SCHEMA_VERSION, Job, WebhookEvent
+from ...schemas.job import SCHEMA_VERSION, WebhookEvent
 from ...schemas.keys import Tag
 from ...schemas.scripts import accept_delivery, run
-from .completion import TaskMessage
+from ...schemas.wire import WireJob
+from .message import Messages, TaskMessage
 from .metrics import CallbackMetrics
 from .outbox import WAIT_S, Entry, Outbox
 from .payload import body
@@ -62,7 +62,10 @@ class Relay:
         self._on_delivery = on_delivery
         self._outbox = Outbox(redis, tag, settings.relay_s)
         self._left: Counter[str] = Counter()
-        self.tasks = Tasks(self._outbox, app, metrics, stopping)
+        self._messages = Messages(
+            redis, settings.namespace, settings.partitions, unsigned=settings.celery_unsigned
+        )
+        self.tasks = Tasks(self._outbox, self._messages, app, metrics, stopping)
 
     def run(self) -> None:
         """Relay until told to stop; a Redis that is away is waited for."""
@@ -106,9 +109,9 @@ class Relay:
                 self._leave(entry_id, "their jobs are of a newer version than this process")
                 return
             event, at_ms = WebhookEvent(fields[b"event"].decode()), int(fields[b"at_ms"])
-            job = Job.from_wire(record.fields["spec"])
+            job = WireJob.from_wire(record.fields["spec"])
         except (KeyError, ValueError) as error:
-            log.error("outbox_entry_dropped", entry=entry_id, queue=self._tag.base, reason=repr(error))
+            log.error("outbox_entry_dropped", entry=entry_id, queue=self._tag.base, reason=_told(error))
             self._metrics.relayed("dropped")
             self._outbox.remove(entry_id)
             return
@@ -132,19 +135,26 @@ class Relay:
         self._left[reason] += 1
         self._metrics.relayed("left")
 
-    def _task_of(self, job: Job, record: Record) -> TaskMessage | None:
+    def _task_of(self, job: WireJob, record: Record) -> TaskMessage | None:
         """The job's Celery task; None where there is none, or none that can be read."""
         if job.celery is None:
             return None
         try:
-            return TaskMessage.of(json.loads(record.fields["spec"]))
+            return self._messages.of(record, job)
         except InvalidJob as error:
             log.error("task_dropped", job=record.job_id, reason=str(error))
             self._metrics.relayed("dropped")
             return None
 
     def _deliver(
-        self, entry_id: str, event: WebhookEvent, at_ms: int, job: Job, record: Record, *, keep_entry: bool
+        self,
+        entry_id: str,
+        event: WebhookEvent,
+        at_ms: int,
+        job: WireJob,
+        record: Record,
+        *,
+        keep_entry: bool,
     ) -> None:
         assert job.webhook is not None
         secret = job.webhook.secret
@@ -162,3 +172,8 @@ class Relay:
         )
         if run(self._redis, call):
             self._on_delivery()
+
+
+def _told(error: Exception) -> str:
+    """What is wrong with a record, without anything of it: it may have secrets."""
+    return str(error) if isinstance(error, InvalidJob) else type(error).__name__

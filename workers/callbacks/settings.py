@@ -20,6 +20,8 @@ class CallbacksSettings(CelerySettings):
     Attributes:
         app: the Celery app whose tasks are completed, as `module:name`.
         callbacks_queue: the Celery queue of generations that were sent by their task's name alone.
+        celery_unsigned: send what follows from tasks whose messages are not signed, for as long as there are
+            producers of a version that did not sign.
         relay_s: an outbox entry, once taken up, is another process's to see to after so long.
         webhook_allow: receivers that may be private: host names, `host:port`, networks like `10.1.0.0/16`.
         webhook_timeout_s: what a receiver gets for its whole answer.
@@ -31,6 +33,7 @@ class CallbacksSettings(CelerySettings):
 
     app: Annotated[str, Field(min_length=1)] = "headrace.celery:app"
     callbacks_queue: Annotated[str, Field(min_length=1)] = "headrace"
+    celery_unsigned: bool = False
     relay_s: Annotated[float, Field(ge=0.5, le=600)] = 10.0
     webhook_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     webhook_timeout_s: Annotated[float, Field(gt=0, le=60)] = 15.0

@@ -6,7 +6,6 @@ comes an entry is taken up anew, unless another process took it in the meantime:
 anything is done twice.
 """
 
-import json
 import threading
 from dataclasses import dataclass
 
@@ -15,7 +14,9 @@ from celery import Celery
 
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.job import WebhookEvent
-from .completion import NotCompleted, TaskMessage, complete, note_started
+from ...schemas.wire import WireJob
+from .completion import NotCompleted, complete, note_started
+from .message import Messages
 from .metrics import CallbackMetrics
 from .outbox import WAIT_S, Outbox
 
@@ -42,14 +43,21 @@ class Tasks:
     """Completes tasks. `add` may be called from any thread.
 
     Args:
+        messages: reads what is to be completed.
         app: has the generation task, and the broker and result backend of whoever waits for it.
         stopping: ends `run`.
     """
 
     def __init__(
-        self, outbox: Outbox, app: Celery, metrics: CallbackMetrics, stopping: threading.Event
+        self,
+        outbox: Outbox,
+        messages: Messages,
+        app: Celery,
+        metrics: CallbackMetrics,
+        stopping: threading.Event,
     ) -> None:
-        self._outbox, self._app, self._metrics = outbox, app, metrics
+        self._outbox, self._messages = outbox, messages
+        self._app, self._metrics = app, metrics
         self._stopping = stopping
         self._turns: dict[str, Turn] = {}
         self._changed = threading.Condition()
@@ -87,7 +95,7 @@ class Tasks:
         if not self._outbox.keep(entry_id, turn.since):
             return
         record = self._outbox.record(turn.job_id)
-        message = TaskMessage.of(json.loads(record.fields["spec"]))
+        message = self._messages.of(record, WireJob.from_wire(record.fields["spec"]))
         if turn.event is WebhookEvent.STARTED:
             note_started(self._app, message, record.fields.get("worker", ""))
         elif record.state.terminal:  # else it was queued again, and this is not its end

@@ -15,9 +15,11 @@ from redis import Redis
 
 from headrace.schemas.events import End, Output, chunk_payload
 from headrace.schemas.job import Job
-from headrace.schemas.keys import Tag, models, new_job_id
+from headrace.schemas.keys import Tag, celery_key, models, new_job_id
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, enqueue, finish, run
 from headrace.schemas.settings import QueueSettings
+from headrace.schemas.task_part import read_headers, sign_part, task_job_id
+from headrace.schemas.wire import WireJob
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.service import Service
 from headrace.workers.callbacks.settings import CallbacksSettings
@@ -25,6 +27,7 @@ from headrace.workers.callbacks.settings import CallbacksSettings
 TAG = Tag("demo")
 WAIT_S = 30.0
 DAY = 86_400
+KEY = b"a key of the tests"
 
 
 def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
@@ -120,8 +123,14 @@ class Jobs:
     redis: Redis
 
     def enqueue(self, **fields: object) -> str:
+        """A job; with `celery`, a message that is not signed yet, as the task `generate` would."""
+        part, job_id = fields.pop("celery", None), new_job_id("demo")
         job = Job.make(**{"model": "demo", "prompt": "x", **fields})
-        return run(self.redis, enqueue(TAG, new_job_id("demo"), job, QueueSettings(retention_s=600)))
+        if isinstance(part, str):
+            self.redis.set(celery_key(), KEY)
+            job_id = task_job_id(read_headers(part), "demo", 1)
+            job = WireJob.of(job, celery=sign_part(part, job_id, KEY))
+        return run(self.redis, enqueue(TAG, job_id, job, QueueSettings(retention_s=600)))
 
     def end_all(self, state: str = "succeeded") -> None:
         """Claim whatever waits, and end it."""

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from headrace import InvalidJob, Job
 from headrace.schemas.events import JobState, Record
+from headrace.schemas.wire import WireJob
 from headrace.workers.callbacks.completion import _outcome
 from headrace.workers.callbacks.relay import Relay
 
@@ -30,7 +31,7 @@ def change_spec(redis: Redis, job_id: str, **fields: object) -> None:
 @pytest.mark.parametrize("message", ["garbage", "[]", "{}", json.dumps(MESSAGE | {"embed": None}), "null"])
 def test_what_is_no_task_message_is_refused_by_its_field(message):
     with pytest.raises(InvalidJob, match=r"^celery: must be the JSON of a task's message"):
-        Job.make(model="demo", prompt="x", celery=message)
+        WireJob.make(model="demo", prompt="x", celery=message)
 
 
 @pytest.mark.parametrize("embed", [{"callbacks": [{"task": "t"}]}, {"errbacks": 7}], ids=str)

@@ -19,6 +19,7 @@ from headrace.schemas.job import WebhookEvent
 from headrace.workers.callbacks import run as callbacks
 from headrace.workers.callbacks import service as service_module
 from headrace.workers.callbacks import tasks
+from headrace.workers.callbacks.message import Messages
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.outbox import CONSUMER, Outbox
 from headrace.workers.callbacks.settings import CallbacksSettings
@@ -34,6 +35,11 @@ def message(task_id: str, link: bool = False, **fields: object) -> str:
     embed = {"callbacks": [{"task": "tests.next", "args": [], "kwargs": {}, "options": {}}]} if link else {}
     headers = {"id": task_id, "task": "headrace.generate", "root_id": task_id}
     return json.dumps({"headers": headers, "embed": embed, "properties": {}, **fields})
+
+
+def messages(redis: Redis) -> Messages:
+    """What reads the tasks' messages."""
+    return Messages(redis, "hr", 1, unsigned=False)
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def test_a_celery_that_does_not_answer_is_given_up_in_time(
     outbox, metrics, stopping = Outbox(redis, TAG, RELAY_S), CallbackMetrics(), threading.Event()
     jobs.ended(celery=message("t", link=True))
     (entry,) = read(outbox, redis)
-    tasks_ = Tasks(outbox, app, metrics, stopping)
+    tasks_ = Tasks(outbox, messages(redis), app, metrics, stopping)
     tasks_.add(*entry, WebhookEvent.SUCCEEDED, time.monotonic())
     thread = threading.Thread(target=tasks_.run)
     with capture_logs() as logs:
@@ -151,11 +157,11 @@ def test_what_another_process_took_over_is_completed_by_that_one_alone(
 
     stopping, app = threading.Event(), Celery("none", set_as_current=False)
     metrics = CallbackMetrics()
-    lists = [Tasks(outbox, app, metrics, stopping) for outbox in (slow, other)]
+    lists = [Tasks(outbox, messages(redis), app, metrics, stopping) for outbox in (slow, other)]
     for entry_id, job_id in entries[1:]:
         lists[0].add(entry_id, job_id, WebhookEvent.SUCCEEDED, read_at)
         lists[1].add(entry_id, job_id, WebhookEvent.SUCCEEDED, time.monotonic())
-    redis.xclaim(TAG.outbox, "relay", CONSUMER, 0, [entries[0][0]], idle=round(1000 * RELAY_S))
+    redis.xclaim(TAG.outbox, "relay", CONSUMER, 0, [entries[0][0]], idle=round(2000 * RELAY_S))
     lists[0].add(*entries[0], WebhookEvent.SUCCEEDED, read_at)
     threads = [threading.Thread(target=one.run) for one in lists]
     threads[0].start()

@@ -1,0 +1,81 @@
+"""What of a Celery task's message travels in its job, and how to tell that `generate` wrote it.
+
+It says which tasks are sent when the job has ended, so nobody else may have written it: it is signed together
+with the job's id, with a key that no job has in it, and the job's id is made of the task's.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .keys import job_id_of
+from .plain_json import check_json
+
+DEEPEST = 200
+"""Levels of a canvas, each of which is some levels of JSON."""
+
+_SIGNED = re.compile(r'(.*),"signature":"([0-9a-f]{64})"\}', re.DOTALL)
+
+_Id = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class TaskHeaders(BaseModel):
+    """What is known of a task beside what follows from it. The representations show what may be shown."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: _Id
+    root_id: _Id | None = None
+    parent_id: _Id | None = None
+    retries: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    argsrepr: str | None = None
+    kwargsrepr: str | None = None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    headers: TaskHeaders
+    embed: dict[str, Any]
+    properties: dict[str, Any]
+    app: str | None = None
+
+
+def read_headers(celery: str) -> TaskHeaders:
+    """The headers of a task's message, which is whole.
+
+    Raises:
+        ValueError: it is no message of a task.
+    """
+    try:
+        return _Part.model_validate(check_json(json.loads(celery), DEEPEST)).headers
+    except (ValidationError, ValueError, RecursionError):
+        raise ValueError(
+            "must be the JSON of a task's message; generate.delay() of headrace.celery makes it"
+        ) from None
+
+
+def sign_part(part: str, job_id: str, key: bytes) -> str:
+    """The part with its signature as its last field."""
+    return f'{part[:-1]},"signature":"{_signature(part, job_id, key)}"}}'
+
+
+def is_signed(celery: str, job_id: str, key: bytes) -> bool:
+    """Whether the part is as `sign_part` made it for this job."""
+    found = _SIGNED.fullmatch(celery)
+    return found is not None and hmac.compare_digest(_signature(f"{found[1]}}}", job_id, key), found[2])
+
+
+def task_job_id(headers: TaskHeaders, model: str, partitions: int) -> str:
+    """The id of the one job of a task; a retry is another job."""
+    identity = f"{headers.id}/{headers.retries}" if headers.retries else headers.id
+    return job_id_of(identity, model, partitions)
+
+
+def _signature(part: str, job_id: str, key: bytes) -> str:
+    signed = f"{job_id}\n{part}".encode(errors="surrogatepass")
+    return hmac.new(key, signed, hashlib.sha256).hexdigest()

@@ -1,0 +1,70 @@
+"""A job as it travels through Redis: what was asked for, and what only headrace itself adds."""
+
+import json
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, field_validator
+
+from .errors import InvalidJob
+from .job import SCHEMA_VERSION, Job, WebhookEvent, invalid
+from .task_part import read_headers
+
+
+class WireJob(Job):
+    """What travels; nothing that a user writes is ever read as one.
+
+    Attributes:
+        v: the schema version that the job needs to be understood.
+        celery: what completes a Celery task when the job has ended: the task's message without its arguments,
+            as JSON, signed (see `task_part`); the task `headrace.generate` writes it.
+    """
+
+    v: Annotated[int, Field(ge=1, lt=2**31)] = SCHEMA_VERSION
+    celery: str | None = None
+
+    @field_validator("celery")
+    @classmethod
+    def _completes_a_task(cls, celery: str | None) -> str | None:
+        if celery is not None:
+            read_headers(celery)
+        return celery
+
+    @classmethod
+    def of(cls, job: Job, celery: str | None = None) -> Self:
+        """A job that was asked for, on its way; one that is under way already is itself."""
+        if isinstance(job, cls):
+            return job
+        return cls.model_construct(**{name: getattr(job, name) for name in Job.model_fields}, celery=celery)
+
+    @classmethod
+    def from_wire(cls, spec: str | bytes) -> Self:
+        """The job a producer wrote; see `to_wire`.
+
+        Raises:
+            InvalidJob: the record is not a job of this or an earlier schema version.
+        """
+        try:
+            return cls.model_validate_json(spec)
+        except ValidationError as error:
+            raise invalid(error) from None
+
+    def to_wire(self) -> str:
+        """The job as JSON, defaults left out.
+
+        Raises:
+            InvalidJob: something that was handed over has changed since, and can't be written.
+        """
+        try:
+            fields = self.model_dump(mode="json", exclude_defaults=True)
+            text = json.dumps({"v": self.v, **fields}, ensure_ascii=False, separators=(",", ":"))
+            text.encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidJob("job", f"can't be written as JSON ({type(error).__name__})") from None
+        return text
+
+    @property
+    def events(self) -> tuple[WebhookEvent, ...]:
+        """The events for which the protocol writes an outbox entry."""
+        if self.celery is not None:  # a task's state follows every one of them
+            return tuple(WebhookEvent)
+        return self.webhook.events if self.webhook else ()
