@@ -58,7 +58,7 @@ class ClaimedJob:
 
     Attributes:
         fence: proves ownership in every later write.
-        spec: the job as JSON (`Job.from_wire`).
+        spec: the job as JSON (`WireJob.from_wire`).
         offset: tokens in its log.
         attempts: how often a worker died over it.
         suspect_until: it stays a suspect until its log passes this offset; None when it is none.
