@@ -20,15 +20,28 @@ from celery.app.task import Context
 from celery.app.trace import TraceInfo, build_tracer
 from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
-from celery.exceptions import Reject
+from celery.exceptions import ImproperlyConfigured, InvalidTaskError, NotRegistered, QueueNotFound, Reject
+from kombu.exceptions import SerializationError, SerializerNotInstalled
 
-from ...schemas.errors import JobExpired, JobFailed
+from ...schemas.errors import (
+    BrokerUnavailable,
+    HeadraceError,
+    JobExpired,
+    JobFailed,
+    QueueFull,
+    RateLimited,
+)
 from ...schemas.events import JobState, Record
 from .message import FOLLOWERS, NAME, TaskMessage
 
 OUTCOME = "headrace_outcome"
 
 _ENDINGS = (JobFailed, JobExpired)
+_FINAL = (
+    *(TypeError, ValueError, RecursionError, NotImplementedError),  # arguments that do not fit
+    *(SerializationError, SerializerNotInstalled),
+    *(ImproperlyConfigured, InvalidTaskError, NotRegistered, QueueNotFound),
+)
 
 log = structlog.get_logger(__name__)
 
@@ -70,38 +83,94 @@ def note_started(app: Celery, message: TaskMessage, worker: str) -> None:
             return
         if app.backend.get_state(message.task_id) in states.READY_STATES:
             return
-        app.backend.store_result(
-            message.task_id, {"hostname": worker}, states.STARTED, request=Context(message.request)
-        )
+        try:
+            app.backend.store_result(
+                message.task_id, {"hostname": worker}, states.STARTED, request=Context(message.request)
+            )
+        except Exception as error:
+            if not is_final(error):
+                raise
+            log.error("start_not_noted", task=message.task_id, reason=_told(error))
 
 
 def complete(app: Celery, message: TaskMessage, record: Record) -> None:
-    """Let Celery do all that follows from the job's end.
+    """Let Celery do all that follows from the job's end; if that can't ever be, the task has failed.
 
     Raises:
-        NotCompleted: Celery's broker or result backend refused.
+        NotCompleted: Celery's broker or result backend refused, or a queue is full.
     """
     with _celery_errors(message):
-        if isinstance(app.backend, RedisBackend):
-            _await_claim(app, message)
-            _forget_failure(app, message)
-        if any(message.request.get(name) for name in FOLLOWERS):
-            _reach_broker(app)
-        if record.state is JobState.CANCELLED:
-            app.backend.mark_as_revoked(
-                message.task_id,
-                "revoked",
-                request=Context(message.request),
-                store_result=not message.ignore_result,
-            )
-            return
-        request = {**message.request, OUTCOME: lambda: _believed(message, record)}
-        if _is_stored(app, message, record):
-            request |= {"callbacks": None, "chain": None}
-        trace = build_tracer(NAME, app.tasks[NAME], app=app, Info=_Ending)
-        traced = trace(message.task_id, (), message.request["kwargs"], request)
-        if traced.info is not None and not isinstance(traced.info.retval, _ENDINGS):
-            raise traced.info.retval
+        try:
+            _complete(app, message, record)
+        except Exception as error:
+            reason = error.reason if isinstance(error, Reject) else error
+            if not is_final(reason):
+                raise
+            log.error("task_refused", job=record.job_id, task=message.task_id, reason=_told(reason))
+            _fail(app, message, reason)
+
+
+def _complete(app: Celery, message: TaskMessage, record: Record) -> None:
+    if isinstance(app.backend, RedisBackend):
+        _await_claim(app, message)
+        _forget_failure(app, message)
+    if any(message.request.get(name) for name in FOLLOWERS):
+        _reach_broker(app)
+    if record.state is JobState.CANCELLED:
+        app.backend.mark_as_revoked(
+            message.task_id,
+            "revoked",
+            request=Context(message.request),
+            store_result=not message.ignore_result,
+        )
+        return
+    request = {**message.request, OUTCOME: lambda: _believed(message, record), "errbacks": None}
+    request["chain"] = list(message.request.get("chain") or ())  # Celery takes the next step off it
+    if _is_stored(app, message, record):
+        request |= {"callbacks": None, "chain": None}
+    trace = build_tracer(NAME, app.tasks[NAME], app=app, Info=_Ending)
+    traced = trace(message.task_id, (), message.request["kwargs"], request)
+    if traced.info is None:
+        return
+    if not isinstance(traced.info.retval, _ENDINGS):
+        raise traced.info.retval
+    _call_errbacks(app, message, traced.info.retval)
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Whether what was refused would be refused again; what nobody foresaw may pass."""
+    if isinstance(error, HeadraceError):
+        return not isinstance(error, BrokerUnavailable | QueueFull | RateLimited)
+    return isinstance(error, _FINAL)
+
+
+def _fail(app: Celery, message: TaskMessage, error: Exception) -> None:
+    """End a task whose job has ended, but from which something can't follow; with it what was to follow."""
+    app.backend.mark_as_failure(
+        message.task_id,
+        error,
+        request=Context(message.request),
+        store_result=not message.ignore_result,
+        call_errbacks=False,
+    )
+    _call_errbacks(app, message, error)
+
+
+def _call_errbacks(app: Celery, message: TaskMessage, error: Exception) -> None:
+    """Each on its own: one that can't be sent ever is no reason to leave out the others."""
+    for errback in message.request.get("errbacks") or ():
+        request = Context({**message.request, "errbacks": [errback]})
+        try:
+            app.backend._call_task_errbacks(request, error, None)
+        except Exception as refused:
+            if not is_final(refused):
+                raise
+            log.error("errback_refused", task=message.task_id, reason=_told(refused))
+
+
+def _told(error: BaseException | None) -> str:
+    """An error in a log: of those that are not headrace's own, the text may have anything in it."""
+    return str(error) if isinstance(error, HeadraceError) else type(error).__name__
 
 
 def _reach_broker(app: Celery) -> None:

@@ -34,6 +34,9 @@ RESTORE_S = 60
 ANSWER_S = 5.0
 """How long Celery's Redis, broker or result backend, has for an answer; the task is then completed later."""
 
+INTERNAL_ERROR = "Exception raised outside body"
+"""What Celery warns of, with a traceback, where something can't follow from a task: that is logged."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -72,6 +75,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
     logs.configure(settings.log_level, host=hostname)
     setup_logging.connect(_keep_logging)
     warnings.simplefilter("ignore", SecurityWarning)
+    warnings.filterwarnings("ignore", INTERNAL_ERROR, RuntimeWarning)
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)  # it would log what was generated
     connect(settings.redis_url).close()
     log.info("callbacks_starting", app=settings.app, redis=without_password(settings.redis_url))
