@@ -26,7 +26,7 @@ class DeadLetter(BaseModel):
         job_id: the job; empty for an entry that named none.
         cause: `crashed`, `malformed entry` or `job record missing`.
         at_ms: when, by Redis's clock.
-        attempts: workers that died over it.
+        attempts: workers that died over it while they ran nothing else.
         worker: the last of them.
         offset: tokens generated until then.
         history: what each of them was, and how it ended.

@@ -182,7 +182,7 @@ class Producer(ABC, Generic[Enqueued]):
             delay_s: not before this many seconds from now.
             deadline_s: the job expires when it has not ended within this many seconds.
             max_runtime_s: the job expires when it has not ended this many seconds after its first start.
-            max_attempts: how often a worker may die over this job before it counts as failed.
+            max_attempts: how often a worker may die over this job alone before it counts as failed.
             webhook: who to tell of the job's start and end.
             stream: False when nobody will read the stream: it is then written less often.
             metadata: returned with the job's status and webhooks; at most 64 keys of at most 64 characters,

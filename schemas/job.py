@@ -119,7 +119,7 @@ class Job(_Wire):
         delay_s: not before this many seconds from now.
         deadline_s: it expires when it has not ended within this many seconds.
         max_runtime_s: it expires when it has not ended this many seconds after its first start.
-        max_attempts: how often a worker may die over this job before it is dead-lettered.
+        max_attempts: how often a worker may die over this job alone before it is dead-lettered.
         stream: false lets the worker checkpoint at longer intervals.
         metadata: returned with the job's status and webhooks, never looked at; bounded as their body is.
     """

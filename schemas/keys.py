@@ -56,7 +56,7 @@ class Tag:
         return f"{self.base}:retry:{job_class}"
 
     def suspects(self, job_class: str) -> str:
-        """Stream, group `workers`: jobs that may have killed their worker; a worker runs one at a time."""
+        """Stream, group `workers`: jobs that may have killed their worker; they are tried alone."""
         return f"{self.base}:suspects:{job_class}"
 
     def backlog(self, job_class: str) -> str:
@@ -84,6 +84,15 @@ class Tag:
     def tenants(self) -> str:
         """Hash: the tenants' policies, a copy of `keys.tenants()` that this tag's scripts can read."""
         return f"{self.base}:tenants"
+
+    def held(self, worker_id: str) -> str:
+        """Sorted set with TTL: a worker's jobs by when it took them; `*`: it has others, or had some."""
+        return f"{self.base}:held:{worker_id}"
+
+    @property
+    def trial(self) -> str:
+        """String with TTL: the worker that tries suspects, or was asked to."""
+        return f"{self.base}:trial"
 
     @property
     def parked(self) -> str:

@@ -15,6 +15,7 @@ from redis import Redis
 
 from ..schemas.connection import broker_errors, is_cluster
 from ..schemas.errors import BrokerUnavailable
+from ..schemas.job import JobClass
 from ..schemas.keys import Tag
 from ..schemas.scripts import (
     Advance,
@@ -31,6 +32,7 @@ from ..schemas.scripts import (
     heartbeat,
     release,
     run_many,
+    trial,
     upkeep,
 )
 from ..schemas.scripts.call import text
@@ -52,6 +54,7 @@ class Flush:
         releases: jobs to give back.
         claim: what can be taken now, and from which queue.
         facts: what the worker says of itself; None sends no heartbeat.
+        trials: classes of which this worker, which holds jobs, can try suspects; None asks nothing.
         upkeep: do the queue's upkeep too.
         wait_s: nothing runs here: wait this long for the bell first.
     """
@@ -61,6 +64,7 @@ class Flush:
     releases: list[tuple[RunningJob, ReleaseReason]] = field(default_factory=list)
     claim: tuple[Tag, ClaimRequest] | None = None
     facts: Mapping[str, str | int] | None = None
+    trials: Sequence[JobClass] | None = None
     upkeep: bool = False
     wait_s: float = 0.0
 
@@ -71,6 +75,7 @@ class FlushReply:
 
     Attributes:
         advanced: one answer a job; with `sent` the offset that the answer is about.
+        trial: this worker is to give its jobs back and try suspects of this queue.
         drain_s: somebody wants this worker to end, after at most so long.
         took_s: the round trip's time, without the wait for the bell.
     """
@@ -81,6 +86,7 @@ class FlushReply:
     admitted: list[Admission] = field(default_factory=list)
     claimed: ClaimReply | None = None
     upkeep: UpkeepReply | None = None
+    trial: Tag | None = None
     drain_s: float | None = None
     took_s: float = 0.0
     claim_error: Exception | None = None
@@ -171,7 +177,13 @@ class Queue:
             if isinstance(result, float):
                 reply.drain_s = result
 
+        def asked(tag: Tag, result: bool | Exception) -> None:
+            if result is True:
+                reply.trial = tag
+
         for tag in self.tags:
+            if flush.trials is not None:
+                pipeline.add(trial(tag, self.worker_id, self.lease_ms, flush.trials), partial(asked, tag))
             if flush.facts is not None:
                 pipeline.add(heartbeat(tag, self.worker_id, flush.facts), beaten)
             if flush.upkeep:

@@ -84,6 +84,7 @@ class Link:
             None  # where a job waits for room here, and since when
         )
         self._more: Tag | None = None  # the last claim there had looked at as much as it may
+        self._trial_wanted: Tag | None = None
 
     @property
     def busy(self) -> bool:
@@ -153,6 +154,9 @@ class Link:
             self._roster.admit(admission)
         if reply.claimed is not None and self._sent.claim is not None:
             self._note_claim(self._sent.claim[0], reply.claimed)
+        if reply.trial is not None:
+            log.info("gives_way_to_suspects", jobs=len(self._roster.jobs))
+            self._trial_wanted = reply.trial
         if reply.claim_error is not None:
             log.warning("claim_refused", reason=str(reply.claim_error))
         if reply.upkeep is not None:
@@ -165,6 +169,8 @@ class Link:
 
     def _note_claim(self, tag: Tag, claimed: ClaimReply) -> None:
         self._more = tag if claimed.more else None
+        if claimed.suspect_waits:
+            self._trial_wanted = tag
         if claimed.blocked_class is not None:
             self._blocked = tag, claimed.blocked_class, claimed.blocked_tokens
         waits = self._held is not None and self._held[0] == tag
@@ -204,25 +210,38 @@ class Link:
                 flush.advances.append((running, running.written))
         for running, _ in flush.advances:
             running.renewed_at = now
+        try_next = self._trial_wanted is not None
         flush.claim = self._claim()
         if now - self._beaten >= self._settings.heartbeat_s:
             self._beaten = now
             flush.facts = self._facts()
+            if self._roster:
+                can_not = self.closing or self._roster.on_trial or try_next
+                flush.trials = () if can_not else self._settings.classes
         if now >= self._upkept + self._upkeep_s:
             self._upkept = now + self._upkeep_s * random.uniform(-0.2, 0.2)
             flush.upkeep = True
-        if not self._roster and self._outage is None and self._more is None and not self.closing:
+        looks_on = try_next or self._more is not None
+        if not self._roster and self._outage is None and not looks_on and not self.closing:
             flush.wait_s = min(self._settings.heartbeat_s, self._upkeep_s)
         return flush
 
     def _publish_due(self, running: RunningJob, now: float, *, regular: bool) -> bool:
         """Between the regular publications only what is urgent goes out: a job's first tokens here."""
-        if running.job is not None and not running.job.stream and not running.is_suspect:
+        if running.is_suspect:  # where it ends its worker, the log is to be as far as its tokens
+            return True
+        if running.job is not None and not running.job.stream:
             return now - running.checkpointed_at >= CHECKPOINT_S
         return regular or running.written == running.resumed_at
 
     def _make_room(self) -> None:
-        """Stop jobs that give way to a more urgent one; it is claimed in the flush that gives them back."""
+        """Stop jobs that give way: all to a suspect, which is tried alone, or some to a more urgent one.
+
+        It is claimed in the flush that gives them back.
+        """
+        if self._trial_wanted is not None and not self._roster.on_trial and not self.closing:
+            for running in list(self._roster.active):
+                self._roster.give_back(running, ReleaseReason.TRIAL)
         if self._blocked is None:
             return
         _, job_class, cost_tokens = self._blocked
@@ -243,7 +262,9 @@ class Link:
             classes = tuple(job_class for job_class in classes if job_class in above)
         more, self._more = self._more, None
         overflows = ReleaseReason.OVERFLOW in self._roster.leaving.values()
-        if self.closing or (not resync and (overflows or not classes)):
+        alone = not self._roster.jobs
+        on_trial = self._roster.on_trial or (self._trial_wanted is not None and not alone)
+        if self.closing or (not resync and (overflows or not classes or on_trial)):
             return None
         tag, classes = self._next_queue(classes, more)
         request = ClaimRequest(
@@ -256,13 +277,16 @@ class Link:
             capacity_tokens=engine.capacity_tokens,
             output_ratio=estimates.output_ratio,
             tokens_per_byte=estimates.prompt_ratio,
-            suspect_slots=max(0, 1 - self._roster.suspects),
+            suspect_slots=int(alone),
             classes=classes,
             resync=resync,
+            company=len(self._queue.tags) > 1,
             context_tokens=engine.model_info.context_tokens,
             room_tokens=room_made(self._roster.active, engine),
         )
         self._claim_lost = self._blocked = None
+        if not resync:
+            self._trial_wanted = None
         return tag, request
 
     def _next_queue(
@@ -272,7 +296,8 @@ class Link:
 
         Beside a job that has long waited for room here, other queues' are taken only if they are more urgent.
         """
-        for tag in (self._claim_lost, self._blocked and self._blocked[0], more):
+        blocked = self._blocked and self._blocked[0]
+        for tag in (self._claim_lost, self._trial_wanted, blocked, more):
             if tag is not None:
                 return tag, classes
         self._turn = (self._turn + 1) % len(self._queue.tags)

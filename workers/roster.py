@@ -48,9 +48,9 @@ class Roster:
         return (running for running in self.jobs.values() if not running.ended)
 
     @property
-    def suspects(self) -> int:
-        """Jobs whose last worker died near where they are now."""
-        return sum(running.is_suspect for running in self.jobs.values())
+    def on_trial(self) -> bool:
+        """Whether a suspect is tried here: until its log is past what makes it one, it stays alone."""
+        return any(running.is_suspect for running in self.jobs.values())
 
     def admit(self, admission: Admission) -> None:
         """Start a claimed job, or keep it to be finished or given back at the next flush."""
@@ -96,6 +96,7 @@ class Roster:
             return
         now = time.monotonic()
         if progress.token_ids:
+            self.urgent = self.urgent or running.is_suspect
             self._note_tokens(running, len(progress.token_ids), now)
         running.cached_tokens = progress.cached_tokens or running.cached_tokens
         logprobs = wire_logprobs(self.tokenizer, progress.logprobs)
@@ -157,7 +158,9 @@ class Roster:
         match answer.status:
             case AdvanceStatus.OK | AdvanceStatus.CANCELLED | AdvanceStatus.EXPIRED:
                 if sent > running.written:
+                    tried = running.is_suspect
                     running.written, running.checkpointed_at = sent, time.monotonic()
+                    self.urgent = self.urgent or (tried and not running.is_suspect)
                 if answer.status is not AdvanceStatus.OK and not running.ended:
                     self._interrupt(running, answer.status)
             case AdvanceStatus.BEHIND:

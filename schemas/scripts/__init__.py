@@ -24,11 +24,12 @@ from .drop_dead import drop_dead
 from .enqueue import enqueue
 from .finish import finish
 from .heartbeat import forget_worker, heartbeat
-from .recover import recover
+from .recover import Recovered, recover
 from .release import ReleaseReason, release
 from .replay_delivery import replay_delivery
 from .requeue_dead import requeue_dead
 from .settle_delivery import settle_delivery
+from .trial import trial
 from .upkeep import UpkeepReply, upkeep
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "ClaimedJob",
     "DeliveriesReply",
     "DueDelivery",
+    "Recovered",
     "ReleaseReason",
     "Script",
     "Segment",
@@ -68,5 +70,6 @@ __all__ = [
     "run_many",
     "run_many_async",
     "settle_delivery",
+    "trial",
     "upkeep",
 ]

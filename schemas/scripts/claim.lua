@@ -5,9 +5,9 @@ local worker, nonce, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local budget, slots, page_size = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local capacity, output_ratio, tokens_per_byte = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local suspect_slots, max_v, resync = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
-local context = tonumber(ARGV[13])
-local room = {interactive = tonumber(ARGV[14]), standard = tonumber(ARGV[15]), batch = 0}  -- once others gave way
-local classes = {unpack(ARGV, 16)}
+local company, context = ARGV[13] == '1', tonumber(ARGV[14])
+local room = {interactive = tonumber(ARGV[15]), standard = tonumber(ARGV[16]), batch = 0}  -- once others gave way
+local classes = {unpack(ARGV, 17)}
 
 local MAX_LOOKS = 64   -- at what starts nothing: ended or broken heads, empty lanes, tenants at their limit
 local LOG_LOOK = 512   -- tokens of a log whose result is put together count as one look more
@@ -92,6 +92,7 @@ local function start(id, job)
   if job.held or job.passed then redis.call('HDEL', key('job', id), 'held', 'passed') end
   redis.call('HSET', key('job', id), 'state', 'running', 'fence', fence, 'worker', worker)
   redis.call('ZADD', key('leases'), now + lease_ms, id)
+  redis.call('ZADD', key('held', worker), now, id)
   if not job.started_ms then first_start(id, job) end
   hand_out(id, job, fence)
 end
@@ -270,27 +271,47 @@ end
 
 -- The reply to an earlier claim was lost: what this worker holds, for it to find what it does not know of.
 if resync then
-  for _, id in ipairs(redis.call('ZRANGE', key('leases'), 0, -1)) do
+  for _, id in ipairs(redis.call('ZRANGE', key('held', worker), 0, -1)) do
     local job = fields_of(id, unpack(JOB_FIELDS))
     if job.worker == worker and string.match(job.fence or '', '%.(.+)$') == nonce then
       hand_out(id, job, job.fence)
     end
   end
-  return {taken, {}, 0}
+  return {taken, {}, 0, 0}
 end
 
-for _, class in ipairs(classes) do
-  serve_all(key('retry', class), math.huge)
-  if not blocked and suspect_slots > 0 then
-    local before = #taken
-    serve_all(key('suspects', class), suspect_slots)
-    suspect_slots = suspect_slots - (#taken - before)
+local function a_suspect_waits()
+  for _, class in ipairs(classes) do
+    if peek(key('suspects', class)) then return 1 end
   end
-  if not blocked then serve_lanes(class) end
-  if blocked or looks < 1 then break end
+  return 0
 end
+
+-- A suspect is tried alone: a worker that holds nothing takes one, and nothing beside it.
+local function try_suspect()
+  for _, class in ipairs(classes) do
+    serve_all(key('suspects', class), 1)
+    blocked = nil  -- one that does not fit a worker that holds nothing is another's to try
+    if #taken > 0 then
+      redis.call('SET', key('trial'), worker, 'PX', lease_ms)
+      return true
+    end
+  end
+  if redis.call('GET', key('trial')) == worker then redis.call('DEL', key('trial')) end
+end
+
+local tried = suspect_slots > 0 and try_suspect()
+if not tried then
+  for _, class in ipairs(classes) do
+    serve_all(key('retry', class), math.huge)
+    if not blocked then serve_lanes(class) end
+    if blocked or looks < 1 then break end
+  end
+  if company and #taken > 0 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
+end
+if #taken > 0 then redis.call('PEXPIRE', key('held', worker), lease_ms + HELD_MS) end
 -- Looks that cleared something bring the next claim further; so does time to refuse what can't be held.
 local more = (looks < 1 and cleared > 0) or (blocked and not blocked[1])
 -- Nothing waits: old wake-ups would only make the next worker look in vain. A claim of some classes can't know.
 if #taken == 0 and not (blocked or more or passed) and #classes == #CLASSES then redis.call('DEL', key('bell')) end
-return {taken, blocked or {}, more and 1 or 0}
+return {taken, blocked or {}, more and 1 or 0, tried and a_suspect_waits() or 0}

@@ -27,10 +27,11 @@ class ClaimRequest:
         capacity_tokens: the most one job can ever hold here.
         output_ratio: expected share of `max_tokens` that is really generated.
         tokens_per_byte: for prompts whose tokens are not counted yet.
-        suspect_slots: jobs whose last worker died that may be taken along.
+        suspect_slots: 1 when the worker holds nothing: a suspect is taken then, and nothing beside it.
         classes: which classes to serve, most urgent first.
         max_v: newest schema version that the worker reads.
         resync: the reply to an earlier claim was lost: take nothing, list what this incarnation holds.
+        company: the worker may run jobs of other queues beside these.
         context_tokens: the most one job of this model can ever hold anywhere.
         room_tokens: by class, tokens that would fit if all less urgent jobs here gave way.
     """
@@ -48,6 +49,7 @@ class ClaimRequest:
     classes: Sequence[JobClass] = tuple(JobClass)
     max_v: int = SCHEMA_VERSION
     resync: bool = False
+    company: bool = False
     context_tokens: int = 2**31
     room_tokens: Mapping[JobClass, int] = field(default_factory=dict)
 
@@ -60,7 +62,7 @@ class ClaimedJob:
         fence: proves ownership in every later write.
         spec: the job as JSON (`WireJob.from_wire`).
         offset: tokens in its log.
-        attempts: how often a worker died over it.
+        attempts: how often a worker died over it, and over nothing else.
         suspect_until: it stays a suspect until its log passes this offset; None when it is none.
         waited_ms: time since it was enqueued, by Redis's clock.
         prompt_tokens: as counted by a producer or worker; 0: nobody has.
@@ -83,19 +85,22 @@ class ClaimReply:
     """What a claim came to.
 
     Attributes:
+        jobs: those taken.
         blocked_class, blocked_tokens: class and cost of the head that did not fit, if one stopped the
             claim; it is held for this worker.
         more: the claim has looked at as much as one may: the next one finds more.
+        suspect_waits: the worker, which held nothing, is to try another suspect next.
     """
 
     jobs: list[ClaimedJob]
     blocked_class: JobClass | None = None
     blocked_tokens: int = 0
     more: bool = False
+    suspect_waits: bool = False
 
 
 def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
-    """Take jobs until one does not fit: class by class what ran before, a suspect, then the lanes."""
+    """Take a suspect alone, or jobs until one does not fit: in each class what ran before, then the lanes."""
     args = (
         request.worker,
         request.nonce,
@@ -109,6 +114,7 @@ def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
         request.suspect_slots,
         request.max_v,
         int(request.resync),
+        int(request.company),
         request.context_tokens,
         request.room_tokens.get(JobClass.INTERACTIVE, 0),
         request.room_tokens.get(JobClass.STANDARD, 0),
@@ -118,11 +124,12 @@ def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
 
 
 def _parse(reply: list[Any]) -> ClaimReply:
-    taken, blocked, more = reply
+    taken, blocked, more, suspect_waits = reply
     jobs = [_claimed(item) for item in taken]
-    if not blocked:
-        return ClaimReply(jobs, more=bool(more))
-    return ClaimReply(jobs, JobClass(text(blocked[0])), int(blocked[1]), bool(more))
+    answer = ClaimReply(jobs, more=bool(more), suspect_waits=bool(suspect_waits))
+    if blocked:
+        answer.blocked_class, answer.blocked_tokens = JobClass(text(blocked[0])), int(blocked[1])
+    return answer
 
 
 def _claimed(item: list[Any]) -> ClaimedJob:

@@ -156,8 +156,19 @@ local function leave_queue(id)
   redis.call('HDEL', key('job', id), 'stream', 'entry')
 end
 
+local HELD_MS = 60 * 1000  -- what a worker holds is listed for so long after its last lease
+local ACCOMPANIED = '*'  -- among the jobs that a worker holds: it has had others, which are not listed (any more)
+
+-- The worker does not hold the job any more; what it had beside its last one is of no interest.
+local function unlist(id, worker)
+  local held = key('held', worker)
+  redis.call('ZREM', held, id)
+  if redis.call('ZCARD', held) == 1 then redis.call('ZREM', held, ACCOMPANIED) end
+end
+
 -- A running job leaves its worker: no lease, and room for another of its tenant's.
-local function stop_running(id, tenant)
+local function stop_running(id, tenant, worker)
+  if worker then unlist(id, worker) end
   redis.call('ZREM', key('leases'), id)
   if redis.call('SREM', key('running', tenant), id) == 0 then return end
   for _, class in ipairs(CLASSES) do unpark(class, tenant) end
@@ -166,9 +177,9 @@ end
 -- A job that has run goes back with its progress, ahead of the lanes of its class: to `retry` or `suspects`.
 local function requeue(id, kind)
   leave_queue(id)
-  local job = fields_of(id, 'deadline_ms', unpack(QUEUE_FIELDS))
+  local job = fields_of(id, 'deadline_ms', 'worker', unpack(QUEUE_FIELDS))
   local stream = key(kind, job.class)
-  stop_running(id, job.tenant)
+  stop_running(id, job.tenant, job.worker)
   redis.call('HDEL', key('job', id), 'fence', 'worker')
   if job.deadline_ms then redis.call('ZADD', key('deadlines'), job.deadline_ms, id) end  -- it may have passed
   local entry = push(stream, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v)
@@ -233,9 +244,9 @@ end
 
 -- The one way into a terminal state: result, end marker, acknowledgement, lease, outbox and retention.
 local function end_job(id, state, output, error, end_payload, retention_ms, now)
-  local job = fields_of(id, 'offset', 'class', 'tenant', 'events')
+  local job = fields_of(id, 'offset', 'class', 'tenant', 'events', 'worker')
   leave_queue(id)
-  stop_running(id, job.tenant)
+  stop_running(id, job.tenant, job.worker)
   for _, index in ipairs({'delayed', 'deadlines'}) do redis.call('ZREM', key(index), id) end
   redis.call('HDEL', key('job', id), 'fence', 'cancel', 'suspect')
   redis.call('HSET', key('job', id), 'state', state, 'result', output, 'finished_ms', now)
@@ -257,49 +268,58 @@ local function end_unattended(id, state, reason, error, retention_ms, now)
   end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now)
 end
 
--- Which workers ran a suspect, among those of these jobs: that one is to blame for their end, and no other.
-local function workers_with_suspects(ids)
-  local found = {}
-  for _, id in ipairs(ids) do
-    local job = fields_of(id, 'worker', 'suspect')
-    if job.worker and job.suspect then found[job.worker] = true end
-  end
-  return found
+local MAX_DEATHS = 32   -- remembered of a job
+local MAX_DOUBLINGS = 3  -- of the margin: a job whose log lags far behind its tokens is met with in a few rounds
+
+-- Adds a death to a job's history, which a damaged record begins again. Gives the JSON and the number of deaths.
+local function remember(history, death)
+  local fine, deaths = pcall(cjson.decode, history or '[]')
+  if not fine or type(deaths) ~= 'table' then deaths = {} end
+  while #deaths >= MAX_DEATHS do table.remove(deaths, 1) end
+  deaths[#deaths + 1] = death
+  return cjson.encode(deaths), #deaths
 end
 
--- A running job whose worker is dead. It goes on elsewhere, as a suspect when it may have been the cause: when
--- its worker's end is blamed on what it ran, or when this is not the first worker that died over it. Where a
--- suspect ran beside it, it is innocent, and no attempt is counted.
-local function take_back(id, blamed, suspects_of, how, suspect_margin, dead_retention_ms, now)
+-- Whether nothing but this job can have ended its worker. A suspect runs alone until its log is past what makes it
+-- one; of any other job it is known by what the worker holds. Those of a worker whose list is gone had company.
+local function was_alone(id, job)
+  if job.suspect then return true end
+  local held = key('held', job.worker or '')
+  return redis.call('ZCARD', held) == 1 and redis.call('ZSCORE', held, id) ~= false
+end
+
+-- A running job whose worker is dead. Where it was alone there, that is an attempt of it; in company nobody knows
+-- who it was, and nobody pays for it. It goes on elsewhere, as a suspect, which is tried alone, when it may have been
+-- the cause: when its worker's end is blamed on what it ran, or when this is not the first worker that it lost.
+local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, now)
   local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
     'history', 'suspect')
   if job.state ~= 'running' then
     redis.call('ZREM', key('leases'), id)
     return nil
   end
-  local innocent = not job.suspect and suspects_of[job.worker or '']
-  local attempts = tonumber(job.attempts or 0) + (innocent and 0 or 1)
-  local death = cjson.encode({worker = job.worker or '', at_ms = now, how = how, offset = tonumber(job.offset or 0)})
-  local history = job.history and string.sub(job.history, 1, -2) .. ',' .. death .. ']' or '[' .. death .. ']'
+  local alone, worker, offset = was_alone(id, job), job.worker or '', tonumber(job.offset or 0)
+  local history, deaths =
+    remember(job.history, {worker = worker, at_ms = now, how = how, offset = offset, alone = alone})
+  local attempts = tonumber(job.attempts or 0) + (alone and 1 or 0)
   redis.call('HSET', key('job', id), 'attempts', attempts, 'history', history)
+  if redis.call('ZCARD', key('held', worker)) > 1 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
+  if job.suspect and redis.call('GET', key('trial')) == worker then redis.call('DEL', key('trial')) end
   if job.cancel then
     end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
     return 'cancelled'
   end
-  if innocent then
-    requeue(id, 'retry')
-    return 'recovered'
-  end
-  if attempts >= tonumber(job.max_attempts) then
+  if alone and attempts >= tonumber(job.max_attempts) then
     local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
     redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
-      'attempts', attempts, 'worker', job.worker or '', 'offset', job.offset or 0, 'history', history)
+      'attempts', attempts, 'worker', worker, 'offset', offset, 'history', history)
     end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',
       dead_retention_ms, now)
     return 'dead'
   end
-  if blamed or attempts > 1 then
-    redis.call('HSET', key('job', id), 'suspect', tonumber(job.offset or 0) + suspect_margin)
+  if blamed or deaths > 1 then
+    local margin = suspect_margin * 2 ^ math.max(0, math.min(deaths - 2, MAX_DOUBLINGS))
+    redis.call('HSET', key('job', id), 'suspect', offset + margin)
     requeue(id, 'suspects')
   else
     requeue(id, 'retry')

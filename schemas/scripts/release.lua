@@ -17,5 +17,7 @@ if job.cancel then
 end
 if tonumber(prompt_tokens) > 0 then redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens) end
 redis.call('HSET', key('job', id), 'released', reason)
-requeue(id, job.suspect and 'suspects' or 'retry')
+local suspect = job.suspect and to <= tonumber(job.suspect)
+if not suspect then redis.call('HDEL', key('job', id), 'suspect') end
+requeue(id, suspect and 'suspects' or 'retry')
 return 'ok'

@@ -14,6 +14,8 @@ class ReleaseReason(StrEnum):
     """The worker is shutting down."""
     PREEMPTED = "preempted"
     """Its pages are needed for a more urgent class."""
+    TRIAL = "trial"
+    """A suspect is to be tried alone here."""
     OVERFLOW = "overflow"
     """Its prompt has more tokens than the claim's estimate, and they don't fit now."""
 

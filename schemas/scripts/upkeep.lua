@@ -38,9 +38,8 @@ local function all_were_silent()
 end
 
 local lapsed = all_were_silent() and {} or ripe('leases', now)
-local suspects_of = workers_with_suspects(lapsed)
 for _, id in ipairs(lapsed) do
-  local outcome = take_back(id, false, suspects_of, 'fell silent', suspect_margin, dead_retention_ms, now)
+  local outcome = take_back(id, false, 'fell silent', suspect_margin, dead_retention_ms, now)
   if outcome then counts[outcome] = counts[outcome] + 1 end
 end
 

@@ -11,7 +11,8 @@ ITEMS_A_CALL = 100
 
 SUSPECT_MARGIN_TOKENS = 8
 """A recovered job stops being a suspect this far past its last published token: its worker may have
-sampled a few more before it died, and generation is the same again up to there."""
+sampled a few more before it died, and generation is the same again up to there. Doubles up to three times
+with each death after the second, for a worker whose tokens were further ahead of the log."""
 
 WORKER_SILENCE_S = 60.0
 """A worker that has not been heard of for this long is forgotten."""

@@ -98,7 +98,9 @@ class Queue:
         return self.call(upkeep(self.tag, self.settings))
 
     def recover(self, worker: str, *, blamed: bool) -> int:
-        return self.call(recover(self.tag, worker, self.settings, blamed=blamed))
+        taken = self.call(recover(self.tag, worker, self.settings, blamed=blamed))
+        assert taken.left == 0
+        return taken.jobs
 
     def lapse(self, job_id: str) -> UpkeepReply:
         """Let the job's lease lapse."""

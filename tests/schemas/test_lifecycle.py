@@ -210,17 +210,6 @@ def test_a_dead_workers_jobs_come_back_at_once_and_only_its_own(queue):
     assert queue.state(theirs) == "running"
 
 
-def test_beside_a_suspect_all_others_are_innocent(queue):
-    suspect = queue.start(max_attempts=2)
-    queue.recover("w", blamed=True)
-    innocent = queue.add(max_attempts=1)
-    assert set(queue.claimed()) == {suspect.job_id, innocent}
-    queue.recover("w", blamed=True)
-    assert (queue.state(suspect.job_id), queue.state(innocent)) == ("failed", "queued")
-    (again,) = queue.claim(suspect_slots=0).jobs
-    assert (again.job_id, again.attempts, again.suspect_until) == (innocent, 0, None)
-
-
 def test_jobs_of_a_worker_that_crashed_by_itself_are_suspects_run_one_at_a_time(queue):
     for _ in range(3):
         queue.add()

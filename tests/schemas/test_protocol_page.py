@@ -36,6 +36,7 @@ from headrace.schemas.scripts import (
     replay_delivery,
     requeue_dead,
     settle_delivery,
+    trial,
     upkeep,
 )
 from headrace.schemas.scripts.advance import AdvanceStatus
@@ -124,6 +125,10 @@ def seen(queue, redis) -> Seen:
     redis.hset(tag.tenants, "few", '{"max_running":1}')
     queue.add(tenant="few"), queue.add(tenant="few")
     queue.claim(suspect_slots=0)
+    queue.claim(worker="tries")
+    queue.add(), queue.add(job_class="interactive")
+    queue.claim(worker="dead", suspect_slots=0)
+    queue.recover("dead", blamed=True)
     queue.add()
     seen.look(redis, tag)
     return seen
@@ -218,6 +223,7 @@ def test_scripts_take_as_many_arguments_as_the_table_names():
         release(tag, segment, ReleaseReason.DRAIN),
         cancel(tag, "j"),
         recover(tag, "w", settings, blamed=True),
+        trial(tag, "w", 1, ()),
         requeue_dead(tag, "1-0"),
         drop_dead(tag, "1-0"),
         upkeep(tag, settings),

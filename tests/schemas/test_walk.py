@@ -27,6 +27,7 @@ class ModelJob:
     state: str
     tokens: int = 0
     attempts: int = 0
+    deaths: int = 0
     suspect: int | None = None
     has_deadline: bool = False
     cancelled: bool = False
@@ -52,10 +53,14 @@ class Walk:
     def __init__(self, queue, seed: int) -> None:
         self.queue, self.rng = queue, random.Random(seed)
         self.jobs: dict[str, ModelJob] = {}
+        self.accompanied: set[str] = set()
 
     def pick(self, *states: str) -> str | None:
         found = [job_id for job_id, job in self.jobs.items() if job.state in states]
         return self.rng.choice(found) if found else None
+
+    def held_by(self, worker: str) -> list[ModelJob]:
+        return [job for job in self.jobs.values() if job.owner and job.owner.fence.endswith(worker)]
 
     # Operations: each does the same to Redis and to the model.
 
@@ -92,7 +97,13 @@ class Walk:
             self.jobs[job_id].state = "queued"
 
     def claim(self) -> None:
-        worker, suspect_slots = self.rng.choice(["w1", "w2"]), self.rng.randint(0, 1)
+        worker = self.rng.choice(["w1", "w2"])
+        held = self.held_by(worker)
+        if any(job.suspect is not None for job in held):
+            return
+        if not held:
+            self.accompanied.discard(worker)
+        suspect_slots = self.rng.randint(0, 1) if not held else 0
         taken = self.queue.claim(
             slots=self.rng.randint(0, 4), worker=worker, nonce=worker, suspect_slots=suspect_slots
         ).jobs
@@ -103,7 +114,8 @@ class Walk:
             assert claimed.suspect_until == job.suspect
             assert [t for chunk in claimed.log for t in chunk.token_ids] == list(range(job.tokens))
             job.state, job.owner = "running", claimed
-        assert sum(claimed.suspect_until is not None for claimed in taken) <= suspect_slots
+        if any(claimed.suspect_until is not None for claimed in taken):
+            assert (len(taken), suspect_slots) == (1, 1)
 
     def advance(self) -> None:
         if job_id := self.pick("running"):
@@ -148,6 +160,8 @@ class Walk:
             job = self.jobs[job_id]
             answer = self.queue.release(job.owner, job.tokens, job.tokens + 2)
             job.tokens += 2
+            if job.suspect is not None and job.tokens > job.suspect:
+                job.suspect = None
             assert answer.status == ("cancelled" if job.cancelled else "ok")
             if job.cancelled:
                 job.end("cancelled")
@@ -169,32 +183,37 @@ class Walk:
 
     def lapse(self) -> None:
         if job_id := self.pick("running"):
+            job = self.jobs[job_id]
+            worker = job.owner.fence[-2:]
             self.queue.lapse(job_id)
-            self._died(self.jobs[job_id], blamed=False)
+            company = len(self.held_by(worker)) > 1
+            self._died(job, blamed=False, alone=not company and worker not in self.accompanied)
+            if company:
+                self.accompanied.add(worker)
             self._expire_late()
 
     def recover(self) -> None:
         worker, blamed = self.rng.choice(["w1", "w2"]), self.rng.random() < 0.5
-        mine = [job for job in self.jobs.values() if job.owner and job.owner.fence.endswith(worker)]
+        mine = self.held_by(worker)
         assert self.queue.recover(worker, blamed=blamed) == len(mine)
-        with_suspect = any(job.suspect is not None for job in mine)
+        alone = len(mine) == 1 and worker not in self.accompanied
         for job in mine:
-            self._died(job, blamed=blamed, innocent=with_suspect and job.suspect is None)
+            self._died(job, blamed=blamed, alone=alone)
         self._expire_late()
 
-    def _died(self, job: ModelJob, *, blamed: bool, innocent: bool = False) -> None:
-        job.attempts += not innocent
+    def _died(self, job: ModelJob, *, blamed: bool, alone: bool) -> None:
+        alone = alone or job.suspect is not None
+        job.attempts += alone
+        job.deaths += 1
         if job.cancelled:
             job.end("cancelled")
-        elif innocent:
-            self._requeued(job)
-        elif job.attempts >= job.request["max_attempts"]:
+        elif alone and job.attempts >= job.request["max_attempts"]:
             job.end("failed")
             job.dead = True
         else:
             self._requeued(job)
-            if blamed or job.attempts > 1:
-                job.suspect = job.tokens + SUSPECT_MARGIN_TOKENS
+            if blamed or job.deaths > 1:
+                job.suspect = job.tokens + SUSPECT_MARGIN_TOKENS * 2 ** max(0, min(job.deaths - 2, 3))
 
     def _requeued(self, job: ModelJob) -> None:
         job.state = "queued"
@@ -225,7 +244,7 @@ class Walk:
             job = self.jobs[job_id]
             assert job.dead
             job.state, job.attempts, job.dead, job.late, job.has_deadline = "queued", 0, False, False, False
-            job.tokens = 0 if from_scratch else job.tokens
+            job.tokens, job.deaths = 0 if from_scratch else job.tokens, 0
 
     # Invariants.
 
@@ -252,6 +271,8 @@ class Walk:
             self.check(job_id)
         running = {job_id for job_id, job in self.jobs.items() if job.state == "running"}
         assert {member.decode() for member in redis.zrange(tag.leases, 0, -1)} == running
+        held = [redis.zrange(tag.held(worker), 0, -1) for worker in ("w1", "w2")]
+        assert {member.decode() for members in held for member in members} - {"*"} == running
         delayed = {job_id for job_id, job in self.jobs.items() if job.state == "delayed"}
         assert {member.decode() for member in redis.zrange(tag.delayed, 0, -1)} == delayed
         dead = sorted(job_id for job_id, job in self.jobs.items() if job.dead)
@@ -264,7 +285,7 @@ class Walk:
         assert told == endings
         for key in redis.scan_iter(count=1000):
             name = key.decode()
-            if ":idem:" in name:
+            if any(kind in name for kind in (":idem:", ":held:", ":trial")):
                 assert redis.ttl(key) > 0, name
             elif not is_permanent(name):
                 ended = self.jobs[name.rpartition(":")[2]].state in TERMINAL

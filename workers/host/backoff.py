@@ -30,9 +30,18 @@ class Backoff:
     _wait_s: float = 0.0
     _deaths: deque[float] = field(default_factory=deque)
 
-    def died(self, now: float, lived_s: float) -> float:
-        """Note a death; how long to wait before the next start."""
+    def died(self, now: float, lived_s: float, *, explained: bool = False) -> float:
+        """Note a death; how long to wait before the next start.
+
+        One that is `explained` says nothing against the place: its process had served jobs, or ran a single
+        one, which the queue holds to account. Others are not to wait for long until all such jobs have been
+        found, however many there are.
+        """
         policy = self.policy
+        if explained:
+            self._deaths.clear()
+            self._wait_s = policy.first_s
+            return policy.first_s
         self._deaths.append(now)
         if lived_s >= policy.stable_s or self._wait_s == 0.0:
             self._wait_s = policy.first_s

@@ -7,10 +7,15 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from ..pipe import Drained, Fatal, FromEngine, HostPipe, Launch, Ready, Stats, ToEngine
+from ...schemas.events import JobState
+from ...schemas.scripts import ReleaseReason
+from ..pipe import Drained, Fatal, FromEngine, HostPipe, JobLeft, JobStarted, Launch, Ready, Stats, ToEngine
 
 EXIT_S = 10.0
 """What an engine process gets to exit after its pipe has ended: a GPU takes its time to be given back."""
+
+SERVED = {JobState.SUCCEEDED.value, ReleaseReason.TRIAL.value}
+"""How jobs leave an engine process that can run them."""
 
 
 class EngineChild:
@@ -24,6 +29,8 @@ class EngineChild:
         heard_at: when it last said something, by the supervisor's clock.
         wedged: it was killed because it said nothing.
         end_by: when it is killed if it has not ended by then; None when nothing says that it should end.
+        jobs: what runs there now, as far as it has said.
+        has_served: a job has ended there, or got as far as it was to be tried.
         ready, stats, fatal: the last thing it said of that kind.
         drained: it has handed its jobs over.
         paused: it was told to, for a pause of its host.
@@ -56,6 +63,8 @@ class EngineChild:
         self.ready: Ready | None = None
         self.stats: Stats | None = None
         self.fatal: Fatal | None = None
+        self.jobs: set[str] = set()
+        self.has_served = False
         self.say(launch)
 
     @property
@@ -67,6 +76,11 @@ class EngineChild:
     def state(self) -> str:
         """`starting` or `ready`."""
         return "ready" if self.ready else "starting"
+
+    @property
+    def death_is_explained(self) -> bool:
+        """Whether its death says nothing against the place where it ran (see `Backoff.died`)."""
+        return self.has_served or len(self.jobs) == 1
 
     @property
     def ended(self) -> bool:
@@ -92,6 +106,11 @@ class EngineChild:
                     self.fatal = message
                 case Drained():
                     self.drained = True
+                case JobStarted():
+                    self.jobs.add(message.job_id)
+                case JobLeft():
+                    self.jobs.discard(message.job_id)
+                    self.has_served = self.has_served or message.how in SERVED
         return said
 
     def hang_up(self, now: float) -> None:

@@ -41,19 +41,13 @@ def _recover(settings: WorkerSettings, worker_id: str, status: int) -> None:
     blamed = status not in _FROM_OUTSIDE
     try:
         with connect(settings.redis_url) as redis:
-            recovered = sum(
-                run(
-                    redis,
-                    recover(
-                        Tag(name, partition, settings.namespace),
-                        worker_id,
-                        settings.queue,
-                        blamed=blamed,
-                        how=_how(status),
-                    ),
-                )
-                for partition in range(settings.partitions)
-            )
+            recovered = 0
+            for partition in range(settings.partitions):
+                tag, left = Tag(name, partition, settings.namespace), 1
+                while left:
+                    call = recover(tag, worker_id, settings.queue, blamed=blamed, how=_how(status))
+                    jobs, left = run(redis, call)
+                    recovered += jobs
     except BrokerUnavailable as error:
         log.warning("jobs_left_to_their_leases", engine=worker_id, reason=str(error))
         return

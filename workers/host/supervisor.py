@@ -349,7 +349,7 @@ class Supervisor:
 
     def _plan_restart(self, place: Place, child: EngineChild, status: int) -> None:
         now = time.monotonic()
-        wait_s = place.backoff.died(now, now - child.started_at)
+        wait_s = place.backoff.died(now, now - child.started_at, explained=child.death_is_explained)
         place.start_at = now + wait_s
         engine = child.launch.worker_id
         log.warning("engine_died", engine=engine, status=status, restart_in_s=wait_s)

@@ -1,0 +1,22 @@
+"""Ask a busy worker to try suspects."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..job import JobClass
+from ..keys import Tag
+from .call import Call, script
+
+
+def trial(tag: Tag, worker_id: str, lease_ms: int, classes: Sequence[JobClass]) -> Call[bool]:
+    """Whether this worker, which holds jobs, is to give them back and try suspects, one after the other.
+
+    To be called with every heartbeat of a worker that holds jobs; `classes` are those of which it can try
+    jobs, none when it can't now.
+    """
+
+    def parse(reply: Any) -> bool:
+        return bool(int(reply))
+
+    args = (worker_id, lease_ms, *(job_class.value for job_class in classes))
+    return Call(script("trial"), tag.base, args, parse)
