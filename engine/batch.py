@@ -123,5 +123,18 @@ class Batch:
         )
         return step, sampling
 
+    def nobodys_step(self) -> StepInput:
+        """One token on the null page, which changes nothing that is read."""
+        zero, one = np.zeros(1, np.int64), np.ones(1, np.int32)
+        return StepInput(
+            token_ids=self._to_device(zero),
+            positions=self._to_device(zero),
+            slots=self._to_device(zero),
+            query_starts=self._to_device(np.array([0, 1], np.int32)),
+            context_lens=self._to_device(one),
+            block_tables=self._to_device(np.zeros((1, 1), np.int32)),
+            sampled=None,
+        )
+
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)

@@ -1,19 +1,32 @@
 """Continuous batching over token ids: submit requests, call `step` again and again, take the new tokens."""
 
+import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .config import EngineConfig
-from .errors import RequestError, is_out_of_memory
+from .errors import RequestError, is_of_the_device, is_out_of_memory
 from .executor import Executor, ModelInfo, load_executor
 from .pacing import Load, Pacer
 from .pages import PagePool
+from .parameters import computable
 from .request import FinishReason, Progress, Request
 from .sampler import Sampled
-from .scheduler import Chunk, Scheduler, root_key
+from .scheduler import Chunk, Scheduler
 from .sequence import Sequence
 from .step import Flight, PlainSteps, Steps
+
+MOST_BLAMED = 8
+"""Sequences in a row that may fail alone, with no step between them that went well. More of them are not to
+blame: it is the engine that can't compute."""
+
+_UNSAMPLED = (
+    "no next token can be chosen: the model's logits hold NaN or infinity, or everything is ruled out; "
+    "where a model overflows in its dtype, another may help"
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,7 +90,7 @@ class Engine:
         self._max_batch_size = config.max_batch_size
         self._sequences: dict[str, Sequence] = {}
         self._done: list[Progress] = []
-        self._arrivals = self._steps = self._step_tokens = 0
+        self._arrivals = self._steps = self._step_tokens = self._blamed = 0
         self._step_s = 0.0
 
     # Requests -------------------------------------------------------------------------------------
@@ -88,22 +101,30 @@ class Engine:
         Raises:
             RequestError: it could never run here; nothing else is touched.
         """
+        try:
+            self._submit(request)
+        except RequestError:
+            raise
+        except Exception as error:  # whatever its values bring about is its own
+            logger.exception("a request that can't be read is refused")
+            raise RequestError("request", f"it can't be read ({type(error).__name__})") from error
+
+    def _submit(self, request: Request) -> None:
         self._refuse_what_can_not_run(request)
+        request = replace(request, params=computable(request.params, self.model_info.vocab_size))
         self._arrivals += 1
         sequence = Sequence(
             request,
             tokens=request.prompt_ids + request.output_ids,
             arrival=self._arrivals,
             limit=self.capacity_tokens,
-            chain=0,
         )
-        sequence.chain = root_key(sequence)
         reason = sequence.finish_reason(self._eos)
         if reason is not None:  # it was interrupted between its last token and the word of its end
             self._done.append(Progress(request.id, [], [], reason))
             return
-        self._sequences[request.id] = sequence
         self._scheduler.add(sequence)
+        self._sequences[request.id] = sequence
 
     def _refuse_what_can_not_run(self, request: Request) -> None:
         if request.id in self._sequences:
@@ -151,10 +172,13 @@ class Engine:
         plan = self._scheduler.schedule()
         try:
             launched = self._launch(plan) if plan else None
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            if is_of_the_device(error):
                 raise
-            return progress + self._land() + self._do_with_less(plan)
+            progress += self._land()
+            if is_out_of_memory(error):
+                return progress + self._do_with_less(plan)
+            return progress + self._single_out(plan, error)
         if self._stepper.overlapped:
             progress += self._land()
             self._launched = launched
@@ -163,8 +187,9 @@ class Engine:
         return progress + self._land()
 
     def _launch(self, plan: list[Chunk]) -> tuple[Flight, Load | None]:
-        """Start the planned step. Raised memory errors leave the sequences as they were."""
+        """Start the planned step. Whatever it raises leaves the sequences as they were."""
         flight = self._stepper.launch(plan)
+        self._blamed = 0
         for chunk in plan:
             self._scheduler.computed(chunk)
         for sequence in flight.sequences:
@@ -195,16 +220,67 @@ class Engine:
         """
         if self._scheduler.shrink(plan):
             return []
-        (chunk,) = plan
-        request_id = chunk.sequence.request.id
-        if self._sequences.get(request_id) is not chunk.sequence:  # the step before has ended it
-            return []
-        self.cancel(request_id)
         return [
-            Progress(
-                request_id, [], [], FinishReason.ERROR, error="no memory was left to compute its next token"
-            )
+            self._fail(chunk.sequence, "no memory was left to compute its next token")
+            for chunk in self._still_here(plan)
         ]
+
+    def _single_out(self, plan: list[Chunk], error: Exception) -> list[Progress]:
+        """A step failed, and not for lack of memory: halve it until the sequences that fail alone are found.
+
+        They are ended; all others get their tokens. Nobody is to blame if a step that nobody asked for fails
+        as well, or one after the other does.
+
+        Raises:
+            Exception: `error`, when no sequence can be blamed for it.
+        """
+        self._refuse_to_blame(error)
+        progress: list[Progress] = []
+        parts = [plan]
+        while parts:
+            part = self._still_here(parts.pop())
+            if not part:
+                continue
+            try:
+                flight, _ = self._launch(part)
+            except Exception as failure:
+                if is_of_the_device(failure):
+                    raise
+                if is_out_of_memory(failure):
+                    progress += self._do_with_less(part)
+                elif len(part) > 1:
+                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                else:
+                    progress.append(self._blame(part[0].sequence, failure))
+            else:
+                self._launched = flight, None
+                progress += self._land()
+        return progress
+
+    def _refuse_to_blame(self, error: Exception) -> None:
+        try:
+            self._stepper.probe()
+        except Exception as own:
+            raise error from own
+
+    def _blame(self, sequence: Sequence, error: Exception) -> Progress:
+        self._blamed += 1
+        if self._blamed > MOST_BLAMED:
+            raise error
+        logger.error("the step of one sequence failed; it is ended", exc_info=error)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return self._fail(sequence, f"its next token could not be computed: {reason}")
+
+    def _still_here(self, plan: list[Chunk]) -> list[Chunk]:
+        """Without the chunks of sequences that a step which was under way has ended."""
+        held = self._sequences
+        return [chunk for chunk in plan if held.get(chunk.sequence.request.id) is chunk.sequence]
+
+    def _fail(self, sequence: Sequence, why: str) -> Progress:
+        """End a sequence; of what it computed nothing is found again."""
+        del self._sequences[sequence.request.id]
+        self._scheduler.remove(sequence, findable=False)
+        return Progress(sequence.request.id, [], [], FinishReason.ERROR, error=why)
 
     def _advance(self, sequences: list[Sequence], sampled: Sampled) -> Iterable[Progress]:
         logprobs = sampled.logprobs or [None] * len(sequences)
@@ -214,6 +290,9 @@ class Engine:
             if held.get(request_id) is not sequence:  # it ended after this step was launched
                 continue
             sequence.unread -= 1
+            if token_id < 0:
+                yield self._fail(sequence, _UNSAMPLED)
+                continue
             sequence.tokens.append(token_id)
             reason = sequence.finish_reason(self._eos)
             if reason is not None:

@@ -24,6 +24,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in message for sign in _OUT_OF_MEMORY)
 
 
+def is_of_the_device(error: Exception) -> bool:
+    """Whether a GPU reports an error: whatever is computed on it from then on fails too."""
+    message = str(error)
+    return not is_out_of_memory(error) and ("CUDA error" in message or "Triton Error" in message)
+
+
 class RequestError(ValueError):
     """A request that could never run; nothing else in the engine is touched.
 

@@ -1,5 +1,6 @@
 """The device's side of a step: weights, KV cache memory, one forward pass."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,15 @@ from .models.decoder import Model
 _CPU_KV_SHARE = 0.25
 """Of the machine's memory that is free: the rest is left to the other processes on it."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(slots=True, frozen=True)
 class ModelInfo:
     """What a loaded model is and takes.
 
     Attributes:
+        vocab_size: tokens that its weights know; config.json may name more.
         context_tokens: longest prompt + output.
         eos_token_ids: tokens that end a sequence by themselves.
     """
@@ -94,11 +98,18 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
             int8=config.quantization == "int8",
             fp8_cache=config.kv_dtype == "fp8",
         )
+    vocab = len(decoder.embedding)
+    if vocab != model.vocab_size:
+        logger.warning(
+            "config.json says vocab_size=%d, the weights hold %d tokens; those are the model's",
+            model.vocab_size,
+            vocab,
+        )
     info = ModelInfo(
         family=model.family,
-        vocab_size=model.vocab_size,
+        vocab_size=vocab,
         context_tokens=context,
-        eos_token_ids=model.eos_token_ids,
+        eos_token_ids=tuple(token_id for token_id in model.eos_token_ids if 0 <= token_id < vocab),
         num_parameters=_count(model),
         dtype=str(dtype).removeprefix("torch."),
     )

@@ -4,14 +4,18 @@ Invariants (`check` asserts them):
 - Every page but page 0 is either held (refs > 0) or in the free list (refs = 0), never both.
 - A full page whose content is known is found by (parent's key, token ids); it stays findable when its last
   holder lets go, until it is taken for something else. So free pages are a cache that costs nothing.
+- A key is a keyed hash, of a secret that this process alone has: nobody can make two prefixes of equal key.
 - The free list is in eviction order: pages without content first, then the longest unused. A sequence lets
   go of its last page first, so that beginnings, which others share, live longest.
 - Page 0 is the null page: padding points to it and nobody reads it.
 """
 
+import secrets
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from hashlib import blake2b
+from struct import Struct
 
 
 @dataclass(slots=True, eq=False)
@@ -28,8 +32,8 @@ class Page:
 
     id: int
     refs: int = 0
-    key: int | None = None
-    parent: int = 0
+    key: bytes | None = None
+    parent: bytes = b""
     token_ids: tuple[int, ...] = ()
     before: "Page | None" = None
     after: "Page | None" = None
@@ -50,7 +54,9 @@ class PagePool:
         self.total = num_pages - 1
         self.free = 0
         self._pages = [Page(index) for index in range(num_pages)]
-        self._known: dict[int, Page] = {}
+        self._packed = Struct(f"{page_size}q").pack
+        self._keyed = blake2b(key=secrets.token_bytes(32), digest_size=16)
+        self._known: dict[bytes, Page] = {}
         self._ends = Page(-1)  # sentinel: `after` is the next page to take, `before` the last
         self._ends.before = self._ends.after = self._ends
         for page in self._pages[1:]:
@@ -83,28 +89,46 @@ class PagePool:
                 else:
                     self._append(page)
 
-    def find(self, parent: int, token_ids: tuple[int, ...]) -> Page | None:
+    def root(self, salt: str) -> bytes:
+        """The key before a sequence's first page: prefixes are shared only within a salt."""
+        return self._digest(salt.encode(errors="surrogatepass"))
+
+    def key_of(self, parent: bytes, token_ids: tuple[int, ...]) -> bytes:
+        """What a page with this content after this prefix is known by."""
+        return self._digest(parent + self._packed(*token_ids))
+
+    def _digest(self, content: bytes) -> bytes:
+        keyed = self._keyed.copy()
+        keyed.update(content)
+        return keyed.digest()
+
+    def find(self, parent: bytes, token_ids: tuple[int, ...]) -> Page | None:
         """The page with this content after this prefix, if it is known."""
-        page = self._known.get(hash((parent, token_ids)))
+        page = self._known.get(self.key_of(parent, token_ids))
         if page is not None and page.parent == parent and page.token_ids == token_ids:
             return page
         return None
 
-    def remember(self, page: Page, parent: int, token_ids: tuple[int, ...]) -> int:
+    def remember(self, page: Page, parent: bytes, token_ids: tuple[int, ...]) -> bytes:
         """Make a full page findable; gives the key that its successor names as parent."""
-        key = hash((parent, token_ids))
+        key = self.key_of(parent, token_ids)
         if page.key is None and key not in self._known:
             page.key, page.parent, page.token_ids = key, parent, token_ids
             self._known[key] = page
         return key
 
+    def forget(self, pages: Iterable[Page]) -> None:
+        """Make pages unfindable."""
+        for page in pages:
+            if page.key is not None:
+                del self._known[page.key]
+                page.key, page.parent, page.token_ids = None, b"", ()
+
     def _take_first(self) -> Page:
         page = self._ends.after
         assert page is not None
         self._unlink(page)
-        if page.key is not None:
-            del self._known[page.key]
-            page.key, page.parent, page.token_ids = None, 0, ()
+        self.forget([page])
         page.refs = 1
         return page
 

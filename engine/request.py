@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+LEAST_LOGPROB = -9999.0
+"""Stands for whatever is below, minus infinity included, which JSON can't say. OpenAI's API has the same."""
+
 
 class FinishReason(StrEnum):
     """Why the engine ended a sequence by itself."""

@@ -3,6 +3,9 @@
 Order, as in vLLM and transformers: penalties, bias, minimum length; temperature; top-k, top-p, min-p; then
 Gumbel-max with noise that is a function of (seed, position, token id). Every operation works on each row by
 itself, so a row's token does not depend on its neighbours. Log-probabilities are those of the plain logits.
+
+A row whose logits hold NaN or +infinity, or nothing above -infinity, gets -1. No pass looks for that: NaN and
++infinity survive every step of the way and are met where the largest logit is searched.
 """
 
 from dataclasses import dataclass
@@ -14,13 +17,16 @@ from torch import Tensor
 
 from ..kernels.sampling import argmax, gumbel_argmax
 from .batch import Batch
-from .request import TokenLogprobs
+from .request import LEAST_LOGPROB, TokenLogprobs
 from .sequence import Sequence
 
 
 @dataclass(slots=True)
 class Sampled:
-    """New tokens, int64 [S], and the log-probabilities of the rows that asked (else None), in order."""
+    """New tokens, int64 [S], and the log-probabilities of the rows that asked (else None), in order.
+
+    A token of -1 stands for none: there was nothing to choose from.
+    """
 
     token_ids: NDArray[np.int64]
     logprobs: list[TokenLogprobs | None] | None
@@ -47,7 +53,7 @@ class Sampler:
         self._ends: list[Tensor | None] = [None] * rows
 
     def set_row(self, sequence: Sequence) -> None:
-        """Take over the parameters of the sequence that a row now belongs to."""
+        """Take over the parameters (`parameters.computable`) of the sequence that a row now belongs to."""
         row, params = sequence.row, sequence.request.params
         self._temperature[row] = params.temperature
         self._top_k[row] = params.top_k
@@ -81,8 +87,9 @@ class Sampler:
         if noisy.size:
             chosen = self._draw(logits[self._index(noisy)], rows[noisy], batch)
             token_ids[self._index(noisy)] = chosen
-        logprobs = None if plain is None else _logprobs(plain, token_ids, wanted)
-        return Sampled(token_ids.cpu().numpy(), logprobs)
+        drawn = token_ids.cpu().numpy()
+        logprobs = None if plain is None else _logprobs(plain, token_ids, np.where(drawn < 0, -1, wanted))
+        return Sampled(drawn, logprobs)
 
     def _index(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -118,7 +125,7 @@ class Sampler:
             if (bias := self._bias[row]) is not None:
                 logits[place, bias[0]] += bias[1]
             if (ends := self._ends[row]) is not None and batch.lengths[row] < self._min_length[row]:
-                logits[place, ends] = float("-inf")
+                logits[place, ends] += float("-inf")  # so that NaN stays what it is
 
     def _draw(self, logits: Tensor, rows: NDArray[np.int64], batch: Batch) -> Tensor:
         logits = logits / self._column(self._temperature, rows)
@@ -127,9 +134,7 @@ class Sampler:
 
     def _truncate(self, logits: Tensor, rows: NDArray[np.int64]) -> None:
         """Mask what top-k, top-p and min-p leave out."""
-        vocab = logits.shape[1]
-        limited = (self._top_k[rows] > 0) & (self._top_k[rows] < vocab)
-        picked = np.flatnonzero(limited)
+        picked = np.flatnonzero(self._top_k[rows] > 0)
         if picked.size:
             index, ks = self._index(picked), self._top_k[rows[picked]]
             mine = logits[index]
@@ -153,21 +158,32 @@ _NUCLEUS = 512
 
 
 def _keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
-    """Mask all but the smallest set of most likely tokens whose probability reaches top_p, row by row."""
-    total = logits.logsumexp(1, keepdim=True)
-    for size in (min(_NUCLEUS, logits.shape[1]), logits.shape[1]):
+    """Mask all but the smallest set of most likely tokens whose probability reaches top_p, row by row.
+
+    Of tokens equally likely as the last one kept, those of the highest ids stay: so it is in transformers and
+    vLLM, as far as their sorts keep the order of equals.
+    """
+    top, vocab = logits.amax(1, keepdim=True), logits.shape[1]
+    target = top_p * (logits - top).exp_().sum(1, keepdim=True)
+    for size in (min(_NUCLEUS, vocab), vocab):
         best = logits.topk(size).values
-        probs = (best - total).exp()
-        kept = (probs.cumsum(1) - probs < top_p).sum(1, keepdim=True)
-        if size == logits.shape[1] or not bool((kept == size).any()):
+        reached = (best - top).exp_().cumsum(1)
+        kept = 1 + (reached[:, :-1] < target).sum(1, keepdim=True)
+        if size == vocab or not bool((kept == size).any()):
             break
-    return logits.masked_fill(logits < best.gather(1, kept - 1), float("-inf"))
+    least = best.gather(1, kept - 1)
+    following = best.gather(1, kept.clamp(max=size - 1))
+    for row in torch.nonzero((kept < size) & (following == least))[:, 0].tolist():
+        tied = torch.nonzero(logits[row] == least[row])[:, 0]
+        spare = int((logits[row] >= least[row]).sum() - kept[row])
+        logits[row, tied[:spare]] = float("-inf")
+    return logits.masked_fill(logits < least, float("-inf"))
 
 
 def _logprobs(logits: Tensor, token_ids: Tensor, wanted: NDArray[np.int64]) -> list[TokenLogprobs | None]:
     picked = np.flatnonzero(wanted >= 0)
     index = torch.from_numpy(picked).to(logits.device)
-    logprobs = logits[index].log_softmax(-1)
+    logprobs = logits[index].log_softmax(-1).clamp_(min=LEAST_LOGPROB)
     chosen = token_ids[index]
     own = logprobs.gather(1, chosen.unsqueeze(1)).squeeze(1).tolist()
     best = logprobs.topk(max(1, int(wanted.max())))

@@ -65,15 +65,19 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new or preempted sequence by its urgency."""
+        sequence.chain = self.pool.root(sequence.request.cache_salt)
         insort(self.waiting, sequence, key=lambda waiting: waiting.urgency)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence that has ended; its pages stay findable until they are needed."""
+    def remove(self, sequence: Sequence, *, findable: bool = True) -> None:
+        """Forget a sequence that has ended; its pages stay findable until they are needed, or not at all."""
         if sequence.row < 0:
             self.waiting.remove(sequence)
-        else:
+            return
+        if findable:
             self._remember(sequence)
-            self._stop(sequence)
+        else:
+            self.pool.forget(page for page in sequence.pages if page.refs == 1)
+        self._stop(sequence)
 
     def schedule(self) -> list[Chunk]:
         """The step's chunks, decodes first. Empty when nothing can run."""
@@ -162,7 +166,6 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._stop(sequence)
         sequence.computed = sequence.remembered = 0
-        sequence.chain = root_key(sequence)
         self.preemptions += 1
         self.add(sequence)
 
@@ -187,7 +190,8 @@ class Scheduler:
         sequence.computed = len(found) * self.pool.page_size
         sequence.remembered = len(found)
         if found:
-            sequence.chain = hash((found[-1].parent, found[-1].token_ids))
+            assert found[-1].key is not None
+            sequence.chain = found[-1].key
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
             self.prefix_query_tokens += len(sequence.tokens)
@@ -201,14 +205,15 @@ class Scheduler:
         found: list[Page] = []
         if not self.prefix_cache:
             return found
-        size, key = self.pool.page_size, root_key(sequence)
+        size, key = self.pool.page_size, self.pool.root(sequence.request.cache_salt)
         for start in range(0, (len(sequence.tokens) - 1) // size * size, size):
             token_ids = tuple(sequence.tokens[start : start + size])
             page = self.pool.find(key, token_ids)
             if page is None:
                 break
+            assert page.key is not None
             found.append(page)
-            key = hash((key, token_ids))
+            key = page.key
         return found
 
     def computed(self, chunk: Chunk) -> None:
@@ -237,8 +242,3 @@ class Scheduler:
         rows = sorted([*self._rows, *(sequence.row for sequence in self.running)])
         assert rows == list(range(self.max_batch_size)), f"rows are not conserved: {rows}"
         assert all(not sequence.pages and sequence.row < 0 for sequence in self.waiting)
-
-
-def root_key(sequence: Sequence) -> int:
-    """The key before a sequence's first page: prefixes are shared only within a salt."""
-    return hash(("root", sequence.request.cache_salt))

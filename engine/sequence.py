@@ -29,7 +29,7 @@ class Sequence:
     tokens: list[int]
     arrival: int
     limit: int
-    chain: int
+    chain: bytes = b""
     computed: int = 0
     unread: int = 0
     pages: list[Page] = field(default_factory=list)

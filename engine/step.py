@@ -45,7 +45,10 @@ class Steps(Protocol):
     device_s: float
 
     def launch(self, plan: list[Chunk]) -> Flight:
-        """Start a planned step. Raised memory errors leave the sequences as they were."""
+        """Start a planned step. Whatever it raises leaves the sequences as they were."""
+
+    def probe(self) -> None:
+        """Compute a token that nobody asked for, while no step is under way."""
 
 
 @dataclass(slots=True)
@@ -72,7 +75,7 @@ class PlainSteps:
         self.device_s = 0.0
 
     def launch(self, plan: list[Chunk]) -> Flight:
-        """Compute a planned step. Raised memory errors leave the sequences as they were."""
+        """Compute a planned step. Whatever it raises leaves the sequences as they were."""
         for chunk in plan:
             self._batch.sync(chunk.sequence, self._sampler.set_row)
         step, sampling = self._batch.step_input(plan)
@@ -82,6 +85,10 @@ class PlainSteps:
         if sampling:
             rows = np.fromiter((chunk.sequence.row for chunk in sampling), np.int64, len(sampling))
             sampled = self._sampler.sample(logits, rows, self._batch)
-            self._batch.append(rows, sampled.token_ids)
+            self._batch.append(rows, sampled.token_ids.clip(min=0))
         self.device_s += time.perf_counter() - started
         return _Done([chunk.sequence for chunk in sampling], len(step.token_ids), sampled)
+
+    def probe(self) -> None:
+        """Compute a token that nobody asked for, on the null page."""
+        self._executor.execute(self._batch.nobodys_step())

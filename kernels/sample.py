@@ -4,8 +4,9 @@ What each sequence asks for lies in tensors by batch row, and a pass over the lo
 that of vLLM and transformers: penalties, bias; temperature; top-k, top-p, min-p; then Gumbel-max with the
 noise of sampling.py. Log-probabilities are those of the plain logits.
 
-Each of top-k, top-p and min-p is a cut: a scaled logit stays if it is at least the row's threshold. So tokens
-that tie with the last one kept are kept too, whatever their ids.
+Each of top-k, top-p and min-p is a cut: a scaled logit stays if it is at least the row's threshold. Tokens
+that tie with the last one that top-p keeps are cut by their ids, the highest stay; top-k and min-p keep all
+that tie. That is what transformers and vLLM do, as far as their sorts keep the order of equals.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import runs_triton
-from .sampling import gumbel_argmax
+from .sampling import argmax, gumbel_argmax
 
 
 @dataclass(slots=True, frozen=True)
@@ -71,12 +72,26 @@ class SampleNeeds:
 
 
 @dataclass(slots=True, frozen=True)
+class Cuts:
+    """What rows keep: scaled logits above `least`, and those that equal it, of tokens from the id `first` on.
+
+    Attributes:
+        least: float32 [S]; -inf where a row keeps all.
+        first: int32 [S].
+    """
+
+    least: Tensor
+    first: Tensor
+
+
+@dataclass(slots=True, frozen=True)
 class Sampled:
     """New tokens, on the logits' device.
 
     Attributes:
-        tokens: int64 [S].
-        logprobs: float32 [S], of those tokens; None where no row asked, arbitrary in rows that did not.
+        tokens: int64 [S]; -1 where there is none to choose, since a logit is NaN or +inf, or none is finite.
+        logprobs: float32 [S], of those tokens; None where no row asked, arbitrary in rows that did not, or
+            that have no token.
         top_ids: int64 [S, n], the most likely tokens, best first, lower ids first among equals; -1 past what
             the row asked for.
         top_logprobs: float32 [S, n]; -inf past what the row asked for.
@@ -92,7 +107,7 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
     """The next token of each of `rows`.
 
     Args:
-        logits: float32 [S, V], used up. A row must hold a finite value.
+        logits: float32 [S, V], used up.
         rows: int64 [S], whose row of the table each belongs to.
         table: what the rows ask for.
         needs: what of it is to be done at all.
@@ -114,14 +129,14 @@ def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Samp
     temperature = table.temperature[rows]
     scaled = logits / torch.where(temperature > 0, temperature, 1)[:, None]
     if needs.truncation:
-        cut = thresholds_torch(scaled, table.top_k[rows], table.top_p[rows], table.min_p[rows])
-        scaled = scaled.masked_fill(scaled < cut[:, None], float("-inf"))
+        cuts = cuts_torch(scaled, table.top_k[rows], table.top_p[rows], table.min_p[rows])
+        scaled = scaled.masked_fill(dropped(scaled, cuts), float("-inf"))
     drawn = gumbel_argmax(scaled, table.seeds[rows], table.lengths[rows])
-    tokens = torch.where(temperature > 0, drawn, logits.argmax(-1))
+    tokens = torch.where(temperature > 0, drawn, argmax(logits))
     if needs.logprobs is None:
         return Sampled(tokens, None, None, None)
     logprobs = plain.log_softmax(-1)
-    own = logprobs.gather(1, tokens[:, None])[:, 0]
+    own = logprobs.gather(1, tokens[:, None].clamp(min=0))[:, 0]
     count = min(needs.logprobs, plain.shape[1])
     best = plain.sort(dim=1, descending=True, stable=True).indices[:, :count]
     unasked = torch.arange(count, device=logits.device) >= table.logprobs[rows, None]
@@ -129,8 +144,14 @@ def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Samp
     return Sampled(tokens, own, best.masked_fill(unasked, -1), top_logprobs)
 
 
-def thresholds_torch(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """The least scaled logit that each row keeps, float32 [S]; -inf where it keeps all.
+def dropped(scaled: Tensor, cuts: Cuts) -> Tensor:
+    """Which scaled logits are cut off, bool [S, V]; NaN never is."""
+    least, ids = cuts.least[:, None], torch.arange(scaled.shape[1], device=scaled.device)
+    return (scaled < least) | ((scaled == least) & (ids < cuts.first[:, None]))
+
+
+def cuts_torch(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Cuts:
+    """What each row keeps.
 
     top_p takes the fewest most likely of top-k's survivors whose probability among these reaches it.
     """
@@ -138,11 +159,15 @@ def thresholds_torch(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor
     last = torch.where(top_k > 0, top_k, scaled.shape[1]).clamp(max=scaled.shape[1]).long() - 1
     cut = ordered.gather(1, last[:, None])
     ordered = ordered.masked_fill(ordered < cut, float("-inf"))
-    probs = ordered.softmax(1)
-    kept = (probs.cumsum(1) - probs < top_p[:, None]).sum(1, keepdim=True).clamp(min=1)
+    weights = (ordered - ordered[:, :1]).exp()
+    target = top_p[:, None] * weights.sum(1, keepdim=True)
+    kept = 1 + (weights.cumsum(1)[:, :-1] < target).sum(1, keepdim=True)
     nucleus = torch.where(top_p[:, None] < 1, ordered.gather(1, kept - 1), float("-inf"))
     cut = torch.maximum(torch.where(top_k[:, None] > 0, cut, float("-inf")), nucleus)
-    return torch.maximum(cut[:, 0], ordered[:, 0] + min_p.log())
+    least = torch.maximum(cut[:, 0], ordered[:, 0] + min_p.log())
+    ties_from_here = (scaled == nucleus).flip(1).cumsum(1).flip(1)
+    first = (ties_from_here > kept - (ordered > nucleus).sum(1, keepdim=True)).sum(1)
+    return Cuts(least, torch.where((top_p < 1) & (least == nucleus[:, 0]), first, 0).int())
 
 
 def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> Tensor:

@@ -35,10 +35,11 @@ def gumbel_noise(seeds: Tensor, positions: Tensor, vocab_ids: Tensor | int) -> T
 
 
 def gumbel_argmax(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-    """Draws one token a row: the argmax of logits + gumbel_noise, int64 [B].
+    """Draws one token a row: the argmax of logits + gumbel_noise, int64 [B]; -1 where there is none.
 
     Args:
-        logits: float32 [B, V], scaled and masked (-inf) already; a row must hold a finite value.
+        logits: float32 [B, V], scaled and masked (-inf) already. From a row with NaN or +inf in it, or
+            without a finite value, nothing can be drawn.
         seeds: int64 [B].
         positions: int64 [B], as in `gumbel_noise`.
     """
@@ -60,10 +61,10 @@ def gumbel_argmax(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
 
 
 def argmax(logits: Tensor) -> Tensor:
-    """The most likely token of each row, int64 [B]; the lowest id among equals.
+    """The most likely token of each row, int64 [B]; the lowest id among equals, -1 where there is none.
 
     Args:
-        logits: float32 [B, V].
+        logits: float32 [B, V]. A row with NaN or +inf in it, or without a finite value, has no such token.
     """
     if logits.device.type == "cpu" and logits.dtype == torch.float32 and (lib := shared_library()):
         logits = logits if logits.stride(1) == 1 else logits.contiguous()
@@ -72,12 +73,17 @@ def argmax(logits: Tensor) -> Tensor:
             logits.data_ptr(), logits.stride(0), tokens.data_ptr(), *logits.shape, torch.get_num_threads()
         )
         return tokens
-    return logits.argmax(-1)
+    return _argmax_torch(logits)
 
 
 def gumbel_argmax_torch(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     """`gumbel_argmax` from torch operations, for any device; also the reference."""
-    return (logits + gumbel_noise(seeds, positions, logits.shape[-1])).argmax(-1)
+    return _argmax_torch(logits + gumbel_noise(seeds, positions, logits.shape[-1]))
+
+
+def _argmax_torch(x: Tensor) -> Tensor:
+    best = x.max(-1)  # NaN, where there is one
+    return best.indices.masked_fill(~best.values.isfinite(), -1)
 
 
 def noise_bits(seeds: Tensor, positions: Tensor, vocab_ids: Tensor) -> Tensor:

@@ -27,6 +27,11 @@ SCHEMA_VERSION = 1
 
 MAX_SEED = 2**63 - 1
 
+MAX_LOGIT_BIASES = 1024
+
+_ALL_TOKENS = 2**31 - 1
+"""More than any vocabulary has: a `top_k` as large or larger keeps all, and travels as this."""
+
 
 class JobClass(StrEnum):
     """How urgent a job is. Workers read the classes in this order."""
@@ -111,6 +116,11 @@ class Job(_Wire):
         model: the served name of the model.
         tools: function definitions, handed to the chat template.
         max_tokens: most tokens to generate; generation also ends where the model's context is full.
+        min_tokens: no end of text, stop token or stop string ends it before this many tokens.
+        temperature: 0 is greedy, and so is less than 0.00001.
+        top_p: however small, the most likely token stays.
+        top_k: 0 keeps all, and so does what is no less than the vocabulary.
+        logit_bias: at most 1,024 entries.
         seed: sampling noise depends on (seed, position) alone; without one it follows from the job's id, so
             that a resumed job goes on with the same tokens.
         logprobs: log-probabilities of the sampled token and of this many most likely ones.
@@ -134,12 +144,14 @@ class Job(_Wire):
     min_tokens: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0), AfterValidator(lambda k: min(k, _ALL_TOKENS))] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
-    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict)
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    logit_bias: Annotated[
+        dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIASES)
+    ] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],

@@ -76,7 +76,7 @@ class Intake:
                 f"the prompt has {len(prompt_ids)} tokens; {job.model} takes at most "
                 f"{self.model.context_tokens}, prompt and output together",
             )
-        running.text = TextStream(self.tokenizer, job.stop)
+        running.text = TextStream(self.tokenizer, job.stop, job.min_tokens)
         running.logprobs = None if job.logprobs is None else []
         self._replay(running, claimed)
         return Request(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...kernels.sample import Sampled as SampledOnDevice
-from ..request import TokenLogprobs
+from ..request import LEAST_LOGPROB, TokenLogprobs
 from ..sampler import Sampled
 
 
@@ -54,13 +54,13 @@ class Pending:
         top_logprobs: NDArray[np.float32],
     ) -> Iterator[TokenLogprobs | None]:
         for place, count in enumerate(self._wanted.tolist()):
-            if count < 0:
+            if count < 0 or tokens[place] < 0:
                 yield None
                 continue
-            ids, values = top_ids[place, :count].tolist(), top_logprobs[place, :count].tolist()
-            yield TokenLogprobs(
-                int(tokens[place]), float(logprobs[place]), list(zip(ids, values, strict=True))
-            )
+            ids = top_ids[place, :count].tolist()
+            values = top_logprobs[place, :count].clip(min=LEAST_LOGPROB).tolist()
+            own = max(float(logprobs[place]), LEAST_LOGPROB)
+            yield TokenLogprobs(int(tokens[place]), own, list(zip(ids, values, strict=True)))
 
 
 class Results:

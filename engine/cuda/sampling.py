@@ -28,8 +28,8 @@ class RowParams:
         penalised: bool [rows], whether the row's known tokens change its logits.
     """
 
-    def __init__(self, rows: int, vocab: int, eos_token_ids: frozenset[int]) -> None:
-        self._vocab, self._eos = vocab, eos_token_ids
+    def __init__(self, rows: int, eos_token_ids: frozenset[int]) -> None:
+        self._eos = eos_token_ids
         self.columns: dict[str, NDArray[np.generic]] = {
             "temperature": np.zeros(rows, np.float32),
             "top_p": np.ones(rows, np.float32),
@@ -48,7 +48,7 @@ class RowParams:
         self._bias = Bias(*_no_bias(rows, 4))
 
     def set_row(self, sequence: Sequence) -> None:
-        """Take over the parameters of the sequence that a row now belongs to."""
+        """Take over the parameters (`parameters.computable`) of the sequence that a row now belongs to."""
         row, params, columns = sequence.row, sequence.request.params, self.columns
         columns["temperature"][row] = params.temperature
         columns["top_p"][row] = params.top_p
@@ -56,7 +56,7 @@ class RowParams:
         columns["presence"][row] = params.presence_penalty
         columns["frequency"][row] = params.frequency_penalty
         columns["repetition"][row] = params.repetition_penalty
-        columns["top_k"][row] = min(params.top_k, self._vocab)
+        columns["top_k"][row] = params.top_k
         columns["logprobs"][row] = -1 if params.logprobs is None else params.logprobs
         columns["seeds"][row] = params.seed
         columns["prompt_lengths"][row] = len(sequence.request.prompt_ids)
@@ -64,7 +64,7 @@ class RowParams:
             params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
         )
         self._truncated[row] = params.temperature > 0 and (
-            0 < params.top_k < self._vocab or params.top_p < 1 or params.min_p > 0
+            params.top_k > 0 or params.top_p < 1 or params.min_p > 0
         )
         self._set_bias(sequence)
 

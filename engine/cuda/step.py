@@ -81,7 +81,7 @@ class OverlappedSteps:
         self.device_s, self.capacity_tokens = 0.0, capacity_tokens
         rows, vocab = config.max_batch_size + 1, executor.model_info.vocab_size
         self._batch = Batch(rows, capacity_tokens, config.page_size, self._device)
-        self._params = RowParams(rows, vocab, eos_token_ids)
+        self._params = RowParams(rows, eos_token_ids)
         if graphs is None:
             captures = self._device.type == "cuda" and config.cuda_graphs
             graphs = CudaGraphs(self._device) if captures else NoGraphs()
@@ -108,7 +108,7 @@ class OverlappedSteps:
 
     @torch.inference_mode()
     def launch(self, plan: list[Chunk]) -> _Launched:
-        """Start a planned step. Raised memory errors leave the sequences as they were."""
+        """Start a planned step. Whatever it raises leaves the sequences as they were."""
         with self.on_device():
             for chunk in plan:
                 self._batch.sync(chunk.sequence, self._begin_row)
@@ -121,6 +121,10 @@ class OverlappedSteps:
             pending = self._results.send(sampled, wanted.astype(np.int32, copy=False))
         sequences = [chunk.sequence for chunk in packed.sampling]
         return _Launched(sequences, sum(chunk.count for chunk in plan), pending, self)
+
+    def probe(self) -> None:
+        """Compute a token that nobody asked for, kernel by kernel, while no step is under way."""
+        self.rehearse(self.shapes.decodes(1, 1), SampleNeeds(False, False, False))
 
     @torch.inference_mode()
     def record(self, shape: StepShape) -> None:
@@ -177,7 +181,8 @@ class OverlappedSteps:
         arrays, count = packed.arrays, packed.shape.samples
         places = torch.arange(count, device=self._device)
         sampled = sample(self._logits[:count], places, self._table(packed, needs), needs)
-        self._history[arrays.rows, arrays.lengths] = sampled.tokens.int()
+        # Where there is none (-1) the sequence ends, but it may stand in the next step already.
+        self._history[arrays.rows, arrays.lengths] = sampled.tokens.int().clamp_(min=0)
         self._tokens[:count] = sampled.tokens
         return replace(sampled, tokens=self._tokens[:count])
 

@@ -37,6 +37,11 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
+    def shape(self, name: str) -> list[int]:
+        """A tensor's shape in the file, which is not read for it."""
+        shape: list[int] = self._files[name].get_slice(name).get_shape()
+        return shape
+
     def get(self, *names: str) -> Tensor:
         """One tensor, or several stacked by rows, in the model's type; a weight of four bits dequantised."""
         parts = [self._one(name) for name in names]

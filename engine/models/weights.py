@@ -97,9 +97,21 @@ def _linears(
 
 
 def _head(weights: Checkpoint, config: ModelConfig, embedding: Tensor, linears: Linears[Weight]) -> Weight:
-    """The map to the vocabulary: the embedding where the two are tied, or there is no other."""
+    """The map to the vocabulary: the embedding where the two are tied, or there is no other.
+
+    Raises:
+        ModelError: it gives more or fewer tokens than the embedding takes.
+    """
     own = any(f"lm_head.{kind}" in weights for kind in ("weight", "qweight"))
-    return linears.read("lm_head") if own and not config.tie_embeddings else linears.pack(embedding)
+    if not own or config.tie_embeddings:
+        return linears.pack(embedding)
+    for name, axis in (("lm_head.weight", 0), ("lm_head.scales", -1)):
+        if name in weights and weights.shape(name)[axis] != len(embedding):
+            raise ModelError(
+                f"the checkpoint's lm_head gives {weights.shape(name)[axis]} tokens and its embedding takes "
+                f"{len(embedding)}; a vocabulary has one size: save the model again after resizing both"
+            )
+    return linears.read("lm_head")
 
 
 def _dense(

@@ -30,7 +30,8 @@ HR_INLINE f32v gumbel(u32v id, uint64_t key) {
     return -logv(-(logv(rest) + lost / rest));
 }
 
-// The lowest id among the largest of load(logits + v) + noise(ids).
+// The lowest id among the largest of load(logits + v) + noise(ids); -1 where one is NaN or +infinity, or all are
+// -infinity: there is nothing to choose by. NaN counts as +infinity, so that the largest tells.
 template <typename Noise>
 HR_INLINE int64_t best_id(const float* logits, int64_t vocab, Noise noise) {
     f32v best = splat(-INFINITY);
@@ -38,6 +39,7 @@ HR_INLINE int64_t best_id(const float* logits, int64_t vocab, Noise noise) {
     for (int64_t v = 0; v < vocab; v += kLanes) {
         i32v id = iota() + (int32_t)v;
         f32v value = load(logits + v, vocab - v < kLanes ? int(vocab - v) : kLanes) + noise((u32v)id);
+        value = select(value == value, value, splat(INFINITY));
         i32v better = (value > best) & (id < (int32_t)vocab);
         best = select(better, value, best);
         best_id = (i32v)select(better, (u32v)id, (u32v)best_id);
@@ -46,12 +48,12 @@ HR_INLINE int64_t best_id(const float* logits, int64_t vocab, Noise noise) {
     for (int lane = 1; lane < kLanes; lane++)
         if (best[lane] > best[winner] || (best[lane] == best[winner] && best_id[lane] < best_id[winner]))
             winner = lane;
-    return best_id[winner];
+    return std::isfinite(best[winner]) ? best_id[winner] : -1;
 }
 
 }  // namespace
 
-// out[b] = argmax of row b's logits + noise; the lowest id among equals.
+// out[b] = argmax of row b's logits + noise; the lowest id among equals, -1 where there is none.
 extern "C" void hr_gumbel_argmax(const float* logits, int64_t row_stride, const int64_t* seeds,
                                  const int64_t* positions, int64_t* out, int64_t rows, int64_t vocab,
                                  int threads) {
@@ -62,7 +64,7 @@ extern "C" void hr_gumbel_argmax(const float* logits, int64_t row_stride, const 
     }
 }
 
-// out[b] = argmax of row b's logits; the lowest id among equals.
+// out[b] = argmax of row b's logits; the lowest id among equals, -1 where there is none.
 extern "C" void hr_argmax(const float* logits, int64_t row_stride, int64_t* out, int64_t rows, int64_t vocab,
                           int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * vocab > 65536)

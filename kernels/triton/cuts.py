@@ -6,6 +6,8 @@ t is taken between them, and the end that moves goes to the next logit beyond t.
 (an outlier costs one step) and exactly: what is kept is what a sort would keep, up to the rounding of the
 summed mass. A whole-row pass a step is needed only until the interval holds few logits; these are gathered
 into registers and the rest of the search runs there. One program a row, since its steps depend on each other.
+
+NaN counts as +infinity, and a row whose largest is that is not searched: nothing is drawn from it.
 """
 
 import torch
@@ -13,20 +15,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..sample import SamplingTable
+from ..sample import Cuts, SamplingTable
 from .noise import log
 
 _BLOCK = 4096
 _KEEP = 2048
 
 
-def thresholds(logits: Tensor, rows: Tensor, table: SamplingTable) -> Tensor:
-    """The least scaled logit that each row keeps, float32 [S]; -inf where it keeps all."""
+def cuts_of(logits: Tensor, rows: Tensor, table: SamplingTable) -> Cuts:
+    """What each row keeps of its scaled logits."""
     count, vocab = logits.shape
-    cuts = logits.new_empty(count)
+    cuts = Cuts(logits.new_empty(count), torch.empty(count, dtype=torch.int32, device=logits.device))
     scratch = logits.new_empty(count, _KEEP)
     if count:
-        _thresholds_kernel[(count,)](
+        _cuts_kernel[(count,)](
             logits,
             logits.stride(0),
             rows,
@@ -35,7 +37,8 @@ def thresholds(logits: Tensor, rows: Tensor, table: SamplingTable) -> Tensor:
             table.top_p,
             table.min_p,
             scratch,
-            cuts,
+            cuts.least,
+            cuts.first,
             vocab,
             BLOCK=_BLOCK,
             KEEP=_KEEP,
@@ -74,7 +77,7 @@ def best(plain: Tensor, totals: Tensor, rows: Tensor, wanted: Tensor, top: int) 
 
 
 @triton.jit
-def _thresholds_kernel(
+def _cuts_kernel(
     logits,
     stride,
     rows,
@@ -84,6 +87,7 @@ def _thresholds_kernel(
     min_p,
     scratch,
     cuts,
+    first,
     vocab,
     BLOCK: tl.constexpr,
     KEEP: tl.constexpr,
@@ -93,19 +97,29 @@ def _thresholds_kernel(
     t = tl.load(temperature + row)
     k, p, least = tl.load(top_k + row), tl.load(top_p + row), tl.load(min_p + row)
     source, scratch = logits + place * stride, scratch + place * KEEP
-    cut = float("-inf")
+    cut, begin = float("-inf"), 0
     if (t > 0) & (((k > 0) & (k < vocab)) | (p < 1) | (least > 0)):
         low, top, count = _extent(source, t, vocab, BLOCK)
-        if (k > 0) & (k < count):
-            low, _ = _cut(source, t, vocab, low, top, count, k.to(tl.float32), scratch, False, BLOCK, KEEP)
-            cut = low
-        if p < 1:
-            count, mass = _tally(source, t, vocab, low, top, BLOCK)
-            low, _ = _cut(source, t, vocab, low, top, count, p * mass, scratch, True, BLOCK, KEEP)
-            cut = low
-        if least > 0:
-            cut = tl.maximum(cut, top + log(least))
+        if top < float("inf"):
+            if (k > 0) & (k < count):
+                low, _, _, _ = _cut(
+                    source, t, vocab, low, top, count, k.to(tl.float32), scratch, False, BLOCK, KEEP
+                )
+                cut = low
+            if p < 1:
+                count, mass = _tally(source, t, vocab, low, top, BLOCK)
+                cut, _, ties, above = _cut(
+                    source, t, vocab, low, top, count, p * mass, scratch, True, BLOCK, KEEP
+                )
+                kept = tl.maximum(tl.ceil((p * mass - above) / tl.exp(cut - top)), 1.0)
+                if kept < ties:
+                    begin = _last(source, t, vocab, cut, kept.to(tl.int32), BLOCK)
+            if least > 0:
+                floor = top + log(least)
+                begin = tl.where(floor > cut, 0, begin)
+                cut = tl.maximum(cut, floor)
     tl.store(cuts + place, cut)
+    tl.store(first + place, begin)
 
 
 @triton.jit(do_not_specialize=["top"])
@@ -137,8 +151,9 @@ def _best_kernel(
     if want > 0:
         want = tl.minimum(want, top)
         low, high, count = _extent(source, 1.0, vocab, BLOCK)
+        low = tl.where(high < float("inf"), low, high)  # of a row that is not searched anything will do
         want = tl.minimum(want, count)
-        low, above = _cut(
+        low, above, _, _ = _cut(
             source, 1.0, vocab, low, high, count, want.to(tl.float32), scratch, False, BLOCK, KEEP
         )
         tl.debug_barrier()
@@ -172,7 +187,7 @@ def _best_kernel(
 def _scaled(source, t, start, vocab, BLOCK: tl.constexpr):
     ids = start + tl.arange(0, BLOCK)
     x = tl.load(source + ids, mask=ids < vocab, other=float("-inf"))
-    return tl.math.div_rn(x, tl.zeros_like(x) + t)
+    return tl.math.div_rn(tl.where(x == x, x, float("inf")), tl.zeros_like(x) + t)
 
 
 @triton.jit
@@ -203,6 +218,22 @@ def _tally(source, t, vocab, low, top, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _last(source, t, vocab, value, count, BLOCK: tl.constexpr):
+    """The id from which on `count` values are `value`; there are more."""
+    begin, found = 0, 0
+    for block in range(tl.cdiv(vocab, BLOCK)):
+        start = (tl.cdiv(vocab, BLOCK) - 1 - block) * BLOCK
+        if found < count:
+            equal = (_scaled(source, t, start, vocab, BLOCK) == value).to(tl.int32)
+            here = tl.sum(equal, 0)
+            from_here = here - tl.cumsum(equal, 0) + equal  # how many there are in the block from an id on
+            ids = start + tl.arange(0, BLOCK)
+            begin = tl.max(tl.where((equal > 0) & (found + from_here >= count), ids, 0), 0)
+            found += here
+    return begin
+
+
+@triton.jit
 def _cut(
     source,
     t,
@@ -216,7 +247,8 @@ def _cut(
     BLOCK: tl.constexpr,
     KEEP: tl.constexpr,
 ):
-    """The least value v from `low` on with W(x > v) < target, and how many values lie above it.
+    """The least value v from `low` on with W(x > v) < target; how many values lie above it, how many are v,
+    and, by mass, what those above weigh.
 
     `low` and `top`, the row's largest, are values of the row, `count` of which lie from `low` to `top`.
     """
@@ -268,10 +300,11 @@ def _cut(
                 weight = number.to(tl.float32)
             if weight < target:
                 high = tl.max(tl.where(larger, float("-inf"), x), 0)
-                above = number
+                above, weight_above = number, weight
             else:
                 low = tl.min(tl.where(larger, x, float("inf")), 0)
-    return high, above
+        count = tl.sum((x == high).to(tl.int32), 0)
+    return high, above, count, weight_above
 
 
 @triton.jit

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..sample import Sampled, SampleNeeds, SamplingTable
-from .cuts import best, thresholds
+from ..sample import Cuts, Sampled, SampleNeeds, SamplingTable
+from .cuts import best, cuts_of
 from .noise import gumbel, log
 
 _BLOCK = 4096
@@ -27,7 +27,7 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
         _penalise(logits, rows, table)
     if needs.bias and table.bias_ids.shape[1]:
         _bias(logits, rows, table)
-    cuts = thresholds(logits, rows, table) if needs.truncation else None
+    cuts = cuts_of(logits, rows, table) if needs.truncation else None
     return _draw(logits, plain, cuts, rows, table, needs.logprobs)
 
 
@@ -71,7 +71,7 @@ def _bias(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
 
 
 def _draw(
-    logits: Tensor, plain: Tensor, cuts: Tensor | None, rows: Tensor, table: SamplingTable, top: int | None
+    logits: Tensor, plain: Tensor, cuts: Cuts | None, rows: Tensor, table: SamplingTable, top: int | None
 ) -> Sampled:
     count, vocab = logits.shape
     tiles = triton.cdiv(vocab, _BLOCK)
@@ -86,7 +86,8 @@ def _draw(
             logits.stride(0),
             plain,
             plain.stride(0),
-            cuts,
+            None if cuts is None else cuts.least,
+            None if cuts is None else cuts.first,
             rows,
             table.temperature,
             table.seeds,
@@ -201,6 +202,7 @@ def _draw_kernel(
     plain,
     plain_stride,
     cuts,
+    first,
     rows,
     temperature,
     seeds,
@@ -219,17 +221,20 @@ def _draw_kernel(
     inside = ids < vocab
     part = place * tl.num_programs(1) + tl.program_id(1)
     x = tl.load(logits + place * stride + ids, mask=inside, other=float("-inf"))
+    x = tl.where(x == x, x, float("inf"))  # what is no number wins, and is told by that
     t = tl.load(temperature + row)
     if t > 0:
         x = tl.math.div_rn(x, tl.zeros_like(x) + t)
         if cuts is not None:
-            x = tl.where(x >= tl.load(cuts + place), x, float("-inf"))
+            cut = tl.load(cuts + place)
+            x = tl.where((x > cut) | ((x == cut) & (ids >= tl.load(first + place))), x, float("-inf"))
         x += gumbel(tl.load(seeds + row), tl.load(positions + row), ids)
     winner = tl.max(x, 0)
     tl.store(parts + part, winner)
     tl.store(part_ids + part, tl.min(tl.where((x == winner) & inside, ids, vocab - 1), 0))
     if LOGPROBS:
         y = tl.load(plain + place * plain_stride + ids, mask=inside, other=float("-inf"))
+        y = tl.where(y == y, y, float("inf"))
         top = tl.max(y, 0)
         top = tl.where(top > float("-inf"), top, 0.0)
         tl.store(parts + part_stride + part, top)
@@ -256,8 +261,10 @@ def _meet_kernel(
     part, inside = place * tiles + tile, tile < tiles
     x = tl.load(parts + part, mask=inside, other=float("-inf"))
     ids = tl.load(part_ids + part, mask=inside, other=vocab - 1)
-    token = tl.min(tl.where(x == tl.max(x, 0), ids, vocab - 1), 0)
-    tl.store(tokens + place, token.to(tl.int64))
+    winner = tl.max(x, 0)
+    token = tl.min(tl.where(x == winner, ids, vocab - 1), 0)
+    chosen = (winner > float("-inf")) & (winner < float("inf"))
+    tl.store(tokens + place, tl.where(chosen, token, -1).to(tl.int64))
     if LOGPROBS:
         tops = tl.load(parts + part_stride + part, mask=inside, other=float("-inf"))
         sums = tl.load(parts + 2 * part_stride + part, mask=inside, other=0.0)

@@ -130,6 +130,45 @@ def test_a_checkpoint_with_missing_tensors_is_refused(checkpoint):
         load(checkpoint(num_hidden_layers=4))
 
 
+def resized(folder, **rows: int) -> None:
+    """Change how many rows tensors of a checkpoint have."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    for name, count in rows.items():
+        full = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight"}[name]
+        tensors[full] = tensors[full].repeat(2, 1)[:count].contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("says", [300, 320, 280])
+def test_the_vocabulary_is_that_of_the_weights_whatever_config_json_says(checkpoint, says, overlap):
+    engine = load(checkpoint(vocab_size=says, eos_token_id=[7, 310]), overlap=overlap)
+    assert engine.model_info.vocab_size == 300
+    assert engine.model_info.eos_token_ids == (7,)
+    engine.submit(Request("good", list(prompt(16)), SamplingParams(max_tokens=8, seed=1, min_tokens=3)))
+    for field, params in (
+        ("prompt_ids", greedy()),
+        ("logit_bias", SamplingParams(logit_bias={305: 3.0})),
+        ("stop_token_ids", SamplingParams(stop_token_ids=(305,))),
+    ):
+        with pytest.raises(RequestError, match="305 is not in the vocabulary of 300") as refused:
+            engine.submit(Request("bad", [305] if field == "prompt_ids" else [3], params))
+        assert refused.value.field == field
+    engine.submit(Request("edge", [299], greedy(2)))
+    while engine.has_work:
+        assert all(progress.error == "" for progress in engine.step())
+
+
+@pytest.mark.parametrize("rows", [{"head": 320}, {"head": 280}, {"embedding": 290}])
+def test_a_checkpoint_whose_head_and_embedding_differ_is_refused(checkpoint, rows):
+    folder = checkpoint()
+    resized(folder, **rows)
+    with pytest.raises(ModelError, match="a vocabulary has one size"):
+        load(folder)
+
+
 def test_a_name_that_is_no_model_is_refused():
     with pytest.raises(ModelError, match="no/such-model-here"):
         load("no/such-model-here")

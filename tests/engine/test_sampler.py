@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from headrace.engine import FinishReason, Request, SamplingParams
+from headrace.engine.sampler import _keep_top_p
 
-from .conftest import _model, greedy, prompt, run
+from .conftest import VOCAB, _model, greedy, prompt, run
 
 PROMPT = prompt(31)
 
@@ -51,6 +52,34 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(make_engine):
     drawn = set(next_tokens(make_engine, 400, top_p=0.5, temperature=2.0))
     assert drawn <= set(ids[:size].tolist())
     assert len(drawn) > 1
+
+
+@pytest.mark.parametrize("top_p", [1e-40, 0.05, 0.33, 0.5, 0.8, 0.97])
+@pytest.mark.parametrize("vocab", [5, 300, 3000])
+def test_tokens_equally_likely_at_the_edge_of_top_p_are_cut_as_transformers_cuts_them(vocab, top_p):
+    from transformers import TopPLogitsWarper
+
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.stack(
+        [
+            torch.zeros(vocab),
+            torch.randint(0, 3, (vocab,), generator=generator).float(),
+            torch.randn(vocab, generator=generator).bfloat16().float(),  # as such models give them
+            torch.randn(vocab, generator=generator),
+        ]
+    )
+    ours = _keep_top_p(logits.clone(), torch.full((4, 1), top_p)) > -torch.inf
+    theirs = TopPLogitsWarper(top_p)(None, logits.clone()) > -torch.inf
+    # A sum that comes to top_p within float32's rounding may leave one token more or less.
+    assert ((ours.sum(1) - theirs.sum(1)).abs() <= 1).all()
+    for mine, other, row in zip(ours, theirs, logits, strict=True):
+        edge = row[mine].min()
+        assert mine[row > edge].all()
+        assert not mine[row < edge].any()
+        tied = mine[row == edge].tolist()
+        assert tied == sorted(tied)
+        if vocab < 16 or len(tied) == 1:  # where the sort of transformers keeps the order of equals
+            assert torch.equal(mine, other)
 
 
 def test_min_p_drops_what_is_much_less_likely_than_the_best(make_engine):
@@ -108,6 +137,55 @@ def test_logprobs_are_the_models_own_whatever_the_sampling(make_engine):
             assert entry.logprob == pytest.approx(float(reference[entry.token_id]), abs=1e-3)
             assert [token for token, _ in entry.top] == reference.topk(4).indices.tolist()
             tokens += progress.token_ids
+
+
+EXTREMES = {
+    "temperature": [0.0, -0.0, 5e-324, 1e-46, 1e-44, 1e-38, 1e-9, 1e30, 1e300],
+    "top_p": [5e-324, 1e-300, 1e-46, 1e-40, 1 - 1e-12],
+    "top_k": [1, VOCAB - 1, VOCAB, VOCAB + 1, 2**31, 2**63 - 1, 2**63, 2**70],
+    "min_p": [5e-324, 1e-46, 1e-40, 1.0],
+    "repetition_penalty": [5e-324, 1e-46, 1e-40, 1e40, 1e300],
+    "presence_penalty": [-1e300, 5e-324, 1e300],
+    "frequency_penalty": [-1e300, -1e-45, 1e300],
+    "logit_bias": [{3: 1e300}, {3: -1e300}, {3: 5e-324}, dict.fromkeys(range(VOCAB), -100.0)],
+    "seed": [0, -(2**63), 2**63 - 1],
+    "max_tokens": [1, 2**31, 2**70],
+    "min_tokens": [-(2**70), 6, 2**70],
+    "logprobs": [0, VOCAB, VOCAB + 1, 2**70],
+}
+BESIDE = [{}, {"top_p": 0.9}, {"top_k": 5, "min_p": 0.1}, {"temperature": 0.0, "logprobs": 1}]
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlapped"])
+@pytest.mark.parametrize("name", EXTREMES)
+def test_every_number_that_is_accepted_is_computed_with(make_engine, name, overlap):
+    engine = make_engine(overlap=overlap, max_context_tokens=40)
+    requests = [
+        Request(f"{i}.{j}", list(PROMPT), SamplingParams(**{"seed": 3, **beside, name: value}))
+        for i, value in enumerate(EXTREMES[name])
+        for j, beside in enumerate(BESIDE)
+    ]
+    neighbour = Request("neighbour", list(PROMPT), SamplingParams(max_tokens=9, seed=8, top_p=0.9))
+    outputs = run(engine, *requests, neighbour)
+    assert all(outputs[request.id] for request in requests)
+    assert outputs["neighbour"] == run(make_engine(overlap=overlap), neighbour)["neighbour"]
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlapped"])
+def test_a_temperature_or_top_p_near_nothing_is_greedy_and_a_top_k_past_the_vocabulary_keeps_all(
+    make_engine, overlap
+):
+    engine = make_engine(overlap=overlap)
+    cold = [{"temperature": t, **beside} for t in (1e-46, 1e-44, 1e-38, 9e-6) for beside in BESIDE]
+    narrow = [{"top_p": p, "seed": s} for p in (5e-324, 1e-46, 1e-40) for s in range(4)]
+    requests = [
+        Request(str(i), list(PROMPT), SamplingParams(max_tokens=9, **params))
+        for i, params in enumerate([*cold, *narrow])
+    ]
+    outputs = run(engine, *requests, Request("greedy", list(PROMPT), greedy(9)))
+    assert set(map(tuple, outputs.values())) == {tuple(outputs["greedy"])}
+    wide = [Request(str(k), list(PROMPT), SamplingParams(max_tokens=9, top_k=k)) for k in (0, VOCAB, 2**70)]
+    assert len(set(map(tuple, run(engine, *wide).values()))) == 1
 
 
 def ends(engine, params: SamplingParams) -> tuple[list[int], FinishReason | None]:

@@ -8,7 +8,7 @@ from headrace.engine.batch import Batch
 from headrace.engine.request import Request, SamplingParams
 from headrace.engine.sampler import Sampler
 from headrace.engine.sequence import Sequence
-from headrace.kernels.sample import SampleNeeds, SamplingTable, sample, thresholds_torch
+from headrace.kernels.sample import SampleNeeds, SamplingTable, cuts_torch, dropped, sample
 
 VOCAB, EOS = 600, 7
 FOREVER = 2**62
@@ -69,7 +69,7 @@ def test_a_table_samples_as_the_engine_does(seed):
     for row, params in enumerate(PARAMS):
         tokens = torch.randint(0, VOCAB, (4 + 5 * (row % 3) + seed,), generator=generator).tolist()
         prompt = tokens[: 2 + row % 2]
-        sequence = Sequence(Request(str(row), prompt, params), tokens, arrival=0, limit=64, chain=0, row=row)
+        sequence = Sequence(Request(str(row), prompt, params), tokens, arrival=0, limit=64, row=row)
         batch.sync(sequence, sampler.set_row)
         sequences.append(sequence)
     rows = torch.randperm(len(PARAMS), generator=generator)
@@ -90,23 +90,27 @@ def test_a_table_samples_as_the_engine_does(seed):
             assert float(made.logprobs[place]) == pytest.approx(entry.logprob, abs=1e-5)
 
 
-def test_thresholds_keep_what_the_definitions_keep():
+def test_cuts_keep_what_the_definitions_keep():
     x = torch.tensor([[0.5, 0.2, 0.2, 0.07, 0.03]]).log()
 
     def kept(k: int, p: float, least: float) -> list[int]:
-        cut = thresholds_torch(x, torch.tensor([k]), torch.tensor([p]), torch.tensor([least]))
-        return torch.nonzero(x[0] >= cut).flatten().tolist()
+        cuts = cuts_torch(x, torch.tensor([k]), torch.tensor([p]), torch.tensor([least]))
+        return torch.nonzero(~dropped(x, cuts)[0]).flatten().tolist()
 
     assert kept(0, 1.0, 0.0) == [0, 1, 2, 3, 4]
     assert kept(1, 1.0, 0.0) == [0]
     assert kept(2, 1.0, 0.0) == [0, 1, 2]  # the third ties with the second
     assert kept(9, 1.0, 0.0) == [0, 1, 2, 3, 4]
     assert kept(0, 0.4, 0.0) == [0]
-    assert kept(0, 0.6, 0.0) == [0, 1, 2]
+    assert kept(0, 0.6, 0.0) == [0, 2]  # of those that tie the highest id
+    assert kept(0, 0.8, 0.0) == [0, 1, 2]
     assert kept(0, 0.92, 0.0) == [0, 1, 2, 3]
-    assert kept(3, 0.6, 0.0) == [0, 1, 2]
+    assert kept(3, 0.6, 0.0) == [0, 2]
     assert kept(0, 1.0, 0.3) == [0, 1, 2]
+    assert kept(0, 0.6, 0.3) == [0, 2]
+    assert kept(0, 0.8, 0.5) == [0]
     assert kept(0, 1e-9, 0.0) == [0]
+    assert kept(0, 0.0, 0.0) == [0]
 
 
 def test_needs_left_out_change_nothing_where_no_row_has_them():
@@ -114,7 +118,7 @@ def test_needs_left_out_change_nothing_where_no_row_has_them():
     plain = [SamplingParams(seed=seed) for seed in range(rows)]
     batch = Batch(rows, 64, 16, torch.device("cpu"))
     sequences = [
-        Sequence(Request(str(row), [1, 2], params), [1, 2, 3], arrival=0, limit=64, chain=0, row=row)
+        Sequence(Request(str(row), [1, 2], params), [1, 2, 3], arrival=0, limit=64, row=row)
         for row, params in enumerate(plain)
     ]
     for sequence in sequences:

@@ -7,20 +7,22 @@ import pytest
 import torch
 
 from headrace.kernels.sample import (
+    Cuts,
     Sampled,
     SampleNeeds,
     SamplingTable,
     _bias,
     _penalise,
+    cuts_torch,
+    dropped,
     sample,
     sample_torch,
-    thresholds_torch,
 )
 from headrace.kernels.sampling import gumbel_argmax_torch, gumbel_noise
 
 pytest.importorskip("triton")
+from headrace.kernels.triton import cuts as triton_cuts
 from headrace.kernels.triton import sampling as triton_sampling
-from headrace.kernels.triton.cuts import thresholds
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FOREVER = 2**62
@@ -82,9 +84,15 @@ def drawn(logits: torch.Tensor, rows: torch.Tensor, columns: SamplingTable, need
     return Sampled(*(None if part is None else part.cpu() for part in parts))
 
 
-def cuts_of(logits: torch.Tensor, columns: SamplingTable) -> torch.Tensor:
+def cuts_of(logits: torch.Tensor, columns: SamplingTable) -> Cuts:
     rows = torch.arange(len(logits), device=DEVICE)
-    return thresholds(logits.to(DEVICE), rows, here(columns)).cpu()
+    cuts = triton_cuts.cuts_of(logits.to(DEVICE), rows, here(columns))
+    return Cuts(cuts.least.cpu(), cuts.first.cpu())
+
+
+def kept_by(columns: SamplingTable, scaled: torch.Tensor) -> torch.Tensor:
+    """What the reference keeps."""
+    return ~dropped(scaled, cuts_torch(scaled, columns.top_k, columns.top_p, columns.min_p))
 
 
 @pytest.mark.parametrize(("rows", "vocab"), [(1, 1), (3, 17), (6, 4096), (5, 9001)])
@@ -152,12 +160,10 @@ def test_cuts_are_those_of_a_sort(vocab, scale):
     logits = logits_of(len(CUTS), vocab, scale=scale)
     cuts = cuts_of(logits, columns)
     scaled = logits / columns.temperature[:, None]
-    for x, cut, limits in zip(scaled, cuts.tolist(), CUTS, strict=True):
+    for x, cut, limits in zip(scaled, cuts.least.tolist(), CUTS, strict=True):
         assert_cut(x, cut, *limits)
-    expected = thresholds_torch(scaled, columns.top_k, columns.top_p, columns.min_p)
     exact = [i for i, (k, p, least) in enumerate(CUTS) if p == 1 and not least]
-    kept, wanted = (scaled >= cuts[:, None])[exact], (scaled >= expected[:, None])[exact]
-    assert torch.equal(kept, wanted)
+    assert torch.equal(~dropped(scaled, cuts)[exact], kept_by(columns, scaled)[exact])
 
 
 def test_cuts_bear_ties_outliers_and_forbidden_tokens():
@@ -171,14 +177,30 @@ def test_cuts_bear_ties_outliers_and_forbidden_tokens():
     x[5, 1:] = -torch.inf
     for k in (1, 4999):
         columns = table(6, top_k=[k] * 6)
-        cuts = cuts_of(x, columns)
-        expected = thresholds_torch(x, columns.top_k, columns.top_p, columns.min_p)
         allowed = x > -torch.inf
-        assert torch.equal((x >= cuts[:, None]) & allowed, (x >= expected[:, None]) & allowed)
+        assert torch.equal(~dropped(x, cuts_of(x, columns)) & allowed, kept_by(columns, x) & allowed)
     columns = table(6, top_p=[0.7] * 6)
-    for row, cut in zip(x, cuts_of(x, columns).tolist(), strict=True):
+    cuts = cuts_of(x, columns)
+    for row, cut in zip(x, cuts.least.tolist(), strict=True):
         assert_cut(row, cut, 0, 0.7, 0.0)
-        assert (row >= cut).any()
+    assert (~dropped(x, cuts)).any(1).all()
+
+
+@pytest.mark.parametrize("vocab", [6, 5000, 13_000])
+def test_tokens_that_tie_at_the_edge_of_top_p_are_cut_by_their_ids(vocab):
+    ps = [0.03, 0.21, 0.5, 0.77, 0.97, 1e-30, 0.0]
+    x = torch.randint(0, 3, (len(ps), vocab), generator=torch.Generator().manual_seed(vocab)).float()
+    x[0] = 0.0
+    x[3, 5:] = -torch.inf
+    columns = table(len(ps), top_p=ps, min_p=[0, 0, 0.2, 0, 0, 0, 0], top_k=[0, vocab // 2, 0, 0, 0, 0, 0])
+    kept, expected = ~dropped(x, cuts_of(x, columns)), kept_by(columns, x)
+    # Sums of thousands of probabilities are rounded in another order: a tie more or less.
+    assert ((kept.sum(1) - expected.sum(1)).abs() <= vocab // 1000).all()
+    for row, mine in enumerate(kept):
+        edge = x[row][mine].min()
+        tied = mine[x[row] == edge]
+        assert mine[x[row] > edge].all()
+        assert tied.tolist() == sorted(tied.tolist())  # none is kept before one that is not
 
 
 def test_greedy_rows_and_rows_of_every_kind_share_a_batch():
@@ -246,10 +268,21 @@ def test_no_rows_are_no_work():
     assert made.top_ids.shape == (0, 2)
 
 
-def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary():
-    logits = torch.full((1, 50), torch.nan)
-    made = drawn(logits, torch.arange(1), table(1, vocab=50), SampleNeeds())
-    assert 0 <= int(made.tokens) < 50
+@pytest.mark.parametrize("vocab", [50, 4500])
+@pytest.mark.parametrize("limits", [{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"temperature": 0}])
+def test_rows_of_logits_that_are_no_numbers_have_no_token_and_touch_no_other(vocab, limits):
+    logits = logits_of(6, vocab)
+    whole = logits.clone()
+    logits[0, 7], logits[2, 3], logits[3], logits[4] = torch.nan, torch.inf, -torch.inf, torch.nan
+    columns = table(6, vocab=vocab, logprobs=[2] * 6, **{name: [x] * 6 for name, x in limits.items()})
+    needs = SampleNeeds(logprobs=2)
+    made, plain = both(logits, torch.arange(6), columns, needs)
+    assert [int(token) >= 0 for token in made.tokens] == [False, True, False, False, False, True]
+    assert torch.equal(made.tokens, plain.tokens)
+    alone = drawn(whole, torch.arange(6), columns, needs)
+    for row in (1, 5):
+        assert made.tokens[row] == alone.tokens[row]
+        assert torch.equal(made.top_logprobs[row], alone.top_logprobs[row])
 
 
 def test_the_public_operation_takes_the_path_of_its_device():

@@ -54,6 +54,12 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         ({"min_p": 1.1}, "min_p", "got 1.1"),
         ({"presence_penalty": 3}, "presence_penalty", "got 3"),
         ({"repetition_penalty": 0}, "repetition_penalty", "got 0"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty", "greater than or equal to 0.01 (got 1e-40)"),
+        ({"logit_bias": dict.fromkeys(range(1025), 1.0)}, "logit_bias", "at most 1024 items"),
+        ({"logit_bias": {3: math.inf}}, "logit_bias.3", "got inf"),
+        ({"seed": 2**63}, "seed", "got 9223372036854775808"),
+        ({"max_tokens": 10**5000}, "max_tokens", "got <a number of 16610 bits>"),
+        ({"min_p": -(10**5000)}, "min_p", "got <a number of 16610 bits>"),
         ({"logit_bias": {"-1": 0}}, "logit_bias.-1.[key]", "got '-1'"),
         ({"logit_bias": {"1": 101}}, "logit_bias.1", "got 101"),
         ({"seed": -1}, "seed", "got -1"),
@@ -74,6 +80,19 @@ def test_a_wrong_field_is_named_with_its_value(change, field, words):
         Job.make(**{**GOOD, **change})
     assert error.value.field == field
     assert words in error.value.reason
+
+
+@pytest.mark.parametrize("asked", [2**31, 2**63, 2**70, 10**5000], ids=int.bit_length)
+def test_a_top_k_past_every_vocabulary_travels_as_one_that_all_workers_hold(asked):
+    job = WireJob.from_wire(WireJob.of(Job.make(**GOOD, top_k=asked)).to_wire())
+    assert job.top_k == 2**31 - 1
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty"])
+@pytest.mark.parametrize("value", [5e-324, 1e-46, 1e-40])
+def test_numbers_that_float32_makes_zero_are_accepted_as_they_are(name, value):
+    job = WireJob.from_wire(WireJob.of(Job.make(**GOOD, **{name: value})).to_wire())
+    assert getattr(job, name) == value
 
 
 @pytest.mark.parametrize("fields", [{"model": "m" * 5000}, {"metadata": {"k" * 5000: "v"}}])

@@ -199,6 +199,58 @@ def test_as_much_as_is_sure_is_let_out_however_the_text_was_cut(stops, pieces):
     assert out + watcher.flush() == read
 
 
+def spoken(stream: TextStream, token_ids: list[int]) -> tuple[str, int, str | None]:
+    """The text, after how many tokens it ended, and by which stop string."""
+    out = ""
+    for count, token_id in enumerate(token_ids, 1):
+        emitted_ = stream.add(token_id)
+        out += emitted_.text
+        if emitted_.stop_hit:
+            return out, count, emitted_.stop_hit
+    return out + stream.flush(), len(token_ids), None
+
+
+@pytest.mark.parametrize(
+    ("stops", "min_tokens", "expected"),
+    [
+        (("c",), 0, ("ab", 3, "c")),
+        (("c",), 3, ("ab", 3, "c")),  # three tokens are there when it ends
+        (("c",), 4, ("abcdefghab", 11, "c")),
+        (("c",), 10, ("abcdefghab", 11, "c")),
+        (("hab",), 10, ("abcdefg", 10, "hab")),  # it begins before and is complete then
+        (("hab",), 11, ("abcdefghabcdefg", 18, "hab")),
+        (("efghabcd",), 9, ("abcd", 12, "efghabcd")),
+        (("bc", "abcd"), 3, ("a", 3, "bc")),
+        (("bc", "abcd"), 4, ("", 4, "abcd")),
+        (("c",), 20, ("abcdefghabcdefghabcd", 20, None)),
+        (("d",), 20, ("abcdefghabcdefghabc", 20, "d")),
+    ],
+)
+def test_no_stop_string_is_heeded_that_is_complete_before_min_tokens(byte_level, stops, min_tokens, expected):
+    ids = [i for character in "abcdefghabcdefghabcd" for i in byte_level.encode(character)]
+    assert len(ids) == 20
+    assert spoken(TextStream(byte_level, stops, min_tokens), ids) == expected
+
+
+@given(
+    text=st.text(alphabet="abé", min_size=1, max_size=30),
+    stops=st.lists(AB, max_size=3),
+    min_tokens=st.integers(0, 20),
+)
+@settings(max_examples=300, deadline=None)
+def test_min_tokens_and_stop_strings_agree_with_a_plain_search(byte_level, text, stops, min_tokens):
+    ids = [i for character in text for i in byte_level.encode(character)]
+    detokenizer, read, wanted = Detokenizer(byte_level), "", None
+    for count, token_id in enumerate(ids, 1):
+        before, read = read, read + detokenizer.add(token_id)
+        ends = [end for end in range(len(before) + 1, len(read) + 1) if read[:end].endswith(tuple(stops))]
+        if stops and ends and count >= min_tokens:
+            hit = max((stop for stop in stops if read[: ends[0]].endswith(stop)), key=len)
+            wanted = (read[: ends[0] - len(hit)], count, hit)
+            break
+    assert spoken(TextStream(byte_level, stops, min_tokens), ids) == (wanted or (text, len(ids), None))
+
+
 def test_a_stream_ends_before_its_stop_string(byte_level):
     stream = TextStream(byte_level, ("cat",))
     out = ""

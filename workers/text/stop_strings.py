@@ -54,12 +54,15 @@ class StopStrings:
         self._state = _automaton(stops)
         self._held = ""
 
-    def add(self, text: str) -> tuple[str, str | None]:
-        """The text to let out, and the stop string found, if one was: the text ends before it."""
+    def add(self, text: str, *, heed: bool = True) -> tuple[str, str | None]:
+        """The text to let out, and the stop string found, if one was: the text ends before it.
+
+        One that is complete in text not to `heed` is none; one that only begins there may be.
+        """
         state, seen = self._state, self._held + text
         for index in range(len(self._held), len(seen)):
             state = state.after(seen[index])
-            if state.hit:
+            if heed and state.hit:
                 self._held = ""
                 return seen[: index + 1 - len(state.hit)], state.hit
         self._state = state
