@@ -165,6 +165,5 @@ if __name__ == "__main__":
     gc.freeze()
     gc.enable()
     status = main(int(sys.argv[1]))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    logs.settle()
     os._exit(status)  # all is handed over: to take torch apart, object by object, takes another half second

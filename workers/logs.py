@@ -7,6 +7,7 @@ passwords in URLs are masked even inside messages and tracebacks.
 
 import logging
 import logging.config
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ def configure(level: str, **bound: str | int) -> None:
         level: `debug`, `info`, `warning` or `error`.
         bound: fields of every line, such as the worker's id and its model.
     """
+    _open_closed_streams()
 
     def bind(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         return {**bound, **event}
@@ -91,6 +93,31 @@ def configure(level: str, **bound: str | int) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _open_closed_streams() -> None:
+    """Where the process was started without stdout, say, /dev/null takes its place.
+
+    Its number would be given to the next socket otherwise, and whatever is printed here and in the processes
+    that are started from here would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one, unless it is taken
+        os.set_inheritable(null, null == number)
+        setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w"))
+
+
+def settle() -> None:
+    """Give up what can't be written any more, at the end: Python's exit status would tell of nothing else."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the disk is full, or whoever read it has gone
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def adopt(logger_name: str) -> None:

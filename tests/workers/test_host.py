@@ -4,6 +4,7 @@ import json
 import platform
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -178,6 +179,17 @@ def test_metrics_are_served_and_go_on_across_engine_processes(
     assert len(folders) == 1
     assert host.end() == 0
     assert not folders.pop().exists()
+
+
+def test_a_metrics_port_that_is_taken_is_served_when_it_is_free(
+    redis_url: str, start_host: StartHost, free_port: int
+) -> None:
+    with socket.create_server(("127.0.0.1", free_port)):
+        host = start_host(redis_url, metrics_port=free_port)
+        host.wait_for("engine_ready")
+        assert host.events("metrics_port_taken")
+    assert host.wait_for("metrics_served")["port"] == free_port
+    assert host.end() == 0
 
 
 def _open_files(process: psutil.Process) -> list[str]:

@@ -98,6 +98,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
         worker.start()
     status: int = worker.exitcode or 0
     log.info("callbacks_ended", status=status)
+    logs.settle()
     return status
 
 

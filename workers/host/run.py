@@ -93,6 +93,7 @@ def run(
             supervisor.join()
     status: int = worker.exitcode or 0
     log.info("host_ended", status=status)
+    logs.settle()
     return status
 
 
