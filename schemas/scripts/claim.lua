@@ -15,6 +15,7 @@ local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; the
 local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so that what is behind them goes on
 local MAX_UNFIT = 2    -- jobs a claim that no worker can hold, to be refused: reading them is work too
 local PAGE = 16
+local DAMAGED = '{"code":"invalid_job","message":"its record was damaged: how far its log goes is no number"}'
 
 allow_when_full()
 local now = now_ms()
@@ -62,12 +63,12 @@ end
 
 local JOB_FIELDS = {'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events', 'started_ms',
   'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
-  'held', 'passed'}
+  'held', 'passed', 'epoch'}
 
 local function hand_out(id, job, fence)
   local offset = tonumber(job.offset or 0)
   taken[#taken + 1] = {id, fence, job.spec, offset, tonumber(job.attempts or 0),
-    tonumber(job.suspect or -1), now - tonumber(job.enqueued_ms), tonumber(job.prompt_tokens or 0),
+    tonumber(job.suspect or -1), now - tonumber(job.enqueued_ms or now), tonumber(job.prompt_tokens or 0),
     offset > 0 and log_of(id) or {}}
 end
 
@@ -81,7 +82,8 @@ local function first_start(id, job)
 end
 
 local function start(id, job)
-  local fence = redis.call('HINCRBY', key('job', id), 'epoch', 1) .. '.' .. nonce
+  local epoch = tonumber(job.epoch or 0) + 1
+  local fence = string.format('%d.%s', epoch, nonce)
   if job.stream == key('lane', job.class, job.tenant) then
     take(job.stream)
     count_bytes(job.class, job.tenant, -#job.spec)
@@ -90,7 +92,7 @@ local function start(id, job)
     redis.call('HDEL', key('job', id), 'stream', 'entry')
   end
   if job.held or job.passed then redis.call('HDEL', key('job', id), 'held', 'passed') end
-  redis.call('HSET', key('job', id), 'state', 'running', 'fence', fence, 'worker', worker)
+  redis.call('HSET', key('job', id), 'state', 'running', 'epoch', epoch, 'fence', fence, 'worker', worker)
   redis.call('ZADD', key('leases'), now + lease_ms, id)
   redis.call('ZADD', key('held', worker), now, id)
   if not job.started_ms then first_start(id, job) end
@@ -143,7 +145,7 @@ local function look(stream, entry_id, entry)
     return 'cleared'
   end
   local job = fields_of(id, unpack(JOB_FIELDS))
-  if not (job.state and job.spec and job.class and job.tenant and tonumber(job.enqueued_ms)) then
+  if not (job.state and job.spec and job.class and job.tenant) then
     bury(stream, entry_id, entry, 'job record missing')
     return 'cleared'
   end
@@ -152,6 +154,10 @@ local function look(stream, entry_id, entry)
     return 'cleared'
   end
   local offset = tonumber(job.offset or 0)
+  if not offset then
+    end_unattended(id, 'failed', 'error', DAMAGED, retention_of(id), now)
+    return 'cleared'
+  end
   if job.cancel or due(job, now) then
     local state = job.cancel and 'cancelled' or 'expired'
     end_unattended(id, state, state, '', retention_of(id), now)

@@ -14,17 +14,41 @@ local MAX_BELLS = 64                          -- more wake-ups than this at once
 
 local CLASSES = {'interactive', 'standard', 'batch'}  -- most urgent first
 
+local IS_CLASS = {interactive = true, standard = true, batch = true}
+
 local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = true}
 
 -- Redis refuses a script's first write when memory is full, unless that write can't grow memory. Moves that
 -- let work go on and memory shrink begin with one that can't, so that running jobs finish on a full Redis.
 local function allow_when_full() redis.call('DEL', key('full')) end
 
+-- The record's fields that scripts count with. Where somebody else wrote no number there, or took one away that every
+-- job has, this stands for it: the damage of one job stops nobody's script.
+local NUMBERS = {v = '1', prompt_tokens = '0', prompt_bytes = '0', max_tokens = '1', max_attempts = '3',
+  retention_ms = '86400000', offset = 'damaged'}
+for _, name in ipairs({'attempts', 'suspect', 'epoch', 'max_runtime_ms', 'deadline_ms', 'enqueued_ms', 'passed'}) do
+  NUMBERS[name] = false
+end
+
+local function is_count(value) return value == '0' or #value < 16 and string.match(value, '^[1-9]%d*$') end
+
 -- A record that is no hash is no record.
 local function fields_of(id, ...)
   local names, values, out = {...}, redis.pcall('HMGET', key('job', id), ...), {}
   if values.err then return out end
-  for i, name in ipairs(names) do out[name] = values[i] or nil end
+  local known = false
+  for i, name in ipairs(names) do
+    out[name] = values[i] or nil
+    known = known or out[name] ~= nil
+  end
+  for _, name in ipairs(known and names or {}) do
+    local value, instead = out[name], NUMBERS[name]
+    if name == 'class' then
+      out.class = IS_CLASS[value] and value or 'standard'  -- or nobody would serve it
+    elseif instead ~= nil and value and not is_count(value) or instead and not value and name ~= 'offset' then
+      out[name] = instead or nil
+    end
+  end
   return out
 end
 
@@ -64,8 +88,8 @@ local function take(stream)
 end
 
 local function drop(stream, entry)
-  redis.call('XACK', stream, GROUP, entry)
-  redis.call('XDEL', stream, entry)
+  redis.pcall('XACK', stream, GROUP, entry)  -- a record may name no stream, or no entry
+  redis.pcall('XDEL', stream, entry)
   if redis.call('EXISTS', stream) == 1 and redis.call('XLEN', stream) == 0 then redis.call('DEL', stream) end
 end
 
@@ -148,7 +172,7 @@ end
 -- Out of whatever queue stream holds the job; a no-op for one that is in none.
 local function leave_queue(id)
   local job = fields_of(id, 'state', 'stream', 'entry', 'class', 'tenant')
-  if not job.entry then return end
+  if not (job.stream and job.entry) then return end
   drop(job.stream, job.entry)
   if job.state == 'queued' and job.stream == key('lane', job.class, job.tenant) then
     count_bytes(job.class, job.tenant, -redis.call('HSTRLEN', key('job', id), 'spec'))
@@ -327,7 +351,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, now
   return 'recovered'
 end
 
-local function retention_of(id) return fields_of(id, 'retention_ms').retention_ms end
+local function retention_of(id) return fields_of(id, 'state', 'retention_ms').retention_ms end
 
 local function due(job, now) return job.deadline_ms and tonumber(job.deadline_ms) <= now end
 

@@ -1,0 +1,67 @@
+"""A record with any one field damaged: no script fails, and the neighbour's job is not touched."""
+
+import pytest
+
+from headrace.schemas.scripts import advance
+
+pytestmark = pytest.mark.leaves_jobs
+
+FIELDS = [
+    name
+    for line in (
+        "spec state class tenant v prompt_tokens prompt_bytes max_tokens max_attempts retention_ms events",
+        "stream entry epoch fence worker attempts suspect history released offset cancel max_runtime_ms deadline_ms",
+        "enqueued_ms started_ms first_token_ms finished_ms result error held passed",
+    )
+    for name in line.split()
+]
+VALUES = ("", "x", "-1", "-0", "1.5", "nan", "inf", "1e308", "9" * 30, "0x10", "007", "[", " 1 ", None)
+
+
+@pytest.fixture(params=FIELDS)
+def damages(request, redis, queue):
+    """Each damage of a field, to a job that has a neighbour: the two, and what does the damage."""
+
+    def each():
+        for value in VALUES:
+            redis.flushall()
+            broken = queue.add(tenant="a", max_runtime_s=5.0, deadline_s=50.0)
+            fine = queue.add(tenant="b")
+
+            def damage(job_id: str = broken, value: str | None = value) -> None:
+                if value is None:
+                    redis.hdel(queue.tag.job(job_id), request.param)
+                else:
+                    redis.hset(queue.tag.job(job_id), request.param, value)
+
+            yield broken, fine, damage
+
+    return each
+
+
+def test_a_claim_takes_the_neighbour(queue, damages):
+    for _, fine, damage in damages():
+        damage()
+        assert fine in queue.claimed()
+
+
+def test_upkeep_and_recover_give_the_neighbour_back(queue, redis, damages):
+    for broken, fine, damage in damages():
+        assert {broken, fine} <= set(queue.claimed())
+        damage()
+        redis.zadd(queue.tag.leases, {broken: 1, fine: 1})
+        assert queue.upkeep().recovered >= 1
+        assert fine in queue.claimed()
+        queue.recover("w", blamed=False)
+        assert fine in queue.claimed(suspect_slots=2)
+
+
+def test_its_own_worker_can_end_it_and_write_beside_it(queue, damages):
+    for broken, fine, damage in damages():
+        jobs = {job.job_id: job for job in queue.claim().jobs}
+        damage()
+        segments = [queue.segment(jobs[job_id], 0, 1) for job_id in (broken, fine)]
+        answers = queue.call(advance(queue.tag, 60_000, segments))
+        assert answers[1].status == "ok"
+        queue.finish(jobs[broken], 0, 1, state="failed")
+        assert queue.finish(jobs[fine], 1, 2).status == "ok"
