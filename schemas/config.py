@@ -38,6 +38,7 @@ class CommonSettings(BaseSettings):
         retention_s: how long an ended job stays readable.
         dead_retention_s: how long a dead letter and its job stay.
         idempotency_s: how long an idempotency key is remembered.
+        max_attempts: a job is dead-lettered after so many deaths of workers over it, whatever it asks for.
         wait_replicas: replicas that must have a job before a producer's `enqueue` returns.
         wait_s: how long one try waits for them.
         max_job_bytes: largest job as JSON.
@@ -55,6 +56,7 @@ class CommonSettings(BaseSettings):
     retention_s: Annotated[float, Field(gt=0)] = 86_400.0
     dead_retention_s: Annotated[float, Field(gt=0)] = 30 * 86_400.0
     idempotency_s: Annotated[float, Field(gt=0)] = 86_400.0
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 10
     wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
     wait_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     max_job_bytes: Annotated[int, Field(gt=0)] = 4 * 2**20
@@ -98,5 +100,6 @@ class CommonSettings(BaseSettings):
             retention_s=self.retention_s,
             dead_retention_s=self.dead_retention_s,
             idempotency_s=self.idempotency_s,
+            max_attempts=self.max_attempts,
             limits=limits,
         )

@@ -30,6 +30,7 @@ class QueueSettings:
         retention_s: how long an ended job stays readable.
         dead_retention_s: how long a dead letter and its job stay.
         idempotency_s: how long an idempotency key is remembered.
+        max_attempts: a job is dead-lettered after so many deaths of workers over it, whatever it asks for.
         limits: what a lane may hold.
     """
 
@@ -38,4 +39,5 @@ class QueueSettings:
     retention_s: float = 86_400.0
     dead_retention_s: float = 30 * 86_400.0
     idempotency_s: float = 86_400.0
+    max_attempts: int = 10
     limits: Limits = field(default_factory=Limits)

@@ -315,7 +315,7 @@ end
 -- A running job whose worker is dead. Where it was alone there, that is an attempt of it; in company nobody knows
 -- who it was, and nobody pays for it. It goes on elsewhere, as a suspect, which is tried alone, when it may have been
 -- the cause: when its worker's end is blamed on what it ran, or when this is not the first worker that it lost.
-local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, now)
+local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, most_attempts, now)
   local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
     'history', 'suspect')
   if job.state ~= 'running' then
@@ -333,7 +333,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, now
     end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
     return 'cancelled'
   end
-  if alone and attempts >= tonumber(job.max_attempts) then
+  if alone and attempts >= math.min(tonumber(job.max_attempts), most_attempts) then
     local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
     redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
       'attempts', attempts, 'worker', worker, 'offset', offset, 'history', history)

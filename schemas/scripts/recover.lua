@@ -2,12 +2,13 @@
 -- The answer says how many that was, and how many are left for the next call.
 local worker, blamed = ARGV[1], ARGV[2] == '1'
 local suspect_margin, dead_retention_ms, how, limit = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local most_attempts = tonumber(ARGV[7])
 
 allow_when_full()
 local now, held, count = now_ms(), key('held', worker), 0
 for _, id in ipairs(redis.call('ZRANGE', held, 0, limit - 1)) do
   if fields_of(id, 'worker').worker == worker
-    and take_back(id, blamed, how, suspect_margin, dead_retention_ms, now) then
+    and take_back(id, blamed, how, suspect_margin, dead_retention_ms, most_attempts, now) then
     count = count + 1
   elseif id ~= ACCOMPANIED then
     unlist(id, worker)

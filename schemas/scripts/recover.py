@@ -34,5 +34,6 @@ def recover(
         round(settings.dead_retention_s * 1000),
         how,
         ITEMS_A_CALL,
+        settings.max_attempts,
     )
     return Call(script("recover"), tag.base, args, parse)

@@ -3,6 +3,7 @@
 -- a call (the count of jobs that wait is of `limit` tenants a class at most).
 local limit, suspect_margin = tonumber(ARGV[1]), tonumber(ARGV[2])
 local worker_ms, dead_retention_ms, lease_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local most_attempts = tonumber(ARGV[6])
 
 allow_when_full()
 local now = now_ms()
@@ -39,7 +40,7 @@ end
 
 local lapsed = all_were_silent() and {} or ripe('leases', now)
 for _, id in ipairs(lapsed) do
-  local outcome = take_back(id, false, 'fell silent', suspect_margin, dead_retention_ms, now)
+  local outcome = take_back(id, false, 'fell silent', suspect_margin, dead_retention_ms, most_attempts, now)
   if outcome then counts[outcome] = counts[outcome] + 1 end
 end
 

@@ -45,5 +45,6 @@ def upkeep(tag: Tag, settings: QueueSettings, lease_ms: int = 10_000) -> Call[Up
         round(WORKER_SILENCE_S * 1000),
         round(settings.dead_retention_s * 1000),
         lease_ms,
+        settings.max_attempts,
     )
     return Call(script("upkeep"), tag.base, args, parse)

@@ -97,6 +97,7 @@ class Host:
                 "lease_s": LEASE_S,
                 "heartbeat_s": 0.5,
                 "drain_s": 6.0,
+                "max_attempts": 100,
                 **self.settings,
             }
         )

@@ -8,6 +8,7 @@ from headrace.schemas.events import JobState
 from headrace.schemas.job import JobClass
 from headrace.schemas.scripts import ReleaseReason, recover, release, trial
 from headrace.schemas.scripts.upkeep import ITEMS_A_CALL
+from headrace.schemas.settings import QueueSettings
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -59,6 +60,18 @@ def test_what_was_alone_on_its_worker_pays(queue, dies):
     queue.recover("w", blamed=True) if dies == "crashes" else queue.lapse(job.job_id)
     assert attempts(queue, job.job_id) == 1
     assert json.loads(fields(queue, job.job_id)["history"])[0]["alone"] is True
+
+
+@pytest.mark.parametrize("dies", ["crashes", "falls silent"])
+@pytest.mark.parametrize(("asked_for", "allowed", "deaths"), [(100, 2, 2), (1, 5, 1), (100, 10, 10)])
+def test_no_job_takes_more_workers_with_it_than_the_operator_allows(queue, dies, asked_for, allowed, deaths):
+    queue.settings = QueueSettings(max_attempts=allowed)
+    job_id = queue.add(max_attempts=asked_for)
+    for count in range(1, deaths + 1):
+        assert queue.claimed() == [job_id]
+        queue.recover("w", blamed=True) if dies == "crashes" else queue.lapse(job_id)
+        assert queue.state(job_id) == ("failed" if count == deaths else "queued")
+    assert attempts(queue, job_id) == deaths
 
 
 def test_what_is_left_of_a_workers_jobs_is_alone(queue):
