@@ -136,7 +136,8 @@ def main() -> None:
         f"  pages in use: {without:.1%} without large jobs, {with_large:.1%} with {options.share:.0%} of them"
     )
     print(
-        f"  {len(late)} large jobs: {statistics.median(late):.0f} ticks late in the median, {max(late)} at most"
+        f"  {len(late)} large jobs: {statistics.median(late):.0f} ticks late in the median, "
+        f"{max(late)} at most"
     )
     if options.json:
         facts = {"benchmark": "fleet", "machine": machine(), "without": without, "with": with_large}

@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..schemas.errors import JobNotFound
 from ..schemas.events import Output
-from ..schemas.wire import WireJob
 from ..schemas.keys import Tag
 from ..schemas.scripts import drop_dead, requeue_dead
+from ..schemas.wire import WireJob
 from .operations import Operations
 from .overview import model_tags
 from .steps import Read, Steps
