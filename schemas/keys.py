@@ -25,7 +25,7 @@ _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse|deliveries|due"
-    r"|(lane|retry|suspects|backlog|served|capacity|pace|running|waiting|endpoints):.+)"
+    r"|(due|lane|retry|suspects|backlog|served|capacity|pace|running|waiting|endpoints):.+)"
 )
 
 
@@ -151,12 +151,21 @@ class Tag:
 
     @property
     def due(self) -> str:
-        """Sorted set: origins by when something is next to be sent to them, in ms."""
-        return f"{self.base}:due"
+        """Sorted set: tenants by when something is next to be sent for them, in ms."""
+        return f"{self.base}:due:*"
 
-    def endpoints(self, origin: str) -> str:
-        """Sorted set: an origin's endpoints by when something is next to be sent to them, in ms."""
-        return f"{self.base}:endpoints:{origin}"
+    def due_origins(self, tenant: str) -> str:
+        """Sorted set: a tenant's origins by when something is next to be sent to them, in ms."""
+        return f"{self.base}:due:{tenant}"
+
+    def endpoints(self, tenant: str, origin: str) -> str:
+        """Sorted set: a tenant's endpoints at an origin by when something is next to be sent there, in ms."""
+        return f"{self.base}:endpoints:{tenant}:{origin}"
+
+    @property
+    def due_before(self) -> str:
+        """Sorted set: what `due` was before tenants had turns: origins, with `endpoints:<origin>`."""
+        return f"{self.base}:due"
 
     def waiting(self, endpoint: str) -> str:
         """Sorted set: an endpoint's unfinished deliveries by when to send them, in ms."""

@@ -21,6 +21,7 @@ from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
 from .claim_deliveries import DeliveriesReply, DueDelivery, claim_deliveries
 from .drain import drain
 from .drop_dead import drop_dead
+from .drop_entry import drop_entry
 from .enqueue import enqueue
 from .finish import finish
 from .heartbeat import forget_worker, heartbeat
@@ -54,6 +55,7 @@ __all__ = [
     "claim_deliveries",
     "drain",
     "drop_dead",
+    "drop_entry",
     "enqueue",
     "finish",
     "forget_worker",

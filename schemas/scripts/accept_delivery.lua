@@ -19,11 +19,8 @@ if not known then
     redis.call('PEXPIRE', key('endpoint', endpoint), retention_ms)  -- as long as what can be replayed
   else
     redis.call('ZADD', key('waiting', endpoint), now, id)
-    plan_endpoint(endpoint, per_endpoint)
+    plan_endpoint(to_fields({unpack(ARGV, 7)}).tenant, endpoint, per_endpoint)
   end
 end
-if not keep_entry then
-  redis.call('XACK', key('outbox'), 'relay', entry)
-  redis.call('XDEL', key('outbox'), entry)
-end
+if not keep_entry then drop_entry(entry) end
 return known and 'already' or 'ok'

@@ -1,13 +1,26 @@
 -- Take deliveries that are due, for one attempt each. Whoever takes one and falls silent loses it after `lease_ms`.
--- An origin gets attempts while it has no more under way than there are free (`limit`, less what is taken): one that
--- hangs has half of them at most, and several come to equal shares, with a share left for the next that comes.
+-- Attempts are shared out by tenant, then by origin, so that what hangs leaves some to all others. Of those that are
+-- free (`limit`, less what is taken) a tenant gets some while it has at most three times as many under way; of what it
+-- gets, an origin while it has at most twice as many; and an origin, whoever it is for, at most as many as are free.
+-- So a tenant has three quarters at most, an origin half, and several come to equal shares, with room for the next.
 local limit, lease_ms, nonce, per_endpoint = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local under_way = {}
-for i = 5, #ARGV, 2 do under_way[ARGV[i]] = tonumber(ARGV[i + 1]) end
+local tenants, at_origins, origins = {}, {}, {}  -- the sender's attempts under way
+local first_origin = 6 + 3 * ARGV[5]
+for i = 6, first_origin - 1, 3 do
+  local tenant, attempts = ARGV[i], tonumber(ARGV[i + 2])
+  tenants[tenant] = (tenants[tenant] or 0) + attempts
+  at_origins[tenant .. ' ' .. ARGV[i + 1]] = attempts
+end
+for i = first_origin, #ARGV, 2 do origins[ARGV[i]] = tonumber(ARGV[i + 1]) end
+
+local LOOKS = 1024         -- at tenants, origins and endpoints in one claim, whatever comes of them
+local ORIGINS_A_TURN = 64  -- of one tenant
+local ADOPTED = 8          -- origins, and endpoints of each, that are taken over from an older version
+local MOST_BYTES = 2 ^ 24  -- of bodies in one claim
 local FIELDS = {'url', 'tenant', 'body', 'secret', 'attempts'}
 
 allow_when_full()
-local now, taken, expired = now_ms(), {}, {}
+local now, looks, bytes, taken, expired = now_ms(), LOOKS, 0, {}, {}
 
 local function give_up_on(endpoint)
   for _, id in ipairs(redis.call('ZRANGE', key('waiting', endpoint), 0, limit - 1)) do
@@ -40,27 +53,75 @@ local function take_from(endpoint, most)
       local found = {id, fence}
       for _, value in ipairs(redis.call('HMGET', delivery, unpack(FIELDS))) do found[#found + 1] = value or '' end
       taken[#taken + 1] = found
+      bytes = bytes + redis.call('HSTRLEN', delivery, 'body')
+      if bytes >= MOST_BYTES then
+        looks = 0
+        return
+      end
     end
   end
 end
 
-local function take_from_origin(origin)
-  local left = limit - #taken
-  local full = #taken + math.ceil((left - (under_way[origin] or 0)) / 2)
-  if #taken >= full then return end
-  local endpoints = key('endpoints', origin)
-  for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', endpoints, '-inf', now, 'LIMIT', 0, full - #taken)) do
-    take_from(endpoint, full - #taken)
-    plan_endpoint(endpoint, per_endpoint)
-    if #taken >= full then break end
-  end
-  plan(key('due'), origin, endpoints, 0)  -- also where none was found: its keys may have been lost
+-- Up to how many may be taken in all for something that has `attempts` under way and may have `times` as many as are
+-- left of `most`.
+local function share(most, times, attempts)
+  return #taken + math.ceil((times * (most - #taken) - (attempts or 0)) / (times + 1))
 end
 
--- Those that may take no more stay at the head, and must not hide the others.
-local looked_at = limit + math.floor((#ARGV - 4) / 2)
-for _, origin in ipairs(redis.call('ZRANGEBYSCORE', key('due'), '-inf', now, 'LIMIT', 0, looked_at)) do
-  if #taken >= limit then break end
-  take_from_origin(origin)
+local function take_from_origin(tenant, origin, most)
+  looks = looks - 1
+  local endpoints, before = key('endpoints', tenant, origin), #taken
+  local full = math.min(share(most, 2, at_origins[tenant .. ' ' .. origin]), share(limit, 1, origins[origin]))
+  if #taken < full then
+    for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', endpoints, '-inf', now, 'LIMIT', 0, full - #taken)) do
+      looks = looks - 1
+      take_from(endpoint, full - #taken)
+      plan_endpoint(tenant, endpoint, per_endpoint)
+      if #taken >= full or looks <= 0 then break end
+    end
+  end
+  origins[origin] = (origins[origin] or 0) + #taken - before
+  plan(key('due', tenant), origin, endpoints, now)  -- also where none was found: its keys may have been lost
+end
+
+-- Who had its turn comes behind those that are due by now: what may take no more hides nobody for long.
+local function take_from_tenant(tenant)
+  looks = looks - 1
+  local full = share(limit, 3, tenants[tenant])
+  if #taken < full then
+    local due_origins = redis.call('ZRANGEBYSCORE', key('due', tenant), '-inf', now, 'LIMIT', 0, ORIGINS_A_TURN)
+    for _, origin in ipairs(due_origins) do
+      if #taken >= full or looks <= 0 then break end
+      take_from_origin(tenant, origin, full)
+    end
+  end
+  plan(key('due', '*'), tenant, key('due', tenant), now)
+end
+
+-- Versions before this kept one order of origins, of all tenants; what they still plan there is planned here. True
+-- where that is done.
+local function adopt(endpoint)
+  local id = redis.call('ZRANGE', key('waiting', endpoint), 0, 0)[1]
+  if not id then return true end
+  local tenant = redis.call('HGET', key('delivery', id), 'tenant')
+  if tenant then
+    plan_endpoint(tenant, endpoint, per_endpoint)
+    return true
+  end
+  redis.call('ZREM', key('waiting', endpoint), id)  -- its retention has ended
+  expired[#expired + 1] = id
+end
+
+for _, origin in ipairs(redis.call('ZRANGE', key('due'), 0, ADOPTED - 1)) do
+  local endpoints = key('endpoints', origin)
+  for _, endpoint in ipairs(redis.call('ZRANGE', endpoints, 0, ADOPTED - 1)) do
+    if adopt(endpoint) then redis.call('ZREM', endpoints, endpoint) end
+  end
+  plan(key('due'), origin, endpoints, 0)
+end
+
+for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', key('due', '*'), '-inf', now, 'LIMIT', 0, LOOKS)) do
+  if #taken >= limit or looks <= 0 then break end
+  take_from_tenant(tenant)
 end
 return {taken, expired}

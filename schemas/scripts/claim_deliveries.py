@@ -42,17 +42,22 @@ class DeliveriesReply(NamedTuple):
 
 
 def claim_deliveries(
-    tag: Tag, limit: int, lease_s: float, nonce: str, under_way: Mapping[str, int] | None = None
+    tag: Tag,
+    limit: int,
+    lease_s: float,
+    nonce: str,
+    under_way: Mapping[str, int] | None = None,
+    tenants: Mapping[tuple[str, str], int] | None = None,
 ) -> Call[DeliveriesReply]:
     """Take at most `limit` deliveries; an attempt not settled within `lease_s` is another's to make.
 
     Args:
         tag: the queue.
-        limit: how many more attempts the sender can make at once. An origin gets some while it has no more
-            under way than are left.
+        limit: how many more attempts the sender can make at once; shared out by tenant, then by origin.
         lease_s: how long an attempt may take.
         nonce: random, the sender's.
         under_way: by origin, the sender's attempts.
+        tenants: the same by tenant and origin.
     """
 
     def parse(reply: list[list[Any]]) -> DeliveriesReply:
@@ -65,6 +70,13 @@ def claim_deliveries(
         ]
         return DeliveriesReply(due, [text(id_) for id_ in expired])
 
-    counts = (part for item in (under_way or {}).items() for part in item)
-    args: tuple[Arg, ...] = (limit, round(lease_s * 1000), nonce, PER_ENDPOINT, *counts)
+    by_both = [
+        part for (tenant, origin), count in (tenants or {}).items() for part in (tenant, origin, count)
+    ]
+    by_origin = [part for item in (under_way or {}).items() for part in item]
+    args: tuple[Arg, ...] = (
+        *(limit, round(lease_s * 1000), nonce, PER_ENDPOINT, len(tenants or ())),
+        *by_both,
+        *by_origin,
+    )
     return Call(script("claim_deliveries"), tag.base, args, parse)

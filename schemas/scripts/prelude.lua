@@ -249,7 +249,43 @@ end
 local function notify(id, events, event, now)
   if events and string.find(',' .. events .. ',', ',' .. event .. ',', 1, true) then
     redis.call('XADD', key('outbox'), '*', 'job', id, 'event', event, 'at_ms', now)
+    redis.pcall('HINCRBY', key('job', id), 'effects', 1)
   end
+end
+
+local EFFECTS_MS = 7 * 86400 * 1000  -- how long a job's record waits at most for what is to follow from its end
+local LONGEST_MS = 1e12
+
+local function keep(id, ms)
+  local kept_ms = math.min(LONGEST_MS, math.max(1, math.floor(ms)))
+  redis.call('PEXPIRE', key('job', id), kept_ms)
+  redis.call('PEXPIRE', key('out', id), kept_ms)
+end
+
+-- How long a job that has ended is kept: its retention, or longer while something is still to follow from it. What
+-- was damaged from outside is no reason to keep it for ever.
+local function keep_ended(id, retention_ms, now)
+  local kept_ms = tonumber(retention_ms) or EFFECTS_MS
+  if (tonumber(fields_of(id, 'effects').effects) or 0) > 0 then
+    redis.pcall('HSET', key('job', id), 'expires_ms', string.format('%.0f', now + kept_ms))
+    kept_ms = math.max(kept_ms, EFFECTS_MS)
+  end
+  keep(id, kept_ms)
+end
+
+-- An outbox entry has been seen to and goes; with the last one of an ended job its record falls to its retention.
+local function drop_entry(entry)
+  local found = redis.call('XRANGE', key('outbox'), entry, entry)[1]
+  redis.call('XACK', key('outbox'), 'relay', entry)
+  if not found then return end
+  redis.call('XDEL', key('outbox'), entry)
+  local id = to_fields(found[2]).job or ''
+  local job = fields_of(id, 'effects', 'expires_ms')
+  local effects, expires_ms = tonumber(job.effects), tonumber(job.expires_ms)
+  if not effects then return end  -- an older worker counts none
+  if effects > 1 then return redis.pcall('HINCRBY', key('job', id), 'effects', -1) end
+  redis.call('HDEL', key('job', id), 'effects', 'expires_ms')
+  if expires_ms then keep(id, expires_ms - now_ms()) end  -- else it has not ended
 end
 
 -- What a job that ends without a worker has to show: the text and tokens of its log, as far as it can be read.
@@ -280,8 +316,7 @@ local function end_job(id, state, output, error, end_payload, retention_ms, now)
   end
   notify(id, job.events, 'job.' .. state, now)
   note_pace(job.class, now)
-  redis.call('PEXPIRE', key('job', id), retention_ms)
-  redis.call('PEXPIRE', key('out', id), retention_ms)
+  keep_ended(id, retention_ms, now)
 end
 
 -- The same for a job that ends where no worker has its text: cancelled, expired or dead in the queue.
@@ -379,14 +414,15 @@ end
 
 -- When the endpoint is to be looked at next: when its first delivery is due, it is left alone no longer, and an
 -- attempt may be made (each that ends plans anew; one that never does counts as lost when its lease is over).
--- Its origin is looked at when the first of its endpoints is.
-local function plan_endpoint(endpoint, per_endpoint)
+-- Its origin is looked at when the first of the tenant's endpoints there is, and the tenant when the first origin is.
+local function plan_endpoint(tenant, endpoint, per_endpoint)
   local known = redis.call('HMGET', key('endpoint', endpoint), 'failures', 'open_until_ms')
   local at = tonumber(known[2] or 0)
   if redis.call('ZCARD', key('sending', endpoint)) >= at_once(tonumber(known[1] or 0), per_endpoint) then
     at = math.max(at, tonumber(redis.call('ZRANGE', key('sending', endpoint), 0, 0, 'WITHSCORES')[2]))
   end
   local origin = string.match(endpoint, '^%x+')
-  plan(key('endpoints', origin), endpoint, key('waiting', endpoint), at)
-  plan(key('due'), origin, key('endpoints', origin), 0)
+  plan(key('endpoints', tenant, origin), endpoint, key('waiting', endpoint), at)
+  plan(key('due', tenant), origin, key('endpoints', tenant, origin), 0)
+  plan(key('due', '*'), tenant, key('due', tenant), 0)
 end

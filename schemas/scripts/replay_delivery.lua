@@ -1,6 +1,6 @@
 -- Send a delivery again, from the start of its schedule, because somebody says so: its endpoint is there again.
 local id, per_endpoint = ARGV[1], tonumber(ARGV[2])
-local known = redis.call('HMGET', key('delivery', id), 'endpoint', 'retention_ms')
+local known = redis.call('HMGET', key('delivery', id), 'endpoint', 'retention_ms', 'tenant')
 local endpoint, now = known[1], now_ms()
 if not endpoint then return 'missing' end
 redis.call('DEL', key('endpoint', endpoint))
@@ -8,5 +8,5 @@ redis.call('HSET', key('delivery', id), 'state', 'pending', 'attempts', 0)
 redis.call('PEXPIRE', key('delivery', id), known[2])  -- the schedule takes days
 redis.call('ZADD', key('deliveries'), now, id)
 redis.call('ZADD', key('waiting', endpoint), now, id)
-plan_endpoint(endpoint, per_endpoint)
+plan_endpoint(known[3], endpoint, per_endpoint)
 return 'ok'

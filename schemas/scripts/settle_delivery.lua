@@ -4,7 +4,7 @@ local gone, retention_ms, per_endpoint = ARGV[6] == '1', ARGV[7], tonumber(ARGV[
 
 allow_when_full()
 local delivery = key('delivery', id)
-local known = redis.call('HMGET', delivery, 'fence', 'endpoint', 'history')
+local known = redis.call('HMGET', delivery, 'fence', 'endpoint', 'history', 'tenant')
 if known[1] ~= fence then return 'fenced' end
 local endpoint, now = known[2], now_ms()
 
@@ -35,5 +35,5 @@ elseif state ~= 'refused' then  -- which says nothing of the receiver
   end
 end
 redis.call('PEXPIRE', record, retention_ms)
-plan_endpoint(endpoint, per_endpoint)
+plan_endpoint(known[4], endpoint, per_endpoint)
 return 'ok'

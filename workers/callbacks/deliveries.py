@@ -1,7 +1,8 @@
 """Sends the webhooks that are due: many at once, in one thread, each at most as long as its deadline.
 
-One receiver that hangs must not delay the others: an origin (scheme, host and port), however many paths
-and tenants it has, gets attempts only while it has no more under way than are free; and queues take turns.
+One receiver that hangs must not delay the others, and neither must one tenant, whatever receivers it has:
+attempts are shared out by tenant, then by origin (scheme, host and port), and some are always left for the
+next that comes; and queues take turns.
 
 What is due, and whose turn it is, is decided in Redis (`claim_deliveries`), so that any number of processes
 may send. An attempt that is not settled, because its process died or Redis was away, is made again after a
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import structlog
 from redis.asyncio import Redis
@@ -35,6 +37,12 @@ POLL_S = 0.25
 
 SECRETS_S = 5.0
 """How soon a tenant's new secret signs."""
+
+MOST_SECRETS = 1024
+"""Tenants whose secrets are kept in memory."""
+
+FORGOTTEN_AT_ONCE = 4
+"""More than are remembered at once, so that they don't grow; the oldest come first."""
 
 SETTLE_S = 1.0
 """From the end of an attempt to Redis's knowing of it, at the least; later it is made again."""
@@ -88,12 +96,12 @@ class Deliveries:
     async def _run(self, stopping: threading.Event) -> None:
         self._news, self._loop = asyncio.Event(), asyncio.get_running_loop()
         sender = self._sender()
-        attempts: dict[asyncio.Task[None], str] = {}  # and whose they are
+        attempts: dict[asyncio.Task[None], DueDelivery] = {}
         async with connect_async(self._settings.redis_url) as redis:
             while not stopping.is_set():
-                attempts = {attempt: origin for attempt, origin in attempts.items() if not attempt.done()}
-                for due in await self._claim(redis, Counter(attempts.values())):
-                    attempts[asyncio.create_task(self._attempt(redis, sender, due))] = due.origin
+                attempts = {attempt: due for attempt, due in attempts.items() if not attempt.done()}
+                for due in await self._claim(redis, list(attempts.values())):
+                    attempts[asyncio.create_task(self._attempt(redis, sender, due))] = due
                 self._metrics.sending(len(attempts))
                 await self._wait_for_news()
             if attempts:
@@ -111,18 +119,20 @@ class Deliveries:
             return
         self._news.clear()
 
-    async def _claim(self, redis: "Redis", under_way: Counter[str]) -> list[DueDelivery]:
+    async def _claim(self, redis: "Redis", under_way: Sequence[DueDelivery]) -> list[DueDelivery]:
         """What to send now, beside what is under way; a queue that had no turn has the next one."""
         claimed: list[DueDelivery] = []
+        tenants = Counter((due.tenant, due.origin) for due in under_way)
+        origins = Counter(due.origin for due in under_way)
         queues = self._queues()
         for _ in queues:
-            free = self._settings.webhook_concurrency - under_way.total()
+            free = self._settings.webhook_concurrency - origins.total()
             if free <= 0:
                 break
             tag = queues[self._next_queue % len(queues)]
             self._next_queue += 1
             try:
-                call = claim_deliveries(tag, free, self._lease_s, self._nonce, under_way)
+                call = claim_deliveries(tag, free, self._lease_s, self._nonce, origins, tenants)
                 found: DeliveriesReply = await run_async(redis, call)
             except BrokerUnavailable as error:
                 log.warning("deliveries_wait", queue=tag.base, reason=str(error))
@@ -131,7 +141,8 @@ class Deliveries:
                 log.warning("webhooks_expired", queue=tag.base, ids=found.expired)
                 self._metrics.expired(len(found.expired))
             claimed += found.due
-            under_way.update(due.origin for due in found.due)
+            tenants.update((due.tenant, due.origin) for due in found.due)
+            origins.update(due.origin for due in found.due)
         return claimed
 
     async def _attempt(self, redis: "Redis", sender: Sender, due: DueDelivery) -> None:
@@ -197,5 +208,14 @@ class Deliveries:
         except (BrokerUnavailable, ValueError) as error:
             log.warning("secrets_unread", tenant=due.tenant, reason=str(error))
             return None
-        self._secrets[due.tenant] = until, found
+        self._remember(due.tenant, until, found)
         return found
+
+    def _remember(self, tenant: str, until: float, found: list[str]) -> None:
+        """Keep a tenant's secrets, and those of no more than a number of others: what was read first goes."""
+        self._secrets.pop(tenant, None)
+        self._secrets[tenant] = until, found
+        now = time.monotonic()
+        for known in list(islice(self._secrets, FORGOTTEN_AT_ONCE)):
+            if len(self._secrets) > MOST_SECRETS or self._secrets[known][0] < now:
+                del self._secrets[known]

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from ...schemas.connection import broker_errors
 from ...schemas.events import Record
 from ...schemas.keys import RELAY_GROUP, Tag
+from ...schemas.scripts import drop_entry, run
 
 CONSUMER = "relay"
 BATCH = 64
@@ -94,11 +95,7 @@ class Outbox:
 
     def remove(self, entry_id: str) -> None:
         """All that follows is done."""
-        with broker_errors():
-            pipe = self._redis.pipeline(transaction=True)
-            pipe.xack(self._tag.outbox, RELAY_GROUP, entry_id)
-            pipe.xdel(self._tag.outbox, entry_id)
-            pipe.execute()
+        run(self._redis, drop_entry(self._tag, entry_id))
 
     def record(self, job_id: str) -> Record:
         """What is known of a job; nothing when its retention has ended."""

@@ -4,7 +4,9 @@ import asyncio
 import json
 import socket
 from collections import Counter
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,10 +15,13 @@ from structlog.testing import capture_logs
 
 from headrace.producers.webhooks import find_delivery, list_deliveries, replay
 from headrace.schemas import keys
+from headrace.schemas.connection import connect_async
 from headrace.schemas.delivery import DeliveryState
 from headrace.schemas.keys import Tag, new_job_id
-from headrace.schemas.scripts import accept_delivery, run
+from headrace.schemas.scripts import DueDelivery, accept_delivery, run
 from headrace.workers.callbacks.deliveries import SETTLE_S, Deliveries
+from headrace.workers.callbacks.metrics import CallbackMetrics
+from headrace.workers.callbacks.settings import CallbacksSettings
 
 from .conftest import DAY, TAG, Jobs, Receiver, wait_until
 
@@ -287,3 +292,40 @@ def test_an_entry_nobody_can_read_is_dropped_and_the_next_is_sent(redis, jobs, r
     start_service()
     wait_until(lambda: receiver.received)
     wait_until(lambda: redis.xlen(TAG.outbox) == 0)
+
+
+def test_a_tenant_whose_receivers_all_hang_delays_no_other_tenant(redis, jobs, receiver, start_service):
+    never = 60.0
+    with ExitStack() as open_:
+        silent = [
+            open_.enter_context(socket.create_server((f"127.0.0.{n}", 0), backlog=8)) for n in range(2, 42)
+        ]
+        start_service(webhook_concurrency=16, webhook_timeout_s=never, webhook_allow="127.0.0.0/8")
+        for server in silent:
+            host, port = server.getsockname()
+            jobs.enqueue(webhook={"url": f"http://{host}:{port}/"}, tenant="a")
+        jobs.end_all()
+        wait_until(lambda: len(list(redis.scan_iter(f"{TAG.base}:sending:*"))) == 12)
+        for _ in range(20):
+            jobs.ended(webhook={"url": receiver.url}, tenant="b")
+        wait_until(lambda: len(receiver.received) == 20, timeout_s=never / 4)
+
+
+async def test_secrets_of_many_tenants_are_not_all_kept(redis_url, monkeypatch):
+    monkeypatch.setattr("headrace.workers.callbacks.deliveries.MOST_SECRETS", 10)
+    deliveries = Deliveries(CallbacksSettings(redis_url=redis_url), CallbackMetrics(), tuple, Mock())
+    async with connect_async(redis_url) as redis:
+        for number in range(100):
+            due = DueDelivery(TAG, "id", "1.n", "https://x.example", f"t{number}", b"", "")
+            assert await deliveries._secrets_of(redis, due) == []
+    assert len(deliveries._secrets) <= 10
+
+
+async def test_secrets_that_are_out_of_date_are_forgotten(redis_url, monkeypatch):
+    monkeypatch.setattr("headrace.workers.callbacks.deliveries.SECRETS_S", 0.0)
+    deliveries = Deliveries(CallbacksSettings(redis_url=redis_url), CallbackMetrics(), tuple, Mock())
+    async with connect_async(redis_url) as redis:
+        for number in range(100):
+            due = DueDelivery(TAG, "id", "1.n", "https://x.example", f"t{number}", b"", "")
+            await deliveries._secrets_of(redis, due)
+    assert len(deliveries._secrets) <= 4

@@ -1,0 +1,4 @@
+-- All that was to follow from an outbox entry has.
+allow_when_full()
+drop_entry(ARGV[1])
+return 'ok'

@@ -1,0 +1,13 @@
+"""Drop an outbox entry that has been seen to."""
+
+from ..keys import Tag
+from .call import Call, script
+
+
+def drop_entry(tag: Tag, entry_id: str) -> Call[None]:
+    """Drop the entry; with the last one of an ended job, the job is kept for its retention and no longer."""
+
+    def parse(_: bytes | str) -> None:
+        return None
+
+    return Call(script("drop_entry"), tag.base, (entry_id,), parse)
