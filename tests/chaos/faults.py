@@ -177,8 +177,8 @@ class Faults:
         hit = self._fleet.running_jobs(workers)
         lethal = workers is not None and kind not in HAND_OVERS
         rows = {
-            job_id: SEVERAL if self._away else AGAIN if lethal and attempts else kind
-            for job_id, attempts in hit.items()
+            job_id: SEVERAL if self._away else AGAIN if lethal and deaths else kind
+            for job_id, deaths in hit.items()
         }
         self._ledger.strike(kind, target, rows)
         if away_s:

@@ -233,7 +233,7 @@ class Fleet:
         return [engine.healthy for engine in self.engines] == [True] * self._count
 
     def running_jobs(self, workers: set[str] | None) -> dict[str, int]:
-        """Jobs that these workers have (None: any), and how many workers died over each.
+        """Jobs that these workers have (None: any), and how many workers each has lost.
 
         While Redis does not answer, those that they had.
         """
@@ -241,13 +241,13 @@ class Fleet:
             ids = [job_id.decode() for job_id in self.control.zrange(TAG.leases, 0, -1)]
             pipe = self.control.pipeline(transaction=False)
             for job_id in ids:
-                pipe.hmget(TAG.job(job_id), "worker", "attempts")
+                pipe.hmget(TAG.job(job_id), "worker", "history")
             self._running = {
-                job_id: ((worker or b"").decode(), int(attempts or 0))
-                for job_id, (worker, attempts) in zip(ids, pipe.execute(), strict=True)
+                job_id: ((worker or b"").decode(), len(json.loads(history or b"[]")))
+                for job_id, (worker, history) in zip(ids, pipe.execute(), strict=True)
             }
         return {
-            job_id: attempts
-            for job_id, (worker, attempts) in self._running.items()
+            job_id: deaths
+            for job_id, (worker, deaths) in self._running.items()
             if workers is None or worker in workers
         }

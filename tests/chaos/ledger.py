@@ -11,7 +11,7 @@ ON_ITS_WAY_S = 0.05
 
 SEVERAL = "several at once"
 AGAIN = "second death over a job"
-"""Its jobs are suspects: a worker runs one of them at a time, until it is past where the last one died."""
+"""Its jobs are suspects: each is tried alone, until it is past where its last worker died."""
 
 
 @dataclass(frozen=True, slots=True)

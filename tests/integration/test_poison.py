@@ -4,10 +4,16 @@ import json
 
 import pytest
 
+from headrace import Client
+from headrace.schemas.keys import Tag
+from headrace.schemas.scripts import ClaimRequest, claim, recover, run
+from headrace.schemas.settings import QueueSettings
+
 from .conftest import assert_whole, leaked_keys, wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(600)]
 
+TAG = Tag("demo")
 END_S = 400
 POISON, LATE_POISON = [7] * 5, [8] * 5
 """See `poison_engine.py`."""
@@ -72,3 +78,22 @@ def test_several_culprits_at_once_and_one_after_another_die_alone(
     assert_dead(worker.client, redis, culprits, 2)
     assert [assert_whole(redis, job) for job in jobs] == expected_tokens.of_each(requests)
     assert worker.events("engine_crash_loop") == []
+
+
+def test_a_busy_worker_gives_way_to_suspects(redis_url, redis, start_worker, expected_tokens):
+    """Nobody else is there to try them, and its jobs would go on for long."""
+    with Client(redis_url) as client:
+        suspects = [client.enqueue(**good(number)) for number in range(2)]
+        request = ClaimRequest(worker="ghost", nonce="n", lease_ms=600_000, budget_tokens=10**6, slots=2)
+        assert len(run(redis, claim(TAG, request)).jobs) == 2
+        worker = start_worker(redis_url)
+        requests = [{**good(number), "max_tokens": 1900} for number in range(2, 6)]
+        busy = [client.enqueue(**request) for request in requests]
+        wait_until(lambda: all(job.status().offset for job in busy))
+        assert run(redis, recover(TAG, "ghost", QueueSettings(), blamed=True)) == (2, 0)
+        assert [job.result(timeout_s=END_S).attempts for job in suspects] == [0, 0]
+        assert [job.result(timeout_s=END_S).attempts for job in busy] == [0] * 4
+        assert {redis.hget(TAG.job(job.id), "released") for job in busy} == {b"trial"}
+        assert len(worker.events("gives_way_to_suspects")) == 1
+        expected = expected_tokens.of_each([*map(good, range(2)), *requests])
+        assert [assert_whole(redis, job) for job in suspects + busy] == expected

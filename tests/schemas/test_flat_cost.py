@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.schemas.scripts import accept_delivery
+from headrace.schemas.scripts import accept_delivery, recover
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -116,3 +116,30 @@ def test_a_new_delivery_makes_room_for_a_bounded_number_of_old_ones(queue, redis
         call = accept_delivery(queue.tag, entry, job_id="j", retention_s=60, **fields)
         queue.call(call)
         assert redis.zcard(queue.tag.deliveries) == max(MANY - 100 * (number + 1), 0) + number + 1
+
+
+def others_running_jobs(queue, redis, count: int) -> None:
+    redis.zadd(queue.tag.leases, {f"other-{number}": 2e12 for number in range(count)})
+
+
+def test_a_dead_workers_jobs_and_a_lost_claims_are_found_whatever_runs_elsewhere(queue, redis, commands):
+    costs = []
+    for others in (10, 100_000):
+        others_running_jobs(queue, redis, others)
+        queue.fill(5)
+        assert len(queue.claim(suspect_slots=0).jobs) == 5
+        resync, reply = commands(lambda: queue.claim(resync=True))
+        assert len(reply.jobs) == 5
+        recovery, taken = commands(lambda: queue.recover("w", blamed=False))
+        assert taken == 5
+        costs.append((resync, recovery))
+        for job in queue.claim(suspect_slots=0).jobs:
+            queue.finish(job)
+    assert costs[0] == costs[1]
+
+
+def test_recovery_looks_at_a_bounded_number_of_jobs_a_call(queue, redis, commands):
+    queue.fill(MANY)
+    assert len(queue.claim().jobs) == MANY
+    spent, taken = commands(lambda: queue.call(recover(queue.tag, "w", queue.settings, blamed=True)))
+    assert (taken.jobs, taken.left > 0, spent < MOST_COMMANDS) == (100, True, True)
