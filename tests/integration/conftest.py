@@ -205,7 +205,7 @@ class Uninterrupted:
 
         assert fields.get("temperature") == 0.0 or "seed" in fields
         spec = WireJob.make(**fields).to_wire()
-        admission = self._intake.admit(Tag("demo"), ClaimedJob(name, "1.x", spec, 0, 0, None, 0, []))
+        admission = self._intake.admit(Tag("demo"), ClaimedJob(name, "1.x", spec, 0, 0, None, 0, 0, []))
         assert admission.request is not None
         self._engine.submit(admission.request)
 
