@@ -191,7 +191,7 @@ class Record:
 
     def _since_enqueued(self, name: str) -> float | None:
         moment = self._ms(name)
-        return None if moment is None else (moment - int(self.fields["enqueued_ms"])) / 1000
+        return None if moment is None else max(0, moment - int(self.fields["enqueued_ms"])) / 1000
 
     @property
     def state(self) -> JobState:

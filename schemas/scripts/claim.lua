@@ -68,7 +68,7 @@ local JOB_FIELDS = {'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 's
 local function hand_out(id, job, fence)
   local offset = tonumber(job.offset or 0)
   taken[#taken + 1] = {id, fence, job.spec, offset, tonumber(job.attempts or 0),
-    tonumber(job.suspect or -1), now - tonumber(job.enqueued_ms or now), tonumber(job.prompt_tokens or 0),
+    tonumber(job.suspect or -1), math.max(0, now - tonumber(job.enqueued_ms or now)), tonumber(job.prompt_tokens or 0),
     offset > 0 and log_of(id) or {}}
 end
 
@@ -127,7 +127,7 @@ end
 local function hold(id, job, cost)
   local makes_room = cost <= room[job.class] and 1 or 0
   local holder, until_ms, firm = string.match(job.held or '', '^(%S+) (%d+) (%d)$')
-  local held = holder and tonumber(until_ms) > now
+  local held = holder and tonumber(until_ms) > now and believed(until_ms, now + longest_lease(lease_ms))
   if held and holder ~= worker and (firm == '1' or makes_room == 0) then return false end
   if held and holder == worker and tonumber(until_ms) > now + lease_ms / 2 then return true end
   redis.call('HSET', key('job', id), 'held', string.format('%s %d %d', worker, now + lease_ms, makes_room))
@@ -299,11 +299,11 @@ local function try_suspect()
     serve_all(key('suspects', class), 1)
     blocked = nil  -- one that does not fit a worker that holds nothing is another's to try
     if #taken > 0 then
-      redis.call('SET', key('trial'), worker, 'PX', lease_ms)
+      redis.call('SET', key('trial'), string.format('%s %d', worker, now + lease_ms), 'PX', lease_ms)
       return true
     end
   end
-  if redis.call('GET', key('trial')) == worker then redis.call('DEL', key('trial')) end
+  if who_tries() == worker then redis.call('DEL', key('trial')) end
 end
 
 local tried = suspect_slots > 0 and try_suspect()

@@ -36,7 +36,7 @@ local function take_from(endpoint, most)
   local known = redis.call('HMGET', key('endpoint', endpoint), 'failures', 'open_until_ms', 'disabled_ms')
   redis.call('ZREMRANGEBYSCORE', sending, '-inf', now)
   if known[3] then return give_up_on(endpoint) end
-  if tonumber(known[2] or 0) > now then return end
+  if (believed(known[2], now + MAX_PAUSE_MS) or 0) > now then return end
   local free = at_once(tonumber(known[1] or 0), per_endpoint) - redis.call('ZCARD', sending)
   local count = math.max(0, math.min(free, most))
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, count)) do

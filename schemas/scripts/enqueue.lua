@@ -47,7 +47,9 @@ end
 -- taken at once; a job that is larger than that goes through when nothing is owed, and is paid for afterwards.
 local function rate(name, per_minute, amount)
   if not per_minute then return nil end
-  local at = math.max(tonumber(redis.call('HGET', key('rate', tenant), name) or 0), now)
+  local stored = redis.call('HMGET', key('rate', tenant), name, 'written')
+  local ahead_ms = math.max(0, tonumber(stored[2] or 0) - now)  -- of a clock that has been set back since
+  local at = math.max(tonumber(stored[1] or 0) - ahead_ms, now)
   local due_at = at + amount * MINUTE_MS / per_minute
   if at > now and due_at - now > MINUTE_MS then
     return nil, {'rate', name, string.format('%g', per_minute), math.ceil(math.min(due_at - now - MINUTE_MS, at - now))}
@@ -68,7 +70,7 @@ redis.call('HSET', key('job', id), 'spec', spec, 'class', class, 'tenant', tenan
   'prompt_tokens', prompt_tokens, 'prompt_bytes', prompt_bytes, 'max_tokens', max_tokens,
   'max_attempts', max_attempts, 'retention_ms', retention_ms, 'enqueued_ms', now)
 for name, at in pairs({requests = requests_at, tokens = tokens_at}) do
-  redis.call('HSET', key('rate', tenant), name, string.format('%.0f', at))
+  redis.call('HSET', key('rate', tenant), name, string.format('%.0f', at), 'written', now)
   redis.call('PEXPIRE', key('rate', tenant), math.ceil(math.max(requests_at or now, tokens_at or now) - now) + 1)
 end
 if events ~= '' then redis.call('HSET', key('job', id), 'events', events) end

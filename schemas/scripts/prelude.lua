@@ -9,6 +9,18 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- Redis's clock may have been ahead for a while, as after a failover to a machine where it is wrong. No moment is
+-- believed that lies further ahead than those of its kind ever do; nil for one that does.
+local function believed(moment, latest)
+  moment = tonumber(moment)
+  return moment and moment <= latest and moment or nil
+end
+
+-- The longest lease that any worker of the queue has, who all say so with their upkeep.
+local function longest_lease(lease_ms)
+  return math.max(lease_ms, tonumber(redis.call('HGET', key('pulse'), 'lease_ms') or 0))
+end
+
 local GROUP, CONSUMER = 'workers', 'workers'  -- one consumer: leases say who runs a job, not the group
 local MAX_BELLS = 64                          -- more wake-ups than this at once tell idle workers nothing new
 
@@ -241,7 +253,7 @@ end
 
 local function note_pace(class, now)
   local pace = to_fields(redis.call('HGETALL', key('pace', class)))
-  local interval = pace.at and math.min(now - tonumber(pace.at), 60000) or 1000
+  local interval = pace.at and math.max(0, math.min(now - tonumber(pace.at), 60000)) or 1000
   local mean = pace.mean and (0.9 * tonumber(pace.mean) + 0.1 * interval) or interval
   redis.call('HSET', key('pace', class), 'at', now, 'mean', string.format('%.3f', mean))
 end
@@ -327,6 +339,12 @@ local function end_unattended(id, state, reason, error, retention_ms, now)
   end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now)
 end
 
+-- The worker that tries suspects, or was asked to.
+local function who_tries(latest)
+  local worker, until_ms = string.match(redis.call('GET', key('trial')) or '', '^(%S+) (%d+)$')
+  return believed(until_ms, latest or math.huge) and worker
+end
+
 local MAX_DEATHS = 32   -- remembered of a job
 local MAX_DOUBLINGS = 3  -- of the margin: a job whose log lags far behind its tokens is met with in a few rounds
 
@@ -363,7 +381,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
   local attempts = tonumber(job.attempts or 0) + (alone and 1 or 0)
   redis.call('HSET', key('job', id), 'attempts', attempts, 'history', history)
   if redis.call('ZCARD', key('held', worker)) > 1 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
-  if job.suspect and redis.call('GET', key('trial')) == worker then redis.call('DEL', key('trial')) end
+  if job.suspect and who_tries() == worker then redis.call('DEL', key('trial')) end
   if job.cancel then
     end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
     return 'cancelled'

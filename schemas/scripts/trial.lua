@@ -12,7 +12,9 @@ for _, class in ipairs(classes) do
   local entry_id = peek(key('suspects', class))
   local waited_ms = entry_id and now - tonumber(string.match(entry_id, '^%d+'))
   if entry_id and (waited_ms > PATIENCE_MS or waited_ms < 0) then  -- before 0: the clock was ahead
-    return redis.call('SET', key('trial'), worker, 'NX', 'PX', lease_ms) and 1 or 0
+    if who_tries(now + longest_lease(lease_ms)) then return 0 end
+    redis.call('SET', key('trial'), string.format('%s %d', worker, now + lease_ms), 'PX', lease_ms)
+    return 1
   end
 end
 return 0

@@ -28,12 +28,28 @@ for _, id in ipairs(ripe('delayed', now)) do
   end
 end
 
+-- Moments from a time when Redis's clock was ahead: no lease ends, and no worker was heard of, later than that.
+local function set_back(index, latest)
+  local ahead = redis.call('ZRANGEBYSCORE', key(index), string.format('(%d', latest), '+inf', 'LIMIT', 0, limit)
+  for _, member in ipairs(ahead) do redis.call('ZADD', key(index), 'XX', latest, member) end
+end
+
+-- A shorter lease counts once nobody has spoken of the longer one for a while.
+local pulse, longest_ms = to_fields(redis.call('HGETALL', key('pulse'))), lease_ms
+if lease_ms < tonumber(pulse.lease_ms or 0) and math.abs(now - tonumber(pulse.lease_at)) < 2 * pulse.lease_ms then
+  longest_ms = tonumber(pulse.lease_ms)
+else
+  redis.call('HSET', key('pulse'), 'lease_ms', lease_ms, 'lease_at', now)
+end
+set_back('leases', now + longest_ms)
+set_back('workers', now)
+
 -- While Redis is away or stalled nobody can renew a lease. Upkeep is done several times a lease; where it was not,
 -- everybody gets the time to speak again before silence is taken for death.
 local function all_were_silent()
-  local pulse = to_fields(redis.call('HGETALL', key('pulse')))
   local silent_ms = now - tonumber(pulse.at or now)
-  local spare_until = silent_ms > lease_ms * 7 / 8 and now + lease_ms or tonumber(pulse.spare_until or 0)
+  local spare_until = silent_ms > lease_ms * 7 / 8 and now + lease_ms
+    or believed(pulse.spare_until, now + longest_ms) or 0
   redis.call('HSET', key('pulse'), 'at', now, 'spare_until', spare_until)
   return now < spare_until
 end
