@@ -48,7 +48,7 @@ from .receivers import Receivers
 from .storm import until
 from .witness import Uninterrupted, job_violations
 
-START_S = 90.0
+START_S = 180.0
 QUIET_S = 60.0
 """Whatever was asked for must have ended by then."""
 

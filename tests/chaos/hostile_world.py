@@ -43,7 +43,6 @@ class Callbacks:
         self.complaints: list[str] = []
         self._log = log
         flags = {
-            "redis": url,
             "webhook-allow": "127.0.0.0/8",
             "webhook-timeout-s": HANGING_S,
             "webhook-concurrency": SENDS_AT_ONCE,
@@ -57,7 +56,7 @@ class Callbacks:
                 stdout=out,
                 stderr=out,
                 cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"HEADRACE_REDIS_URL": url},
             )
 
     def __enter__(self) -> Self:
