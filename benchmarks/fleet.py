@@ -9,9 +9,9 @@ A large job takes as many pages as `--large` says, as a share of a worker's.
 import argparse
 import json
 import random
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean, median
 
 from redis import Redis
 
@@ -96,7 +96,7 @@ class Fleet:
                 worker.tick(self.redis, now, self.started)
             if now >= ticks // 5:
                 used.append(sum(worker.used for worker in self.workers) / total)
-        return statistics.fmean(used)
+        return fmean(used)
 
     def late(self, ticks: int) -> list[int]:
         """Ticks by which each large job started later than the jobs around it."""
@@ -135,10 +135,7 @@ def main() -> None:
     print(
         f"  pages in use: {without:.1%} without large jobs, {with_large:.1%} with {options.share:.0%} of them"
     )
-    print(
-        f"  {len(late)} large jobs: {statistics.median(late):.0f} ticks late in the median, "
-        f"{max(late)} at most"
-    )
+    print(f"  {len(late)} large jobs: {median(late):.0f} ticks late in the median, {max(late)} at most")
     if options.json:
         facts = {"benchmark": "fleet", "machine": machine(), "without": without, "with": with_large}
         options.json.write_text(json.dumps(facts | {"late_ticks": late}, indent=1) + "\n")

@@ -25,7 +25,7 @@ _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse|deliveries|due"
-    r"|(due|lane|retry|suspects|backlog|served|capacity|pace|running|waiting|endpoints):.+)"
+    r"|(due|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints):.+)"
 )
 
 
@@ -64,8 +64,12 @@ class Tag:
         return f"{self.base}:backlog:{job_class}"
 
     def served(self, job_class: str) -> str:
-        """Hash: virtual tokens of tenants ahead of the others; field `*` is the class's virtual time."""
+        """Hash: field `*` is the class's virtual time."""
         return f"{self.base}:served:{job_class}"
+
+    def ahead(self, job_class: str) -> str:
+        """Sorted set: tenants without queued jobs that are ahead of the others, by virtual tokens served."""
+        return f"{self.base}:ahead:{job_class}"
 
     def pace(self, job_class: str) -> str:
         """Hash: when the class's last job ended, and the average time between ends (for retry-after)."""

@@ -3,8 +3,10 @@
 allow_when_full()
 local now, lease_ms, answers = now_ms(), tonumber(ARGV[1]), {}
 
+local CHARGED_EVERY = 64  -- tokens by which a job has come to more than it was charged with
+
 local function advance(id, fence, from, to, payload)
-  local job = fields_of(id, 'state', 'fence', 'offset', 'cancel', 'deadline_ms', 'suspect')
+  local job = fields_of(id, 'state', 'fence', 'offset', 'cancel', 'deadline_ms', 'suspect', 'charged', 'prompt_tokens')
   if not job.state then
     redis.call('ZREM', key('leases'), id)
     return 'gone'
@@ -14,6 +16,7 @@ local function advance(id, fence, from, to, payload)
   local refused = append(id, job.offset, from, to, payload, now)
   if refused then return refused end
   if job.suspect and to > tonumber(job.suspect) then redis.call('HDEL', key('job', id), 'suspect') end
+  if job.charged and number(job.prompt_tokens) + to - number(job.charged) >= CHARGED_EVERY then settle(id) end
   if job.cancel then return 'cancelled' end
   if due(job, now) then return 'expired' end
   return 'ok'

@@ -40,7 +40,7 @@ local function largest(class)
   return found
 end
 
-local function prompt_of(entry)
+local function prompt_of_entry(entry)
   local tokens = tonumber(entry.prompt_tokens)
   return tokens > 0 and tokens or math.ceil(tonumber(entry.prompt_bytes) * tokens_per_byte)
 end
@@ -48,22 +48,22 @@ end
 -- Tokens of KV that the job will hold in at most `most`, by its sizes and its progress, in whole pages.
 local function pages_of(entry, offset, most)
   local output = math.ceil((tonumber(entry.max_tokens) - offset) * output_ratio)
-  return math.ceil(math.min(prompt_of(entry) + offset + math.max(output, 1), most) / page_size) * page_size
+  return math.ceil(math.min(prompt_of_entry(entry) + offset + math.max(output, 1), most) / page_size) * page_size
 end
 
 -- What the job costs here; nil when a larger worker could bring it further. A prompt that no worker can hold costs
 -- nothing: its producer is told so at once instead of blocking the queue.
 local function cost_of(entry, offset, class)
-  local known = prompt_of(entry) + offset
+  local known = prompt_of_entry(entry) + offset
   if known >= context then return 0 end
-  local all = math.min(prompt_of(entry) + tonumber(entry.max_tokens), context)
+  local all = math.min(prompt_of_entry(entry) + tonumber(entry.max_tokens), context)
   if all > capacity and largest(class) > capacity then return nil end
   return known < capacity and pages_of(entry, offset, capacity) or 0
 end
 
 local JOB_FIELDS = {'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events', 'started_ms',
   'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
-  'held', 'passed', 'epoch'}
+  'prompt_bytes', 'held', 'passed', 'charged', 'epoch'}
 
 local function hand_out(id, job, fence)
   local offset = tonumber(job.offset or 0)
@@ -84,7 +84,8 @@ end
 local function start(id, job)
   local epoch = tonumber(job.epoch or 0) + 1
   local fence = string.format('%d.%s', epoch, nonce)
-  if job.stream == key('lane', job.class, job.tenant) then
+  local lane = key('lane', job.class, job.tenant)
+  if job.stream == lane then
     take(job.stream)
     count_bytes(job.class, job.tenant, -#job.spec)
   else  -- it need not be the first there
@@ -93,6 +94,9 @@ local function start(id, job)
   end
   if job.held or job.passed then redis.call('HDEL', key('job', id), 'held', 'passed') end
   redis.call('HSET', key('job', id), 'state', 'running', 'epoch', epoch, 'fence', fence, 'worker', worker)
+  if job.stream ~= lane and not job.charged then  -- by a worker of before, or in an earlier life
+    redis.call('HSET', key('job', id), 'charged', prompt_of(job) + number(job.offset))
+  end
   redis.call('ZADD', key('leases'), now + lease_ms, id)
   redis.call('ZADD', key('held', worker), now, id)
   if not job.started_ms then first_start(id, job) end
@@ -215,14 +219,17 @@ local function serve_all(stream, most)
   end
 end
 
-local function charge(class, tenant, policy, cost)
-  redis.call('ZINCRBY', key('backlog', class), cost / (policy.weight or 1), tenant)
+-- Large estimates are often wrong: what a job comes to beyond a little is charged as it runs.
+local function charge_in_advance(id, job, cost)
+  cost = math.min(cost, prompt_of(job) + number(job.offset) + CHARGED_AT_ONCE)
+  charge(job.class, job.tenant, cost)
+  redis.call('HSET', key('job', id), 'charged', cost)
 end
 
 -- A job leaves its lane for `retry`, where workers find it before the lanes: it was its tenant's turn.
 local function set_aside(id, job, policy, cost)
   requeue(id, 'retry')
-  charge(job.class, job.tenant, policy, cost)
+  charge_in_advance(id, job, cost)
   if policy.max_running then redis.call('SADD', key('running', job.tenant), id) end
 end
 
@@ -241,7 +248,7 @@ local function serve_lane(class, tenant)
   local state, cost, id, job = look(lane, entry_id, entry)
   looked(state)
   if state == 'started' then
-    charge(class, tenant, policy, cost)
+    charge_in_advance(id, job, cost)
     if policy.max_running then redis.call('SADD', key('running', tenant), id) end
     return true
   elseif state == 'full' then
@@ -264,7 +271,9 @@ local function serve_lanes(class)
     local head = redis.call('ZRANGE', backlog, skipped, skipped, 'WITHSCORES')
     if not head[1] then return end
     local served = serve_lane(class, head[1])
-    if served and skipped == 0 then redis.call('HSET', key('served', class), '*', head[2]) end
+    if served and skipped == 0 and tonumber(head[2]) > virtual_time(class) then
+      redis.call('HSET', key('served', class), '*', head[2])
+    end
     if served == false then skipped = skipped + 1 end
   end
   if skipped < MAX_SKIPS or looks < 1 then return end

@@ -6,7 +6,6 @@ local delay_ms, deadline_ms, max_runtime_ms = tonumber(ARGV[12]), tonumber(ARGV[
 local max_attempts, retention_ms, events = ARGV[15], ARGV[16], ARGV[17]
 local max_jobs, max_bytes = tonumber(ARGV[18]), tonumber(ARGV[19])
 
-local TOKENS_PER_BYTE = 0.25  -- of a prompt that is text: what it is charged with before anybody counts
 local MINUTE_MS = 60000
 
 if redis.call('EXISTS', key('job', id)) == 1 then return {'ok', id} end  -- the first reply was lost

@@ -1,6 +1,7 @@
 -- End a running job: last tokens, terminal state, result, end marker and all effects in one step.
 local id, fence, from, to, payload = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local state, output, error, end_payload = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local prompt_tokens = tonumber(ARGV[10] or 0)
 
 allow_when_full()
 local job, now = fields_of(id, 'state', 'fence', 'offset', 'retention_ms'), now_ms()
@@ -12,5 +13,6 @@ if TERMINAL[job.state] then return 'already ' .. job.state end
 if job.fence ~= fence then return 'fenced' end
 local refused = append(id, job.offset, from, to, payload, now)
 if refused and refused ~= 'damaged' then return refused end  -- the result has it all; a damaged log can wait no more
+if prompt_tokens > 0 then redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens) end
 end_job(id, state, output, error, end_payload, job.retention_ms, now)
 return 'ok'

@@ -21,5 +21,6 @@ def finish(tag: Tag, segment: Segment, end: End, output: Output) -> Call[Advance
         output.model_dump_json(exclude_none=True),
         end.error.model_dump_json() if end.error else "",
         end.model_dump_json(exclude_none=True),
+        output.usage.prompt_tokens,
     )
     return Call(script("finish"), tag.base, args, parse_answer)

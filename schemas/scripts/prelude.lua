@@ -38,7 +38,8 @@ local function allow_when_full() redis.call('DEL', key('full')) end
 -- job has, this stands for it: the damage of one job stops nobody's script.
 local NUMBERS = {v = '1', prompt_tokens = '0', prompt_bytes = '0', max_tokens = '1', max_attempts = '3',
   retention_ms = '86400000', offset = 'damaged'}
-for _, name in ipairs({'attempts', 'suspect', 'epoch', 'max_runtime_ms', 'deadline_ms', 'enqueued_ms', 'passed'}) do
+for _, name in ipairs({'attempts', 'suspect', 'epoch', 'max_runtime_ms', 'deadline_ms', 'enqueued_ms', 'passed',
+  'charged'}) do
   NUMBERS[name] = false
 end
 
@@ -123,24 +124,42 @@ local function depth(stream)
   return redis.call('XLEN', stream) - pending
 end
 
+local TOKENS_PER_BYTE = 0.25  -- of a prompt that is text: what it is charged with before anybody counts
+local CHARGED_AT_ONCE = 256   -- tokens of output for which a job is charged in advance
+local MAX_AHEAD = 1000        -- tenants a class without waiting jobs of whom it is known how far they are ahead
+local FORGOTTEN = 16          -- of them in one go, when they are ahead no more or there are too many
+
+local function virtual_time(class) return tonumber(redis.call('HGET', key('served', class), '*') or 0) end
+
 -- Fair order: a tenant that comes back starts at the class's virtual time, never behind it, so that an idle
 -- past earns no burst (virtual token counter, arXiv 2401.00588).
 local function join_backlog(class, tenant)
   if redis.call('ZSCORE', key('backlog', class), tenant) then return end
-  local served = key('served', class)
-  local own = tonumber(redis.call('HGET', served, tenant) or 0)
-  local virtual_time = tonumber(redis.call('HGET', served, '*') or 0)
-  redis.call('ZADD', key('backlog', class), math.max(own, virtual_time), tenant)
-  redis.call('HDEL', served, tenant)
+  local ahead, served = key('ahead', class), key('served', class)
+  local own = redis.call('ZSCORE', ahead, tenant) or redis.call('HGET', served, tenant) or 0
+  redis.call('ZADD', key('backlog', class), math.max(tonumber(own), virtual_time(class)), tenant)
+  redis.call('ZREM', ahead, tenant)
+  redis.call('HDEL', served, tenant)  -- where workers of before keep it
+end
+
+local function forget_ahead(class, tenants)
+  if tenants[1] then redis.call('ZREM', key('ahead', class), unpack(tenants)) end
+end
+
+local function remember_ahead(class, tenant, score)
+  local ahead, reached = key('ahead', class), virtual_time(class)
+  redis.call('ZADD', ahead, score, tenant)
+  forget_ahead(class, redis.call('ZRANGEBYSCORE', ahead, '-inf', reached, 'LIMIT', 0, FORGOTTEN))
+  if redis.call('ZCARD', ahead) > MAX_AHEAD then
+    forget_ahead(class, redis.call('ZRANGE', ahead, 0, FORGOTTEN - 1))
+  end
 end
 
 local function leave_backlog(class, tenant)
   local score = redis.call('ZSCORE', key('backlog', class), tenant)
+  if not score then return end
   redis.call('ZREM', key('backlog', class), tenant)
-  local served = key('served', class)
-  if score and tonumber(score) > tonumber(redis.call('HGET', served, '*') or 0) then
-    redis.call('HSET', served, tenant, score)
-  end
+  remember_ahead(class, tenant, score)
 end
 
 -- What the tenant may do, from the copy of the policies that workers keep here; nothing is limited without one.
@@ -148,6 +167,34 @@ local function policy_of(tenant)
   local found = redis.call('HMGET', key('tenants'), tenant, '*')
   local fine, policy = pcall(cjson.decode, found[1] or found[2] or '{}')
   return fine and type(policy) == 'table' and policy or {}
+end
+
+-- Moves a tenant's place in the fair order; back, too, when it was charged too much.
+local function charge(class, tenant, tokens)
+  local virtual = tokens / (policy_of(tenant).weight or 1)
+  if redis.call('ZSCORE', key('backlog', class), tenant) then
+    redis.call('ZINCRBY', key('backlog', class), virtual, tenant)
+  else
+    local own = tonumber(redis.call('ZSCORE', key('ahead', class), tenant) or virtual_time(class))
+    remember_ahead(class, tenant, own + virtual)
+  end
+end
+
+local function number(value) return tonumber(value or 0) or 0 end
+
+local function prompt_of(job)
+  local tokens = number(job.prompt_tokens)
+  return tokens > 0 and tokens or math.ceil(number(job.prompt_bytes) * TOKENS_PER_BYTE)
+end
+
+-- A job is charged with an estimate when its tenant's turn comes, and with what it came to when it leaves a worker.
+local function settle(id, refused)
+  local job = fields_of(id, 'class', 'tenant', 'charged', 'prompt_tokens', 'prompt_bytes', 'offset', 'started_ms')
+  if not (job.tenant and job.charged) then return end
+  local served = job.started_ms and not refused and prompt_of(job) + number(job.offset) or 0
+  if served == tonumber(job.charged) then return end
+  charge(job.class, job.tenant, served - tonumber(job.charged))
+  redis.call('HSET', key('job', id), 'charged', served)
 end
 
 -- A tenant with as many running jobs as it may have waits outside the fair order until one of them leaves; its
@@ -213,6 +260,7 @@ end
 -- A job that has run goes back with its progress, ahead of the lanes of its class: to `retry` or `suspects`.
 local function requeue(id, kind)
   leave_queue(id)
+  settle(id)
   local job = fields_of(id, 'deadline_ms', 'worker', unpack(QUEUE_FIELDS))
   local stream = key(kind, job.class)
   stop_running(id, job.tenant, job.worker)
@@ -318,6 +366,7 @@ end
 local function end_job(id, state, output, error, end_payload, retention_ms, now)
   local job = fields_of(id, 'offset', 'class', 'tenant', 'events', 'worker')
   leave_queue(id)
+  settle(id, state == 'failed' and not job.offset)
   stop_running(id, job.tenant, job.worker)
   for _, index in ipairs({'delayed', 'deadlines'}) do redis.call('ZREM', key(index), id) end
   redis.call('HDEL', key('job', id), 'fence', 'cancel', 'suspect')

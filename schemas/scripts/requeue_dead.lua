@@ -19,8 +19,8 @@ local function take_out_end_marker()
   end
 end
 
-redis.call('HDEL', key('job', id), 'attempts', 'history', 'suspect', 'result', 'error', 'finished_ms', 'deadline_ms',
-  'expires_ms')
+redis.call('HDEL', key('job', id), 'attempts', 'history', 'suspect', 'charged', 'result', 'error', 'finished_ms',
+  'deadline_ms', 'expires_ms')
 if from_scratch or offset == 0 or redis.call('TYPE', log).ok ~= 'stream' then
   redis.call('DEL', log)
   redis.call('HDEL', key('job', id), 'offset', 'first_token_ms')

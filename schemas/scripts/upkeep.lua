@@ -71,8 +71,13 @@ for _, lane in ipairs(redis.call('SRANDMEMBER', key('parked'), limit)) do
   unpark(string.match(lane, '^(%l+):(.+)$'))
 end
 
+-- When nothing waits or runs, it does not matter any more who was served how much.
+local idle = redis.call('EXISTS', key('leases')) == 0
 local queued = 0
 for _, class in ipairs(CLASSES) do
+  if idle and redis.call('EXISTS', key('backlog', class)) == 0 then
+    forget_ahead(class, redis.call('ZRANGE', key('ahead', class), 0, limit - 1))
+  end
   queued = queued + depth(key('retry', class)) + depth(key('suspects', class))
   for _, tenant in ipairs(redis.call('ZRANGE', key('backlog', class), 0, limit - 1)) do
     queued = queued + depth(key('lane', class, tenant))
