@@ -5,11 +5,49 @@ local limit, suspect_margin = tonumber(ARGV[1]), tonumber(ARGV[2])
 local worker_ms, dead_retention_ms, lease_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local most_attempts = tonumber(ARGV[6])
 
+local CLOCK_STEP_MS = 1000  -- by which a clock that was ahead is set back at least; less is kept right in passing
+
 allow_when_full()
 local now = now_ms()
 local counts = {promoted = 0, expired = 0, cancelled = 0, recovered = 0, dead = 0, workers = 0}
 
+local pulse = to_fields(redis.call('HGETALL', key('pulse')))
+
 local function ripe(index, at) return redis.call('ZRANGEBYSCORE', key(index), '-inf', at, 'LIMIT', 0, limit) end
+
+-- A job that came, or started, while Redis's clock was ahead: what follows from that moment goes back with it.
+local function set_job_back(id)
+  local job, set = fields_of(id, 'enqueued_ms', 'started_ms', 'deadline_ms', 'max_runtime_ms'), {}
+  local ahead_ms = math.max(0, (tonumber(job.enqueued_ms) or 0) - now)
+  local deadline = tonumber(job.deadline_ms) and job.deadline_ms - ahead_ms
+  if (tonumber(job.started_ms) or 0) > now then
+    set.started_ms = now
+    if tonumber(job.max_runtime_ms) then deadline = math.min(deadline or math.huge, now + job.max_runtime_ms) end
+  end
+  if ahead_ms > 0 then set.enqueued_ms = now end
+  if not next(set) then return end
+  if deadline then
+    set.deadline_ms = deadline
+    redis.call('ZADD', key('deadlines'), 'XX', deadline, id)
+  end
+  for name, moment in pairs(set) do redis.call('HSET', key('job', id), name, string.format('%d', moment)) end
+  local due_at = redis.call('ZSCORE', key('delayed'), id)
+  if due_at then redis.call('ZADD', key('delayed'), 'XX', due_at - ahead_ms, id) end
+end
+
+-- Once the clock is back, those that wait for a moment are gone through one time, by that moment.
+local function set_jobs_back(index)
+  local from = pulse[index]
+  if tonumber(pulse.at or 0) > now + CLOCK_STEP_MS then from = now end
+  if not from then return end
+  local found = redis.call('ZRANGEBYSCORE', key(index), from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+  for i = 1, #found, 2 do set_job_back(found[i]) end
+  if #found < 2 * limit then return redis.call('HDEL', key('pulse'), index) end
+  redis.call('HSET', key('pulse'), index, math.max(tonumber(from) + 1, tonumber(found[#found])))
+end
+
+set_jobs_back('deadlines')
+set_jobs_back('delayed')
 
 for _, id in ipairs(ripe('deadlines', now)) do
   redis.call('ZREM', key('deadlines'), id)
@@ -35,7 +73,7 @@ local function set_back(index, latest)
 end
 
 -- A shorter lease counts once nobody has spoken of the longer one for a while.
-local pulse, longest_ms = to_fields(redis.call('HGETALL', key('pulse'))), lease_ms
+local longest_ms = lease_ms
 if lease_ms < tonumber(pulse.lease_ms or 0) and math.abs(now - tonumber(pulse.lease_at)) < 2 * pulse.lease_ms then
   longest_ms = tonumber(pulse.lease_ms)
 else

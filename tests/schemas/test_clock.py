@@ -105,16 +105,16 @@ def test_an_endpoint_is_left_alone_no_longer_than_the_longest_pause(queue, redis
     from headrace.schemas.scripts import accept_delivery, claim_deliveries
 
     entry = redis.xadd(queue.tag.outbox, {"job": "j", "event": "job.succeeded", "at_ms": 1}).decode()
-    given = dict.fromkeys(("event", "tenant", "body", "secret"), "") | {"url": "https://example.com"}
+    given = {"event": "e", "tenant": "t", "url": "https://example.com", "body": "{}", "secret": ""}
     queue.call(accept_delivery(queue.tag, entry, job_id="j", retention_s=60, **given))
     (endpoint,) = [key.decode().rpartition(":")[2] for key in redis.scan_iter(match="*:waiting:*")]
     for at, due in ((60_000, 0), (HOUR_MS, 1)):
         fields = {"failures": 5, "open_until_ms": round(now_ms()) + at}
         redis.hset(queue.tag.endpoint(endpoint), mapping=fields)
         redis.pexpire(queue.tag.endpoint(endpoint), 60_000)
-        redis.zadd(queue.tag.due, dict.fromkeys(redis.zrange(queue.tag.due, 0, -1), 1))
-        for key in redis.scan_iter(match="*:endpoints:*"):
-            redis.zadd(key, {endpoint: 1})
+        for kind in ("due", "endpoints"):
+            for key in redis.scan_iter(match=f"*:{kind}:*"):
+                redis.zadd(key, dict.fromkeys(redis.zrange(key, 0, -1), 1))
         assert len(queue.call(claim_deliveries(queue.tag, 1, 60, "n")).due) == due
 
 
@@ -146,3 +146,31 @@ def test_who_was_asked_to_try_suspects_then_keeps_nobody_from_it(queue, ahead, r
     redis.xgroup_create(stream, "workers", "0")
     assert asked(queue, "now")
     assert not asked(queue, "another")
+
+
+def test_jobs_that_came_then_wait_for_their_own_moments(queue, ahead, redis, now_ms):
+    fields = {"delay_s": 5, "deadline_s": 100}
+    then = [ahead.add(**fields) for _ in range(103)]
+    usual = queue.add(delay_s=5000, deadline_s=10_000)
+    ahead.upkeep()
+    for _ in range(3):
+        assert queue.upkeep().expired == 0
+    for job_id in then:
+        assert redis.zscore(queue.tag.delayed, job_id) <= now_ms() + 5000
+        deadline_ms = redis.zscore(queue.tag.deadlines, job_id)
+        assert deadline_ms <= now_ms() + 100_000
+        assert int(queue.record(job_id).fields["deadline_ms"]) == deadline_ms
+    assert redis.zscore(queue.tag.delayed, usual) > now_ms() + 4_000_000
+    assert redis.zscore(queue.tag.deadlines, usual) > now_ms() + 9_000_000
+    assert not redis.hexists(queue.tag.pulse, "delayed")
+
+
+def test_a_job_that_started_then_may_run_for_as_long_as_any(queue, ahead, redis, now_ms):
+    queue.upkeep()
+    job_id = queue.add(max_runtime_s=50, deadline_s=10_000)
+    ahead.claim()
+    ahead.upkeep()
+    queue.upkeep()
+    deadline_ms = redis.zscore(queue.tag.deadlines, job_id)
+    assert now_ms() < deadline_ms <= now_ms() + 50_000
+    assert int(queue.record(job_id).fields["deadline_ms"]) == deadline_ms
