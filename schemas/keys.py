@@ -24,8 +24,8 @@ _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9
 _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
-    r"(leases|delayed|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse|deliveries|due"
-    r"|(due|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints):.+)"
+    r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse|deliveries|due"
+    r"|(due|delayed|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints):.+)"
 )
 
 
@@ -128,6 +128,15 @@ class Tag:
     def delayed(self) -> str:
         """Sorted set: delayed job ids by due time in ms."""
         return f"{self.base}:delayed"
+
+    def delayed_of(self, job_class: str, tenant: str) -> str:
+        """Sorted set: the same of one class and tenant."""
+        return f"{self.base}:delayed:{job_class}:{tenant}"
+
+    @property
+    def delayed_bytes(self) -> str:
+        """Hash: bytes of delayed job specs by `class:tenant`."""
+        return f"{self.base}:delayed_bytes"
 
     @property
     def deadlines(self) -> str:

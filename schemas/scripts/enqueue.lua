@@ -7,6 +7,7 @@ local max_attempts, retention_ms, events = ARGV[15], ARGV[16], ARGV[17]
 local max_jobs, max_bytes = tonumber(ARGV[18]), tonumber(ARGV[19])
 
 local MINUTE_MS = 60000
+local MAX_FORGOTTEN = 16  -- delayed jobs looked at before one is refused
 
 if redis.call('EXISTS', key('job', id)) == 1 then return {'ok', id} end  -- the first reply was lost
 
@@ -22,16 +23,29 @@ end
 local now = now_ms()
 local policy = policy_of(tenant)
 
--- The lane's limits are the producer's, those over all lanes of a tenant its policy's.
+-- Delayed jobs that workers of before have promoted or ended are no delayed ones any more.
+local function forget_undelayed(each)
+  local own, forgotten = key('delayed', each, tenant), false
+  for _, old in ipairs(redis.call('ZRANGE', own, 0, MAX_FORGOTTEN - 1)) do
+    if fields_of(old, 'state').state ~= 'delayed' then
+      leave_delayed(old, each, tenant)
+      forgotten = true
+    end
+  end
+  return forgotten
+end
+
+-- The lane's limits are the producer's, those over all lanes of a tenant its policy's. A delayed job counts as the
+-- one in the lane that it will be.
 local function room()
   local lane_jobs, lane_bytes, jobs, bytes = 0, 0, 0, 0
   for _, each in ipairs((policy.max_queued_jobs or policy.max_queued_bytes) and CLASSES or {class}) do
-    local here = depth(key('lane', each, tenant))
-    local size = tonumber(redis.call('HGET', key('queued_bytes'), each .. ':' .. tenant) or 0)
+    local here = depth(key('lane', each, tenant)) + redis.call('ZCARD', key('delayed', each, tenant))
+    local size = number(redis.call('HGET', key('queued_bytes'), each .. ':' .. tenant))
+      + number(redis.call('HGET', key('delayed_bytes'), each .. ':' .. tenant))
     jobs, bytes = jobs + here, bytes + size
     if each == class then lane_jobs, lane_bytes = here, size end
   end
-  if delay_ms > 0 then lane_jobs = redis.call('ZCARD', key('delayed')) end
   local function over(count, size, most_jobs, most_bytes)
     if count < most_jobs and size + #spec <= most_bytes then return nil end
     -- Room for a hundredth of the limit, at the rate at which jobs of this class have been ending.
@@ -57,6 +71,7 @@ local function rate(name, per_minute, amount)
 end
 
 local refusal = room()
+if refusal and forget_undelayed(class) then refusal = room() end
 if refusal then return refusal end
 local tokens = tonumber(prompt_tokens) + math.ceil(prompt_bytes * TOKENS_PER_BYTE) + tonumber(max_tokens)
 local requests_at, tokens_at
@@ -81,7 +96,7 @@ if deadline_ms > 0 then
 end
 if delay_ms > 0 then
   redis.call('HSET', key('job', id), 'state', 'delayed')
-  redis.call('ZADD', key('delayed'), now + delay_ms, id)
+  delay(id, class, tenant, now + delay_ms, #spec)
 else
   enter_lane(id)
 end

@@ -214,6 +214,26 @@ local function count_bytes(class, tenant, delta)
   end
 end
 
+local function change_delayed_bytes(class, tenant, delta)
+  if delta == 0 then delta = 0 end  -- minus nothing is no integer to Redis
+  local field = class .. ':' .. tenant
+  redis.call('HINCRBY', key('delayed_bytes'), field, delta)
+  if redis.call('EXISTS', key('delayed', class, tenant)) == 0 then redis.call('HDEL', key('delayed_bytes'), field) end
+end
+
+local function delay(id, class, tenant, due_ms, size)
+  redis.call('ZADD', key('delayed'), due_ms, id)
+  redis.call('ZADD', key('delayed', class, tenant), due_ms, id)
+  change_delayed_bytes(class, tenant, size)
+end
+
+-- A delayed job is due, or has ended; a no-op for any other.
+local function leave_delayed(id, class, tenant)
+  redis.call('ZREM', key('delayed'), id)
+  if not (class and tenant) or redis.call('ZREM', key('delayed', class, tenant), id) == 0 then return end
+  change_delayed_bytes(class, tenant, -redis.call('HSTRLEN', key('job', id), 'spec'))
+end
+
 -- Moves of the state machine --------------------------------------------------------------------------
 
 local QUEUE_FIELDS = {'class', 'tenant', 'prompt_tokens', 'prompt_bytes', 'max_tokens', 'v'}
@@ -368,7 +388,8 @@ local function end_job(id, state, output, error, end_payload, retention_ms, now)
   leave_queue(id)
   settle(id, state == 'failed' and not job.offset)
   stop_running(id, job.tenant, job.worker)
-  for _, index in ipairs({'delayed', 'deadlines'}) do redis.call('ZREM', key(index), id) end
+  leave_delayed(id, job.class, job.tenant)
+  redis.call('ZREM', key('deadlines'), id)
   redis.call('HDEL', key('job', id), 'fence', 'cancel', 'suspect')
   redis.call('HSET', key('job', id), 'state', state, 'result', output, 'finished_ms', now)
   if error ~= '' then redis.call('HSET', key('job', id), 'error', error) end

@@ -59,8 +59,9 @@ for _, id in ipairs(ripe('deadlines', now)) do
 end
 
 for _, id in ipairs(ripe('delayed', now)) do
-  redis.call('ZREM', key('delayed'), id)
-  if fields_of(id, 'state').state == 'delayed' then
+  local job = fields_of(id, 'state', 'class', 'tenant')
+  leave_delayed(id, job.class, job.tenant)
+  if job.state == 'delayed' then
     enter_lane(id)
     counts.promoted = counts.promoted + 1
   end

@@ -65,9 +65,9 @@ def test_retry_after_follows_the_rate_at_which_jobs_end(queue, redis):
 def test_delayed_jobs_are_limited_too(queue):
     queue.settings = QueueSettings(limits=Limits(max_queued_jobs=2))
     queue.fill(2, delay_s=100)
-    with pytest.raises(QueueFull):
-        queue.add(delay_s=100)
-    queue.add()
+    for sizes in ({"delay_s": 100}, {}):
+        with pytest.raises(QueueFull):
+            queue.add(**sizes)
 
 
 def test_a_job_too_large_is_refused_before_it_is_sent(queue):

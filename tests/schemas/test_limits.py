@@ -3,6 +3,7 @@
 import pytest
 
 from headrace import QueueFull, RateLimited
+from headrace.schemas.settings import Limits, QueueSettings
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -86,6 +87,59 @@ def test_a_tenants_bytes_are_bounded_over_all_its_classes(queue, policy):
     with pytest.raises(QueueFull):
         queue.add(prompt="x" * 250)
     queue.add(prompt="x" * 20)
+
+
+def test_a_delay_passes_no_limit(queue, policy):
+    policy('{"max_queued_jobs":5}')
+    for _ in range(5):
+        queue.add(delay_s=0.001)
+    for sizes in ({"delay_s": 0.001}, {"delay_s": 100}, {}):
+        with pytest.raises(QueueFull) as full:
+            queue.add(**sizes)
+        assert full.value.depth == 5
+
+
+def test_bytes_of_delayed_jobs_count(queue, redis, policy):
+    policy('{"max_queued_bytes":400}')
+    job_id = queue.add(prompt="x" * 250, delay_s=100)
+    with pytest.raises(QueueFull):
+        queue.add(prompt="x" * 250, delay_s=100, job_class="batch")
+    queue.cancel(job_id)
+    assert not redis.exists(queue.tag.delayed_bytes, queue.tag.delayed_of("standard", "default"))
+    queue.add(prompt="x" * 250)
+
+
+def test_delayed_jobs_of_one_tenant_refuse_nobody_elses(queue):
+    queue.settings = QueueSettings(limits=Limits(max_queued_jobs=3))
+    for _ in range(3):
+        queue.add(delay_s=100, tenant="one")
+    with pytest.raises(QueueFull):
+        queue.add(delay_s=100, tenant="one")
+    queue.add(delay_s=100, tenant="other")
+    queue.add(delay_s=100, tenant="one", job_class="batch")
+
+
+def test_no_more_is_promoted_than_was_accepted(queue, redis, policy):
+    policy('{"max_queued_jobs":4}')
+    delayed = [queue.add(delay_s=100) for _ in range(2)]
+    queue.add(), queue.add()
+    for job_id in delayed:
+        queue.make_due(job_id, queue.tag.delayed)
+    assert queue.upkeep().promoted == 2
+    assert not redis.exists(queue.tag.delayed_bytes, queue.tag.delayed_of("standard", "default"))
+    with pytest.raises(QueueFull) as full:
+        queue.add()
+    assert full.value.depth == 4
+    assert len(queue.claimed()) == 4
+
+
+def test_what_older_workers_promoted_counts_once(queue, redis, policy):
+    policy('{"max_queued_jobs":2}')
+    job_id = queue.add(delay_s=100)
+    redis.zadd(queue.tag.delayed_of("standard", "default"), {"long-gone": 1})
+    queue.add()
+    assert queue.cancel(job_id) == "cancelled"
+    queue.add()
 
 
 def test_a_policy_that_is_no_policy_limits_nothing(queue, policy):
