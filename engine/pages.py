@@ -2,9 +2,10 @@
 
 Invariants (`check` asserts them):
 - Every page but page 0 is either held (refs > 0) or in the free list (refs = 0), never both.
-- A full page whose content is known is found by (parent's key, token ids); it stays findable when its last
-  holder lets go, until it is taken for something else. So free pages are a cache that costs nothing.
-- A key is a keyed hash, of a secret that this process alone has: nobody can make two prefixes of equal key.
+- A full page whose content is known is found by its key; it stays findable when its last holder lets go,
+  until it is taken for something else. So free pages are a cache that costs nothing.
+- A key is a hash of the tokens from the sequence's beginning on, keyed with a secret that this process alone
+  has: nobody can make two prefixes of one key.
 - The free list is in eviction order: pages without content first, then the longest unused. A sequence lets
   go of its last page first, so that beginnings, which others share, live longest.
 - Page 0 is the null page: padding points to it and nobody reads it.
@@ -26,15 +27,12 @@ class Page:
         id: its index in the KV cache.
         refs: sequences that hold it.
         key: what it is known by in the prefix cache; None for a page that is not.
-        parent: the key of the page before it, and `token_ids` its content; both for comparing on a hit.
         before, after: neighbours in the free list.
     """
 
     id: int
     refs: int = 0
     key: bytes | None = None
-    parent: bytes = b""
-    token_ids: tuple[int, ...] = ()
     before: "Page | None" = None
     after: "Page | None" = None
 
@@ -93,8 +91,8 @@ class PagePool:
         """The key before a sequence's first page: prefixes are shared only within a salt."""
         return self._digest(salt.encode(errors="surrogatepass"))
 
-    def key_of(self, parent: bytes, token_ids: tuple[int, ...]) -> bytes:
-        """What a page with this content after this prefix is known by."""
+    def key_of(self, parent: bytes, token_ids: SequenceOf[int]) -> bytes:
+        """What a page with this content is known by, after the page of key `parent`."""
         return self._digest(parent + self._packed(*token_ids))
 
     def _digest(self, content: bytes) -> bytes:
@@ -102,27 +100,22 @@ class PagePool:
         keyed.update(content)
         return keyed.digest()
 
-    def find(self, parent: bytes, token_ids: tuple[int, ...]) -> Page | None:
-        """The page with this content after this prefix, if it is known."""
-        page = self._known.get(self.key_of(parent, token_ids))
-        if page is not None and page.parent == parent and page.token_ids == token_ids:
-            return page
-        return None
+    def find(self, key: bytes) -> Page | None:
+        """The page of this key, if it is known."""
+        return self._known.get(key)
 
-    def remember(self, page: Page, parent: bytes, token_ids: tuple[int, ...]) -> bytes:
-        """Make a full page findable; gives the key that its successor names as parent."""
-        key = self.key_of(parent, token_ids)
+    def remember(self, page: Page, key: bytes) -> None:
+        """Make a full page findable; of several with the same content the first is."""
         if page.key is None and key not in self._known:
-            page.key, page.parent, page.token_ids = key, parent, token_ids
+            page.key = key
             self._known[key] = page
-        return key
 
     def forget(self, pages: Iterable[Page]) -> None:
         """Make pages unfindable."""
         for page in pages:
             if page.key is not None:
                 del self._known[page.key]
-                page.key, page.parent, page.token_ids = None, b"", ()
+                page.key = None
 
     def _take_first(self) -> Page:
         page = self._ends.after

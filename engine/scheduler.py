@@ -65,7 +65,6 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new or preempted sequence by its urgency."""
-        sequence.chain = self.pool.root(sequence.request.cache_salt)
         insort(self.waiting, sequence, key=lambda waiting: waiting.urgency)
 
     def remove(self, sequence: Sequence, *, findable: bool = True) -> None:
@@ -189,9 +188,6 @@ class Scheduler:
         sequence.pages = found + self.pool.allocate(fresh)
         sequence.computed = len(found) * self.pool.page_size
         sequence.remembered = len(found)
-        if found:
-            assert found[-1].key is not None
-            sequence.chain = found[-1].key
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
             self.prefix_query_tokens += len(sequence.tokens)
@@ -205,16 +201,20 @@ class Scheduler:
         found: list[Page] = []
         if not self.prefix_cache:
             return found
-        size, key = self.pool.page_size, self.pool.root(sequence.request.cache_salt)
-        for start in range(0, (len(sequence.tokens) - 1) // size * size, size):
-            token_ids = tuple(sequence.tokens[start : start + size])
-            page = self.pool.find(key, token_ids)
+        for index in range((len(sequence.tokens) - 1) // self.pool.page_size):
+            page = self.pool.find(self._key(sequence, index))
             if page is None:
                 break
-            assert page.key is not None
             found.append(page)
-            key = page.key
         return found
+
+    def _key(self, sequence: Sequence, index: int) -> bytes:
+        """What a full page of a sequence is known by; the keys of those before it have been asked for."""
+        keys, size = sequence.keys, self.pool.page_size
+        if index == len(keys):
+            parent = keys[-1] if keys else self.pool.root(sequence.request.cache_salt)
+            keys.append(self.pool.key_of(parent, sequence.tokens[index * size : (index + 1) * size]))
+        return keys[index]
 
     def computed(self, chunk: Chunk) -> None:
         """A chunk is computed before any that is planned from now on: full pages become findable."""
@@ -229,11 +229,8 @@ class Scheduler:
             return
         size, known = self.pool.page_size, min(sequence.computed, len(sequence.tokens))
         while (sequence.remembered + 1) * size <= known:
-            start = sequence.remembered * size
-            token_ids = tuple(sequence.tokens[start : start + size])
-            sequence.chain = self.pool.remember(
-                sequence.pages[sequence.remembered], sequence.chain, token_ids
-            )
+            index = sequence.remembered
+            self.pool.remember(sequence.pages[index], self._key(sequence, index))
             sequence.remembered += 1
 
     def check(self) -> None:

@@ -17,7 +17,8 @@ class Sequence:
         computed: tokens whose keys and values are, or by a launched step will be, in its pages; it trails
             `tokens` and what is unread by at least one.
         pages: its block table; append-only while it runs.
-        remembered: full pages made findable so far, and `chain` the key of the last of them.
+        remembered: full pages made findable so far.
+        keys: what the first full pages of its tokens are known by, as far as that was asked.
         arrival: order of arrival, for who came last.
         row: its row in the batch; -1 while it waits.
         has_row: whether the row holds its tokens and pages yet.
@@ -29,11 +30,11 @@ class Sequence:
     tokens: list[int]
     arrival: int
     limit: int
-    chain: bytes = b""
     computed: int = 0
     unread: int = 0
     pages: list[Page] = field(default_factory=list)
     remembered: int = 0
+    keys: list[bytes] = field(default_factory=list)
     row: int = -1
     has_row: bool = False
     cached_tokens: int | None = None

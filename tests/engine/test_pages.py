@@ -7,26 +7,33 @@ import pytest
 from headrace.engine.pages import PagePool
 
 
-def chain(pool, parent, pages, tokens):
-    for page, content in zip(pages, tokens, strict=True):
-        parent = pool.remember(page, parent, content)
-    return parent
+def key_of(pool, *contents, salt=""):
+    """The key of the last of these pages, one after the other."""
+    key = pool.root(salt)
+    for content in contents:
+        key = pool.key_of(key, content)
+    return key
+
+
+def remember(pool, pages, contents, salt=""):
+    for count, page in enumerate(pages, 1):
+        pool.remember(page, key_of(pool, *contents[:count], salt=salt))
 
 
 def test_a_released_page_is_found_until_it_is_taken_for_something_else():
     pool = PagePool(3, 2)
     (page,) = pool.allocate(1)
-    pool.remember(page, pool.root(""), (1, 2))
+    remember(pool, [page], [(1, 2)])
     pool.release([page])
-    assert pool.find(pool.root(""), (1, 2)) is page
+    assert pool.find(key_of(pool, (1, 2))) is page
     pool.allocate(2)
-    assert pool.find(pool.root(""), (1, 2)) is None
+    assert pool.find(key_of(pool, (1, 2))) is None
 
 
 def test_pages_without_content_are_taken_before_cached_ones():
     pool = PagePool(4, 2)
     cached, plain = pool.allocate(2)
-    pool.remember(cached, pool.root(""), (1, 2))
+    remember(pool, [cached], [(1, 2)])
     pool.release([cached])
     pool.release([plain])
     taken = pool.allocate(2)
@@ -37,18 +44,9 @@ def test_pages_without_content_are_taken_before_cached_ones():
 def test_the_end_of_a_sequence_is_evicted_before_its_beginning():
     pool = PagePool(4, 2)
     pages = pool.allocate(3)
-    chain(pool, pool.root(""), pages, [(1, 2), (3, 4), (5, 6)])
+    remember(pool, pages, [(1, 2), (3, 4), (5, 6)])
     pool.release(pages)
     assert pool.allocate(3) == pages[::-1]
-
-
-def test_equal_hashes_with_other_tokens_are_no_hit():
-    pool = PagePool(3, 2)
-    (page,) = pool.allocate(1)
-    key = pool.remember(page, pool.root(""), (1, 2))
-    page.token_ids = (9, 9)  # as if another content had the same hash
-    assert pool.find(pool.root(""), (1, 2)) is None
-    assert page.key == key
 
 
 def test_keys_are_of_a_secret_that_no_two_processes_share_so_that_none_can_be_forged():
@@ -59,28 +57,23 @@ def test_keys_are_of_a_secret_that_no_two_processes_share_so_that_none_can_be_fo
     assert len(pools[0].key_of(roots[0], (1, 2))) == 16
 
 
-def test_prefixes_of_equal_builtin_hash_are_told_apart():
-    """hash(-1) == hash(-2): the shortest collision of the interpreter's own hash, and others can be made."""
-    pool = PagePool(5, 2)
-    root = pool.root("")
-    mine, other = (7, -1), (7, -2)
-    assert hash((5, mine)) == hash((5, other))
-    first, following = pool.allocate(2)
-    chain(pool, root, [first, following], [mine, (3, 4)])
-    theirs = pool.remember(pool.allocate(1)[0], root, other)
-    assert pool.find(root, mine) is first
-    assert pool.find(theirs, (3, 4)) is None
+def test_a_key_is_of_the_salt_and_of_every_token_from_the_beginning_on():
+    pool = PagePool(2, 2)
+    prefixes = [[(a, b)] for a in range(-3, 3) for b in range(-3, 3)]  # hash(-1) == hash(-2) in Python
+    prefixes += [[(1, 2), (3, 4)], [(3, 4), (1, 2)], [(1, 2), (1, 2)], [(1, 2), (1, 2), (3, 4)]]
+    keys = {key_of(pool, *prefix, salt=salt) for prefix in prefixes for salt in ("", "a", "b")}
+    assert len(keys) == 3 * len(prefixes)
+    assert key_of(pool, (1, 2), (3, 4)) == key_of(pool, [1, 2], [3, 4])
 
 
 def test_forgotten_pages_are_not_found_and_their_successors_are():
     pool = PagePool(4, 2)
-    pages, root = pool.allocate(2), pool.root("")
-    chain(pool, root, pages, [(1, 2), (3, 4)])
-    after = pages[0].key
+    pages = pool.allocate(2)
+    remember(pool, pages, [(1, 2), (3, 4)])
     pool.forget([pages[0]])
     pool.forget([pages[0]])
-    assert pool.find(root, (1, 2)) is None
-    assert pool.find(after, (3, 4)) is pages[1]
+    assert pool.find(key_of(pool, (1, 2))) is None
+    assert pool.find(key_of(pool, (1, 2), (3, 4))) is pages[1]
     pool.check([pages])
     pool.release(pages)
     pool.check([])
@@ -89,9 +82,9 @@ def test_forgotten_pages_are_not_found_and_their_successors_are():
 def test_a_content_known_already_keeps_its_first_page():
     pool = PagePool(3, 2)
     first, second = pool.allocate(2)
-    root = pool.root("")
-    assert pool.remember(first, root, (1, 2)) == pool.remember(second, root, (1, 2))
-    assert pool.find(pool.root(""), (1, 2)) is first
+    remember(pool, [first], [(1, 2)])
+    remember(pool, [second], [(1, 2)])
+    assert pool.find(key_of(pool, (1, 2))) is first
     assert second.key is None
 
 
@@ -111,10 +104,11 @@ def test_a_random_walk_conserves_every_page(seed):
         action = rng.random()
         if action < 0.45 and pool.free:
             pages = pool.allocate(rng.randint(1, min(4, pool.free)))
-            chain(pool, pool.root(rng.choice("abcd")), pages, [(rng.randint(0, 5),) * 2 for _ in pages])
+            contents = [(rng.randint(0, 5),) * 2 for _ in pages]
+            remember(pool, pages, contents, salt=rng.choice("abcd"))
             held.append(pages)
         elif action < 0.6:
-            found = pool.find(pool.root(rng.choice("abcd")), (rng.randint(0, 5),) * 2)
+            found = pool.find(key_of(pool, (rng.randint(0, 5),) * 2, salt=rng.choice("abcd")))
             if found is not None:
                 pool.hold(found)
                 held.append([found])

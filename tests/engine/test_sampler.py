@@ -156,19 +156,18 @@ EXTREMES = {
 BESIDE = [{}, {"top_p": 0.9}, {"top_k": 5, "min_p": 0.1}, {"temperature": 0.0, "logprobs": 1}]
 
 
-@pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlapped"])
 @pytest.mark.parametrize("name", EXTREMES)
-def test_every_number_that_is_accepted_is_computed_with(make_engine, name, overlap):
-    engine = make_engine(overlap=overlap, max_context_tokens=40)
+def test_every_number_that_is_accepted_is_computed_with_alike_on_both_ways_through_a_step(make_engine, name):
     requests = [
         Request(f"{i}.{j}", list(PROMPT), SamplingParams(**{"seed": 3, **beside, name: value}))
         for i, value in enumerate(EXTREMES[name])
         for j, beside in enumerate(BESIDE)
     ]
     neighbour = Request("neighbour", list(PROMPT), SamplingParams(max_tokens=9, seed=8, top_p=0.9))
-    outputs = run(engine, *requests, neighbour)
+    outputs = run(make_engine(overlap=False, max_context_tokens=40), *requests, neighbour)
     assert all(outputs[request.id] for request in requests)
-    assert outputs["neighbour"] == run(make_engine(overlap=overlap), neighbour)["neighbour"]
+    assert outputs["neighbour"] == run(make_engine(), neighbour)["neighbour"]
+    assert run(make_engine(overlap=True, max_context_tokens=40), *requests, neighbour) == outputs
 
 
 @pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlapped"])
@@ -214,6 +213,21 @@ def test_min_tokens_holds_the_stop_tokens_back(make_engine):
     tokens, _ = ends(make_engine(), params)
     assert len(tokens) >= 8
     assert free[2] not in tokens[:8]
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlapped"])
+def test_min_tokens_holds_the_stop_tokens_back_wherever_a_sequence_is_resumed(make_engine, overlap):
+    free, _ = ends(make_engine(), greedy())
+    params = SamplingParams(
+        max_tokens=9, min_tokens=9, temperature=0.0, stop_token_ids=tuple(free[:4]), ignore_eos=True
+    )
+    engine = make_engine(overlap=overlap)
+    whole, reason = ends(engine, params)
+    assert (len(whole), reason) == (9, FinishReason.LENGTH)
+    assert not set(whole) & set(free[:4])
+    resumed = [Request(str(at), list(PROMPT), params, output_ids=whole[:at]) for at in range(9)]
+    outputs = run(engine, *resumed)
+    assert [outputs[str(at)] for at in range(9)] == [whole[at:] for at in range(9)]
 
 
 def test_max_tokens_ends_the_sequence(make_engine):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headrace import Client, InvalidJob, JobFailed, JobHandle
 
-from .conftest import assert_whole, leaked_keys
+from .conftest import assert_whole, leaked_keys, wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 
@@ -81,6 +81,21 @@ def settle(client: Client, jobs: Sequence[Mapping[str, Any]]) -> tuple[int, int]
     assert all(field in {*job, "job"} for field, job in named)
     assert {outcome(job) for job in started} <= {"stop", "length", "invalid_job"}
     return len(named), len(started)
+
+
+def test_a_fixed_length_is_kept_whatever_would_stop_it_also_by_who_takes_over(
+    redis_url, redis, start_worker, expected_tokens
+):
+    worker = start_worker(redis_url, engines=2)
+    fields = BASE | {"ignore_eos": False, "max_attempts": 3, "seed": 5, "max_tokens": 500, "min_tokens": 500}
+    job = worker.client.enqueue(**fields, stop=["e", " ", "re"], stop_token_ids=[300, 301])
+    next(iter(job.stream()))
+    held_by = wait_until(lambda: job.status().worker)
+    assert worker.kill_engine(held_by)
+    result = job.result(timeout_s=60)
+    tokens = expected_tokens(**fields, stop_token_ids=[300, 301])
+    assert (assert_whole(redis, job), len(tokens)) == (tokens, 500)
+    assert result.worker != held_by
 
 
 def test_every_number_in_every_parameter_is_refused_by_name_or_ends_and_a_neighbour_loses_nothing(
