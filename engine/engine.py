@@ -177,7 +177,7 @@ class Engine:
                 raise
             progress += self._land()
             if is_out_of_memory(error):
-                return progress + self._do_with_less(plan)
+                return progress + self._do_with_less(plan, error)
             return progress + self._single_out(plan, error)
         if self._stepper.overlapped:
             progress += self._land()
@@ -212,7 +212,7 @@ class Engine:
             self._pacer.measured(load, ended_s)
         return progress
 
-    def _do_with_less(self, plan: list[Chunk]) -> list[Progress]:
+    def _do_with_less(self, plan: list[Chunk], error: Exception) -> list[Progress]:
         """A step did not fit the device's memory: the next one has fewer sequences or tokens.
 
         What a step has written of keys and values is written again by the next, so nothing is lost by giving
@@ -220,10 +220,7 @@ class Engine:
         """
         if self._scheduler.shrink(plan):
             return []
-        return [
-            self._fail(chunk.sequence, "no memory was left to compute its next token")
-            for chunk in self._still_here(plan)
-        ]
+        return [self._blame(chunk.sequence, error) for chunk in self._still_here(plan)]
 
     def _single_out(self, plan: list[Chunk], error: Exception) -> list[Progress]:
         """A step failed, and not for lack of memory: halve it until the sequences that fail alone are found.
@@ -247,7 +244,7 @@ class Engine:
                 if is_of_the_device(failure):
                     raise
                 if is_out_of_memory(failure):
-                    progress += self._do_with_less(part)
+                    progress += self._do_with_less(part, failure)
                 elif len(part) > 1:
                     parts += [part[len(part) // 2 :], part[: len(part) // 2]]
                 else:
@@ -268,6 +265,8 @@ class Engine:
         if self._blamed > MOST_BLAMED:
             raise error
         logger.error("the step of one sequence failed; it is ended", exc_info=error)
+        if is_out_of_memory(error):
+            return self._fail(sequence, "no memory was left to compute its next token")
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return self._fail(sequence, f"its next token could not be computed: {reason}")
 

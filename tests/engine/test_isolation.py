@@ -116,13 +116,14 @@ def test_when_a_step_of_nobodys_fails_too_no_sequence_is_blamed(model_folder, ov
         engine.step()
 
 
-def test_when_one_sequence_after_the_other_fails_none_of_the_rest_is_blamed(model_folder):
+@pytest.mark.parametrize("error", [IndexError("out of bounds"), torch.OutOfMemoryError("out of memory")])
+def test_when_one_sequence_after_the_other_fails_none_of_the_rest_is_blamed(model_folder, error):
     faulty = Faulty(model_folder("llama"), bad=set(range(3, 300)))
+    faulty.error = error
     engine = engine_of(faulty)
-    for i in range(MOST_BLAMED + 1):
-        engine.submit(Request(f"r{i}", [4 + i], greedy()))
-    with pytest.raises(IndexError, match="out of bounds"):
-        engine.step()
+    with pytest.raises(type(error), match="out of"):
+        ends(engine, *(Request(f"r{i}", [4 + i], greedy()) for i in range(MOST_BLAMED + 2)))
+    assert engine.stats().running == 2
 
 
 def test_good_steps_between_them_tell_many_bad_sequences_from_a_bad_engine(model_folder):
@@ -215,11 +216,17 @@ KINDS = {
 
 
 @STEPS
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_sequence_whose_logits_are_no_numbers_ends_alone(model_folder, overlap, dtype):
-    options = {"model": str(model_folder("llama")), "dtype": dtype, "overlap": overlap, "threads": 1}
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("llama", "float32"), ("llama", "bfloat16"), ("qwen3_moe", "float32")]
+)
+def test_a_sequence_whose_logits_are_no_numbers_ends_alone(model_folder, overlap, family, dtype):
+    options = {"model": str(model_folder(family)), "dtype": dtype, "overlap": overlap, "threads": 1}
     neighbours = [
-        replace(request, id=f"{request.id}-{kind}", params=replace(request.params, **KINDS[kind]))
+        replace(
+            request,
+            id=f"{request.id}-{kind}",
+            params=replace(request.params, **{**KINDS[kind], "logit_bias": {POISON: -100.0}}),
+        )
         for request, kind in zip(good(len(KINDS)), KINDS, strict=True)
     ]
     expected = run(Engine(EngineConfig(**options)), *neighbours)
