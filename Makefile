@@ -8,14 +8,20 @@ BENCHMARKS ?= engine accuracy kernels steps pacing service queue webhooks
 PEERS ?= vllm openvino llamacpp
 MINUTES ?= 5
 CHAOS ?=
+REDIS ?=
 DIST ?= dist
 
+# The scripts, dead letters, callbacks, TLS.
+TLS_TESTS := test_jobs_run_over_tls test_a_client_over_tls_ends_its_connections_however_slow_the_server_is_to_agree
+ON_A_SERVER := tests/schemas tests/producers/test_dead.py tests/workers/callbacks \
+	$(TLS_TESTS:%=tests/integration/test_topologies.py::%)
+
 INSTALLED := $(VENV)/.installed
-RUN := $(VENV)/bin/python -m
+RUN := $(if $(REDIS),tools/with_redis $(REDIS)) $(VENV)/bin/python -m
 PYTEST := $(RUN) pytest $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up install test chaos bench peers lint types format build clean
+.PHONY: help demo up install test chaos servers on_a_server bench peers lint types format build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -35,16 +41,23 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt tools/install
 # Two test processes share the cores, so torch gets one thread in each. What starts whole installations (marked
 # `serial`) comes afterwards, handed out test by test; those that share an installation stay together (`xdist_group`).
 # Status 5 means that no test was selected: fine for one half, not for both.
-test: $(INSTALLED)  ## the test suite, without what is slow (ARGS="-k name" for a part of it)
+test: $(INSTALLED)  ## the test suite, without what is slow (ARGS="-k name" for a part of it, REDIS=server)
 	@parallel=0; serial=0; \
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not serial and not slow" -n 2 --dist worksteal || parallel=$$?; \
 	[ $$parallel = 0 ] || [ $$parallel = 5 ] || exit $$parallel; \
 	OMP_NUM_THREADS=1 $(PYTEST) -m "serial and not slow" -n 2 --dist loadgroup || serial=$$?; \
 	[ $$serial = 0 ] || [ $$serial$$parallel = 50 ]
 
-chaos: $(INSTALLED)  ## the slow tests, and a storm of faults (MINUTES=25)
+chaos: $(INSTALLED)  ## the slow tests, and a storm of faults (MINUTES=25, REDIS=server)
 	OMP_NUM_THREADS=1 $(PYTEST) -m slow -n 2
 	$(RUN) tests.chaos --minutes $(MINUTES) $(CHAOS)
+
+servers: $(INSTALLED)  ## what may differ between servers, on every Redis and Valkey that is found (SERVERS="paths")
+	VENV=$(VENV) SERVERS="$(SERVERS)" tools/each_redis $(MAKE) --no-print-directory on_a_server
+
+on_a_server:
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal -m "not slow" $(ON_A_SERVER)
+	$(RUN) tests.chaos --minutes 0.25 $(CHAOS)
 
 bench: $(INSTALLED)  ## measure; prints ratios within one run (BENCHMARKS="engine queue")
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) benchmarks.$$name || exit; done
