@@ -315,7 +315,8 @@ local function try_suspect()
   if who_tries() == worker then redis.call('DEL', key('trial')) end
 end
 
-local tried = suspect_slots > 0 and try_suspect()
+local others_first = suspect_slots > 0 and others_come_first(now)
+local tried = suspect_slots > 0 and not others_first and try_suspect()
 if not tried then
   for _, class in ipairs(classes) do
     serve_all(key('retry', class), math.huge)
@@ -323,6 +324,7 @@ if not tried then
     if blocked or looks < 1 then break end
   end
   if company and #taken > 0 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
+  if others_first and #taken == 0 and not blocked then tried = try_suspect() end
 end
 if #taken > 0 then redis.call('PEXPIRE', key('held', worker), lease_ms + HELD_MS) end
 -- Looks that cleared something bring the next claim further; so does time to refuse what can't be held.

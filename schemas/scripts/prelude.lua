@@ -415,6 +415,19 @@ local function who_tries(latest)
   return believed(until_ms, latest or math.huge) and worker
 end
 
+local MIN_OTHERS_MS, MAX_OTHERS_MS = 2 * 1000, 60 * 1000
+
+-- A suspect that ends its worker costs the others' jobs time. Before the next one is tried, they have as long as
+-- nobody was there for them: however many suspects there are, jobs go on beside their trials.
+local function others_come_first(now)
+  local known = redis.call('HMGET', key('pulse'), 'trial_died_ms', 'others_until_ms')
+  if not known[1] then return (believed(known[2], now + MAX_OTHERS_MS) or 0) > now end
+  local until_ms = now + math.max(MIN_OTHERS_MS, math.min(MAX_OTHERS_MS, now - tonumber(known[1])))
+  redis.call('HDEL', key('pulse'), 'trial_died_ms')
+  redis.call('HSET', key('pulse'), 'others_until_ms', until_ms)
+  return true
+end
+
 local MAX_DEATHS = 32   -- remembered of a job
 local MAX_DOUBLINGS = 3  -- of the margin: a job whose log lags far behind its tokens is met with in a few rounds
 
@@ -451,7 +464,10 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
   local attempts = tonumber(job.attempts or 0) + (alone and 1 or 0)
   redis.call('HSET', key('job', id), 'attempts', attempts, 'history', history)
   if redis.call('ZCARD', key('held', worker)) > 1 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
-  if job.suspect and who_tries() == worker then redis.call('DEL', key('trial')) end
+  if job.suspect then
+    redis.call('HSET', key('pulse'), 'trial_died_ms', now)
+    if who_tries() == worker then redis.call('DEL', key('trial')) end
+  end
   if job.cancel then
     end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
     return 'cancelled'

@@ -8,6 +8,7 @@ local PATIENCE_MS = 2 * 1000  -- a worker that was started again for the suspect
 allow_when_full()
 redis.call('PEXPIRE', key('held', worker), lease_ms + HELD_MS)
 local now = now_ms()
+if others_come_first(now) then return 0 end
 for _, class in ipairs(classes) do
   local entry_id = peek(key('suspects', class))
   local waited_ms = entry_id and now - tonumber(string.match(entry_id, '^%d+'))

@@ -43,7 +43,7 @@ def suspects(queue) -> list[str]:
     job_ids = [queue.add() for _ in range(3)]
     queue.claim(worker="dead")
     assert queue.recover("dead", blamed=True) == 3
-    return job_ids
+    return sorted(job_ids)  # as the worker took them
 
 
 def test_in_company_nobody_pays_and_everybody_is_a_suspect(queue, suspects):
@@ -255,6 +255,30 @@ def test_a_cancelled_suspect_that_kills_its_worker_ends_cancelled(queue, suspect
     assert not redis.exists(queue.tag.trial)
 
 
+def test_after_a_suspect_ended_its_worker_other_jobs_come_first(queue, redis, suspects):
+    assert queue.claimed() == suspects[:1]
+    queue.recover("w", blamed=True)
+    other = queue.add()
+    assert queue.claimed(worker="next") == [other]
+    assert queue.claimed(worker="idle") == [suspects[1]]  # for whom there is nothing else
+    redis.hset(queue.tag.pulse, "others_until_ms", 1)
+    queue.add()
+    assert queue.claimed(worker="last") == [suspects[2]]
+
+
+@pytest.mark.parametrize(("gone_s", "first_s"), [(0.1, 2), (20, 20), (500, 60)])
+def test_they_do_so_for_as_long_as_nobody_was_there_for_them(queue, redis, suspects, gone_s, first_s):
+    now_ms = redis.time()[0] * 1000
+    redis.hset(queue.tag.pulse, "trial_died_ms", round(now_ms - gone_s * 1000))
+    other = queue.add()
+    assert queue.claimed() == [other]
+    until_ms = float(redis.hget(queue.tag.pulse, "others_until_ms"))
+    assert first_s * 1000 - 1 <= until_ms - now_ms <= first_s * 1000 + 5000
+    queue.add()
+    redis.hset(queue.tag.pulse, "others_until_ms", round(now_ms + 3_600_000))  # a clock that was ahead
+    assert queue.claimed() == suspects[:1]
+
+
 # Busy workers ---------------------------------------------------------------------------------------------
 
 
@@ -283,6 +307,8 @@ def test_nobody_is_asked_while_suspects_are_tried(queue, redis, suspects):
     has_waited(queue, redis, suspects[1], 3000)
     assert not asked(queue)
     queue.recover("tries", blamed=True)
+    assert not asked(queue)  # others come first
+    redis.hset(queue.tag.pulse, "others_until_ms", 1)
     assert asked(queue)
 
 
