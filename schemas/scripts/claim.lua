@@ -10,7 +10,6 @@ local room = {interactive = tonumber(ARGV[15]), standard = tonumber(ARGV[16]), b
 local classes = {unpack(ARGV, 17)}
 
 local MAX_LOOKS = 64   -- at what starts nothing: ended or broken heads, empty lanes, tenants at their limit
-local LOG_LOOK = 512   -- tokens of a log whose result is put together count as one look more
 local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; then as many, from anywhere behind them
 local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so that what is behind them goes on
 local MAX_UNFIT = 2    -- jobs a claim that no worker can hold, to be refused: reading them is work too
@@ -165,7 +164,7 @@ local function look(stream, entry_id, entry)
   if job.cancel or due(job, now) then
     local state = job.cancel and 'cancelled' or 'expired'
     end_unattended(id, state, state, '', retention_of(id), now)
-    looks = looks - math.floor(offset / LOG_LOOK)
+    looks = looks - looks_for(job) + 1  -- with the one that counts anyhow
     return 'cleared'
   end
   if tonumber(entry.v) > max_v then

@@ -24,6 +24,7 @@ local now, looks, bytes, taken, expired = now_ms(), LOOKS, 0, {}, {}
 
 local function give_up_on(endpoint)
   for _, id in ipairs(redis.call('ZRANGE', key('waiting', endpoint), 0, limit - 1)) do
+    looks = looks - 1
     redis.call('ZREM', key('waiting', endpoint), id)
     if redis.call('EXISTS', key('delivery', id)) == 1 then
       redis.call('HSET', key('delivery', id), 'state', 'disabled')

@@ -295,7 +295,10 @@ end
 local function log_of(id)
   local log, entries = {}, redis.pcall('XRANGE', key('out', id), '-', '+')
   if entries.err then return log end
-  for _, entry in ipairs(entries) do log[#log + 1] = to_fields(entry[2]).event end
+  for _, entry in ipairs(entries) do
+    local fields = entry[2]
+    log[#log + 1] = fields[1] == 'event' and fields[2] or to_fields(fields).event
+  end
   return log
 end
 
@@ -368,18 +371,40 @@ local function drop_entry(entry)
   if expires_ms then keep(id, expires_ms - now_ms()) end  -- else it has not ended
 end
 
--- What a job that ends without a worker has to show: the text and tokens of its log, as far as it can be read.
-local function output_so_far(id, finish_reason)
+-- Text, token ids and their number of a log whose chunks are all as workers write them; nil of any other. Nothing is
+-- decoded that need not be: a log may be as long as the model's context.
+local function output_as_written(log)
+  local text, ids, count = {}, {}, 0
+  for i, event in ipairs(log) do
+    local piece, tokens = string.match(event, '^{"offset":%d+,"text":"(.-)","token_ids":%[([%d,]+)%]')
+    if not piece then return nil end
+    text[i], ids[i] = piece, tokens
+    count = count + 1
+    if string.find(tokens, ',', 1, true) then count = count + select(2, string.gsub(tokens, ',', '')) end
+  end
+  local whole = '"' .. table.concat(text) .. '"'
+  if pcall(cjson.decode, '[' .. whole .. ']') then return whole, table.concat(ids, ','), count end
+end
+
+local function output_as_it_can_be_read(log)
   local text, tokens = {}, {}
-  for _, event in ipairs(log_of(id)) do
+  for _, event in ipairs(log) do
     pcall(function()
       local chunk = cjson.decode(event)
       text[#text + 1] = (chunk.text or '') .. ''
       for _, token in ipairs(chunk.token_ids or {}) do tokens[#tokens + 1] = string.format('%d', token) end
     end)
   end
-  return '{"text":' .. cjson.encode(table.concat(text)) .. ',"token_ids":[' .. table.concat(tokens, ',')
-    .. '],"finish_reason":"' .. finish_reason .. '","usage":{"completion_tokens":' .. #tokens .. '}}'
+  return cjson.encode(table.concat(text)), table.concat(tokens, ','), #tokens
+end
+
+-- What a job that ends without a worker has to show: the text and tokens of its log, as far as it can be read.
+local function output_so_far(id, finish_reason)
+  local log = log_of(id)
+  local text, ids, count = output_as_written(log)
+  if not text then text, ids, count = output_as_it_can_be_read(log) end
+  return '{"text":' .. text .. ',"token_ids":[' .. ids .. '],"finish_reason":"' .. finish_reason
+    .. '","usage":{"completion_tokens":' .. count .. '}}'
 end
 
 -- The one way into a terminal state: result, end marker, acknowledgement, lease, outbox and retention.
@@ -489,6 +514,10 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
   end
   return 'recovered'
 end
+
+local LOG_LOOK = 512  -- tokens of a log whose result is put together cost a call as much as one look more
+
+local function looks_for(job) return 1 + math.floor(number(job.offset) / LOG_LOOK) end
 
 local function retention_of(id) return fields_of(id, 'state', 'retention_ms').retention_ms end
 

@@ -49,9 +49,12 @@ end
 set_jobs_back('deadlines')
 set_jobs_back('delayed')
 
+local looks = limit  -- at jobs whose results may have to be put together
 for _, id in ipairs(ripe('deadlines', now)) do
+  if looks < 1 then break end
   redis.call('ZREM', key('deadlines'), id)
-  local job = fields_of(id, 'state', 'retention_ms')
+  local job = fields_of(id, 'state', 'retention_ms', 'offset')
+  looks = looks - looks_for(job)
   if job.state == 'queued' or job.state == 'delayed' then  -- a running job's own worker ends it
     end_unattended(id, 'expired', 'expired', '', job.retention_ms, now)
     counts.expired = counts.expired + 1

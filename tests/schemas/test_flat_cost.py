@@ -143,3 +143,35 @@ def test_recovery_looks_at_a_bounded_number_of_jobs_a_call(queue, redis, command
     assert len(queue.claim().jobs) == MANY
     spent, taken = commands(lambda: queue.call(recover(queue.tag, "w", queue.settings, blamed=True)))
     assert (taken.jobs, taken.left > 0, spent < MOST_COMMANDS) == (100, True, True)
+
+
+@pytest.mark.parametrize("by", ["claim", "upkeep"])
+def test_long_logs_are_put_together_a_few_a_call(queue, redis, by):
+    queue.fill(6, deadline_s=100)
+    for job in queue.claim().jobs:
+        queue.release(queue_advanced(queue, job), 1, 1)
+        queue.make_due(job.job_id, queue.tag.deadlines)
+        redis.hset(queue.tag.job(job.job_id), "offset", 20_000)
+    if by == "upkeep":
+        assert [queue.upkeep().expired for _ in range(3)] == [3, 3, 0]
+    else:
+        assert [queue.claim().more for _ in range(4)] == [True, True, True, False]
+
+
+def queue_advanced(queue, job):
+    """The job with a token in its log."""
+    queue.advance(job, 0, 1)
+    return job
+
+
+def test_a_result_put_together_from_a_log_is_what_was_written(queue):
+    job = queue.start()
+    pieces = ['"', "\\", "é\n", '","token_ids":[7],"', "\u2028", "😀"]
+    for number, piece in enumerate(pieces):
+        queue.advance(job, 2 * number, 2 * number + 2, text=piece)
+    end = 2 * len(pieces)
+    queue.release(job, end, end)
+    queue.cancel(job.job_id)
+    result = queue.record(job.job_id).result()
+    assert (result.text, list(result.token_ids)) == ("".join(pieces), list(range(end)))
+    assert result.usage.completion_tokens == end
