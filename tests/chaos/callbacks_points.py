@@ -34,7 +34,7 @@ from headrace.workers.webhooks.sender import Sender
 
 SCRIPTS = {
     "relay": ("accept_delivery",),
-    "tasks": ("XCLAIM", "XACK XDEL"),
+    "tasks": ("XCLAIM", "drop_entry"),
     "deliveries": ("claim_deliveries", "settle_delivery"),
     "queues": ("upkeep",),
 }
@@ -106,7 +106,7 @@ class Fuse:
 
     def passes(self, where: str, when: str) -> None:
         point, step = Point(where, when), where.split()[-1]
-        if when == "after" and (step in NOTED or where == "tasks XACK XDEL"):
+        if when == "after" and (step in NOTED or where == "tasks drop_entry"):
             self.in_doubt[0] = 0
         if point == self.point:
             os.kill(os.getpid(), signal.SIGKILL)

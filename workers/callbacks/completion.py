@@ -234,5 +234,6 @@ def _outcome(record: Record) -> dict[str, Any]:
     try:
         return record.result().model_dump(mode="json", exclude_none=True)
     except (KeyError, ValueError) as error:  # damaged from outside; whoever waits is to hear of an end
-        log.error("result_unreadable", job=record.job_id, reason=repr(error))
-        raise JobFailed(record.job_id, "unknown", f"its stored result can't be read ({error!r})") from None
+        log.error("result_unreadable", job=record.job_id, reason=type(error).__name__)
+        reason = f"its stored result can't be read ({type(error).__name__})"
+        raise JobFailed(record.job_id, "unknown", reason) from None

@@ -205,8 +205,9 @@ class Deliveries:
             with broker_errors():
                 kept = await redis.hgetall(keys.webhook_secrets(due.tenant, due.tag.namespace))
             found = [secret.secret.get_secret_value() for secret in read_secrets(kept)]
-        except (BrokerUnavailable, ValueError) as error:
-            log.warning("secrets_unread", tenant=due.tenant, reason=str(error))
+        except (BrokerUnavailable, ValueError) as error:  # of a ValueError the text may have the secret
+            reason = str(error) if isinstance(error, BrokerUnavailable) else type(error).__name__
+            log.warning("secrets_unread", tenant=due.tenant, reason=reason)
             return None
         self._remember(due.tenant, until, found)
         return found

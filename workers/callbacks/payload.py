@@ -37,7 +37,7 @@ def body(event: WebhookEvent, at_ms: int, job: Job, record: Record) -> str:
     try:
         result = record.result()
     except (KeyError, ValueError) as error:
-        log.error("result_unreadable", job=record.job_id, reason=repr(error))
+        log.error("result_unreadable", job=record.job_id, reason=type(error).__name__)
         return written(about | {"state": state})
     thin = about | result.model_dump(mode="json", exclude_none=True, exclude=_LARGE)
     if job.webhook is None or job.webhook.payload == "thin":
