@@ -1,4 +1,4 @@
-"""Hostile records and lines, by a seed: what whoever reaches Redis, or writes a batch file, may come up with."""
+"""Hostile records and lines, by a seed: what anybody who reaches Redis or writes a file may come up with."""
 
 import json
 import random

@@ -78,7 +78,7 @@ def put(redis: Redis, cases: list[Case]) -> None:
 
 
 def clear(redis: Redis, cases: list[Case]) -> None:
-    """Take away what rightly waits: for a newer worker, for a time that won't come, for somebody to look at."""
+    """Take away what rightly waits: for a newer worker, for a time far off, for somebody to look at."""
     for case in cases:
         redis.delete(TAG.job(case.job_id), TAG.out(case.job_id), *(lanes(case)))
         for index in (TAG.leases, TAG.delayed, TAG.deadlines):
