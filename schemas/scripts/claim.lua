@@ -311,7 +311,7 @@ local function try_suspect()
       return true
     end
   end
-  if who_tries() == worker then redis.call('DEL', key('trial')) end
+  if who_tries() == worker and a_suspect_waits() == 0 then redis.call('DEL', key('trial')) end
 end
 
 local others_first = suspect_slots > 0 and others_come_first(now)

@@ -4,13 +4,26 @@
 local worker, lease_ms, classes = ARGV[1], tonumber(ARGV[2]), {unpack(ARGV, 3)}
 
 local PATIENCE_MS = 2 * 1000  -- a worker that was started again for the suspects' sake comes sooner, as a rule
+local LOOKS = 16              -- at suspects of a class
+
+-- The first suspect that is not for a worker with more memory, which a claim by this one would leave to it.
+local function first_for_worker(stream, class)
+  local own = tonumber(redis.call('ZSCORE', key('capacity', class), worker) or math.huge)
+  local largest = tonumber(redis.call('ZRANGE', key('capacity', class), -1, -1, 'WITHSCORES')[2] or 0)
+  local after = taken_up_to(stream)
+  for _, found in ipairs(after and redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', LOOKS) or {}) do
+    local entry = to_fields(found[2])
+    local most = (tonumber(entry.prompt_tokens) or 0) + (tonumber(entry.max_tokens) or 0)
+    if most <= own or own >= largest then return found[1] end
+  end
+end
 
 allow_when_full()
 redis.call('PEXPIRE', key('held', worker), lease_ms + HELD_MS)
 local now = now_ms()
 if others_come_first(now) then return 0 end
 for _, class in ipairs(classes) do
-  local entry_id = peek(key('suspects', class))
+  local entry_id = first_for_worker(key('suspects', class), class)
   local waited_ms = entry_id and now - tonumber(string.match(entry_id, '^%d+'))
   if entry_id and (waited_ms > PATIENCE_MS or waited_ms < 0) then  -- before 0: the clock was ahead
     if who_tries(now + longest_lease(lease_ms)) then return 0 end

@@ -6,7 +6,7 @@ import pytest
 
 from headrace.schemas.events import JobState
 from headrace.schemas.job import JobClass
-from headrace.schemas.scripts import ReleaseReason, recover, release, trial
+from headrace.schemas.scripts import ReleaseReason, heartbeat, recover, release, trial
 from headrace.schemas.scripts.upkeep import ITEMS_A_CALL
 from headrace.schemas.settings import QueueSettings
 
@@ -290,6 +290,24 @@ def test_a_busy_worker_is_asked_only_when_a_suspect_has_waited(queue, redis, sus
     assert not asked(queue, classes=())
     assert not asked(queue, classes=(JobClass.BATCH,))
     assert asked(queue)
+
+
+def test_a_worker_is_not_asked_for_a_suspect_that_it_would_leave_to_a_larger_one(queue, redis):
+    large = queue.add(max_tokens=1000)
+    queue.claim(worker="dead")
+    queue.recover("dead", blamed=True)
+    has_waited(queue, redis, large, 3000)
+    for worker, capacity in (("small", 500), ("large", 2000)):
+        queue.call(heartbeat(queue.tag, worker, {"capacity_tokens": capacity}))
+    assert not asked(queue, "small")
+    assert asked(queue, "large")
+
+
+def test_a_worker_that_can_try_none_of_the_suspects_is_not_asked_again_at_once(queue, redis, suspects):
+    has_waited(queue, redis, suspects[0], 3000)
+    assert asked(queue, "tight")
+    assert queue.claimed(worker="tight", budget=16) == []
+    assert not asked(queue, "tight")
 
 
 def test_one_busy_worker_is_asked_at_a_time(queue, redis, suspects):
