@@ -4,6 +4,7 @@ from .config import EngineConfig
 from .engine import Engine, EngineStats
 from .errors import ModelError, RequestError
 from .executor import Executor, ModelInfo
+from .fingerprint import model_fingerprint
 from .request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "RequestError",
     "SamplingParams",
     "TokenLogprobs",
+    "model_fingerprint",
 ]

@@ -80,7 +80,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
     device = _device(config.device)
     if device.type == "cpu":
         native.shared_library()  # built here on a machine's first run, not in the middle of a step
-    folder = _folder(config.model)
+    folder = model_folder(config.model)
     generation = folder / "generation_config.json"
     model = load_config(
         config.model, read_json(folder / "config.json"), read_json(generation) if generation.exists() else {}
@@ -129,8 +129,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _folder(model: str) -> Path:
-    """Where a model's files lie; downloads a Hub name."""
+def model_folder(model: str) -> Path:
+    """Where a model's files lie; downloads a Hub name.
+
+    Raises:
+        ModelError: there is no such model.
+    """
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download

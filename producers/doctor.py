@@ -6,6 +6,7 @@ import math
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
@@ -267,6 +268,12 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     outbox = sum(redis.xlen(tag.outbox) for tag in tags)
     advice = f"jobs wait and nobody serves them: headrace worker --model {model}"
     yield _judge(f"{model}: workers", f"{workers}", workers or not waiting, Verdict.FAIL, advice)
+    served = _served(redis, tags[0], now_ms)
+    advice = (
+        "they differ in what decides tokens: keep one of them under this name, and name the other otherwise"
+    )
+    found = ", ".join(f"{name} by {count}" for name, count in sorted(served.items()))
+    yield _judge(f"{model}: fingerprints", found or "none", len(served) < 2, Verdict.WARN, advice)
     advice = "nobody does the upkeep: start a worker of this model"
     yield _judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
     advice = "headrace dead list"
@@ -274,6 +281,13 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     advice = "webhooks or Celery tasks wait: start headrace callbacks (one for each --app), or one more"
     late = any(_oldest_ms(redis, tag) < now_ms - 1000 * OUTBOX_S for tag in tags)
     yield _judge(f"{model}: outbox", f"{outbox} to relay", not late, Verdict.FAIL, advice)
+
+
+def _served(redis: Redis, tag: Tag, now_ms: int) -> "Counter[str]":
+    """How many workers serve which model under one name, by fingerprint."""
+    living: Any = redis.zrangebyscore(tag.workers, now_ms - 1000 * SILENT_S, "+inf")
+    said = [redis.hget(tag.worker(text(name)), "fingerprint") for name in living]
+    return Counter(text(fingerprint) for fingerprint in said if fingerprint)
 
 
 def _oldest_ms(redis: Redis, tag: Tag) -> float:
@@ -284,15 +298,15 @@ def _oldest_ms(redis: Redis, tag: Tag) -> float:
 
 def _has_work(redis: Redis, tag: Tag, now_ms: int) -> bool:
     """Whether a job waits for a worker, wherever: never run, interrupted, held back, due, or left running."""
+    some_only: Any = redis.zrange(tag.readers, 0, -1)
     return bool(
         redis.zcard(tag.leases)
         or redis.scard(tag.parked)
         or redis.zcount(tag.delayed, "-inf", now_ms)
+        or any(redis.zcard(tag.backlog(job_class)) for job_class in JobClass)
         or any(
-            redis.zcard(tag.backlog(job_class))
-            or redis.xlen(tag.retry(job_class))
-            or redis.xlen(tag.suspects(job_class))
-            for job_class in JobClass
+            redis.xlen(tag.retry(readers)) or redis.xlen(tag.suspects(readers))
+            for readers in (*JobClass, *map(text, some_only))
         )
     )
 

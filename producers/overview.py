@@ -61,6 +61,7 @@ class WorkerInfo(_Info):
         pages_free: KV pages that no job holds.
         running: jobs in its batch.
         waiting: jobs it has claimed that are not in the batch yet.
+        fingerprint: of all that decides its tokens; jobs with tokens go on with an equal one only.
         heartbeat_ms: when it was last heard of, in ms since the epoch by Redis's clock.
     """
 
@@ -72,6 +73,7 @@ class WorkerInfo(_Info):
     waiting: int = 0
     max_batch_size: int = 0
     pid: int = 0
+    fingerprint: str = ""
     heartbeat_ms: int = 0
 
 
@@ -162,6 +164,8 @@ def _read_tag(
     running: "Counter[_Lane]",
 ) -> Steps[None]:
     """Count one partition. A lane's stream holds its waiting jobs and those running from it."""
+    (some_only,) = yield from operations.send(Read((("ZRANGE", tag.readers, 0, -1),)))
+    readers = (*JobClass, *(name.decode() for name in some_only))
     replies = yield from operations.send(
         Read(
             (
@@ -169,8 +173,8 @@ def _read_tag(
                 ("ZRANGE", tag.leases, 0, -1),
                 *(("ZRANGE", tag.backlog(job_class), 0, -1) for job_class in JobClass),
                 ("SMEMBERS", tag.parked),
-                *(("XRANGE", tag.retry(job_class), "-", "+") for job_class in JobClass),
-                *(("XRANGE", tag.suspects(job_class), "-", "+") for job_class in JobClass),
+                *(("XRANGE", tag.retry(name), "-", "+") for name in readers),
+                *(("XRANGE", tag.suspects(name), "-", "+") for name in readers),
             )
         )
     )

@@ -47,6 +47,9 @@ _RESULT_FIELDS = (
     "started_ms",
     "first_token_ms",
     "finished_ms",
+    "fingerprint",
+    "restarts",
+    "mixed",
 )
 
 
@@ -156,6 +159,7 @@ class StreamReader:
     cursor: Cursor
     _silence: _Silence
     _failure: HeadraceError | None = None
+    _restarts: int | None = None
 
     def read(self) -> Steps[list[Chunk] | None]:
         """The next chunks, or None after the end of a job that succeeded.
@@ -189,11 +193,15 @@ class StreamReader:
     def _from_log(self) -> Steps[list[Chunk]]:
         job_id, seen = self.cursor.job_id, self.cursor.seen
         # The record first: the log read after it is then at least as new, and a terminal record has its end.
-        record = ("HMGET", self.tag.job(job_id), "state", "offset")
+        record = ("HMGET", self.tag.job(job_id), "state", "offset", "restarts")
         log = ("XRANGE", self.tag.out(job_id), f"({seen}-0", "+", "COUNT", LOG_PAGE)
-        (state, offset), entries = yield from self.operations.send(Read((record, log)), self._silence.left_s)
+        found, entries = yield from self.operations.send(Read((record, log)), self._silence.left_s)
+        state, offset, restarts = found
         if state is None:
             raise JobNotFound(job_id)
+        known, self._restarts = self._restarts, int(restarts or 0)
+        if known not in {None, self._restarts} and seen:  # what follows may be another model's
+            raise StreamReset(job_id, seen, 0)
         if int(offset or 0) < seen:
             raise StreamReset(job_id, seen, int(offset or 0))
         chunks, obstacle = self.cursor.take_all(fields[b"event"] for _, fields in entries)

@@ -250,7 +250,8 @@ class JobExpired(_JobEnded):
 
 
 class StreamReset(HeadraceError):
-    """The token log is shorter than what this reader has seen: Redis lost its tail in a failover.
+    """The token log is not what this reader has seen: Redis lost its tail in a failover, or the job began
+    from scratch because nobody had its model any more.
 
     Attributes:
         seen: the reader's offset in tokens.
@@ -262,8 +263,8 @@ class StreamReset(HeadraceError):
 
     def __init__(self, job_id: str, seen: int, offset: int) -> None:
         super().__init__(
-            f"the stream of job {job_id} was reset: this reader has seen {seen} tokens, Redis now holds "
-            f"{offset}; discard what came after token {offset} and stream again from_offset={offset}",
+            f"the stream of job {job_id} was reset: this reader has seen {seen} tokens, the log now "
+            f"has {offset}; discard what came after token {offset} and stream again from_offset={offset}",
             job_id,
             seen,
             offset,

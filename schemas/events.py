@@ -41,6 +41,8 @@ class FailureCode(StrEnum):
     """The chat template is missing or refused the messages."""
     CRASHED = "crashed"
     """Its worker died `max_attempts` times over it; it is in the dead letters."""
+    MODEL_CHANGED = "model_changed"
+    """Nobody serves the model that made its tokens any more, and the operator wants such jobs to fail."""
     ENGINE = "engine_error"
     """The engine refused it for a reason given in the message."""
 
@@ -134,7 +136,14 @@ class Output(_Published):
 
 
 class JobResult(Output):
-    """The outcome of an ended job, readable until its retention ends."""
+    """The outcome of an ended job, readable until its retention ends.
+
+    Attributes:
+        fingerprint: of the model that made its tokens, or the last of them; None of an older worker's.
+        restarts: how often its tokens were thrown away, because nobody had their model any more or somebody
+            wanted it so (`headrace dead requeue --from-scratch`).
+        mixed: its tokens are of more than one model.
+    """
 
     job_id: str
     state: JobState
@@ -142,10 +151,16 @@ class JobResult(Output):
     timings: Timings = Timings()
     attempts: int = 0
     worker: str | None = None
+    fingerprint: str | None = None
+    restarts: int = 0
+    mixed: bool = False
 
 
 class JobStatus(_Published):
-    """Where a job is now. `offset` is tokens generated so far; times are ms since the epoch (Redis's)."""
+    """Where a job is now. `offset` is tokens generated so far; times are ms since the epoch (Redis's).
+
+    `fingerprint` and `restarts` are as in `JobResult`.
+    """
 
     job_id: str
     model: str
@@ -155,6 +170,8 @@ class JobStatus(_Published):
     offset: int = 0
     attempts: int = 0
     worker: str | None = None
+    fingerprint: str | None = None
+    restarts: int = 0
     enqueued_ms: int
     started_ms: int | None = None
     finished_ms: int | None = None
@@ -215,6 +232,8 @@ class Record:
             offset=int(self.fields.get("offset", 0)),
             attempts=int(self.fields.get("attempts", 0)),
             worker=self.fields.get("worker"),
+            fingerprint=self.fields.get("fingerprint"),
+            restarts=int(self.fields.get("restarts", 0)),
             enqueued_ms=int(self.fields["enqueued_ms"]),
             started_ms=self._ms("started_ms"),
             finished_ms=self._ms("finished_ms"),
@@ -236,4 +255,7 @@ class Record:
             ),
             attempts=int(self.fields.get("attempts", 0)),
             worker=self.fields.get("worker"),
+            fingerprint=self.fields.get("fingerprint"),
+            restarts=int(self.fields.get("restarts", 0)),
+            mixed="mixed" in self.fields,
         )

@@ -24,7 +24,8 @@ _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9
 _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
-    r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|queued_bytes|tenants|parked|pulse|deliveries|due"
+    r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
+    r"|deliveries|due"
     r"|(due|delayed|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints):.+)"
 )
 
@@ -51,13 +52,21 @@ class Tag:
         """Stream, group `workers`: queued and running jobs of one class and tenant."""
         return f"{self.base}:lane:{job_class}:{tenant}"
 
-    def retry(self, job_class: str) -> str:
-        """Stream, group `workers`: handed-over, preempted and recovered jobs; before the class's lanes."""
-        return f"{self.base}:retry:{job_class}"
+    def retry(self, readers: str) -> str:
+        """Stream, group `workers`: handed-over, preempted and recovered jobs; before the class's lanes.
 
-    def suspects(self, job_class: str) -> str:
+        `readers` is a class, then, where only some workers may take them, `:v<version>` and `:<fingerprint>`.
+        """
+        return f"{self.base}:retry:{readers}"
+
+    def suspects(self, readers: str) -> str:
         """Stream, group `workers`: jobs that may have killed their worker; they are tried alone."""
-        return f"{self.base}:suspects:{job_class}"
+        return f"{self.base}:suspects:{readers}"
+
+    @property
+    def readers(self) -> str:
+        """Sorted set: `retry` and `suspects` streams of some workers only, by when one was last heard of."""
+        return f"{self.base}:readers"
 
     def backlog(self, job_class: str) -> str:
         """Sorted set: tenants with queued jobs by virtual tokens served."""

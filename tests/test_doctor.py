@@ -13,7 +13,7 @@ from headrace.schemas import acl, keys
 from headrace.schemas.acl import Role, acl_line
 from headrace.schemas.connection import connect
 from headrace.schemas.keys import NAMESPACE, Tag
-from headrace.schemas.scripts import ClaimRequest, claim, recover, run
+from headrace.schemas.scripts import ClaimRequest, claim, heartbeat, recover, run
 from headrace.schemas.settings import QueueSettings
 
 from .conftest import Ran
@@ -83,6 +83,17 @@ def test_an_interrupted_job_that_nobody_serves_is_a_failure_too(
     assert examine(redis_url, status=1)["demo: workers"]["verdict"] == "fail"  # its worker has gone
     run(redis, recover(tag, "worker-1", QueueSettings(), blamed=False, how="handed over"))
     assert examine(redis_url, status=1)["demo: workers"]["verdict"] == "fail"  # it waits for another
+
+
+def test_two_models_under_one_name_are_said(examine, redis_url: str, redis: Redis) -> None:
+    redis.hset(keys.models(), "demo", "{}")
+    tag, facts = Tag("demo"), {"classes": "batch", "max_v": 1}
+    for worker in ("w1", "w2"):
+        run(redis, heartbeat(tag, worker, {**facts, "fingerprint": "a" * 16}))
+    assert examine(redis_url, status=0)["demo: fingerprints"]["found"] == f"{'a' * 16} by 2"
+    run(redis, heartbeat(tag, "w2", {**facts, "fingerprint": "b" * 16}))
+    found = examine(redis_url, status=0)["demo: fingerprints"]
+    assert (found["verdict"], found["found"]) == ("warn", f"{'a' * 16} by 1, {'b' * 16} by 1")
 
 
 def test_a_worker_that_fell_silent_is_no_worker(examine, redis_url: str, redis: Redis) -> None:

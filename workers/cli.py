@@ -55,6 +55,12 @@ def worker(
         int | None, typer.Option(help="GPU memory left free; by default 3 %, at least 512 MiB.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Job classes served, most urgent first: a,b,c.")] = None,
+    on_model_change: Annotated[
+        str | None, typer.Option(help="restart, resume or fail: jobs with tokens of a model nobody has now.")
+    ] = None,
+    model_grace_s: Annotated[
+        float | None, typer.Option(help="Nobody must have been heard of with that model for so long.")
+    ] = None,
     lease_s: Annotated[
         float | None, typer.Option(help="A worker silent for this long loses its jobs.")
     ] = None,

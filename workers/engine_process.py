@@ -12,16 +12,19 @@ if __name__ == "__main__":
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 
 import structlog
 import torch
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
-from ..engine import Engine, EngineConfig, ModelError
+from ..engine import Engine, EngineConfig, ModelError, model_fingerprint
 from ..schemas import keys
 from ..schemas.connection import broker_errors, check_version, connect, connection_lost, server_info
 from ..schemas.errors import BrokerUnavailable
+from ..schemas.scripts import ModelChange
 from . import logs, metrics
 from .flush import Queue
 from .intake import Intake
@@ -64,7 +67,7 @@ def main(pipe_fd: int) -> int:
 
 def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe) -> Runner:
     model = resolve_model(settings.model)
-    engine = Engine(_engine_config(settings, launch, model))
+    engine, tokenizer, fingerprint = _load(_engine_config(settings, launch, model))
     logs.adopt("transformers")
     tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
     # A network that swallows everything must be noticed before the leases lapse.
@@ -81,8 +84,10 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
         worker_id=launch.worker_id,
         lease_ms=round(settings.lease_s * 1000),
         settings=settings.queue,
-        intake=Intake(Tokenizer(model), engine.model_info),
+        intake=Intake(tokenizer, engine.model_info),
         noticeboard=Noticeboard(redis, tags, name, facts),
+        fingerprint=fingerprint,
+        model_change=ModelChange(settings.on_model_change, settings.model_grace_s),
     )
     gc.collect()
     gc.freeze()  # else a full collection goes through every module again: some 100 ms between two tokens
@@ -97,8 +102,22 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
             context_tokens=engine.capacity_tokens,
         )
     )
-    log.info("ready", pages=stats.pages_total, context_tokens=engine.capacity_tokens)
+    log.info(
+        "ready",
+        pages=stats.pages_total,
+        context_tokens=engine.capacity_tokens,
+        fingerprint=fingerprint,
+    )
     return Runner(settings, engine, queue, metrics.Metrics(name), pipe, name)
+
+
+def _load(config: EngineConfig) -> tuple[Engine, Tokenizer, str]:
+    """The engine, the tokenizer, and the fingerprint of the two, which is computed beside their loading."""
+    with ThreadPoolExecutor(1) as beside:
+        weights = beside.submit(model_fingerprint, config)
+        engine, tokenizer = Engine(config), Tokenizer(config.model)
+        identity = weights.result() + tokenizer.fingerprint
+    return engine, tokenizer, blake2b(identity.encode(), digest_size=8).hexdigest()
 
 
 def _engine_config(settings: WorkerSettings, launch: Launch, model: str) -> EngineConfig:

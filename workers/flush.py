@@ -22,6 +22,8 @@ from ..schemas.scripts import (
     Call,
     ClaimReply,
     ClaimRequest,
+    HeartbeatReply,
+    ModelChange,
     ReleaseReason,
     Segment,
     UpkeepReply,
@@ -77,6 +79,7 @@ class FlushReply:
         advanced: one answer a job; with `sent` the offset that the answer is about.
         trial: this worker is to give its jobs back and try suspects of this queue.
         drain_s: somebody wants this worker to end, after at most so long.
+        other_models: fingerprints of what else is served under this worker's name.
         took_s: the round trip's time, without the wait for the bell.
     """
 
@@ -88,6 +91,7 @@ class FlushReply:
     upkeep: UpkeepReply | None = None
     trial: Tag | None = None
     drain_s: float | None = None
+    other_models: set[str] = field(default_factory=set)
     took_s: float = 0.0
     claim_error: Exception | None = None
 
@@ -115,7 +119,12 @@ class _Pipeline:
 
 @dataclass(slots=True)
 class Queue:
-    """The engine process's side of the queue: one model's partitions on one Redis."""
+    """The engine process's side of the queue: one model's partitions on one Redis.
+
+    Attributes:
+        fingerprint: of the model and its tokenizer.
+        model_change: what becomes of jobs whose model is gone; None leaves them to other workers.
+    """
 
     redis: Redis
     tags: list[Tag]
@@ -124,6 +133,8 @@ class Queue:
     settings: QueueSettings
     intake: Intake
     noticeboard: Noticeboard
+    fingerprint: str = ""
+    model_change: ModelChange | None = None
 
     def exchange(self, flush: Flush) -> FlushReply:
         """Send `flush` and return the answers.
@@ -171,11 +182,13 @@ class Queue:
     def _add_upkeep(self, pipeline: _Pipeline, flush: Flush, reply: FlushReply) -> None:
         def upkept(result: UpkeepReply | Exception) -> None:
             if isinstance(result, UpkeepReply):
-                reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or (0,) * 6, result, strict=True)))
+                nothing = (0,) * len(result)
+                reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or nothing, result, strict=True)))
 
-        def beaten(result: float | Exception | None) -> None:
-            if isinstance(result, float):
-                reply.drain_s = result
+        def beaten(result: HeartbeatReply | Exception) -> None:
+            if isinstance(result, HeartbeatReply):
+                reply.drain_s = reply.drain_s if result.drain_s is None else result.drain_s
+                reply.other_models |= set(result.others)
 
         def asked(tag: Tag, result: bool | Exception) -> None:
             if result is True:
@@ -183,11 +196,12 @@ class Queue:
 
         for tag in self.tags:
             if flush.trials is not None:
-                pipeline.add(trial(tag, self.worker_id, self.lease_ms, flush.trials), partial(asked, tag))
+                call = trial(tag, self.worker_id, self.lease_ms, flush.trials, self.fingerprint)
+                pipeline.add(call, partial(asked, tag))
             if flush.facts is not None:
                 pipeline.add(heartbeat(tag, self.worker_id, flush.facts), beaten)
             if flush.upkeep:
-                pipeline.add(upkeep(tag, self.settings, self.lease_ms), upkept)
+                pipeline.add(upkeep(tag, self.settings, self.lease_ms, self.model_change), upkept)
 
     def _admit(self, flush: Flush, reply: FlushReply, result: ClaimReply | Exception) -> None:
         if isinstance(result, Exception):

@@ -80,6 +80,7 @@ class Link:
         self._sent = Flush()
         self._claim_lost: Tag | None = None
         self._blocked: tuple[Tag, JobClass, int] | None = None
+        self._other_models: set[str] = set()
         self._held: tuple[Tag, JobClass, float] | None = (
             None  # where a job waits for room here, and since when
         )
@@ -161,8 +162,10 @@ class Link:
             log.warning("claim_refused", reason=str(reply.claim_error))
         if reply.upkeep is not None:
             self._metrics.queued(reply.upkeep.queued)
+            self._metrics.model_changed(self._settings.on_model_change, reply.upkeep.model_changed)
             if any(reply.upkeep[:-1]):
                 log.info("upkeep", **reply.upkeep._asdict())
+        self._note_other_models(reply.other_models)
         if reply.drain_s is not None:
             self._drain(reply.drain_s)
         self._metrics.flush(reply.took_s, claimed=len(reply.admitted))
@@ -179,6 +182,11 @@ class Link:
             self._held = tag, claimed.blocked_class, since
         elif waits:
             self._held = None
+
+    def _note_other_models(self, fingerprints: set[str]) -> None:
+        for fingerprint in sorted(fingerprints - self._other_models):
+            log.warning("another_model", ours=self._queue.fingerprint, theirs=fingerprint)
+        self._other_models |= fingerprints
 
     def _reached(self) -> None:
         self._contact = time.monotonic()
@@ -283,6 +291,7 @@ class Link:
             company=len(self._queue.tags) > 1,
             context_tokens=engine.model_info.context_tokens,
             room_tokens=room_made(self._roster.active, engine),
+            fingerprint=self._queue.fingerprint,
         )
         self._claim_lost = self._blocked = None
         if not resync:

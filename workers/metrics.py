@@ -156,6 +156,12 @@ class Metrics:
         self._prompt_tokens = make.counter("prompt_tokens", "Prompt tokens of the jobs admitted.")
         self._output_tokens = make.counter("output_tokens", "Tokens generated.")
         self._fenced = make.counter("fenced_writes", "Writes refused because the job was another worker's.")
+        self._model_changed = make.counters(
+            "jobs_model_changed",
+            "Jobs whose model no worker had any more, by what became of them.",
+            "action",
+            ["restart", "resume", "fail"],
+        )
         self._outages = make.counter("redis_outages", "Times that Redis stopped answering.")
         self._wait = make.histogram("queue_wait_seconds", "From enqueue to claim.", WAIT_S)
         self._first_token = make.histogram(
@@ -211,6 +217,10 @@ class Metrics:
     def fenced(self) -> None:
         """A write was refused: the job is another worker's by now."""
         self._fenced.inc()
+
+    def model_changed(self, action: Literal["restart", "resume", "fail"], jobs: int) -> None:
+        """So many jobs whose model was gone were restarted, resumed with another, or failed."""
+        self._model_changed[action].inc(jobs)
 
     def outage(self) -> None:
         """Redis stopped answering."""

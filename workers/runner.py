@@ -18,6 +18,7 @@ import structlog
 
 from ..engine import Engine
 from ..schemas.errors import BrokerUnavailable
+from ..schemas.job import SCHEMA_VERSION
 from ..schemas.scripts import ReleaseReason
 from .flush import Flush, Queue
 from .link import Link
@@ -182,6 +183,8 @@ class Runner:
             "max_batch_size": self._settings.max_batch_size,
             "capacity_tokens": self._engine.capacity_tokens,
             "classes": ",".join(self._settings.classes),
+            "fingerprint": self._queue.fingerprint,
+            "max_v": SCHEMA_VERSION,
             "pid": os.getpid(),
         }
 

@@ -28,6 +28,9 @@ class WorkerSettings(CelerySettings):
         gpu_reserve_bytes: GPU memory that KV pages leave free, besides what a measured step takes; 3 % of the
             GPU's, at least 512 MiB, when not given.
         classes: job classes served, most urgent first.
+        on_model_change: what becomes of a job with tokens once no worker has the model that made them:
+            `restart` from scratch, `resume` with another model's tokens after them, or `fail`.
+        model_grace_s: how long no worker of that model must have been heard of before that.
         lease_s: a worker silent for this long loses its jobs to another.
         flush_s: longest time between two publications of a stream.
         finish_s: when the worker is stopped, running jobs may go on for so long to end by themselves; what
@@ -57,6 +60,8 @@ class WorkerSettings(CelerySettings):
     cuda_graphs: bool = True
     gpu_reserve_bytes: Annotated[int, Field(ge=0)] | None = None
     classes: Annotated[tuple[JobClass, ...], Field(min_length=1)] = tuple(JobClass)
+    on_model_change: Literal["restart", "resume", "fail"] = "restart"
+    model_grace_s: Annotated[float, Field(ge=1, le=86_400)] = 30.0
     lease_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
     flush_s: Annotated[float, Field(ge=0, le=10)] = 0.05
     heartbeat_s: Annotated[float, Field(gt=0, le=30)] = 1.0

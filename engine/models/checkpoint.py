@@ -30,7 +30,7 @@ class Checkpoint:
     ) -> None:
         self._dtype, self._device, self._int4 = dtype, device, int4
         self._files: dict[str, Any] = {}
-        for path in _shards(folder):
+        for path in shards(folder):
             file = stack.enter_context(safe_open(path, framework="pt"))
             self._files |= dict.fromkeys(file.keys(), file)
 
@@ -65,7 +65,12 @@ class Checkpoint:
         return tensor.to(self._dtype)
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint.
+
+    Raises:
+        ModelError: it has none.
+    """
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))

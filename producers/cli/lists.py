@@ -49,6 +49,7 @@ def workers(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = Fa
         "waiting": "WAITING",
         "pages_free": "FREE PAGES",
         "pages_total": "PAGES",
+        "fingerprint": "FINGERPRINT",
     }
     with Client.from_env(redis) as client:
         show(client.workers(), columns, "no workers", as_json=as_json)

@@ -24,14 +24,14 @@ from .drop_dead import drop_dead
 from .drop_entry import drop_entry
 from .enqueue import enqueue
 from .finish import finish
-from .heartbeat import forget_worker, heartbeat
+from .heartbeat import HeartbeatReply, forget_worker, heartbeat
 from .recover import Recovered, recover
 from .release import ReleaseReason, release
 from .replay_delivery import replay_delivery
 from .requeue_dead import requeue_dead
 from .settle_delivery import settle_delivery
 from .trial import trial
-from .upkeep import UpkeepReply, upkeep
+from .upkeep import ModelChange, UpkeepReply, upkeep
 
 __all__ = [
     "Advance",
@@ -43,6 +43,8 @@ __all__ = [
     "ClaimedJob",
     "DeliveriesReply",
     "DueDelivery",
+    "HeartbeatReply",
+    "ModelChange",
     "Recovered",
     "ReleaseReason",
     "Script",

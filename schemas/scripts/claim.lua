@@ -7,7 +7,8 @@ local capacity, output_ratio, tokens_per_byte = tonumber(ARGV[7]), tonumber(ARGV
 local suspect_slots, max_v, resync = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
 local company, context = ARGV[13] == '1', tonumber(ARGV[14])
 local room = {interactive = tonumber(ARGV[15]), standard = tonumber(ARGV[16]), batch = 0}  -- once others gave way
-local classes = {unpack(ARGV, 17)}
+local fingerprint = ARGV[17]
+local classes = {unpack(ARGV, 18)}
 
 local MAX_LOOKS = 64   -- at what starts nothing: ended or broken heads, empty lanes, tenants at their limit
 local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; then as many, from anywhere behind them
@@ -21,22 +22,12 @@ local now = now_ms()
 local taken, blocked = {}, nil
 local looks, cleared, unfit, passed = MAX_LOOKS, 0, MAX_UNFIT, false
 
-local largest_of = {}  -- the most tokens that one job can come to at any living worker, by class
+local larger_than_this = {}  -- by class and model
 
-local function largest(class)
-  if largest_of[class] then return largest_of[class] end
-  local found = 0
-  for _ = 1, MAX_SKIPS do
-    local head = redis.call('ZRANGE', key('capacity', class), -1, -1, 'WITHSCORES')
-    if head[1] and not redis.call('ZSCORE', key('workers'), head[1]) then
-      redis.call('ZREM', key('capacity', class), head[1])
-    else
-      found = tonumber(head[2] or 0)
-      break
-    end
-  end
-  largest_of[class] = found
-  return found
+local function is_left_to_larger(class, model)
+  local name = class .. ':' .. (model or '')
+  if larger_than_this[name] == nil then larger_than_this[name] = is_larger_elsewhere(class, model, capacity) end
+  return larger_than_this[name]
 end
 
 local function prompt_of_entry(entry)
@@ -52,17 +43,17 @@ end
 
 -- What the job costs here; nil when a larger worker could bring it further. A prompt that no worker can hold costs
 -- nothing: its producer is told so at once instead of blocking the queue.
-local function cost_of(entry, offset, class)
+local function cost_of(entry, offset, job)
   local known = prompt_of_entry(entry) + offset
   if known >= context then return 0 end
   local all = math.min(prompt_of_entry(entry) + tonumber(entry.max_tokens), context)
-  if all > capacity and largest(class) > capacity then return nil end
+  if all > capacity and is_left_to_larger(job.class, model_of(job)) then return nil end
   return known < capacity and pages_of(entry, offset, capacity) or 0
 end
 
 local JOB_FIELDS = {'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events', 'started_ms',
   'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
-  'prompt_bytes', 'held', 'passed', 'charged', 'epoch'}
+  'prompt_bytes', 'held', 'passed', 'charged', 'epoch', 'fingerprint', 'mixed'}
 
 local function hand_out(id, job, fence)
   local offset = tonumber(job.offset or 0)
@@ -80,6 +71,16 @@ local function first_start(id, job)
   redis.call('ZADD', key('deadlines'), deadline, id)
 end
 
+-- Whose the next tokens will be; those of a job that goes on with another model are the latest one's.
+local function note_model(id, job)
+  if fingerprint == '' then
+    redis.call('HDEL', key('job', id), 'worker_fingerprint')
+  else
+    redis.call('HSET', key('job', id), 'worker_fingerprint', fingerprint)
+    if job.mixed then redis.call('HSET', key('job', id), 'fingerprint', fingerprint) end
+  end
+end
+
 local function start(id, job)
   local epoch = tonumber(job.epoch or 0) + 1
   local fence = string.format('%d.%s', epoch, nonce)
@@ -93,6 +94,7 @@ local function start(id, job)
   end
   if job.held or job.passed then redis.call('HDEL', key('job', id), 'held', 'passed') end
   redis.call('HSET', key('job', id), 'state', 'running', 'epoch', epoch, 'fence', fence, 'worker', worker)
+  note_model(id, job)
   if job.stream ~= lane and not job.charged then  -- by a worker of before, or in an earlier life
     redis.call('HSET', key('job', id), 'charged', prompt_of(job) + number(job.offset))
   end
@@ -137,10 +139,10 @@ local function hold(id, job, cost)
   return true
 end
 
--- Deal with an entry. Returns 'cleared' (it is gone), 'others' (it is for other workers), 'larger' (the same, and
--- these have more memory), 'blocked', 'full' with the cost of what does not fit, or 'started' with its cost; then
--- the job's id and record.
-local function look(stream, entry_id, entry)
+-- Deal with an entry; `kind` of a stream of jobs that have run. Returns 'cleared' (it is gone), 'others' (it is for
+-- other workers), 'larger' (the same, and these have more memory), 'blocked', 'full' with the cost of what does not
+-- fit, or 'started' with its cost; then the job's id and record.
+local function look(stream, entry_id, entry, kind)
   local id = entry.job
   if not (id and tonumber(entry.prompt_tokens) and tonumber(entry.prompt_bytes)
       and tonumber(entry.max_tokens) and tonumber(entry.v)) then
@@ -167,11 +169,16 @@ local function look(stream, entry_id, entry)
     looks = looks - looks_for(job) + 1  -- with the one that counts anyhow
     return 'cleared'
   end
-  if tonumber(entry.v) > max_v then
+  local newer, model = tonumber(entry.v) > max_v, model_of(job)
+  if kind and (newer or (model and model ~= fingerprint)) then  -- an older script has put it here
+    requeue(id, kind)
+    return 'cleared'
+  end
+  if newer then
     pass_over(id, job)
     return 'others'
   end
-  local cost = cost_of(entry, offset, job.class)
+  local cost = cost_of(entry, offset, job)
   if not cost then return 'larger', nil, id, job end
   if slots < 1 or (cost == 0 and unfit < 1) then
     blocked = slots < 1 and {job.class, cost} or {}
@@ -196,14 +203,15 @@ local function wait_for(id, job, cost)
 end
 
 -- Jobs that have run before, or were set aside. The limits of their tenants were looked at when they left a lane.
-local function serve_all(stream, most)
+local function serve_all(kind, readers, most)
+  local stream = key(kind, readers)
   local after = taken_up_to(stream)
   while after do
     local entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', PAGE)
     for _, found in ipairs(entries) do
       if blocked or most < 1 or looks < 1 then return end
       after = found[1]
-      local state, cost, id, job = look(stream, after, to_fields(found[2]))
+      local state, cost, id, job = look(stream, after, to_fields(found[2]), kind)
       looked(state)
       if state == 'started' then
         most = most - 1
@@ -296,7 +304,9 @@ end
 
 local function a_suspect_waits()
   for _, class in ipairs(classes) do
-    if peek(key('suspects', class)) then return 1 end
+    for _, readers in ipairs(readable(class, max_v, fingerprint)) do
+      if peek(key('suspects', readers)) then return 1 end
+    end
   end
   return 0
 end
@@ -304,11 +314,13 @@ end
 -- A suspect is tried alone: a worker that holds nothing takes one, and nothing beside it.
 local function try_suspect()
   for _, class in ipairs(classes) do
-    serve_all(key('suspects', class), 1)
-    blocked = nil  -- one that does not fit a worker that holds nothing is another's to try
-    if #taken > 0 then
-      redis.call('SET', key('trial'), string.format('%s %d', worker, now + lease_ms), 'PX', lease_ms)
-      return true
+    for _, readers in ipairs(readable(class, max_v, fingerprint)) do
+      serve_all('suspects', readers, 1)
+      blocked = nil  -- one that does not fit a worker that holds nothing is another's to try
+      if #taken > 0 then
+        redis.call('SET', key('trial'), string.format('%s %d', worker, now + lease_ms), 'PX', lease_ms)
+        return true
+      end
     end
   end
   if who_tries() == worker and a_suspect_waits() == 0 then redis.call('DEL', key('trial')) end
@@ -318,7 +330,7 @@ local others_first = suspect_slots > 0 and others_come_first(now)
 local tried = suspect_slots > 0 and not others_first and try_suspect()
 if not tried then
   for _, class in ipairs(classes) do
-    serve_all(key('retry', class), math.huge)
+    for _, readers in ipairs(readable(class, max_v, fingerprint)) do serve_all('retry', readers, math.huge) end
     if not blocked then serve_lanes(class) end
     if blocked or looks < 1 then break end
   end

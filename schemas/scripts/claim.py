@@ -34,6 +34,7 @@ class ClaimRequest:
         company: the worker may run jobs of other queues beside these.
         context_tokens: the most one job of this model can ever hold anywhere.
         room_tokens: by class, tokens that would fit if all less urgent jobs here gave way.
+        fingerprint: of the worker's model; of jobs with tokens it takes those alone that this model made.
     """
 
     worker: str
@@ -52,6 +53,7 @@ class ClaimRequest:
     company: bool = False
     context_tokens: int = 2**31
     room_tokens: Mapping[JobClass, int] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 @dataclass(slots=True)
@@ -118,6 +120,7 @@ def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
         request.context_tokens,
         request.room_tokens.get(JobClass.INTERACTIVE, 0),
         request.room_tokens.get(JobClass.STANDARD, 0),
+        request.fingerprint,
         *(job_class.value for job_class in request.classes),
     )
     return Call(script("claim"), tag.base, args, _parse)

@@ -1,9 +1,13 @@
 -- A worker says that it lives and what it has. ARGV: id, time to live in ms, then field, value, ... Of these,
--- `capacity_tokens` and `classes` tell smaller workers what they can leave to it.
--- The answer is in how many ms it is to end by itself, if somebody has asked it to.
+-- `capacity_tokens` and `classes` tell smaller workers what they can leave to it; `fingerprint`, `max_v` and `classes`
+-- which jobs with tokens it can go on with.
+-- The answer is in how many ms it is to end by itself, if somebody has asked it to, and which other models were
+-- served under the same name within the last seconds.
+local HEARD_OF_MS = 10 * 1000
+
 allow_when_full()
-local worker, facts = ARGV[1], to_fields({unpack(ARGV, 3)})
-redis.call('ZADD', key('workers'), now_ms(), worker)
+local worker, facts, now = ARGV[1], to_fields({unpack(ARGV, 3)}), now_ms()
+redis.call('ZADD', key('workers'), now, worker)
 for _, class in ipairs(CLASSES) do
   local serves = not facts.classes or string.find(',' .. facts.classes .. ',', ',' .. class .. ',', 1, true)
   if facts.capacity_tokens and serves then
@@ -11,7 +15,19 @@ for _, class in ipairs(CLASSES) do
   else
     redis.call('ZREM', key('capacity', class), worker)
   end
+  for _, readers in ipairs(serves and readable(class, tonumber(facts.max_v or 1), facts.fingerprint or '') or {}) do
+    if readers ~= class then redis.call('ZADD', key('readers'), now, readers) end
+  end
 end
 redis.call('HSET', key('worker', worker), unpack(ARGV, 3))
 redis.call('PEXPIRE', key('worker', worker), ARGV[2])
-return redis.call('HGET', key('worker', worker), 'drain') or ''
+
+local answer, seen = {redis.call('HGET', key('worker', worker), 'drain') or ''}, {[facts.fingerprint or ''] = true}
+for _, readers in ipairs(redis.call('ZRANGEBYSCORE', key('readers'), now - HEARD_OF_MS, '+inf', 'LIMIT', 0, 64)) do
+  local model = string.match(readers, ':(%x+)$')
+  if model and not seen[model] then
+    seen[model] = true
+    answer[#answer + 1] = model
+  end
+end
+return answer

@@ -1,7 +1,7 @@
 """Workers saying that they live."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 
@@ -12,10 +12,22 @@ from .call import Arg, Call, script, text
 from .upkeep import WORKER_SILENCE_S
 
 
-def heartbeat(tag: Tag, worker_id: str, facts: Mapping[str, str | int]) -> Call[float | None]:
+class HeartbeatReply(NamedTuple):
+    """What the queue has to tell a worker.
+
+    Attributes:
+        drain_s: None, or for how many seconds it may go on with its jobs before it hands them over and ends.
+        others: fingerprints of other models that were served under the same name within the last seconds.
+    """
+
+    drain_s: float | None
+    others: tuple[str, ...]
+
+
+def heartbeat(tag: Tag, worker_id: str, facts: Mapping[str, str | int]) -> Call[HeartbeatReply]:
     """Register the worker, or renew it, with what it says of itself.
 
-    The result is None, or for how many seconds it may go on with its jobs before it hands them over and ends.
+    Of that, `fingerprint`, `classes` (joined by commas) and `max_v` tell which jobs with tokens it can take.
     """
     args: list[Arg] = [worker_id, round(WORKER_SILENCE_S * 1000)]
     for name, value in facts.items():
@@ -23,9 +35,9 @@ def heartbeat(tag: Tag, worker_id: str, facts: Mapping[str, str | int]) -> Call[
     return Call(script("heartbeat"), tag.base, args, _parse)
 
 
-def _parse(reply: Any) -> float | None:
-    answer = text(reply)
-    return int(answer) / 1000 if answer else None
+def _parse(reply: list[Any]) -> HeartbeatReply:
+    drain_ms, *others = map(text, reply)
+    return HeartbeatReply(int(drain_ms) / 1000 if drain_ms else None, tuple(others))
 
 
 def forget_worker(redis: Redis, tag: Tag, worker_id: str) -> None:

@@ -238,6 +238,29 @@ end
 
 local QUEUE_FIELDS = {'class', 'tenant', 'prompt_tokens', 'prompt_bytes', 'max_tokens', 'v'}
 
+-- The fingerprint of the model that made the job's tokens; nil while it has none.
+local function model_of(job)
+  return (tonumber(job.offset) or 0) > 0 and string.match(job.fingerprint or '', '^%x+$') or nil
+end
+
+-- Who may take a job that has run: `<class>`, then `v<version>` and the model, as far as either limits it.
+local function readers_of(job)
+  local version = (tonumber(job.v) or 1) > 1 and ':v' .. job.v or ''
+  local model = model_of(job)
+  return job.class .. version .. (model and ':' .. model or '')
+end
+
+-- The same from a worker's side: all that it reads of a class, jobs with tokens of its model first.
+local function readable(class, max_v, fingerprint)
+  local found = {}
+  for v = 1, max_v do
+    for _, offset in ipairs({fingerprint ~= '' and 1 or 0, 0}) do
+      found[#found + 1] = readers_of({class = class, v = v, offset = offset, fingerprint = fingerprint})
+    end
+  end
+  return found
+end
+
 local function enter_lane(id)
   local job = fields_of(id, unpack(QUEUE_FIELDS))
   local lane = key('lane', job.class, job.tenant)
@@ -277,16 +300,19 @@ local function stop_running(id, tenant, worker)
   for _, class in ipairs(CLASSES) do unpark(class, tenant) end
 end
 
--- A job that has run goes back with its progress, ahead of the lanes of its class: to `retry` or `suspects`.
+-- A job that has run goes back with its progress, ahead of the lanes of its class: to a stream of `retry` or
+-- `suspects`. One that only some workers may take goes to a stream that no other reads, and is in nobody's way.
 local function requeue(id, kind)
   leave_queue(id)
   settle(id)
-  local job = fields_of(id, 'deadline_ms', 'worker', unpack(QUEUE_FIELDS))
-  local stream = key(kind, job.class)
+  local job = fields_of(id, 'deadline_ms', 'worker', 'fingerprint', 'offset', unpack(QUEUE_FIELDS))
+  local readers = readers_of(job)
+  local stream = key(kind, readers)
+  if readers ~= job.class then redis.call('ZADD', key('readers'), 'NX', now_ms(), readers) end
   stop_running(id, job.tenant, job.worker)
   redis.call('HDEL', key('job', id), 'fence', 'worker')
   if job.deadline_ms then redis.call('ZADD', key('deadlines'), job.deadline_ms, id) end  -- it may have passed
-  local entry = push(stream, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v)
+  local entry = push(stream, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v or 1)
   redis.call('HSET', key('job', id), 'state', 'queued', 'stream', stream, 'entry', entry)
   ring()
 end
@@ -310,6 +336,27 @@ local function publish(id, entry_id, payload)
   return true
 end
 
+-- From its first token on a job belongs to the model that made it.
+local function note_first_token(id, now)
+  local model = fields_of(id, 'worker_fingerprint').worker_fingerprint
+  redis.call('HSET', key('job', id), 'first_token_ms', now)
+  if model then
+    redis.call('HSET', key('job', id), 'fingerprint', model)
+  else
+    redis.call('HDEL', key('job', id), 'fingerprint')
+  end
+end
+
+-- Forgets all tokens of a job that waits. Who reads it live is sent a chunk that follows on nothing, and so reads
+-- the log again and finds it begun from scratch.
+local function start_over(id)
+  local restarts = (tonumber(fields_of(id, 'restarts').restarts) or 0) + 1
+  redis.call('HSET', key('job', id), 'restarts', restarts)
+  redis.call('DEL', key('out', id))
+  redis.call('HDEL', key('job', id), 'offset', 'first_token_ms', 'fingerprint', 'mixed')
+  redis.call('PUBLISH', key('chan', id), '{"offset":9007199254740991,"text":"","restarts":' .. restarts .. '}')
+end
+
 -- Writes tokens from..to of a job's log. Gives nil, also for a chunk that is there already (the caller's last
 -- reply was lost), or the refusal: the log does not reach `from`, or ends inside the chunk, or is damaged.
 local function append(id, stored_offset, from, to, payload, now)
@@ -318,7 +365,7 @@ local function append(id, stored_offset, from, to, payload, now)
   if payload == '' or to <= offset then return nil end
   if from ~= offset then return 'behind ' .. offset end
   if not publish(id, to .. '-0', payload) then return 'damaged' end
-  if offset == 0 then redis.call('HSET', key('job', id), 'first_token_ms', now) end
+  if offset == 0 then note_first_token(id, now) end
   redis.call('HSET', key('job', id), 'offset', to)
 end
 
@@ -522,6 +569,25 @@ local function looks_for(job) return 1 + math.floor(number(job.offset) / LOG_LOO
 local function retention_of(id) return fields_of(id, 'state', 'retention_ms').retention_ms end
 
 local function due(job, now) return job.deadline_ms and tonumber(job.deadline_ms) <= now end
+
+local MAX_LARGER = 32  -- workers of other models that are looked past
+
+-- Whether one job can come to more than `capacity` tokens at another living worker, of the model that it belongs to.
+local function is_larger_elsewhere(class, model, capacity)
+  local rank = -1
+  for _ = 1, MAX_LARGER do
+    local head = redis.call('ZRANGE', key('capacity', class), rank, rank, 'WITHSCORES')
+    if not head[1] or tonumber(head[2]) <= capacity then return false end
+    if not redis.call('ZSCORE', key('workers'), head[1]) then
+      redis.call('ZREM', key('capacity', class), head[1])
+    elseif model and redis.call('HGET', key('worker', head[1]), 'fingerprint') ~= model then
+      rank = rank - 1
+    else
+      return true
+    end
+  end
+  return false
+end
 
 local function forget_worker(worker)
   redis.call('ZREM', key('workers'), worker)

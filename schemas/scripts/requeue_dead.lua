@@ -21,9 +21,10 @@ end
 
 redis.call('HDEL', key('job', id), 'attempts', 'history', 'suspect', 'charged', 'result', 'error', 'finished_ms',
   'deadline_ms', 'expires_ms')
-if from_scratch or offset == 0 or redis.call('TYPE', log).ok ~= 'stream' then
+if offset == 0 then
   redis.call('DEL', log)
-  redis.call('HDEL', key('job', id), 'offset', 'first_token_ms')
+elseif from_scratch or redis.call('TYPE', log).ok ~= 'stream' then
+  start_over(id)
 else
   take_out_end_marker()
   redis.call('PERSIST', log)

@@ -1,20 +1,23 @@
 -- Whether a worker that holds jobs is to give them back and try suspects: one has waited for long, and nobody tries
--- any. One worker of the queue is asked at a time. ARGV: the worker, its lease in ms, and the classes of which it can
--- try jobs now. What is listed as held by the worker is kept for as long as its leases at least.
-local worker, lease_ms, classes = ARGV[1], tonumber(ARGV[2]), {unpack(ARGV, 3)}
+-- any. One worker of the queue is asked at a time. ARGV: the worker, its lease in ms, the newest schema version that it
+-- reads, its model's fingerprint, and the classes of which it can try jobs now. What is listed as held by the worker is
+-- kept for as long as its leases at least.
+local worker, lease_ms, max_v, fingerprint = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local classes = {unpack(ARGV, 5)}
 
 local PATIENCE_MS = 2 * 1000  -- a worker that was started again for the suspects' sake comes sooner, as a rule
 local LOOKS = 16              -- at suspects of a class
 
 -- The first suspect that is not for a worker with more memory, which a claim by this one would leave to it.
-local function first_for_worker(stream, class)
+local function first_for_worker(readers, class)
   local own = tonumber(redis.call('ZSCORE', key('capacity', class), worker) or math.huge)
-  local largest = tonumber(redis.call('ZRANGE', key('capacity', class), -1, -1, 'WITHSCORES')[2] or 0)
+  local is_larger = is_larger_elsewhere(class, string.match(readers, ':(%x+)$'), own)
+  local stream = key('suspects', readers)
   local after = taken_up_to(stream)
   for _, found in ipairs(after and redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', LOOKS) or {}) do
     local entry = to_fields(found[2])
     local most = (tonumber(entry.prompt_tokens) or 0) + (tonumber(entry.max_tokens) or 0)
-    if most <= own or own >= largest then return found[1] end
+    if most <= own or not is_larger then return found[1] end
   end
 end
 
@@ -23,12 +26,14 @@ redis.call('PEXPIRE', key('held', worker), lease_ms + HELD_MS)
 local now = now_ms()
 if others_come_first(now) then return 0 end
 for _, class in ipairs(classes) do
-  local entry_id = first_for_worker(key('suspects', class), class)
-  local waited_ms = entry_id and now - tonumber(string.match(entry_id, '^%d+'))
-  if entry_id and (waited_ms > PATIENCE_MS or waited_ms < 0) then  -- before 0: the clock was ahead
-    if who_tries(now + longest_lease(lease_ms)) then return 0 end
-    redis.call('SET', key('trial'), string.format('%s %d', worker, now + lease_ms), 'PX', lease_ms)
-    return 1
+  for _, readers in ipairs(readable(class, max_v, fingerprint)) do
+    local entry_id = first_for_worker(readers, class)
+    local waited_ms = entry_id and now - tonumber(string.match(entry_id, '^%d+'))
+    if entry_id and (waited_ms > PATIENCE_MS or waited_ms < 0) then  -- before 0: the clock was ahead
+      if who_tries(now + longest_lease(lease_ms)) then return 0 end
+      redis.call('SET', key('trial'), string.format('%s %d', worker, now + lease_ms), 'PX', lease_ms)
+      return 1
+    end
   end
 end
 return 0

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..job import JobClass
+from ..job import SCHEMA_VERSION, JobClass
 from ..keys import Tag
 from .call import Call, script
 
 
-def trial(tag: Tag, worker_id: str, lease_ms: int, classes: Sequence[JobClass]) -> Call[bool]:
+def trial(
+    tag: Tag, worker_id: str, lease_ms: int, classes: Sequence[JobClass], fingerprint: str = ""
+) -> Call[bool]:
     """Whether this worker, which holds jobs, is to give them back and try suspects, one after the other.
 
     To be called with every heartbeat of a worker that holds jobs; `classes` are those of which it can try
@@ -18,5 +20,5 @@ def trial(tag: Tag, worker_id: str, lease_ms: int, classes: Sequence[JobClass]) 
     def parse(reply: Any) -> bool:
         return bool(int(reply))
 
-    args = (worker_id, lease_ms, *(job_class.value for job_class in classes))
+    args = (worker_id, lease_ms, SCHEMA_VERSION, fingerprint, *(job_class.value for job_class in classes))
     return Call(script("trial"), tag.base, args, parse)

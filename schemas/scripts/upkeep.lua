@@ -3,13 +3,13 @@
 -- a call (the count of jobs that wait is of `limit` tenants a class at most).
 local limit, suspect_margin = tonumber(ARGV[1]), tonumber(ARGV[2])
 local worker_ms, dead_retention_ms, lease_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local most_attempts = tonumber(ARGV[6])
+local most_attempts, model_grace_ms, on_model_change = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 
 local CLOCK_STEP_MS = 1000  -- by which a clock that was ahead is set back at least; less is kept right in passing
 
 allow_when_full()
 local now = now_ms()
-local counts = {promoted = 0, expired = 0, cancelled = 0, recovered = 0, dead = 0, workers = 0}
+local counts = {promoted = 0, expired = 0, cancelled = 0, recovered = 0, dead = 0, workers = 0, model_changed = 0}
 
 local pulse = to_fields(redis.call('HGETALL', key('pulse')))
 
@@ -96,7 +96,8 @@ local function all_were_silent()
   return now < spare_until
 end
 
-local lapsed = all_were_silent() and {} or ripe('leases', now)
+local spared = all_were_silent()
+local lapsed = spared and {} or ripe('leases', now)
 for _, id in ipairs(lapsed) do
   local outcome = take_back(id, false, 'fell silent', suspect_margin, dead_retention_ms, most_attempts, now)
   if outcome then counts[outcome] = counts[outcome] + 1 end
@@ -113,9 +114,60 @@ for _, lane in ipairs(redis.call('SRANDMEMBER', key('parked'), limit)) do
   unpark(string.match(lane, '^(%l+):(.+)$'))
 end
 
+-- A job with tokens whose model nobody has any more goes on as the operator wants it to.
+local function let_go(id, kind)
+  if on_model_change == 'fail' then
+    local error = '{"code":"model_changed","message":"the model that made its tokens is not served any more"}'
+    return end_unattended(id, 'failed', 'error', error, retention_of(id), now)
+  end
+  if on_model_change == 'restart' then
+    start_over(id)
+    if kind == 'suspects' then redis.call('HSET', key('job', id), 'suspect', suspect_margin) end
+  else
+    redis.call('HDEL', key('job', id), 'fingerprint')
+    redis.call('HSET', key('job', id), 'mixed', 1)
+  end
+  requeue(id, kind)
+end
+
+local function let_all_go(stream, kind, most)
+  for _ = 1, most do
+    local entry_id, entry = peek(stream)
+    if not entry_id then return end
+    local job = fields_of(entry.job or '', 'state', 'entry')
+    if job.state == 'queued' and job.entry == entry_id then
+      let_go(entry.job, kind)
+      counts.model_changed = counts.model_changed + 1
+    else
+      take(stream)
+      drop(stream, entry_id)
+    end
+  end
+end
+
+-- Nobody was heard of later than now: Redis's clock was ahead.
+for _, readers in ipairs(redis.call('ZRANGEBYSCORE', key('readers'), '(' .. now, '+inf', 'LIMIT', 0, limit)) do
+  redis.call('ZADD', key('readers'), now, readers)
+end
+
+-- Streams of retry and suspects whose readers have not been heard of for the grace, and jobs in them.
+local most = on_model_change == 'fail' and math.ceil(limit / 10) or limit  -- who fails, has his log read
+for _, readers in ipairs((spared or on_model_change == '') and {} or ripe('readers', now - model_grace_ms)) do
+  for _, kind in ipairs({'retry', 'suspects'}) do
+    local stream = key(kind, readers)
+    if string.match(readers, ':%x+$') then let_all_go(stream, kind, most - counts.model_changed) end
+  end
+  if redis.call('EXISTS', key('retry', readers), key('suspects', readers)) == 0 then
+    redis.call('ZREM', key('readers'), readers)
+  end
+end
+
 -- When nothing waits or runs, it does not matter any more who was served how much.
 local idle = redis.call('EXISTS', key('leases')) == 0
 local queued = 0
+for _, readers in ipairs(redis.call('ZRANGE', key('readers'), 0, limit - 1)) do
+  queued = queued + depth(key('retry', readers)) + depth(key('suspects', readers))
+end
 for _, class in ipairs(CLASSES) do
   if idle and redis.call('EXISTS', key('backlog', class)) == 0 then
     forget_ahead(class, redis.call('ZRANGE', key('ahead', class), 0, limit - 1))
@@ -125,4 +177,4 @@ for _, class in ipairs(CLASSES) do
     queued = queued + depth(key('lane', class, tenant))
   end
 end
-return {counts.promoted, counts.expired, counts.recovered, counts.dead, counts.workers, queued}
+return {counts.promoted, counts.expired, counts.recovered, counts.dead, counts.workers, counts.model_changed, queued}

@@ -1,6 +1,7 @@
 """What time does to a queue."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from ..keys import Tag
 from ..settings import QueueSettings
@@ -18,22 +19,42 @@ WORKER_SILENCE_S = 60.0
 """A worker that has not been heard of for this long is forgotten."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelChange:
+    """What becomes of jobs with tokens whose model no worker has any more.
+
+    Attributes:
+        action: they begin from scratch, go on with another model, or fail.
+        grace_s: how long no worker of the model must have been heard of.
+    """
+
+    action: Literal["restart", "resume", "fail"] = "restart"
+    grace_s: float = 30.0
+
+
 class UpkeepReply(NamedTuple):
-    """How many items of each kind the call dealt with, and how many jobs wait now."""
+    """How many items of each kind the call dealt with, and how many jobs wait now.
+
+    Attributes:
+        model_changed: jobs whose model was gone: restarted, resumed or failed, as the caller wants it.
+    """
 
     promoted: int
     expired: int
     recovered: int
     dead: int
     workers: int
+    model_changed: int
     queued: int
 
 
-def upkeep(tag: Tag, settings: QueueSettings, lease_ms: int = 10_000) -> Call[UpkeepReply]:
+def upkeep(
+    tag: Tag, settings: QueueSettings, lease_ms: int = 10_000, model_change: ModelChange | None = None
+) -> Call[UpkeepReply]:
     """Promote due jobs, expire deadlines, recover jobs of lapsed leases, forget silent workers.
 
     To be called several times in `lease_ms`: when it was not, Redis may have been away, and lapsed leases get
-    that time to be renewed.
+    that time to be renewed. Without a `model_change` jobs of models that are gone are left to others.
     """
 
     def parse(reply: list[Any]) -> UpkeepReply:
@@ -46,5 +67,7 @@ def upkeep(tag: Tag, settings: QueueSettings, lease_ms: int = 10_000) -> Call[Up
         round(settings.dead_retention_s * 1000),
         lease_ms,
         settings.max_attempts,
+        round(model_change.grace_s * 1000) if model_change else 0,
+        model_change.action if model_change else "",
     )
     return Call(script("upkeep"), tag.base, args, parse)

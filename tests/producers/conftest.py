@@ -18,11 +18,14 @@ from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import (
     ClaimedJob,
     ClaimRequest,
+    ModelChange,
+    ReleaseReason,
     Segment,
     advance,
     cancel,
     claim,
     finish,
+    release,
     run,
     upkeep,
 )
@@ -97,15 +100,27 @@ class ScriptedWorker:
     def __post_init__(self) -> None:
         self.redis.hset(keys.models(), MODEL, json.dumps({"id": MODEL, "context_tokens": 4096}))
 
-    def start(self) -> RunningJob:
+    def start(self, *, fingerprint: str = "") -> RunningJob:
         """Claim the next job, whichever it is."""
-        (claimed,) = run(self.redis, claim(self.tag, ClaimRequest("w", "n", 60_000, 10**9, 1))).jobs
+        request = ClaimRequest("w", "n", 60_000, 10**9, 1, fingerprint=fingerprint)
+        (claimed,) = run(self.redis, claim(self.tag, request)).jobs
         return RunningJob(self.redis, self.tag, claimed, claimed.offset)
 
     def start_all(self) -> dict[str, RunningJob]:
         """Claim every job there is; by id."""
         reply = run(self.redis, claim(self.tag, ClaimRequest("w", "n", 60_000, 10**9, 1000)))
         return {job.job_id: RunningJob(self.redis, self.tag, job, job.offset) for job in reply.jobs}
+
+    def give_back(self, job: RunningJob) -> None:
+        """Hand the job over."""
+        segment = job._segment(job.offset, job.offset)
+        assert run(self.redis, release(self.tag, segment, ReleaseReason.DRAIN)).status == "ok"
+
+    def change_model(self) -> None:
+        """Nobody has the model any more that made the tokens of the jobs that wait."""
+        for readers in self.redis.zrange(self.tag.readers, 0, -1):
+            self.redis.zadd(self.tag.readers, {readers: 0})
+        run(self.redis, upkeep(self.tag, QueueSettings(), model_change=ModelChange("restart")))
 
     def upkeep(self) -> None:
         run(self.redis, upkeep(self.tag, QueueSettings()))

@@ -13,16 +13,26 @@ def test_models_are_listed_with_what_their_worker_said(client: Client) -> None:
 
 
 def test_workers_are_listed_once_whatever_the_partitions(redis_url: str, redis: Redis, worker: Any) -> None:
-    facts = {"model": "m", "pages_total": 10, "pages_free": 4, "running": 2, "pid": 7, "later": "ignored"}
+    facts = {
+        "model": "m",
+        "pages_total": 10,
+        "pages_free": 4,
+        "running": 2,
+        "pid": 7,
+        "fingerprint": "ab",
+        "later": "ignored",
+    }
     tags = [Tag("m", partition) for partition in range(2)]
     for tag in tags:
         run(redis, heartbeat(tag, "w1", facts))
         run(redis, heartbeat(tag, "w0", facts))
     with Client(redis_url, partitions=2) as client:
         listed = client.workers()
-    assert [(w.id, w.model, w.pages_total, w.pages_free, w.running, w.pid) for w in listed] == [
-        ("w0", "m", 10, 4, 2, 7),
-        ("w1", "m", 10, 4, 2, 7),
+    assert [
+        (w.id, w.model, w.pages_total, w.pages_free, w.running, w.pid, w.fingerprint) for w in listed
+    ] == [
+        ("w0", "m", 10, 4, 2, 7, "ab"),
+        ("w1", "m", 10, 4, 2, 7, "ab"),
     ]
     assert listed[0].heartbeat_ms > 0
     for tag in tags:
@@ -47,9 +57,13 @@ def test_queues_count_what_waits_and_what_runs(client: Client, redis: Redis, wor
 
     run(redis, release(running[0].tag, running[0]._segment(0, 0), ReleaseReason.DRAIN))
     assert counts()[0] == ("interactive", "a", 1, 0)
-    again = worker.start()
+    again = worker.start(fingerprint="a" * 16)
     assert again.id == running[0].id
     assert counts()[0] == ("interactive", "a", 0, 1)
+    again.write(1)
+    worker.give_back(again)
+    assert counts()[0] == ("interactive", "a", 1, 0)
+    again = worker.start(fingerprint="a" * 16)
     again.finish()
     running[1].finish()
     assert sum(depth for _, _, depth, _ in counts()) == 3

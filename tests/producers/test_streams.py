@@ -280,6 +280,29 @@ def test_a_log_that_was_written_again_from_an_earlier_offset_is_a_reset(
     running.finish()
 
 
+@pytest.mark.parametrize("chunks", [(4,), (2, 2), (3, 3)])
+def test_a_reader_is_told_that_its_job_begins_from_scratch_however_fast_that_is(
+    client: Client, redis: Redis, worker: Any, until: Callable[..., None], chunks: tuple[int, ...]
+) -> None:
+    """The new tokens may be past what was seen when the reader looks: none of them is delivered."""
+    job = client.enqueue("x", model="m")
+    stream = job.stream()
+    running = worker.start(fingerprint="a" * 16)
+    running.write(2, 2)
+    assert token_ids([next(stream), next(stream)]) == expected(0, 4)
+    worker.give_back(running)
+    worker.change_model()
+    again = worker.start(fingerprint="b" * 16)
+    again.write(*chunks)
+    with pytest.raises(StreamReset) as caught:
+        next(stream)
+    assert (caught.value.seen, caught.value.offset) == (4, 0)
+    again.finish()
+    assert token_ids(list(job.stream())) == expected(0, sum(chunks))
+    result = job.result()
+    assert (result.restarts, result.fingerprint) == (1, "b" * 16)
+
+
 def test_a_log_with_a_hole_is_reported(client: Client, redis: Redis, worker: Any) -> None:
     job = client.enqueue("x", model="m")
     running = worker.start()

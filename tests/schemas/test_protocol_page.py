@@ -18,6 +18,7 @@ from headrace.schemas.scripts import (
     CancelStatus,
     ClaimRequest,
     DueDelivery,
+    ModelChange,
     ReleaseReason,
     Segment,
     UpkeepReply,
@@ -99,6 +100,7 @@ def seen(queue, redis) -> Seen:
     redis.hset(tag.tenants, "default", '{"max_running":100,"requests_per_minute":100}')
     queue.add(delay_s=100, idempotency_key="k")
     queue.call(heartbeat(tag, "w", {"model": "m", "capacity_tokens": 4096}))
+    change_model(queue, redis, seen)
     job = queue.start(webhook={"url": "https://example.com/hook"}, deadline_s=100, max_runtime_s=100)
     queue.advance(job, 0, 2)
     queue.cancel(job.job_id)
@@ -133,6 +135,22 @@ def seen(queue, redis) -> Seen:
     queue.add()
     seen.look(redis, tag)
     return seen
+
+
+def change_model(queue, redis, seen: Seen) -> None:
+    """A job goes on with a model that is not the one which made its tokens, then begins from scratch."""
+    tag, model = queue.tag, "a" * 16
+    queue.add()
+    for action in ("resume", "restart"):
+        (job,) = queue.claim(fingerprint=model).jobs
+        queue.release(job, job.offset, job.offset + 1)
+        redis.zadd(tag.readers, {f"standard:{model}": 0})
+        seen.look(redis, tag)
+        queue.call(upkeep(tag, queue.settings, model_change=ModelChange(action)))
+        seen.look(redis, tag)
+    (job,) = queue.claim().jobs
+    queue.finish(job)
+    redis.delete(tag.job(job.job_id), tag.out(job.job_id))
 
 
 def deliver(queue, redis, seen: Seen) -> None:
@@ -244,7 +262,7 @@ def test_scripts_take_as_many_arguments_as_the_table_names():
     assert documented == taken
     described = {names(script)[0] for script, *_ in table("script | effect")}
     assert described == set(documented)
-    assert len(UpkeepReply._fields) == 6
+    assert len(UpkeepReply._fields) == 7
 
 
 def test_the_shell_example_prints_what_the_page_shows(redis, redis_server):

@@ -50,7 +50,7 @@ def test_dead_letters_go_by_age_only(queue, redis):
 
 
 def test_upkeep_of_an_idle_queue_leaves_nothing_behind_but_its_pulse(queue, redis):
-    assert queue.upkeep() == (0, 0, 0, 0, 0, 0)
+    assert queue.upkeep() == (0, 0, 0, 0, 0, 0, 0)
     assert redis.keys() == [queue.tag.pulse.encode()]
 
 

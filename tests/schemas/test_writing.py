@@ -161,7 +161,7 @@ def test_a_full_redis_refuses_new_jobs_and_lets_work_go_on(own_redis):
         assert redis.dbsize() == size
         assert queue.advance(running, 0, 2).status == "ok"
         assert queue.claimed() == [waiting]
-        assert queue.call(heartbeat(queue.tag, "w", {"model": "m"})) is None
+        assert queue.call(heartbeat(queue.tag, "w", {"model": "m"})) == (None, ())
         assert queue.release(running, 2, 3).status == "ok"
         (running,) = queue.claim().jobs
         queue.advance(running, 3, 3, lease_ms=-1)

@@ -127,7 +127,7 @@ def test_labels_are_bounded_and_every_metric_says_what_it_is(told: Told) -> None
     for metric in told.registry.collect():
         assert metric.documentation.endswith(".")
         for sample in metric.samples:
-            assert set(sample.labels) <= {"model", "state", "le"}
+            assert set(sample.labels) <= {"model", "state", "action", "le"}
 
 
 @pytest.mark.parametrize(

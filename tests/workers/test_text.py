@@ -309,6 +309,19 @@ def test_prompts_get_the_special_tokens_of_the_tokenizer_and_chats_those_of_the_
     assert tokenizer.chat(messages) == byte_level.chat(messages)
 
 
+def test_a_tokenizers_fingerprint_follows_what_it_does_and_what_its_template_says(byte_level, tmp_path):
+    same, split, spoken = (tmp_path / name for name in ("same", "split", "spoken"))
+    for folder in (same, split, spoken):
+        folder.mkdir()
+    own = Tokenizer(altered(same)).fingerprint
+    assert own == byte_level.fingerprint
+    assert Tokenizer(altered(split, normalizer={"type": "Lowercase"})).fingerprint != own
+    altered(spoken)
+    with (spoken / "chat_template.jinja").open("a") as template:
+        template.write("!")
+    assert Tokenizer(str(spoken)).fingerprint != own
+
+
 def test_a_damaged_tokenizer_is_refused(tmp_path):
     with pytest.raises(TokenizerError, match="can't be loaded: data did not match"):
         Tokenizer(altered(tmp_path, model={"type": "none that exists"}))

@@ -1,5 +1,6 @@
 """The model's tokenizer and chat template."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ class Tokenizer:
         self._special_ids = frozenset(
             token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the tokenizer and its chat template do."""
+        identity = self._backend.to_str() + json.dumps(self._hf.chat_template, sort_keys=True)
+        return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a prompt."""

@@ -1,0 +1,95 @@
+"""The fingerprint of what decides an engine's tokens: equal for equal checkpoints, wherever they lie.
+
+Weights are hashed tensor by tensor, so that neither shards nor their order matter. The device, page sizes and
+anything else that leaves the distribution of tokens alone stay out of it.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import EngineConfig
+from .errors import ModelError
+from .executor import model_folder
+from .models import load_config, read_json
+from .models.checkpoint import shards
+
+GENERATION = 1
+"""Raised when the engine itself comes to choose other tokens: by its numerics, or by how it samples."""
+
+PIECE_BYTES = 1 << 26
+"""Tensors are hashed in pieces of this size, so that a large one keeps several threads busy."""
+
+_READ_BYTES = 1 << 22
+_UNINFORMATIVE = {"_name_or_path", "transformers_version"}
+
+
+def model_fingerprint(config: EngineConfig) -> str:
+    """16 hexadecimal digits for the model that `config` names, as this engine computes it.
+
+    Reads the whole checkpoint, in as many threads as the engine has.
+
+    Raises:
+        ModelError: there is no such model, or it can't be read.
+    """
+    folder = model_folder(config.model)
+    generation = folder / "generation_config.json"
+    files = read_json(folder / "config.json"), read_json(generation) if generation.exists() else {}
+    own = load_config(config.model, *files).dtype
+    identity = {
+        "generation": GENERATION,
+        "config": [{k: v for k, v in file.items() if k not in _UNINFORMATIVE} for file in files],
+        "dtype": str(own if config.dtype == "auto" else getattr(torch, config.dtype)),
+        "quantization": config.quantization,
+        "kv_dtype": config.kv_dtype,
+        "weights": _weights(folder, config.threads or os.cpu_count() or 1),
+    }
+    return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _weights(folder: Path, threads: int) -> list[list[Any]]:
+    """Each tensor's name, type, shape and digests, by name."""
+    with ExitStack() as stack, ThreadPoolExecutor(threads, "headrace-fingerprint") as pool:
+        found = []
+        for path in shards(folder):
+            file = stack.enter_context(path.open("rb")).fileno()
+            for name, tensor, places in _tensors(file):
+                digests = [pool.submit(_digest, file, start, end) for start, end in places]
+                found.append((name, tensor["dtype"], tensor["shape"], digests))
+        return [
+            [name, dtype, shape, [digest.result() for digest in digests]]
+            for name, dtype, shape, digests in sorted(found, key=lambda tensor: tensor[0])
+        ]
+
+
+def _tensors(file: int) -> Iterator[tuple[str, dict[str, Any], list[tuple[int, int]]]]:
+    """The tensors that a safetensors file's header names, and where the pieces of each lie."""
+    length = int.from_bytes(os.pread(file, 8, 0), "little")
+    header: dict[str, Any] = json.loads(os.pread(file, length, 8))
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            first, last = (8 + length + offset for offset in tensor["data_offsets"])
+            yield (
+                name,
+                tensor,
+                [(at, min(at + PIECE_BYTES, last)) for at in range(first, last, PIECE_BYTES)],
+            )
+
+
+def _digest(file: int, start: int, end: int) -> str:
+    """Of the bytes from `start` to `end`; neither reading nor hashing holds the interpreter."""
+    digest = blake2b(digest_size=16)
+    while start < end:
+        block = os.pread(file, min(_READ_BYTES, end - start), start)
+        if not block:
+            raise ModelError("a file of the checkpoint is shorter than its header says; fetch it again")
+        digest.update(block)
+        start += len(block)
+    return digest.hexdigest()
