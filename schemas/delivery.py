@@ -133,6 +133,9 @@ def _digest(name: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """An address without user, password, query and fragment."""
-    parts = urlsplit(url)
+    """An address without user, password, query and fragment; nothing of one that can't be read."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "<an address that can't be read>"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

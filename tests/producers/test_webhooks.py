@@ -62,6 +62,13 @@ def test_list_shows_the_newest_first_and_nothing_private(cli, deliver):
     assert pending not in cli("webhooks", "list", "--state", "failed")
 
 
+def test_an_address_that_can_not_be_read_hides_no_other_delivery(cli, deliver):
+    ids = [deliver(), deliver(url="https://[private"), deliver()]
+    listed = json.loads(cli("webhooks", "list", "--json"))
+    assert {one["id"] for one in listed} == set(ids)
+    assert "private" not in str(listed)
+
+
 def test_list_and_replay_read_no_bodies(cli, deliver, redis):
     ids = [deliver(body="x" * 2**20) for _ in range(4)]
     before = redis.info("stats")["total_net_output_bytes"]
