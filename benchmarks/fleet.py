@@ -21,6 +21,7 @@ from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, enqueue, finish, run, run_many
 from headrace.schemas.settings import QueueSettings
+from headrace.schemas.wire import WireJob
 from headrace.workers.embedded_redis import EmbeddedRedis
 
 from .machine import machine
@@ -54,7 +55,7 @@ class Worker:
         capacity = self.pages * PAGE
         request = ClaimRequest(self.name, "n", 60_000, budget, 1000, PAGE, capacity, context_tokens=capacity)
         for taken in run(redis, claim(TAG, request)).jobs:
-            job = Job.from_wire(taken.spec)
+            job = WireJob.from_wire(taken.spec)
             pages = -(-(PROMPT + job.max_tokens) // PAGE)
             ticks = min(job.max_tokens, SMALL_TOKENS[1])
             self.jobs[taken.job_id] = taken.fence, pages, now + ticks

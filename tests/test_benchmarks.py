@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import tables
+from benchmarks import scripts, tables
 from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +119,24 @@ def test_the_way_through_the_queue_is_measured_beside_celerys(tmp_path):
     assert {len(seconds) for seconds in facts["first_token_s"].values()} == {3}
     assert "of Celery's" in done.stdout
     assert done.stdout.strip() in page_of(tmp_path)
+
+
+def test_no_script_gives_more_commands_with_more_of_everything(redis):
+    few, more = (scripts.World(redis, count).measure(scripts.commands) for count in (10, 150))
+    redis.flushall()
+    assert few.keys() == more.keys()
+    for name, count in more.items():
+        assert count <= (6_000 if name in scripts.SEVERAL else few[name] + 12), name
+
+
+def test_every_script_is_measured_with_little_and_much_of_everything(tmp_path):
+    done = run("scripts", "--few", 3, "--most", 30, "--json", tmp_path / "scripts.json")
+    facts = json.loads((tmp_path / "scripts.json").read_text())
+    assert min(*facts["few"].values(), *facts["most"].values()) > 0
+    measured = {name for name in facts["most"] if " " not in name}
+    every = {path.stem for path in (ROOT / "schemas" / "scripts").glob("*.lua")} - {"prelude"}
+    assert measured == every
+    assert "times" in done.stdout
 
 
 def test_a_few_large_jobs_leave_a_fleets_pages_in_use_and_start_in_bounded_time(tmp_path):
