@@ -26,7 +26,7 @@ _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
     r"|deliveries|due"
-    r"|(due|delayed|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints):.+)"
+    r"|(due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints):.+)"
 )
 
 
@@ -138,9 +138,9 @@ class Tag:
         """Sorted set: delayed job ids by due time in ms."""
         return f"{self.base}:delayed"
 
-    def delayed_of(self, job_class: str, tenant: str) -> str:
+    def delayed_jobs(self, job_class: str, tenant: str) -> str:
         """Sorted set: the same of one class and tenant."""
-        return f"{self.base}:delayed:{job_class}:{tenant}"
+        return f"{self.base}:delayed_jobs:{job_class}:{tenant}"
 
     @property
     def delayed_bytes(self) -> str:

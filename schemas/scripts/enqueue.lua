@@ -25,7 +25,7 @@ local policy = policy_of(tenant)
 
 -- Delayed jobs that workers of before have promoted or ended are no delayed ones any more.
 local function forget_undelayed(each)
-  local own, forgotten = key('delayed', each, tenant), false
+  local own, forgotten = key('delayed_jobs', each, tenant), false
   for _, old in ipairs(redis.call('ZRANGE', own, 0, MAX_FORGOTTEN - 1)) do
     if fields_of(old, 'state').state ~= 'delayed' then
       leave_delayed(old, each, tenant)
@@ -40,7 +40,7 @@ end
 local function room()
   local lane_jobs, lane_bytes, jobs, bytes = 0, 0, 0, 0
   for _, each in ipairs((policy.max_queued_jobs or policy.max_queued_bytes) and CLASSES or {class}) do
-    local here = depth(key('lane', each, tenant)) + redis.call('ZCARD', key('delayed', each, tenant))
+    local here = depth(key('lane', each, tenant)) + redis.call('ZCARD', key('delayed_jobs', each, tenant))
     local size = number(redis.call('HGET', key('queued_bytes'), each .. ':' .. tenant))
       + number(redis.call('HGET', key('delayed_bytes'), each .. ':' .. tenant))
     jobs, bytes = jobs + here, bytes + size

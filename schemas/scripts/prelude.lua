@@ -218,19 +218,19 @@ local function change_delayed_bytes(class, tenant, delta)
   if delta == 0 then delta = 0 end  -- minus nothing is no integer to Redis
   local field = class .. ':' .. tenant
   redis.call('HINCRBY', key('delayed_bytes'), field, delta)
-  if redis.call('EXISTS', key('delayed', class, tenant)) == 0 then redis.call('HDEL', key('delayed_bytes'), field) end
+  if redis.call('EXISTS', key('delayed_jobs', class, tenant)) == 0 then redis.call('HDEL', key('delayed_bytes'), field) end
 end
 
 local function delay(id, class, tenant, due_ms, size)
   redis.call('ZADD', key('delayed'), due_ms, id)
-  redis.call('ZADD', key('delayed', class, tenant), due_ms, id)
+  redis.call('ZADD', key('delayed_jobs', class, tenant), due_ms, id)
   change_delayed_bytes(class, tenant, size)
 end
 
 -- A delayed job is due, or has ended; a no-op for any other.
 local function leave_delayed(id, class, tenant)
   redis.call('ZREM', key('delayed'), id)
-  if not (class and tenant) or redis.call('ZREM', key('delayed', class, tenant), id) == 0 then return end
+  if not (class and tenant) or redis.call('ZREM', key('delayed_jobs', class, tenant), id) == 0 then return end
   change_delayed_bytes(class, tenant, -redis.call('HSTRLEN', key('job', id), 'spec'))
 end
 

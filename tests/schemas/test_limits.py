@@ -105,7 +105,7 @@ def test_bytes_of_delayed_jobs_count(queue, redis, policy):
     with pytest.raises(QueueFull):
         queue.add(prompt="x" * 250, delay_s=100, job_class="batch")
     queue.cancel(job_id)
-    assert not redis.exists(queue.tag.delayed_bytes, queue.tag.delayed_of("standard", "default"))
+    assert not redis.exists(queue.tag.delayed_bytes, queue.tag.delayed_jobs("standard", "default"))
     queue.add(prompt="x" * 250)
 
 
@@ -126,7 +126,7 @@ def test_no_more_is_promoted_than_was_accepted(queue, redis, policy):
     for job_id in delayed:
         queue.make_due(job_id, queue.tag.delayed)
     assert queue.upkeep().promoted == 2
-    assert not redis.exists(queue.tag.delayed_bytes, queue.tag.delayed_of("standard", "default"))
+    assert not redis.exists(queue.tag.delayed_bytes, queue.tag.delayed_jobs("standard", "default"))
     with pytest.raises(QueueFull) as full:
         queue.add()
     assert full.value.depth == 4
@@ -136,7 +136,7 @@ def test_no_more_is_promoted_than_was_accepted(queue, redis, policy):
 def test_what_older_workers_promoted_counts_once(queue, redis, policy):
     policy('{"max_queued_jobs":2}')
     job_id = queue.add(delay_s=100)
-    redis.zadd(queue.tag.delayed_of("standard", "default"), {"long-gone": 1})
+    redis.zadd(queue.tag.delayed_jobs("standard", "default"), {"long-gone": 1})
     queue.add()
     assert queue.cancel(job_id) == "cancelled"
     queue.add()
