@@ -112,8 +112,8 @@ class Client(Producer["JobHandle"]):
         of any length; handles are returned in their order.
 
         Raises:
-            JobsRefused: some were refused, or not accepted before the connection was lost for too long;
-                its `outcomes` has a handle or an error for each.
+            JobsRefused: some were refused, or not accepted before the connection was lost for too long, or
+                `jobs` raised; its `outcomes` has a handle or an error for each.
             BrokerUnavailable: Redis could not be reached before any job was accepted.
         """
         outcomes = self._run(self._operations.enqueue_many(jobs))

@@ -42,11 +42,16 @@ local function take_from(endpoint, most)
   local count = math.max(0, math.min(free, most))
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, count)) do
     local delivery = key('delivery', id)
-    if redis.call('EXISTS', delivery) == 0 then  -- its retention has ended
+    if redis.call('TYPE', delivery).ok ~= 'hash' then  -- its retention has ended
       redis.call('ZREM', waiting, id)
       expired[#expired + 1] = id
     else
-      local fence = redis.call('HINCRBY', delivery, 'epoch', 1) .. '.' .. nonce
+      local epoch = redis.pcall('HINCRBY', delivery, 'epoch', 1)
+      if type(epoch) == 'table' then  -- damaged from outside, which is no reason to leave the others
+        redis.call('HSET', delivery, 'epoch', 1)
+        epoch = 1
+      end
+      local fence = epoch .. '.' .. nonce
       redis.call('HSET', delivery, 'fence', fence)
       redis.call('ZADD', waiting, now + lease_ms, id)
       redis.call('ZADD', sending, now + lease_ms, id)

@@ -64,7 +64,7 @@ def claim_deliveries(
         taken, expired = reply
         due = [
             DueDelivery(
-                tag, text(id_), text(fence), text(url), text(tenant), body, text(secret), int(attempts)
+                tag, text(id_), text(fence), _read(url), _read(tenant), body, _read(secret), _count(attempts)
             )
             for id_, fence, url, tenant, body, secret, attempts in taken
         ]
@@ -80,3 +80,12 @@ def claim_deliveries(
         *by_origin,
     )
     return Call(script("claim_deliveries"), tag.base, args, parse)
+
+
+def _read(value: bytes | str) -> str:
+    """What may have been damaged from outside; it is then refused where it is sent."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _count(value: bytes | str) -> int:
+    return int(value) if value.isdigit() and len(value) < 10 else 0

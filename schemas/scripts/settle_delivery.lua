@@ -7,12 +7,17 @@ local delivery = key('delivery', id)
 local known = redis.call('HMGET', delivery, 'fence', 'endpoint', 'history', 'tenant')
 if known[1] ~= fence then return 'fenced' end
 local endpoint, now = known[2], now_ms()
+if not string.match(endpoint or '', '^%x+%.%x+$') then  -- damaged from outside: it can't be sent again
+  redis.call('DEL', delivery)
+  return 'fenced'
+end
 
-local history = known[3] and cjson.decode(known[3]) or {}
+local fine, history = pcall(cjson.decode, known[3] or '[]')
+if not fine or type(history) ~= 'table' then history = {} end  -- damaged from outside
 history[#history + 1] = cjson.decode(attempt)
 history[#history].at_ms = now
 while #history > MAX_HISTORY do table.remove(history, 1) end
-redis.call('HINCRBY', delivery, 'attempts', 1)
+if type(redis.pcall('HINCRBY', delivery, 'attempts', 1)) == 'table' then redis.call('HSET', delivery, 'attempts', 1) end
 redis.call('HDEL', delivery, 'fence')
 redis.call('HSET', delivery, 'state', state, 'history', cjson.encode(history))
 redis.call('ZREM', key('sending', endpoint), id)
@@ -35,5 +40,5 @@ elseif state ~= 'refused' then  -- which says nothing of the receiver
   end
 end
 redis.call('PEXPIRE', record, retention_ms)
-plan_endpoint(known[4], endpoint, per_endpoint)
+plan_endpoint(known[4] or '', endpoint, per_endpoint)
 return 'ok'

@@ -6,9 +6,16 @@ from dataclasses import dataclass, field
 import pytest
 from redis import Redis
 
-from headrace.schemas.delivery import endpoint_id, origin_id
+from headrace.schemas.delivery import Attempted, DeliveryState, endpoint_id, origin_id
 from headrace.schemas.keys import Tag
-from headrace.schemas.scripts import DueDelivery, accept_delivery, claim_deliveries, run, run_many
+from headrace.schemas.scripts import (
+    DueDelivery,
+    accept_delivery,
+    claim_deliveries,
+    run,
+    run_many,
+    settle_delivery,
+)
 
 TAG = Tag("m")
 AT_ONCE = 64
@@ -150,3 +157,29 @@ def test_a_claim_costs_the_same_however_much_waits(sender: Sender, redis: Redis,
         cost[number] = commands(redis, sender)
     assert cost[20_000] <= cost[2_000] * 1.1 < 12_000
     redis.flushall()
+
+
+@pytest.mark.parametrize(
+    "field", ["url", "tenant", "body", "secret", "attempts", "epoch", "history", "endpoint"]
+)
+@pytest.mark.parametrize("value", [None, "", "x", b"\xff", "9" * 30, "[" * 5000, "{}"])
+def test_a_delivery_that_was_damaged_keeps_no_other_from_being_sent(sender: Sender, redis, field, value):
+    sender.accept(("a", "https://one.example/"), ("b", "https://two.example/"))
+    damaged, _ = sorted(redis.scan_iter(f"{TAG.base}:delivery:*"))
+    if value is None:
+        redis.hdel(damaged, field)
+    else:
+        redis.hset(damaged, field, value)
+    for due in sender.claim():
+        run(redis, settle_delivery(due, DeliveryState.DELIVERED, Attempted(status=200), 60))
+    whole = next(key for key in redis.scan_iter(f"{TAG.base}:delivery:*") if key != damaged)
+    assert redis.hget(whole, "state") == b"delivered"
+
+
+def test_a_delivery_that_is_no_record_is_dropped(sender: Sender, redis):
+    sender.accept(("a", "https://one.example/"))
+    (damaged,) = redis.scan_iter(f"{TAG.base}:delivery:*")
+    redis.delete(damaged)
+    redis.set(damaged, "x", ex=60)
+    assert sender.claim() == []
+    assert not redis.exists(TAG.due)
