@@ -165,7 +165,7 @@ def looping_templates(mallory: Tenant) -> None:
 
 def slow_intake(mallory: Tenant) -> None:
     """What takes long to render or to tokenise, and may then be run."""
-    for number in range(4):
+    for number in range(2):
         mallory.ask(messages=[{"role": "user", "content": SLOW}], job_class="interactive")
         mallory.ask(messages=[{"role": "user", "content": "x"}] * 20_000, job_class="interactive")
         mallory.ask(prompt="\N{GRINNING FACE}a" * (50_000 + number), job_class="interactive")

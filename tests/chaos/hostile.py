@@ -228,7 +228,12 @@ async def hostile_storm(
     outcome = Outcome(compared)
     started = time.monotonic()
     model = hostile_model(folder)
-    settings = {"model": str(model), "served_name": TAG.model, "num_pages": 1024, "lease_s": 3.0}
+    settings = {
+        "model": str(model),
+        "served_name": TAG.model,
+        "num_pages": 1024,
+        "lease_s": 3.0,
+    }
     with (
         Fleet(
             folder,

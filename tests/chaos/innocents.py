@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,9 +13,6 @@ from .audience import Watched, watch
 WEIGHTS: Mapping[str, int] = {"ada": 1, "grace": 2, "linus": 1}
 STREAMS = 4
 """Of each tenant at any time."""
-
-LATE_S = 0.5
-"""A stream that has said something within this time goes on."""
 
 
 class Gap(NamedTuple):
@@ -107,25 +103,19 @@ class Innocents:
         return Felt(max(within(silences, begin, end), default=0.0), max(first, default=None))
 
     async def all_going_on(self, timeout_s: float) -> bool:
-        """Wait until every stream goes on; whether they do within the time."""
-        give_up_at = time.time() + timeout_s
-        while time.time() < give_up_at:
-            if not self.silent(LATE_S):
+        """Wait until every stream that is open now has said something, or has ended; whether they all do."""
+        asked_at = time.time()
+        waited_for = {job_id for job_id, stream in self._open.items() if stream.since <= asked_at}
+        while time.time() < asked_at + timeout_s:
+            waited_for = {job_id for job_id in waited_for if self._is_silent(job_id, asked_at)}
+            if not waited_for:
                 return True
             await asyncio.sleep(0.02)
         return False
 
-    def silent(self, seconds: float) -> list[str]:
-        """Jobs whose readers have heard nothing for so long."""
-        now = time.time()
-        return [job_id for job_id, stream in self._open.items() if now - stream.since > seconds]
-
-    def job_ids_by_tenant(self) -> dict[str, list[str]]:
-        """Whose jobs they are."""
-        found = defaultdict(list)
-        for job in self.jobs:
-            found[str(job.fields.get("tenant", "default"))].append(job.job_id)
-        return found
+    def _is_silent(self, job_id: str, asked_at: float) -> bool:
+        stream = self._open.get(job_id)
+        return stream is not None and stream.since <= asked_at
 
 
 def within(gaps: Sequence[Gap], begin: float, end: float) -> list[float]:
