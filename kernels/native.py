@@ -79,12 +79,13 @@ def _load() -> ctypes.CDLL:
         digest.update(hashlib.sha256(part).digest())
     with _cache_folder() as folder:
         target = folder / f"kernels-{digest.hexdigest()[:24]}.so"
-        with (folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.exists():
+        if not target.exists():  # else nobody waits while another is built
+            with (folder / "lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
                 for abandoned in folder.glob("build-*"):  # by a process that died; the lock is ours
                     shutil.rmtree(abandoned, ignore_errors=True)
-                _build(compiler, flags, [path for path in sources if path.suffix == ".cpp"], openmp, target)
+                if not target.exists():
+                    _build(compiler, flags, [p for p in sources if p.suffix == ".cpp"], openmp, target)
         return ctypes.CDLL(str(target))
 
 

@@ -64,7 +64,7 @@ JOBS = st.fixed_dictionaries(
 def outcome(job: JobHandle) -> str:
     """Why it ended."""
     try:
-        return job.result(timeout_s=60).finish_reason
+        return job.result(timeout_s=200).finish_reason
     except JobFailed as failure:
         return failure.reason
 
@@ -92,7 +92,7 @@ def test_a_fixed_length_is_kept_whatever_would_stop_it_also_by_who_takes_over(
     next(iter(job.stream()))
     held_by = wait_until(lambda: job.status().worker)
     assert worker.kill_engine(held_by)
-    result = job.result(timeout_s=60)
+    result = job.result(timeout_s=200)
     tokens = expected_tokens(**fields, stop_token_ids=[300, 301])
     assert (assert_whole(redis, job), len(tokens)) == (tokens, 500)
     assert result.worker != held_by
@@ -117,7 +117,7 @@ def test_every_number_in_every_parameter_is_refused_by_name_or_ends_and_a_neighb
 
     run_together()
     expected = expected_tokens(**NEIGHBOUR)
-    assert all(assert_whole(redis, job) == expected for job in neighbours if job.result(timeout_s=60))
+    assert all(assert_whole(redis, job) == expected for job in neighbours if job.result(timeout_s=200))
     assert len(worker.events("engine_ready")) == 1
     assert worker.events("engine_died") == []
     assert leaked_keys(redis) == []

@@ -1,5 +1,6 @@
 """Building and loading the library: each test in fresh processes with a cache folder of its own."""
 
+import fcntl
 import os
 import platform
 import shutil
@@ -68,6 +69,14 @@ def test_processes_that_start_together_build_once(start, compiler, tmp_path):
     assert sorted(path.suffix for path in folder.iterdir()) == ["", ".so"]  # the lock and the library
     assert Path(f"{cxx}.log").read_text() == "link\n"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_library_that_is_there_is_loaded_while_another_is_being_built(start, compiler, tmp_path):
+    cxx = str(compiler())
+    assert start(DRAW, CXX=cxx).communicate(timeout=120) == ("compiled\n", "")
+    with (tmp_path / "cache" / "headrace" / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert start(DRAW, CXX=cxx).communicate(timeout=120) == ("compiled\n", "")
 
 
 def test_what_a_killed_build_left_behind_is_swept_by_the_next(start, compiler, tmp_path):
