@@ -164,7 +164,7 @@ class Uninterrupted:
     Jobs of the same fields have the same tokens, for they name their seeds; each is computed once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "demo") -> None:
         import torch
 
         from headrace.engine import Engine, EngineConfig
@@ -173,7 +173,7 @@ class Uninterrupted:
         from headrace.workers.text import Tokenizer
 
         torch.set_num_threads(1)
-        model = resolve_model("demo")
+        model = resolve_model(name)
         self._engine = Engine(
             EngineConfig(model=model, dtype="float32", threads=1, num_pages=1025, prefix_cache=False)
         )
