@@ -72,8 +72,17 @@ def worker(
         typer.Option(help="When stopped, let running jobs end for so long before the hand-over."),
     ] = None,
     drain_s: Annotated[float | None, typer.Option(help="Longest hand-over when stopped.")] = None,
+    intake_s: Annotated[
+        float | None, typer.Option(help="Longest time to render, tokenise and replay one job.")
+    ] = None,
+    intake_memory_mb: Annotated[
+        int | None, typer.Option(help="Most memory (address space) that reading one job may take.")
+    ] = None,
     wedged_s: Annotated[
-        float | None, typer.Option(help="Kill an engine process that says nothing for so long.")
+        float | None, typer.Option(help="Kill an engine process that makes no progress for so long.")
+    ] = None,
+    start_s: Annotated[
+        float | None, typer.Option(help="Kill an engine process that has not loaded its model by then.")
     ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.")

@@ -27,14 +27,16 @@ from ..schemas.errors import BrokerUnavailable
 from ..schemas.scripts import ModelChange
 from . import logs, metrics
 from .flush import Queue
-from .intake import Intake
+from .intake.lanes import QUICK_S, Intake
+from .intake.places import Places
+from .intake.process import Order
 from .lifeline import join_host
-from .models import resolve_model, served_name
+from .models import NotAFile, check_files, resolve_model, served_name
 from .noticeboard import Noticeboard
 from .pipe import EnginePipe, Fatal, Launch, Ready, Starting
 from .runner import Runner
-from .settings import WorkerSettings
-from .text import Tokenizer, TokenizerError
+from .settings import WorkerSettings, socket_timeout_s
+from .text import TokenizerError, TokenText
 
 SWITCH_S = 0.0005
 """The loop lets go of the interpreter at every kernel; the I/O thread may not keep it for the usual 5 ms."""
@@ -56,7 +58,7 @@ def main(pipe_fd: int) -> int:
     pipe.send(Starting())
     try:
         runner = _build(settings, launch, name, pipe)
-    except (ModelError, TokenizerError, BrokerUnavailable) as error:
+    except (ModelError, TokenizerError, NotAFile, BrokerUnavailable) as error:
         pipe.send(Fatal(str(error)))
         return 1
     sys.setswitchinterval(SWITCH_S)
@@ -67,11 +69,12 @@ def main(pipe_fd: int) -> int:
 
 def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe) -> Runner:
     model = resolve_model(settings.model)
-    engine, tokenizer, fingerprint = _load(_engine_config(settings, launch, model))
-    logs.adopt("transformers")
+    check_files(model)
+    limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
+    places = Places(Order(model, settings.show_prompts, *limits))
+    engine, tokenizer, fingerprint = _load(_engine_config(settings, launch, model), places)
     tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
-    # A network that swallows everything must be noticed before the leases lapse.
-    redis = connect(settings.redis_url, socket_timeout=max(2.0, min(15.0, settings.lease_s / 2)))
+    redis = connect(settings.redis_url, socket_timeout=socket_timeout_s(settings.lease_s))
     facts: dict[str, str | int] = {
         "id": name,
         "context_tokens": engine.capacity_tokens,
@@ -84,7 +87,7 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
         worker_id=launch.worker_id,
         lease_ms=round(settings.lease_s * 1000),
         settings=settings.queue,
-        intake=Intake(tokenizer, engine.model_info),
+        intake=Intake(places, redis, tokenizer, engine.model_info.context_tokens, settings.intake_s),
         noticeboard=Noticeboard(redis, tags, name, facts),
         fingerprint=fingerprint,
         model_change=ModelChange(settings.on_model_change, settings.model_grace_s),
@@ -111,12 +114,13 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
     return Runner(settings, engine, queue, metrics.Metrics(name), pipe, name)
 
 
-def _load(config: EngineConfig) -> tuple[Engine, Tokenizer, str]:
+def _load(config: EngineConfig, places: Places) -> tuple[Engine, TokenText, str]:
     """The engine, the tokenizer, and the fingerprint of the two, which is computed beside their loading."""
     with ThreadPoolExecutor(1) as beside:
         weights = beside.submit(model_fingerprint, config)
-        engine, tokenizer = Engine(config), Tokenizer(config.model)
-        identity = weights.result() + tokenizer.fingerprint
+        engine = Engine(config)
+        tokenizer, fingerprint = places.tokenizer()
+        identity = weights.result() + fingerprint
     return engine, tokenizer, blake2b(identity.encode(), digest_size=8).hexdigest()
 
 

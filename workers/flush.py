@@ -1,12 +1,13 @@
 """One round trip with the queue: everything that the engine process has to say and to ask, in one pipeline.
 
 The main loop decides what goes in and steps the engine meanwhile; `Queue.exchange` runs in the I/O thread,
-which also writes the chunks' JSON and tokenises what was claimed, off the loop's way.
+which also writes the chunks' JSON and sends what was claimed to intake, off the loop's way.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from ..schemas.keys import Tag
 from ..schemas.scripts import (
     Advance,
     Call,
+    ClaimedJob,
     ClaimReply,
     ClaimRequest,
     HeartbeatReply,
@@ -39,7 +41,7 @@ from ..schemas.scripts import (
 )
 from ..schemas.scripts.call import text
 from ..schemas.settings import QueueSettings
-from .intake import Admission, Intake
+from .intake.lanes import Intake
 from .noticeboard import Noticeboard
 from .running_job import RunningJob
 
@@ -73,10 +75,12 @@ class Flush:
 
 @dataclass(slots=True)
 class FlushReply:
-    """Redis's answers, and what was claimed, ready to run.
+    """Redis's answers, and what was claimed.
 
     Attributes:
         advanced: one answer a job; with `sent` the offset that the answer is about.
+        jobs: claimed, each with what the queue said of it; they are at intake already, unless the claim was
+            to list what is held here.
         trial: this worker is to give its jobs back and try suspects of this queue.
         drain_s: somebody wants this worker to end, after at most so long.
         other_models: fingerprints of what else is served under this worker's name.
@@ -86,7 +90,7 @@ class FlushReply:
     advanced: list[tuple[RunningJob, int, Advance | Exception]] = field(default_factory=list)
     finished: Answered = field(default_factory=list)
     released: Answered = field(default_factory=list)
-    admitted: list[Admission] = field(default_factory=list)
+    jobs: list[tuple[RunningJob, ClaimedJob]] = field(default_factory=list)
     claimed: ClaimReply | None = None
     upkeep: UpkeepReply | None = None
     trial: Tag | None = None
@@ -96,8 +100,26 @@ class FlushReply:
     claim_error: Exception | None = None
 
 
+class Unwritable(Exception):
+    """What there is to say of a job can't be written; others in the flush are not touched."""
+
+
 def _answered(answers: Answered, running: RunningJob, answer: Advance | Exception) -> None:
     answers.append((running, answer))
+
+
+def _unwritable(error: Exception) -> Unwritable:
+    unwritable = Unwritable(f"{type(error).__name__}: {error}")
+    unwritable.__cause__ = error
+    return unwritable
+
+
+@contextmanager
+def _answering(answers: Answered, running: RunningJob) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        answers.append((running, _unwritable(error)))
 
 
 class _Pipeline:
@@ -149,17 +171,22 @@ class Queue:
         reply, pipeline = FlushReply(), _Pipeline()
         self._add_advances(pipeline, flush, reply)
         for running in flush.finishes:
-            call = finish(running.tag, running.segment(), running.end_marker(), running.output())
-            pipeline.add(call, partial(_answered, reply.finished, running))
+            with _answering(reply.finished, running):
+                call = finish(running.tag, running.segment(), running.end_marker(), running.output())
+                pipeline.add(call, partial(_answered, reply.finished, running))
         for running, reason in flush.releases:
-            call = release(running.tag, running.segment(), reason, running.prompt_tokens)
-            pipeline.add(call, partial(_answered, reply.released, running))
+            with _answering(reply.released, running):
+                call = release(running.tag, running.segment(), reason, running.prompt_tokens)
+                pipeline.add(call, partial(_answered, reply.released, running))
         self._add_upkeep(pipeline, flush, reply)
         if flush.claim is not None:
             pipeline.add(claim(*flush.claim), lambda result: self._admit(flush, reply, result))
         pipeline.run(self.redis)
         if flush.upkeep:
             self.noticeboard.keep()
+        if flush.claim is not None and not flush.claim[1].resync:
+            for running, claimed in reply.jobs:
+                self.intake.put(running, claimed)
         reply.took_s = time.monotonic() - started
         return reply
 
@@ -168,7 +195,15 @@ class Queue:
         for running, offset in flush.advances:
             by_tag[running.tag].append((running, offset))
         for tag, jobs in by_tag.items():
-            segments: list[Segment] = [running.segment(offset) for running, offset in jobs]
+            segments: list[Segment] = []
+            for running, offset in jobs[:]:
+                try:
+                    segments.append(running.segment(offset))
+                except Exception as error:
+                    reply.advanced.append((running, offset, _unwritable(error)))
+                    jobs.remove((running, offset))
+            if not segments:
+                continue
 
             def answered(
                 answers: list[Advance] | Exception, jobs: list[tuple[RunningJob, int]] = jobs
@@ -209,7 +244,8 @@ class Queue:
             return
         assert flush.claim is not None
         reply.claimed = result
-        reply.admitted = [self.intake.admit(flush.claim[0], claimed) for claimed in result.jobs]
+        now = time.monotonic()
+        reply.jobs = [(RunningJob.of_claim(flush.claim[0], claimed, now), claimed) for claimed in result.jobs]
 
     def _wait_for_bell(self, flush: Flush) -> None:
         """Wait; a bell that rings says which queue to claim from."""

@@ -31,7 +31,7 @@ def join_host(pipe_fd: int) -> tuple[EnginePipe, Launch]:
     os.set_inheritable(pipe_fd, False)  # a process started from here must not keep the pipe open
     pipe = EnginePipe(socket.socket(fileno=pipe_fd))
     host_pid = os.getppid()
-    _ask_for_sigterm()
+    at_parents_end(signal.SIGTERM)
     host = _pidfd(host_pid)
     launch = _launch(pipe)
     # A host that died before prctl took effect would never be told of; but then the parent is another by now.
@@ -53,9 +53,10 @@ def _launch(pipe: EnginePipe) -> Launch | None:
     return None
 
 
-def _ask_for_sigterm() -> None:
+def at_parents_end(signum: signal.Signals) -> None:
+    """Have the kernel send this process a signal when the thread that started it ends."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+    if libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
 
 

@@ -18,7 +18,7 @@ from .metrics import Metrics
 from .preemption import classes_above, more_urgent, room_made, who_gives_way
 from .roster import Roster
 from .running_job import RunningJob
-from .settings import WorkerSettings
+from .settings import WorkerSettings, socket_timeout_s
 
 CHECKPOINT_S = 1.0
 """How often a job that nobody streams is written."""
@@ -28,6 +28,9 @@ RENEWALS_A_LEASE = 8
 
 PATIENCE_S = 10.0
 """How long a job that does not fit lets other queues' jobs pass here."""
+
+TRIES = 2
+"""How often redis-py tries one exchange on a connection that has broken."""
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +100,13 @@ class Link:
         """Whether, by this process's own clock, every lease may have lapsed."""
         return self._outage is not None and time.monotonic() - self._contact > self._settings.lease_s
 
+    def late_s(self) -> float:
+        """How long the exchange under way has taken, beyond what a Redis that is away makes of it."""
+        if self._flight is None:
+            return 0.0
+        patience_s = self._sent.wait_s + TRIES * socket_timeout_s(self._settings.lease_s)
+        return max(0.0, time.monotonic() - self._flushed - patience_s)
+
     def next_at(self) -> float:
         """When the next exchange is due, by the monotonic clock."""
         if self._outage is not None:
@@ -151,8 +161,9 @@ class Link:
             self._roster.finished(running, ended)
         for running, given_back in reply.released:
             self._roster.released(running, given_back)
-        for admission in reply.admitted:
-            self._roster.admit(admission)
+        for running, claimed in reply.jobs:
+            if self._roster.hold(running) and self._sent.claim is not None and self._sent.claim[1].resync:
+                self._queue.intake.put(running, claimed)
         if reply.claimed is not None and self._sent.claim is not None:
             self._note_claim(self._sent.claim[0], reply.claimed)
         if reply.trial is not None:
@@ -168,7 +179,7 @@ class Link:
         self._note_other_models(reply.other_models)
         if reply.drain_s is not None:
             self._drain(reply.drain_s)
-        self._metrics.flush(reply.took_s, claimed=len(reply.admitted))
+        self._metrics.flush(reply.took_s, claimed=len(reply.jobs))
 
     def _note_claim(self, tag: Tag, claimed: ClaimReply) -> None:
         self._more = tag if claimed.more else None
@@ -253,7 +264,7 @@ class Link:
         if self._blocked is None:
             return
         _, job_class, cost_tokens = self._blocked
-        victims = who_gives_way(self._roster.active, self._roster.engine, job_class, cost_tokens)
+        victims = who_gives_way(self._roster.active, self._roster, job_class, cost_tokens)
         for running in victims:
             log.info("preempted", job=running.job_id, by_class=job_class.value)
             self._roster.give_back(running, ReleaseReason.PREEMPTED)
@@ -262,7 +273,7 @@ class Link:
 
     def _claim(self) -> tuple[Tag, ClaimRequest] | None:
         engine, estimates = self._roster.engine, self._roster.estimates
-        slots, budget = engine.free_slots, engine.free_tokens
+        slots, budget = self._roster.free_slots, self._roster.free_tokens
         classes = self._settings.classes
         resync = self._claim_lost is not None
         if slots < 1 or budget < 1:  # only a job that others here would give way to is of interest
@@ -290,7 +301,7 @@ class Link:
             resync=resync,
             company=len(self._queue.tags) > 1,
             context_tokens=engine.model_info.context_tokens,
-            room_tokens=room_made(self._roster.active, engine),
+            room_tokens=room_made(self._roster.active, self._roster),
             fingerprint=self._queue.fingerprint,
         )
         self._claim_lost = self._blocked = None

@@ -1,15 +1,35 @@
 """Tells the host which jobs run here, for Flower and `celery inspect`; as much of them as may be shown."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..schemas.redaction import shown, shown_answer
 from ..schemas.task_part import read_headers
+from ..schemas.wire import WireJob
 from .pipe import JobLeft, JobStarted
-from .running_job import RunningJob
+
+if TYPE_CHECKING:
+    from .running_job import RunningJob
 
 LONGEST = 1024
 """Characters shown of anything."""
+
+
+def introduction(job_id: str, job: WireJob, show: Literal["size", "start", "all"]) -> JobStarted:
+    """What the host is told of a job."""
+    if job.celery is None:
+        args, kwargs = shown((), job.model_dump(mode="json", exclude_defaults=True), show)
+        return JobStarted(job_id, job_id, args, _cut(kwargs))
+    task = read_headers(job.celery)
+    return JobStarted(
+        job_id,
+        task.id,
+        _cut(task.argsrepr or ""),
+        _cut(task.kwargsrepr or ""),
+        task.root_id,
+        task.parent_id,
+        task.retries or 0,
+    )
 
 
 class Notices:
@@ -27,27 +47,12 @@ class Notices:
     ) -> None:
         self._send, self._show = send, show
 
-    def started(self, running: RunningJob) -> None:
+    def started(self, running: "RunningJob") -> None:
         """The job runs here from now on."""
-        job = running.job
-        if job is not None and job.celery is not None:
-            task = read_headers(job.celery)
-            notice = JobStarted(
-                running.job_id,
-                task.id,
-                _cut(task.argsrepr or ""),
-                _cut(task.kwargsrepr or ""),
-                task.root_id,
-                task.parent_id,
-                task.retries or 0,
-            )
-        else:
-            given = job.model_dump(mode="json", exclude_defaults=True) if job is not None else {}
-            args, kwargs = shown((), given, self._show)
-            notice = JobStarted(running.job_id, running.job_id, args, _cut(kwargs))
-        self._send(notice)
+        if running.notice is not None:
+            self._send(running.notice)
 
-    def left(self, running: RunningJob, how: str) -> None:
+    def left(self, running: "RunningJob", how: str) -> None:
         """The job is here no more; `how` as in `JobLeft`."""
         text = f"{running.error.code}: {running.error.message}" if running.error else ""
         if not text and how == "succeeded":

@@ -68,12 +68,18 @@ class Ready:
 
 @dataclass(slots=True, frozen=True)
 class Stats:
-    """Engine → host, about once a second: what it holds now."""
+    """Engine → host, about once a second: what it holds now.
+
+    Attributes:
+        late: for how many seconds something that should have come on has not: `exchange` with Redis (one
+            that fails has), `step` of the engine, `intake`. What has no work is not late.
+    """
 
     running: int
     waiting: int
     pages_total: int
     pages_free: int
+    late: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,22 +1,50 @@
-"""The jobs on this engine: admitted, generating, ended but not yet confirmed by Redis."""
+"""The jobs on this engine: at intake, generating, ended but not yet confirmed by Redis."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
 
 from ..engine import Engine, FinishReason, Progress, RequestError
-from ..schemas.events import FailureCode, FinishReasonName, JobError, JobState
+from ..schemas.events import FailureCode, FinishReasonName, JobState
 from ..schemas.scripts import Advance, AdvanceStatus, ReleaseReason
 from .estimates import Estimates
-from .intake import Admission
+from .flush import Unwritable
+from .intake.lanes import Admission
+from .intake.reader import refusal
 from .metrics import Metrics
 from .notices import Notices
 from .running_job import RunningJob, wire_logprobs
-from .text import Tokenizer
+from .text import TokenText
 
 log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+Subject = TypeVar("Subject", RunningJob, Admission, Progress)
+
+
+def alone(
+    act: Callable[Concatenate["Roster", Subject, P], None],
+) -> Callable[Concatenate["Roster", Subject, P], None]:
+    """What fails over one job ends that job, and nothing else."""
+
+    @wraps(act)
+    def guarded(roster: "Roster", subject: Subject, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            act(roster, subject, *args, **kwargs)
+        except Exception as error:
+            roster._broke(_job_of(roster, subject), error)
+
+    return guarded
+
+
+def _job_of(roster: "Roster", subject: RunningJob | Admission | Progress) -> RunningJob | None:
+    if isinstance(subject, Progress):
+        return roster.jobs.get(subject.id)
+    return subject.running if isinstance(subject, Admission) else subject
 
 
 @dataclass(slots=True)
@@ -31,7 +59,7 @@ class Roster:
     """
 
     engine: Engine
-    tokenizer: Tokenizer
+    tokenizer: TokenText
     metrics: Metrics
     estimates: Estimates = field(default_factory=Estimates)
     jobs: dict[str, RunningJob] = field(default_factory=dict)
@@ -52,23 +80,53 @@ class Roster:
         """Whether a suspect is tried here: until its log is past what makes it one, it stays alone."""
         return any(running.is_suspect for running in self.jobs.values())
 
-    def admit(self, admission: Admission) -> None:
-        """Start a claimed job, or keep it to be finished or given back at the next flush."""
-        running, request = admission.running, admission.request
+    @property
+    def free_slots(self) -> int:
+        """Jobs that can be claimed: what the engine takes, less what is at intake."""
+        at_intake = sum(running.preparing for running in self.jobs.values())
+        return max(0, self.engine.free_slots - at_intake)
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens of KV that can be claimed: what the engine has, less what jobs at intake will hold."""
+        at_intake = sum(running.cost_tokens for running in self.jobs.values() if running.preparing)
+        return max(0, self.engine.free_tokens - at_intake)
+
+    def held_tokens(self, job_id: str) -> int:
+        """Tokens of KV that a job holds, or will when it comes from intake."""
+        running = self.jobs[job_id]
+        return running.cost_tokens if running.preparing else self.engine.held_tokens(job_id)
+
+    def hold(self, running: RunningJob) -> bool:
+        """Keep a claimed job while intake reads it; False for one that was here already."""
+        running.known = True
         known = self.jobs.get(running.job_id)
         if known is not None:
             if known.fence == running.fence:  # listed again after a lost reply
-                return
+                return False
             self.drop(known)
-        if running.job is not None:
-            self.estimates.note_prompt(running.prompt_tokens, running.job.prompt_bytes)
-        if request is not None and (self._overflows(running) or self._may_be_for_a_larger_one(running)):
-            self.leaving[running] = ReleaseReason.OVERFLOW
-            self.urgent = True
-            return
         self.jobs[running.job_id] = running
+        return True
+
+    @alone
+    def admit(self, admission: Admission) -> None:
+        """Start a job that intake has read, or keep it to be finished or given back at the next flush."""
+        running, request, prepared = admission.running, admission.request, admission.prepared
+        if self.jobs.get(running.job_id) is not running or not running.preparing:
+            return  # given back, cancelled or lost meanwhile
+        running.preparing = False
+        running.take_in(admission.job, admission.text, prepared)
+        if prepared.prompt_tokens:
+            self.estimates.note_prompt(prepared.prompt_tokens, prepared.prompt_bytes)
+        if request is not None and (self._overflows(running) or self._may_be_for_a_larger_one(running)):
+            self.give_back(running, ReleaseReason.OVERFLOW)
+            return
         self.notices.started(running)
-        if request is None:
+        if prepared.error is not None:
+            self.fail(running, prepared.error.code, prepared.error.message)
+            return
+        if request is None:  # its last worker had written all but the end
+            running.end(JobState.SUCCEEDED, "stop", tail=False)
             self.urgent = True
             return
         try:
@@ -89,6 +147,7 @@ class Roster:
         most = min(running.prompt_tokens + running.job.max_tokens, self.engine.model_info.context_tokens)
         return most > self.engine.capacity_tokens
 
+    @alone
     def take(self, progress: Progress) -> None:
         """New tokens from the engine."""
         running = self.jobs.get(progress.id)
@@ -125,21 +184,37 @@ class Roster:
         if running.job is not None:
             self.estimates.note_output(len(running.token_ids), running.job.max_tokens)
 
-    def fail(self, running: RunningJob, code: FailureCode, message: str) -> None:
+    def fail(self, running: RunningJob, code: str, message: str) -> None:
         """End one job as failed; nothing else is touched."""
         self.engine.cancel(running.job_id)
-        running.end(JobState.FAILED, "error", JobError(code=code, message=message))
+        running.end(JobState.FAILED, "error", refusal(code, message))
         self.urgent = True
+
+    def _broke(self, running: RunningJob | None, error: Exception) -> None:
+        """Something nobody had thought of failed over a job: it fails, or is left to another worker."""
+        log.error("job_broke", job=running and running.job_id, exc_info=error)
+        if running is None:
+            return
+        if running.broken:  # its end can't be written either
+            self.drop(running)
+            return
+        running.broken, running.logprobs, running.text = True, None, None
+        self.leaving.pop(running, None)
+        self.jobs[running.job_id] = running
+        what = f"{type(error).__name__}: {error}"
+        self.fail(running, FailureCode.ENGINE, f"the worker failed over this job: {what}")
 
     def give_back(self, running: RunningJob, reason: ReleaseReason) -> None:
         """Stop a job here; its progress goes back to the queue with the next flush."""
         self.engine.cancel(running.job_id)
+        running.preparing = False
         del self.jobs[running.job_id]
         self.leaving[running] = reason
         self.urgent = True
 
     def drop(self, running: RunningJob) -> None:
         """Forget a job that is not ours any more."""
+        running.preparing = False
         reason = self.leaving.pop(running, None)
         if self.jobs.get(running.job_id) is running:  # and not a later claim of the same job
             self.engine.cancel(running.job_id)
@@ -150,8 +225,11 @@ class Roster:
 
     # Redis's answers --------------------------------------------------------------------------------------
 
+    @alone
     def advanced(self, running: RunningJob, sent: int, answer: Advance | Exception) -> None:
         """The answer to an `advance` up to `sent`."""
+        if isinstance(answer, Unwritable):
+            raise answer
         if isinstance(answer, Exception):  # refused for now (no memory, say): the next flush sends it again
             log.warning("write_refused", job=running.job_id, reason=str(answer))
             return
@@ -171,6 +249,9 @@ class Roster:
                 self._lost(running, answer.status)
 
     def _interrupt(self, running: RunningJob, status: AdvanceStatus) -> None:
+        if running.preparing and running.resumed_at:  # its text is not here yet: the queue ends it with that
+            self.give_back(running, ReleaseReason.DRAIN)
+            return
         self.engine.cancel(running.job_id)
         if status is AdvanceStatus.CANCELLED:
             running.end(JobState.CANCELLED, "cancelled")
@@ -187,8 +268,11 @@ class Roster:
         self.metrics.fenced()
         self.drop(running)
 
+    @alone
     def finished(self, running: RunningJob, answer: Advance | Exception) -> None:
         """The answer to a `finish`."""
+        if isinstance(answer, Unwritable):
+            raise answer
         if isinstance(answer, Exception):
             log.warning("write_refused", job=running.job_id, reason=str(answer))
         elif answer.status is AdvanceStatus.BEHIND:
@@ -201,8 +285,11 @@ class Roster:
         else:
             self._lost(running, answer.status)
 
+    @alone
     def released(self, running: RunningJob, answer: Advance | Exception) -> None:
         """The answer to a `release`; a job that is not ours any more needs none."""
+        if isinstance(answer, Unwritable):
+            raise answer
         if isinstance(answer, Exception):
             log.warning("write_refused", job=running.job_id, reason=str(answer))
         elif answer.status is AdvanceStatus.BEHIND:

@@ -28,6 +28,9 @@ from .pipe import Drain, Drained, EnginePipe, Stats, Stop
 from .roster import Roster
 from .settings import WorkerSettings
 
+ADMITTED_TOKENS = 8192
+"""Of prompts, about, that are taken in between two steps: what the engine has to note of them takes time."""
+
 LISTEN_S = 0.02
 """Between two looks at the pipe while the engine steps: each lets go of the interpreter."""
 
@@ -61,8 +64,10 @@ class Runner:
         self._leave_at: float | None = None
         self._listen_at = 0.0
         self._reported = 0.0
+        self._stepped = time.monotonic()
         self._checked = True
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        queue.intake.wake = self._wake
 
     def run(self) -> None:
         """Serve until SIGTERM, a `Drain` or `Stop` from the host, or the host's end; then hand over."""
@@ -72,6 +77,7 @@ class Runner:
             while not self._leaving:
                 self._listen()
                 self._link.collect()
+                self._admit()
                 stepped = self._step()
                 self._link.launch()
                 self._report()
@@ -80,6 +86,7 @@ class Runner:
             self._hand_over()
         finally:
             self._link.close()
+            self._queue.intake.close()
             self._queue.leave()
 
     def stop(self, finish_s: float = 0.0) -> None:
@@ -125,12 +132,18 @@ class Runner:
             log.warning("host_gone")
             self.stop()
 
+    def _admit(self) -> None:
+        for admission in self._queue.intake.ready(ADMITTED_TOKENS):
+            self.roster.admit(admission)
+
     def _step(self) -> bool:
         if not self._engine.has_work or self._link.cut_off:
+            self._stepped = time.monotonic()
             return False
         started = time.monotonic()
         progress = self._engine.step()
-        took_s = time.monotonic() - started
+        self._stepped = time.monotonic()
+        took_s = self._stepped - started
         for item in progress:
             self.roster.take(item)
         self._metrics.step(took_s, sum(len(item.token_ids) for item in progress))
@@ -138,6 +151,8 @@ class Runner:
         return True
 
     def _rest(self) -> None:
+        if self._queue.intake.waiting:
+            return
         if not self._engine.has_work and not self._checked:
             self._engine.check()  # pages are conserved: cheap now, and a leak is found where it happens
             self._checked = True
@@ -201,5 +216,10 @@ class Runner:
                 waiting=stats.waiting,
                 pages_total=stats.pages_total,
                 pages_free=stats.pages_free,
+                late={
+                    "exchange": self._link.late_s(),
+                    "step": now - self._stepped if self._engine.has_work and not self._link.cut_off else 0.0,
+                    "intake": self._queue.intake.overdue_s(),
+                },
             )
         )

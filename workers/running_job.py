@@ -6,10 +6,13 @@ from typing import Any
 
 from ..engine import TokenLogprobs
 from ..schemas.events import End, FinishReasonName, JobError, JobState, Output, Usage, chunk_payload
+from ..schemas.job import JobClass
 from ..schemas.keys import Tag
-from ..schemas.scripts import Segment
+from ..schemas.scripts import ClaimedJob, Segment
 from ..schemas.wire import WireJob
-from .text import TextStream, Tokenizer
+from .intake.prepared import Prepared
+from .pipe import JobStarted
+from .text import TextStream, TokenText
 
 
 @dataclass(slots=True, eq=False)
@@ -22,11 +25,17 @@ class RunningJob:
     Attributes:
         tag, job_id, fence: where and as whom to write.
         suspect_until: the job counts as a suspect until `written` passes this offset.
+        job: what it asks for; None until it is prepared, without what only intake needs (`NOT_KEPT`).
+        known: the roster has it.
+        preparing: it is at intake: held here, and not in the engine yet.
+        job_class, tenant: as its record says.
+        cost_tokens: tokens of KV that its claim counted for it.
         claimed_at: when it was claimed, by this process's monotonic clock, in seconds.
         waited_s: how long it had waited until then, by Redis's clock.
         counted: whether the queue knew its prompt's tokens when it was claimed.
         written: tokens confirmed in the log.
         checkpointed_at: when `written` last moved, by the monotonic clock.
+        broken: the worker failed over it once already.
     """
 
     tag: Tag
@@ -35,6 +44,12 @@ class RunningJob:
     job: WireJob | None
     text: TextStream | None
     claimed_at: float
+    known: bool = False
+    preparing: bool = False
+    job_class: JobClass = JobClass.STANDARD
+    tenant: str = ""
+    cost_tokens: int = 0
+    notice: JobStarted | None = None
     waited_s: float = 0.0
     attempts: int = 0
     suspect_until: int | None = None
@@ -53,6 +68,31 @@ class RunningJob:
     ended: JobState | None = None
     finish_reason: FinishReasonName = "stop"
     error: JobError | None = None
+    broken: bool = False
+
+    @classmethod
+    def of_claim(cls, tag: Tag, claimed: ClaimedJob, now: float) -> "RunningJob":
+        """A job just claimed, for intake to read."""
+        return cls(
+            tag=tag,
+            job_id=claimed.job_id,
+            fence=claimed.fence,
+            job=None,
+            text=None,
+            claimed_at=now,
+            preparing=True,
+            job_class=claimed.job_class,
+            tenant=claimed.tenant,
+            cost_tokens=claimed.cost_tokens,
+            waited_s=claimed.waited_ms / 1000,
+            attempts=claimed.attempts,
+            suspect_until=claimed.suspect_until,
+            counted=claimed.prompt_tokens > 0,
+            written=claimed.offset,
+            resumed_at=claimed.offset,
+            checkpointed_at=now,
+            renewed_at=now,
+        )
 
     @property
     def is_suspect(self) -> bool:
@@ -62,7 +102,7 @@ class RunningJob:
     @property
     def unwritten(self) -> int:
         """Tokens that Redis has not confirmed yet."""
-        return len(self.token_ids) - self.written
+        return max(0, len(self.token_ids) - self.written)  # an earlier worker's tokens may not be read yet
 
     def add(
         self, token_ids: Sequence[int], logprobs: list[dict[str, Any]], *, silence_last: bool = False
@@ -74,19 +114,27 @@ class RunningJob:
         assert self.text is not None
         if self.logprobs is not None:
             self.logprobs += logprobs
-        spoken = token_ids[:-1] if silence_last else token_ids
-        for token_id in spoken:
-            emitted = self.text.add(token_id)
-            self.token_ids.append(token_id)
-            self.pieces.append(emitted.text)
-            if emitted.stop_hit is not None:
-                if self.logprobs is not None:
-                    del self.logprobs[len(self.token_ids) :]
-                return True
+        pieces, stopped = self.text.take(token_ids[:-1] if silence_last else token_ids)
+        self.pieces += pieces
+        self.token_ids += token_ids[: len(pieces)]
+        if stopped:
+            if self.logprobs is not None:
+                del self.logprobs[len(self.token_ids) :]
+            return True
         if silence_last:
             self.token_ids += token_ids[-1:]
             self.pieces.append("")
         return False
+
+    def take_in(self, job: WireJob | None, text: TextStream | None, prepared: Prepared) -> None:
+        """What intake has read: the job goes on where its log ends."""
+        replay = prepared.replay
+        self.job, self.text, self.notice = job, text, prepared.notice
+        self.prompt_tokens = prepared.prompt_tokens
+        self.token_ids, self.pieces = replay.token_ids, replay.pieces
+        self.logprobs = replay.logprobs if job is not None and job.logprobs is not None else None
+        if prepared.error is None:
+            self.written = self.resumed_at = replay.logged
 
     def end(
         self,
@@ -100,10 +148,12 @@ class RunningJob:
         if tail and self.text is not None:
             self.tail = self.text.flush()
         self.ended, self.finish_reason, self.error = state, finish_reason, error
+        self.preparing = False
 
     def segment(self, offset: int | None = None) -> Segment:
         """What Redis has not confirmed yet, up to `offset` (None: all; `written`: only renew the lease)."""
-        start, stop = self.written, len(self.token_ids) if offset is None else offset
+        start = self.written
+        stop = max(start, len(self.token_ids)) if offset is None else offset
         payload = ""
         if stop > start:
             logprobs = None if self.logprobs is None else self.logprobs[start:stop]
@@ -139,7 +189,7 @@ class RunningJob:
         )
 
 
-def wire_logprobs(tokenizer: Tokenizer, entries: list[TokenLogprobs]) -> list[dict[str, Any]]:
+def wire_logprobs(tokenizer: TokenText, entries: list[TokenLogprobs]) -> list[dict[str, Any]]:
     """The engine's log-probabilities with the tokens' text, as they travel."""
     return [
         {

@@ -8,6 +8,11 @@ from ..schemas.celery_settings import CelerySettings
 from ..schemas.job import JobClass
 
 
+def socket_timeout_s(lease_s: float) -> float:
+    """How long Redis may take for an answer: a network that swallows all is noticed before leases lapse."""
+    return max(2.0, min(15.0, lease_s / 2))
+
+
 class WorkerSettings(CelerySettings):
     """What a worker serves, with what, and how it behaves towards the queue.
 
@@ -36,7 +41,11 @@ class WorkerSettings(CelerySettings):
         finish_s: when the worker is stopped, running jobs may go on for so long to end by themselves; what
             has not ended then is handed over. At 0 everything is handed over at once.
         drain_s: longest wait for the hand-over when the worker is stopped; then it is killed.
-        wedged_s: an engine process that says nothing for so long is taken for stuck and killed.
+        intake_s: longest time that the chat template, the tokenizer and the log of one job may take.
+        intake_memory_mb: most memory (address space) that reading a job may take.
+        wedged_s: an engine process that says nothing for so long, or whose exchanges with Redis, steps or
+            intake come to no end for so long, is taken for stuck and killed.
+        start_s: an engine process that has not loaded its model by then is killed.
         metrics_port: serves Prometheus metrics; 0 takes a free port, None serves none.
         metrics_host: the address to serve them on; `0.0.0.0` where Prometheus is on another machine.
     """
@@ -67,7 +76,10 @@ class WorkerSettings(CelerySettings):
     heartbeat_s: Annotated[float, Field(gt=0, le=30)] = 1.0
     finish_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     drain_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    intake_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    intake_memory_mb: Annotated[int, Field(ge=512)] = 4096
     wedged_s: Annotated[float, Field(gt=1)] = 120.0
+    start_s: Annotated[float, Field(gt=1)] = 3600.0
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

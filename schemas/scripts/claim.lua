@@ -55,11 +55,11 @@ local JOB_FIELDS = {'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 's
   'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
   'prompt_bytes', 'held', 'passed', 'charged', 'epoch', 'fingerprint', 'mixed'}
 
-local function hand_out(id, job, fence)
-  local offset = tonumber(job.offset or 0)
-  taken[#taken + 1] = {id, fence, job.spec, offset, tonumber(job.attempts or 0),
-    tonumber(job.suspect or -1), math.max(0, now - tonumber(job.enqueued_ms or now)), tonumber(job.prompt_tokens or 0),
-    offset > 0 and log_of(id) or {}}
+-- Without its log, which may be of any length: the worker reads that page by page.
+local function hand_out(id, job, fence, cost)
+  taken[#taken + 1] = {id, fence, job.spec or '', tonumber(job.offset or 0) or 0, tonumber(job.attempts or 0) or 0,
+    tonumber(job.suspect or -1) or -1, math.max(0, now - (tonumber(job.enqueued_ms) or now)),
+    tonumber(job.prompt_tokens or 0) or 0, job.class or '', job.tenant or '', cost}
 end
 
 local function first_start(id, job)
@@ -81,7 +81,7 @@ local function note_model(id, job)
   end
 end
 
-local function start(id, job)
+local function start(id, job, cost)
   local epoch = tonumber(job.epoch or 0) + 1
   local fence = string.format('%d.%s', epoch, nonce)
   local lane = key('lane', job.class, job.tenant)
@@ -101,7 +101,7 @@ local function start(id, job)
   redis.call('ZADD', key('leases'), now + lease_ms, id)
   redis.call('ZADD', key('held', worker), now, id)
   if not job.started_ms then first_start(id, job) end
-  hand_out(id, job, fence)
+  hand_out(id, job, fence, cost)
 end
 
 local function bury(stream, entry_id, entry, cause)
@@ -185,7 +185,7 @@ local function look(stream, entry_id, entry, kind)
     return 'blocked'
   end
   if cost > budget then return 'full', cost, id, job end
-  start(id, job)
+  start(id, job, cost)
   slots, budget = slots - 1, budget - cost
   if cost == 0 then unfit = unfit - 1 end
   return 'started', cost, id, job
@@ -296,7 +296,9 @@ if resync then
   for _, id in ipairs(redis.call('ZRANGE', key('held', worker), 0, -1)) do
     local job = fields_of(id, unpack(JOB_FIELDS))
     if job.worker == worker and string.match(job.fence or '', '%.(.+)$') == nonce then
-      hand_out(id, job, job.fence)
+      local sizes = fields_of(id, 'prompt_tokens', 'prompt_bytes', 'max_tokens')
+      local sized = tonumber(sizes.prompt_tokens) and tonumber(sizes.prompt_bytes) and tonumber(sizes.max_tokens)
+      hand_out(id, job, job.fence, sized and cost_of(sizes, tonumber(job.offset or 0) or 0, job.class) or 0)
     end
   end
   return {taken, {}, 0, 0}

@@ -1,13 +1,10 @@
 """Take the jobs that fit a worker's free KV pages."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
-from ..events import Chunk, parse_event
 from ..job import SCHEMA_VERSION, JobClass
 from ..keys import Tag
 from .call import Call, script, text
@@ -62,24 +59,27 @@ class ClaimedJob:
 
     Attributes:
         fence: proves ownership in every later write.
-        spec: the job as JSON (`WireJob.from_wire`).
+            spec: the job as JSON (`WireJob.from_wire`), as it is in Redis: it may be no text at all.
         offset: tokens in its log.
         attempts: how often a worker died over it, and over nothing else.
         suspect_until: it stays a suspect until its log passes this offset; None when it is none.
         waited_ms: time since it was enqueued, by Redis's clock.
         prompt_tokens: as counted by a producer or worker; 0: nobody has.
-        log: its chunks so far, in order; they add up to `offset` unless the log was damaged from outside.
+        job_class, tenant: as its record says.
+        cost_tokens: what it counts for in the claim's budget.
     """
 
     job_id: str
     fence: str
-    spec: str
+    spec: bytes
     offset: int
     attempts: int
     suspect_until: int | None
     waited_ms: int
-    prompt_tokens: int
-    log: list[Chunk]
+    prompt_tokens: int = 0
+    job_class: JobClass = JobClass.STANDARD
+    tenant: str = ""
+    cost_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -136,24 +136,23 @@ def _parse(reply: list[Any]) -> ClaimReply:
 
 
 def _claimed(item: list[Any]) -> ClaimedJob:
-    job_id, fence, spec, offset, attempts, suspect, waited_ms, prompt_tokens, log = item
-    return ClaimedJob(
-        job_id=text(job_id),
-        fence=text(fence),
-        spec=text(spec),
+    job_id, fence, spec, offset, attempts, suspect, waited_ms, prompt_tokens, job_class, tenant, cost = item
+    claimed = ClaimedJob(
+        job_id=_readable(job_id),
+        fence=_readable(fence),
+        spec=spec.encode() if isinstance(spec, str) else spec,
         offset=int(offset),
         attempts=int(attempts),
         suspect_until=int(suspect) if int(suspect) >= 0 else None,
         waited_ms=int(waited_ms),
         prompt_tokens=int(prompt_tokens),
-        log=list(_chunks(log)),
+        tenant=_readable(tenant),
+        cost_tokens=int(cost),
     )
+    with suppress(ValueError):  # a record that was damaged from outside spoils its own job only
+        claimed.job_class = JobClass(_readable(job_class))
+    return claimed
 
 
-def _chunks(log: list[bytes | str]) -> Iterator[Chunk]:
-    """The log's chunks. One that can't be read is left out: the tokens then don't add up to `offset`."""
-    for payload in log:
-        with suppress(ValidationError):
-            event = parse_event(payload)
-            if isinstance(event, Chunk):
-                yield event
+def _readable(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

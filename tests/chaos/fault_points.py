@@ -24,26 +24,28 @@ from headrace.engine import Engine
 from headrace.schemas import scripts
 from headrace.schemas.scripts import Call
 from headrace.workers import engine_process, flush
-from headrace.workers.intake import Intake
+from headrace.workers.intake.lanes import Intake
 from headrace.workers.link import Link
 from headrace.workers.noticeboard import Noticeboard
 from headrace.workers.roster import Roster
 from headrace.workers.runner import Runner
-from headrace.workers.text import Tokenizer
 
 LATER_TOKENS = 80
 """Tokens after which the moment `later` begins: jobs run, have ended, wait, and were preempted."""
 
 START = ("_build", "_announce")
-READS = {"Link.next_at", "Engine.check", "Engine.stats", "Engine.held_tokens"}
+READS = {
+    *("Link.next_at", "Engine.check", "Engine.stats", "Engine.held_tokens", "Roster.held_tokens"),
+    *("Intake.overdue_s", "Link.late_s"),
+}
 """Methods that change nothing: dying there is dying at the step before or after."""
 
-PLAIN_COMMANDS = ("INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "ZREM", "DEL")
+PLAIN_COMMANDS = ("INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "ZREM", "DEL", "XRANGE")
 """What an engine process sends beside its scripts; a transaction is one command."""
 
 ONCE = {
     *("_build", "_announce", "INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "Runner.run"),
-    "Noticeboard.put_up",
+    *("Noticeboard.put_up", "Intake.close", "XRANGE"),
     *(
         "Runner._rest",
         "Runner.stop",
@@ -89,7 +91,7 @@ def methods() -> list[tuple[type, str]]:
         for name, member in vars(actor).items()
         if inspect.isfunction(member) and not name.startswith("_")
     ]
-    found = public + [(Runner, name) for name in loop] + [(Tokenizer, "encode"), (Tokenizer, "chat")]
+    found = public + [(Runner, name) for name in loop]
     return [(actor, name) for actor, name in found if f"{actor.__name__}.{name}" not in READS]
 
 

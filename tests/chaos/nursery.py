@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -110,15 +111,40 @@ def preload() -> None:
     """Import all that an engine process imports, by having one model loaded and dropped."""
     from headrace.engine import Engine, EngineConfig
     from headrace.workers.models import resolve_model
+    from headrace.workers.text import Tokenizer
 
     from . import fault_points  # noqa: F401
 
+    Tokenizer(resolve_model("demo"))
     Engine(EngineConfig(model=resolve_model("demo"), dtype="float32", device="cpu", threads=1, num_pages=8))
+
+
+class ForkedIntake:
+    """An intake process, forked from its engine process; waited for as a `Popen` is."""
+
+    def __init__(self, end: socket.socket) -> None:
+        from headrace.workers.intake import process
+
+        kept = os.dup(end.fileno())
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(kept, 3)
+            os.closerange(4, 256)
+            process.main(socket.socket(fileno=3))
+            os._exit(0)
+        os.close(kept)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        os.waitpid(self.pid, 0)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def run_engine(pipe: socket.socket, order: dict[str, Any]) -> int:
     """Be the engine process: as the product starts it, with a fuse."""
     from headrace.workers import engine_process, lifeline
+    from headrace.workers.intake import places
     from headrace.workers.pipe import Launch
 
     from .fault_points import Fault, Fuse, arm
@@ -129,6 +155,7 @@ def run_engine(pipe: socket.socket, order: dict[str, Any]) -> int:
     fuse = Fuse(order["fault"] and Fault(**order["fault"]), order["drain_at"])
     arm(fuse)
     launch = Launch(order["worker_id"], index=0, threads=1, grace_s=20.0, settings=order["settings"])
+    places.start_process = ForkedIntake  # type: ignore[assignment]
     lifeline._launch = lambda pipe: launch  # type: ignore[assignment]
     try:
         status = engine_process.main(pipe.detach())

@@ -168,7 +168,7 @@ class Uninterrupted:
         import torch
 
         from headrace.engine import Engine, EngineConfig
-        from headrace.workers.intake import Intake
+        from headrace.workers.intake.reader import Reader
         from headrace.workers.models import resolve_model
         from headrace.workers.text import Tokenizer
 
@@ -177,7 +177,7 @@ class Uninterrupted:
         self._engine = Engine(
             EngineConfig(model=model, dtype="float32", threads=1, num_pages=1025, prefix_cache=False)
         )
-        self._intake = Intake(Tokenizer(model), self._engine.model_info)
+        self._reader = Reader(Tokenizer(model))
         self._known: dict[str, list[int]] = {}
 
     def __call__(self, **fields: object) -> list[int]:
@@ -199,15 +199,17 @@ class Uninterrupted:
         return [self._known[name] for name in names]
 
     def _submit(self, name: str, fields: Mapping[str, object]) -> None:
-        from headrace.schemas.keys import Tag
-        from headrace.schemas.scripts import ClaimedJob
+        from headrace.engine import Request
         from headrace.schemas.wire import WireJob
+        from headrace.workers.intake.prepared import Asked
+        from headrace.workers.intake.sampling import sampling_params
 
         assert fields.get("temperature") == 0.0 or "seed" in fields
-        spec = WireJob.make(**fields).to_wire()
-        admission = self._intake.admit(Tag("demo"), ClaimedJob(name, "1.x", spec, 0, 0, None, 0, 0, []))
-        assert admission.request is not None
-        self._engine.submit(admission.request)
+        job = WireJob.make(**fields)
+        context_tokens = self._engine.model_info.context_tokens
+        prepared = self._reader.read(Asked(name, job.to_wire().encode(), context_tokens))
+        assert prepared.error is None
+        self._engine.submit(Request(name, prepared.prompt_ids, sampling_params(job, name)))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from redis import Redis
 
-from headrace.schemas.events import End, JobState, Output, Record, chunk_payload
+from headrace.schemas.events import Chunk, End, JobState, Output, Record, chunk_payload, parse_event
 from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.scripts import (
@@ -71,6 +71,11 @@ class Queue:
         (job,) = self.claim().jobs
         assert job.job_id == job_id
         return job
+
+    def chunks(self, job_id: str) -> list[Chunk]:
+        """What can be read of the job's token log, as who resumes it does."""
+        events = [parse_event(fields[b"event"]) for _, fields in self.redis.xrange(self.tag.out(job_id))]
+        return [event for event in events if isinstance(event, Chunk)]
 
     def segment(self, job: ClaimedJob, start: int, offset: int, text: str = "t") -> Segment:
         payload = chunk_payload(offset, text, list(range(start, offset)), None) if offset > start else ""

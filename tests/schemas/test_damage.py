@@ -56,7 +56,7 @@ def test_a_running_job_with_a_damaged_log_reaches_the_dead_letters(queue, damage
     assert queue.state(job.job_id) == "failed"
 
 
-def test_a_claim_hands_a_damaged_log_over_short_and_brings_the_neighbours(queue, damage):
+def test_a_claim_hands_over_a_job_with_a_damaged_log_and_its_neighbours(queue, damage):
     job = started(queue)
     queue.release(job, 5, 5)
     neighbour = queue.add()
@@ -64,7 +64,6 @@ def test_a_claim_hands_a_damaged_log_over_short_and_brings_the_neighbours(queue,
     broken, fine = queue.claim().jobs
     assert (broken.job_id, fine.job_id) == (job.job_id, neighbour)
     assert broken.offset == 5
-    assert sum(len(chunk.token_ids) for chunk in broken.log) in {0, 5}
     assert queue.finish(broken, 0, 0, state="failed").status is AdvanceStatus.OK
     assert queue.state(job.job_id) == "failed"
 

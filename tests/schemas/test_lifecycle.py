@@ -137,7 +137,7 @@ def test_a_released_job_comes_back_first_with_its_progress_and_no_attempt(queue)
     assert queue.record(job.job_id).fields["released"] == "drain"
     back = queue.claim(slots=1).jobs[0]
     assert (back.job_id, back.offset, back.attempts, back.suspect_until) == (job.job_id, 4, 0, None)
-    assert [chunk.offset for chunk in back.log] == [4]
+    assert [chunk.offset for chunk in queue.chunks(job.job_id)] == [4]
 
 
 def test_a_release_with_the_prompts_true_length_makes_the_next_cost_exact(queue):

@@ -112,7 +112,9 @@ class Walk:
             assert job.state == "queued"
             assert (claimed.offset, claimed.attempts) == (job.tokens, job.attempts)
             assert claimed.suspect_until == job.suspect
-            assert [t for chunk in claimed.log for t in chunk.token_ids] == list(range(job.tokens))
+            assert [t for chunk in self.queue.chunks(claimed.job_id) for t in chunk.token_ids] == list(
+                range(job.tokens)
+            )
             job.state, job.owner = "running", claimed
         if any(claimed.suspect_until is not None for claimed in taken):
             assert (len(taken), suspect_slots) == (1, 1)

@@ -60,6 +60,20 @@ def deaf_to_all() -> int:
         time.sleep(60)
 
 
+def late(pipe: EnginePipe, launch: Launch) -> int:
+    """Report as if all were well, but for exchanges that come to no end."""
+    pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
+    while not pipe.closed:
+        pipe.receive(wait_s=0.05)
+        pipe.send(Stats(running=1, waiting=0, pages_total=10, pages_free=5, late={"exchange": 1e6}))
+    return 0
+
+
+def loading(pipe: EnginePipe, launch: Launch) -> int:
+    """Load for ever."""
+    return deaf_to_all()
+
+
 def silent(pipe: EnginePipe, launch: Launch) -> int:
     """End the pipe and hang."""
     pipe.close()

@@ -1,12 +1,21 @@
 """How an engine process begins."""
 
 import gc
+import os
 import runpy
 import sys
 
 import pytest
 
 from headrace.workers import lifeline
+from headrace.workers.models import NotAFile, check_files
+
+
+def test_a_pipe_in_a_models_folder_is_refused_by_name(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(NotAFile, match=r"config\.json is no file"):
+        check_files(str(tmp_path))
+
 
 MODULE = "headrace.workers.engine_process"
 

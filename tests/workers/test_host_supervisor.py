@@ -178,6 +178,30 @@ def test_an_engine_process_that_ends_its_pipe_but_not_itself_is_killed_and_repla
     assert run.ended.empty()
 
 
+def test_an_engine_process_that_talks_but_gets_nowhere_is_killed_and_replaced(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    with capture_logs() as logs:
+        run = supervise("late", wedged_s=100)
+        eventually(lambda: sum(line["event"] == "engine_wedged" for line in logs) >= 2)
+    wedged = next(line for line in logs if line["event"] == "engine_wedged")
+    assert (wedged["exchange_s"], wedged["log_level"]) == (1e6, "error")
+    assert run.ended.empty()
+
+
+def test_a_start_that_takes_too_long_is_said_while_it_lasts_and_ended(
+    supervise: Callable[..., Run], eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_child, "STARTING_S", 0.1)
+    with capture_logs() as logs:
+        run = supervise("loading", start_s=1.5)
+        eventually(lambda: [line for line in logs if line["event"] == "engine_died"])
+    events = [line["event"] for line in logs]
+    assert events.count("engine_starting") >= 2
+    assert "start_s=1.5" in next(line["reason"] for line in logs if line["event"] == "engine_start_too_long")
+    assert run.ended.empty()
+
+
 def test_kill_does_not_wait_for_the_grace(
     supervise: Callable[..., Run], eventually: Callable[..., Any]
 ) -> None:

@@ -346,9 +346,22 @@ from headrace.engine import Engine, EngineConfig
 from headrace.workers import engine_process
 from headrace.workers.models import resolve_model
 Engine(EngineConfig(resolve_model("demo"), num_pages=9, threads=1))
-engine_process.Tokenizer(resolve_model("demo")).chat([{"role": "user", "content": "hi"}])
-print(*({"torch._dynamo", "triton", "transformers.configuration_utils"} & sys.modules.keys()))
+print(*({"torch._dynamo", "triton", "transformers"} & sys.modules.keys()))
 """
+
+
+INTAKE = """
+import sys
+from headrace.workers.intake import process
+from headrace.workers.models import resolve_model
+process.Tokenizer(resolve_model("demo")).chat([{"role": "user", "content": "hi"}])
+print(*({"torch", "transformers.configuration_utils"} & sys.modules.keys()))
+"""
+
+
+def test_intake_starts_without_torch():
+    started = subprocess.run([sys.executable, "-c", INTAKE], capture_output=True, text=True, check=True)
+    assert started.stdout.split() == []
 
 
 def test_an_engine_starts_without_what_only_models_of_transformers_need():

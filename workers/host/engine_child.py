@@ -7,15 +7,23 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
+import structlog
+
 from ...schemas.events import JobState
 from ...schemas.scripts import ReleaseReason
 from ..pipe import Drained, Fatal, FromEngine, HostPipe, JobLeft, JobStarted, Launch, Ready, Stats, ToEngine
+from ..settings import WorkerSettings
+
+STARTING_S = 30.0
+"""How often a start that takes its time is logged."""
 
 EXIT_S = 10.0
 """What an engine process gets to exit after its pipe has ended: a GPU takes its time to be given back."""
 
 SERVED = {JobState.SUCCEEDED.value, ReleaseReason.TRIAL.value}
 """How jobs leave an engine process that can run them."""
+
+log = structlog.get_logger(__name__)
 
 
 class EngineChild:
@@ -27,7 +35,8 @@ class EngineChild:
         pipe: to it.
         signs: what becomes readable when it says something or ends.
         heard_at: when it last said something, by the supervisor's clock.
-        wedged: it was killed because it said nothing.
+        noted_at: when its host last logged that it is still starting.
+        wedged: it was killed because it made no progress.
         end_by: when it is killed if it has not ended by then; None when nothing says that it should end.
         jobs: what runs there now, as far as it has said.
         has_served: a job has ended there, or got as far as it was to be tried.
@@ -53,7 +62,7 @@ class EngineChild:
             except OSError:
                 ours.close()
                 raise
-        self.launch, self.started_at, self.heard_at = launch, now, now
+        self.launch, self.started_at, self.heard_at, self.noted_at = launch, now, now, now
         self.wedged = False
         self.drained = self.paused = False
         self.pipe = HostPipe(ours)
@@ -112,6 +121,37 @@ class EngineChild:
                     self.jobs.discard(message.job_id)
                     self.has_served = self.has_served or message.how in SERVED
         return said
+
+    def looks_at(self, settings: WorkerSettings) -> list[float]:
+        """When `look` has something to do, as far as is known now."""
+        if self.wedged or self.pipe.closed:
+            return []
+        if self.ready is None:
+            return [self.started_at + settings.start_s, self.noted_at + STARTING_S]
+        return [self.heard_at + settings.wedged_s]
+
+    def look(self, now: float, settings: WorkerSettings) -> None:
+        """Kill it if it has made no progress for too long; log a start that takes its time."""
+        if self.wedged or self.pipe.closed:
+            return
+        took_s, silent_s = now - self.started_at, now - self.heard_at
+        about = {"engine": self.launch.worker_id, "model": settings.model}
+        late = {"silent": silent_s} | (self.stats.late if self.stats else {})
+        if self.ready is not None and max(late.values()) >= settings.wedged_s:
+            log.error("engine_wedged", **about, **{f"{what}_s": round(s, 1) for what, s in late.items()})
+        elif self.ready is None and took_s >= settings.start_s:
+            reason = (
+                f"its model is not loaded after start_s={settings.start_s:g}: is everything in its folder a "
+                "file, and does the disk or network that it is on answer?"
+            )
+            log.error("engine_start_too_long", **about, reason=reason)
+        else:
+            if self.ready is None and now >= self.noted_at + STARTING_S:
+                self.noted_at = now
+                log.info("engine_starting", **about, took_s=round(took_s))
+            return
+        self.wedged = True
+        self.kill()
 
     def hang_up(self, now: float) -> None:
         """Its pipe has ended: from now on only its end itself is a sign."""

@@ -23,7 +23,7 @@ import structlog
 
 from ..lifeline import HUNG
 from ..metrics import HostMetrics, engine_place, forget
-from ..pipe import Drain, Drained, Fatal, FromEngine, JobLeft, JobStarted, Launch, Ready, Stop
+from ..pipe import Drain, Drained, Fatal, FromEngine, JobLeft, JobStarted, Launch, Ready, Stats, Stop
 from ..settings import WorkerSettings
 from .backoff import Backoff, RestartPolicy
 from .engine_child import EngineChild
@@ -41,6 +41,10 @@ class Phase(IntEnum):
     RUN = 0
     DRAIN = 1
     COLD = 2
+
+
+def _kept(stats: Stats) -> dict[str, int]:
+    return {name: value for name, value in asdict(stats).items() if name != "late"}
 
 
 @dataclass(slots=True)
@@ -165,7 +169,7 @@ class Supervisor:
     def kv_stats(self) -> list[dict[str, str | int]]:
         """KV pages and jobs of each engine process, as it last said."""
         return [
-            {"engine": child.launch.worker_id, "state": child.state, **asdict(child.stats)}
+            {"engine": child.launch.worker_id, "state": child.state, **_kept(child.stats)}
             for child in self._living
             if child.stats is not None
         ]
@@ -210,7 +214,7 @@ class Supervisor:
 
     def _wait_s(self) -> float | None:
         times = [place.start_at for place in self._places] + [child.end_by for child in self._living]
-        times += [self._wedged_at(child) for child in self._living]
+        times += [at for child in self._living for at in child.looks_at(self._settings)]
         due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
@@ -226,21 +230,10 @@ class Supervisor:
                 log.warning("engine_killed", engine=child.launch.worker_id, reason="it did not end in time")
                 child.end_by = None
                 child.kill()
-            wedged_at = self._wedged_at(child)
-            if wedged_at is not None and wedged_at <= now:
-                silent_s = round(now - child.heard_at, 1)
-                log.error("engine_wedged", engine=child.launch.worker_id, silent_s=silent_s)
-                child.wedged = True
-                child.kill()
+            child.look(now, self._settings)
         for place in self._places:
             if place.start_at is not None and place.start_at <= now:
                 self._start(place, now)
-
-    def _wedged_at(self, child: EngineChild) -> float | None:
-        """When a ready engine process that goes on saying nothing is taken for stuck."""
-        if child.ready is None or child.wedged or child.pipe.closed:
-            return None
-        return child.heard_at + self._settings.wedged_s
 
     def _say_stop(self, now: float) -> None:
         cold = self._phase is Phase.COLD

@@ -1,16 +1,19 @@
 """Token ids and text: encoding, chat templates, incremental decoding, stop strings."""
 
-from .detokenizer import Detokenizer
+from .detokenizer import Detokenizer, Held
 from .stop_strings import StopStrings
-from .stream import Emitted, TextStream
-from .tokenizer import ChatTemplateError, Tokenizer, TokenizerError
+from .stream import Emitted, Position, TextStream
+from .tokenizer import ChatTemplateError, Tokenizer, TokenizerError, TokenText
 
 __all__ = [
     "ChatTemplateError",
     "Detokenizer",
     "Emitted",
+    "Held",
+    "Position",
     "StopStrings",
     "TextStream",
+    "TokenText",
     "Tokenizer",
     "TokenizerError",
 ]

@@ -13,7 +13,9 @@ byte fallback makes U+FFFD of a whole run of bytes when one of them fits no char
 what was emitted by then stays.
 """
 
-from .tokenizer import Tokenizer
+from typing import NamedTuple
+
+from .tokenizer import TokenText
 
 _REPLACEMENT = "�"
 
@@ -22,16 +24,30 @@ _MAX_WINDOW_TOKENS, _KEPT_TOKENS = 16, 8
 let out but for the last, which may begin one, and the window is cut to those that can still matter."""
 
 
+class Held(NamedTuple):
+    """What a `Detokenizer` keeps: the window, its tokens before the boundary, its characters that are out."""
+
+    window: list[int]
+    boundary: int
+    emitted: int
+
+
 class Detokenizer:
-    """Decodes one sequence token by token, in constant time a token."""
+    """Decodes one sequence token by token, in constant time a token.
+
+    Attributes:
+        held: its state, to go on from in another process.
+    """
 
     __slots__ = ("_boundary", "_emitted", "_tokenizer", "_window")
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TokenText, held: Held | None = None) -> None:
         self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._boundary = 0  # the window's tokens before the last clean boundary
-        self._emitted = 0  # the characters of the window's text that are out
+        self._window, self._boundary, self._emitted = held or Held([], 0, 0)
+
+    @property
+    def held(self) -> Held:
+        return Held(self._window, self._boundary, self._emitted)
 
     def add(self, token_id: int) -> str:
         """The text that became final with this token; empty while a character is incomplete."""

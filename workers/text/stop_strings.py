@@ -46,31 +46,39 @@ def _automaton(stops: Sequence[str]) -> _State:
 
 
 class StopStrings:
-    """Watches one stream of text for the first of several strings."""
+    """Watches one stream of text for the first of several strings.
 
-    __slots__ = ("_held", "_state")
+    Args:
+        held: what another one over the same strings holds back, to go on from there.
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    Attributes:
+        held: what is held back now.
+    """
+
+    __slots__ = ("_state", "held")
+
+    def __init__(self, stops: Sequence[str], held: str = "") -> None:
         self._state = _automaton(stops)
-        self._held = ""
+        self.held = ""
+        self.add(held, heed=False)
 
     def add(self, text: str, *, heed: bool = True) -> tuple[str, str | None]:
         """The text to let out, and the stop string found, if one was: the text ends before it.
 
         One that is complete in text not to `heed` is none; one that only begins there may be.
         """
-        state, seen = self._state, self._held + text
-        for index in range(len(self._held), len(seen)):
+        state, seen = self._state, self.held + text
+        for index in range(len(self.held), len(seen)):
             state = state.after(seen[index])
             if heed and state.hit:
-                self._held = ""
+                self.held = ""
                 return seen[: index + 1 - len(state.hit)], state.hit
         self._state = state
         sure = len(seen) - state.depth
-        self._held = seen[sure:]
+        self.held = seen[sure:]
         return seen[:sure], None
 
     def flush(self) -> str:
         """What is still held back; no stop string came of it."""
-        held, self._held = self._held, ""
+        held, self.held = self.held, ""
         return held

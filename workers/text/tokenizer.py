@@ -1,11 +1,14 @@
-"""The model's tokenizer and chat template."""
+"""The model's tokenizer and chat template.
+
+Reading prompts takes `transformers`, writing answers does not: who only writes has `TokenText`.
+"""
 
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import transformers
+import tokenizers
 
 _PLAIN = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 """The class that takes a tokenizer.json as it stands, by its names in transformers 4 and 5."""
@@ -22,7 +25,49 @@ class ChatTemplateError(ValueError):
     """The model has no chat template, or its template refused the messages."""
 
 
-class Tokenizer:
+class TokenText:
+    """Token ids to text, for one model.
+
+    Args:
+        backend: a tokenizer of the `tokenizers` library.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._special_ids = frozenset(
+            token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
+        )
+
+    @classmethod
+    def from_json(cls, serialized: str) -> "TokenText":
+        """The same tokenizer as that of which this is the `to_json`."""
+        return TokenText(tokenizers.Tokenizer.from_str(serialized))
+
+    def to_json(self) -> str:
+        """The tokenizer, the text of a tokenizer.json.
+
+        Raises:
+            Exception: it has parts written in Python, which have none.
+        """
+        serialized: str = self._backend.to_str()
+        return serialized
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of some tokens, special ones left out."""
+        text: str = self._backend.decode(token_ids, skip_special_tokens=True)
+        return text
+
+    def is_text(self, token_id: int) -> bool:
+        """Whether a token can have text: it is in the vocabulary and not special."""
+        return token_id not in self._special_ids and self._backend.id_to_token(token_id) is not None
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text, for log-probabilities; special tokens by their names."""
+        text: str = self._backend.decode([token_id], skip_special_tokens=False)
+        return text
+
+
+class Tokenizer(TokenText):
     """Text to token ids and back, for one model.
 
     Prompts get the special tokens that the tokenizer itself adds (a beginning-of-sequence token, say); chats
@@ -46,10 +91,7 @@ class Tokenizer:
             )
         backend.no_truncation()  # a tokenizer.json may ask for either; a prompt is never cut or filled up
         backend.no_padding()
-        self._backend: Any = backend
-        self._special_ids = frozenset(
-            token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
-        )
+        super().__init__(backend)
 
     @property
     def fingerprint(self) -> str:
@@ -68,30 +110,30 @@ class Tokenizer:
         Raises:
             ChatTemplateError: there is no template, or it failed on these messages.
         """
+        return self.encode_chat(self.render(messages, tools))
+
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+        """The text of a conversation, ready for the assistant's next turn.
+
+        Raises:
+            ChatTemplateError: there is no template, or it failed on these messages.
+        """
         if not self._hf.chat_template:
             raise ChatTemplateError("the model has no chat template; send a prompt instead of messages")
         try:
-            text = self._hf.apply_chat_template(
+            text: str = self._hf.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=True, tokenize=False
             )
+        except MemoryError:
+            raise
         except Exception as error:  # templates are programs of the model's author: they raise anything
             raise ChatTemplateError(f"the chat template refused the messages: {error}") from error
+        return text
+
+    def encode_chat(self, text: str) -> list[int]:
+        """The token ids of a rendered conversation: no special tokens but those in it."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
-
-    def decode(self, token_ids: list[int]) -> str:
-        """The text of some tokens, special ones left out."""
-        text: str = self._backend.decode(token_ids, skip_special_tokens=True)
-        return text
-
-    def is_text(self, token_id: int) -> bool:
-        """Whether a token can have text: it is in the vocabulary and not special."""
-        return token_id not in self._special_ids and self._backend.id_to_token(token_id) is not None
-
-    def token_text(self, token_id: int) -> str:
-        """One token as text, for log-probabilities; special tokens by their names."""
-        text: str = self._backend.decode([token_id], skip_special_tokens=False)
-        return text
 
 
 def _tokenizer_class(model: str) -> Any:
@@ -99,6 +141,8 @@ def _tokenizer_class(model: str) -> Any:
 
     Only looking for that, it imports most of transformers and parts of torch: a second of an engine's start.
     """
+    import transformers  # half of what a process that only writes text would import
+
     if (
         _entry(model, "tokenizer_config.json", "tokenizer_class") in _PLAIN
         and _entry(model, "tokenizer_config.json", "auto_map") is None

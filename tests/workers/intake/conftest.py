@@ -1,0 +1,79 @@
+"""An intake process with the built-in model's tokenizer, and jobs to read there."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from headrace.schemas.connection import connect
+from headrace.schemas.keys import Tag
+from headrace.schemas.scripts import ClaimedJob
+from headrace.schemas.wire import WireJob
+from headrace.workers.embedded_redis import EmbeddedRedis
+from headrace.workers.intake.lanes import QUICK_S, Admission, Intake
+from headrace.workers.intake.places import Places
+from headrace.workers.intake.process import Order
+from headrace.workers.models import resolve_model
+from headrace.workers.running_job import RunningJob
+
+CONTEXT = 2048
+
+
+def spec_of(**fields: Any) -> bytes:
+    return WireJob.make(**{"model": "demo", "prompt": "A tuple is", **fields}).to_wire().encode()
+
+
+@dataclass
+class Desk:
+    """An intake, and what came of the jobs sent there."""
+
+    intake: Intake
+    places: Places
+    serial: Iterator[int] = field(default_factory=count)
+
+    def put(self, spec: bytes, *, tenant: str = "a", offset: int = 0, job_id: str = "") -> RunningJob:
+        job_id = job_id or f"j{next(self.serial)}"
+        claimed = ClaimedJob(job_id, "1.x", spec, offset, 0, None, 0, tenant=tenant)
+        running = RunningJob.of_claim(Tag("demo"), claimed, 0.0)
+        running.known = True
+        self.intake.put(running, claimed)
+        return running
+
+    def taken(self) -> list[Admission]:
+        return list(self.intake.ready(10**9))
+
+
+def start(redis: Redis, model: str | None = None, most_s: float = 60.0, memory_mb: int = 4096) -> Desk:
+    places = Places(Order(model or resolve_model("demo"), "size", QUICK_S, most_s, memory_mb))
+    return Desk(Intake(places, redis, places.tokenizer()[0], CONTEXT, most_s), places)
+
+
+@pytest.fixture
+def open_desk(redis: Redis) -> Iterator[Callable[..., Desk]]:
+    """`open_desk(model, most_s, memory_mb)` opens one of a test's own."""
+    opened: list[Desk] = []
+
+    def open_one(*args: Any, **kwargs: Any) -> Desk:
+        opened.append(start(redis, *args, **kwargs))
+        return opened[-1]
+
+    yield open_one
+    for desk in opened:
+        desk.intake.close()
+
+
+@pytest.fixture(scope="module")
+def shared_desk(redis_server: EmbeddedRedis) -> Iterator[Desk]:
+    with connect(redis_server.url) as redis:
+        desk = start(redis)
+        yield desk
+        desk.intake.close()
+
+
+@pytest.fixture
+def desk(shared_desk: Desk, redis: Redis) -> Desk:
+    """One for the built-in model, on an empty Redis."""
+    return shared_desk

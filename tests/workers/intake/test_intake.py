@@ -1,0 +1,177 @@
+"""Jobs are read beside the engine: what takes too long, or too much, ends alone."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from headrace.schemas.events import chunk_payload
+from headrace.schemas.keys import Tag
+from headrace.workers.intake import token_log
+from headrace.workers.models import resolve_model
+from headrace.workers.text import TextStream, Tokenizer
+
+from .conftest import CONTEXT, spec_of
+
+LOOPING = """{% for m in messages %}{% if m.content == 'loop' %}
+{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}
+{% if m.content == 'grow' %}{{ m.content * 999999999 }}{% endif %}{{ m.content }}{% endfor %}"""
+
+HELLO = [{"role": "user", "content": "hello"}]
+LOOP = [{"role": "user", "content": "loop"}]
+GROW = [{"role": "user", "content": "grow"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(resolve_model("demo"))
+
+
+@pytest.fixture
+def looping(tmp_path: Path) -> str:
+    """The built-in model's tokenizer with a template that a message can set looping."""
+    folder = Path(shutil.copytree(resolve_model("demo"), tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(LOOPING)
+    return str(folder)
+
+
+def places_of(desk: Any) -> list[psutil.Process]:
+    return psutil.Process(desk.places.process.pid).children()
+
+
+def wait_for(eventually: Any, desk: Any, count: int) -> list[Any]:
+    found: list[Any] = []
+    eventually(lambda: found.extend(desk.taken()) or len(found) >= count, 60)
+    return found
+
+
+def test_a_job_comes_back_as_token_ids_with_its_parameters(desk, eventually, tokenizer):
+    desk.put(spec_of(max_tokens=7, stop=["x"], seed=3, stream=False))
+    desk.put(spec_of(prompt=None, messages=HELLO))
+    plain, chat = wait_for(eventually, desk, 2)
+    assert plain.request.prompt_ids == tokenizer.encode("A tuple is")
+    assert (plain.request.params.max_tokens, plain.request.params.seed) == (7, 3)
+    assert (plain.job.stop, plain.job.stream, plain.prepared.prompt_bytes) == (("x",), False, 10)
+    assert chat.request.prompt_ids == tokenizer.chat(HELLO)
+
+
+@pytest.mark.parametrize("messages", [LOOP, GROW], ids=["loops", "takes all memory"])
+def test_a_template_that_comes_to_no_end_fails_its_own_job_by_name(open_desk, eventually, looping, messages):
+    desk = open_desk(looping, most_s=4.0, memory_mb=1024)
+    bad = desk.put(spec_of(prompt=None, messages=messages), tenant="bad")
+    good = [desk.put(spec_of(prompt=None, messages=HELLO), tenant="good") for _ in range(5)]
+    done = {admission.running: admission for admission in wait_for(eventually, desk, 6)}
+    assert all(done[running].request for running in good)
+    assert messages is GROW or next(reversed(done)) is bad
+    error = done[bad].prepared.error
+    assert error.code == ("template_error" if messages is LOOP else "invalid_job")
+    assert ("intake_s=4" if messages is LOOP else "intake_memory_mb=1024") in error.message
+    desk.put(spec_of())
+    assert wait_for(eventually, desk, 1)[0].request
+
+
+def test_tenants_take_turns(open_desk, eventually, looping):
+    desk = open_desk(looping, most_s=4.0)
+    bad = [desk.put(spec_of(prompt=None, messages=LOOP), tenant="bad") for _ in range(3)]
+    good = [desk.put(spec_of(prompt="x " * 200_000), tenant="good") for _ in range(2)]  # large: the slow lane
+    order = [admission.running for admission in wait_for(eventually, desk, 5)]
+    assert order.index(good[1]) < order.index(bad[2])
+
+
+def test_a_place_that_is_killed_costs_nobody_anything(desk, eventually):
+    desk.put(spec_of())
+    assert wait_for(eventually, desk, 1)[0].request
+    for place in places_of(desk):
+        place.kill()
+    desk.put(spec_of())
+    assert wait_for(eventually, desk, 1)[0].request
+
+
+def test_an_intake_process_that_is_killed_is_started_again(desk, eventually):
+    os.kill(desk.places.process.pid, signal.SIGKILL)
+    desk.put(spec_of())
+    assert wait_for(eventually, desk, 1)[0].request
+
+
+def test_what_tells_a_service_to_stop_does_not_end_intake(desk, eventually):
+    os.kill(desk.places.process.pid, signal.SIGTERM)
+    desk.put(spec_of())
+    assert wait_for(eventually, desk, 1)[0].request
+
+
+BAD = {
+    "no text": b"\xff\xfe",
+    "no JSON": b"{",
+    "nested": b'{"v":1,"model":"demo","messages":[{"role":"user","x":'
+    + b"[" * 100_000
+    + b"]" * 100_000
+    + b"}]}",
+    "no object": b"[]",
+    "empty": b"",
+    "a task's damaged message": json.dumps(
+        {"v": 1, "model": "demo", "prompt": "x", "celery": '{"headers": {"id": "a", "argsrepr": 3}}'}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("spec", BAD.values(), ids=BAD.keys())
+def test_a_record_that_can_not_be_read_fails_alone(desk, eventually, spec):
+    bad, good = desk.put(spec), desk.put(spec_of())
+    done = {admission.running: admission for admission in wait_for(eventually, desk, 2)}
+    assert done[bad].prepared.error.code == "invalid_job"
+    assert done[good].request
+
+
+def test_a_prompt_beyond_the_context_is_refused_by_its_bytes(desk, eventually):
+    desk.put(spec_of(prompt="a" * 4_000_000))
+    desk.put(spec_of(prompt="a b " * CONTEXT))
+    by_bytes, by_tokens = (admission.prepared.error for admission in wait_for(eventually, desk, 2))
+    if "bytes" not in by_bytes.message:
+        by_bytes, by_tokens = by_tokens, by_bytes
+    assert by_bytes.code == by_tokens.code == "context_length"
+    assert "4000000 bytes, at least" in by_bytes.message
+    assert "tokens; demo takes at most 2048" in by_tokens.message
+
+
+def test_a_log_is_read_page_by_page_and_resumed_where_it_ends(desk, eventually, redis, tokenizer):
+    tag, ids = Tag("demo"), tokenizer.encode("the cat sat on the mat, ä日本 ") * 300
+    stream = TextStream(tokenizer, ("never there",), 2)
+    pieces, _ = stream.take(ids)
+    for end in range(10, len(ids) + 1, 10):
+        payload = chunk_payload(end, "".join(pieces[end - 10 : end]), ids[end - 10 : end], None)
+        redis.xadd(tag.out("long"), {"event": payload}, id=f"{end}-0")
+    redis.hset(tag.job("long"), "offset", len(ids) // 10 * 10)
+    whole = ids[: len(ids) // 10 * 10]
+    assert len(list(token_log.pages(redis, tag, "long"))) >= 3
+    desk.put(spec_of(stop=["never there"]), offset=len(whole), job_id="long")
+    (done,) = wait_for(eventually, desk, 1)
+    assert done.request.output_ids == whole
+    assert done.prepared.replay.pieces == pieces[: len(whole)]
+    expected = TextStream(tokenizer, ("never there",), 2)
+    expected.take(whole)
+    more = tokenizer.encode("日本 never there")
+    assert done.text.take(more) == expected.take(more)
+    redis.delete(tag.out("long"), tag.job("long"))
+
+
+def test_a_log_that_lacks_tokens_fails_its_job(desk, eventually, redis):
+    redis.hset(Tag("demo").job("short"), "offset", 5)
+    desk.put(spec_of(), offset=5, job_id="short")
+    (done,) = wait_for(eventually, desk, 1)
+    assert "holds 0 tokens where 5 were written" in done.prepared.error.message
+    redis.delete(Tag("demo").job("short"))
+
+
+def test_a_log_whose_tail_redis_lost_is_resumed_where_it_ends_now(desk, eventually, redis):
+    tag = Tag("demo")
+    redis.xadd(tag.out("lost"), {"event": chunk_payload(3, "abc", [5, 6, 7], None)}, id="3-0")
+    redis.hset(tag.job("lost"), "offset", 3)
+    desk.put(spec_of(), offset=9, job_id="lost")
+    (done,) = wait_for(eventually, desk, 1)
+    assert (done.request.output_ids, done.prepared.replay.logged) == ([5, 6, 7], 3)
+    redis.delete(tag.out("lost"), tag.job("lost"))

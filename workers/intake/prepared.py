@@ -1,0 +1,117 @@
+"""What intake is asked and what it answers, as it travels between the two processes."""
+
+import json
+import pickle
+from array import array
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ...schemas.events import JobError
+from ..pipe import JobStarted
+from ..text import Held, Position
+
+NOT_KEPT = frozenset(
+    {"prompt", "messages", "prompt_token_ids", "tools", "metadata", "webhook", "celery", "idempotency_key"}
+)
+"""Fields of a job that nobody needs once it is prepared, and that may be large."""
+
+
+@dataclass(slots=True, frozen=True)
+class Asked:
+    """A job to prepare.
+
+    Attributes:
+        spec: the job as its producer wrote it.
+        offset: tokens in its log.
+        log: the log's entries, as they are in Redis.
+        context_tokens: what the model takes at most, prompt and output together.
+    """
+
+    job_id: str
+    spec: bytes
+    context_tokens: int
+    offset: int = 0
+    log: list[bytes] = field(default_factory=list)
+
+    def to_wire(self) -> bytes:
+        """For the intake process, which trusts its engine process."""
+        return pickle.dumps((self.job_id, self.spec, self.context_tokens, self.offset, self.log))
+
+    @classmethod
+    def from_wire(cls, message: bytes) -> "Asked":
+        """What `to_wire` made."""
+        return cls(*pickle.loads(message))  # noqa: S301
+
+
+@dataclass(slots=True)
+class Replay:
+    """What an earlier worker generated.
+
+    Attributes:
+        pieces: the text that became final with each token.
+        stopped: a stop string ended the job at the last token.
+        position: where the text is, to go on from there.
+        logged: tokens in the log.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+    position: Position | None = None
+    logged: int = 0
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A job that has been read.
+
+    Attributes:
+        error: why it can't run; None when it can.
+        trace: where something failed that nobody had thought of.
+        fields: what is kept of the job (`NOT_KEPT` is not), as JSON has it; None when it can't be read.
+        prompt_bytes: of the prompt's text.
+        prompt_ids: the prompt.
+        notice: what the host is told of it.
+        replay: what an earlier worker did.
+    """
+
+    error: JobError | None = None
+    trace: str = ""
+    fields: dict[str, Any] | None = None
+    prompt_bytes: int = 0
+    prompt_tokens: int = 0
+    prompt_ids: list[int] = field(default_factory=list)
+    notice: JobStarted | None = None
+    replay: Replay = field(default_factory=Replay)
+
+    def to_wire(self) -> bytes:
+        """For the engine process: JSON and, behind a newline, the prompt's token ids."""
+        body = {
+            "error": self.error and self.error.model_dump(),
+            "trace": self.trace,
+            "fields": self.fields,
+            "prompt_bytes": self.prompt_bytes,
+            "prompt_tokens": self.prompt_tokens,
+            "notice": self.notice and asdict(self.notice),
+            "replay": asdict(self.replay) | {"position": self.replay.position},
+        }
+        return json.dumps(body).encode() + b"\n" + array("i", self.prompt_ids).tobytes()
+
+    @classmethod
+    def from_wire(cls, message: bytes) -> "Prepared":
+        """What `to_wire` made."""
+        head, _, ids = message.partition(b"\n")
+        body = json.loads(head)
+        replay = Replay(**body.pop("replay"))
+        if replay.position is not None:
+            tokens, text, early = replay.position
+            replay.position = Position(Held(*tokens), text, early)
+        error, notice = body.pop("error"), body.pop("notice")
+        return cls(
+            error=error and JobError(**error),
+            notice=notice and JobStarted(**notice),
+            replay=replay,
+            prompt_ids=array("i", ids).tolist(),
+            **body,
+        )
