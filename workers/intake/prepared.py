@@ -1,7 +1,6 @@
 """What intake is asked and what it answers, as it travels between the two processes."""
 
 import json
-import pickle
 from array import array
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -34,13 +33,22 @@ class Asked:
     log: list[bytes] = field(default_factory=list)
 
     def to_wire(self) -> bytes:
-        """For the intake process, which trusts its engine process."""
-        return pickle.dumps((self.job_id, self.spec, self.context_tokens, self.offset, self.log))
+        """For the intake process: JSON and, behind a newline, the spec and the log's entries."""
+        parts = [self.spec, *self.log]
+        head = [self.job_id, self.context_tokens, self.offset, [len(part) for part in parts]]
+        return b"".join([json.dumps(head).encode(), b"\n", *parts])
 
     @classmethod
     def from_wire(cls, message: bytes) -> "Asked":
         """What `to_wire` made."""
-        return cls(*pickle.loads(message))  # noqa: S301
+        start = message.index(b"\n") + 1
+        job_id, context_tokens, offset, sizes = json.loads(message[:start])
+        parts = []
+        for size in sizes:
+            parts.append(message[start : start + size])
+            start += size
+        spec, *log = parts
+        return cls(job_id, spec, context_tokens, offset, log)
 
 
 @dataclass(slots=True)
