@@ -40,12 +40,15 @@ READS = {
 }
 """Methods that change nothing: dying there is dying at the step before or after."""
 
-PLAIN_COMMANDS = ("INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "ZREM", "DEL", "XRANGE")
+READ_COMMANDS = {"XRANGE"}
+"""The same of commands: a token log that is read."""
+
+PLAIN_COMMANDS = ("INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "ZREM", "DEL")
 """What an engine process sends beside its scripts; a transaction is one command."""
 
 ONCE = {
     *("_build", "_announce", "INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "Runner.run"),
-    *("Noticeboard.put_up", "Intake.close", "XRANGE"),
+    *("Noticeboard.put_up", "Intake.close"),
     *(
         "Runner._rest",
         "Runner.stop",
@@ -176,6 +179,8 @@ def _arm_commands(fuse: Fuse) -> None:
     send, send_all = Redis.execute_command, Pipeline.execute
 
     def execute_command(redis: Redis, *args: Any, **options: Any) -> Any:
+        if str(args[0]).upper() in READ_COMMANDS:
+            return send(redis, *args, **options)
         return _watched(send, _label(args, names), fuse)(redis, *args, **options)
 
     def execute(pipeline: Any, raise_on_error: bool = True) -> Any:
