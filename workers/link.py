@@ -171,6 +171,8 @@ class Link:
             self._trial_wanted = reply.trial
         if reply.claim_error is not None:
             log.warning("claim_refused", reason=str(reply.claim_error))
+            assert self._sent.claim is not None
+            self._claim_lost = self._sent.claim[0]  # it may have failed with some jobs taken
         if reply.upkeep is not None:
             self._metrics.queued(reply.upkeep.queued)
             self._metrics.model_changed(self._settings.on_model_change, reply.upkeep.model_changed)

@@ -9,9 +9,6 @@ local now, delivery = now_ms(), key('delivery', id)
 local known = redis.call('EXISTS', delivery) == 1
 if not known then
   local disabled = redis.call('HGET', key('endpoint', endpoint), 'disabled_ms')
-  redis.call('HSET', delivery, 'endpoint', endpoint, 'created_ms', now, 'retention_ms', retention_ms, 'attempts', 0,
-    'state', disabled and 'disabled' or 'pending', unpack(ARGV, 7))
-  redis.call('PEXPIRE', delivery, retention_ms)
   local ended = redis.call('ZRANGEBYSCORE', key('deliveries'), '-inf', now - retention_ms, 'LIMIT', 0, MAX_FORGOTTEN)
   if ended[1] then redis.call('ZREM', key('deliveries'), unpack(ended)) end
   redis.call('ZADD', key('deliveries'), now, id)
@@ -21,6 +18,9 @@ if not known then
     redis.call('ZADD', key('waiting', endpoint), now, id)
     plan_endpoint(to_fields({unpack(ARGV, 7)}).tenant, endpoint, per_endpoint)
   end
+  redis.call('HSET', delivery, 'endpoint', endpoint, 'created_ms', now, 'retention_ms', retention_ms, 'attempts', 0,
+    'state', disabled and 'disabled' or 'pending', unpack(ARGV, 7))
 end
+redis.call('PEXPIRE', delivery, retention_ms)
 if not keep_entry then drop_entry(entry) end
 return known and 'already' or 'ok'

@@ -3,7 +3,10 @@ local id = ARGV[1]
 allow_when_full()
 local job = fields_of(id, 'state', 'retention_ms')
 if not job.state then return 'missing' end
-if TERMINAL[job.state] then return 'already ' .. job.state end
+if TERMINAL[job.state] then
+  complete_end(id)
+  return 'already ' .. job.state
+end
 if job.state == 'running' then
   redis.call('HSET', key('job', id), 'cancel', 1)
   return 'cancelling'

@@ -63,12 +63,13 @@ local function hand_out(id, job, fence, cost)
 end
 
 local function first_start(id, job)
-  redis.call('HSET', key('job', id), 'started_ms', now)
   notify(id, job.events, 'job.started', now)
-  if not job.max_runtime_ms then return end
-  local deadline = math.min(now + tonumber(job.max_runtime_ms), tonumber(job.deadline_ms or math.huge))
-  redis.call('HSET', key('job', id), 'deadline_ms', deadline)
-  redis.call('ZADD', key('deadlines'), deadline, id)
+  if job.max_runtime_ms then
+    local deadline = math.min(now + tonumber(job.max_runtime_ms), tonumber(job.deadline_ms or math.huge))
+    redis.call('ZADD', key('deadlines'), deadline, id)
+    redis.call('HSET', key('job', id), 'deadline_ms', deadline)
+  end
+  redis.call('HSET', key('job', id), 'started_ms', now)
 end
 
 -- Whose the next tokens will be; those of a job that goes on with another model are the latest one's.
@@ -85,6 +86,10 @@ local function start(id, job, cost)
   local epoch = tonumber(job.epoch or 0) + 1
   local fence = string.format('%d.%s', epoch, nonce)
   local lane = key('lane', job.class, job.tenant)
+  redis.call('ZADD', key('leases'), now + lease_ms, id)
+  redis.call('ZADD', key('held', worker), now, id)
+  if not job.started_ms then first_start(id, job) end
+  redis.call('HSET', key('job', id), 'state', 'running', 'epoch', epoch, 'fence', fence, 'worker', worker)
   if job.stream == lane then
     take(job.stream)
     count_bytes(job.class, job.tenant, -#job.spec)
@@ -93,20 +98,16 @@ local function start(id, job, cost)
     redis.call('HDEL', key('job', id), 'stream', 'entry')
   end
   if job.held or job.passed then redis.call('HDEL', key('job', id), 'held', 'passed') end
-  redis.call('HSET', key('job', id), 'state', 'running', 'epoch', epoch, 'fence', fence, 'worker', worker)
   note_model(id, job)
   if job.stream ~= lane and not job.charged then  -- by a worker of before, or in an earlier life
     redis.call('HSET', key('job', id), 'charged', prompt_of(job) + number(job.offset))
   end
-  redis.call('ZADD', key('leases'), now + lease_ms, id)
-  redis.call('ZADD', key('held', worker), now, id)
-  if not job.started_ms then first_start(id, job) end
   hand_out(id, job, fence, cost)
 end
 
 local function bury(stream, entry_id, entry, cause)
-  drop(stream, entry_id)
   redis.call('XADD', key('dead'), '*', 'job', entry.job or '', 'cause', cause, 'at_ms', now, 'from', stream)
+  drop(stream, entry_id)
 end
 
 -- Whether the tenant has as many running jobs as it may have; forgets some of those that vanished without leaving.

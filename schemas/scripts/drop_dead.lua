@@ -3,6 +3,6 @@ local entry_id = ARGV[1]
 local found = redis.call('XRANGE', key('dead'), entry_id, entry_id)[1]
 if not found then return 'missing' end
 local id = to_fields(found[2]).job or ''
-redis.call('XDEL', key('dead'), entry_id)
 if fields_of(id, 'state').state == 'failed' then redis.call('DEL', key('job', id), key('out', id)) end
+redis.call('XDEL', key('dead'), entry_id)
 return id

@@ -16,7 +16,7 @@ if idem then
   local known = redis.call('GET', idem)
   if known then
     local known_id, known_hash = string.match(known, '^(%S+) (%S+)$')
-    return {known_hash == body_hash and 'ok' or 'conflict', known_id}
+    if known_id ~= id then return {known_hash == body_hash and 'ok' or 'conflict', known_id} end
   end
 end
 
@@ -80,24 +80,28 @@ if refusal then return refusal end
 tokens_at, refusal = rate('tokens', policy.tokens_per_minute, tokens)
 if refusal then return refusal end
 
-redis.call('HSET', key('job', id), 'spec', spec, 'class', class, 'tenant', tenant, 'v', v,
-  'prompt_tokens', prompt_tokens, 'prompt_bytes', prompt_bytes, 'max_tokens', max_tokens,
-  'max_attempts', max_attempts, 'retention_ms', retention_ms, 'enqueued_ms', now)
+local record = {'spec', spec, 'class', class, 'tenant', tenant, 'v', v, 'prompt_tokens', prompt_tokens,
+  'prompt_bytes', prompt_bytes, 'max_tokens', max_tokens, 'max_attempts', max_attempts,
+  'retention_ms', retention_ms, 'enqueued_ms', now}
+local function note(name, value) record[#record + 1], record[#record + 2] = name, value end
+
+if events ~= '' then note('events', events) end
+if max_runtime_ms > 0 then note('max_runtime_ms', max_runtime_ms) end
+if idem then redis.call('SET', idem, id .. ' ' .. body_hash, 'PX', idem_ms) end
+if deadline_ms > 0 then
+  note('deadline_ms', now + deadline_ms)
+  redis.call('ZADD', key('deadlines'), now + deadline_ms, id)
+end
+-- The record comes last, and with it the job: a first try that was interrupted has left none.
+if delay_ms > 0 then
+  delay(id, class, tenant, now + delay_ms, #spec)
+  redis.call('HSET', key('job', id), 'state', 'delayed', unpack(record))
+else
+  enter_lane(id, {class = class, tenant = tenant, v = v, prompt_tokens = prompt_tokens,
+    prompt_bytes = prompt_bytes, max_tokens = max_tokens}, unpack(record))
+end
 for name, at in pairs({requests = requests_at, tokens = tokens_at}) do
   redis.call('HSET', key('rate', tenant), name, string.format('%.0f', at), 'written', now)
   redis.call('PEXPIRE', key('rate', tenant), math.ceil(math.max(requests_at or now, tokens_at or now) - now) + 1)
-end
-if events ~= '' then redis.call('HSET', key('job', id), 'events', events) end
-if max_runtime_ms > 0 then redis.call('HSET', key('job', id), 'max_runtime_ms', max_runtime_ms) end
-if idem then redis.call('SET', idem, id .. ' ' .. body_hash, 'PX', idem_ms) end
-if deadline_ms > 0 then
-  redis.call('HSET', key('job', id), 'deadline_ms', now + deadline_ms)
-  redis.call('ZADD', key('deadlines'), now + deadline_ms, id)
-end
-if delay_ms > 0 then
-  redis.call('HSET', key('job', id), 'state', 'delayed')
-  delay(id, class, tenant, now + delay_ms, #spec)
-else
-  enter_lane(id)
 end
 return {'ok', id}

@@ -9,7 +9,10 @@ if not job.state then
   redis.call('ZREM', key('leases'), id)
   return 'gone'
 end
-if TERMINAL[job.state] then return 'already ' .. job.state end
+if TERMINAL[job.state] then
+  complete_end(id)
+  return 'already ' .. job.state
+end
 if job.fence ~= fence then return 'fenced' end
 local refused = append(id, job.offset, from, to, payload, now)
 if refused and refused ~= 'damaged' then return refused end  -- the result has it all; a damaged log can wait no more

@@ -200,10 +200,8 @@ end
 -- A tenant with as many running jobs as it may have waits outside the fair order until one of them leaves; its
 -- jobs would have to be passed over at each claim otherwise.
 local function unpark(class, tenant)
-  if redis.call('SREM', key('parked'), class .. ':' .. tenant) == 0 then return end
-  if redis.call('EXISTS', key('lane', class, tenant)) == 0 then return end
-  join_backlog(class, tenant)
-  ring()
+  if redis.call('EXISTS', key('lane', class, tenant)) == 1 then join_backlog(class, tenant) end
+  if redis.call('SREM', key('parked'), class .. ':' .. tenant) == 1 then ring() end
 end
 
 local function count_bytes(class, tenant, delta)
@@ -229,9 +227,10 @@ end
 
 -- A delayed job is due, or has ended; a no-op for any other.
 local function leave_delayed(id, class, tenant)
+  if class and tenant and redis.call('ZREM', key('delayed_jobs', class, tenant), id) == 1 then
+    change_delayed_bytes(class, tenant, -redis.call('HSTRLEN', key('job', id), 'spec'))
+  end
   redis.call('ZREM', key('delayed'), id)
-  if not (class and tenant) or redis.call('ZREM', key('delayed_jobs', class, tenant), id) == 0 then return end
-  change_delayed_bytes(class, tenant, -redis.call('HSTRLEN', key('job', id), 'spec'))
 end
 
 -- Moves of the state machine --------------------------------------------------------------------------
@@ -261,25 +260,29 @@ local function readable(class, max_v, fingerprint)
   return found
 end
 
-local function enter_lane(id)
-  local job = fields_of(id, unpack(QUEUE_FIELDS))
+-- Each move has one write that decides it: that of the job's state. What it needs to be found comes before, what is
+-- over after it, so that a move that was interrupted is made, or made complete, by whoever asks for it again, or by
+-- upkeep. An entry of a queue stream counts only when its job's record names it.
+
+-- A job with the fields given comes into its lane; further fields are written with its state.
+local function enter_lane(id, job, ...)
   local lane = key('lane', job.class, job.tenant)
   local entry = push(lane, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v)
   join_backlog(job.class, job.tenant)
+  redis.call('HSET', key('job', id), 'state', 'queued', 'stream', lane, 'entry', entry, ...)
   count_bytes(job.class, job.tenant, redis.call('HSTRLEN', key('job', id), 'spec'))
-  redis.call('HSET', key('job', id), 'state', 'queued', 'stream', lane, 'entry', entry)
   ring()
 end
 
--- Out of whatever queue stream holds the job; a no-op for one that is in none.
-local function leave_queue(id)
-  local job = fields_of(id, 'state', 'stream', 'entry', 'class', 'tenant')
-  if not (job.stream and job.entry) then return end
-  drop(job.stream, job.entry)
-  if job.state == 'queued' and job.stream == key('lane', job.class, job.tenant) then
-    count_bytes(job.class, job.tenant, -redis.call('HSTRLEN', key('job', id), 'spec'))
+local PLACE = {'state', 'stream', 'entry', 'class', 'tenant'}
+
+-- Out of the queue stream that held the job, by what its record said before the move; a no-op for one in none.
+local function leave_queue(id, before)
+  if not (before.stream and before.entry) then return end
+  drop(before.stream, before.entry)
+  if before.state == 'queued' and before.stream == key('lane', before.class, before.tenant) then
+    count_bytes(before.class, before.tenant, -redis.call('HSTRLEN', key('job', id), 'spec'))
   end
-  redis.call('HDEL', key('job', id), 'stream', 'entry')
 end
 
 local HELD_MS = 60 * 1000  -- what a worker holds is listed for so long after its last lease
@@ -295,25 +298,30 @@ end
 -- A running job leaves its worker: no lease, and room for another of its tenant's.
 local function stop_running(id, tenant, worker)
   if worker then unlist(id, worker) end
+  if redis.call('SREM', key('running', tenant), id) == 1 then
+    for _, class in ipairs(CLASSES) do unpark(class, tenant) end
+  end
   redis.call('ZREM', key('leases'), id)
-  if redis.call('SREM', key('running', tenant), id) == 0 then return end
-  for _, class in ipairs(CLASSES) do unpark(class, tenant) end
 end
 
 -- A job that has run goes back with its progress, ahead of the lanes of its class: to a stream of `retry` or
 -- `suspects`. One that only some workers may take goes to a stream that no other reads, and is in nobody's way.
-local function requeue(id, kind)
-  leave_queue(id)
+-- Further fields are written with its state.
+local function requeue(id, kind, ...)
+  local before = fields_of(id, unpack(PLACE))
   settle(id)
   local job = fields_of(id, 'deadline_ms', 'worker', 'fingerprint', 'offset', unpack(QUEUE_FIELDS))
   local readers = readers_of(job)
   local stream = key(kind, readers)
   if readers ~= job.class then redis.call('ZADD', key('readers'), 'NX', now_ms(), readers) end
-  stop_running(id, job.tenant, job.worker)
-  redis.call('HDEL', key('job', id), 'fence', 'worker')
   if job.deadline_ms then redis.call('ZADD', key('deadlines'), job.deadline_ms, id) end  -- it may have passed
   local entry = push(stream, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v or 1)
-  redis.call('HSET', key('job', id), 'state', 'queued', 'stream', stream, 'entry', entry)
+  local waits = before.state == 'queued'  -- then it is found by its old entry until it has the new one
+  if not waits then leave_queue(id, before) end
+  redis.call('HSET', key('job', id), 'state', 'queued', 'stream', stream, 'entry', entry, ...)
+  if waits then leave_queue(id, before) end
+  stop_running(id, job.tenant, job.worker)
+  redis.call('HDEL', key('job', id), 'fence', 'worker')
   ring()
 end
 
@@ -328,10 +336,16 @@ local function log_of(id)
   return log
 end
 
+-- Whether the entry is in the log already: an earlier try was interrupted.
+local function is_in_log(id, entry_id, payload)
+  local found = redis.pcall('XRANGE', key('out', id), entry_id, entry_id)
+  return not found.err and found[1] ~= nil and to_fields(found[1][2]).event == payload
+end
+
 -- Adds to the log first, so that the live never see what a reader of the log won't. False for a damaged log.
 local function publish(id, entry_id, payload)
   local added = redis.pcall('XADD', key('out', id), entry_id, 'event', payload)
-  if type(added) == 'table' and added.err then return false end
+  if type(added) == 'table' and added.err and not is_in_log(id, entry_id, payload) then return false end
   redis.call('PUBLISH', key('chan', id), payload)
   return true
 end
@@ -454,31 +468,40 @@ local function output_so_far(id, finish_reason)
     .. '","usage":{"completion_tokens":' .. count .. '}}'
 end
 
--- The one way into a terminal state: result, end marker, acknowledgement, lease, outbox and retention.
-local function end_job(id, state, output, error, end_payload, retention_ms, now)
-  local job = fields_of(id, 'offset', 'class', 'tenant', 'events', 'worker')
-  leave_queue(id)
-  settle(id, state == 'failed' and not job.offset)
-  stop_running(id, job.tenant, job.worker)
-  leave_delayed(id, job.class, job.tenant)
+-- A job that has ended is nowhere any more; `before` is what its record said when it had not.
+local function leave_all(id, before)
+  leave_queue(id, before)
+  stop_running(id, before.tenant, before.worker)
+  leave_delayed(id, before.class, before.tenant)
   redis.call('ZREM', key('deadlines'), id)
-  redis.call('HDEL', key('job', id), 'fence', 'cancel', 'suspect')
-  redis.call('HSET', key('job', id), 'state', state, 'result', output, 'finished_ms', now)
-  if error ~= '' then redis.call('HSET', key('job', id), 'error', error) end
+  redis.call('HDEL', key('job', id), 'stream', 'entry', 'fence', 'cancel', 'suspect')
+end
+
+-- What an end that was interrupted has left.
+local function complete_end(id) leave_all(id, fields_of(id, 'worker', unpack(PLACE))) end
+
+-- The one way into a terminal state: result, end marker, acknowledgement, lease, outbox and retention. Further fields
+-- are written with the state.
+local function end_job(id, state, output, error, end_payload, retention_ms, now, ...)
+  local job = fields_of(id, 'offset', 'events', 'worker', unpack(PLACE))
+  settle(id, state == 'failed' and not job.offset)
   if not publish(id, (job.offset or 0) .. '-1', end_payload) then  -- a damaged log can't keep a job from ending
     redis.call('PUBLISH', key('chan', id), end_payload)
   end
   notify(id, job.events, 'job.' .. state, now)
-  note_pace(job.class, now)
   keep_ended(id, retention_ms, now)
+  if error ~= '' then redis.call('HSET', key('job', id), 'error', error) end
+  redis.call('HSET', key('job', id), 'state', state, 'result', output, 'finished_ms', now, ...)
+  leave_all(id, job)
+  note_pace(job.class, now)
 end
 
 -- The same for a job that ends where no worker has its text: cancelled, expired or dead in the queue.
-local function end_unattended(id, state, reason, error, retention_ms, now)
+local function end_unattended(id, state, reason, error, retention_ms, now, ...)
   local offset = fields_of(id, 'offset').offset or 0
   local end_payload = '{"offset":' .. offset .. ',"end":"' .. state .. '","finish_reason":"' .. reason .. '"'
     .. (error ~= '' and (',"error":' .. error) or '') .. '}'
-  end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now)
+  end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now, ...)
 end
 
 -- The worker that tries suspects, or was asked to.
@@ -527,6 +550,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
   local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
     'history', 'suspect')
   if job.state ~= 'running' then
+    if TERMINAL[job.state] then complete_end(id) end
     redis.call('ZREM', key('leases'), id)
     return nil
   end
@@ -534,14 +558,13 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
   local history, deaths =
     remember(job.history, {worker = worker, at_ms = now, how = how, offset = offset, alone = alone})
   local attempts = tonumber(job.attempts or 0) + (alone and 1 or 0)
-  redis.call('HSET', key('job', id), 'attempts', attempts, 'history', history)
   if redis.call('ZCARD', key('held', worker)) > 1 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
   if job.suspect then
     redis.call('HSET', key('pulse'), 'trial_died_ms', now)
     if who_tries() == worker then redis.call('DEL', key('trial')) end
   end
   if job.cancel then
-    end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now)
+    end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now, 'attempts', attempts, 'history', history)
     return 'cancelled'
   end
   if alone and attempts >= math.min(tonumber(job.max_attempts), most_attempts) then
@@ -549,15 +572,14 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
     redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
       'attempts', attempts, 'worker', worker, 'offset', offset, 'history', history)
     end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',
-      dead_retention_ms, now)
+      dead_retention_ms, now, 'attempts', attempts, 'history', history)
     return 'dead'
   end
   if blamed or deaths > 1 then
     local margin = suspect_margin * 2 ^ math.max(0, math.min(deaths - 2, MAX_DOUBLINGS))
-    redis.call('HSET', key('job', id), 'suspect', offset + margin)
-    requeue(id, 'suspects')
+    requeue(id, 'suspects', 'attempts', attempts, 'history', history, 'suspect', offset + margin)
   else
-    requeue(id, 'retry')
+    requeue(id, 'retry', 'attempts', attempts, 'history', history)
   end
   return 'recovered'
 end

@@ -4,6 +4,10 @@ local found = redis.call('XRANGE', key('dead'), entry_id, entry_id)[1]
 if not found then return 'missing' end
 local id = to_fields(found[2]).job
 local job, log = fields_of(id, 'state', 'offset'), key('out', id)
+if job.state and not TERMINAL[job.state] then  -- an earlier try was interrupted: it lives again
+  redis.call('XDEL', key('dead'), entry_id)
+  return id
+end
 if job.state ~= 'failed' then return 'gone' end
 local offset = tonumber(job.offset or 0)
 

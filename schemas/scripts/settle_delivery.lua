@@ -17,9 +17,6 @@ if not fine or type(history) ~= 'table' then history = {} end  -- damaged from o
 history[#history + 1] = cjson.decode(attempt)
 history[#history].at_ms = now
 while #history > MAX_HISTORY do table.remove(history, 1) end
-if type(redis.pcall('HINCRBY', delivery, 'attempts', 1)) == 'table' then redis.call('HSET', delivery, 'attempts', 1) end
-redis.call('HDEL', delivery, 'fence')
-redis.call('HSET', delivery, 'state', state, 'history', cjson.encode(history))
 redis.call('ZREM', key('sending', endpoint), id)
 if state == 'pending' then
   redis.call('ZADD', key('waiting', endpoint), now + delay_ms, id)
@@ -41,4 +38,7 @@ elseif state ~= 'refused' then  -- which says nothing of the receiver
 end
 redis.call('PEXPIRE', record, retention_ms)
 plan_endpoint(known[4] or '', endpoint, per_endpoint)
+-- Last: the fence is what lets an attempt be settled that was not to the end.
+local attempts = (tonumber(redis.call('HGET', delivery, 'attempts') or 0) or 0) + 1
+redis.call('HSET', delivery, 'state', state, 'history', cjson.encode(history), 'attempts', attempts, 'fence', '')
 return 'ok'

@@ -52,22 +52,22 @@ set_jobs_back('delayed')
 local looks = limit  -- at jobs whose results may have to be put together
 for _, id in ipairs(ripe('deadlines', now)) do
   if looks < 1 then break end
-  redis.call('ZREM', key('deadlines'), id)
   local job = fields_of(id, 'state', 'retention_ms', 'offset')
   looks = looks - looks_for(job)
   if job.state == 'queued' or job.state == 'delayed' then  -- a running job's own worker ends it
     end_unattended(id, 'expired', 'expired', '', job.retention_ms, now)
     counts.expired = counts.expired + 1
   end
+  redis.call('ZREM', key('deadlines'), id)
 end
 
 for _, id in ipairs(ripe('delayed', now)) do
-  local job = fields_of(id, 'state', 'class', 'tenant')
-  leave_delayed(id, job.class, job.tenant)
+  local job = fields_of(id, 'state', unpack(QUEUE_FIELDS))
   if job.state == 'delayed' then
-    enter_lane(id)
+    enter_lane(id, job)
     counts.promoted = counts.promoted + 1
   end
+  leave_delayed(id, job.class, job.tenant)
 end
 
 -- Moments from a time when Redis's clock was ahead: no lease ends, and no worker was heard of, later than that.
