@@ -171,23 +171,13 @@ class Tag:
         """Hash with TTL: one webhook delivery, its payload and its attempts."""
         return f"{self.base}:delivery:{delivery_id}"
 
-    @property
-    def due(self) -> str:
-        """Sorted set: tenants by when something is next to be sent for them, in ms."""
-        return f"{self.base}:due:*"
-
-    def due_origins(self, tenant: str) -> str:
-        """Sorted set: a tenant's origins by when something is next to be sent to them, in ms."""
+    def due(self, tenant: str = "*") -> str:
+        """Sorted set: a tenant's origins, for `*` all tenants, by when something is next sent, in ms."""
         return f"{self.base}:due:{tenant}"
 
     def endpoints(self, tenant: str, origin: str) -> str:
         """Sorted set: a tenant's endpoints at an origin by when something is next to be sent there, in ms."""
         return f"{self.base}:endpoints:{tenant}:{origin}"
-
-    @property
-    def due_before(self) -> str:
-        """Sorted set: what `due` was before tenants had turns: origins, with `endpoints:<origin>`."""
-        return f"{self.base}:due"
 
     def waiting(self, endpoint: str) -> str:
         """Sorted set: an endpoint's unfinished deliveries by when to send them, in ms."""

@@ -190,4 +190,4 @@ class World:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is left to relay, to send or to run."""
-        return not (self.redis.xlen(TAG.outbox) or self.redis.zcard(TAG.due))
+        return not (self.redis.xlen(TAG.outbox) or self.redis.zcard(TAG.due()))

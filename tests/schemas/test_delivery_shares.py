@@ -111,22 +111,22 @@ def test_what_an_older_version_has_planned_is_sent(sender: Sender, redis: Redis)
     sender.accept(*((f"t{number % 3}", url) for number, url in enumerate(urls)))
     for number, url in enumerate(urls):  # by origin alone, as it was
         tenant, origin = f"t{number % 3}", origin_id(url)
-        redis.delete(TAG.endpoints(tenant, origin), TAG.due_origins(tenant), TAG.due)
-        redis.zadd(TAG.due_before, {origin: 1})
+        redis.delete(TAG.endpoints(tenant, origin), TAG.due(tenant), TAG.due())
+        redis.zadd(f"{TAG.base}:due", {origin: 1})
         redis.zadd(f"{TAG.base}:endpoints:{origin}", {endpoint_id(tenant, url): 1})
     found = [due.url for _ in range(20) for due in sender.claim()]
     assert sorted(found) == sorted(urls)
-    assert not redis.exists(TAG.due_before)
+    assert not redis.exists(f"{TAG.base}:due")
     assert not [key for key in redis.scan_iter(f"{TAG.base}:endpoints:*") if key.count(b":") == 4]
 
 
 def test_an_older_versions_plan_for_what_is_gone_is_dropped(sender: Sender, redis: Redis):
-    redis.zadd(TAG.due_before, {"0a": 1, "0b": 1})
+    redis.zadd(f"{TAG.base}:due", {"0a": 1, "0b": 1})
     redis.zadd(f"{TAG.base}:endpoints:0a", {"0a.1": 1, "0a.2": 1})
     redis.zadd(TAG.waiting("0a.2"), {"gone": 1})
     for _ in range(3):
         assert sender.claim() == []
-    assert not redis.exists(TAG.due_before, TAG.waiting("0a.2"))
+    assert not redis.exists(f"{TAG.base}:due", TAG.waiting("0a.2"))
 
 
 def commands(redis: Redis, sender: Sender) -> int:
@@ -144,14 +144,14 @@ def test_a_claim_costs_the_same_however_much_waits(sender: Sender, redis: Redis,
         sender.hanging.clear()
         many = {f"{n:020x}": n for n in range(number)}
         if what == "tenants":
-            redis.zadd(TAG.due, many)
+            redis.zadd(TAG.due(), many)
             for tenant in many:
-                redis.zadd(TAG.due_origins(tenant), {"0a": 1})
+                redis.zadd(TAG.due(tenant), {"0a": 1})
         elif what == "older origins":
-            redis.zadd(TAG.due_before, many)
+            redis.zadd(f"{TAG.base}:due", many)
         else:
-            redis.zadd(TAG.due, {"t": 1})
-            redis.zadd(TAG.due_origins("t"), many)
+            redis.zadd(TAG.due(), {"t": 1})
+            redis.zadd(TAG.due("t"), many)
             for origin in many:
                 redis.zadd(TAG.endpoints("t", origin), {f"{origin}.a": 1})
         cost[number] = commands(redis, sender)
@@ -182,4 +182,4 @@ def test_a_delivery_that_is_no_record_is_dropped(sender: Sender, redis):
     redis.delete(damaged)
     redis.set(damaged, "x", ex=60)
     assert sender.claim() == []
-    assert not redis.exists(TAG.due)
+    assert not redis.exists(TAG.due())

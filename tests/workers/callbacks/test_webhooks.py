@@ -68,7 +68,7 @@ def at_rest(redis) -> bool:
     seconds, micros = redis.time()
     now = seconds * 1000 + micros // 1000
     sending = list(redis.scan_iter(f"{TAG.base}:sending:*"))
-    return not redis.zcount(TAG.due, "-inf", now) and not sending and not redis.xlen(TAG.outbox)
+    return not redis.zcount(TAG.due(), "-inf", now) and not sending and not redis.xlen(TAG.outbox)
 
 
 def test_a_job_tells_its_receiver_what_became_of_it(redis, jobs: Jobs, receiver: Receiver, start_service):
