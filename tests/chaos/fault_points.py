@@ -37,6 +37,7 @@ START = ("_build", "_announce")
 READS = {
     *("Link.next_at", "Engine.check", "Engine.stats", "Engine.held_tokens", "Roster.held_tokens"),
     *("Intake.overdue_s", "Link.late_s"),
+    "Noticeboard.note_refusal",  # it writes a line of the log
 }
 """Methods that change nothing: dying there is dying at the step before or after."""
 

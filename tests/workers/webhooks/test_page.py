@@ -93,6 +93,7 @@ def test_the_body_shown_has_the_fields_that_are_sent():
         "state": "succeeded",
         "worker": "w",
         "attempts": "0",
+        "fingerprint": "f",
         "result": output.model_dump_json(),
         **times,
     }
