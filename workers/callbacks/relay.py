@@ -22,6 +22,7 @@ from ...schemas.errors import BrokerUnavailable, InvalidJob
 from ...schemas.events import Record
 from ...schemas.job import SCHEMA_VERSION, WebhookEvent
 from ...schemas.keys import Tag
+from ...schemas.redaction import shown_name
 from ...schemas.scripts import accept_delivery, run
 from ...schemas.wire import WireJob
 from .message import Messages, TaskMessage
@@ -123,9 +124,8 @@ class Relay:
         if job.celery is None:
             self._metrics.relayed("done")
         elif message is not None and not message.is_for(self._app):
-            reason = (
-                f"their tasks are of the Celery app {message.app!r}, these callbacks of {self._app.main!r}"
-            )
+            theirs = shown_name(message.app or "")
+            reason = f"their tasks are of the Celery app {theirs!r}, these callbacks of {self._app.main!r}"
             self._leave(entry_id, reason)
         elif message is not None:
             self.tasks.add(entry_id, record.job_id, event, since)

@@ -153,3 +153,13 @@ def test_a_record_that_is_no_text_is_dropped_without_a_word_of_it(
         wait_until(lambda: not redis.xlen(TAG.outbox))
     assert "outbox_entry_dropped" in {line["event"] for line in logs}
     assert SECRET not in str(logs)
+
+
+def test_an_app_with_a_secret_for_its_name_is_left_to_it_without_naming_it(
+    redis: Redis, jobs: Jobs, start_service, app: Celery
+):
+    jobs.ended(celery=json.dumps({**json.loads(part()), "app": SECRET}))
+    with capture_logs() as logs:
+        start_service(app)
+        wait_until(lambda: any(line["event"] == "outbox_entries_left" for line in logs))
+    assert SECRET not in str(logs)
