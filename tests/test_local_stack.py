@@ -78,7 +78,8 @@ def test_up_serves_with_callbacks_and_flower_until_it_is_stopped(tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
-    assert sorted(started) == ["celery", "headrace.cli", "headrace.cli", "headrace.workers.engine_process"]
+    workers = ["headrace.workers.engine_process", "headrace.workers.intake.process"]
+    assert sorted(started) == ["celery", "headrace.cli", "headrace.cli", *workers]
     assert {log.name for log in (tmp_path / ".headrace").glob("*.log")} == {
         "worker.log",
         "callbacks.log",
