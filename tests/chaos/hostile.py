@@ -233,6 +233,7 @@ async def hostile_storm(
         "served_name": TAG.model,
         "num_pages": 1024,
         "lease_s": 3.0,
+        "intake_s": 8.0,
     }
     with (
         Fleet(
