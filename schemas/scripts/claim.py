@@ -59,7 +59,7 @@ class ClaimedJob:
 
     Attributes:
         fence: proves ownership in every later write.
-            spec: the job as JSON (`WireJob.from_wire`), as it is in Redis: it may be no text at all.
+        spec: the job as JSON (`WireJob.from_wire`), as it is in Redis: it may be no text at all.
         offset: tokens in its log.
         attempts: how often a worker died over it, and over nothing else.
         suspect_until: it stays a suspect until its log passes this offset; None when it is none.
