@@ -299,7 +299,9 @@ if resync then
     if job.worker == worker and string.match(job.fence or '', '%.(.+)$') == nonce then
       local sizes = fields_of(id, 'prompt_tokens', 'prompt_bytes', 'max_tokens')
       local sized = tonumber(sizes.prompt_tokens) and tonumber(sizes.prompt_bytes) and tonumber(sizes.max_tokens)
-      hand_out(id, job, job.fence, sized and cost_of(sizes, tonumber(job.offset or 0) or 0, job.class) or 0)
+      local offset = number(job.offset)
+      local cost = sized and (cost_of(sizes, offset, job) or pages_of(sizes, offset, capacity)) or 0
+      hand_out(id, job, job.fence, cost)
     end
   end
   return {taken, {}, 0, 0}

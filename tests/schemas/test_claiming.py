@@ -220,6 +220,14 @@ def test_a_worker_that_lost_the_reply_to_its_claim_gets_its_jobs_again(queue):
     assert queue.claimed() == [third]
 
 
+def test_a_lost_reply_is_repeated_with_what_is_larger_than_its_worker(queue):
+    job_id = queue.add(max_tokens=5000)
+    sizes = {"capacity_tokens": 4096, "context_tokens": 8192}
+    (lost,) = queue.claim(**sizes).jobs
+    (again,) = queue.claim(resync=True, **sizes).jobs
+    assert (again.job_id, again.fence, again.cost_tokens) == (job_id, lost.fence, lost.cost_tokens)
+
+
 def test_claiming_costs_the_same_however_long_the_queue_is(queue, redis):
     def calls_of_a_claim() -> int:
         redis.config_resetstat()
