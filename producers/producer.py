@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from ..schemas.connection import Address, Kind
-from ..schemas.errors import HeadraceError, JobsRefused
+from ..schemas.connection import Kind, address_of
+from ..schemas.errors import BadSetting, HeadraceError, JobsRefused
 from ..schemas.job import Job, JobClass, Webhook
 from ..schemas.keys import NAMESPACE
 from ..schemas.settings import Limits, QueueSettings
@@ -43,7 +43,7 @@ class Producer(ABC, Generic[Enqueued]):
         """Nothing is sent before the first call.
 
         Args:
-            url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`,
+            url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix:///path`,
                 `redis+sentinel://host:port,host:port/service`, `redis+cluster://host:port,host:port`.
             namespace: the first part of every key; the same for all producers and workers.
             partitions: queues that a model's jobs are spread over; the same for all producers and workers.
@@ -57,20 +57,20 @@ class Producer(ABC, Generic[Enqueued]):
             wait_s: how long to wait for them, again and again within `retry_s`.
 
         Raises:
-            ValueError: a setting is out of its range.
-            BrokerUnavailable: `url` is not a Redis URL.
+            BadSetting: a setting is out of its range, or `url` is not a Redis URL.
         """
+        address = address_of(url)
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", namespace):
-            raise ValueError(f"namespace = {namespace!r}: must be 1 to 32 letters, digits or _ . -")
+            raise BadSetting(f"namespace = {namespace!r}: must be 1 to 32 letters, digits or _ . -")
         for name, value in (
             ("partitions", partitions),
             ("retention_s", retention_s),
             ("idempotency_s", idempotency_s),
         ):
             if not value > 0:
-                raise ValueError(f"{name} = {value!r}: must be above 0")
-        if wait_replicas and Address.parse(url).kind is Kind.CLUSTER:
-            raise ValueError(
+                raise BadSetting(f"{name} = {value!r}: must be above 0")
+        if wait_replicas and address.kind is Kind.CLUSTER:
+            raise BadSetting(
                 "wait_replicas: a Redis Cluster gives no one connection to wait on; leave it at 0"
             )
         settings = QueueSettings(

@@ -45,11 +45,11 @@ def broker(redis_url: str, namespace: str) -> Broker | None:
             if address.sentinel_options:
                 options["sentinel_kwargs"] = address.sentinel_options
             return Broker(";".join(urls), tls_options, options)
-        case Kind.SERVER if "path" in address.options:
-            path = quote(address.options["path"])
+        case Kind.SERVER if address.path:
+            path = quote(address.path)
             return Broker(f"redis+socket://{login}{path}?virtual_host={database}", None, options)
         case Kind.SERVER:
-            place = _at(address.options.get("host", "localhost"), address.options.get("port", 6379))
+            place = _at(*address.hosts[0])
             scheme = "rediss" if address.tls else "redis"
             return Broker(f"{scheme}://{login}{place}/{database}", tls_options, options)
 

@@ -3,10 +3,12 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode
 
 from .config import CommonSettings
+from .connection.address import ESCAPES
+from .connection.masking import is_unescaped
 
 
 def _from_json(value: object) -> object:
@@ -31,3 +33,11 @@ class CelerySettings(CommonSettings):
     ]
     celery_result_backend: str | None = Field(default=None, min_length=1, repr=False)
     show_prompts: Literal["size", "start", "all"] = "size"
+
+    @field_validator("celery_broker_url", "celery_result_backend")
+    @classmethod
+    def _celery_can_read(cls, url: str | None) -> str | None:
+        """Celery's own errors quote what can't be read: pieces of passwords."""
+        if url is not None and any(map(is_unescaped, url.split(";"))):
+            raise ValueError(ESCAPES)
+        return url

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -12,14 +12,14 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from .connection.address import Address
+from .connection.connect import not_a_url
+from .connection.masking import shown_url
+from .errors import BadSetting
 from .keys import NAMESPACE
 from .settings import Limits, QueueSettings
 
 ENV_PREFIX = "HEADRACE_"
-
-
-class BadSetting(ValueError):
-    """A setting is wrong; the message names it, its value and what is allowed."""
 
 
 def config_file() -> Path:
@@ -31,7 +31,7 @@ class CommonSettings(BaseSettings):
     """What every process needs to know: where Redis is and how jobs are kept.
 
     Attributes:
-        redis_url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`,
+        redis_url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix:///path`,
             `redis+sentinel://host:port,host:port/service`, `redis+cluster://host:port,host:port`.
         namespace: the first part of every key.
         partitions: queues that each model's jobs are spread over; the same for producers and workers.
@@ -50,7 +50,7 @@ class CommonSettings(BaseSettings):
         env_prefix=ENV_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    redis_url: str = Field(default="redis://localhost:6379/0", min_length=1, repr=False)
+    redis_url: str = Field(default="redis://localhost:6379/0", repr=False)
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = NAMESPACE
     partitions: Annotated[int, Field(ge=1, le=1024)] = 1
     retention_s: Annotated[float, Field(gt=0)] = 86_400.0
@@ -62,6 +62,15 @@ class CommonSettings(BaseSettings):
     max_job_bytes: Annotated[int, Field(gt=0)] = 4 * 2**20
     max_queued_jobs: Annotated[int, Field(gt=0)] = 1_000_000
     max_queued_bytes: Annotated[int, Field(gt=0)] = 2**30
+
+    @field_validator("redis_url")
+    @classmethod
+    def _can_be_read(cls, url: str) -> str:
+        try:
+            Address.parse(url)
+        except ValueError as error:
+            raise ValueError(not_a_url(error)) from None
+        return url
 
     @classmethod
     def settings_customise_sources(
@@ -88,7 +97,16 @@ class CommonSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise BadSetting(f"setting {name} = {first.get('input')!r}: {first['msg']}") from None
+            reason = first["msg"].removeprefix("Value error, ")
+            raise BadSetting(f"setting {name} = {cls._shown(name, first['input'])}: {reason}") from None
+
+    @classmethod
+    def _shown(cls, name: str, value: object) -> str:
+        """A wrong setting's value without what may be secret."""
+        if isinstance(value, str) and name.endswith(("_url", "_backend")):
+            return repr(shown_url(value))
+        known = cls.model_fields.get(name)
+        return repr(value) if known is not None and known.repr else "..."
 
     @property
     def queue(self) -> QueueSettings:

@@ -1,6 +1,7 @@
 """Every error headrace raises on purpose.
 
     HeadraceError
+    ├── BadSetting            a setting or argument is wrong; seen before anything is sent
     ├── InvalidJob            a field of the job is wrong; nothing was enqueued
     ├── UnknownModel          no worker has ever served that model here
     ├── QueueFull             the lane is at its limit; try again after `retry_after_s`
@@ -45,6 +46,12 @@ class HeadraceError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), self.args
+
+
+class BadSetting(HeadraceError, ValueError):
+    """A setting is wrong; the message names it, its value and what is allowed."""
+
+    code = "bad_setting"
 
 
 class InvalidJob(HeadraceError, ValueError):

@@ -30,6 +30,7 @@ OF_THE_DESIGN = {
 }
 OF_WHAT_THEY_TAKE_AND_GIVE = {
     "AsyncJobHandle",
+    "BadSetting",
     "CancelStatus",
     "Chunk",
     "Job",

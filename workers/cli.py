@@ -102,8 +102,7 @@ def worker(
 
 
 def _run(flags: dict[str, Any]) -> int:
-    from ..schemas.config import BadSetting
-    from ..schemas.errors import BrokerUnavailable
+    from ..schemas.errors import BadSetting, BrokerUnavailable
     from .settings import WorkerSettings
 
     try:

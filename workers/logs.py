@@ -156,8 +156,7 @@ def _clean(value: Any) -> Any:
 
 
 def _masked(text: str) -> str:
-    if "://" in text:
-        text = without_password(text)
+    text = without_password(text)
     for pattern, mask in _MASKS:
         text = pattern.sub(mask, text)
     return text

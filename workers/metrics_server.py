@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 
-from ..schemas.config import BadSetting
+from ..schemas.errors import BadSetting
 
 TAKEN_S = 5.0
 """How often a port that is another process's is tried again."""

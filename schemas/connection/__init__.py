@@ -1,11 +1,13 @@
 """Connecting to Redis, however it is run, and what its errors mean."""
 
-from .address import Address, Kind, without_password
+from .address import Address, Kind
 from .connect import (
+    address_of,
     connect,
     connect_async,
     connect_subscriber,
     is_cluster,
+    not_a_url,
     server_info,
     server_info_async,
 )
@@ -17,11 +19,13 @@ from .failures import (
     passing,
     unavailable,
 )
+from .masking import shown_url, without_password
 
 __all__ = [
     "MIN_VERSION",
     "Address",
     "Kind",
+    "address_of",
     "broker_errors",
     "check_version",
     "connect",
@@ -29,9 +33,11 @@ __all__ = [
     "connect_subscriber",
     "connection_lost",
     "is_cluster",
+    "not_a_url",
     "passing",
     "server_info",
     "server_info_async",
+    "shown_url",
     "unavailable",
     "without_password",
 ]

@@ -2,17 +2,17 @@
 
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from redis import Redis
+from redis import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 from redis.sentinel import Sentinel
 
-from ..errors import BrokerUnavailable
-from .address import Address, Kind, without_password
+from ..errors import BadSetting
+from .address import Address, Kind
+from .masking import shown_url
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
@@ -32,12 +32,15 @@ def connect(url: str, **options: Any) -> Redis:
     """A connection pool to the Redis at `url`; nothing is sent yet.
 
     Raises:
-        BrokerUnavailable: `url` is no Redis URL.
+        BadSetting: `url` is no Redis URL.
     """
-    address, options = _address(url), _OPTIONS | options
+    address, options = address_of(url), _OPTIONS | options
     match address.kind:
         case Kind.SERVER:
-            return Redis.from_url(url, **options)
+            kind: type[Any] = SSLConnection if address.tls else Connection
+            if address.path:
+                kind = UnixDomainSocketConnection
+            return Redis.from_pool(ConnectionPool(kind, **_server_options(address, options)))
         case Kind.SENTINEL:
             sentinel = Sentinel(
                 address.hosts, sentinel_kwargs=_sentinel_options(address, options), **_known(address, options)
@@ -50,12 +53,16 @@ def connect(url: str, **options: Any) -> Redis:
 
 def connect_async(url: str, **options: Any) -> "AsyncRedis":
     """`connect` for asyncio."""
-    from redis.asyncio import Redis as AsyncRedis
+    from redis import asyncio as aio
 
-    address, options = _address(url), _OPTIONS | options
+    address, options = address_of(url), _OPTIONS | options
     match address.kind:
         case Kind.SERVER:
-            return AsyncRedis.from_url(url, **options)
+            kind: type[Any] = aio.SSLConnection if address.tls else aio.Connection
+            if address.path:
+                kind = aio.UnixDomainSocketConnection
+            pool = aio.ConnectionPool(kind, **_server_options(address, options))
+            return aio.Redis.from_pool(pool)
         case Kind.SENTINEL:
             from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 
@@ -75,13 +82,15 @@ def connect_async(url: str, **options: Any) -> "AsyncRedis":
 
 def connect_subscriber(url: str, **options: Any) -> "AsyncRedis":
     """A connection pool for Pub/Sub, for asyncio: in a Cluster every node has every message."""
-    from redis.asyncio import Redis as AsyncRedis
-
-    address = _address(url)
+    address = address_of(url)
     if address.kind is not Kind.CLUSTER:
         return connect_async(url, **options)
-    host, port = random.choice(address.hosts)
-    return AsyncRedis.from_url(address.url, **(_OPTIONS | options | {"host": host, "port": port}))
+    from redis import asyncio as aio
+
+    node = replace(address, hosts=(random.choice(address.hosts),))
+    kind: type[Any] = aio.SSLConnection if address.tls else aio.Connection
+    pool = aio.ConnectionPool(kind, **_server_options(node, _OPTIONS | options))
+    return aio.Redis.from_pool(pool)
 
 
 class _Primary(Redis):
@@ -156,6 +165,15 @@ async def server_info_async(redis: "AsyncRedis") -> dict[str, Any]:
     return found
 
 
+def _server_options(address: Address, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of connections to one server, or to a socket."""
+    if address.path:
+        known = {name: value for name, value in options.items() if name != "socket_keepalive"}
+        return known | address.options | {"path": address.path}
+    host, port = address.hosts[0]
+    return options | address.options | {"host": host, "port": port}
+
+
 def _known(address: Address, options: dict[str, Any]) -> dict[str, Any]:
     known = options | address.options
     if address.tls:
@@ -176,17 +194,22 @@ def _sentinel_options(address: Address, options: dict[str, Any]) -> dict[str, An
     return known | tls | address.sentinel_options
 
 
-def _address(url: str) -> Address:
-    with _bad_url(url):
-        return Address.parse(url)
+def address_of(url: str, setting: str = "url") -> Address:
+    """The address in a URL that the setting or argument `setting` has.
 
-
-@contextmanager
-def _bad_url(url: str) -> Iterator[None]:
+    Raises:
+        BadSetting: it is no Redis URL.
+    """
     try:
-        yield
+        return Address.parse(url)
     except ValueError as error:
-        raise BrokerUnavailable(
-            f"{without_password(url)!r} is not a Redis URL ({error}); write redis://host:6379/0, "
-            "redis+sentinel://host:26379/service or redis+cluster://host:6379"
-        ) from None
+        shown = shown_url(url) if isinstance(url, str) else url
+        raise BadSetting(f"{setting} = {shown!r}: {not_a_url(error)}") from None
+
+
+def not_a_url(reason: ValueError) -> str:
+    """The sentence about a Redis URL that can't be read."""
+    return (
+        f"is not a Redis URL: {reason}; write redis://user:password@host:6379/0, unix:///run/redis.sock, "
+        "redis+sentinel://host:26379/service or redis+cluster://host:6379"
+    )

@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import BrokerUnavailable
+from .masking import without_password
 
 MIN_VERSION = (6, 2)
 
@@ -62,11 +63,18 @@ def broker_errors() -> Iterator[None]:
 
 def unavailable(error: Exception) -> BrokerUnavailable:
     """What a Redis error means to the user."""
-    message = str(error) or type(error).__name__
+    message = without_password(str(error)) or type(error).__name__
     if "used memory > 'maxmemory'" in message:  # redis-py may have taken its code, OOM, off
         message = "Redis is out of memory (maxmemory) and refuses new data; free memory or raise maxmemory"
     elif isinstance(error, ReadOnlyError) or "READONLY" in message:
         message = "this Redis is a read-only replica; connect to the primary"
+    elif "DB index is out of range" in message:
+        message = "Redis has no database of this number; it is the last part of the URL, redis://host:6379/0"
+    elif "without any password configured" in message:
+        message = (
+            "this Redis asks for no password, and the URL has one: take it out (redis://host:6379/0), "
+            "or set one in Redis (requirepass)"
+        )
     elif isinstance(error, AuthenticationError):
         message = (
             f"Redis: {message.rstrip('.')}; put the right password into the URL: "

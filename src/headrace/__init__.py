@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .producers.client import Client, JobHandle
     from .producers.overview import ModelInfo, QueueInfo, WorkerInfo
     from .schemas.errors import (
+        BadSetting,
         BrokerUnavailable,
         HeadraceError,
         IdempotencyConflict,
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncClient",
     "AsyncJobHandle",
+    "BadSetting",
     "BrokerUnavailable",
     "CancelStatus",
     "Chunk",

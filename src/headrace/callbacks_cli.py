@@ -44,8 +44,7 @@ def callbacks(
 
 
 def _run(flags: dict[str, Any]) -> int:
-    from .schemas.config import BadSetting
-    from .schemas.errors import BrokerUnavailable
+    from .schemas.errors import BadSetting, BrokerUnavailable
 
     try:
         from celery.app.utils import find_app
@@ -66,7 +65,7 @@ def _run(flags: dict[str, Any]) -> int:
 
 def _app(name: str, find_app: Any) -> Any:
     """The Celery app called `module:name`, with `generate` among its tasks."""
-    from .schemas.config import BadSetting
+    from .schemas.errors import BadSetting
 
     try:
         found = find_app(name)

@@ -44,10 +44,9 @@ def main() -> None:
     try:
         build(arguments)(args=arguments, prog_name="headrace")
     except Exception as error:
-        from .schemas.config import BadSetting
         from .schemas.errors import BrokerUnavailable, HeadraceError
 
-        if not isinstance(error, HeadraceError | BadSetting):
+        if not isinstance(error, HeadraceError):
             raise
         hint = " (which Redis: --redis or HEADRACE_REDIS_URL)" if isinstance(error, BrokerUnavailable) else ""
         print(f"headrace: {error}{hint}", file=sys.stderr)

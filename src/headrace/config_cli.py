@@ -12,7 +12,7 @@ import typer
 from .producers.celery.settings import TaskSettings
 from .producers.cli.options import AsJson, RedisUrl
 from .schemas.config import ENV_PREFIX, config_file
-from .schemas.connection import without_password
+from .schemas.connection import shown_url
 from .workers.callbacks.settings import CallbacksSettings
 from .workers.settings import WorkerSettings
 
@@ -73,7 +73,7 @@ def _shown(value: Any) -> Any:
     """A setting's value without its passwords, which are in URLs, and in options of options."""
     if isinstance(value, dict):
         return {name: "***" if isinstance(inner, dict) else _shown(inner) for name, inner in value.items()}
-    return without_password(value) if isinstance(value, str) else value
+    return shown_url(value) if isinstance(value, str) else value
 
 
 def _in_file() -> dict[str, Any]:

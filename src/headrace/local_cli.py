@@ -68,7 +68,7 @@ def _keep_up(
         KeyboardInterrupt: by SIGINT or SIGTERM, with all of it stopped.
     """
     from .producers.client import Client
-    from .schemas.connection import without_password
+    from .schemas.connection import shown_url
     from .stack import stack
 
     with (
@@ -84,7 +84,7 @@ def _keep_up(
     ):
         running.wait_ready(client)
         models = ", ".join(model.id for model in client.models())
-        typer.echo(f"ready: {models} on {without_password(running.redis_url)}")
+        typer.echo(f"ready: {models} on {shown_url(running.redis_url)}")
         if running.flower_url is not None:
             typer.echo(f"Flower: {running.flower_url}")
         typer.echo(f"logs: {folder}; Ctrl-C stops everything")

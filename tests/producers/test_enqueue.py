@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from headrace import (
+    BadSetting,
     BrokerUnavailable,
     Client,
     HeadraceError,
@@ -182,14 +183,14 @@ def test_a_redis_that_is_not_there_is_given_up_in_bounded_time(free_port: int) -
 
 
 def test_what_is_no_redis_url_is_refused_at_once_without_its_password() -> None:
-    with pytest.raises(BrokerUnavailable, match="is not a Redis URL") as caught:
+    with pytest.raises(BadSetting, match="is not a Redis URL") as caught:
         Client("http://:secret@localhost")
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("setting", [{"namespace": "a:b"}, {"partitions": 0}, {"retention_s": math.nan}])
 def test_a_bad_setting_is_refused_by_name(setting: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(setting))):
+    with pytest.raises(BadSetting, match=next(iter(setting))):
         Client(**setting)
 
 

@@ -9,6 +9,7 @@ from headrace.schemas import errors
 
 EXAMPLES = [
     errors.HeadraceError("something"),
+    errors.BadSetting("setting redis_url = 'x': is not a Redis URL"),
     errors.InvalidJob("max_tokens", "must be above 0"),
     errors.UnknownModel("m", ["demo"]),
     errors.QueueFull("standard:t of m", 3, 300, 7.5),
@@ -43,7 +44,7 @@ def test_an_error_is_the_same_after_a_pickle(error):
     assert (type(twin), str(twin), twin.code) == (type(error), str(error), error.code)
 
 
-@pytest.mark.parametrize("error", EXAMPLES[9:16], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", EXAMPLES[10:17], ids=lambda error: type(error).__name__)
 def test_an_error_of_a_job_is_made_again_from_json_as_celery_does(error):
     twin = type(error)(*json.loads(json.dumps(error.args)))
     assert str(twin) == str(error)

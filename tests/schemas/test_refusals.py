@@ -40,6 +40,14 @@ def test_a_login_that_does_not_do_is_told_what_would(own_redis, server, login, s
     assert not connection_lost(refusal)
 
 
+def test_a_password_that_nobody_asked_for_and_a_database_that_is_not_there_are_told(own_redis):
+    assert "asks for no password, and the URL has one" in str(refusal_of(own_redis, ":pw@"))
+    url = own_redis.url.replace("/0", "/99")
+    told = pytest.raises(BrokerUnavailable, match="no database of this number")
+    with connect(url) as redis, told, broker_errors():
+        redis.ping()
+
+
 def test_a_read_only_replica_is_named_and_asked_again(own_redis, server):
     server.execute_command("REPLICAOF", "127.0.0.1", "1")
     refusal = refusal_of(own_redis, ":secret@")

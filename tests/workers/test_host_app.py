@@ -7,7 +7,7 @@ import pytest
 from headrace.config_cli import effective_settings
 from headrace.producers.celery import app as producers_app
 from headrace.producers.celery.settings import TaskSettings
-from headrace.schemas.config import BadSetting
+from headrace.schemas.errors import BadSetting
 from headrace.workers.host.app import make_app
 from headrace.workers.settings import WorkerSettings
 

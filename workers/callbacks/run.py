@@ -19,7 +19,7 @@ from celery.signals import setup_logging
 from kombu import Queue
 from prometheus_client import CollectorRegistry
 
-from ...schemas.connection import connect, without_password
+from ...schemas.connection import connect, shown_url
 from .. import logs
 from ..consumer import PatientConsumer
 from ..metrics_server import served
@@ -78,7 +78,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
     warnings.filterwarnings("ignore", INTERNAL_ERROR, RuntimeWarning)
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)  # it would log what was generated
     connect(settings.redis_url).close()
-    log.info("callbacks_starting", app=settings.app, redis=without_password(settings.redis_url))
+    log.info("callbacks_starting", app=settings.app, redis=shown_url(settings.redis_url))
     configure(app, settings)
     with _metrics(settings) as metrics:
         service = Service(settings, app, metrics, on_failure=lambda: stop_celery(1))

@@ -9,9 +9,8 @@ import structlog
 from celery import Celery
 
 from ...schemas import keys
-from ...schemas.config import BadSetting
 from ...schemas.connection import broker_errors, connect
-from ...schemas.errors import BrokerUnavailable
+from ...schemas.errors import BadSetting, BrokerUnavailable
 from ...schemas.keys import Tag
 from ...schemas.scripts import run_many, upkeep
 from ..revoke import Canceller

@@ -12,7 +12,7 @@ import structlog
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging
 
-from ...schemas.connection import connect, without_password
+from ...schemas.connection import connect, shown_url
 from .. import logs
 from ..consumer import PatientConsumer
 from ..metrics import HostMetrics
@@ -54,9 +54,7 @@ def run(
     warnings.simplefilter("ignore", SecurityWarning)
     connect(settings.redis_url).close()
     model = settings.served_name or served_name(settings.model)
-    log.info(
-        "host_starting", model=model, engines=settings.engines, redis=without_password(settings.redis_url)
-    )
+    log.info("host_starting", model=model, engines=settings.engines, redis=shown_url(settings.redis_url))
     with metrics_endpoint(settings) as metrics_dir:
         canceller = Canceller(
             settings.redis_url, settings.namespace, settings.partitions, models=lambda: (model,)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..producers.async_client import AsyncClient, AsyncJobHandle
 from ..producers.client import Client
-from ..schemas.connection import without_password
+from ..schemas.connection import shown_url
 from ..schemas.events import JobResult
 from ..stack import stack
 from . import backend
@@ -44,7 +44,7 @@ def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:
         ) as running:
             with Client(running.redis_url) as client:
                 running.wait_ready(client)
-            shown.say(f"Ready: model 'demo' on {ENGINES} engines, {without_password(running.redis_url)}")
+            shown.say(f"Ready: model 'demo' on {ENGINES} engines, {shown_url(running.redis_url)}")
             if running.flower_url is not None:
                 shown.say(f"Flower, meanwhile: {running.flower_url}")
             asyncio.run(_tour(running.redis_url, shown))
