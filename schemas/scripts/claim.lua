@@ -124,8 +124,8 @@ end
 -- Left to other workers. Those that sleep hear of it in turn: the bell has woken one that can't take it.
 local function pass_over(id, job)
   passed = true
-  if tonumber(job.passed or 0) >= redis.call('ZCARD', key('workers')) then return end
-  redis.call('HINCRBY', key('job', id), 'passed', 1)
+  if number(job.passed) >= redis.call('ZCARD', key('workers')) then return end
+  redis.call('HSET', key('job', id), 'passed', number(job.passed) + 1)
   ring()
 end
 
@@ -342,7 +342,10 @@ if not tried then
   if company and #taken > 0 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
   if others_first and #taken == 0 and not blocked then tried = try_suspect() end
 end
-if #taken > 0 then redis.call('PEXPIRE', key('held', worker), lease_ms + HELD_MS) end
+if #taken > 0 then
+  if company then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
+  redis.call('PEXPIRE', key('held', worker), lease_ms + HELD_MS)
+end
 -- Looks that cleared something bring the next claim further; so does time to refuse what can't be held.
 local more = (looks < 1 and cleared > 0) or (blocked and not blocked[1])
 -- Nothing waits: old wake-ups would only make the next worker look in vain. A claim of some classes can't know.

@@ -485,7 +485,7 @@ local function complete_end(id) leave_all(id, fields_of(id, 'worker', unpack(PLA
 local function end_job(id, state, output, error, end_payload, retention_ms, now, ...)
   local job = fields_of(id, 'offset', 'events', 'worker', unpack(PLACE))
   settle(id, state == 'failed' and not job.offset)
-  if not publish(id, (job.offset or 0) .. '-1', end_payload) then  -- a damaged log can't keep a job from ending
+  if not publish(id, number(job.offset) .. '-1', end_payload) then  -- a damaged log can't keep a job from ending
     redis.call('PUBLISH', key('chan', id), end_payload)
   end
   notify(id, job.events, 'job.' .. state, now)
@@ -498,7 +498,7 @@ end
 
 -- The same for a job that ends where no worker has its text: cancelled, expired or dead in the queue.
 local function end_unattended(id, state, reason, error, retention_ms, now, ...)
-  local offset = fields_of(id, 'offset').offset or 0
+  local offset = number(fields_of(id, 'offset').offset)
   local end_payload = '{"offset":' .. offset .. ',"end":"' .. state .. '","finish_reason":"' .. reason .. '"'
     .. (error ~= '' and (',"error":' .. error) or '') .. '}'
   end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now, ...)
@@ -554,7 +554,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
     redis.call('ZREM', key('leases'), id)
     return nil
   end
-  local alone, worker, offset = was_alone(id, job), job.worker or '', tonumber(job.offset or 0)
+  local alone, worker, offset = was_alone(id, job), job.worker or '', number(job.offset)
   local history, deaths =
     remember(job.history, {worker = worker, at_ms = now, how = how, offset = offset, alone = alone})
   local attempts = tonumber(job.attempts or 0) + (alone and 1 or 0)

@@ -1,8 +1,12 @@
 """A record with any one field damaged: no script fails, and the neighbour's job is not touched."""
 
+from contextlib import suppress
+
 import pytest
 
-from headrace.schemas.scripts import advance
+from headrace.schemas.errors import JobNotFound
+from headrace.schemas.events import parse_event
+from headrace.schemas.scripts import advance, heartbeat
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -22,10 +26,10 @@ VALUES = ("", "x", "-1", "-0", "1.5", "nan", "inf", "1e308", "9" * 30, "0x10", "
 def damages(request, redis, queue):
     """Each damage of a field, to a job that has a neighbour: the two, and what does the damage."""
 
-    def each():
+    def each(**sizes: int):
         for value in VALUES:
             redis.flushall()
-            broken = queue.add(tenant="a", max_runtime_s=5.0, deadline_s=50.0)
+            broken = queue.add(tenant="a", max_runtime_s=5.0, deadline_s=50.0, **sizes)
             fine = queue.add(tenant="b")
 
             def damage(job_id: str = broken, value: str | None = value) -> None:
@@ -54,6 +58,38 @@ def test_upkeep_and_recover_give_the_neighbour_back(queue, redis, damages):
         assert fine in queue.claimed()
         queue.recover("w", blamed=False)
         assert fine in queue.claimed() + queue.claimed()  # suspects are tried one by one
+
+
+def test_a_crash_and_a_second_silence_give_the_neighbour_back(queue, redis, damages):
+    for broken, fine, damage in damages():
+        assert {broken, fine} <= set(queue.claimed())
+        damage()
+        queue.recover("w", blamed=True)
+        assert queue.state(fine) == "queued"
+        queue.claim()
+        redis.zadd(queue.tag.leases, {broken: 1, fine: 1})
+        queue.upkeep()
+        assert queue.state(fine) == "queued"
+
+
+def test_a_smaller_worker_that_passes_it_over_takes_the_neighbour(queue, redis, damages):
+    sizes = {"capacity_tokens": 320, "context_tokens": 8192, "budget": 320}
+    for _, fine, damage in damages(max_tokens=1000):
+        queue.call(heartbeat(queue.tag, "large", {"capacity_tokens": 6400}))
+        damage()
+        assert fine in [*queue.claimed(**sizes), *queue.claimed(**sizes)]
+
+
+def test_who_reads_it_live_can_read_its_end(queue, redis, damages):
+    for broken, _, damage in damages():
+        with redis.pubsub() as live:
+            live.subscribe(queue.tag.chan(broken))
+            live.get_message(timeout=5)
+            damage()
+            with suppress(JobNotFound):  # without a state there is none
+                queue.cancel(broken)
+            while (message := live.get_message()) is not None:
+                parse_event(message["data"])
 
 
 def test_its_own_worker_can_end_it_and_write_beside_it(queue, damages):

@@ -103,6 +103,19 @@ def test_jobs_of_a_worker_that_serves_other_queues_too_may_have_company_there(qu
     assert attempts(queue, job_id) == 1
 
 
+def test_a_suspect_that_has_passed_its_trial_may_have_company_of_other_queues(queue, suspects):
+    (tried,) = queue.claim(company=True).jobs
+    assert queue.advance(tried, 0, 12).status == "ok"
+    queue.recover("w", blamed=True)
+    assert attempts(queue, tried.job_id) == 0
+
+
+def test_a_suspect_is_alone_at_its_trial_whatever_queues_its_worker_serves(queue, suspects):
+    (tried,) = queue.claim(company=True).jobs
+    queue.recover("w", blamed=True)
+    assert attempts(queue, tried.job_id) == 1
+
+
 def test_jobs_of_an_older_worker_which_lists_none_had_company(queue, redis):
     job = queue.start()
     redis.delete(queue.tag.held("w"))
