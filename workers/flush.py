@@ -83,6 +83,7 @@ class FlushReply:
             to list what is held here.
         trial: this worker is to give its jobs back and try suspects of this queue.
         drain_s: somebody wants this worker to end, after at most so long.
+        beaten: why a heartbeat was refused, empty where none was; None where none was sent.
         other_models: fingerprints of what else is served under this worker's name.
         took_s: the round trip's time, without the wait for the bell.
     """
@@ -95,6 +96,7 @@ class FlushReply:
     upkeep: UpkeepReply | None = None
     trial: Tag | None = None
     drain_s: float | None = None
+    beaten: str | None = None
     other_models: set[str] = field(default_factory=set)
     took_s: float = 0.0
     claim_error: Exception | None = None
@@ -221,7 +223,10 @@ class Queue:
                 reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or nothing, result, strict=True)))
 
         def beaten(result: HeartbeatReply | Exception) -> None:
-            if isinstance(result, HeartbeatReply):
+            if isinstance(result, Exception):
+                reply.beaten = str(result)
+            else:
+                reply.beaten = reply.beaten or ""
                 reply.drain_s = reply.drain_s if result.drain_s is None else result.drain_s
                 reply.other_models |= set(result.others)
 

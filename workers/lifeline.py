@@ -34,8 +34,8 @@ def join_host(pipe_fd: int) -> tuple[EnginePipe, Launch]:
     at_parents_end(signal.SIGTERM)
     host = _pidfd(host_pid)
     launch = _launch(pipe)
-    # A host that died before prctl took effect would never be told of; but then the parent is another by now.
-    if launch is None or os.getppid() != host_pid:
+    # A host that died before prctl took effect would never be told of; but then its end is closed.
+    if launch is None or pipe.closed or os.getppid() != host_pid:
         sys.exit("the host is gone: an engine process is started by `headrace worker` and ends with it")
     if host is not None:
         threading.Thread(

@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 class Outage:
     """Redis does not answer."""
 
+    reason: str
     retry_at: float = 0.0
     tries: int = 0
 
@@ -78,6 +79,7 @@ class Link:
         self._outage: Outage | None = None
         self._upkeep_s = min(2.5, settings.lease_s / 4)
         self._contact = time.monotonic()
+        self._refusal = ""
         self._flushed = self._published = self._beaten = self._upkept = 0.0
         self._turn = 0
         self._sent = Flush()
@@ -99,6 +101,15 @@ class Link:
     def cut_off(self) -> bool:
         """Whether, by this process's own clock, every lease may have lapsed."""
         return self._outage is not None and time.monotonic() - self._contact > self._settings.lease_s
+
+    @property
+    def trouble(self) -> str:
+        """Why Redis does not answer, or why it refuses this worker's heartbeat; empty where all is well."""
+        return self._outage.reason if self._outage is not None else self._refusal
+
+    def contact_s(self) -> float:
+        """How long ago Redis last answered an exchange."""
+        return time.monotonic() - self._contact
 
     def late_s(self) -> float:
         """How long the exchange under way has taken, beyond what a Redis that is away makes of it."""
@@ -179,6 +190,8 @@ class Link:
             if any(reply.upkeep[:-1]):
                 log.info("upkeep", **reply.upkeep._asdict())
         self._note_other_models(reply.other_models)
+        if reply.beaten is not None:
+            self._refusal = reply.beaten
         if reply.drain_s is not None:
             self._drain(reply.drain_s)
         self._metrics.flush(reply.took_s, claimed=len(reply.jobs))
@@ -211,7 +224,7 @@ class Link:
         if self._outage is None:
             log.warning("redis_lost", reason=str(error))
             self._metrics.outage()
-            self._outage = Outage()
+            self._outage = Outage(str(error))
         self._outage.back_off()
 
     # What there is to say ---------------------------------------------------------------------------------

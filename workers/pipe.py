@@ -80,6 +80,8 @@ class Stats:
     pages_total: int
     pages_free: int
     late: dict[str, float] = field(default_factory=dict)
+    contact_s: float = 0.0
+    trouble: str = ""
 
 
 @dataclass(slots=True, frozen=True)

@@ -221,5 +221,7 @@ class Runner:
                     "step": now - self._stepped if self._engine.has_work and not self._link.cut_off else 0.0,
                     "intake": self._queue.intake.overdue_s(),
                 },
+                contact_s=self._link.contact_s(),
+                trouble=self._link.trouble,
             )
         )

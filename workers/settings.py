@@ -46,7 +46,7 @@ class WorkerSettings(CelerySettings):
         wedged_s: an engine process that says nothing for so long, or whose exchanges with Redis, steps or
             intake come to no end for so long, is taken for stuck and killed.
         start_s: an engine process that has not loaded its model by then is killed.
-        metrics_port: serves Prometheus metrics; 0 takes a free port, None serves none.
+        metrics_port: serves Prometheus metrics and health; 0 takes a free port, None serves none.
         metrics_host: the address to serve them on; `0.0.0.0` where Prometheus is on another machine.
     """
 

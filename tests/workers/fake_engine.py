@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from types import SimpleNamespace
+from typing import Any
 
 from headrace.workers.lifeline import join_host
 from headrace.workers.metrics import Metrics, engine_place, share
@@ -66,6 +67,25 @@ def late(pipe: EnginePipe, launch: Launch) -> int:
     while not pipe.closed:
         pipe.receive(wait_s=0.05)
         pipe.send(Stats(running=1, waiting=0, pages_total=10, pages_free=5, late={"exchange": 1e6}))
+    return 0
+
+
+def cut_off(pipe: EnginePipe, launch: Launch) -> int:
+    """Report that Redis is away."""
+    return report(pipe, launch, trouble="Redis: nothing listens there")
+
+
+def alone(pipe: EnginePipe, launch: Launch) -> int:
+    """Report that Redis has not answered for long, and no error."""
+    return report(pipe, launch, contact_s=99.0)
+
+
+def report(pipe: EnginePipe, launch: Launch, **facts: Any) -> int:
+    """Be ready and report these facts."""
+    pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
+    while not pipe.closed:
+        pipe.receive(wait_s=0.05)
+        pipe.send(Stats(running=0, waiting=0, pages_total=10, pages_free=10, **facts))
     return 0
 
 

@@ -3,12 +3,15 @@
 import gc
 import os
 import runpy
+import socket
+import subprocess
 import sys
 
 import pytest
 
 from headrace.workers import lifeline
 from headrace.workers.models import NotAFile, check_files
+from headrace.workers.pipe import Launch, encode
 
 
 def test_a_pipe_in_a_models_folder_is_refused_by_name(tmp_path):
@@ -37,3 +40,15 @@ def test_garbage_is_collected_again_once_all_is_loaded(monkeypatch):
         gc.unfreeze()
         gc.enable()
     assert collecting == [True]
+
+
+def test_an_engine_process_whose_host_died_before_it_began_ends_at_once(engine_command):
+    host, engine = socket.socketpair()
+    with host, engine:
+        host.sendall(encode(Launch("worker-1", 0, 1, 600.0, "{}")))
+        host.close()
+        command = [*engine_command("loading"), str(engine.fileno())]
+        ended = subprocess.run(
+            command, pass_fds=[engine.fileno()], check=False, timeout=20, stderr=subprocess.PIPE
+        )
+    assert (ended.returncode, b"the host is gone" in ended.stderr) == (1, True)

@@ -8,8 +8,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import structlog
@@ -80,8 +79,9 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
     connect(settings.redis_url).close()
     log.info("callbacks_starting", app=settings.app, redis=shown_url(settings.redis_url))
     configure(app, settings)
-    with _metrics(settings) as metrics:
-        service = Service(settings, app, metrics, on_failure=lambda: stop_celery(1))
+    registry = CollectorRegistry()
+    service = Service(settings, app, CallbackMetrics(registry), on_failure=lambda: stop_celery(1))
+    with _pages(settings, registry, service):
         worker = app.Worker(
             hostname=hostname,
             pool="solo",
@@ -136,20 +136,17 @@ def configure(app: Celery, settings: CallbacksSettings) -> None:
     app.steps["worker"].add(ServiceStep)
 
 
-@contextmanager
-def _metrics(settings: CallbacksSettings) -> Iterator[CallbackMetrics]:
-    """The metrics, served while the context lasts where somebody asks for them.
+def _pages(
+    settings: CallbacksSettings, registry: CollectorRegistry, service: Service
+) -> AbstractContextManager[None]:
+    """Serves metrics and health while the context lasts, where somebody asks for them.
 
     Raises:
         BadSetting: the port can't be had.
     """
-    registry = CollectorRegistry()
-    metrics = CallbackMetrics(registry)
     if settings.metrics_port is None:
-        yield metrics
-        return
-    with served(registry, settings.metrics_host, settings.metrics_port):
-        yield metrics
+        return nullcontext()
+    return served(registry, service, settings.metrics_host, settings.metrics_port)
 
 
 def _keep_logging(**_: Any) -> None:

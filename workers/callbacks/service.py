@@ -13,6 +13,7 @@ from ...schemas.connection import broker_errors, connect
 from ...schemas.errors import BadSetting, BrokerUnavailable
 from ...schemas.keys import Tag
 from ...schemas.scripts import run_many, upkeep
+from ..health import Report
 from ..revoke import Canceller
 from ..webhooks.guard import Guard
 from ..webhooks.sender import Sender
@@ -23,6 +24,12 @@ from .settings import CallbacksSettings
 
 QUEUES_S = 2.0
 """How soon a model that is served for the first time is noticed; also between two rounds of upkeep."""
+
+SILENT_S = 10.0
+"""A round that takes longer waits for a Redis that does not answer."""
+
+LATE_S = 60.0
+"""A loop that waits for Redis comes round within this, whatever Redis does."""
 
 END_S = 10.0
 """What a stop takes at most: attempts under way get five seconds of it."""
@@ -54,6 +61,8 @@ class Service:
         self._queues: list[Tag] = []
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._turned = time.monotonic()
+        self._trouble = "it is starting"
         self._canceller = Canceller(
             settings.redis_url,
             settings.namespace,
@@ -98,6 +107,23 @@ class Service:
         """Cancel a job, by its own id or its task's; what `revoke` does here."""
         return self._canceller.cancel(name)
 
+    def live(self) -> Report:
+        """Whether its threads run and the loop that looks for queues turns."""
+        ended = [thread.name for thread in self._threads if not thread.is_alive()]
+        problems = [f"thread {name} has ended" for name in ended]
+        if (silent_s := time.monotonic() - self._turned) > LATE_S:
+            problems.append(f"its loop has not turned for {silent_s:.0f} s")
+        return Report(problems)
+
+    def ready(self) -> Report:
+        """Whether it does what follows from jobs: Redis answers and takes what it writes."""
+        queues = [{"model": tag.model, "partition": tag.partition} for tag in self._queues]
+        problems = [self._trouble] if self._trouble else []
+        silent_s = time.monotonic() - self._turned
+        if not problems and silent_s > SILENT_S:
+            problems = [f"Redis has not answered for {silent_s:.0f} s"]
+        return Report(problems, {"app": self._app.main, "queues": queues})
+
     def info(self) -> dict[str, int]:
         """What it does, flat; shown by `celery inspect stats`."""
         return {"queues": len(self._queues)}
@@ -122,6 +148,10 @@ class Service:
                 self._keep_up()
             except BrokerUnavailable as error:
                 log.warning("redis_awaited", reason=str(error))
+                self._trouble = str(error)
+            else:
+                self._trouble = ""
+            self._turned = time.monotonic()
             self._stopping.wait(QUEUES_S * random.uniform(0.8, 1.2))
 
     def _notice_queues(self) -> None:

@@ -27,7 +27,7 @@ class CallbacksSettings(CelerySettings):
         webhook_timeout_s: what a receiver gets for its whole answer.
         webhook_concurrency: attempts under way at once, of all endpoints together.
         webhook_retention_s: how long a delivery is kept, its retries included.
-        metrics_port: serves Prometheus metrics; 0 takes a free port, None serves none.
+        metrics_port: serves Prometheus metrics and health; 0 takes a free port, None serves none.
         metrics_host: the address to serve them on.
     """
 

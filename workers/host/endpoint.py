@@ -1,4 +1,4 @@
-"""Serves /metrics for the host and its engine processes."""
+"""Serves metrics and health of the host and its engine processes."""
 
 import tempfile
 from collections.abc import Iterator
@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ..health import Health
 from ..metrics import HOST_PLACE, share
 from ..metrics_server import served
 from ..settings import WorkerSettings
 
 
 @contextmanager
-def metrics_endpoint(settings: WorkerSettings) -> Iterator[str | None]:
-    """Serve what the processes of this host write into the folder given; None when nobody asks for metrics.
+def metrics_endpoint(settings: WorkerSettings, health: Health) -> Iterator[str | None]:
+    """Serve what the processes of this host write into the folder given, and `health`; None when nobody asks.
 
     Raises:
         BadSetting: the port can't be had.
@@ -26,5 +27,5 @@ def metrics_endpoint(settings: WorkerSettings) -> Iterator[str | None]:
         share(folder, HOST_PLACE)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=folder)
-        with served(registry, settings.metrics_host, settings.metrics_port):
+        with served(registry, health, settings.metrics_host, settings.metrics_port):
             yield folder

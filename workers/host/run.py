@@ -24,6 +24,7 @@ from .app import UNUSED_QUEUE, Host, make_app
 from .backoff import RestartPolicy
 from .endpoint import metrics_endpoint
 from .face import Face
+from .health import HostHealth
 from .recovery import recover_jobs
 from .supervisor import Supervisor
 
@@ -55,7 +56,8 @@ def run(
     connect(settings.redis_url).close()
     model = settings.served_name or served_name(settings.model)
     log.info("host_starting", model=model, engines=settings.engines, redis=shown_url(settings.redis_url))
-    with metrics_endpoint(settings) as metrics_dir:
+    health = HostHealth(settings.lease_s)
+    with metrics_endpoint(settings, health) as metrics_dir:
         canceller = Canceller(
             settings.redis_url, settings.namespace, settings.partitions, models=lambda: (model,)
         )
@@ -71,6 +73,7 @@ def run(
             on_end=stop_celery,
             policy=policy,
         )
+        health.supervisor = supervisor
         worker = make_app(settings).Worker(
             hostname=hostname,
             pool="solo",

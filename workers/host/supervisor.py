@@ -15,6 +15,7 @@ import secrets
 import selectors
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
@@ -44,7 +45,7 @@ class Phase(IntEnum):
 
 
 def _kept(stats: Stats) -> dict[str, int]:
-    return {name: value for name, value in asdict(stats).items() if name != "late"}
+    return {name: value for name, value in asdict(stats).items() if isinstance(value, int)}
 
 
 @dataclass(slots=True)
@@ -106,6 +107,7 @@ class Supervisor:
         self._pause_asked: float | None = None
         self._paused = False
         self._failed = False
+        self._turns: deque[threading.Event] = deque()
         self._thread = threading.Thread(target=self._run, name="headrace-supervisor", daemon=True)
 
     # For other threads and signal handlers -----------------------------------------------------------------
@@ -143,6 +145,18 @@ class Supervisor:
         """Wait until every engine process has ended."""
         if self._thread.ident is not None:
             self._thread.join()
+
+    def turns(self, within_s: float) -> bool:
+        """Whether its loop comes round within so long."""
+        turned = threading.Event()
+        self._turns.append(turned)
+        self._ring()
+        return turned.wait(within_s)
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Where its engine processes run; to look at."""
+        return self._places
 
     def info(self) -> dict[str, str | int]:
         """What it knows of its engine processes, flat; shown by `celery inspect stats`."""
@@ -286,6 +300,8 @@ class Supervisor:
     def _attend(self, place: Place | None) -> None:
         if place is None:
             os.read(self._bell_read, 4096)
+            while self._turns:
+                self._turns.popleft().set()
             return
         child = place.child
         if child is None:  # two signs of one end
