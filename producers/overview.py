@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from ..schemas import keys
-from ..schemas.errors import WorkerNotFound
+from ..schemas.errors import InvalidJob, WorkerNotFound
 from ..schemas.job import JobClass
 from ..schemas.keys import Tag
 from ..schemas.scripts import drain
@@ -81,6 +81,21 @@ def read_models(operations: Operations) -> Steps[list[ModelInfo]]:
     """Every model ever served here, by name."""
     (known,) = yield from operations.send(Read((("HGETALL", keys.models(operations.settings.namespace)),)))
     return [ModelInfo(**{"id": name.decode(), **json.loads(facts)}) for name, facts in sorted(known.items())]
+
+
+def default_model(operations: Operations, chosen: str | None) -> Steps[str]:
+    """The model of a job that names none: the operator's choice, else the only one served here.
+
+    Raises:
+        InvalidJob: nothing was chosen, and not exactly one is served.
+    """
+    if chosen is not None:
+        return chosen
+    served = [model.id for model in (yield from read_models(operations))]
+    if len(served) == 1:
+        return served[0]
+    known = ", ".join(served) or "none yet"
+    raise InvalidJob("model", f"name one (served here: {known}), or set HEADRACE_DEFAULT_MODEL")
 
 
 def read_workers(operations: Operations) -> Steps[list[WorkerInfo]]:

@@ -1,15 +1,19 @@
 """Settings of every headrace process: flags, then HEADRACE_* variables, then `headrace.toml`."""
 
+import codecs
 import os
+import re
+import tomllib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
+    SettingsError,
 )
 
 from .connection.address import Address
@@ -21,10 +25,63 @@ from .settings import Limits, QueueSettings
 
 ENV_PREFIX = "HEADRACE_"
 
+MAX_FILE_BYTES = 2**20
+"""What is larger is no settings file."""
+
+_PLACE = re.compile(r"(.+) \(at (?:line (\d+), column \d+|end of document)\)")
+"""How tomllib words an error."""
+
+_FORM = 'settings are lines like name = "text", name = 5 or name = true'
+
 
 def config_file() -> Path:
     """The settings file: `$HEADRACE_CONFIG`, else `headrace.toml` in the current folder."""
-    return Path(os.environ.get(f"{ENV_PREFIX}CONFIG", "headrace.toml"))
+    return Path(os.environ.get(f"{ENV_PREFIX}CONFIG") or "headrace.toml")
+
+
+def read_config_file() -> dict[str, Any]:
+    """What the settings file sets; nothing where there is no `headrace.toml`.
+
+    Raises:
+        BadSetting: it can't be read, or `$HEADRACE_CONFIG` names none; with the line where that is known.
+    """
+    path = config_file()
+    try:
+        if path.is_dir() or path.is_fifo() or path.is_socket():  # a pipe would be waited for
+            raise BadSetting(f"{path} is no file that settings can be read from")
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        if os.environ.get(f"{ENV_PREFIX}CONFIG"):
+            raise BadSetting(f"{ENV_PREFIX}CONFIG names {path}, and there is no such file") from None
+        return {}
+    except OSError as error:
+        raise BadSetting(f"{path} can't be read: {error.strerror}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise BadSetting(f"{path} is no settings file: it has more than {MAX_FILE_BYTES} bytes")
+    return _parsed(path, content.removeprefix(codecs.BOM_UTF8))
+
+
+def _parsed(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        reason = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        found = _PLACE.fullmatch(str(error))
+        line = int(found[2] or content.rstrip().count(b"\n") + 1) if found else 1
+        reason = f"{found[1] if found else error}; {_FORM}"
+    except (RecursionError, ValueError):  # Python's own limits, of nesting and of digits
+        raise BadSetting(f"{path}: a value is nested too deep, or is too long a number; {_FORM}") from None
+    raise BadSetting(f"{path}, line {line}: {reason}")
+
+
+def split(value: object) -> object:
+    """The parts of a text with commas, for a setting that is a list; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 class CommonSettings(BaseSettings):
@@ -41,6 +98,8 @@ class CommonSettings(BaseSettings):
         max_attempts: a job is dead-lettered after so many deaths of workers over it, whatever it asks for.
         wait_replicas: replicas that must have a job before a producer's `enqueue` returns.
         wait_s: how long one try waits for them.
+        default_model: the model of `headrace enqueue` and of `generate` where none is named; the only one
+            served when not given.
         max_job_bytes: largest job as JSON.
         max_queued_jobs: most queued jobs a lane (class and tenant).
         max_queued_bytes: most queued bytes a lane.
@@ -59,6 +118,7 @@ class CommonSettings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 10
     wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
     wait_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    default_model: str | None = None
     max_job_bytes: Annotated[int, Field(gt=0)] = 4 * 2**20
     max_queued_jobs: Annotated[int, Field(gt=0)] = 1_000_000
     max_queued_bytes: Annotated[int, Field(gt=0)] = 2**30
@@ -82,7 +142,7 @@ class CommonSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then the environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        return init_settings, env_settings, InitSettingsSource(settings_cls, read_config_file())
 
     @classmethod
     def load(cls, **flags: object) -> Self:
@@ -99,6 +159,8 @@ class CommonSettings(BaseSettings):
             name = ".".join(str(part) for part in first["loc"])
             reason = first["msg"].removeprefix("Value error, ")
             raise BadSetting(f"setting {name} = {cls._shown(name, first['input'])}: {reason}") from None
+        except SettingsError as error:  # pydantic-settings names the field, and not what is wrong with it
+            raise BadSetting(f"{error}: it must be JSON") from None
 
     @classmethod
     def _shown(cls, name: str, value: object) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
 _END_S = 5.0
-_MARK = "HEADRACE_TEST_"
+_MARK = "TEST_OF_HEADRACE_"
 
 
 def pytest_configure() -> None:
@@ -169,7 +169,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def _is_setting(name: str) -> bool:
-    return name.startswith("HEADRACE_") and not name.startswith(_MARK)
+    return name.startswith("HEADRACE_")
 
 
 @pytest.fixture

@@ -10,10 +10,6 @@ def register(app: typer.Typer) -> None:
     app.command("worker")(worker)
 
 
-def _split(value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(part.strip() for part in value.split(","))
-
-
 def worker(
     model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `demo`.")] = None,
     redis: Annotated[str | None, typer.Option(help="Redis URL.")] = None,
@@ -97,7 +93,6 @@ def worker(
     """
     flags: dict[str, Any] = dict(locals())
     flags["redis_url"] = flags.pop("redis")
-    flags["classes"] = _split(classes)
     raise typer.Exit(_run(flags))
 
 
@@ -111,7 +106,19 @@ def _run(flags: dict[str, Any]) -> int:
         typer.echo(f"headrace worker: {error.name} is missing; pip install 'headrace[worker]'", err=True)
         return 2
     try:
-        return run(WorkerSettings.load(**flags))
+        settings = WorkerSettings.load(**flags)
+        _check_named(settings.model)
+        return run(settings)
     except (BadSetting, BrokerUnavailable) as error:
         typer.echo(f"headrace worker: {error}", err=True)
         return 2
+
+
+def _check_named(model: str) -> None:
+    from ..schemas.errors import BadSetting
+
+    if not model:
+        raise BadSetting(
+            "a worker needs a model: give --model or HEADRACE_MODEL a Hub name, a local folder, or demo, "
+            "which is built in"
+        )

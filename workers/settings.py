@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from ..schemas.celery_settings import CelerySettings
+from ..schemas.config import split
 from ..schemas.job import JobClass
 
 
@@ -17,7 +19,7 @@ class WorkerSettings(CelerySettings):
     """What a worker serves, with what, and how it behaves towards the queue.
 
     Attributes:
-        model: a Hugging Face Hub name, a local folder, or `demo`.
+        model: a Hugging Face Hub name, a local folder, or `demo`, the built-in one. A worker needs one.
         served_name: the name that producers use; the folder's or Hub name when not given.
         device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
         quantization: `int8` keeps weights as bytes; for bfloat16 on a CPU.
@@ -50,7 +52,7 @@ class WorkerSettings(CelerySettings):
         metrics_host: the address to serve them on; `0.0.0.0` where Prometheus is on another machine.
     """
 
-    model: Annotated[str, Field(min_length=1)] = "demo"
+    model: str = ""
     served_name: str | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -68,7 +70,9 @@ class WorkerSettings(CelerySettings):
     threads: Annotated[int, Field(ge=1)] | None = None
     cuda_graphs: bool = True
     gpu_reserve_bytes: Annotated[int, Field(ge=0)] | None = None
-    classes: Annotated[tuple[JobClass, ...], Field(min_length=1)] = tuple(JobClass)
+    classes: Annotated[tuple[JobClass, ...], NoDecode, BeforeValidator(split), Field(min_length=1)] = tuple(
+        JobClass
+    )
     on_model_change: Literal["restart", "resume", "fail"] = "restart"
     model_grace_s: Annotated[float, Field(ge=1, le=86_400)] = 30.0
     lease_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0

@@ -6,10 +6,10 @@ A team with an app of its own needs none of this: `generate` is a shared task an
 from celery import Celery, _state
 
 from ...schemas.celery_broker import Broker, broker
-from .settings import TaskSettings
+from ...schemas.celery_settings import CelerySettings
 
 
-def make_app(settings: TaskSettings) -> Celery:
+def make_app(settings: CelerySettings) -> Celery:
     """The app on the broker and result backend of `settings`: headrace's Redis unless told otherwise."""
     own = broker(settings.redis_url, settings.namespace) or Broker("memory://", None, {})
     # The app of whoever imported this stays the current one, so that `generate.delay` goes by its settings.

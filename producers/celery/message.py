@@ -7,12 +7,13 @@ from typing import Any
 from celery.utils.time import maybe_make_aware
 from kombu.utils.json import dumps as to_json
 
+from ...schemas.celery_settings import CelerySettings
 from ...schemas.errors import InvalidJob
 from ...schemas.job import Job, JobClass
 from ...schemas.task_part import read_headers, sign_part, task_job_id
 from ...schemas.wire import WireJob
+from .. import overview
 from ..client import Client
-from .settings import TaskSettings
 
 RETRIED_S = 0.001
 """A due time in the past, or a deadline that has passed, is one a moment from now."""
@@ -28,7 +29,7 @@ class StreamProducer:
         self,
         producer: Any,
         client: Client,
-        settings: TaskSettings,
+        settings: CelerySettings,
         job_class: JobClass | None,
         app_name: str | None,
     ) -> None:
@@ -61,19 +62,13 @@ class StreamProducer:
         self._client._enqueue(WireJob.of(job, celery=signed), job_id)
 
 
-def default_model(settings: TaskSettings, client: Client) -> str:
+def default_model(settings: CelerySettings, client: Client) -> str:
     """The model for a task that names none.
 
     Raises:
         InvalidJob: none is set, and not exactly one is served.
     """
-    if settings.default_model is not None:
-        return settings.default_model
-    served = [model.id for model in client.models()]
-    if len(served) == 1:
-        return served[0]
-    known = ", ".join(served) or "none yet"
-    raise InvalidJob("model", f"name one (served here: {known}), or set HEADRACE_DEFAULT_MODEL")
+    return client._run(overview.default_model(client._operations, settings.default_model))
 
 
 def job_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

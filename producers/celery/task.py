@@ -7,6 +7,7 @@ from typing import Any, NoReturn, cast
 from celery import Task, shared_task
 from celery.exceptions import Ignore
 
+from ...schemas.celery_settings import CelerySettings
 from ...schemas.errors import InvalidJob, JobExpired, JobFailed
 from ...schemas.events import JobResult
 from ...schemas.job import JobClass
@@ -14,7 +15,6 @@ from ...schemas.redaction import shown
 from ..client import Client
 from .message import StreamProducer, default_model, job_fields
 from .result import GenerationResult
-from .settings import TaskSettings
 
 NAME = "headrace.generate"
 
@@ -32,11 +32,11 @@ class GenerateTask(Task):  # type: ignore[misc]
     throws = (JobFailed, JobExpired)  # nothing to log a traceback for: the job's own record says why
     track_started = False  # it has started when its job has, which the completion stores
     acks_late = True
-    _connected: tuple[int, TaskSettings, Client] | None = None
+    _connected: tuple[int, CelerySettings, Client] | None = None
 
-    def _connection(self) -> tuple[TaskSettings, Client]:
+    def _connection(self) -> tuple[CelerySettings, Client]:
         if self._connected is None or self._connected[0] != os.getpid():
-            settings = TaskSettings.load()
+            settings = CelerySettings.load()
             self._connected = (os.getpid(), settings, Client.from_env(settings.redis_url))
         return self._connected[1:]
 

@@ -6,10 +6,10 @@ and result backend. `app` is for everybody else.
 
 from .producers.celery.app import make_app
 from .producers.celery.result import GenerationResult
-from .producers.celery.settings import TaskSettings
 from .producers.celery.task import generate
+from .schemas.celery_settings import CelerySettings
 from .workers import control  # noqa: F401 (declares the commands that `celery control` may send)
 
-app = make_app(TaskSettings.load())
+app = make_app(CelerySettings.load())
 
 __all__ = ["GenerationResult", "app", "generate"]

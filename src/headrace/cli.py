@@ -13,7 +13,6 @@ _GROUPS = {
     "headrace.producers.cli.acl": ("acl",),
     "headrace.producers.cli.batch": ("batch",),
     "headrace.producers.cli.dead": ("dead",),
-    "headrace.producers.cli.doctor": ("doctor",),
     "headrace.producers.cli.tenants": ("tenants",),
     "headrace.producers.cli.webhooks": ("webhooks",),
     "headrace.producers.cli.lists": ("models", "queues", "workers"),
@@ -21,7 +20,11 @@ _GROUPS = {
     "headrace.callbacks_cli": ("callbacks",),
     "headrace.local_cli": ("up", "demo"),
     "headrace.config_cli": ("config",),
+    "headrace.doctor_cli": ("doctor",),
 }
+
+_SAY_WHAT_IS_UNKNOWN = ("config", "demo", "up")
+"""Commands that say which settings do nothing; `doctor`, workers and callbacks do it in ways of their own."""
 
 
 def build(arguments: list[str]) -> typer.Typer:
@@ -60,6 +63,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -68,6 +72,11 @@ def _root(
 
     Settings come from options, then HEADRACE_* variables, then headrace.toml.
     """
+    if context.invoked_subcommand in _SAY_WHAT_IS_UNKNOWN:
+        from .workers.known_settings import unknown
+
+        for sentence in unknown():
+            typer.echo(f"headrace: {sentence}", err=True)
 
 
 if __name__ == "__main__":

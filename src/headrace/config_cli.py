@@ -2,16 +2,14 @@
 
 import json
 import os
-import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import typer
 
-from .producers.celery.settings import TaskSettings
 from .producers.cli.options import AsJson, RedisUrl
-from .schemas.config import ENV_PREFIX, config_file
+from .schemas.config import ENV_PREFIX, config_file, read_config_file
 from .schemas.connection import shown_url
 from .workers.callbacks.settings import CallbacksSettings
 from .workers.settings import WorkerSettings
@@ -41,8 +39,6 @@ def config(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     for setting in settings:
         value = "" if setting.value is None else json.dumps(setting.value)
         typer.echo(f"{setting.name:<{width}}  {value:<40}  {setting.source}")
-    for name in sorted(_in_file().keys() - {setting.name for setting in settings}):
-        typer.echo(f"headrace: {config_file()} sets {name}, which is no setting", err=True)
 
 
 def effective_settings(redis: str | None) -> Iterator[Setting]:
@@ -52,10 +48,10 @@ def effective_settings(redis: str | None) -> Iterator[Setting]:
         BadSetting: naming the first setting that is wrong.
     """
     loaded: dict[str, Any] = {}
-    for kind in (WorkerSettings, CallbacksSettings, TaskSettings):
+    for kind in (WorkerSettings, CallbacksSettings):
         loaded |= kind.load(redis_url=redis).model_dump(mode="json")
     in_environment = {name.lower() for name in os.environ}
-    in_file = _in_file()
+    in_file = read_config_file()
     for name, value in loaded.items():
         variable = f"{ENV_PREFIX}{name.upper()}"
         if name == "redis_url" and redis is not None:
@@ -74,8 +70,3 @@ def _shown(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: "***" if isinstance(inner, dict) else _shown(inner) for name, inner in value.items()}
     return shown_url(value) if isinstance(value, str) else value
-
-
-def _in_file() -> dict[str, Any]:
-    path = config_file()
-    return tomllib.loads(path.read_text()) if path.exists() else {}

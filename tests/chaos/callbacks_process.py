@@ -14,7 +14,7 @@ import kombu.transport.redis  # noqa: F401
 
 from headrace.producers.celery import task  # noqa: F401
 from headrace.producers.celery.app import make_app
-from headrace.producers.celery.settings import TaskSettings
+from headrace.schemas.celery_settings import CelerySettings
 from headrace.workers.callbacks.run import run
 from headrace.workers.callbacks.settings import CallbacksSettings
 
@@ -33,7 +33,7 @@ def run_callbacks(_: socket.socket, order: dict[str, Any]) -> int:
         in_doubt = mmap.mmap(doubt.fileno(), 1)
     fuse = Fuse(in_doubt, order["point"] and Point(**order["point"]))
     arm(fuse)
-    app = make_app(TaskSettings(redis_url=settings.redis_url))
+    app = make_app(CelerySettings(redis_url=settings.redis_url))
     app.conf.update(order["celery"])
     try:
         status = run(settings, app)

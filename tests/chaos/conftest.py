@@ -122,6 +122,7 @@ class Scene:
 
         settings = WorkerSettings(
             redis_url=self.url,
+            model="demo",
             dtype="float32",
             device="cpu",
             threads=1,

@@ -88,6 +88,7 @@ class Host:
         settings = WorkerSettings(
             **{
                 "redis_url": self.url,
+                "model": "demo",
                 "dtype": "float32",
                 "device": "cpu",
                 "threads": 1,

@@ -24,9 +24,9 @@ from standardwebhooks import Webhook
 
 from headrace import Client
 from headrace.producers.celery.app import make_app
-from headrace.producers.celery.settings import TaskSettings
 from headrace.producers.celery.task import generate
 from headrace.schemas import keys
+from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.connection import connect
 from headrace.workers.callbacks.settings import CallbacksSettings
 
@@ -192,7 +192,7 @@ def scene(redis_url, redis, callbacks_nursery, tmp_path, monkeypatch) -> Iterato
     redis.hset(keys.models(), "demo", "{}")
     for source in known_scripts():
         redis.script_load(source)
-    app = make_app(TaskSettings.load())
+    app = make_app(CelerySettings.load())
     app.conf.update(CELERY, result_backend_thread_safe=True)
     app.set_current()
     receiver, stopping = Receiver(), threading.Event()

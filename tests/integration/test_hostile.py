@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 from headrace import AsyncClient, JobHandle
 from headrace.producers.batch import BatchRun, parse_line
 from headrace.producers.celery.app import make_app
-from headrace.producers.celery.settings import TaskSettings
 from headrace.producers.celery.task import generate  # noqa: F401 (a task of every app)
 from headrace.schemas import keys
+from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.errors import InvalidJob
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.run import INTERNAL_ERROR
@@ -44,7 +44,7 @@ GOOD = {"prompt": "A tuple is", "model": "demo", "max_tokens": 12, "ignore_eos":
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
     """An app whose messages stay in the broker."""
-    found = make_app(TaskSettings(redis_url=redis_url))
+    found = make_app(CelerySettings(redis_url=redis_url))
     found.conf.result_expires = 600
     found.finalize()
     yield found

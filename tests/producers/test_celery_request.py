@@ -9,8 +9,8 @@ import pytest
 
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.request import GenerateRequest
-from headrace.producers.celery.settings import TaskSettings
 from headrace.producers.celery.task import NAME
+from headrace.schemas.celery_settings import CelerySettings
 
 HOOK = {"url": "https://example.org", "secret": "whsec_topsecret"}
 
@@ -18,7 +18,7 @@ HOOK = {"url": "https://example.org", "secret": "whsec_topsecret"}
 @pytest.fixture
 def task(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("HEADRACE_REDIS_URL", redis_url)
-    app = make_app(TaskSettings.load())
+    app = make_app(CelerySettings.load())
     task = app.tasks[NAME]
     yield task
     task.client().close()

@@ -86,7 +86,7 @@ def start_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
         command = [
             sys.executable,
             str(HERE / "fake_host.py"),
-            json.dumps({"redis_url": redis_url, **settings}),
+            json.dumps({"redis_url": redis_url, "model": "demo", **settings}),
         ]
         with log.open("wb") as stderr:
             process = psutil.Popen([*command, behaviour], stderr=stderr, stdout=subprocess.DEVNULL)

@@ -238,7 +238,8 @@ def test_a_wrong_setting_is_named_before_anything_starts(flags: list[str], compl
         "import typer; from headrace.workers.cli import register; app = typer.Typer(); "
         "app.callback()(lambda: None); register(app); app()"
     )
-    ended = subprocess.run([sys.executable, "-c", code, "worker", *flags], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, "worker", "--model", "demo", *flags]
+    ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("headrace worker: ")

@@ -6,7 +6,7 @@ import pytest
 
 from headrace.config_cli import effective_settings
 from headrace.producers.celery import app as producers_app
-from headrace.producers.celery.settings import TaskSettings
+from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.errors import BadSetting
 from headrace.workers.host.app import make_app
 from headrace.workers.settings import WorkerSettings
@@ -21,7 +21,7 @@ def teams_broker(monkeypatch) -> None:
 
 
 def test_a_host_joins_the_teams_broker_with_the_teams_options(teams_broker) -> None:
-    for app in (make_app(WorkerSettings.load()), producers_app.make_app(TaskSettings.load())):
+    for app in (make_app(WorkerSettings.load()), producers_app.make_app(CelerySettings.load())):
         assert app.conf.broker_url.startswith("sentinel://")
         assert OPTIONS.items() <= app.conf.broker_transport_options.items()
 

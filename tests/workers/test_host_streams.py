@@ -22,7 +22,7 @@ CLOSED = {"closed": ">&- 2>&-", "closed_stdin_too": "<&- >&- 2>&-", "full": ">/d
 @contextlib.contextmanager
 def host_writing_to(redirection: str, redis_url: str, **streams: Any) -> Iterator[psutil.Popen]:
     """A host with a stand-in for its engine process, started by a shell with this redirection."""
-    settings = json.dumps({"redis_url": redis_url})
+    settings = json.dumps({"redis_url": redis_url, "model": "demo"})
     command = [sys.executable, str(HERE / "fake_host.py"), settings, "serve"]
     process = psutil.Popen(["sh", "-c", f'exec "$@" {redirection}', "sh", *command], **streams)
     try:

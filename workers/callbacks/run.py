@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from ...schemas.connection import connect, shown_url
 from .. import logs
 from ..consumer import PatientConsumer
+from ..known_settings import unknown
 from ..metrics_server import served
 from ..stopping import stop_celery
 from .metrics import CallbackMetrics
@@ -78,6 +79,8 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)  # it would log what was generated
     connect(settings.redis_url).close()
     log.info("callbacks_starting", app=settings.app, redis=shown_url(settings.redis_url))
+    for sentence in unknown():
+        log.warning("unknown_setting", reason=sentence)
     configure(app, settings)
     registry = CollectorRegistry()
     service = Service(settings, app, CallbackMetrics(registry), on_failure=lambda: stop_celery(1))

@@ -6,12 +6,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from ...schemas.celery_settings import CelerySettings
-
-
-def _split(value: object) -> object:
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )
+from ...schemas.config import split
 
 
 class CallbacksSettings(CelerySettings):
@@ -35,7 +30,7 @@ class CallbacksSettings(CelerySettings):
     callbacks_queue: Annotated[str, Field(min_length=1)] = "headrace"
     celery_unsigned: bool = False
     relay_s: Annotated[float, Field(ge=0.5, le=600)] = 10.0
-    webhook_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    webhook_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = ()
     webhook_timeout_s: Annotated[float, Field(gt=0, le=60)] = 15.0
     webhook_concurrency: Annotated[int, Field(ge=1, le=4096)] = 256
     webhook_retention_s: Annotated[float, Field(ge=60)] = 7 * 86_400.0

@@ -15,6 +15,7 @@ from celery.signals import setup_logging
 from ...schemas.connection import connect, shown_url
 from .. import logs
 from ..consumer import PatientConsumer
+from ..known_settings import unknown
 from ..metrics import HostMetrics
 from ..models import served_name
 from ..revoke import Canceller
@@ -56,6 +57,8 @@ def run(
     connect(settings.redis_url).close()
     model = settings.served_name or served_name(settings.model)
     log.info("host_starting", model=model, engines=settings.engines, redis=shown_url(settings.redis_url))
+    for sentence in unknown():
+        log.warning("unknown_setting", reason=sentence)
     health = HostHealth(settings.lease_s)
     with metrics_endpoint(settings, health) as metrics_dir:
         canceller = Canceller(

@@ -10,8 +10,8 @@ from celery.backends.redis import ResultConsumer
 from kombu.exceptions import OperationalError
 
 from headrace.producers.celery.app import make_app
-from headrace.producers.celery.settings import TaskSettings
 from headrace.producers.celery.task import generate
+from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.events import Record
 from headrace.workers.callbacks.completion import NotCompleted, TaskMessage, complete, note_started
 
@@ -35,7 +35,7 @@ def app(redis_url, monkeypatch) -> Iterator[Celery]:
     monkeypatch.setenv("HEADRACE_REDIS_URL", redis_url)
     # Nobody waits for results here; what subscribed to them would outlive the test.
     monkeypatch.setattr(ResultConsumer, "consume_from", lambda consumer, task_id: None)
-    app = make_app(TaskSettings.load())
+    app = make_app(CelerySettings.load())
     app.conf.update(result_expires=60, result_backend_thread_safe=True)
     app.set_current()
     yield app
@@ -50,7 +50,7 @@ def app(redis_url, monkeypatch) -> Iterator[Celery]:
 def without_broker(app, redis_url) -> Iterator[Celery]:
     """The same app where the broker can't be reached."""
     away = make_app(
-        TaskSettings(redis_url=redis_url, celery_broker_url=NOBODY, celery_result_backend=redis_url)
+        CelerySettings(redis_url=redis_url, celery_broker_url=NOBODY, celery_result_backend=redis_url)
     )
     away.conf.update(
         task_publish_retry=False, result_backend_transport_options=app.conf.broker_transport_options
@@ -115,7 +115,7 @@ def test_an_app_without_a_result_backend_has_its_callbacks(app, redis, jobs: Job
     result = generate.apply_async(("a",), link=follows.s())
     jobs.end_all()
     message, record = ended(redis, result.job.id)
-    settings = TaskSettings.load()
+    settings = CelerySettings.load()
     plain = make_app(settings)
     plain.conf.result_backend = None
     note_started(plain, message, "w")

@@ -20,9 +20,9 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from headrace import InvalidJob, JobFailed, QueueFull
 from headrace.producers.celery.app import make_app
-from headrace.producers.celery.settings import TaskSettings
 from headrace.producers.celery.task import generate
 from headrace.schemas import keys
+from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.connection import connect
 from headrace.schemas.events import End, JobError, Output, Record, chunk_payload
 from headrace.schemas.keys import Tag
@@ -109,7 +109,7 @@ def app(redis_url, redis, monkeypatch) -> Iterator[Celery]:
         "_create_client",
         lambda self, **options: clients.append(create(self, **options)) or clients[-1],
     )
-    app = make_app(TaskSettings.load())
+    app = make_app(CelerySettings.load())
     app.conf.result_expires = 60
     app.set_current()
     yield app

@@ -14,7 +14,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from headrace.producers.celery.app import make_app
-from headrace.producers.celery.settings import TaskSettings
+from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.job import WebhookEvent
 from headrace.workers.callbacks import run as callbacks
 from headrace.workers.callbacks import service as service_module
@@ -53,7 +53,7 @@ def silent_url() -> Iterator[str]:
 def silent_app(redis_url: str, silent_url: str) -> Iterator[Celery]:
     """An app whose broker never answers."""
     app = make_app(
-        TaskSettings(redis_url=redis_url, celery_broker_url=silent_url, celery_result_backend=redis_url)
+        CelerySettings(redis_url=redis_url, celery_broker_url=silent_url, celery_result_backend=redis_url)
     )
     app.finalize()
     yield app
@@ -84,7 +84,7 @@ def test_a_celery_that_does_not_answer_is_given_up_in_time(
     monkeypatch.setattr(callbacks, "ANSWER_S", 0.1)
     urls = {"broker": redis_url, "backend": redis_url, silent: silent_url}
     app = make_app(
-        TaskSettings(
+        CelerySettings(
             redis_url=redis_url, celery_broker_url=urls["broker"], celery_result_backend=urls["backend"]
         )
     )

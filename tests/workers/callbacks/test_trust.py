@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from headrace import Job
 from headrace.producers.celery.app import make_app
-from headrace.producers.celery.settings import TaskSettings
 from headrace.producers.celery.task import generate  # noqa: F401 (a task of every app)
+from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.keys import celery_key, new_job_id
 from headrace.schemas.scripts import enqueue, run
 from headrace.schemas.settings import QueueSettings
@@ -35,7 +35,7 @@ def part(task_id: str = "t", **embed: object) -> str:
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
     """An app that has a broker and a result backend, and no worker."""
-    found = make_app(TaskSettings(redis_url=redis_url))
+    found = make_app(CelerySettings(redis_url=redis_url))
     found.conf.result_expires = 60
     found.finalize()
     yield found

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterator
 
 import typer
 
-from ...schemas.config import CommonSettings
-from ..doctor import Finding, Verdict, examine
-from .options import AsJson, RedisUrl
+from .producers.cli.options import AsJson, RedisUrl
+from .producers.doctor import Finding, Verdict, examine
+from .schemas.config import CommonSettings
+from .workers.known_settings import unknown
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
@@ -19,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """Check Redis, the queue and this machine; say what to change. Exit status 1 when something is wrong."""
-    findings = list(examine(CommonSettings.load(redis_url=redis)))
+    findings = [*_settings(), *examine(CommonSettings.load(redis_url=redis))]
     if as_json:
         typer.echo(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
     else:
@@ -27,6 +29,12 @@ def doctor(redis: RedisUrl = None, as_json: AsJson = False) -> None:
             _print(finding)
     if any(finding.verdict is Verdict.FAIL for finding in findings):
         raise typer.Exit(1)
+
+
+def _settings() -> Iterator[Finding]:
+    for sentence in unknown():
+        advice = "correct it, or take it out"
+        yield Finding(check="settings", verdict=Verdict.WARN, found=sentence, advice=advice)
 
 
 def _print(finding: Finding) -> None:

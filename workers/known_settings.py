@@ -1,0 +1,16 @@
+"""All settings that a process of headrace knows, and what is set that none of them is."""
+
+from ..schemas.setting_names import unknown_settings
+from .callbacks.settings import CallbacksSettings
+from .settings import WorkerSettings
+
+KNOWN = frozenset(WorkerSettings.model_fields) | frozenset(CallbacksSettings.model_fields)
+
+
+def unknown() -> list[str]:
+    """A sentence for each variable, and each key of the settings file, that does nothing.
+
+    Raises:
+        BadSetting: the file can't be read.
+    """
+    return unknown_settings(KNOWN)
