@@ -17,6 +17,7 @@ from ..schemas.keys import Tag
 from ..schemas.scripts import Call, CancelStatus, cancel, enqueue, one
 from ..schemas.settings import QueueSettings
 from .steps import Batch, Confirmed, Info, Read, Request, Steps, persist
+from .waiting import Waits
 
 BATCH_JOBS = 500
 BATCH_BYTES = 4 * 2**20
@@ -54,6 +55,7 @@ class Operations:
         self._wait_replicas, self._wait_s = wait_replicas, wait_s
         self.settings = settings
         self.retry_s = retry_s
+        self.waits = Waits()
         self._check_model = check_model
         self._known_until: dict[str, float] = {}
         self._version_checked = False

@@ -26,6 +26,7 @@ from ..schemas.keys import Tag
 from .mailbox import Mailbox, S, Signal
 from .operations import Operations
 from .steps import Listen, Read, Steps
+from .waiting import EXPLAIN_S, explain
 
 LOG_PAGE = 1000
 """Log entries read at once; bounds memory and how long one reader holds Redis up."""
@@ -118,11 +119,13 @@ def _without_first(chunk: Chunk, count: int) -> Chunk:
 class _Silence:
     """How long to wait for news before looking at the log, and at most in all."""
 
-    __slots__ = ("_deadline", "_job_id", "_timeout_s", "_wait_s")
+    __slots__ = ("_deadline", "_job_id", "_tell_at", "_timeout_s", "_wait_s")
 
     def __init__(self, job_id: str, timeout_s: float | None) -> None:
         self._job_id, self._timeout_s = job_id, timeout_s
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        now = time.monotonic()
+        self._deadline = None if timeout_s is None else now + timeout_s
+        self._tell_at: float | None = now + EXPLAIN_S
         self._wait_s = SILENCE_S
 
     @property
@@ -132,21 +135,35 @@ class _Silence:
             return OUTAGE_S
         return min(OUTAGE_S, max(0.0, self._deadline - time.monotonic()))
 
-    def next_s(self) -> float:
-        """The next wait.
+    def wait(self, operations: Operations, mailbox: Mailbox[Any]) -> Steps[None]:
+        """Wait for news; where none comes for long, have the log looked at.
+
+        Who has waited for a moment without a sign is told why, once.
 
         Raises:
             ResultTimeout: the reader's time is over.
         """
+        if self._tell_at is not None:
+            wait_s = min(max(0.0, self._tell_at - time.monotonic()), self.left_s)
+            if wait_s > 0 and (yield Listen(mailbox, wait_s)):
+                self._wait_s = SILENCE_S
+                return
+            if time.monotonic() >= self._tell_at:
+                self._tell_at = None
+                yield from operations.waits.tell(operations, self._job_id)
         wait_s = min(self._wait_s * random.uniform(0.8, 1.2), self.left_s)
         if wait_s <= 0:
-            raise ResultTimeout(self._job_id, self._timeout_s or 0.0)
+            why = yield from explain(operations, self._job_id)
+            raise ResultTimeout(self._job_id, self._timeout_s or 0.0, why.text if why else "")
+        if (yield Listen(mailbox, wait_s)):
+            self._wait_s = SILENCE_S
+            return
         self._wait_s = min(2 * self._wait_s, MAX_SILENCE_S)
-        return wait_s
+        mailbox.resync()
 
-    def broken(self) -> None:
-        """There were news."""
-        self._wait_s = SILENCE_S
+    def started(self) -> None:
+        """The job runs, or has run: nobody needs to be told why it waits."""
+        self._tell_at = None
 
 
 @dataclass(slots=True)
@@ -177,10 +194,9 @@ class StreamReader:
             payloads = self.mailbox.take()
             chunks = (yield from self._from_log()) if payloads is None else self._live(payloads)
             if chunks or self.cursor.end or self._failure:
-                self._silence.broken()
+                self._silence.started()
                 return chunks
-            if not (yield Listen(self.mailbox, self._silence.next_s())):
-                self.mailbox.resync()
+            yield from self._silence.wait(self.operations, self.mailbox)
 
     def _live(self, payloads: list[bytes]) -> list[Chunk]:
         chunks, obstacle = self.cursor.take_all(payloads)
@@ -204,6 +220,8 @@ class StreamReader:
             raise StreamReset(job_id, seen, 0)
         if int(offset or 0) < seen:
             raise StreamReset(job_id, seen, int(offset or 0))
+        if state == b"running":
+            self._silence.started()
         chunks, obstacle = self.cursor.take_all(fields[b"event"] for _, fields in entries)
         whole = len(entries) < LOG_PAGE
         if isinstance(obstacle, StreamReset):
@@ -259,10 +277,9 @@ def read_result(
             if record.state.terminal:
                 raise_unless_succeeded(job_id, record.state, record.error)
                 return record.result()
-        if (yield Listen(mailbox, silence.next_s())):
-            silence.broken()
-        else:
-            mailbox.resync()
+            if record.state is JobState.RUNNING:
+                silence.started()
+        yield from silence.wait(operations, mailbox)
 
 
 def _present(names: tuple[str, ...], values: list[bytes | None]) -> dict[str, str]:

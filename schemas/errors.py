@@ -282,15 +282,21 @@ class StreamReset(HeadraceError):
 
 
 class ResultTimeout(HeadraceError, TimeoutError):
-    """The job has not ended within the reader's own time limit; it goes on."""
+    """The job has not ended within the reader's own time limit; it goes on.
+
+    Attributes:
+        why: what it waits for, as far as it is known: no worker, jobs in front, a limit.
+    """
 
     code = "result_timeout"
     http_status = 504
 
-    def __init__(self, job_id: str, timeout_s: float) -> None:
-        message = f"job {job_id} has not ended within {timeout_s:g} s; it goes on, ask again later"
-        super().__init__(message, job_id, timeout_s)
+    def __init__(self, job_id: str, timeout_s: float, why: str = "") -> None:
+        reason = f": {why}" if why else ""
+        message = f"job {job_id} has not ended within {timeout_s:g} s{reason}. It goes on; ask again later"
+        super().__init__(message, job_id, timeout_s, why)
         self.job_id = job_id
+        self.why = why
 
 
 class BrokerUnavailable(HeadraceError, ConnectionError):

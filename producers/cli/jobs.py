@@ -7,7 +7,7 @@ import typer
 
 from ...schemas.job import JobClass
 from ..client import Client, JobHandle
-from .options import AsJson, RedisUrl
+from .options import AsJson, RedisUrl, waits_told
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
@@ -106,10 +106,11 @@ def cancel(job_id: JobId, redis: RedisUrl = None) -> None:
 
 def _follow(job: JobHandle, offset: int) -> None:
     try:
-        for chunk in job.stream(from_offset=offset):
-            offset = chunk.offset
-            typer.echo(chunk.text, nl=False)
-            sys.stdout.flush()
+        with waits_told():
+            for chunk in job.stream(from_offset=offset):
+                offset = chunk.offset
+                typer.echo(chunk.text, nl=False)
+                sys.stdout.flush()
     except KeyboardInterrupt:
         typer.echo(f"\nthe job goes on; so does: headrace tail {job.id} --from-offset {offset}", err=True)
         raise typer.Exit(130) from None

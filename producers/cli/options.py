@@ -1,6 +1,7 @@
 """Options and output that several commands share."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,3 +54,15 @@ def refusals() -> Iterator[None]:
         yield
     except BadPolicy as error:
         raise typer.BadParameter(str(error)) from None
+
+
+@contextmanager
+def waits_told() -> Iterator[None]:
+    """What jobs wait for is said on stderr: the client's warnings are this command's."""
+    handler, log = logging.StreamHandler(), logging.getLogger("headrace")
+    handler.setFormatter(logging.Formatter("headrace: %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)

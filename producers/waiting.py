@@ -1,0 +1,254 @@
+"""Why a job has not ended: decided here alone, from one bounded look at Redis, for all who tell of it.
+
+The client's log, the command line, `ResultTimeout` and Celery's results word nothing of their own: they show
+`Waiting.text`. What stands in the way most is named, as nobody can act on the rest before that is mended.
+"""
+
+import json
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from ..schemas.errors import BrokerUnavailable
+from ..schemas.events import JobState
+from ..schemas.job import JobClass
+from ..schemas.keys import Tag
+from .steps import Info, Read, Steps
+
+if TYPE_CHECKING:
+    from .operations import Operations
+
+EXPLAIN_S = 1.5
+"""Who has waited for this long without a sign is told why."""
+
+SILENT_S = 10.0
+"""A worker says every second that it lives; one not heard of for this long is likely gone."""
+
+MOST_WORKERS = 32
+MOST_AHEAD = 200
+"""Of workers and of jobs in front, more than these are not looked at."""
+
+
+class WaitReason(StrEnum):
+    """What a job waits for."""
+
+    DELAYED = "delayed"
+    NO_WORKER = "no_worker"
+    CLASS_NOT_SERVED = "class_not_served"
+    DRAINING = "draining"
+    TENANT_LIMIT = "tenant_limit"
+    OTHER_MODEL = "other_model"
+    SUSPECT = "suspect"
+    QUEUE = "queue"
+    WORKER_SILENT = "worker_silent"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+_EXPECTED = frozenset({WaitReason.DELAYED, WaitReason.RUNNING, WaitReason.ENDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a job has not ended.
+
+    Attributes:
+        text: half a sentence, as in "the job waits: no worker serves model 'm' now".
+    """
+
+    reason: WaitReason
+    text: str
+
+    @property
+    def expected(self) -> bool:
+        """Whether it is what was asked for, and nobody needs to be warned of it."""
+        return self.reason in _EXPECTED
+
+
+class Waits:
+    """Tells the log of one client's jobs that wait, once a job, and of few of many: a line says it for all.
+
+    Args:
+        a_minute: the most lines.
+    """
+
+    def __init__(self, a_minute: int = 10) -> None:
+        self._log = logging.getLogger("headrace")
+        self._told: deque[str] = deque(maxlen=1000)
+        self._lines: deque[float] = deque([-math.inf] * a_minute, maxlen=a_minute)
+
+    def tell(self, operations: "Operations", job_id: str) -> Steps[None]:
+        """Say what the job waits for, unless nobody needs to hear it."""
+        now = time.monotonic()
+        if job_id in self._told or now - self._lines[0] < 60:
+            return
+        self._told.append(job_id)
+        self._lines.append(now)  # before anything is asked: thousands may wait at once
+        waiting = yield from explain(operations, job_id)
+        if waiting is not None and not waiting.expected:
+            self._log.warning("job %s waits: %s", job_id, waiting.text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A worker, and the seconds since it was last heard of."""
+
+    id: str
+    silent_s: float
+    classes: tuple[str, ...] = tuple(JobClass)
+    draining: bool = False
+    fingerprint: str = ""
+
+    @property
+    def alive(self) -> bool:
+        return self.silent_s < SILENT_S
+
+
+def explain(operations: "Operations", job_id: str) -> Steps[Waiting | None]:
+    """Why the job has not ended; None where it is not known, or there is no such job."""
+    try:
+        return (yield from _explain(operations.tag_of(job_id), job_id))
+    except (BrokerUnavailable, ValueError):  # Redis is away, or what it holds was damaged
+        return None
+
+
+def _explain(tag: Tag, job_id: str) -> Steps[Waiting | None]:
+    fields = ("state", "class", "tenant", "stream", "entry", "worker", "offset", "fingerprint")
+    info = yield Info()
+    record, due, running, members = yield Read(
+        (
+            ("HMGET", tag.job(job_id), *fields),
+            ("ZSCORE", tag.delayed, job_id),
+            ("ZCARD", tag.leases),
+            ("ZRANGE", tag.workers, -MOST_WORKERS, -1, "WITHSCORES"),
+        )
+    )
+    job = {name: (value or b"").decode() for name, value in zip(fields, record, strict=True)}
+    if not job["state"]:
+        return None
+    now_ms = int(info["server_time_usec"]) // 1000
+    names = [name.decode() for name in members[::2]]
+    said, policy, all_others, has_running, ahead, urgent = yield from _details(tag, job, names)
+    workers = [
+        _worker(name, (now_ms - float(heard_ms)) / 1000, facts)
+        for name, heard_ms, facts in zip(names, members[1::2], said, strict=True)
+    ]
+    match JobState(job["state"]):
+        case JobState.DELAYED:
+            left_s = max(0.0, (float(due or now_ms) - now_ms) / 1000)
+            return Waiting(WaitReason.DELAYED, f"it was asked to wait another {left_s:.0f} s")
+        case JobState.RUNNING:
+            return _running(job, workers)
+        case JobState.QUEUED:
+            limit = _limit(policy, all_others)
+            return (
+                _unserved(tag.model, job, workers)
+                or _held_back(job, limit, has_running, workers)
+                or Waiting(WaitReason.QUEUE, _queue(job, ahead, urgent, running, workers))
+            )
+        case _:
+            return Waiting(WaitReason.ENDED, f"it has ended ({job['state']})")
+
+
+def _details(tag: Tag, job: dict[str, str], workers: Sequence[str]) -> Steps[tuple[Any, ...]]:
+    """What each worker says of itself; the tenant's limits and its running jobs; who is in front."""
+    urgent = [tag.backlog(each) for each in JobClass if _rank(each) < _rank(job["class"])]
+    before = ("XRANGE", job["stream"], "-", f"({job['entry']}", "COUNT", MOST_AHEAD)
+    replies = yield Read(
+        (
+            ("HGET", tag.tenants, job["tenant"]),
+            ("HGET", tag.tenants, "*"),
+            ("SCARD", tag.running(job["tenant"])),
+            *(("HMGET", tag.worker(name), "classes", "drain", "fingerprint") for name in workers),
+            *(("ZCARD", key) for key in urgent),
+            *((before,) if job["stream"] and job["entry"] else ()),
+        )
+    )
+    policy, all_others, has_running, *rest = replies
+    said, rest = rest[: len(workers)], rest[len(workers) :]
+    ahead = len(rest[len(urgent)]) if len(rest) > len(urgent) else 0
+    return said, policy, all_others, has_running, ahead, sum(rest[: len(urgent)])
+
+
+def _rank(job_class: str) -> int:
+    return list(JobClass).index(JobClass(job_class))
+
+
+def _worker(name: str, silent_s: float, facts: Sequence[bytes | None]) -> _Worker:
+    classes, drain, fingerprint = ((value or b"").decode() for value in facts)
+    served = tuple(classes.split(",")) if classes else tuple(JobClass)
+    return _Worker(name, silent_s, served, bool(drain), fingerprint)
+
+
+def _limit(*policies: bytes | None) -> int | None:
+    """How many jobs the tenant may have running, by its own policy or everybody else's."""
+    for policy in policies:
+        if policy is not None:
+            most = json.loads(policy).get("max_running")
+            return None if most is None else int(most)
+    return None
+
+
+def _unserved(model: str, job: dict[str, str], workers: Sequence[_Worker]) -> Waiting | None:
+    living = [worker for worker in workers if worker.alive]
+    if not living:
+        last = min((worker.silent_s for worker in workers), default=None)
+        heard = "" if last is None else f" (the last one was heard of {last:.0f} s ago)"
+        text = f"no worker serves model {model!r} now{heard}; start one: headrace worker --model {model}"
+        return Waiting(WaitReason.NO_WORKER, text)
+    serving = [worker for worker in living if job["class"] in worker.classes]
+    if not serving:
+        text = f"no worker of model {model!r} serves the class {job['class']} (headrace worker --classes)"
+        return Waiting(WaitReason.CLASS_NOT_SERVED, text)
+    if all(worker.draining for worker in serving):
+        text = f"the workers of model {model!r} are being drained; start one: headrace worker --model {model}"
+        return Waiting(WaitReason.DRAINING, text)
+    return None
+
+
+def _held_back(
+    job: dict[str, str], limit: int | None, has_running: int, workers: Sequence[_Worker]
+) -> Waiting | None:
+    if limit is not None and has_running >= limit:
+        tenant = job["tenant"]
+        text = (
+            f"tenant {tenant!r} has {has_running} {_jobs(has_running)} running, and may have {limit} "
+            f"(headrace tenants show {tenant})"
+        )
+        return Waiting(WaitReason.TENANT_LIMIT, text)
+    made_by = job["fingerprint"] if int(job["offset"] or 0) else ""
+    if made_by and all(worker.fingerprint not in {"", made_by} for worker in workers if worker.alive):
+        text = "the model that made its tokens is not served any more; see headrace worker --on-model-change"
+        return Waiting(WaitReason.OTHER_MODEL, text)
+    if ":suspects:" in job["stream"]:
+        return Waiting(WaitReason.SUSPECT, "a worker died over it, and it is to be tried alone")
+    return None
+
+
+def _queue(job: dict[str, str], ahead: int, urgent: int, running: int, workers: Sequence[_Worker]) -> str:
+    living = sum(worker.alive for worker in workers)
+    many = f"{ahead} or more" if ahead == MOST_AHEAD else f"{ahead}"
+    text = f"it is queued behind {many} {_jobs(ahead)} of tenant {job['tenant']!r} in class {job['class']}"
+    if urgent:
+        text += f", and behind more urgent ones of {urgent} {'tenant' if urgent == 1 else 'tenants'}"
+    return f"{text}; {running} {_jobs(running)} run on {living} {'worker' if living == 1 else 'workers'}"
+
+
+def _running(job: dict[str, str], workers: Sequence[_Worker]) -> Waiting:
+    found = next((worker for worker in workers if worker.id == job["worker"]), None)
+    tokens = int(job["offset"] or 0)
+    if found is not None and found.alive:
+        return Waiting(WaitReason.RUNNING, f"it runs on {found.id} and has {tokens} tokens")
+    text = f"its worker {job['worker']} is silent; the job resumes at token {tokens} on another"
+    if not any(worker.alive for worker in workers):
+        text += ", and there is none now"
+    return Waiting(WaitReason.WORKER_SILENT, text)
+
+
+def _jobs(count: int) -> str:
+    return "job" if count == 1 else "jobs"
