@@ -1,8 +1,10 @@
 """The device's side of a step: weights, KV cache memory, one forward pass."""
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -13,12 +15,14 @@ from ..kernels import native
 from .batch import StepInput
 from .config import EngineConfig
 from .errors import ModelError
-from .models import ModelConfig, load_config, load_decoder, read_json
+from .models import ModelConfig, load_config, load_decoder, read_configs
 from .models.cache import KVCache, kv_dtype, page_bytes
+from .models.checkpoint import refuse_other_folders, stored_dtype
 from .models.decoder import Model
 
 _CPU_KV_SHARE = 0.25
 """Of the machine's memory that is free: the rest is left to the other processes on it."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ class ModelInfo:
     """What a loaded model is and takes.
 
     Attributes:
-        vocab_size: tokens that its weights know; config.json may name more.
+        vocab_size: tokens that it knows; its tokenizer may name more.
         context_tokens: longest prompt + output.
         eos_token_ids: tokens that end a sequence by themselves.
     """
@@ -76,17 +80,25 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
         ModelError: there is no such model, it can't be read, or it does not fit; the message says why.
     """
     if config.threads is not None:
+        if config.threads > (cores := os.cpu_count() or 1):
+            logger.warning(
+                "threads is %d, this machine has %d cores: fewer are faster", config.threads, cores
+            )
         torch.set_num_threads(config.threads)
     device = _device(config.device)
     if device.type == "cpu":
         native.shared_library()  # built here on a machine's first run, not in the middle of a step
     folder = model_folder(config.model)
-    generation = folder / "generation_config.json"
-    model = load_config(
-        config.model, read_json(folder / "config.json"), read_json(generation) if generation.exists() else {}
-    )
-    dtype = model.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    context = min(model.context_tokens, config.max_context_tokens or model.context_tokens)
+    if not (folder / "config.json").exists():
+        refuse_other_folders(folder)
+    model = load_config(config.model, *read_configs(folder, logger.warning))
+    dtype = dtype_of(config, model, folder)
+    context = config.max_context_tokens or model.context_tokens
+    if context > model.context_tokens:
+        raise ModelError(
+            f"max_context_tokens is {context}, but {config.model} takes {model.context_tokens} "
+            "(max_position_embeddings in its config.json); lower it or leave it unset"
+        )
     with torch.inference_mode():
         decoder = load_decoder(
             folder,
@@ -98,22 +110,34 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
             int8=config.quantization == "int8",
             fp8_cache=config.kv_dtype == "fp8",
         )
-    vocab = len(decoder.embedding)
-    if vocab != model.vocab_size:
-        logger.warning(
-            "config.json says vocab_size=%d, the weights hold %d tokens; those are the model's",
-            model.vocab_size,
-            vocab,
-        )
     info = ModelInfo(
         family=model.family,
-        vocab_size=vocab,
+        vocab_size=model.vocab_size,
         context_tokens=context,
-        eos_token_ids=tuple(token_id for token_id in model.eos_token_ids if 0 <= token_id < vocab),
+        eos_token_ids=tuple(token_id for token_id in model.eos_token_ids if 0 <= token_id < model.vocab_size),
         num_parameters=_count(model),
         dtype=str(dtype).removeprefix("torch."),
     )
     return ModelExecutor(decoder, config, info, device)
+
+
+def dtype_of(config: EngineConfig, model: ModelConfig, folder: Path) -> torch.dtype:
+    """What a model is computed in: what `config` says, else its config.json, else the type of its tensors.
+
+    Raises:
+        ModelError: config.json names a type that torch does not know.
+    """
+    if config.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        return dtype
+    if model.dtype is None:
+        return stored_dtype(folder)
+    known = getattr(torch, model.dtype.removeprefix("torch."), None)
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise ModelError(
+            f"{config.model}: config.json has dtype={model.dtype!r}, which torch does not know as a float"
+        )
+    return known
 
 
 def _device(name: str) -> torch.device:
@@ -135,15 +159,24 @@ def model_folder(model: str) -> Path:
     Raises:
         ModelError: there is no such model.
     """
-    if Path(model).is_dir():
-        return Path(model)
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if model.endswith(".gguf"):
+        raise ModelError(f"{model!r} is a GGUF file; only safetensors are supported: take that checkpoint")
+    if path.exists():
+        raise ModelError(f"{model!r} is a file; give the folder that holds config.json and the weights")
+    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        raise ModelError(f"{model!r}: there is no such folder here")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "tokenizer*"]))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        raise ModelError(f"{model!r} is no model folder or Hub model that can be read: {error}") from error
+        raise ModelError(
+            f"{model!r} is neither a folder here nor a Hub model that can be read: {error}"
+        ) from error
 
 
 def _count(model: ModelConfig) -> int:
@@ -162,10 +195,11 @@ def _mlps(model: ModelConfig) -> Iterator[int]:
 
 
 def _num_pages(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
-    if config.num_pages is not None:
-        return config.num_pages
     dtype = kv_dtype(config.kv_dtype, decoder.embedding.dtype)
     size = page_bytes(decoder.config, config.page_size, dtype)
+    _refuse_more_than_there_is(decoder.embedding.device, config, size)
+    if config.num_pages is not None:
+        return config.num_pages
     useful = config.max_batch_size * -(-info.context_tokens // config.page_size) + 1
     memory = config.kv_memory_bytes or _spare_memory(decoder, config, info)
     pages = min(memory // size, useful)
@@ -174,12 +208,35 @@ def _num_pages(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
     return int(pages)
 
 
+def _refuse_more_than_there_is(device: torch.device, config: EngineConfig, page_size_bytes: int) -> None:
+    total = (
+        torch.cuda.get_device_properties(device).total_memory
+        if device.type == "cuda"
+        else _meminfo_bytes("MemTotal") or inf
+    )
+    for name, value, wanted in (
+        ("kv_memory_bytes", config.kv_memory_bytes, config.kv_memory_bytes or 0),
+        ("num_pages", config.num_pages, (config.num_pages or 0) * page_size_bytes),
+    ):
+        if wanted > total:
+            raise ModelError(
+                f"{name} is {value}, which takes {wanted} bytes, and there are {total} bytes of memory here; "
+                "lower it or leave it unset"
+            )
+
+
 def _spare_memory(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
     if decoder.embedding.is_cuda:
         from .cuda.memory import kv_memory
 
         return kv_memory(decoder, config, info.context_tokens, info.vocab_size)
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(int(line.split()[1]) * 1024 * _CPU_KV_SHARE)
+    if free := _meminfo_bytes("MemAvailable"):
+        return int(free * _CPU_KV_SHARE)
     raise ModelError("/proc/meminfo does not say how much memory is free; set kv_memory_bytes or num_pages")
+
+
+def _meminfo_bytes(name: str) -> int | None:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return None

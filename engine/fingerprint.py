@@ -13,12 +13,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .config import EngineConfig
 from .errors import ModelError
-from .executor import model_folder
-from .models import load_config, read_json
+from .executor import dtype_of, model_folder
+from .models import load_config, read_configs
 from .models.checkpoint import shards
 
 GENERATION = 1
@@ -40,13 +38,12 @@ def model_fingerprint(config: EngineConfig) -> str:
         ModelError: there is no such model, or it can't be read.
     """
     folder = model_folder(config.model)
-    generation = folder / "generation_config.json"
-    files = read_json(folder / "config.json"), read_json(generation) if generation.exists() else {}
-    own = load_config(config.model, *files).dtype
+    files = read_configs(folder)
+    dtype = dtype_of(config, load_config(config.model, *files), folder)
     identity = {
         "generation": GENERATION,
         "config": [{k: v for k, v in file.items() if k not in _UNINFORMATIVE} for file in files],
-        "dtype": str(own if config.dtype == "auto" else getattr(torch, config.dtype)),
+        "dtype": str(dtype),
         "quantization": config.quantization,
         "kv_dtype": config.kv_dtype,
         "weights": _weights(folder, config.threads or os.cpu_count() or 1),

@@ -3,7 +3,7 @@
 Pickled checkpoints are refused: loading one runs whatever code it holds.
 """
 
-import json
+from collections.abc import KeysView
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,13 @@ from torch import Tensor
 from ...kernels.int4_weight import dequantize
 from ..errors import ModelError
 from .int4 import Int4Format
+from .source import read_json
+
+_POINTER = b"version https://git-lfs"
+
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Checkpoint:
@@ -27,20 +34,39 @@ class Checkpoint:
         dtype: torch.dtype,
         device: torch.device,
         int4: Int4Format | None,
+        *,
+        tied: bool = False,
     ) -> None:
         self._dtype, self._device, self._int4 = dtype, device, int4
-        self._files: dict[str, Any] = {}
+        found: dict[str, tuple[Any, str]] = {}
         for path in shards(folder):
-            file = stack.enter_context(safe_open(path, framework="pt"))
-            self._files |= dict.fromkeys(file.keys(), file)
+            file = stack.enter_context(_opened(path))
+            found |= {name: (file, name) for name in file.keys()}  # noqa: SIM118
+        self._files = _as_saved_whole(found)
+        if tied and _HEAD in self._files:  # tools that drop one of two equal tensors may have kept this one
+            self._files.setdefault(_EMBEDDING, self._files[_HEAD])
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
+    @property
+    def names(self) -> KeysView[str]:
+        """Of all tensors."""
+        return self._files.keys()
+
     def shape(self, name: str) -> list[int]:
         """A tensor's shape in the file, which is not read for it."""
-        shape: list[int] = self._files[name].get_slice(name).get_shape()
+        shape: list[int] = self._slice(name).get_shape()
         return shape
+
+    def kind(self, name: str) -> str:
+        """A tensor's type in the file, as safetensors names it."""
+        kind: str = self._slice(name).get_dtype()
+        return kind
+
+    def _slice(self, name: str) -> Any:
+        file, stored = self._files[name]
+        return file.get_slice(stored)
 
     def get(self, *names: str) -> Tensor:
         """One tensor, or several stacked by rows, in the model's type; a weight of four bits dequantised."""
@@ -51,7 +77,8 @@ class Checkpoint:
         """A tensor in the type of the file; None if there is none."""
         if name not in self._files:
             return None
-        tensor: Tensor = self._files[name].get_tensor(name)
+        file, stored = self._files[name]
+        tensor: Tensor = file.get_tensor(stored)
         return tensor.to(self._device)
 
     def _one(self, name: str) -> Tensor:
@@ -66,21 +93,91 @@ class Checkpoint:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint.
+    """The safetensors files of a checkpoint: the one that holds all, else those that its index names.
 
     Raises:
-        ModelError: it has none.
+        ModelError: it has none, or not all that the index names.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        return [folder / name for name in names]
-    single = folder / "model.safetensors"
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.exists():
         return [single]
+    if index.exists():
+        return _indexed(folder, index)
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         raise ModelError(
             f"{folder} holds a pickled checkpoint, which is never loaded (it could run code); "
             "save it with safe_serialization=True"
         )
+    refuse_other_folders(folder)
     raise ModelError(f"{folder} holds no model.safetensors")
+
+
+def refuse_other_folders(folder: Path) -> None:
+    """Tell a folder that holds something else by its files.
+
+    Raises:
+        ModelError: it is a LoRA adapter's, or holds GGUF files.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder} holds a LoRA adapter, not a model; merge it into its base model with peft's "
+            "merge_and_unload, and save that"
+        )
+    if any(folder.glob("*.gguf")):
+        raise ModelError(
+            f"{folder} holds a GGUF file, which is not supported; take the safetensors checkpoint"
+        )
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of the first floating tensor in a checkpoint's files."""
+    for path in shards(folder):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                if (dtype := _TYPES.get(file.get_slice(name).get_dtype())) is not None:
+                    return dtype
+    return torch.float32
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(_is_file_name(name) for name in places.values()):
+        raise ModelError(f"{index} has no weight_map that says which file each tensor is in; fetch it again")
+    names = sorted(set(places.values()))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"{index} names {missing[0]}, which is not there ({len(missing)} of {len(names)} files are "
+            "missing); is the download complete?"
+        )
+    return [folder / name for name in names]
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name not in {"", ".", ".."} and Path(name).name == name
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except Exception as error:  # the library has errors of its own, beside OSError
+        if path.is_file() and _begins_with(path, _POINTER):
+            raise ModelError(
+                f"{path} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+            ) from error
+        size = path.stat().st_size if path.exists() else 0
+        raise ModelError(
+            f"{path} ({size} bytes) can't be read as safetensors: {error}; is the download complete?"
+        ) from error
+
+
+def _begins_with(path: Path, what: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(what)) == what
+
+
+def _as_saved_whole(found: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
+    """By the names that a whole model has; one saved from its base model lacks their first part."""
+    if any(name.startswith("model.") for name in found):
+        return found
+    return {name if name.startswith("lm_head.") else f"model.{name}": place for name, place in found.items()}

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 from ..errors import ModelError
 from .int4 import Int4Format, int4_format
 from .mixture import Mixture, read_mixture
@@ -37,6 +35,7 @@ class ModelConfig:
         sliding_windows: by layer, how many positions a token sees; 0 is all.
         qkv_bias, qk_norm: Qwen2's biases, Qwen3's per-head norms.
         int4: how four-bit weights are stored; None where all are floats.
+        dtype: the name of the type that it was made for; None where that is not said.
         mixture: the experts; None where every layer has one MLP.
     """
 
@@ -58,7 +57,7 @@ class ModelConfig:
     sliding_windows: tuple[int, ...]
     rope: Rope
     eos_token_ids: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: str | None
     int4: Int4Format | None
     mixture: Mixture | None
 
@@ -74,16 +73,17 @@ def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, A
     Raises:
         ModelError: an architecture or option that the engine has no code for, or a value that is none.
     """
-    architecture = (config.get("architectures") or [f"model_type={config.get('model_type')!r}"])[0]
-    family = FAMILIES.get(architecture)
-    if family is None:
-        raise ModelError(
-            f"{path}: {architecture} is not supported; supported are {', '.join(sorted(FAMILIES))}"
-        )
+    family = _family(path, config)
     source = complete(path, config)
+    if getattr(source, "is_causal", True) is not True:
+        raise ModelError(f"{path}: is_causal={source.is_causal!r} is not supported; it must be true")
     if source.hidden_act not in {"silu", "swish"}:
         raise ModelError(f"{path}: hidden_act={source.hidden_act!r} is not supported; it must be silu")
     heads = source.num_attention_heads
+    kv_heads = source.num_key_value_heads or heads
+    if heads % kv_heads:
+        raise ModelError(f"{path}: {heads} attention heads can't share num_key_value_heads={kv_heads} evenly")
+    biased = family in {"llama", "qwen3", "qwen3_moe"} and bool(getattr(source, "attention_bias", False))
     return ModelConfig(
         family=family,
         vocab_size=source.vocab_size,
@@ -91,14 +91,14 @@ def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, A
         intermediate_size=source.intermediate_size,
         num_layers=source.num_hidden_layers,
         num_heads=heads,
-        num_kv_heads=source.num_key_value_heads or heads,
+        num_kv_heads=kv_heads,
         head_dim=_head_dim(path, source),
         norm_eps=source.rms_norm_eps,
         context_tokens=source.max_position_embeddings,
         tie_embeddings=bool(source.tie_word_embeddings),
-        qkv_bias=family == "qwen2" or bool(getattr(source, "attention_bias", False)),
-        output_bias=family != "qwen2" and bool(getattr(source, "attention_bias", False)),
-        mlp_bias=bool(getattr(source, "mlp_bias", False)),
+        qkv_bias=family == "qwen2" or biased,
+        output_bias=biased,
+        mlp_bias=family == "llama" and bool(source.mlp_bias),
         qk_norm=family in {"qwen3", "qwen3_moe"},
         sliding_windows=sliding_windows(path, source),
         rope=read_rope(path, source),
@@ -107,6 +107,29 @@ def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, A
         int4=int4_format(path, getattr(source, "quantization_config", None)),
         mixture=read_mixture(path, family, source),
     )
+
+
+def _family(path: str, config: Mapping[str, Any]) -> str:
+    """What config.json says in `architectures`, or where that is empty in `model_type`.
+
+    Raises:
+        ModelError: neither is supported, or they contradict each other.
+    """
+    model_type = config.get("model_type")
+    named = config.get("architectures") or []
+    if not named and model_type in FAMILIES.values():
+        return str(model_type)
+    architecture = str(named[0]) if isinstance(named, list) and named else f"model_type={model_type!r}"
+    family = FAMILIES.get(architecture)
+    if family is None:
+        raise ModelError(
+            f"{path}: {architecture} is not supported; supported are {', '.join(sorted(FAMILIES))}"
+        )
+    if model_type in FAMILIES.values() and model_type != family:
+        raise ModelError(
+            f"{path}: config.json contradicts itself: {architecture}, but model_type={model_type!r}"
+        )
+    return family
 
 
 def _head_dim(path: str, source: SimpleNamespace) -> int:
@@ -120,12 +143,11 @@ def _head_dim(path: str, source: SimpleNamespace) -> int:
     return head_dim
 
 
-def _dtype(path: str, config: Mapping[str, Any]) -> torch.dtype:
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    dtype = getattr(torch, str(name), None)
-    if not isinstance(dtype, torch.dtype):
-        raise ModelError(f"{path}: config.json has dtype={name!r}, which torch does not know")
-    return dtype
+def _dtype(path: str, config: Mapping[str, Any]) -> str | None:
+    name = config.get("dtype") or config.get("torch_dtype") or "auto"
+    if not isinstance(name, str):
+        raise ModelError(f"{path}: config.json has dtype={name!r}; it must be the name of a type")
+    return None if name == "auto" else name
 
 
 def _ends(*holders: Mapping[str, Any]) -> tuple[int, ...]:

@@ -90,15 +90,21 @@ def read_sparse(weights: Checkpoint, prefix: str, experts: int) -> SparseTensors
     if f"{prefix}mlp.experts.gate_up_proj" in weights:
         gate_up, down = (weights.get(f"{prefix}mlp.experts.{name}") for name in ("gate_up_proj", "down_proj"))
         return SparseTensors(f"{prefix}mlp.gate", gate_up.clone(), down.clone())
-    mixtral = f"{prefix}block_sparse_moe.gate.weight" in weights
-    block = f"{prefix}{'block_sparse_moe' if mixtral else 'mlp'}"
-    gate, up, down_name = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    block, gate, up, down_name = apart(weights, prefix)
     names = [f"{block}.experts.{expert}." for expert in range(experts)]
     return SparseTensors(
         f"{block}.gate",
         _stack(experts, (weights.get(f"{name}{gate}.weight", f"{name}{up}.weight") for name in names)),
         _stack(experts, (weights.get(f"{name}{down_name}.weight") for name in names)),
     )
+
+
+def apart(weights: Checkpoint, prefix: str) -> tuple[str, str, str, str]:
+    """What the mixture of a layer with experts apart is called, and the gates, ups and downs of each."""
+    block = f"{prefix}block_sparse_moe"
+    if any(f"{block}.{name}" in weights for name in ("gate.weight", "experts.0.w1.weight")):
+        return block, "w1", "w3", "w2"
+    return f"{prefix}mlp", "gate_proj", "up_proj", "down_proj"
 
 
 def _stack(count: int, parts: Iterator[Tensor]) -> Tensor:

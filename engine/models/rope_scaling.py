@@ -17,6 +17,7 @@ from ..errors import ModelError
 
 _NEEDED = {
     "default": (),
+    "dynamic": ("factor",),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor",),
@@ -105,7 +106,7 @@ def read_rope(path: str, source: Any) -> Rope:
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in _NEEDED:
         raise ModelError(
-            f"{path}: rope_type={kind!r} is not supported; supported are default, linear, llama3 and yarn"
+            f"{path}: rope_type={kind!r} is not supported; supported are {', '.join(sorted(_NEEDED))}"
         )
     partial = given.get("partial_rotary_factor", getattr(source, "partial_rotary_factor", None))
     if partial not in {None, 1.0}:
@@ -117,6 +118,8 @@ def read_rope(path: str, source: Any) -> Rope:
         if name not in {"rope_type", "type", "truncate"} and not isinstance(value, (int, float, type(None))):
             raise ModelError(f"{path}: config.json has rope parameter {name}={value!r}; it must be a number")
     theta = float(given.get("rope_theta") or getattr(source, "rope_theta", None) or 10_000.0)
+    if kind == "dynamic":  # it stretches only what is longer than the context, and nothing longer is taken
+        return Rope(theta)
     if kind in {"default", "linear"}:
         return Rope(theta, kind, factor=given.get("factor", 1.0))
     original = (

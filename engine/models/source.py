@@ -6,7 +6,7 @@ transformers', with which the tests compare it. Code that a checkpoint brings al
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +108,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_configs(
+    folder: Path, tell: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checkpoint's config.json, and its generation_config.json.
+
+    The second is optional, and transformers goes on without one that is damaged: so does this.
+
+    Args:
+        folder: the checkpoint's.
+        tell: is told of a second file that can't be read.
+
+    Raises:
+        ModelError: there is no config.json, or it is no JSON object.
+    """
+    config, generation = read_json(folder / "config.json"), folder / "generation_config.json"
+    if not generation.exists():
+        return config, {}
+    try:
+        return config, read_json(generation)
+    except ModelError as error:
+        tell(f"{error}; what it says of the end of a text does not count")
+        return config, {}
+
+
 def complete(path: str, config: Mapping[str, Any]) -> SimpleNamespace:
     """What a config.json says, by attribute, together with what it leaves out.
 
@@ -154,8 +178,14 @@ def sliding_windows(path: str, source: SimpleNamespace) -> tuple[int, ...]:
     """
     layers: int = source.num_hidden_layers
     switched_off = not getattr(source, "use_sliding_window", True) and "qwen" in source.model_type
-    if source.model_type == "llama" or switched_off or not source.sliding_window:
+    if switched_off or not source.sliding_window:
         return (0,) * layers
+    if source.model_type == "llama":
+        if source.sliding_window >= source.max_position_embeddings:
+            return (0,) * layers
+        raise ModelError(
+            f"{path}: sliding_window={source.sliding_window} is not supported for Llama; it must be null"
+        )
     kinds = getattr(source, "layer_types", None)
     if kinds is None:
         first = source.max_window_layers if source.model_type in {"qwen2", "qwen3"} else 0

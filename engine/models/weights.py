@@ -14,6 +14,7 @@ from ..errors import ModelError
 from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .decoder import CompiledModel, Decoder, Model
+from .inventory import check_tensors
 from .layers import DenseLayer, SparseLayer
 from .linears import FloatLinears, Int4Linears, LinearMap, Linears, Weight
 from .mixture import Mixture, read_sparse
@@ -48,7 +49,8 @@ def load_decoder(
             fp8_cache can't be had here.
     """
     with ExitStack() as stack:
-        weights = Checkpoint(folder, stack, dtype, device, config.int4)
+        weights = Checkpoint(folder, stack, dtype, device, config.int4, tied=config.tie_embeddings)
+        check_tensors(str(folder), weights, config)
         embedding = weights.get("model.embed_tokens.weight").clone()
         norm = weights.get("model.norm.weight").clone()
         cos_sin = cos_sin_table(config, positions).to(device)
@@ -72,10 +74,7 @@ def load_decoder(
             )
             return CompiledModel(config, embedding, compiled)
         if int8:
-            raise ModelError(
-                "int8 weights need a model without experts, device cpu, dtype bfloat16, a C++ compiler, and "
-                "layers whose widths are multiples of 32; leave quantization unset"
-            )
+            raise ModelError(_why_no_int8(config, dtype, device, inputs))
         linears = _linears(weights, config, dtype, rows_hint)
         layers = [
             _sparse(weights, config, config.mixture, index, linears, rows_hint)
@@ -85,6 +84,25 @@ def load_decoder(
         ]
         head = _head(weights, config, embedding, linears)
         return Decoder(config, embedding, layers, norm, head, cos_sin)
+
+
+def _why_no_int8(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, inputs: tuple[int, ...]
+) -> str:
+    """Which of its conditions is not met."""
+    wide = [width for width in inputs if width % 32]
+    reason = (
+        "a model without experts, and this one has some"
+        if config.mixture is not None
+        else f"device cpu, and this is {device.type}"
+        if device.type != "cpu"
+        else f"dtype bfloat16, and this is {str(dtype).removeprefix('torch.')}"
+        if dtype != torch.bfloat16
+        else f"layers whose widths are multiples of 32, and one is {wide[0]}"
+        if wide
+        else "a C++ compiler, and none was found (install g++ or clang++)"
+    )
+    return f"int8 weights need {reason}; leave quantization unset"
 
 
 def _linears(
@@ -97,20 +115,11 @@ def _linears(
 
 
 def _head(weights: Checkpoint, config: ModelConfig, embedding: Tensor, linears: Linears[Weight]) -> Weight:
-    """The map to the vocabulary: the embedding where the two are tied, or there is no other.
-
-    Raises:
-        ModelError: it gives more or fewer tokens than the embedding takes.
-    """
-    own = any(f"lm_head.{kind}" in weights for kind in ("weight", "qweight"))
-    if not own or config.tie_embeddings:
+    """The map to the vocabulary: the embedding where the two are tied and the files hold no other."""
+    name = "lm_head.weight"
+    own = name in weights or "lm_head.qweight" in weights
+    if not own or (config.tie_embeddings and name in weights and torch.equal(weights.get(name), embedding)):
         return linears.pack(embedding)
-    for name, axis in (("lm_head.weight", 0), ("lm_head.scales", -1)):
-        if name in weights and weights.shape(name)[axis] != len(embedding):
-            raise ModelError(
-                f"the checkpoint's lm_head gives {weights.shape(name)[axis]} tokens and its embedding takes "
-                f"{len(embedding)}; a vocabulary has one size: save the model again after resizing both"
-            )
     return linears.read("lm_head")
 
 

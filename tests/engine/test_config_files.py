@@ -80,6 +80,8 @@ FILES: dict[str, dict[str, Any]] = {
     },
     "stretched evenly": SMALL
     | {"num_key_value_heads": 2, "rope_theta": 20000.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "stretched where it grows beyond its context": SMALL
+    | {"num_key_value_heads": 2, "rope_scaling": {"type": "dynamic", "factor": 4.0}},
     "stretched like Llama 3.1": SMALL
     | {
         "num_key_value_heads": 2,
@@ -152,6 +154,10 @@ def test_a_configuration_means_what_transformers_takes_it_for(model_type, conten
     config = file(model_type, content)
     (tmp_path / "config.json").write_text(json.dumps(config))
     theirs = AutoConfig.from_pretrained(tmp_path)
+    if model_type == "llama" and content.get("sliding_window"):  # theirs then has windows while it decodes
+        with pytest.raises(ModelError, match="sliding_window=128 is not supported for Llama"):
+            load_config("m", config, {})
+        return
     ours = load_config("m", config, {})
     ends = theirs.eos_token_id
     expected = {
@@ -172,14 +178,15 @@ def test_a_configuration_means_what_transformers_takes_it_for(model_type, conten
         "qk_norm": model_type in {"qwen3", "qwen3_moe"},
         "sliding_windows": windows(theirs),
         "eos_token_ids": tuple(ends) if isinstance(ends, list) else (() if ends is None else (ends,)),
-        "dtype": theirs.dtype or torch.float32,
+        "dtype": None if theirs.dtype is None else str(theirs.dtype).removeprefix("torch."),
     }
     assert {name: getattr(ours, name) for name in expected} == expected
     rope = theirs.rope_parameters
-    assert (ours.rope.kind, ours.rope.theta) == (rope["rope_type"], rope["rope_theta"])
-    if ours.rope.kind != "default":
+    kind = "default" if rope["rope_type"] == "dynamic" else rope["rope_type"]
+    assert (ours.rope.kind, ours.rope.theta) == (kind, rope["rope_theta"])
+    if rope["rope_type"] != "default":
         theirs.head_dim = ours.head_dim  # their YaRN can't do with a null one, as in Mixtral's
-        inverse, amplitude = ROPE_INIT_FUNCTIONS[ours.rope.kind](theirs, torch.device("cpu"))
+        inverse, amplitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](theirs, torch.device("cpu"))
         assert torch.equal(ours.rope.inverse_frequencies(ours.head_dim), inverse)
         assert ours.rope.amplitude == amplitude
 
@@ -210,7 +217,12 @@ def test_the_ends_of_both_files_count():
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported; it must be silu"),
         ({"hidden_size": 98}, "hidden_size=98 can't be shared by 4 heads"),
         ({"head_dim": 33}, "head_dim=33 is odd"),
-        ({"dtype": "float3"}, "dtype='float3', which torch does not know"),
+        ({"dtype": 32}, "dtype=32; it must be the name of a type"),
+        ({"architectures": None, "model_type": "gpt9"}, "model_type='gpt9' is not supported; supported are"),
+        ({"model_type": "mistral"}, "contradicts itself: LlamaForCausalLM, but model_type='mistral'"),
+        ({"num_key_value_heads": 3}, "4 attention heads can't share num_key_value_heads=3 evenly"),
+        ({"sliding_window": 16}, "sliding_window=16 is not supported for Llama"),
+        ({"is_causal": False}, "is_causal=False is not supported"),
         ({"rope_scaling": {"type": "linear"}}, "rope_type='linear' needs factor beside it"),
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor='2'; it must be a number"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not supported"),
@@ -229,7 +241,6 @@ def test_what_can_not_be_heeded_is_refused_with_the_reason(change, reason):
         ("config.json", None, "config.json can't be read: .*No such file"),
         ("config.json", "{", "config.json can't be read: Expecting"),
         ("config.json", "[1]", "config.json holds no JSON object"),
-        ("generation_config.json", "{", "generation_config.json can't be read: Expecting"),
     ],
 )
 def test_a_file_that_can_not_be_read_is_named(name, content, reason, tmp_path: Path):
@@ -239,6 +250,12 @@ def test_a_file_that_can_not_be_read_is_named(name, content, reason, tmp_path: P
             (tmp_path / each).write_text(text)
     with pytest.raises(ModelError, match=reason):
         load_executor(EngineConfig(model=str(tmp_path)))
+
+
+def test_without_architectures_the_model_type_counts():
+    for nothing in (None, []):
+        config = file("qwen3", SMALL | {"num_key_value_heads": 2}) | {"architectures": nothing}
+        assert load_config("m", config, {}).family == "qwen3"
 
 
 def test_code_that_a_checkpoint_brings_is_never_run(tmp_path: Path):

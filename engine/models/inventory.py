@@ -1,0 +1,165 @@
+"""Which tensors config.json asks for, and of what shape, compared with those in the files.
+
+Headers alone are read for it. A tensor that is missing, left over or of another shape means that the two do
+not belong together, or that the download is not whole: a model made of them would compute something else, or
+fail in the middle of somebody's job.
+"""
+
+from collections.abc import Collection, Iterator
+
+from ..errors import ModelError
+from .checkpoint import Checkpoint
+from .config import ModelConfig
+from .int4 import Int4Format
+from .mixture import Mixture, apart
+
+Shape = tuple[int, ...]
+
+_NAMED = 3
+"""Of so many tensors the names are told; more say nothing new."""
+
+_UNUSED = (".rotary_emb.inv_freq", ".attention.masked_bias")
+"""Endings of what older tools saved and nothing needs: it follows from config.json."""
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_WORDS = {"I32", "U32"}
+
+
+def check_tensors(path: str, weights: Checkpoint, config: ModelConfig) -> None:
+    """Compare a checkpoint with its configuration.
+
+    Args:
+        path: the model's name, for messages.
+        weights: its files.
+        config: its config.json.
+
+    Raises:
+        ModelError: naming the tensors that are missing, left over, or of another shape or type.
+    """
+    if config.int4 is not None and not any(name.endswith(".qweight") for name in weights.names):
+        raise ModelError(
+            f"{path}: quantization_config says {config.int4.method}, but the files hold no qweight; "
+            "take it out of config.json if the weights are floats"
+        )
+    wanted = dict(_wanted(weights, config))
+    missing = [name for name in wanted if name not in weights]
+    if missing:
+        raise ModelError(
+            f"{path}: the checkpoint has no tensor {_some(missing)}, which config.json asks for; "
+            "is it complete?"
+        )
+    for name, shape in wanted.items():
+        _check(path, weights, config, name, shape)
+    left = [name for name in sorted(weights.names - wanted.keys()) if not _says_nothing(weights, name)]
+    if left:
+        raise ModelError(
+            f"{path}: the checkpoint has the tensor {_some(left)}, for which config.json has no use: "
+            "do the two belong together?"
+        )
+
+
+def _check(path: str, weights: Checkpoint, config: ModelConfig, name: str, shape: Shape) -> None:
+    found, kind = tuple(weights.shape(name)), weights.kind(name)
+    words = name.endswith((".qweight", ".qzeros", ".g_idx"))
+    if found != shape:
+        grouped = config.int4 is not None and name.endswith((".qzeros", ".scales"))
+        groups = f" by groups of {config.int4.group_size}" if config.int4 and grouped else ""
+        raise ModelError(
+            f"{path}: the tensor {name} has the shape {list(found)}, where config.json makes it {list(shape)}"
+            f"{groups}: do the two belong together?"
+        )
+    if kind not in (_WORDS if words else _FLOATS):
+        raise ModelError(
+            f"{path}: the tensor {name} holds {kind}; supported are {', '.join(sorted(_FLOATS))}, and four "
+            "bits of AWQ or GPTQ where quantization_config says so"
+        )
+
+
+def _says_nothing(weights: Checkpoint, name: str) -> bool:
+    """Whether it can be left out: a table that is computed, or a bias of zeros, as AutoGPTQ writes them."""
+    if name.endswith(_UNUSED):
+        return True
+    if name.endswith(".bias") and f"{name.removesuffix('.bias')}.qweight" in weights:
+        return not weights.get(name).any()
+    return False
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(repr(name) for name in list(names)[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def _wanted(weights: Checkpoint, config: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    hidden = config.hidden_size
+    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    for index in range(config.num_layers):
+        yield from _layer(weights, config, index)
+    yield "model.norm.weight", (hidden,)
+    if not config.tie_embeddings or any(f"lm_head.{kind}" in weights for kind in ("weight", "qweight")):
+        yield from _linear(weights, config.int4, "lm_head", hidden, config.vocab_size)
+
+
+def _layer(weights: Checkpoint, config: ModelConfig, index: int) -> Iterator[tuple[str, Shape]]:
+    hidden, prefix = config.hidden_size, f"model.layers.{index}."
+    queries, values = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = f"{prefix}self_attn."
+    for name, outputs in (("q_proj", queries), ("k_proj", values), ("v_proj", values)):
+        yield from _linear(weights, config.int4, f"{attention}{name}", hidden, outputs, bias=config.qkv_bias)
+    yield from _linear(weights, config.int4, f"{attention}o_proj", queries, hidden, bias=config.output_bias)
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        yield f"{prefix}{name}.weight", (hidden,)
+    if config.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            yield f"{attention}{name}.weight", (config.head_dim,)
+    if config.mixture is not None and config.mixture.sparse[index]:
+        yield from _experts(weights, config, config.mixture, prefix)
+        return
+    inner = config.intermediate_size
+    for name, sizes in (
+        ("gate_proj", (hidden, inner)),
+        ("up_proj", (hidden, inner)),
+        ("down_proj", (inner, hidden)),
+    ):
+        yield from _linear(weights, config.int4, f"{prefix}mlp.{name}", *sizes, bias=config.mlp_bias)
+
+
+def _experts(
+    weights: Checkpoint, config: ModelConfig, mixture: Mixture, prefix: str
+) -> Iterator[tuple[str, Shape]]:
+    """As `read_sparse` reads them."""
+    hidden, inner, count = config.hidden_size, mixture.intermediate_size, mixture.experts
+    stacked = f"{prefix}mlp.experts."
+    if f"{stacked}gate_up_proj" in weights:
+        yield from _linear(weights, config.int4, f"{prefix}mlp.gate", hidden, count)
+        yield f"{stacked}gate_up_proj", (count, 2 * inner, hidden)
+        yield f"{stacked}down_proj", (count, hidden, inner)
+        return
+    block, gate, up, down = apart(weights, prefix)
+    yield from _linear(weights, config.int4, f"{block}.gate", hidden, count)
+    for expert in range(count):
+        for name, sizes in ((gate, (hidden, inner)), (up, (hidden, inner)), (down, (inner, hidden))):
+            yield from _linear(weights, config.int4, f"{block}.experts.{expert}.{name}", *sizes)
+
+
+def _linear(
+    weights: Checkpoint,
+    int4: Int4Format | None,
+    name: str,
+    inputs: int,
+    outputs: int,
+    *,
+    bias: bool = False,
+) -> Iterator[tuple[str, Shape]]:
+    """The tensors of one linear map, of four bits or floats."""
+    if int4 is not None and f"{name}.qweight" in weights:
+        groups = 1 if int4.group_size == -1 else -(-inputs // int4.group_size)
+        awq = int4.method == "awq"
+        yield f"{name}.qweight", (inputs, outputs // 8) if awq else (inputs // 8, outputs)
+        yield f"{name}.qzeros", (groups, outputs // 8)
+        yield f"{name}.scales", (groups, outputs)
+        if f"{name}.g_idx" in weights:
+            yield f"{name}.g_idx", (inputs,)
+    else:
+        yield f"{name}.weight", (outputs, inputs)
+    if bias:
+        yield f"{name}.bias", (outputs,)
