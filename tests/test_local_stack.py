@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -19,13 +20,15 @@ pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 
 
 @contextmanager
-def headrace(*arguments: str, folder: Path, warnings: str = "error") -> Iterator[subprocess.Popen[str]]:
+def headrace(
+    *arguments: str, folder: Path, warnings: str = "error", **variables: str
+) -> Iterator[subprocess.Popen[str]]:
     """The command, running in `folder`; fails if it leaves a process behind."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_RE")}
     with subprocess.Popen(
         [sys.executable, "-W", warnings, "-m", "headrace.cli", *arguments],
         cwd=folder,
-        env=inherited | {"NO_COLOR": "1", "TERM": "dumb"},
+        env=inherited | {"NO_COLOR": "1", "TERM": "dumb"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -48,6 +51,19 @@ def lines_until(process: subprocess.Popen[str], last: str) -> str:
     raise AssertionError("".join(lines) + (process.stderr.read() if process.stderr else ""))
 
 
+def paste(shown: str) -> str:
+    """What comes of the two indented lines when they are pasted into a shell that knows nothing of us."""
+    lines = [line for line in shown.splitlines() if line.startswith("  ")]
+    assert [line.split()[0] for line in lines][:1] == ["export"]
+    assert len(lines) == 2
+    bare = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(lines)], env=bare, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def modules(process: psutil.Process) -> list[str]:
     """What the process has started, by module name."""
     commands = [child.cmdline() for child in process.children(recursive=True)]
@@ -65,8 +81,9 @@ def test_the_demo_shows_streams_a_celery_result_and_a_webhook(tmp_path):
     assert shown.endswith("Everything is stopped.\n")
 
 
-def test_up_serves_with_callbacks_and_flower_until_it_is_stopped(tmp_path):
-    with headrace("up", "--device", "cpu", folder=tmp_path) as process:
+def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, free_port):
+    metrics = {"HEADRACE_METRICS_PORT": str(free_port)}  # which worker and callbacks both read
+    with headrace("up", "--device", "cpu", folder=tmp_path, **metrics) as process:
         shown = lines_until(process, "Ctrl-C")
         (url,) = re.findall(r"ready: demo on (\S+)", shown)
         (flower,) = re.findall(r"Flower: (\S+)", shown)
@@ -75,6 +92,11 @@ def test_up_serves_with_callbacks_and_flower_until_it_is_stopped(tmp_path):
             assert client.enqueue(prompt="x", model="demo", max_tokens=4).result(timeout_s=30).text
         with urllib.request.urlopen(f"{flower}/workers", timeout=30) as page:
             assert b"Flower" in page.read()
+        assert f"metrics: of the worker on port {free_port}, of callbacks on {free_port + 1}\n" in shown
+        for port, metric in ((free_port, b"headrace_engines_ready"), (free_port + 1, b"headrace_outbox")):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
+                assert metric in page.read()
+        assert paste(shown).strip()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
@@ -101,6 +123,28 @@ def test_what_is_interrupted_while_it_starts_stops_what_it_had_started(tmp_path,
     assert not [part for part in started if part.is_running()]
 
 
+def test_an_interrupt_that_is_lost_in_a_destructor_is_noticed_where_somebody_waits():
+    code = """
+import signal
+from headrace.interrupts import check_interrupts, raise_interrupts
+
+class Interrupted:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+raise_interrupts()
+check_interrupts()
+Interrupted()
+try:
+    check_interrupts()
+except KeyboardInterrupt:
+    print("noticed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "noticed\n"
+    assert "Exception ignored in: <function Interrupted.__del__" in done.stderr
+
+
 def test_a_part_that_ends_ends_all_and_is_named(tmp_path):
     with headrace("up", "--device", "cpu", folder=tmp_path) as process:
         lines_until(process, "Ctrl-C")
@@ -111,3 +155,27 @@ def test_a_part_that_ends_ends_all_and_is_named(tmp_path):
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.match(r"headrace: callbacks ended with status -9: ", errors)
+
+
+def test_up_on_a_port_that_is_taken_says_so_and_starts_nothing(tmp_path, free_port, cli):
+    with socket.create_server(("127.0.0.1", free_port)):
+        ran = cli("up", "--port", str(free_port))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert (
+        ran.stderr
+        == f"headrace: --port {free_port}: another program listens on 127.0.0.1:{free_port}; give another\n"
+    )
+    assert not (tmp_path / ".headrace").exists()
+
+
+def test_up_takes_a_port_or_a_redis_but_not_both(cli):
+    ran = cli("up", "--port", "6400", "--redis", "redis://localhost:6379/0")
+    assert ran.returncode == 2
+    assert "--port is the embedded Redis's" in ran.stderr
+
+
+def test_a_wrong_setting_is_said_before_anything_is_started(tmp_path, cli):
+    ran = cli("up", HEADRACE_METRICS_PORT="many")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("headrace: setting metrics_port")
+    assert not (tmp_path / ".headrace").exists()

@@ -1,16 +1,21 @@
 """`headrace up` and `headrace demo`: everything on one machine."""
 
-import signal
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .producers.cli.options import RedisUrl
+
+if TYPE_CHECKING:
+    from .stack import Stack
 
 _POLL_S = 0.2
 
@@ -36,6 +41,10 @@ def up(
     data: Annotated[Path, typer.Option(help="Holds the embedded Redis's data and the logs.")] = Path(
         ".headrace"
     ),
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="The embedded Redis's; by default 6379, or one kept in --data."),
+    ] = None,
     flower: Annotated[
         int | None, typer.Option("--flower-port", help="Flower's port of 127.0.0.1; by default a free one.")
     ] = None,
@@ -44,22 +53,38 @@ def up(
 
     Flower runs where it is installed. Further options are those of `headrace worker`.
     """
+    if redis is not None and port is not None:
+        raise typer.BadParameter("--port is the embedded Redis's, which does not run with --redis")
     worker_args = ["--model", model, *context.args]
     with suppress(KeyboardInterrupt):
-        _run(lambda: _keep_up(data, redis, worker_args, engines, flower or flower_port()))
+        _run(lambda: _keep_up(data, redis, port, worker_args, engines, flower or flower_port()))
 
 
 def flower_port() -> int | None:
     """A free port for Flower; None where it is not installed."""
     if find_spec("flower") is None:
         return None
-    from .workers.embedded_redis.server import free_port
+    from .workers.embedded_redis.ports import free_port
 
     return free_port()
 
 
+def command() -> str:
+    """How to call `headrace` from any other shell, where no virtual environment may be active."""
+    found = shutil.which("headrace")
+    beside = Path(sys.executable).parent / "headrace"
+    if found is None or (Path(found).parent == beside.parent and sys.prefix != sys.base_prefix):
+        return shlex.quote(str(beside))
+    return "headrace"
+
+
 def _keep_up(
-    folder: Path, redis_url: str | None, worker_args: list[str], engines: int, flower: int | None
+    folder: Path,
+    redis_url: str | None,
+    port: int | None,
+    worker_args: list[str],
+    engines: int,
+    flower: int | None,
 ) -> None:
     """Keep a stack running until interrupted.
 
@@ -68,37 +93,58 @@ def _keep_up(
         KeyboardInterrupt: by SIGINT or SIGTERM, with all of it stopped.
     """
     from .producers.client import Client
-    from .schemas.connection import shown_url
     from .stack import stack
+    from .workers.embedded_redis import EmbeddedRedisError
+    from .workers.embedded_redis.ports import is_free, keep_port, preferred_port
 
+    if port is not None and not is_free(port):
+        raise EmbeddedRedisError(f"--port {port}: another program listens on 127.0.0.1:{port}; give another")
     with (
         stack(
             folder,
             redis_url=redis_url,
+            port=port,
+            preferred_port=preferred_port(folder),
             worker_args=worker_args,
             engines=engines,
             callbacks_args=[],
             flower_port=flower,
         ) as running,
-        Client(running.redis_url) as client,
+        Client.from_env(running.redis_url) as client,
     ):
+        if running.redis is not None and port is None:
+            keep_port(folder, running.redis.port)
         running.wait_ready(client)
-        models = ", ".join(model.id for model in client.models())
-        typer.echo(f"ready: {models} on {shown_url(running.redis_url)}")
-        if running.flower_url is not None:
-            typer.echo(f"Flower: {running.flower_url}")
-        typer.echo(f"logs: {folder}; Ctrl-C stops everything")
+        _show_the_next_step(running, {worker.model for worker in client.workers()})
         while True:
             running.check()
             time.sleep(_POLL_S)
 
 
+def _show_the_next_step(running: "Stack", models: set[str]) -> None:
+    """Where everything is, and what to paste into another terminal."""
+    from .schemas.connection import shown_url
+    from .stack import callbacks_metrics_port
+
+    url = shown_url(running.redis_url)
+    typer.echo(f"ready: {', '.join(sorted(models))} on {url}\n\nIn another terminal:\n")
+    typer.echo(f"  export HEADRACE_REDIS_URL={shlex.quote(url)}")
+    typer.echo(f'  {command()} enqueue "A dictionary is" --model {shlex.quote(min(models))} --follow\n')
+    if url != running.redis_url:
+        typer.echo("with the password in place of ***")
+    if (port := callbacks_metrics_port()) is not None:
+        typer.echo(f"metrics: of the worker on port {port - 1}, of callbacks on {port}")
+    if running.flower_url is not None:
+        typer.echo(f"Flower: {running.flower_url}")
+    typer.echo(f"logs: {running.folder}; Ctrl-C stops everything")
+
+
 def _run(start: Callable[[], None]) -> None:
+    from .interrupts import raise_interrupts
     from .stack import StackError
     from .workers.embedded_redis import EmbeddedRedisError
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # either way all that was started is stopped
-        signal.signal(number, signal.default_int_handler)
+    raise_interrupts()  # after which all that was started is stopped
     try:
         start()
     except (StackError, EmbeddedRedisError) as error:

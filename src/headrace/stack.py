@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from .interrupts import INTERRUPTS, check_interrupts
 from .producers.client import Client
+from .workers.callbacks.settings import CallbacksSettings
 from .workers.embedded_redis import EmbeddedRedis
 
 START_S = 120.0
@@ -22,8 +24,6 @@ STOP_S = 20.0
 
 BESIDE = 5
 """The niceness of what runs beside the engines on the same few cores, which are theirs first."""
-
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 _POLL_S = 0.1
 
@@ -72,11 +72,13 @@ class Stack:
         return self.folder / "worker.log"
 
     def check(self) -> None:
-        """See whether all parts run.
+        """See whether all parts run and are meant to go on.
 
         Raises:
             StackError: one does not.
+            KeyboardInterrupt: by SIGINT or SIGTERM.
         """
+        check_interrupts()
         for part in self.parts:
             status = part.process.poll()
             if status is not None:
@@ -151,6 +153,8 @@ def stack(
     folder: Path,
     *,
     redis_url: str | None = None,
+    port: int | None = None,
+    preferred_port: int | None = None,
     worker_args: list[str],
     engines: int = 1,
     callbacks_args: list[str] | None = None,
@@ -161,18 +165,26 @@ def stack(
     Args:
         folder: holds Redis's data and the logs.
         redis_url: an existing Redis.
+        port: where the embedded Redis listens on loopback.
+        preferred_port: where it listens if nobody else does; else, or without either, on any free port.
         worker_args: further options of `headrace worker`.
         engines: engine processes of the worker.
         callbacks_args: further options of `headrace callbacks`; without them it does not run.
         flower_port: where Flower listens on loopback; without it it does not run.
+
+    Raises:
+        BadSetting: naming the first setting that is wrong, before anything is started.
     """
+    metrics_port = callbacks_metrics_port()
+    metrics_args = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
     folder.mkdir(parents=True, exist_ok=True)
-    with _redis(folder, redis_url) as (url, embedded):
+    with _redis(redis_url, EmbeddedRedis(folder / "redis", port, preferred_port)) as (url, embedded):
         running = Stack(url, folder, engines, embedded)
         try:
             running.start("worker", "headrace.cli", "worker", "--engines", str(engines), *worker_args)
             if callbacks_args is not None:
-                running.start("callbacks", "headrace.cli", "callbacks", *callbacks_args, niceness=BESIDE)
+                command = ("headrace.cli", "callbacks", *metrics_args, *callbacks_args)
+                running.start("callbacks", *command, niceness=BESIDE)
             if flower_port is not None:
                 place = ("--address=127.0.0.1", f"--port={flower_port}")
                 running.start("flower", "celery", "-A", "headrace.celery", "flower", *place, niceness=BESIDE)
@@ -182,10 +194,20 @@ def stack(
             running.stop()
 
 
+def callbacks_metrics_port() -> int | None:
+    """The port after the worker's, who reads the same setting; None where neither needs one of its own.
+
+    Raises:
+        BadSetting: naming the first setting that is wrong.
+    """
+    port = CallbacksSettings.load().metrics_port
+    return port + 1 if port else None
+
+
 @contextmanager
-def _redis(folder: Path, url: str | None) -> Iterator[tuple[str, EmbeddedRedis | None]]:
+def _redis(url: str | None, ours: EmbeddedRedis) -> Iterator[tuple[str, EmbeddedRedis | None]]:
     if url is not None:
         yield url, None
         return
-    with EmbeddedRedis(folder / "redis") as embedded:
-        yield embedded.url, embedded
+    with ours:
+        yield ours.url, ours

@@ -1,8 +1,6 @@
 """The embedded server as its users see it: start, stop, start again with the same port and data."""
 
-import random
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +9,8 @@ from typing import Self
 from .binary import find_binary
 from .errors import EmbeddedRedisError
 from .folder import TemporaryFolder
+from .ports import free_port
 from .process import ServerProcess
-
-PORTS = range(20_000, 30_000)
-"""Below the kernel's range for outgoing connections: nobody is given our port while the server restarts, and
-a client that keeps reconnecting to it can't end up connected to itself."""
 
 _PORT_TRIES = 5
 _PORT_TAKEN = "Address already in use"
@@ -31,20 +26,28 @@ class EmbeddedRedis:
         data_dir: holds the append-only file and the log, and belongs to one server at a time; without it,
             a temporary folder that `close` removes, or the next one's maker if this process is killed.
         port: TCP port; without it, a free one is chosen at the first start and kept.
+        preferred: taken in place of any free one, unless it is taken.
     """
 
-    def __init__(self, data_dir: Path | None = None, port: int | None = None) -> None:
+    def __init__(
+        self, data_dir: Path | None = None, port: int | None = None, preferred: int | None = None
+    ) -> None:
         self._temporary = TemporaryFolder() if data_dir is None else None
         self.data_dir = Path(self._temporary.path if self._temporary else data_dir or "").absolute()
-        self._port = port
+        self._port, self._preferred = port, preferred
         self._process: ServerProcess | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens; the same after a restart."""
+        if self._port is None:
+            raise EmbeddedRedisError("the embedded Redis was never started: it has no port yet")
+        return self._port
 
     @property
     def url(self) -> str:
         """Where clients find it; the same after a restart."""
-        if self._port is None:
-            raise EmbeddedRedisError("the embedded Redis was never started: it has no port yet")
-        return f"redis://127.0.0.1:{self._port}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
@@ -120,22 +123,7 @@ class EmbeddedRedis:
         if self._port is not None:
             yield True, self._port
             return
+        if self._preferred is not None:
+            yield False, self._preferred
         for left in reversed(range(_PORT_TRIES)):
             yield left == 0, free_port()
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now.
-
-    Raises:
-        EmbeddedRedisError: there is none in `PORTS`.
-    """
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as candidate:
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Redis does
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise EmbeddedRedisError(f"no free TCP port between {PORTS.start} and {PORTS.stop}")

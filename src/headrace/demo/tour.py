@@ -42,7 +42,7 @@ def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:
             callbacks_args=["--webhook-allow", backend.ADDRESS],
             flower_port=flower_port,
         ) as running:
-            with Client(running.redis_url) as client:
+            with Client.from_env(running.redis_url) as client:
                 running.wait_ready(client)
             shown.say(f"Ready: model 'demo' on {ENGINES} engines, {shown_url(running.redis_url)}")
             if running.flower_url is not None:
@@ -54,7 +54,7 @@ def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:
 
 
 async def _tour(redis_url: str, shown: Screen) -> None:
-    async with AsyncClient(redis_url) as client:
+    async with AsyncClient.from_env(redis_url) as client:
         views = [StreamView(prompt) for prompt in STREAM_PROMPTS]
         scene = Scene(views, total_jobs=len(views) + BACKGROUND_JOBS)
         streams = [
