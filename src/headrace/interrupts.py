@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM, noted as well as raised.
 
 Python raises KeyboardInterrupt wherever it is, and where that is a destructor the exception is printed and
-lost. So who waits in a loop asks as well.
+lost. So none is raised there, and who waits in a loop asks whether one came.
 """
 
 import signal
@@ -18,7 +18,16 @@ class _Interrupts:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.came = True
-        raise KeyboardInterrupt
+        if not _in_destructor(frame):
+            raise KeyboardInterrupt
+
+
+def _in_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def raise_interrupts() -> None:

@@ -31,6 +31,7 @@ def demo(redis: RedisUrl = None) -> None:
     from .demo import demo as tour
 
     _run(lambda: tour(redis, flower_port()))
+    typer.echo(f"Next, a Redis and a worker that stay, and a job of your own:\n  {command()} up")
 
 
 def up(
@@ -69,13 +70,17 @@ def flower_port() -> int | None:
     return free_port()
 
 
-def command() -> str:
-    """How to call `headrace` from any other shell, where no virtual environment may be active."""
-    found = shutil.which("headrace")
+def command(*, anywhere: bool = False) -> str:
+    """How to call `headrace` from this shell, or from any other, where no environment may be active."""
     beside = Path(sys.executable).parent / "headrace"
-    if found is None or (Path(found).parent == beside.parent and sys.prefix != sys.base_prefix):
-        return shlex.quote(str(beside))
-    return "headrace"
+    found = shutil.which("headrace")
+    if found is not None and Path(found).resolve() == beside.resolve():
+        by_activation = Path(found) == beside and sys.prefix != sys.base_prefix
+        if not (anywhere and by_activation):
+            return "headrace"
+    if not anywhere and beside.is_relative_to(Path.cwd()):
+        beside = beside.relative_to(Path.cwd())
+    return shlex.quote(str(beside))
 
 
 def _keep_up(
@@ -129,7 +134,9 @@ def _show_the_next_step(running: "Stack", models: set[str]) -> None:
     url = shown_url(running.redis_url)
     typer.echo(f"ready: {', '.join(sorted(models))} on {url}\n\nIn another terminal:\n")
     typer.echo(f"  export HEADRACE_REDIS_URL={shlex.quote(url)}")
-    typer.echo(f'  {command()} enqueue "A dictionary is" --model {shlex.quote(min(models))} --follow\n')
+    typer.echo(
+        f'  {command(anywhere=True)} enqueue "A dictionary is" --model {shlex.quote(min(models))} --follow\n'
+    )
     if url != running.redis_url:
         typer.echo("with the password in place of ***")
     if (port := callbacks_metrics_port()) is not None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,7 +155,8 @@ def stack(
     redis_url: str | None = None,
     port: int | None = None,
     preferred_port: int | None = None,
-    worker_args: list[str],
+    worker_args: Sequence[str] = (),
+    worker_command: Sequence[str] | None = None,
     engines: int = 1,
     callbacks_args: list[str] | None = None,
     flower_port: int | None = None,
@@ -168,6 +169,7 @@ def stack(
         port: where the embedded Redis listens on loopback.
         preferred_port: where it listens if nobody else does; else, or without either, on any free port.
         worker_args: further options of `headrace worker`.
+        worker_command: a module and its arguments that run in place of `headrace worker`.
         engines: engine processes of the worker.
         callbacks_args: further options of `headrace callbacks`; without them it does not run.
         flower_port: where Flower listens on loopback; without it it does not run.
@@ -181,7 +183,8 @@ def stack(
     with _redis(redis_url, EmbeddedRedis(folder / "redis", port, preferred_port)) as (url, embedded):
         running = Stack(url, folder, engines, embedded)
         try:
-            running.start("worker", "headrace.cli", "worker", "--engines", str(engines), *worker_args)
+            ours = ("headrace.cli", "worker", "--engines", str(engines), *worker_args)
+            running.start("worker", *(worker_command or ours))
             if callbacks_args is not None:
                 command = ("headrace.cli", "callbacks", *metrics_args, *callbacks_args)
                 running.start("callbacks", *command, niceness=BESIDE)

@@ -56,6 +56,7 @@ def run(redis_url: str) -> list[tuple[str, str]]:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        process_group=0,  # a terminal's Ctrl-C is for the tour, which then ends it
     )
     return [(name, value) for name, value in json.loads(done.stdout)]
 

@@ -1,48 +1,67 @@
 """The scene on a terminal (a live screen) or anywhere else (plain lines)."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.columns import Columns
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
-from .scene import Scene, StreamView
+from .layout import frame
+from .pace import QUICK, WATCHED, Pace
+from .scene import Scene
 
-_SHOWN_CHARS = 240
+Rows = list[tuple[str, str]]
+
+_FRAMES_PER_S = 10
+_LEAST_WIDTH = 60
+"""Of a terminal that the facts fit on."""
+
+_BORDERS = 7
+"""Of a table of two columns."""
 
 
 class Screen(Protocol):
-    """Where the tour is shown."""
+    """Where the tour is shown, and how fast it goes there."""
 
-    def say(self, line: str) -> None:
+    pace: Pace
+
+    def say(self, line: str, style: str = "") -> None:
         """Something happened."""
 
-    def draw(self, scene: Scene) -> None:
+    def ready(self, redis_url: str, flower_url: str | None) -> None:
+        """Everything runs, with Flower there."""
+
+    def draw(self) -> None:
         """The scene has changed."""
 
-    def table(self, title: str, rows: list[tuple[str, str]]) -> None:
+    def table(self, title: str, rows: Rows) -> None:
         """Facts at the end."""
 
 
 class PlainScreen:
     """Plain lines, for logs and pipes: what happened, and now and then how far everything is."""
 
-    def __init__(self) -> None:
+    pace = QUICK
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
         self._last = 0.0
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, style: str = "") -> None:
         """Something happened."""
         print(line, flush=True)
 
-    def draw(self, scene: Scene) -> None:
+    def ready(self, redis_url: str, flower_url: str | None) -> None:
+        """Everything runs, with Flower there."""
+        self.say(f"Ready: model 'demo' on {self._scene.places} engines, {redis_url}")
+        if flower_url is not None:
+            self.say(f"Flower, meanwhile: {flower_url}")
+
+    def draw(self) -> None:
         """A line of progress, at most one a second."""
+        scene = self._scene
         if scene.elapsed_s - self._last < 1.0:
             return
         self._last = scene.elapsed_s
@@ -53,7 +72,7 @@ class PlainScreen:
             f"KV pages {pages}  stream offsets {offsets}"
         )
 
-    def table(self, title: str, rows: list[tuple[str, str]]) -> None:
+    def table(self, title: str, rows: Rows) -> None:
         """One fact a line."""
         self.say(f"\n{title}")
         for name, value in rows:
@@ -61,64 +80,64 @@ class PlainScreen:
 
 
 class LiveScreen:
-    """Panels that redraw in place."""
+    """Frames that fill the terminal while the tour runs; the facts stand where it was called afterwards."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self.live = Live(console=console, refresh_per_second=12, transient=True)
+    pace = WATCHED
 
-    def say(self, line: str) -> None:
+    def __init__(self, scene: Scene, console: Console) -> None:
+        self._scene, self._console = scene, console
+        scene.note = "The first start compiles kernels for this CPU: up to a minute. Ctrl-C stops it."
+        self._tables: list[tuple[str, Rows]] = []
+        self.live = Live(
+            get_renderable=lambda: frame(scene, *console.size),
+            console=console,
+            screen=True,  # the terminal's other page: nothing scrolls away, whatever its size
+            refresh_per_second=_FRAMES_PER_S,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def say(self, line: str, style: str = "") -> None:
         """Something happened."""
-        self._console.print(line)
+        self._scene.events.append((line, style))
 
-    def draw(self, scene: Scene) -> None:
-        """Redraw everything."""
-        streams = Columns([_stream_panel(stream) for stream in scene.streams], equal=True, expand=True)
-        self.live.update(Group(streams, _engines_panel(scene), *(_event(line) for line in scene.events[-4:])))
+    def ready(self, redis_url: str, flower_url: str | None) -> None:
+        """Everything runs, with Flower there."""
+        flower = f" Flower: {flower_url}." if flower_url else ""
+        self._scene.note = f"Slowed down to be watched.{flower} Ctrl-C stops it."
 
-    def table(self, title: str, rows: list[tuple[str, str]]) -> None:
-        """A table of facts."""
-        table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
-        for name, value in rows:
-            table.add_row(name, value)
+    def draw(self) -> None:
+        """Frames are drawn all the time."""
+
+    def table(self, title: str, rows: Rows) -> None:
+        """Facts, shown by `close`."""
+        self._tables.append((title, rows))
+
+    def close(self) -> None:
+        """Show the facts."""
+        table = Table(title=self._tables[0][0], show_header=False, title_justify="left", title_style="bold")
+        names = max(len(name) for _, rows in self._tables for name, _ in rows)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=self._console.width - names - _BORDERS)
+        for _, rows in self._tables:
+            for name, value in rows:
+                table.add_row(name, value)
+            table.add_section()
+        for line, style in self._scene.events:
+            if style:
+                self._console.print(line, style=style, highlight=False)
         self._console.print(table)
 
 
-def _event(line: str) -> Text:
-    return Text(line, style="bold yellow")
-
-
-def _stream_panel(stream: StreamView) -> Panel:
-    text = stream.text[-_SHOWN_CHARS:].replace("\n", " ")
-    body = Text.assemble((f"{stream.prompt} ", "bold"), text)
-    state = "done" if stream.done else f"token {stream.offset}"
-    return Panel(body, subtitle=state, height=8, border_style="green" if stream.done else "cyan")
-
-
-def _engines_panel(scene: Scene) -> Panel:
-    grid = Table.grid(padding=(0, 1))
-    for engine in scene.engines:
-        pages = engine.pages_total - engine.pages_free
-        grid.add_row(
-            engine.name, _bar(engine.pages_total, pages), f"{pages} KV pages", f"{engine.running} jobs"
-        )
-    grid.add_row("queue", _bar(scene.total_jobs, scene.queued), f"{scene.queued} waiting", "")
-    rate = scene.tokens / scene.elapsed_s if scene.elapsed_s else 0.0
-    done = f"{scene.finished}/{scene.total_jobs} jobs done, {rate:,.0f} tokens/s"
-    return Panel(grid, title="engines", subtitle=done)
-
-
-def _bar(total: int, completed: int) -> ProgressBar:
-    return ProgressBar(total=total or 1, completed=completed, width=40)
-
-
 @contextmanager
-def screen() -> Iterator[Screen]:
+def screen(scene: Scene) -> Iterator[Screen]:
     """A live screen on a terminal, else plain lines."""
     console = Console()
-    if not (console.is_terminal and sys.stdout.isatty()):
-        yield PlainScreen()
+    drawable = console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
+    if not drawable or console.width < _LEAST_WIDTH:
+        yield PlainScreen(scene)
         return
-    live = LiveScreen(console)
+    live = LiveScreen(scene, console)
     with live.live:
         yield live
+    live.close()

@@ -1,111 +1,130 @@
 """The tour: start a stack, run jobs, kill an engine in the middle of them, show that nothing was lost."""
 
 import asyncio
-import os
-import signal
-import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..producers.async_client import AsyncClient, AsyncJobHandle
 from ..producers.client import Client
+from ..producers.overview import WorkerInfo
 from ..schemas.connection import shown_url
 from ..schemas.events import JobResult
-from ..stack import stack
-from . import backend
+from ..stack import Stack, StackError, stack
+from . import backend, worker
+from .kill import Kill, kill_one
+from .outcome import Outcome
 from .scene import BACKGROUND_PROMPTS, STREAM_PROMPTS, EngineView, Scene, StreamView
 from .screen import Screen, screen
 
-ENGINES = 2
-STREAM_TOKENS = 220
-BACKGROUND_JOBS = 60
-BACKGROUND_TOKENS = 120
-KILL_AT_OFFSET = 60
-"""Each stream has shown this many tokens when the engine that runs the first one is killed."""
 
-WORKER_ARGS = [
-    *("--model", "demo", "--device", "cpu"),
-    *("--lease-s", "2", "--num-pages", "640", "--max-batch-size", "40"),
-]
-"""A short lease and a small page pool: a laptop shows in seconds what a cluster shows in minutes."""
+class DemoFailed(StackError):
+    """The tour ran and did not show what it is for; the message says why."""
 
 
 def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:
-    """Run the tour and stop everything; with `redis_url` on that Redis instead of an embedded one."""
-    with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder, screen() as shown:
-        shown.say(f"Starting {'' if redis_url else 'Redis and '}a worker with {ENGINES} engine processes ...")
+    """Run the tour and stop everything; with `redis_url` on that Redis instead of an embedded one.
+
+    Raises:
+        StackError: something could not be started or ended too soon.
+        DemoFailed: nothing was resumed, or something was lost.
+    """
+    scene = Scene([StreamView(prompt) for prompt in STREAM_PROMPTS], total_jobs=0)
+    with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder, screen(scene) as shown:
+        pace = shown.pace
+        scene.total_jobs = len(scene.streams) + pace.background_jobs
+        what = "a worker" if redis_url else "Redis and a worker"
+        shown.say(f"Starting {what} with {scene.places} engine processes ...")
         with stack(
             Path(folder),
             redis_url=redis_url,
-            worker_args=WORKER_ARGS,
-            engines=ENGINES,
+            worker_command=worker.command(pace),
+            engines=scene.places,
             callbacks_args=["--webhook-allow", backend.ADDRESS],
             flower_port=flower_port,
         ) as running:
-            with Client.from_env(running.redis_url) as client:
-                running.wait_ready(client)
-            shown.say(f"Ready: model 'demo' on {ENGINES} engines, {shown_url(running.redis_url)}")
-            if running.flower_url is not None:
-                shown.say(f"Flower, meanwhile: {running.flower_url}")
-            asyncio.run(_tour(running.redis_url, shown))
-            shown.table("From a Celery project", backend.run(running.redis_url))
-            shown.say("Stopping ...")
-    shown.say("Everything is stopped.")
+            try:
+                outcome = _run_all(running, scene, shown)
+            finally:
+                shown.say("Stopping ...")
+    print("Everything is stopped.", flush=True)
+    if outcome.fault is not None:
+        raise DemoFailed(outcome.fault)
 
 
-async def _tour(redis_url: str, shown: Screen) -> None:
-    async with AsyncClient.from_env(redis_url) as client:
-        views = [StreamView(prompt) for prompt in STREAM_PROMPTS]
-        scene = Scene(views, total_jobs=len(views) + BACKGROUND_JOBS)
-        streams = [
-            await client.enqueue(
-                view.prompt,
-                model="demo",
-                max_tokens=STREAM_TOKENS,
-                temperature=0.8,
-                seed=number,
-                ignore_eos=True,
-                job_class="interactive",
-            )
-            for number, view in enumerate(views)
-        ]
-        background = await client.enqueue_many(
-            {
-                "prompt": BACKGROUND_PROMPTS[number % len(BACKGROUND_PROMPTS)],
-                "model": "demo",
-                "max_tokens": BACKGROUND_TOKENS,
-                "seed": number,
-                "ignore_eos": True,
-                "job_class": "batch",
-                "stream": False,
-            }
-            for number in range(BACKGROUND_JOBS)
-        )
+def _run_all(running: Stack, scene: Scene, shown: Screen) -> Outcome:
+    with Client.from_env(running.redis_url) as client:
+        running.wait_ready(client)
+    shown.ready(shown_url(running.redis_url), running.flower_url)
+    outcome = asyncio.run(_tour(running, scene, shown))
+    shown.table("What happened", outcome.rows(slowed=shown.pace.step_s > 0))
+    shown.say('Now from a Celery project: generate.delay("A list is").get(), and its signed webhook ...')
+    shown.table("From a Celery project", backend.run(running.redis_url))
+    return outcome
+
+
+async def _tour(running: Stack, scene: Scene, shown: Screen) -> Outcome:
+    async with AsyncClient.from_env(running.redis_url) as client:
+        scene.see([_engine(scene, worker) for worker in await client.workers()])
+        scene.restart()
+        streams, background = await _enqueue(client, shown)
         shown.say(f"{len(streams)} interactive streams and {len(background)} batch jobs are queued.")
-        watcher = asyncio.create_task(_watch(client, scene, shown))
+        shown.say(f"{scene.places} engines take as many as their KV pages hold; the rest waits in Redis.")
+        watcher = asyncio.create_task(_watch(client, scene, shown, streams))
         try:
-            results = await _run(client, scene, shown, streams, background)
+            results, kill = await _run(running, scene, shown, streams, background)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-        elapsed_s = scene.elapsed_s
-        shown.draw(scene)
-        _summary(shown, scene, results, elapsed_s)
+        outcome = Outcome(scene, results, kill, scene.elapsed_s)
+        shown.draw()
+        return outcome
+
+
+async def _enqueue(client: AsyncClient, shown: Screen) -> tuple[list[AsyncJobHandle], list[AsyncJobHandle]]:
+    pace = shown.pace
+    streams = [
+        await client.enqueue(
+            prompt,
+            model="demo",
+            max_tokens=pace.stream_tokens,
+            temperature=0.8,
+            seed=number,
+            ignore_eos=True,
+            job_class="interactive",
+        )
+        for number, prompt in enumerate(STREAM_PROMPTS)
+    ]
+    background = await client.enqueue_many(
+        {
+            "prompt": BACKGROUND_PROMPTS[number % len(BACKGROUND_PROMPTS)],
+            "model": "demo",
+            "max_tokens": pace.background_tokens,
+            "seed": number,
+            "ignore_eos": True,
+            "job_class": "batch",
+            "stream": False,
+        }
+        for number in range(pace.background_jobs)
+    )
+    return streams, background
 
 
 async def _run(
-    client: AsyncClient,
+    running: Stack,
     scene: Scene,
     shown: Screen,
     streams: list[AsyncJobHandle],
     background: list[AsyncJobHandle],
-) -> list[JobResult]:
+) -> tuple[list[JobResult], Kill | None]:
+    (host,) = (part.process.pid for part in running.parts if part.name == "worker")
     async with asyncio.TaskGroup() as tasks:
         for view, job in zip(scene.streams, streams, strict=True):
             tasks.create_task(_follow(scene, view, job))
-        tasks.create_task(_kill_one(scene, shown, streams[0]))
+        kill = tasks.create_task(kill_one(scene, shown, host, streams, background))
         ends = [tasks.create_task(_end(scene, job)) for job in (*streams, *background)]
-    return [end.result() for end in ends]
+        tasks.create_task(_stay(running, lambda: all(end.done() for end in ends)))
+    return [end.result() for end in ends], kill.result()
 
 
 async def _follow(scene: Scene, view: StreamView, job: AsyncJobHandle) -> None:
@@ -113,50 +132,40 @@ async def _follow(scene: Scene, view: StreamView, job: AsyncJobHandle) -> None:
         view.take(chunk.start, chunk.offset, chunk.text)
         scene.moved.set()
     view.done = True
+    scene.moved.set()
 
 
 async def _end(scene: Scene, job: AsyncJobHandle) -> JobResult:
     result = await job.result(timeout_s=120)
     scene.finished += 1
-    scene.tokens += len(result.token_ids)
     return result
 
 
-async def _kill_one(scene: Scene, shown: Screen, first: AsyncJobHandle) -> None:
-    """Kill the engine that runs the first stream, once every stream has come some way."""
-    await scene.all_at(KILL_AT_OFFSET)
-    owner = (await first.status()).worker
-    victim = next((engine for engine in scene.engines if engine.name == owner), scene.engines[0])
-    os.kill(victim.pid, signal.SIGKILL)
-    line = f"kill -9 {victim.pid}: {victim.name} dies in the middle of its jobs; another goes on with them"
-    scene.events.append(line)
-    shown.say(line)
-
-
-async def _watch(client: AsyncClient, scene: Scene, shown: Screen) -> None:
-    while True:
-        workers = await client.workers()
-        scene.engines = [
-            EngineView(worker.id, worker.pid, worker.pages_total, worker.pages_free, worker.running)
-            for worker in workers
-        ]
-        scene.queued = sum(queue.depth for queue in await client.queues())
-        shown.draw(scene)
+async def _stay(running: Stack, ended: Callable[[], bool]) -> None:
+    """See that all parts run until the jobs have ended."""
+    while not ended():
+        running.check()
         await asyncio.sleep(0.1)
 
 
-def _summary(shown: Screen, scene: Scene, results: list[JobResult], elapsed_s: float) -> None:
-    tokens = sum(len(result.token_ids) for result in results)
-    first_token_s = [result.timings.first_token_s or 0.0 for result in results[: len(scene.streams)]]
-    resumed = [result for result in results if result.attempts]
-    breaks = sum(stream.breaks for stream in scene.streams)
-    rows = [
-        ("jobs finished", f"{len(results)} of {scene.total_jobs}"),
-        ("output tokens", f"{tokens:,}"),
-        ("tokens per second", f"{tokens / elapsed_s:,.0f}"),
-        ("time to first token (streams)", f"{1000 * statistics.median(first_token_s):.0f} ms median"),
-        ("jobs resumed after kill -9", str(len(resumed))),
-        ("longest pause in a stream", f"{max(stream.longest_gap_s for stream in scene.streams):.1f} s"),
-        ("tokens lost or repeated in streams", str(breaks)),
-    ]
-    shown.table("What happened", rows)
+async def _watch(client: AsyncClient, scene: Scene, shown: Screen, streams: list[AsyncJobHandle]) -> None:
+    while True:
+        replaced = scene.killed in scene.engines
+        scene.see([_engine(scene, worker) for worker in await client.workers()])
+        if replaced and scene.killed not in scene.engines:
+            newest = scene.engines[-1]
+            shown.say(
+                f"Engine {newest.letter} (pid {newest.pid}) was started in its place and takes jobs", "bold"
+            )
+        scene.queued = sum(queue.depth for queue in await client.queues())
+        for view, job in zip(scene.streams, streams, strict=True):
+            if not view.done and (status := await job.status()).worker:
+                view.belongs_to(scene.letter(status.worker))
+        shown.draw()
+        await asyncio.sleep(shown.pace.look_s)
+
+
+def _engine(scene: Scene, worker: WorkerInfo) -> EngineView:
+    return EngineView(
+        scene.letter(worker.id), worker.id, worker.pid, worker.pages_total, worker.pages_free, worker.running
+    )

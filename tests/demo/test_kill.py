@@ -1,0 +1,143 @@
+"""Who is killed: an engine of ours that runs streams which are far from their end; else nobody."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from headrace.demo.kill import Kill, kill_one
+from headrace.demo.outcome import Outcome
+from headrace.demo.pace import QUICK, Pace
+from headrace.demo.scene import EngineView, Scene, StreamView
+from headrace.schemas.events import JobResult, JobState, JobStatus
+
+HELD, ENDED = JobState.RUNNING, JobState.SUCCEEDED
+
+
+class Log:
+    """A screen that keeps what is said."""
+
+    pace: Pace = QUICK
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str, style: str = "") -> None:
+        self.lines.append(line)
+
+
+class Job:
+    """A job of which is read what it was given to say, one status after the other and the last for ever."""
+
+    def __init__(self, job_id: str, *said: tuple[JobState, str, int]) -> None:
+        self.id, self._said = job_id, list(said)
+
+    async def status(self) -> JobStatus:
+        state, worker, offset = self._said.pop(0) if len(self._said) > 1 else self._said[0]
+        return JobStatus(
+            job_id=self.id,
+            model="demo",
+            state=state,
+            job_class="interactive",
+            tenant="default",
+            offset=offset,
+            worker=worker,
+            enqueued_ms=0,
+        )
+
+
+@pytest.fixture
+def engine() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def scene(*pids: int, done: bool = False) -> Scene:
+    streams = [StreamView("x", offset=100, done=done), StreamView("y", offset=100, done=done)]
+    shown = Scene(streams, 3)
+    shown.see([EngineView("AB"[at], "ab"[at], pid, 9, 0, 2) for at, pid in enumerate(pids)])
+    for stream, letter in zip(streams, "AB", strict=True):
+        stream.belongs_to(letter)
+    return shown
+
+
+def killed(shown: Scene, log: Log, host: int, streams: list[Job], background: list[Job]) -> Kill | None:
+    return asyncio.run(kill_one(shown, log, host, streams, background))
+
+
+def test_the_engine_that_runs_a_stream_is_killed_and_what_it_ran_is_known(engine):
+    log, shown = Log(), scene(1, engine.pid)
+    ended = Job("one", (ENDED, "a", 220))
+    cut = Job("two", *[(HELD, "b", 100)] * 3, (JobState.QUEUED, "b", 101), (HELD, "a", 105))
+    kill = killed(
+        shown, log, os.getpid(), [ended, cut], [Job("three", (HELD, "b", 0)), Job("four", (HELD, "a", 0))]
+    )
+    assert engine.wait(10) == -9
+    assert kill is not None
+    assert kill.held == {"two", "three"}
+    assert log.lines[-2:] == [
+        f'kill -9 {engine.pid}: engine B dies at token 100 of "y" (2 jobs)',
+        '"y" resumed on engine A at token 102, none lost or repeated',
+    ]
+
+
+@pytest.mark.parametrize("offset", [QUICK.kill_at - 1, QUICK.kill_before + 1])
+def test_nobody_is_killed_whose_streams_have_just_begun_or_soon_end(engine, offset):
+    shown = scene(engine.pid, done=True)
+    assert killed(shown, Log(), os.getpid(), [Job("one", (HELD, "a", offset))] * 2, []) is None
+    assert engine.poll() is None
+
+
+def test_an_engine_of_somebody_else_is_never_killed(engine):
+    shown = scene(engine.pid, done=True)
+    assert killed(shown, Log(), 1, [Job("one", (HELD, "a", 100))] * 2, []) is None
+    assert engine.poll() is None
+
+
+def outcome(kill: Kill | None, *workers: str, breaks: int = 0, state: JobState = ENDED) -> Outcome:
+    shown = Scene([StreamView("x", breaks=breaks)], len(workers))
+    results = [
+        JobResult(job_id=str(at), state=state, worker=worker, finish_reason="length")
+        for at, worker in enumerate(workers)
+    ]
+    return Outcome(shown, results, kill, 1.0)
+
+
+def test_what_was_resumed_is_what_the_killed_engine_ran_and_another_ended():
+    kill = Kill(EngineView("A", "a", 1, 9, 9, 2), {"0", "1"})
+    found = outcome(
+        kill, "b", "a", "b"
+    )  # the second had ended in the same instant; the third was the other's
+    assert (found.resumed, found.fault) == (1, None)
+    assert ("jobs resumed after kill -9", "1") in found.rows(slowed=False)
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        (outcome(None, "a"), "no engine was killed in the middle of a job"),
+        (outcome(Kill(EngineView("A", "a", 1, 9, 9, 0), {"0"}), "a"), "no engine was killed in the middle"),
+        (
+            outcome(Kill(EngineView("A", "a", 1, 9, 9, 0), {"0"}), "b", breaks=2),
+            "tokens were lost or repeated",
+        ),
+        (outcome(None, "a", state=JobState.FAILED), "1 of 1 jobs did not succeed"),
+    ],
+)
+def test_a_tour_that_did_not_show_it_says_so(found, fault):
+    assert fault in found.fault
+
+
+def test_a_tour_that_did_not_show_it_has_failed(cli, monkeypatch):
+    from headrace.demo import tour
+
+    def found(*_):
+        raise tour.DemoFailed(outcome(None, "a").fault)
+
+    monkeypatch.setattr("headrace.demo.demo", found)
+    ran = cli("demo")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("headrace: no engine was killed in the middle of a job")
