@@ -16,6 +16,7 @@ from .machine import RESULTS
 from .tables import (
     about_machine,
     accuracy_table,
+    ceiling_table,
     engine_table,
     kernels_table,
     pacing_table,
@@ -86,6 +87,13 @@ SERVICE = """\
 
 Redis, host, engine process and client on one machine, against the engine alone, with the same requests at
 once.
+"""
+
+CEILING = """\
+## What one engine process can publish
+
+With an engine that costs nothing; Redis, the host, the engine process and its streamed jobs are real. Where
+another version of headrace is named, its engine process ran in turn with today's.
 """
 
 QUEUE = """\
@@ -164,6 +172,11 @@ def webhooks_part(facts: dict) -> str:
     return _model_part(facts, f"{facts['requests']} requests", facts["rounds"], webhooks_table)
 
 
+def ceiling_part(facts: dict) -> str:
+    about = f"{about_machine(facts['machine'])}; rounds: {facts['rounds']}."
+    return f"{about}\n\n{ceiling_table(facts)}\n"
+
+
 def queue_part(facts: dict) -> str:
     return _model_part(facts, "One request at a time", facts["rounds"], queue_table)
 
@@ -215,6 +228,7 @@ PARTS: dict[str, Callable[[dict], str]] = {
     "steps": steps_part,
     "pacing": pacing_part,
     "service": service_part,
+    "ceiling": ceiling_part,
     "queue": queue_part,
     "webhooks": webhooks_part,
     "gpu": gpu_part,
@@ -231,6 +245,7 @@ def render(results: Path) -> str:
         "steps": STEPS,
         "pacing": PACING,
         "service": SERVICE,
+        "ceiling": CEILING,
         "queue": QUEUE,
         "webhooks": WEBHOOKS,
         "gpu": GPU,

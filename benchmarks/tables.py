@@ -279,6 +279,28 @@ def queue_table(facts: dict) -> str:
     )
 
 
+def ceiling_table(facts: dict) -> str:
+    """What an engine process publishes, and the CPU time of whom a token takes; by batch and checkout."""
+    rows = []
+    for batch, by_name in facts["batches"].items():
+        speeds = {
+            name: [each["tokens"] / each["seconds"] for each in found] for name, found in by_name.items()
+        }
+        first = median(next(iter(speeds.values())))
+        for name, found in by_name.items():
+            cpu = [
+                number(1e6 * median(each[process] / each["tokens"] for each in found))
+                for process in ("process", "redis")
+            ]
+            speed = median(speeds[name])
+            rows.append([f"{name}, batch of {batch}", number(speed), number(1e6 / speed), *cpu])
+            if len(by_name) > 1:
+                rows[-1].append(f"{speed / first:.2f} times")
+    head = ["", "tokens/s", "µs a token", "CPU µs in the process", "in Redis"]
+    compared = len(rows[0]) > len(head)
+    return table(head + ["against the first"] * compared, rows)
+
+
 def webhooks_table(facts: dict) -> str:
     """What hanging deliveries leave of the service's speed."""
     tokens, alone, beside = facts["output_tokens"], facts["seconds"]["alone"], facts["seconds"]["beside"]

@@ -96,6 +96,21 @@ def test_the_service_is_compared_with_the_bare_engine(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_an_engine_process_can_publish_is_measured_and_compared_with_another_checkout(tmp_path):
+    done = run(
+        "ceiling",
+        *("--batches", 2, 4, "--seconds", 0.3, "--rounds", 1, "--against", ROOT, "--name", "the same"),
+        *("--json", tmp_path),
+    )
+    (file,) = tmp_path.glob("*-ceiling.json")
+    for by_name in json.loads(file.read_text())["batches"].values():
+        assert by_name.keys() == {"the same", "headrace"}
+        assert all(each["tokens"] > 0 for rounds in by_name.values() for each in rounds)
+    assert "| the same, batch of 4 |" in done.stdout
+    assert done.stdout.strip() in page_of(tmp_path)
+
+
+@pytest.mark.slow
 def test_streams_are_measured_beside_long_prompts_without_and_with_an_objective(tmp_path):
     done = run(
         "pacing",

@@ -44,13 +44,16 @@ def classes_above(jobs: Iterable[RunningJob]) -> tuple[JobClass, ...]:
 
 def room_made(jobs: Iterable[RunningJob], room_here: Room) -> dict[JobClass, int]:
     """By class, about how many tokens would fit if all less urgent jobs gave way; only where some would."""
-    room: dict[JobClass, int] = {}
+    held = dict.fromkeys(JobClass, 0)
     for running in jobs:
-        for job_class in JobClass:
-            if less_urgent(running, job_class):
-                known = running.prompt_tokens + len(running.token_ids)
-                held = running.cost_tokens if running.preparing else known
-                room[job_class] = room.get(job_class, room_here.free_tokens) + held
+        known = running.prompt_tokens + len(running.token_ids)
+        held[running.job_class] += running.cost_tokens if running.preparing else known
+    room: dict[JobClass, int] = {}
+    free_tokens, less_urgent_tokens = room_here.free_tokens, 0
+    for job_class in reversed(JobClass):
+        if less_urgent_tokens:
+            room[job_class] = free_tokens + less_urgent_tokens
+        less_urgent_tokens += held[job_class]
     return room
 
 

@@ -23,7 +23,7 @@ from .text import TokenText
 log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
-Subject = TypeVar("Subject", RunningJob, Admission, Progress)
+Subject = TypeVar("Subject", RunningJob, Admission)
 
 
 def alone(
@@ -36,14 +36,12 @@ def alone(
         try:
             act(roster, subject, *args, **kwargs)
         except Exception as error:
-            roster._broke(_job_of(roster, subject), error)
+            roster._broke(_job_of(subject), error)
 
     return guarded
 
 
-def _job_of(roster: "Roster", subject: RunningJob | Admission | Progress) -> RunningJob | None:
-    if isinstance(subject, Progress):
-        return roster.jobs.get(subject.id)
+def _job_of(subject: RunningJob | Admission) -> RunningJob:
     return subject.running if isinstance(subject, Admission) else subject
 
 
@@ -147,9 +145,14 @@ class Roster:
         most = min(running.prompt_tokens + running.job.max_tokens, self.engine.model_info.context_tokens)
         return most > self.engine.capacity_tokens
 
-    @alone
     def take(self, progress: Progress) -> None:
         """New tokens from the engine."""
+        try:  # as `alone` does, which costs more a call: this is called for every token
+            self._take(progress)
+        except Exception as error:
+            self._broke(self.jobs.get(progress.id), error)
+
+    def _take(self, progress: Progress) -> None:
         running = self.jobs.get(progress.id)
         if running is None or running.ended:
             return
@@ -158,7 +161,7 @@ class Roster:
             self.urgent = self.urgent or running.is_suspect
             self._note_tokens(running, len(progress.token_ids), now)
         running.cached_tokens = progress.cached_tokens or running.cached_tokens
-        logprobs = wire_logprobs(self.tokenizer, progress.logprobs)
+        logprobs = wire_logprobs(self.tokenizer, progress.logprobs) if progress.logprobs else []
         if progress.finish_reason is FinishReason.ERROR:
             self.fail(running, FailureCode.ENGINE, progress.error)
             return

@@ -125,7 +125,7 @@ def test_pieces_and_characters_spelt_in_bytes_mix(metaspace, data):
 def test_a_long_run_of_tokens_without_text_costs_no_more_a_token(byte_level, token_id):
     class Measured:
         longest = 0
-        is_text = staticmethod(byte_level.is_text)
+        lengths = byte_level.lengths
 
         def decode(self, ids: list[int]) -> str:
             self.longest = max(self.longest, len(ids))

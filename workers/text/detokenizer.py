@@ -51,7 +51,8 @@ class Detokenizer:
 
     def add(self, token_id: int) -> str:
         """The text that became final with this token; empty while a character is incomplete."""
-        if not self._tokenizer.is_text(token_id):
+        alone = self._tokenizer.lengths[token_id]
+        if alone is None:
             return ""
         self._window.append(token_id)
         text = self._tokenizer.decode(self._window)
@@ -59,7 +60,8 @@ class Detokenizer:
         if final == len(text):
             self._window = self._window[self._boundary :]
             self._boundary = len(self._window)
-            new, self._emitted = text[self._emitted :], len(self._tokenizer.decode(self._window))
+            new = text[self._emitted :]
+            self._emitted = alone if self._boundary == 1 else len(self._tokenizer.decode(self._window))
             return new
         if len(self._window) == _MAX_WINDOW_TOKENS:
             self._window = self._window[-_KEPT_TOKENS:]

@@ -55,9 +55,10 @@ class StopStrings:
         held: what is held back now.
     """
 
-    __slots__ = ("_state", "held")
+    __slots__ = ("_any", "_state", "held")
 
     def __init__(self, stops: Sequence[str], held: str = "") -> None:
+        self._any = bool(stops)
         self._state = _automaton(stops)
         self.held = ""
         self.add(held, heed=False)
@@ -67,6 +68,8 @@ class StopStrings:
 
         One that is complete in text not to `heed` is none; one that only begins there may be.
         """
+        if not self._any:
+            return text, None
         state, seen = self._state, self.held + text
         for index in range(len(self.held), len(seen)):
             state = state.after(seen[index])

@@ -54,17 +54,20 @@ class TextStream:
 
     def add(self, token_id: int) -> Emitted:
         """The next token."""
+        return Emitted(*self._add(token_id))
+
+    def _add(self, token_id: int) -> tuple[str, str | None]:
         self._early -= 1
         text = self._detokenizer.add(token_id)
-        return Emitted(*self._stops.add(text, heed=self._early <= 0)) if text else Emitted("")
+        return self._stops.add(text, heed=self._early <= 0) if text else ("", None)
 
     def take(self, token_ids: Sequence[int]) -> tuple[list[str], bool]:
         """The text that became final with each token; True when a stop string ended it at the last one."""
         pieces = []
         for token_id in token_ids:
-            emitted = self.add(token_id)
-            pieces.append(emitted.text)
-            if emitted.stop_hit is not None:
+            text, stop_hit = self._add(token_id)
+            pieces.append(text)
+            if stop_hit is not None:
                 return pieces, True
         return pieces, False
 

@@ -5,6 +5,7 @@ Reading prompts takes `transformers`, writing answers does not: who only writes 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,36 @@ class ChatTemplateError(ValueError):
     """The model has no chat template, or its template refused the messages."""
 
 
-class TokenText:
-    """Token ids to text, for one model.
-
-    Args:
-        backend: a tokenizer of the `tokenizers` library.
-    """
+class _Lengths(dict[int, int | None]):
+    """Looks up each token once: asking the tokenizer is most of what writing a token costs."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self._special_ids = frozenset(
             token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
         )
+
+    def __missing__(self, token_id: int) -> int | None:
+        is_text = token_id not in self._special_ids and self._backend.id_to_token(token_id) is not None
+        length = len(self._backend.decode([token_id])) if is_text else None
+        self[token_id] = length
+        return length
+
+
+class TokenText:
+    """Token ids to text, for one model.
+
+    Args:
+        backend: a tokenizer of the `tokenizers` library.
+
+    Attributes:
+        lengths: characters of a token's text when it stands alone, by id; None of one that can have no text,
+            which is special or not in the vocabulary.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.lengths: Mapping[int, int | None] = _Lengths(backend)
 
     @classmethod
     def from_json(cls, serialized: str) -> "TokenText":
@@ -56,10 +75,6 @@ class TokenText:
         """The text of some tokens, special ones left out."""
         text: str = self._backend.decode(token_ids, skip_special_tokens=True)
         return text
-
-    def is_text(self, token_id: int) -> bool:
-        """Whether a token can have text: it is in the vocabulary and not special."""
-        return token_id not in self._special_ids and self._backend.id_to_token(token_id) is not None
 
     def token_text(self, token_id: int) -> str:
         """One token as text, for log-probabilities; special tokens by their names."""

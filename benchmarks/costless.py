@@ -1,0 +1,76 @@
+"""`headrace worker` with an engine that costs nothing: every step, each request gets the next of its tokens.
+
+    python -m benchmarks.costless worker SETTINGS
+
+Everything else in the engine process is the real one: link, flushes, text, metrics. It imports no other
+benchmark, so that it runs with any checkout of headrace that PYTHONPATH names.
+"""
+
+import sys
+from itertools import cycle
+from typing import Any
+
+from headrace.engine import EngineConfig, EngineStats, FinishReason, ModelInfo, Progress, Request
+from headrace.workers import engine_process
+from headrace.workers.host.run import run
+from headrace.workers.settings import WorkerSettings
+
+CONTEXT_TOKENS, VOCAB = 1_000_000, 512
+TEXT = tuple(range(300, 400))
+"""What is written, again and again: tokens of whole words."""
+
+
+class CostlessEngine:
+    """Stands in for `Engine` where the engine process has one."""
+
+    page_size = 16
+    capacity_tokens = CONTEXT_TOKENS
+    free_tokens = 10**9
+    model_info = ModelInfo("costless", VOCAB, CONTEXT_TOKENS, (), 0, "none")
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._slots = config.max_batch_size
+        self._left: dict[str, int] = {}
+        self._text = cycle([token_id] for token_id in TEXT)
+
+    def submit(self, request: Request) -> None:
+        self._left[request.id] = request.params.max_tokens - len(request.output_ids)
+
+    def cancel(self, request_id: str) -> bool:
+        return self._left.pop(request_id, None) is not None
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._left)
+
+    def step(self) -> list[Progress]:
+        token_ids = next(self._text)
+        progress = [Progress(request_id, token_ids, []) for request_id in self._left]
+        for item in progress:
+            self._left[item.id] -= 1
+            if not self._left[item.id]:
+                item.finish_reason = FinishReason.LENGTH
+                del self._left[item.id]
+        return progress
+
+    @property
+    def free_slots(self) -> int:
+        return self._slots - len(self._left)
+
+    def held_tokens(self, request_id: str) -> int:
+        return self.page_size if request_id in self._left else 0
+
+    def stats(self) -> EngineStats:
+        numbers: dict[str, Any] = dict.fromkeys(EngineStats.__dataclass_fields__, 0)
+        return EngineStats(**numbers | {"running": len(self._left), "pages_total": CONTEXT_TOKENS})
+
+    def check(self) -> None:
+        """It has no pages that could be lost."""
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "worker":
+        settings = WorkerSettings.model_validate_json(sys.argv[2])
+        sys.exit(run(settings, [sys.executable, "-m", "benchmarks.costless"]))
+    engine_process.Engine = CostlessEngine  # type: ignore[assignment, misc]
+    sys.exit(engine_process.main(int(sys.argv[1])))
