@@ -22,6 +22,7 @@ from .connection.masking import shown_url
 from .errors import BadSetting
 from .keys import NAMESPACE
 from .settings import Limits, QueueSettings
+from .wording import in_words
 
 ENV_PREFIX = "HEADRACE_"
 
@@ -157,8 +158,8 @@ class CommonSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in first["loc"])
-            reason = first["msg"].removeprefix("Value error, ")
-            raise BadSetting(f"setting {name} = {cls._shown(name, first['input'])}: {reason}") from None
+            shown = cls._shown(name, first["input"])
+            raise BadSetting(f"setting {name} = {shown}: {in_words(first)}") from None
         except SettingsError as error:  # pydantic-settings names the field, and not what is wrong with it
             raise BadSetting(f"{error}: it must be JSON") from None
 

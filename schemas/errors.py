@@ -81,7 +81,8 @@ class UnknownModel(HeadraceError, LookupError):
         served = ", ".join(sorted(known)) or "none yet"
         super().__init__(
             f"model {model!r} is not served here (served: {served}); start a worker with "
-            f"`headrace worker --model {model}`, or pass check_model=False to the client to queue anyway",
+            f"`headrace worker --model {model}`, or queue it all the same: Client(check_model=False), "
+            "headrace enqueue --no-check-model",
             model,
             known,
         )

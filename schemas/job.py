@@ -1,7 +1,8 @@
 """What a producer asks for: one generation job. What travels is a `wire.WireJob`."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +22,8 @@ from .keys import is_model_name
 from .plain_json import check_json
 from .redaction import shown_in_error, shown_name
 from .signing import check_secret
+from .target import Refused, check_url
+from .wording import did_you_mean, in_words
 
 SCHEMA_VERSION = 1
 """Raised when a worker of the version before could misread a job; it is then left for a newer worker."""
@@ -54,8 +57,27 @@ class WebhookEvent(StrEnum):
 _ENDINGS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED, WebhookEvent.EXPIRED)
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class _Calls(type(BaseModel)):  # type: ignore[misc]
+    """Makes a class that is called raise what all of headrace raises; a part that is a dict is not called."""
+
+    def __call__(cls, *args: object, **fields: object) -> object:
+        try:
+            return super().__call__(*args, **fields)
+        except ValidationError as error:
+            raise invalid(error, within=cls._PART_OF) from None
+
+
+if TYPE_CHECKING:
+    _Model = BaseModel
+else:
+
+    class _Model(BaseModel, metaclass=_Calls):
+        pass
+
+
+class _Wire(_Model):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+    _PART_OF: ClassVar[tuple[str, ...]] = ()
 
 
 class Webhook(_Wire):
@@ -68,10 +90,21 @@ class Webhook(_Wire):
         payload: `full` has the whole result; `thin` leaves text and tokens out.
     """
 
-    url: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=2048)]
+    _PART_OF: ClassVar[tuple[str, ...]] = ("webhook",)
+
+    url: Annotated[str, Field(max_length=2048)]
     events: tuple[WebhookEvent, ...] = _ENDINGS
     secret: SecretStr | None = None
     payload: Literal["full", "thin"] = "full"
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_sent_to(cls, url: str) -> str:
+        try:
+            check_url(url)
+        except Refused as refusal:
+            raise ValueError(str(refusal)) from None
+        return url
 
     @field_validator("secret")
     @classmethod
@@ -85,18 +118,71 @@ class Webhook(_Wire):
         return None if secret is None else secret.get_secret_value()
 
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "observation")
+"""OpenAI's, and what Llama's and GLM's templates call a tool."""
+
+_TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Kinds of content parts that are texts, and where each has it."""
+
+
+def _flat(content: object) -> object:
+    """A list of text parts as one text, its parts on lines of their own, as vLLM has it."""
+    if not isinstance(content, list | tuple):
+        return content
+    if not content:
+        raise ValueError("has no part; give a text")
+    texts = []
+    for place, part in enumerate(content):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type", "text") if isinstance(part, Mapping) else None
+        if not isinstance(kind, str):
+            raise ValueError(f"part {place} must be a text or a dict with a type")  # noqa: TRY004
+        if kind not in _TEXTS:
+            raise ValueError(f"part {place} is of type {shown_name(kind)!r}: models here read text alone")
+        text = part.get(_TEXTS[kind])
+        if not isinstance(text, str):
+            raise ValueError(f"part {place} must have a text under {_TEXTS[kind]!r}")  # noqa: TRY004
+        texts.append(text)
+    return "\n".join(texts)
+
+
 class Message(_Wire):
-    """One chat message. Further keys of the OpenAI format travel on to the chat template as they are."""
+    """One chat message. Further keys of the OpenAI format travel on to the chat template as they are.
+
+    Attributes:
+        role: one of `ROLES`.
+        content: a text; a list of text parts becomes one. An assistant's may be null beside `tool_calls`.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    _PART_OF: ClassVar[tuple[str, ...]] = ("messages",)
 
-    role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: Annotated[str | list[dict[str, Any]] | None, AfterValidator(check_json)] = None
+    role: str
+    content: Annotated[str | None, BeforeValidator(_flat), AfterValidator(check_json)] = None
+
+    @field_validator("role")
+    @classmethod
+    def _known(cls, role: str) -> str:
+        if role not in ROLES:
+            raise ValueError(f"must be one of {', '.join(ROLES)}")
+        return role
 
     @model_validator(mode="after")
     def _survives(self) -> Self:
         check_json(self.model_extra)
+        if self.content is None and not (
+            self.role == "assistant" and _says_otherwise(self.model_extra or {})
+        ):
+            raise ValueError("content is missing; only an assistant's may be, beside tool_calls")
         return self
+
+
+def _says_otherwise(extra: Mapping[str, Any] | None) -> bool:
+    return any(
+        (extra or {}).get(name) for name in ("tool_calls", "function_call", "reasoning_content", "refusal")
+    )
 
 
 def _one_or_many(value: object) -> object:
@@ -221,14 +307,17 @@ class Job(_Wire):
         return 0
 
 
-def invalid(error: ValidationError) -> InvalidJob:
-    """What is wrong first of all, without what may be secret."""
+def invalid(error: ValidationError, within: tuple[str, ...] = ()) -> InvalidJob:
+    """What is wrong first of all, without what may be secret; `within` is where the fields stand in a job."""
     first = error.errors(include_url=False)[0]
-    location = tuple(shown_name(str(part)) for part in first["loc"])
-    reason = first["msg"].removeprefix("Value error, ")
+    location = tuple(shown_name(str(part)) for part in (*within, *first["loc"]))
+    reason = in_words(first)
     if location and first["type"] != "missing" and "secret" not in location:
         known = first["type"] != "extra_forbidden"
         reason += f" (got {shown_in_error(location, first['input'], known=known)})"
+        if not known:
+            fields = Webhook.model_fields if location[0] == "webhook" else Job.model_fields
+            reason += did_you_mean(location[-1], fields)
     if location and location[0] == "n":
         reason += "; enqueue several jobs with enqueue_many for several answers"
     return InvalidJob(".".join(location) or "job", reason)

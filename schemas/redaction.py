@@ -60,7 +60,7 @@ def shown_in_error(location: Sequence[str], value: Any, *, known: bool = True) -
     if known and isinstance(value, str):
         if location[0] in _QUOTED and not _SECRET.search(value):
             return shortened(repr(value))
-        if location[0] == "webhook" and _WORD.fullmatch(value):
+        if (location[0] == "webhook" or location[-1] == "role") and _WORD.fullmatch(value):
             return repr(value)
         if location[:2] == ("webhook", "url") and (place := _PLACE.fullmatch(value)):
             return repr(place[1])

@@ -38,12 +38,12 @@ def test_each_bad_request_is_refused_by_name_and_good_ones_go_on(worker, redis):
 
     too_long = client.enqueue(prompt_token_ids=[5] * 5000, model="demo")
     bad_token = client.enqueue(prompt_token_ids=[5, 999_999], model="demo")
-    bad_role = client.enqueue(messages=[{"role": "wizard", "content": "hi"}], model="demo")
+    bad_role = client.enqueue(messages=[{"role": "observation", "content": "hi"}], model="demo")
     good = client.enqueue(**GOOD)
     for job, reason, words in (
         (too_long, "context_length", "5000 tokens"),
         (bad_token, "invalid_job", "999999"),
-        (bad_role, "template_error", "wizard"),
+        (bad_role, "template_error", "observation"),
     ):
         with pytest.raises(JobFailed, match=words) as failed:
             job.result(timeout_s=30)

@@ -110,9 +110,9 @@ async def test_every_hostile_line_is_answered_beside_the_good_ones(
 def test_each_item_is_an_outcome_whatever_it_is(client: Client) -> None:
     recursive: list[Any] = []
     recursive.append(recursive)
-    changed = Job.make(model="m", messages=[{"role": "user", "content": [{"a": 1}]}])
-    assert changed.messages is not None
-    changed.messages[0].content[0]["a"] = "\ud800"  # type: ignore[index]
+    changed = Job.make(model="m", messages=[{"role": "user", "content": "x"}], tools=[{"a": 1}])
+    assert changed.tools is not None
+    changed.tools[0]["a"] = "\ud800"
     bad: list[Any] = [
         None,
         7,

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from ...schemas.target import NAME, Refused, Target
 from .addresses import Address, is_public, literal, plain
-from .target import NAME, Refused, Target
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses of a host name, for a port; raises `OSError` when there are none."""

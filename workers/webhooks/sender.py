@@ -20,8 +20,8 @@ from enum import StrEnum
 import httpcore
 
 from ...schemas.signing import sign
+from ...schemas.target import Refused, Target
 from .guard import Guard, GuardedBackend
-from .target import Refused, Target
 
 LONGEST_RETRY_AFTER_S = 86_400.0
 """A receiver may ask for no longer silence than the schedule itself has."""

@@ -1,10 +1,11 @@
 """A webhook's URL taken apart, once, so that what is judged is what is connected to."""
 
 import re
+import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})*\.?")
 """A host name in lower case, or an IPv4 address in any spelling."""
 
 _PORT_OF = {"http": 80, "https": 443}
@@ -57,3 +58,19 @@ class Target:
         """The value of the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORT_OF["https" if self.secure else "http"] else f"{host}:{self.port}"
+
+
+def check_url(url: str) -> None:
+    """Refuse a URL that nothing can ever be sent to, whatever an operator allows.
+
+    Raises:
+        Refused: saying why.
+    """
+    target = Target.of(url)
+    if target.port == 0:
+        raise Refused("the URL's port is 0")
+    if re.search(r"^[^:]*(?:^|\.)(\d+|0x[0-9a-f]*)\.?$", target.host):  # what ends in a number is an address
+        try:
+            socket.inet_aton(target.host.removesuffix("."))
+        except OSError:
+            raise Refused("the URL's host is not a valid address") from None
