@@ -5,7 +5,13 @@ import zipfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "src" / "headrace"
-DATA = ("schemas/scripts/*.lua", "kernels/csrc/*", "workers/demo_model/*", "py.typed")
+DATA = (
+    "schemas/scripts/*.lua",
+    "schemas/scripts/lib/*.lua",
+    "kernels/csrc/*",
+    "workers/demo_model/*",
+    "py.typed",
+)
 MAX_BYTES = 20 * 2**20
 
 

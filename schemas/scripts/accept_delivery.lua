@@ -1,5 +1,6 @@
 -- An outbox entry becomes a delivery: from now on it is tried until it ends, whatever becomes of the job's record.
 -- The entry goes with it, unless more follows from it (`keep_entry`); its delivery is made once all the same.
+-- uses: outbox deliveries
 local entry, id, endpoint, retention_ms, per_endpoint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local keep_entry = ARGV[6] == '1'
 local MAX_FORGOTTEN = 100  -- deliveries whose retention has ended, for each that comes

@@ -1,5 +1,6 @@
 -- Publish new tokens of running jobs and renew their leases. ARGV: lease_ms, then per job
 -- id, fence, from, to, payload ('' renews only). One answer a job, in order.
+-- uses: queue log
 allow_when_full()
 local now, lease_ms, answers = now_ms(), tonumber(ARGV[1]), {}
 

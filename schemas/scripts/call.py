@@ -1,6 +1,7 @@
 """Sending scripts to Redis: by hash, alone or pipelined, from sync and async code."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,11 +18,12 @@ R = TypeVar("R")
 Arg = str | bytes | int | float
 
 _FOLDER = Path(__file__).parent
+_USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua file behind the shared prelude."""
+    """A Lua file behind the libraries that it uses."""
 
     name: str
     source: str
@@ -30,9 +32,25 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script in `<name>.lua`."""
-    source = (_FOLDER / "prelude.lua").read_text() + "\n" + (_FOLDER / f"{name}.lua").read_text()
+    """The script in `<name>.lua`.
+
+    Redis runs all of a script's source at each call: what a library defines costs every script that uses it.
+    """
+    parts: dict[Path, str] = {}
+    _add(_FOLDER / f"{name}.lua", parts)
+    source = "\n".join(parts.values())
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _add(path: Path, parts: dict[Path, str]) -> None:
+    """Add a file behind the libraries that its line `-- uses: ` names, and those that they use."""
+    lua = path.read_text()
+    uses = _USES.search(lua)
+    for name in uses[1].split() if uses else ():
+        library = _FOLDER / "lib" / f"{name}.lua"
+        if library not in parts:
+            _add(library, parts)
+    parts[path] = lua
 
 
 @dataclass(frozen=True, slots=True)

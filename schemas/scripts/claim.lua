@@ -1,6 +1,7 @@
 -- Take as many jobs as fit the worker's free KV pages, most urgent first, and no job that does not fit.
 -- The first head that does not fit ends the claim. It leaves its lane and is held for this worker, which takes
 -- nothing before it that is not more urgent; other workers pass it over, unless they have the room.
+-- uses: ends
 local worker, nonce, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local budget, slots, page_size = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local capacity, output_ratio, tokens_per_byte = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])

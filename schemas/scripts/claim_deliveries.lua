@@ -3,6 +3,7 @@
 -- free (`limit`, less what is taken) a tenant gets some while it has at most three times as many under way; of what it
 -- gets, an origin while it has at most twice as many; and an origin, whoever it is for, at most as many as are free.
 -- So a tenant has three quarters at most, an origin half, and several come to equal shares, with room for the next.
+-- uses: deliveries
 local limit, lease_ms, nonce, per_endpoint = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local tenants, at_origins, origins = {}, {}, {}  -- the sender's attempts under way
 local first_origin = 6 + 3 * ARGV[5]

@@ -1,4 +1,5 @@
 -- Throw a dead letter away, with what was kept of its job for it.
+-- uses: base
 local entry_id = ARGV[1]
 local found = redis.call('XRANGE', key('dead'), entry_id, entry_id)[1]
 if not found then return 'missing' end

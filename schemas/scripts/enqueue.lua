@@ -1,4 +1,5 @@
 -- Accept a job, exactly once for its id and for its idempotency key, or refuse it with the reason.
+-- uses: jobs
 local id, spec, class, tenant = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local prompt_tokens, prompt_bytes, max_tokens, v = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local idem_key, body_hash, idem_ms = ARGV[9], ARGV[10], ARGV[11]

@@ -1,4 +1,5 @@
 -- End a running job: last tokens, terminal state, result, end marker and all effects in one step.
+-- uses: ends
 local id, fence, from, to, payload = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local state, output, error, end_payload = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local prompt_tokens = tonumber(ARGV[10] or 0)

@@ -3,6 +3,7 @@
 -- which jobs with tokens it can go on with.
 -- The answer is in how many ms it is to end by itself, if somebody has asked it to, and which other models were
 -- served under the same name within the last seconds.
+-- uses: workers
 local HEARD_OF_MS = 10 * 1000
 
 allow_when_full()

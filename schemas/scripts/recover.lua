@@ -1,5 +1,6 @@
 -- A worker's process has ended: take its jobs back now instead of when their leases lapse, at most `limit` a call.
 -- The answer says how many that was, and how many are left for the next call.
+-- uses: deaths
 local worker, blamed = ARGV[1], ARGV[2] == '1'
 local suspect_margin, dead_retention_ms, how, limit = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local most_attempts = tonumber(ARGV[7])

@@ -1,4 +1,5 @@
 -- Give a running job back with its progress. It goes ahead of the lanes and no attempt is counted.
+-- uses: ends
 local id, fence, from, to, payload = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local prompt_tokens, reason = ARGV[6], ARGV[7]
 

@@ -1,4 +1,5 @@
 -- Send a delivery again, from the start of its schedule, because somebody says so: its endpoint is there again.
+-- uses: deliveries
 local id, per_endpoint = ARGV[1], tonumber(ARGV[2])
 local known = redis.call('HMGET', key('delivery', id), 'endpoint', 'retention_ms', 'tenant')
 local endpoint, now = known[1], now_ms()

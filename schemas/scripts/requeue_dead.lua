@@ -1,4 +1,5 @@
 -- Give a dead letter another life, with its progress or from scratch.
+-- uses: jobs log
 local entry_id, from_scratch = ARGV[1], ARGV[2] == '1'
 local found = redis.call('XRANGE', key('dead'), entry_id, entry_id)[1]
 if not found then return 'missing' end

@@ -1,4 +1,5 @@
 -- Note what became of an attempt, for the delivery and for its endpoint.
+-- uses: deliveries
 local id, fence, state, delay_ms, attempt = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local gone, retention_ms, per_endpoint = ARGV[6] == '1', ARGV[7], tonumber(ARGV[8])
 

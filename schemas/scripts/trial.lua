@@ -2,6 +2,7 @@
 -- any. One worker of the queue is asked at a time. ARGV: the worker, its lease in ms, the newest schema version that it
 -- reads, its model's fingerprint, and the classes of which it can try jobs now. What is listed as held by the worker is
 -- kept for as long as its leases at least.
+-- uses: queue workers
 local worker, lease_ms, max_v, fingerprint = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local classes = {unpack(ARGV, 5)}
 

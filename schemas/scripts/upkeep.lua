@@ -1,6 +1,7 @@
 -- What time does: due delayed jobs, passed deadlines, lapsed leases, dead workers; and tenants that were parked
 -- under a policy that may have changed. Anybody may run it, any number of times; at most `limit` items of each kind
 -- a call (the count of jobs that wait is of `limit` tenants a class at most).
+-- uses: deaths
 local limit, suspect_margin = tonumber(ARGV[1]), tonumber(ARGV[2])
 local worker_ms, dead_retention_ms, lease_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local most_attempts, model_grace_ms, on_model_change = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]

@@ -208,7 +208,7 @@ def _watched_pipeline(
 def known_scripts() -> dict[str, str]:
     """The names of headrace's scripts and Celery's, by source; a Redis that knows them all is asked once."""
     files = Path(scripts.__file__).parent.glob("*.lua")
-    ours = {script(file.stem).source: file.stem for file in files if file.stem != "prelude"}
+    ours = {script(file.stem).source: file.stem for file in files}
     theirs = {
         source: name.removesuffix("_LUA").lower()
         for name, source in vars(celery.backends.redis).items()

@@ -207,8 +207,7 @@ def _prepare(redis: Any) -> None:
 
     redis.hset(keys.tenants(), mapping={VERSION: 1, "z": TenantPolicy(weight=2).to_wire()})
     for path in sorted(Path(scripts.__file__).parent.glob("*.lua")):
-        if path.stem != "prelude":
-            redis.script_load(script(path.stem).source)
+        redis.script_load(script(path.stem).source)
 
 
 @pytest.fixture

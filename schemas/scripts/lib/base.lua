@@ -1,0 +1,80 @@
+-- Shared by every script: names, time, records.
+-- Rules: KEYS[1] is the tag's prefix and every key is derived from it (one Redis Cluster slot); time is
+-- Redis's own; a script first decides, then writes, so that an error never leaves half a move behind.
+
+local function key(...) return KEYS[1] .. ':' .. table.concat({...}, ':') end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- Redis's clock may have been ahead for a while, as after a failover to a machine where it is wrong. No moment is
+-- believed that lies further ahead than those of its kind ever do; nil for one that does.
+local function believed(moment, latest)
+  moment = tonumber(moment)
+  return moment and moment <= latest and moment or nil
+end
+
+-- The longest lease that any worker of the queue has, who all say so with their upkeep.
+local function longest_lease(lease_ms)
+  return math.max(lease_ms, tonumber(redis.call('HGET', key('pulse'), 'lease_ms') or 0))
+end
+
+local GROUP, CONSUMER = 'workers', 'workers'  -- one consumer: leases say who runs a job, not the group
+local MAX_BELLS = 64                          -- more wake-ups than this at once tell idle workers nothing new
+
+local CLASSES = {'interactive', 'standard', 'batch'}  -- most urgent first
+
+local IS_CLASS = {interactive = true, standard = true, batch = true}
+
+local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = true}
+
+-- Redis refuses a script's first write when memory is full, unless that write can't grow memory. Moves that
+-- let work go on and memory shrink begin with one that can't, so that running jobs finish on a full Redis.
+local function allow_when_full() redis.call('DEL', key('full')) end
+
+-- The record's fields that scripts count with. Where somebody else wrote no number there, or took one away that every
+-- job has, this stands for it: the damage of one job stops nobody's script.
+local NUMBERS = {v = '1', prompt_tokens = '0', prompt_bytes = '0', max_tokens = '1', max_attempts = '3',
+  retention_ms = '86400000', offset = 'damaged'}
+for _, name in ipairs({'attempts', 'suspect', 'epoch', 'max_runtime_ms', 'deadline_ms', 'enqueued_ms', 'passed',
+  'charged'}) do
+  NUMBERS[name] = false
+end
+
+local function is_count(value) return value == '0' or #value < 16 and string.match(value, '^[1-9]%d*$') end
+
+-- A record that is no hash is no record.
+local function fields_of(id, ...)
+  local names, values, out = {...}, redis.pcall('HMGET', key('job', id), ...), {}
+  if values.err then return out end
+  local known = false
+  for i, name in ipairs(names) do
+    out[name] = values[i] or nil
+    known = known or out[name] ~= nil
+  end
+  for _, name in ipairs(known and names or {}) do
+    local value, instead = out[name], NUMBERS[name]
+    if name == 'class' then
+      out.class = IS_CLASS[value] and value or 'standard'  -- or nobody would serve it
+    elseif instead ~= nil and value and not is_count(value) or instead and not value and name ~= 'offset' then
+      out[name] = instead or nil
+    end
+  end
+  return out
+end
+
+local function to_fields(flat)
+  local out = {}
+  for i = 1, #flat, 2 do out[flat[i]] = flat[i + 1] end
+  return out
+end
+
+local function ring()
+  if redis.call('LLEN', key('bell')) < MAX_BELLS then redis.call('LPUSH', key('bell'), 1) end
+end
+
+local function number(value) return tonumber(value or 0) or 0 end
+
+local function due(job, now) return job.deadline_ms and tonumber(job.deadline_ms) <= now end

@@ -1,0 +1,63 @@
+-- Jobs whose worker died.
+-- uses: ends
+
+local MAX_DEATHS = 32   -- remembered of a job
+local MAX_DOUBLINGS = 3  -- of the margin: a job whose log lags far behind its tokens is met with in a few rounds
+
+-- Adds a death to a job's history, which a damaged record begins again. Gives the JSON and the number of deaths.
+local function remember(history, death)
+  local fine, deaths = pcall(cjson.decode, history or '[]')
+  if not fine or type(deaths) ~= 'table' then deaths = {} end
+  while #deaths >= MAX_DEATHS do table.remove(deaths, 1) end
+  deaths[#deaths + 1] = death
+  return cjson.encode(deaths), #deaths
+end
+
+-- Whether nothing but this job can have ended its worker. A suspect runs alone until its log is past what makes it
+-- one; of any other job it is known by what the worker holds. Those of a worker whose list is gone had company.
+local function was_alone(id, job)
+  if job.suspect then return true end
+  local held = key('held', job.worker or '')
+  return redis.call('ZCARD', held) == 1 and redis.call('ZSCORE', held, id) ~= false
+end
+
+-- A running job whose worker is dead. Where it was alone there, that is an attempt of it; in company nobody knows
+-- who it was, and nobody pays for it. It goes on elsewhere, as a suspect, which is tried alone, when it may have been
+-- the cause: when its worker's end is blamed on what it ran, or when this is not the first worker that it lost.
+local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, most_attempts, now)
+  local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
+    'history', 'suspect')
+  if job.state ~= 'running' then
+    if TERMINAL[job.state] then complete_end(id) end
+    redis.call('ZREM', key('leases'), id)
+    return nil
+  end
+  local alone, worker, offset = was_alone(id, job), job.worker or '', number(job.offset)
+  local history, deaths =
+    remember(job.history, {worker = worker, at_ms = now, how = how, offset = offset, alone = alone})
+  local attempts = tonumber(job.attempts or 0) + (alone and 1 or 0)
+  if redis.call('ZCARD', key('held', worker)) > 1 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
+  if job.suspect then
+    redis.call('HSET', key('pulse'), 'trial_died_ms', now)
+    if who_tries() == worker then redis.call('DEL', key('trial')) end
+  end
+  if job.cancel then
+    end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now, 'attempts', attempts, 'history', history)
+    return 'cancelled'
+  end
+  if alone and attempts >= math.min(tonumber(job.max_attempts), most_attempts) then
+    local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
+    redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
+      'attempts', attempts, 'worker', worker, 'offset', offset, 'history', history)
+    end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',
+      dead_retention_ms, now, 'attempts', attempts, 'history', history)
+    return 'dead'
+  end
+  if blamed or deaths > 1 then
+    local margin = suspect_margin * 2 ^ math.max(0, math.min(deaths - 2, MAX_DOUBLINGS))
+    requeue(id, 'suspects', 'attempts', attempts, 'history', history, 'suspect', offset + margin)
+  else
+    requeue(id, 'retry', 'attempts', attempts, 'history', history)
+  end
+  return 'recovered'
+end

@@ -1,0 +1,87 @@
+-- The ends of jobs.
+-- uses: jobs log outbox
+
+local function note_pace(class, now)
+  local pace = to_fields(redis.call('HGETALL', key('pace', class)))
+  local interval = pace.at and math.max(0, math.min(now - tonumber(pace.at), 60000)) or 1000
+  local mean = pace.mean and (0.9 * tonumber(pace.mean) + 0.1 * interval) or interval
+  redis.call('HSET', key('pace', class), 'at', now, 'mean', string.format('%.3f', mean))
+end
+
+-- Text, token ids and their number of a log whose chunks are all as workers write them; nil of any other. Nothing is
+-- decoded that need not be: a log may be as long as the model's context.
+local function output_as_written(log)
+  local text, ids, count = {}, {}, 0
+  for i, event in ipairs(log) do
+    local piece, tokens = string.match(event, '^{"offset":%d+,"text":"(.-)","token_ids":%[([%d,]+)%]')
+    if not piece then return nil end
+    text[i], ids[i] = piece, tokens
+    count = count + 1
+    if string.find(tokens, ',', 1, true) then count = count + select(2, string.gsub(tokens, ',', '')) end
+  end
+  local whole = '"' .. table.concat(text) .. '"'
+  if pcall(cjson.decode, '[' .. whole .. ']') then return whole, table.concat(ids, ','), count end
+end
+
+local function output_as_it_can_be_read(log)
+  local text, tokens = {}, {}
+  for _, event in ipairs(log) do
+    pcall(function()
+      local chunk = cjson.decode(event)
+      text[#text + 1] = (chunk.text or '') .. ''
+      for _, token in ipairs(chunk.token_ids or {}) do tokens[#tokens + 1] = string.format('%d', token) end
+    end)
+  end
+  return cjson.encode(table.concat(text)), table.concat(tokens, ','), #tokens
+end
+
+-- What a job that ends without a worker has to show: the text and tokens of its log, as far as it can be read.
+local function output_so_far(id, finish_reason)
+  local log = log_of(id)
+  local text, ids, count = output_as_written(log)
+  if not text then text, ids, count = output_as_it_can_be_read(log) end
+  return '{"text":' .. text .. ',"token_ids":[' .. ids .. '],"finish_reason":"' .. finish_reason
+    .. '","usage":{"completion_tokens":' .. count .. '}}'
+end
+
+-- A job that has ended is nowhere any more; `before` is what its record said when it had not.
+local function leave_all(id, before)
+  leave_queue(id, before)
+  stop_running(id, before.tenant, before.worker)
+  leave_delayed(id, before.class, before.tenant)
+  redis.call('ZREM', key('deadlines'), id)
+  redis.call('HDEL', key('job', id), 'stream', 'entry', 'fence', 'cancel', 'suspect')
+end
+
+-- What an end that was interrupted has left.
+local function complete_end(id) leave_all(id, fields_of(id, 'worker', unpack(PLACE))) end
+
+-- The one way into a terminal state: result, end marker, acknowledgement, lease, outbox and retention. Further fields
+-- are written with the state.
+local function end_job(id, state, output, error, end_payload, retention_ms, now, ...)
+  local job = fields_of(id, 'offset', 'events', 'worker', unpack(PLACE))
+  settle(id, state == 'failed' and not job.offset)
+  if not publish(id, number(job.offset) .. '-1', end_payload) then  -- a damaged log can't keep a job from ending
+    redis.call('PUBLISH', key('chan', id), end_payload)
+  end
+  notify(id, job.events, 'job.' .. state, now)
+  keep_ended(id, retention_ms, now)
+  if error ~= '' then redis.call('HSET', key('job', id), 'error', error) end
+  redis.call('HSET', key('job', id), 'state', state, 'result', output, 'finished_ms', now, ...)
+  leave_all(id, job)
+  note_pace(job.class, now)
+end
+
+-- The same for a job that ends where no worker has its text: cancelled, expired or dead in the queue.
+local function end_unattended(id, state, reason, error, retention_ms, now, ...)
+  local offset = number(fields_of(id, 'offset').offset)
+  local end_payload = '{"offset":' .. offset .. ',"end":"' .. state .. '","finish_reason":"' .. reason .. '"'
+    .. (error ~= '' and (',"error":' .. error) or '') .. '}'
+  end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now, ...)
+end
+
+local LOG_LOOK = 512  -- tokens of a log whose result is put together cost a call as much as one look more
+
+local function looks_for(job) return 1 + math.floor(number(job.offset) / LOG_LOOK) end
+
+local function retention_of(id) return fields_of(id, 'state', 'retention_ms').retention_ms end

@@ -1,0 +1,60 @@
+-- The token log of a job.
+-- uses: base
+
+-- The events of a job's log; none when the key was damaged from outside.
+local function log_of(id)
+  local log, entries = {}, redis.pcall('XRANGE', key('out', id), '-', '+')
+  if entries.err then return log end
+  for _, entry in ipairs(entries) do
+    local fields = entry[2]
+    log[#log + 1] = fields[1] == 'event' and fields[2] or to_fields(fields).event
+  end
+  return log
+end
+
+-- Whether the entry is in the log already: an earlier try was interrupted.
+local function is_in_log(id, entry_id, payload)
+  local found = redis.pcall('XRANGE', key('out', id), entry_id, entry_id)
+  return not found.err and found[1] ~= nil and to_fields(found[1][2]).event == payload
+end
+
+-- Adds to the log first, so that the live never see what a reader of the log won't. False for a damaged log.
+local function publish(id, entry_id, payload)
+  local added = redis.pcall('XADD', key('out', id), entry_id, 'event', payload)
+  if type(added) == 'table' and added.err and not is_in_log(id, entry_id, payload) then return false end
+  redis.call('PUBLISH', key('chan', id), payload)
+  return true
+end
+
+-- From its first token on a job belongs to the model that made it.
+local function note_first_token(id, now)
+  local model = fields_of(id, 'worker_fingerprint').worker_fingerprint
+  redis.call('HSET', key('job', id), 'first_token_ms', now)
+  if model then
+    redis.call('HSET', key('job', id), 'fingerprint', model)
+  else
+    redis.call('HDEL', key('job', id), 'fingerprint')
+  end
+end
+
+-- Forgets all tokens of a job that waits. Who reads it live is sent a chunk that follows on nothing, and so reads
+-- the log again and finds it begun from scratch.
+local function start_over(id)
+  local restarts = (tonumber(fields_of(id, 'restarts').restarts) or 0) + 1
+  redis.call('HSET', key('job', id), 'restarts', restarts)
+  redis.call('DEL', key('out', id))
+  redis.call('HDEL', key('job', id), 'offset', 'first_token_ms', 'fingerprint', 'mixed')
+  redis.call('PUBLISH', key('chan', id), '{"offset":9007199254740991,"text":"","restarts":' .. restarts .. '}')
+end
+
+-- Writes tokens from..to of a job's log. Gives nil, also for a chunk that is there already (the caller's last
+-- reply was lost), or the refusal: the log does not reach `from`, or ends inside the chunk, or is damaged.
+local function append(id, stored_offset, from, to, payload, now)
+  local offset = tonumber(stored_offset or 0)
+  if not offset then return 'damaged' end
+  if payload == '' or to <= offset then return nil end
+  if from ~= offset then return 'behind ' .. offset end
+  if not publish(id, to .. '-0', payload) then return 'damaged' end
+  if offset == 0 then note_first_token(id, now) end
+  redis.call('HSET', key('job', id), 'offset', to)
+end
