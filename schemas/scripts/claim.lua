@@ -340,7 +340,6 @@ if not tried then
     if not blocked then serve_lanes(class) end
     if blocked or looks < 1 then break end
   end
-  if company and #taken > 0 then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
   if others_first and #taken == 0 and not blocked then tried = try_suspect() end
 end
 if #taken > 0 then

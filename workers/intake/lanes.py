@@ -23,7 +23,7 @@ from ...schemas.job import JobClass
 from ...schemas.scripts import ClaimedJob
 from ...schemas.wire import WireJob
 from ..running_job import RunningJob
-from ..text import TextStream, TokenText
+from ..text import TextStream, TokenizerError, TokenText
 from . import frames, token_log
 from .places import Places
 from .prepared import Asked, Prepared
@@ -183,15 +183,11 @@ class Intake:
         while (ticket := queue.get()) is not None:
             if not ticket.running.preparing:  # given back meanwhile, or cancelled
                 continue
-            self._busy_since[kind] = time.monotonic()
             try:
-                if place is not None and frames.is_gone(place):
-                    place.close()
-                    place = None
-                if place is None:
-                    place = self._places.fork(kind)
-                    place.settimeout(self._most_s + GRACE_S)
-                self._finish(ticket, self._read(place, ticket))
+                asked = self._ask(ticket)
+                self._busy_since[kind] = time.monotonic()  # the wait for a Redis that is away is not its own
+                place = self._living(place, kind)
+                self._finish(ticket, self._read(place, asked))
             except _PlaceEnded as ended:
                 if place is not None:
                     place.close()
@@ -201,13 +197,32 @@ class Intake:
                 log.exception("intake_failed", job=ticket.running.job_id)
                 self._finish(ticket, _failed(f"the job can't be read: {type(error).__name__}: {error}"))
             finally:
-                del self._busy_since[kind]
+                self._busy_since.pop(kind, None)
         if place is not None:
             place.close()
 
-    def _read(self, place: socket.socket, ticket: _Ticket) -> Prepared:
+    def _living(self, place: socket.socket | None, kind: bytes) -> socket.socket:
+        """The place, or a new one where it has ended; that none can be had is no job's doing."""
+        if place is not None and not frames.is_gone(place):
+            return place
+        if place is not None:
+            place.close()
+        while not self._closing.is_set():
+            try:
+                place = self._places.fork(kind)
+            except (OSError, TokenizerError) as error:
+                log.warning("intake_awaited", reason=str(error))
+                self._closing.wait(RETRY_S)
+            else:
+                place.settimeout(self._most_s + GRACE_S)
+                return place
+        raise _PlaceEnded("", 0.0)
+
+    def _ask(self, ticket: _Ticket) -> Asked:
         events, offset = self._log_of(ticket)
-        asked = Asked(ticket.claimed.job_id, ticket.claimed.spec, self._context_tokens, offset, events)
+        return Asked(ticket.claimed.job_id, ticket.claimed.spec, self._context_tokens, offset, events)
+
+    def _read(self, place: socket.socket, asked: Asked) -> Prepared:
         started, at = time.monotonic(), ""
         try:
             frames.send(place, asked.to_wire())

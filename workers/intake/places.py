@@ -71,17 +71,24 @@ class Places:
         Raises:
             OSError, TokenizerError: none could be had.
         """
-        ours, theirs = socket.socketpair()
-        with theirs, self._lock:
+        with self._lock:
             try:
-                self._await()
-                socket.send_fds(self._control, [kind], [theirs.fileno()])
+                return self._fork(kind)
             except (OSError, TokenizerError):
                 log.warning("intake_process_lost", pid=self.process.pid)
                 self.close()
                 self._launch()
-                self._await()
+                return self._fork(kind)
+
+    def _fork(self, kind: bytes) -> socket.socket:
+        self._await()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
                 socket.send_fds(self._control, [kind], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
         return ours
 
     def _await(self) -> None:

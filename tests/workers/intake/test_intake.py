@@ -4,15 +4,17 @@ import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from headrace.schemas.errors import BrokerUnavailable
 from headrace.schemas.events import chunk_payload
 from headrace.schemas.keys import Tag
-from headrace.workers.intake import token_log
+from headrace.workers.intake import lanes, token_log
 from headrace.workers.models import resolve_model
 from headrace.workers.text import TextStream, Tokenizer
 
@@ -96,6 +98,42 @@ def test_an_intake_process_that_is_killed_is_started_again(desk, eventually):
     os.kill(desk.places.process.pid, signal.SIGKILL)
     desk.put(spec_of())
     assert wait_for(eventually, desk, 1)[0].request
+
+
+def test_jobs_wait_for_an_intake_process_that_can_not_start(open_desk, eventually, looping):
+    desk, folder = open_desk(looping), Path(looping)
+    away, first = folder.rename(folder.with_name("away")), desk.places.process.pid
+    os.kill(first, signal.SIGKILL)
+    desk.put(spec_of())
+    eventually(lambda: desk.places.process.pid != first, 60)
+    second = desk.places.process.pid
+    eventually(lambda: desk.places.process.pid != second, 60)
+    assert desk.taken() == []
+    away.rename(folder)
+    assert wait_for(eventually, desk, 1)[0].request
+
+
+def test_intake_is_not_late_while_a_log_waits_for_redis(desk, eventually, redis, monkeypatch):
+    tries, away = [], threading.Event()
+
+    def pages(*args: Any) -> Any:
+        tries.append(away.is_set())
+        if away.is_set():
+            raise BrokerUnavailable("away")
+        return real(*args)
+
+    real = token_log.pages
+    monkeypatch.setattr(token_log, "pages", pages)
+    away.set()
+    desk.put(spec_of(), offset=3, job_id="waits")
+    eventually(lambda: len(tries) > 2)
+    with monkeypatch.context() as patience:
+        patience.setattr(lanes, "GRACE_S", -60.0)  # any job that is being read would be late
+        assert desk.intake.overdue_s() == 0.0
+    redis.xadd(Tag("demo").out("waits"), {"event": chunk_payload(3, "abc", [5, 6, 7], None)}, id="3-0")
+    away.clear()
+    assert wait_for(eventually, desk, 1)[0].request.output_ids == [5, 6, 7]
+    redis.delete(Tag("demo").out("waits"))
 
 
 def test_what_tells_a_service_to_stop_does_not_end_intake(desk, eventually):
