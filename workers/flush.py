@@ -59,6 +59,7 @@ class Flush:
         claim: what can be taken now, and from which queue.
         facts: what the worker says of itself; None sends no heartbeat.
         trials: classes of which this worker, which holds jobs, can try suspects; None asks nothing.
+        tokens_per_byte: of prompts that nobody has counted, where it asks for them.
         upkeep: do the queue's upkeep too.
         wait_s: nothing runs here: wait this long for the bell first.
     """
@@ -69,6 +70,7 @@ class Flush:
     claim: tuple[Tag, ClaimRequest] | None = None
     facts: Mapping[str, str | int] | None = None
     trials: Sequence[JobClass] | None = None
+    tokens_per_byte: float = 0.5
     upkeep: bool = False
     wait_s: float = 0.0
 
@@ -236,7 +238,8 @@ class Queue:
 
         for tag in self.tags:
             if flush.trials is not None:
-                call = trial(tag, self.worker_id, self.lease_ms, flush.trials, self.fingerprint)
+                ratio = flush.tokens_per_byte
+                call = trial(tag, self.worker_id, self.lease_ms, flush.trials, self.fingerprint, ratio)
                 pipeline.add(call, partial(asked, tag))
             if flush.facts is not None:
                 pipeline.add(heartbeat(tag, self.worker_id, flush.facts), beaten)

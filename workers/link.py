@@ -252,6 +252,7 @@ class Link:
             if self._roster:
                 can_not = self.closing or self._roster.on_trial or try_next
                 flush.trials = () if can_not else self._settings.classes
+                flush.tokens_per_byte = self._roster.estimates.prompt_ratio
         if now >= self._upkept + self._upkeep_s:
             self._upkept = now + self._upkeep_s * random.uniform(-0.2, 0.2)
             flush.upkeep = True

@@ -189,14 +189,15 @@ class Runner:
     def _facts(self) -> Mapping[str, str | int]:
         """What the worker says of itself in its heartbeat."""
         stats = self._engine.stats()
-        return {
+        capacity = {} if self._link.closing else {"capacity_tokens": self._engine.capacity_tokens}
+        return {  # who claims no more is not waited for by smaller workers
+            **capacity,
             "model": self._served_name,
             "pages_total": stats.pages_total,
             "pages_free": stats.pages_free,
             "running": stats.running,
             "waiting": stats.waiting,
             "max_batch_size": self._settings.max_batch_size,
-            "capacity_tokens": self._engine.capacity_tokens,
             "classes": ",".join(self._settings.classes),
             "fingerprint": self._queue.fingerprint,
             "max_v": SCHEMA_VERSION,

@@ -26,6 +26,7 @@ end
 for i = 2, #ARGV, 5 do
   -- A job whose keys were damaged from outside answers alone; its neighbours in the batch go on.
   local fine, answer = pcall(advance, ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), ARGV[i + 4])
+  if not fine and not is_damage(answer) then error(answer, 0) end
   answers[#answers + 1] = fine and answer or 'damaged'
 end
 return answers

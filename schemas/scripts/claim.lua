@@ -13,6 +13,7 @@ local classes = {unpack(ARGV, 18)}
 
 local MAX_LOOKS = 64   -- at what starts nothing: ended or broken heads, empty lanes, tenants at their limit
 local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; then as many, from anywhere behind them
+local MAX_PASSED = 32  -- jobs a class that have run, or were set aside, and are for other workers
 local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so that what is behind them goes on
 local MAX_UNFIT = 2    -- jobs a claim that no worker can hold, to be refused: reading them is work too
 local PAGE = 16
@@ -22,6 +23,7 @@ allow_when_full()
 local now = now_ms()
 local taken, blocked = {}, nil
 local looks, cleared, unfit, passed = MAX_LOOKS, 0, MAX_UNFIT, false
+local left_to_others = 0  -- of a class
 
 local larger_than_this = {}  -- by class and model
 
@@ -31,10 +33,7 @@ local function is_left_to_larger(class, model)
   return larger_than_this[name]
 end
 
-local function prompt_of_entry(entry)
-  local tokens = tonumber(entry.prompt_tokens)
-  return tokens > 0 and tokens or math.ceil(tonumber(entry.prompt_bytes) * tokens_per_byte)
-end
+local function prompt_of_entry(entry) return prompt_of(entry, tokens_per_byte) end
 
 -- Tokens of KV that the job will hold in at most `most`, by its sizes and its progress, in whole pages.
 local function pages_of(entry, offset, most)
@@ -211,10 +210,14 @@ local function serve_all(kind, readers, most)
   while after do
     local entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', PAGE)
     for _, found in ipairs(entries) do
-      if blocked or most < 1 or looks < 1 then return end
+      if blocked or most < 1 or looks < 1 or left_to_others >= MAX_PASSED then return end
       after = found[1]
       local state, cost, id, job = look(stream, after, to_fields(found[2]), kind)
-      looked(state)
+      if state == 'full' or state == 'larger' then
+        left_to_others = left_to_others + 1
+      else
+        looked(state)
+      end
       if state == 'started' then
         most = most - 1
         if policy_of(job.tenant).max_running then redis.call('SADD', key('running', job.tenant), id) end
@@ -260,6 +263,9 @@ local function serve_lane(class, tenant)
     charge_in_advance(id, job, cost)
     if policy.max_running then redis.call('SADD', key('running', tenant), id) end
     return true
+  elseif state == 'full' and left_to_others >= MAX_PASSED then
+    passed = true
+    return false  -- enough workers make room for large jobs
   elseif state == 'full' then
     set_aside(id, job, policy, cost)
     wait_for(id, job, cost)
@@ -320,6 +326,7 @@ end
 -- A suspect is tried alone: a worker that holds nothing takes one, and nothing beside it.
 local function try_suspect()
   for _, class in ipairs(classes) do
+    left_to_others = 0
     for _, readers in ipairs(readable(class, max_v, fingerprint)) do
       serve_all('suspects', readers, 1)
       blocked = nil  -- one that does not fit a worker that holds nothing is another's to try
@@ -336,6 +343,7 @@ local others_first = suspect_slots > 0 and others_come_first(now)
 local tried = suspect_slots > 0 and not others_first and try_suspect()
 if not tried then
   for _, class in ipairs(classes) do
+    left_to_others = 0
     for _, readers in ipairs(readable(class, max_v, fingerprint)) do serve_all('retry', readers, math.huge) end
     if not blocked then serve_lanes(class) end
     if blocked or looks < 1 then break end

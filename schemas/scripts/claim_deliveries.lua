@@ -39,7 +39,7 @@ local function take_from(endpoint, most)
   redis.call('ZREMRANGEBYSCORE', sending, '-inf', now)
   if known[3] then return give_up_on(endpoint) end
   if (believed(known[2], now + MAX_PAUSE_MS) or 0) > now then return end
-  local free = at_once(tonumber(known[1] or 0), per_endpoint) - redis.call('ZCARD', sending)
+  local free = at_once(number(known[1]), per_endpoint) - redis.call('ZCARD', sending)
   local count = math.max(0, math.min(free, most))
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', now, 'LIMIT', 0, count)) do
     local delivery = key('delivery', id)
@@ -47,8 +47,8 @@ local function take_from(endpoint, most)
       redis.call('ZREM', waiting, id)
       expired[#expired + 1] = id
     else
-      local epoch = redis.pcall('HINCRBY', delivery, 'epoch', 1)
-      if type(epoch) == 'table' then  -- damaged from outside, which is no reason to leave the others
+      local epoch = attempt('HINCRBY', delivery, 'epoch', 1)
+      if not epoch then  -- damaged from outside, which is no reason to leave the others
         redis.call('HSET', delivery, 'epoch', 1)
         epoch = 1
       end

@@ -6,14 +6,19 @@ local suspect_margin, dead_retention_ms, how, limit = tonumber(ARGV[3]), tonumbe
 local most_attempts = tonumber(ARGV[7])
 
 allow_when_full()
-local now, held, count = now_ms(), key('held', worker), 0
+local now, held, count, looks = now_ms(), key('held', worker), 0, limit
 for _, id in ipairs(redis.call('ZRANGE', held, 0, limit - 1)) do
-  if fields_of(id, 'worker').worker == worker
-    and take_back(id, blamed, how, suspect_margin, dead_retention_ms, most_attempts, now) then
+  if looks < 1 then break end
+  local outcome, took
+  if fields_of(id, 'worker').worker == worker then
+    outcome, took = take_back(id, blamed, how, suspect_margin, dead_retention_ms, most_attempts, now)
+  end
+  if outcome then
     count = count + 1
   elseif id ~= ACCOMPANIED then
     unlist(id, worker)
   end
+  looks = looks - (took or 0)
 end
 forget_worker(worker)
 return {count, redis.call('ZCARD', held)}

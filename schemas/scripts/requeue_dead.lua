@@ -17,7 +17,7 @@ local offset = tonumber(job.offset or 0)
 local function take_out_end_marker()
   local last, marker = offset .. '-0', offset .. '-1'
   redis.call('XDEL', log, marker)
-  if redis.pcall('XSETID', log, last).err then
+  if not attempt('XSETID', log, last) then
     local added = to_fields(redis.call('XINFO', 'STREAM', log))['entries-added']
     redis.call('XSETID', log, marker, 'ENTRIESADDED', added, 'MAXDELETEDID', last)
     redis.call('XSETID', log, last)

@@ -31,7 +31,8 @@ if gone then
 elseif state == 'delivered' then
   redis.call('HDEL', record, 'failures', 'open_until_ms')
 elseif state ~= 'refused' then  -- which says nothing of the receiver
-  local failures = redis.call('HINCRBY', record, 'failures', 1)
+  local failures = number(redis.call('HGET', record, 'failures')) + 1
+  redis.call('HSET', record, 'failures', failures)
   if failures >= BREAKER_FAILURES then
     local pause_ms = math.min(MAX_PAUSE_MS, PAUSE_MS * 2 ^ math.min(16, failures - BREAKER_FAILURES))
     redis.call('HSET', record, 'open_until_ms', now + pause_ms)

@@ -1,10 +1,11 @@
 -- Whether a worker that holds jobs is to give them back and try suspects: one has waited for long, and nobody tries
 -- any. One worker of the queue is asked at a time. ARGV: the worker, its lease in ms, the newest schema version that it
--- reads, its model's fingerprint, and the classes of which it can try jobs now. What is listed as held by the worker is
--- kept for as long as its leases at least.
+-- reads, its model's fingerprint, what it takes a prompt to be while nobody has counted it, and the classes of which it
+-- can try jobs now. What is listed as held by the worker is kept for as long as its leases at least.
 -- uses: queue workers
 local worker, lease_ms, max_v, fingerprint = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local classes = {unpack(ARGV, 5)}
+local tokens_per_byte = tonumber(ARGV[5])
+local classes = {unpack(ARGV, 6)}
 
 local PATIENCE_MS = 2 * 1000  -- a worker that was started again for the suspects' sake comes sooner, as a rule
 local LOOKS = 16              -- at suspects of a class
@@ -17,7 +18,7 @@ local function first_for_worker(readers, class)
   local after = taken_up_to(stream)
   for _, found in ipairs(after and redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', LOOKS) or {}) do
     local entry = to_fields(found[2])
-    local most = (tonumber(entry.prompt_tokens) or 0) + (tonumber(entry.max_tokens) or 0)
+    local most = prompt_of(entry, tokens_per_byte) + number(entry.max_tokens)
     if most <= own or not is_larger then return found[1] end
   end
 end

@@ -9,16 +9,22 @@ from .call import Call, script
 
 
 def trial(
-    tag: Tag, worker_id: str, lease_ms: int, classes: Sequence[JobClass], fingerprint: str = ""
+    tag: Tag,
+    worker_id: str,
+    lease_ms: int,
+    classes: Sequence[JobClass],
+    fingerprint: str = "",
+    tokens_per_byte: float = 0.5,
 ) -> Call[bool]:
     """Whether this worker, which holds jobs, is to give them back and try suspects, one after the other.
 
     To be called with every heartbeat of a worker that holds jobs; `classes` are those of which it can try
-    jobs, none when it can't now.
+    jobs, none when it can't now; `fingerprint` and `tokens_per_byte` as in its claims.
     """
 
     def parse(reply: Any) -> bool:
         return bool(int(reply))
 
-    args = (worker_id, lease_ms, SCHEMA_VERSION, fingerprint, *(job_class.value for job_class in classes))
+    told = (worker_id, lease_ms, SCHEMA_VERSION, fingerprint, tokens_per_byte)
+    args = (*told, *(job_class.value for job_class in classes))
     return Call(script("trial"), tag.base, args, parse)

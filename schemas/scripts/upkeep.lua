@@ -99,8 +99,12 @@ end
 
 local spared = all_were_silent()
 local lapsed = spared and {} or ripe('leases', now)
+looks = limit
 for _, id in ipairs(lapsed) do
-  local outcome = take_back(id, false, 'fell silent', suspect_margin, dead_retention_ms, most_attempts, now)
+  if looks < 1 then break end
+  local outcome, took =
+    take_back(id, false, 'fell silent', suspect_margin, dead_retention_ms, most_attempts, now)
+  looks = looks - (took or 1)
   if outcome then counts[outcome] = counts[outcome] + 1 end
 end
 
@@ -135,8 +139,8 @@ local function let_all_go(stream, kind, most)
   for _ = 1, most do
     local entry_id, entry = peek(stream)
     if not entry_id then return end
-    local job = fields_of(entry.job or '', 'state', 'entry')
-    if job.state == 'queued' and job.entry == entry_id then
+    local job = fields_of(entry.job or '', 'state', 'stream', 'entry')
+    if job.state == 'queued' and job.stream == stream and job.entry == entry_id then
       let_go(entry.job, kind)
       counts.model_changed = counts.model_changed + 1
     else

@@ -176,6 +176,17 @@ def test_a_delivery_that_was_damaged_keeps_no_other_from_being_sent(sender: Send
     assert redis.hget(whole, "state") == b"delivered"
 
 
+@pytest.mark.parametrize("field", ["failures", "open_until_ms"])
+def test_an_endpoint_whose_record_was_damaged_is_sent_to_all_the_same(sender: Sender, redis, field):
+    sender.accept(("a", "https://one.example/"))
+    endpoint = TAG.endpoint(endpoint_id("a", "https://one.example/"))
+    redis.hset(endpoint, field, "x")
+    redis.expire(endpoint, 60)
+    (due,) = sender.claim()
+    run(redis, settle_delivery(due, DeliveryState.PENDING, Attempted(status=500), 60, delay_s=5))
+    assert redis.hget(endpoint, "failures") == b"1"
+
+
 def test_a_delivery_that_is_no_record_is_dropped(sender: Sender, redis):
     sender.accept(("a", "https://one.example/"))
     (damaged,) = redis.scan_iter(f"{TAG.base}:delivery:*")

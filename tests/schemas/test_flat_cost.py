@@ -158,6 +158,23 @@ def test_long_logs_are_put_together_a_few_a_call(queue, redis, by):
         assert [queue.claim().more for _ in range(4)] == [True, True, True, False]
 
 
+@pytest.mark.parametrize("by", ["recover", "upkeep"])
+def test_long_logs_of_a_dead_workers_jobs_are_put_together_a_few_a_call(queue, redis, by):
+    queue.fill(6)
+    for job in queue.claim().jobs:
+        queue.cancel(queue_advanced(queue, job).job_id)
+        redis.hset(queue.tag.job(job.job_id), "offset", 20_000)
+        redis.zadd(queue.tag.leases, {job.job_id: 1})
+    left = []
+    for _ in range(2):
+        if by == "recover":
+            queue.call(recover(queue.tag, "w", queue.settings, blamed=True))
+        else:
+            queue.upkeep()
+        left.append(redis.zcard(queue.tag.leases))
+    assert left == [3, 0]
+
+
 def queue_advanced(queue, job):
     """The job with a token in its log."""
     queue.advance(job, 0, 1)

@@ -44,6 +44,17 @@ def test_each_worker_waits_for_one_job_and_the_oldest_first(queue):
     assert queue.claimed(budget=1500, worker="two") == [second]
 
 
+def test_small_jobs_run_however_many_large_ones_others_make_room_for(queue):
+    large = [queue.add(max_tokens=1000, tenant=f"t{number}") for number in range(80)]
+    claims = [queue.claim(budget=500, worker=f"w{number}") for number in range(80)]
+    waiting = [claim for claim in claims if claim.blocked_class]
+    assert len(waiting) >= 32
+    small = queue.add(tenant="quiet")
+    assert small in [job_id for _ in range(20) for job_id in queue.claimed(budget=500, worker="free")]
+    taken = [job_id for _ in range(80) for job_id in queue.claimed(budget=1500, worker="free")]
+    assert sorted(taken) == sorted(large)
+
+
 def test_a_worker_whose_less_urgent_jobs_can_give_way_makes_the_room_itself(queue):
     job_id = queue.add(max_tokens=1000)
     queue.claim(budget=500, worker="one")

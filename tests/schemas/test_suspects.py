@@ -305,8 +305,9 @@ def test_a_busy_worker_is_asked_only_when_a_suspect_has_waited(queue, redis, sus
     assert asked(queue)
 
 
-def test_a_worker_is_not_asked_for_a_suspect_that_it_would_leave_to_a_larger_one(queue, redis):
-    large = queue.add(max_tokens=1000)
+@pytest.mark.parametrize("sizes", [{"max_tokens": 1000}, {"prompt": "never counted " * 100}])
+def test_a_worker_is_not_asked_for_a_suspect_that_it_would_leave_to_a_larger_one(queue, redis, sizes):
+    large = queue.add(**sizes)
     queue.claim(worker="dead")
     queue.recover("dead", blamed=True)
     has_waited(queue, redis, large, 3000)

@@ -89,6 +89,12 @@ def test_a_larger_worker_that_does_not_serve_the_class_is_not_waited_for(queue, 
     assert queue.claimed(**SMALL) == [job_id]
 
 
+def test_a_larger_worker_that_claims_no_more_is_not_waited_for(queue, fleet):
+    job_id = queue.add(max_tokens=1000)
+    queue.call(heartbeat(queue.tag, "large", {"model": "m"}))
+    assert queue.claimed(**SMALL) == [job_id]
+
+
 def test_a_larger_worker_that_nobody_has_on_the_list_is_not_waited_for(queue, redis):
     redis.zadd(queue.tag.capacity("standard"), {f"ghost{number}": 9000 for number in range(20)})
     job_id = queue.add(max_tokens=1000)

@@ -34,6 +34,25 @@ local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = t
 -- let work go on and memory shrink begin with one that can't, so that running jobs finish on a full Redis.
 local function allow_when_full() redis.call('DEL', key('full')) end
 
+local DAMAGE = {'WRONGTYPE', 'not an integer', 'not a valid float', 'overflow', 'ID specified', 'stream ID',
+  'last possible ID', 'attempt to ', 'bad argument'}
+
+-- Whether an error says that something was damaged from outside, and not that Redis refuses (missing rights, say).
+local function is_damage(err)
+  local reason = type(err) == 'table' and err.err or tostring(err)
+  for _, sign in ipairs(DAMAGE) do
+    if string.find(reason, sign, 1, true) then return true end
+  end
+  return false
+end
+
+-- A command's reply; nil where damage is in its way. What Redis refuses fails the script, to be sent again.
+local function attempt(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if not is_damage(reply) then error(reply.err, 0) end
+end
+
 -- The record's fields that scripts count with. Where somebody else wrote no number there, or took one away that every
 -- job has, this stands for it: the damage of one job stops nobody's script.
 local NUMBERS = {v = '1', prompt_tokens = '0', prompt_bytes = '0', max_tokens = '1', max_attempts = '3',
@@ -47,8 +66,8 @@ local function is_count(value) return value == '0' or #value < 16 and string.mat
 
 -- A record that is no hash is no record.
 local function fields_of(id, ...)
-  local names, values, out = {...}, redis.pcall('HMGET', key('job', id), ...), {}
-  if values.err then return out end
+  local names, values, out = {...}, attempt('HMGET', key('job', id), ...), {}
+  if not values then return out end
   local known = false
   for i, name in ipairs(names) do
     out[name] = values[i] or nil

@@ -24,6 +24,7 @@ end
 -- A running job whose worker is dead. Where it was alone there, that is an attempt of it; in company nobody knows
 -- who it was, and nobody pays for it. It goes on elsewhere, as a suspect, which is tried alone, when it may have been
 -- the cause: when its worker's end is blamed on what it ran, or when this is not the first worker that it lost.
+-- Gives what became of it, and the looks that this took.
 local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, most_attempts, now)
   local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
     'history', 'suspect')
@@ -43,7 +44,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
   end
   if job.cancel then
     end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now, 'attempts', attempts, 'history', history)
-    return 'cancelled'
+    return 'cancelled', looks_for(job)
   end
   if alone and attempts >= math.min(tonumber(job.max_attempts), most_attempts) then
     local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
@@ -51,7 +52,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
       'attempts', attempts, 'worker', worker, 'offset', offset, 'history', history)
     end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',
       dead_retention_ms, now, 'attempts', attempts, 'history', history)
-    return 'dead'
+    return 'dead', looks_for(job)
   end
   if blamed or deaths > 1 then
     local margin = suspect_margin * 2 ^ math.max(0, math.min(deaths - 2, MAX_DOUBLINGS))
@@ -59,5 +60,5 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
   else
     requeue(id, 'retry', 'attempts', attempts, 'history', history)
   end
-  return 'recovered'
+  return 'recovered', 1
 end

@@ -20,8 +20,8 @@ end
 -- Its origin is looked at when the first of the tenant's endpoints there is, and the tenant when the first origin is.
 local function plan_endpoint(tenant, endpoint, per_endpoint)
   local known = redis.call('HMGET', key('endpoint', endpoint), 'failures', 'open_until_ms')
-  local at = tonumber(known[2] or 0)
-  if redis.call('ZCARD', key('sending', endpoint)) >= at_once(tonumber(known[1] or 0), per_endpoint) then
+  local at = number(known[2])
+  if redis.call('ZCARD', key('sending', endpoint)) >= at_once(number(known[1]), per_endpoint) then
     at = math.max(at, tonumber(redis.call('ZRANGE', key('sending', endpoint), 0, 0, 'WITHSCORES')[2]))
   end
   local origin = string.match(endpoint, '^%x+')

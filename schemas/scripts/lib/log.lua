@@ -3,9 +3,8 @@
 
 -- The events of a job's log; none when the key was damaged from outside.
 local function log_of(id)
-  local log, entries = {}, redis.pcall('XRANGE', key('out', id), '-', '+')
-  if entries.err then return log end
-  for _, entry in ipairs(entries) do
+  local log = {}
+  for _, entry in ipairs(attempt('XRANGE', key('out', id), '-', '+') or {}) do
     local fields = entry[2]
     log[#log + 1] = fields[1] == 'event' and fields[2] or to_fields(fields).event
   end
@@ -14,14 +13,14 @@ end
 
 -- Whether the entry is in the log already: an earlier try was interrupted.
 local function is_in_log(id, entry_id, payload)
-  local found = redis.pcall('XRANGE', key('out', id), entry_id, entry_id)
-  return not found.err and found[1] ~= nil and to_fields(found[1][2]).event == payload
+  local found = attempt('XRANGE', key('out', id), entry_id, entry_id) or {}
+  return found[1] ~= nil and to_fields(found[1][2]).event == payload
 end
 
 -- Adds to the log first, so that the live never see what a reader of the log won't. False for a damaged log.
 local function publish(id, entry_id, payload)
-  local added = redis.pcall('XADD', key('out', id), entry_id, 'event', payload)
-  if type(added) == 'table' and added.err and not is_in_log(id, entry_id, payload) then return false end
+  local added = attempt('XADD', key('out', id), entry_id, 'event', payload)
+  if not added and not is_in_log(id, entry_id, payload) then return false end
   redis.call('PUBLISH', key('chan', id), payload)
   return true
 end

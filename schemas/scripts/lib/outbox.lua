@@ -4,7 +4,7 @@
 local function notify(id, events, event, now)
   if events and string.find(',' .. events .. ',', ',' .. event .. ',', 1, true) then
     redis.call('XADD', key('outbox'), '*', 'job', id, 'event', event, 'at_ms', now)
-    redis.pcall('HINCRBY', key('job', id), 'effects', 1)
+    attempt('HINCRBY', key('job', id), 'effects', 1)
   end
 end
 
@@ -22,7 +22,7 @@ end
 local function keep_ended(id, retention_ms, now)
   local kept_ms = tonumber(retention_ms) or EFFECTS_MS
   if (tonumber(fields_of(id, 'effects').effects) or 0) > 0 then
-    redis.pcall('HSET', key('job', id), 'expires_ms', string.format('%.0f', now + kept_ms))
+    attempt('HSET', key('job', id), 'expires_ms', string.format('%.0f', now + kept_ms))
     kept_ms = math.max(kept_ms, EFFECTS_MS)
   end
   keep(id, kept_ms)
@@ -38,7 +38,7 @@ local function drop_entry(entry)
   local job = fields_of(id, 'effects', 'expires_ms')
   local effects, expires_ms = tonumber(job.effects), tonumber(job.expires_ms)
   if not effects then return end  -- an older worker counts none
-  if effects > 1 then return redis.pcall('HINCRBY', key('job', id), 'effects', -1) end
+  if effects > 1 then return attempt('HINCRBY', key('job', id), 'effects', -1) end
   redis.call('HDEL', key('job', id), 'effects', 'expires_ms')
   if expires_ms then keep(id, expires_ms - now_ms()) end  -- else it has not ended
 end

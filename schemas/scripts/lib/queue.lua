@@ -25,8 +25,8 @@ local function take(stream)
 end
 
 local function drop(stream, entry)
-  redis.pcall('XACK', stream, GROUP, entry)  -- a record may name no stream, or no entry
-  redis.pcall('XDEL', stream, entry)
+  attempt('XACK', stream, GROUP, entry)  -- a record may name no stream, or no entry
+  attempt('XDEL', stream, entry)
   if redis.call('EXISTS', stream) == 1 and redis.call('XLEN', stream) == 0 then redis.call('DEL', stream) end
 end
 
@@ -104,9 +104,9 @@ local function charge(class, tenant, tokens)
   end
 end
 
-local function prompt_of(job)
+local function prompt_of(job, tokens_per_byte)
   local tokens = number(job.prompt_tokens)
-  return tokens > 0 and tokens or math.ceil(number(job.prompt_bytes) * TOKENS_PER_BYTE)
+  return tokens > 0 and tokens or math.ceil(number(job.prompt_bytes) * (tokens_per_byte or TOKENS_PER_BYTE))
 end
 
 -- A job is charged with an estimate when its tenant's turn comes, and with what it came to when it leaves a worker.

@@ -17,7 +17,7 @@ end
 local function readable(class, max_v, fingerprint)
   local found = {}
   for v = 1, max_v do
-    for _, offset in ipairs({fingerprint ~= '' and 1 or 0, 0}) do
+    for _, offset in ipairs(fingerprint ~= '' and {1, 0} or {0}) do
       found[#found + 1] = readers_of({class = class, v = v, offset = offset, fingerprint = fingerprint})
     end
   end
