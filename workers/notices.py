@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from ..schemas.events import FailureCode, JobError
 from ..schemas.redaction import shown, shown_answer
 from ..schemas.task_part import read_headers
 from ..schemas.wire import WireJob
@@ -54,11 +55,16 @@ class Notices:
 
     def left(self, running: "RunningJob", how: str) -> None:
         """The job is here no more; `how` as in `JobLeft`."""
-        text = f"{running.error.code}: {running.error.message}" if running.error else ""
+        text = self._reason(running.error) if running.error else ""
         if not text and how == "succeeded":
             answer = "".join(running.pieces) + running.tail if self._show != "size" else ""
             text = shown_answer(answer, len(running.token_ids), self._show)
         self._send(JobLeft(running.job_id, how, _cut(text)))
+
+    def _reason(self, error: JobError) -> str:
+        """Why a job failed; what a chat template says of its messages may quote them."""
+        quotes = error.code == FailureCode.TEMPLATE and self._show != "all"
+        return f"{error.code}: {error.message.partition(':')[0] if quotes else error.message}"
 
 
 def _cut(text: str) -> str:
