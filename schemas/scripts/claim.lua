@@ -16,6 +16,7 @@ local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; the
 local MAX_PASSED = 32  -- jobs a class that have run, or were set aside, and are for other workers
 local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so that what is behind them goes on
 local MAX_UNFIT = 2    -- jobs a claim that no worker can hold, to be refused: reading them is work too
+local MOST_BYTES = 2 ^ 23  -- of specs in one claim, unless one alone is larger
 local PAGE = 16
 local DAMAGED = '{"code":"invalid_job","message":"its record was damaged: how far its log goes is no number"}'
 
@@ -24,6 +25,7 @@ local now = now_ms()
 local taken, blocked = {}, nil
 local looks, cleared, unfit, passed = MAX_LOOKS, 0, MAX_UNFIT, false
 local left_to_others = 0  -- of a class
+local bytes = 0
 
 local larger_than_this = {}  -- by class and model
 
@@ -51,13 +53,23 @@ local function cost_of(entry, offset, job)
   return known < capacity and pages_of(entry, offset, capacity) or 0
 end
 
-local JOB_FIELDS = {'state', 'spec', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events', 'started_ms',
+local JOB_FIELDS = {'state', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events', 'started_ms',
   'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
   'prompt_bytes', 'held', 'passed', 'charged', 'epoch', 'fingerprint', 'mixed'}
 
+-- The size of a job's spec, which is read only when it is handed out; nil of none.
+local function size_of(id)
+  local size = redis.call('HSTRLEN', key('job', id), 'spec')
+  return (size > 0 or redis.call('HGET', key('job', id), 'spec')) and size or nil
+end
+
+local function is_too_much(size) return bytes > 0 and bytes + size > MOST_BYTES end
+
 -- Without its log, which may be of any length: the worker reads that page by page.
 local function hand_out(id, job, fence, cost)
-  taken[#taken + 1] = {id, fence, job.spec or '', tonumber(job.offset or 0) or 0, tonumber(job.attempts or 0) or 0,
+  local spec = redis.call('HGET', key('job', id), 'spec') or ''
+  bytes = bytes + #spec
+  taken[#taken + 1] = {id, fence, spec, tonumber(job.offset or 0) or 0, tonumber(job.attempts or 0) or 0,
     tonumber(job.suspect or -1) or -1, math.max(0, now - (tonumber(job.enqueued_ms) or now)),
     tonumber(job.prompt_tokens or 0) or 0, job.class or '', job.tenant or '', cost}
 end
@@ -82,7 +94,7 @@ local function note_model(id, job)
   end
 end
 
-local function start(id, job, cost)
+local function start(id, job, cost, size)
   local epoch = tonumber(job.epoch or 0) + 1
   local fence = string.format('%d.%s', epoch, nonce)
   local lane = key('lane', job.class, job.tenant)
@@ -92,7 +104,7 @@ local function start(id, job, cost)
   redis.call('HSET', key('job', id), 'state', 'running', 'epoch', epoch, 'fence', fence, 'worker', worker)
   if job.stream == lane then
     take(job.stream)
-    count_bytes(job.class, job.tenant, -#job.spec)
+    count_bytes(job.class, job.tenant, -size)
   else  -- it need not be the first there
     drop(job.stream, job.entry)
     redis.call('HDEL', key('job', id), 'stream', 'entry')
@@ -151,7 +163,8 @@ local function look(stream, entry_id, entry, kind)
     return 'cleared'
   end
   local job = fields_of(id, unpack(JOB_FIELDS))
-  if not (job.state and job.spec and job.class and job.tenant) then
+  local size = job.state and size_of(id)
+  if not (size and job.class and job.tenant) then
     bury(stream, entry_id, entry, 'job record missing')
     return 'cleared'
   end
@@ -181,12 +194,12 @@ local function look(stream, entry_id, entry, kind)
   end
   local cost = cost_of(entry, offset, job)
   if not cost then return 'larger', nil, id, job end
-  if slots < 1 or (cost == 0 and unfit < 1) then
+  if slots < 1 or (cost == 0 and unfit < 1) or is_too_much(size) then
     blocked = slots < 1 and {job.class, cost} or {}
     return 'blocked'
   end
   if cost > budget then return 'full', cost, id, job end
-  start(id, job, cost)
+  start(id, job, cost, size)
   slots, budget = slots - 1, budget - cost
   if cost == 0 then unfit = unfit - 1 end
   return 'started', cost, id, job
@@ -299,9 +312,13 @@ local function serve_lanes(class)
   end
 end
 
--- The reply to an earlier claim was lost: what this worker holds, for it to find what it does not know of.
+-- The reply to an earlier claim was lost: what this worker took last, for it to find what it does not know of. That
+-- claim's jobs are among them, for it took no more bytes than this may list.
 if resync then
-  for _, id in ipairs(redis.call('ZRANGE', key('held', worker), 0, -1)) do
+  local held = redis.call('ZRANGE', key('held', worker), 0, -1)
+  for i = #held, 1, -1 do
+    local id = held[i]
+    if is_too_much(size_of(id) or 0) then break end
     local job = fields_of(id, unpack(JOB_FIELDS))
     if job.worker == worker and string.match(job.fence or '', '%.(.+)$') == nonce then
       local sizes = fields_of(id, 'prompt_tokens', 'prompt_bytes', 'max_tokens')

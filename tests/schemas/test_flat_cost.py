@@ -3,6 +3,7 @@
 import pytest
 
 from headrace.schemas.scripts import accept_delivery, recover
+from headrace.schemas.settings import Limits, QueueSettings
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -156,6 +157,28 @@ def test_long_logs_are_put_together_a_few_a_call(queue, redis, by):
         assert [queue.upkeep().expired for _ in range(3)] == [3, 3, 0]
     else:
         assert [queue.claim().more for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_claim_hands_out_so_many_bytes_and_the_rest_with_the_next(queue):
+    tools = [{"schema": "x" * 3 * 2**20}]
+    jobs = [queue.add(messages=[{"role": "user", "content": "hi"}], tools=tools) for _ in range(5)]
+    small = queue.add(tenant="other")
+    replies = [queue.claim() for _ in range(4)]
+    taken = [[job.job_id for job in reply.jobs] for reply in replies]
+    assert sorted(job_id for claim in taken for job_id in claim) == sorted([*jobs, small])
+    assert max(sum(len(job.spec) for job in reply.jobs) for reply in replies) < 2**23
+    assert [reply.more for reply in replies] == [True, True, False, False]
+    assert taken[2]
+    lost = [job.job_id for job in queue.claim(resync=True).jobs]
+    assert set(taken[2]) <= set(lost)
+    assert len(lost) < 5
+
+
+def test_a_job_larger_than_a_claim_may_be_is_handed_out_alone(queue):
+    queue.settings = QueueSettings(limits=Limits(max_job_bytes=2**24))
+    large = queue.add(messages=[{"role": "user", "content": "hi"}], tools=[{"schema": "x" * 9 * 2**20}])
+    small = queue.add(tenant="other")
+    assert [queue.claimed(), queue.claimed()] == [[large], [small]]
 
 
 @pytest.mark.parametrize("by", ["recover", "upkeep"])
