@@ -1,6 +1,7 @@
 """Webhook deliveries as an operator sees them, and the secrets that sign them."""
 
 import time
+from collections.abc import Mapping
 from secrets import token_hex
 
 from pydantic import SecretStr
@@ -19,7 +20,7 @@ from .steps import Read, Steps
 PAGE = 500
 """Deliveries of one queue read in one round trip."""
 
-_SHOWN = tuple(name for name in Delivery.model_fields if name != "id")
+_SHOWN = tuple(name for name in Delivery.model_fields if name not in {"id", "next_ms"})
 _NAMES = tuple(name.encode() for name in _SHOWN)
 
 MAX_SECRETS = 4
@@ -62,10 +63,34 @@ def find_delivery(operations: Operations, delivery_id: str) -> Steps[Delivery]:
     """
     tags = yield from model_tags(operations)
     hashes = yield from operations.send(Read([("HGETALL", tag.delivery(delivery_id)) for tag in tags]))
-    for fields in hashes:
+    for tag, fields in zip(tags, hashes, strict=True):
         if fields:
-            return Delivery.of(delivery_id, fields)
+            found = Delivery.of(delivery_id, fields)
+            return found.model_copy(update={"next_ms": (yield from _next_ms(operations, tag, found, fields))})
     raise DeliveryNotFound(delivery_id)
+
+
+def _next_ms(
+    operations: Operations, tag: Tag, delivery: Delivery, fields: Mapping[bytes, bytes]
+) -> Steps[int | None]:
+    """When a delivery is tried next, at the earliest; None where it is being tried now, or never again."""
+    endpoint = fields.get(b"endpoint", b"").decode()
+    if delivery.state is not DeliveryState.PENDING or not endpoint:
+        return None
+    due, under_way, left_alone_until = yield from operations.send(
+        Read(
+            (
+                ("ZSCORE", tag.waiting(endpoint), delivery.id),
+                ("ZSCORE", tag.sending(endpoint), delivery.id),
+                ("HGET", tag.endpoint(endpoint), "open_until_ms"),
+            )
+        )
+    )
+    return (
+        None
+        if due is None or under_way is not None
+        else max(int(float(due)), int(float(left_alone_until or 0)))
+    )
 
 
 def replay(operations: Operations, delivery_id: str) -> Steps[bool]:

@@ -55,6 +55,7 @@ class Delivery(BaseModel):
         url: where to, without what may be secret in it.
         attempts: since it was accepted, or replayed.
         history: the latest attempts, replays included.
+        next_ms: of one that waits, when it is tried next, by Redis's clock; known where one was asked for.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -68,6 +69,7 @@ class Delivery(BaseModel):
     created_ms: int
     attempts: int = 0
     history: tuple[Attempted, ...] = ()
+    next_ms: int | None = None
 
     @property
     def last(self) -> Attempted:

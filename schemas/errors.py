@@ -19,8 +19,8 @@
     ├── ResultTimeout         the job has not ended within the reader's own time limit
     └── BrokerUnavailable     Redis can't be reached, refuses, or is too old
 
-Each leaf has a wire `code` (stable, for programs) and an `http_status` (for gateways); its message is a
-sentence that names what was wrong, the value, and the way out.
+Each leaf has a wire `code` (stable, for programs), an `http_status` (for gateways) and an `exit_status` (for
+the command line); its message is a sentence that names what was wrong, the value, and the way out.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,14 @@ class HeadraceError(Exception):
 
     Attributes:
         args: what makes an equal error again.
+        code: its wire code.
+        http_status: what a gateway answers.
+        exit_status: what a command ends with.
     """
 
     code: ClassVar[str] = "error"
     http_status: ClassVar[int] = 500
+    exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, *args: object) -> None:
         self._message = message
@@ -52,6 +56,7 @@ class BadSetting(HeadraceError, ValueError):
     """A setting is wrong; the message names it, its value and what is allowed."""
 
     code = "bad_setting"
+    exit_status = 2
 
 
 class InvalidJob(HeadraceError, ValueError):
@@ -64,6 +69,7 @@ class InvalidJob(HeadraceError, ValueError):
 
     code = "invalid_job"
     http_status = 400
+    exit_status = 2
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}", field, reason)
@@ -76,6 +82,7 @@ class UnknownModel(HeadraceError, LookupError):
 
     code = "unknown_model"
     http_status = 404
+    exit_status = 3
 
     def __init__(self, model: str, known: list[str]) -> None:
         served = ", ".join(sorted(known)) or "none yet"
@@ -96,6 +103,7 @@ def _seconds(value: float) -> str:
 
 class _RetryLater(HeadraceError):
     http_status = 429
+    exit_status = 7
 
     def __init__(self, message: str, retry_after_s: float, *args: object) -> None:
         super().__init__(f"{message}; try again in {_seconds(retry_after_s)}", *args)
@@ -140,6 +148,7 @@ class Unauthorized(HeadraceError, PermissionError):
 
     code = "unauthorized"
     http_status = 401
+    exit_status = 12
 
 
 class IdempotencyConflict(HeadraceError):
@@ -151,6 +160,7 @@ class IdempotencyConflict(HeadraceError):
 
     code = "idempotency_conflict"
     http_status = 409
+    exit_status = 10
 
     def __init__(self, key: str, job_id: str) -> None:
         super().__init__(
@@ -171,6 +181,7 @@ class JobsRefused(HeadraceError):
 
     code = "jobs_refused"
     http_status = 400
+    exit_status = 2
 
     def __init__(self, outcomes: Sequence[object]) -> None:
         refused = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, HeadraceError)]
@@ -188,6 +199,7 @@ class JobNotFound(HeadraceError, LookupError):
 
     code = "job_not_found"
     http_status = 404
+    exit_status = 3
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"no job {job_id!r}: the id is wrong, or its retention has ended", job_id)
@@ -199,6 +211,7 @@ class WorkerNotFound(HeadraceError, LookupError):
 
     code = "worker_not_found"
     http_status = 404
+    exit_status = 3
 
     def __init__(self, worker_id: str, known: list[str]) -> None:
         listed = ", ".join(known) or "none at all"
@@ -210,6 +223,7 @@ class DeliveryNotFound(HeadraceError, LookupError):
 
     code = "delivery_not_found"
     http_status = 404
+    exit_status = 3
 
     def __init__(self, delivery_id: str) -> None:
         super().__init__(
@@ -231,6 +245,7 @@ class JobFailed(_JobEnded):
     """
 
     code = "job_failed"
+    exit_status = 4
 
     def __init__(self, job_id: str, reason: str, message: str) -> None:
         super().__init__(job_id, f"failed ({reason}): {message}", reason, message)
@@ -242,6 +257,7 @@ class JobCancelled(_JobEnded):
 
     code = "job_cancelled"
     http_status = 409
+    exit_status = 5
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id, "was cancelled")
@@ -252,6 +268,7 @@ class JobExpired(_JobEnded):
 
     code = "job_expired"
     http_status = 504
+    exit_status = 6
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id, "expired: its deadline passed before it was done")
@@ -268,6 +285,7 @@ class StreamReset(HeadraceError):
 
     code = "stream_reset"
     http_status = 409
+    exit_status = 11
 
     def __init__(self, job_id: str, seen: int, offset: int) -> None:
         super().__init__(
@@ -291,6 +309,7 @@ class ResultTimeout(HeadraceError, TimeoutError):
 
     code = "result_timeout"
     http_status = 504
+    exit_status = 9
 
     def __init__(self, job_id: str, timeout_s: float, why: str = "") -> None:
         reason = f": {why}" if why else ""
@@ -305,3 +324,4 @@ class BrokerUnavailable(HeadraceError, ConnectionError):
 
     code = "broker_unavailable"
     http_status = 503
+    exit_status = 8

@@ -179,7 +179,7 @@ def cli(
     """Run `headrace` on the test's Redis, in an empty folder and in this process, which has loaded it."""
     from headrace.cli import main
 
-    def call(*arguments: str, stdin: str = "", **extra: str) -> Ran:
+    def call(*arguments: str, stdin: str | bytes = "", **extra: str) -> Ran:
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
             given = environment(**({"HEADRACE_REDIS_URL": redis_url} | extra))
@@ -188,7 +188,8 @@ def cli(
             for name, value in given.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["headrace", *arguments])
-            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            given = stdin.encode() if isinstance(stdin, str) else stdin
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
             status = 0
             try:
                 main()

@@ -11,6 +11,7 @@ from ..client import Client
 from ..dead import DeadLetter, drop_letter, find_dead, read_dead, read_dead_job, requeue_letter
 from ..steps import Steps
 from .options import AsJson, RedisUrl, show
+from .words import facts, moment
 
 Name = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or the letter's.")]
 NameOrAll = Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's id, or the letter's.")]
@@ -49,11 +50,11 @@ def show_letter(name: Name, redis: RedisUrl = None, as_json: AsJson = False) -> 
     if as_json:
         typer.echo(json.dumps(letter.model_dump(mode="json") | kept.model_dump(mode="json"), indent=2))
         return
-    for field, value in letter.model_dump(mode="json").items():
-        if value not in {"", 0}:
-            typer.echo(f"{field:<10} {value}")
+    known = letter.model_dump(mode="json", exclude={"at_ms"})
+    when = moment(letter.at_ms) if letter.at_ms else None
+    typer.echo(facts(*((name, value or None) for name, value in known.items()), ("at", when)))
     if kept.job is not None:
-        typer.echo(f"{'job':<10} {json.dumps(kept.job, ensure_ascii=False)}")
+        typer.echo(f"{'job':<12} {json.dumps(kept.job, ensure_ascii=False)}")
     if kept.text:
         typer.echo(f"\n{kept.text}")
 

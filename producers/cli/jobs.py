@@ -1,13 +1,20 @@
-"""`headrace enqueue`, `tail`, `status` and `cancel`."""
+"""`headrace enqueue`, `tail`, `status`, `result` and `cancel`."""
 
+import json
+import os
 import sys
 from typing import Annotated
 
 import typer
 
+from ...schemas.config import CommonSettings
+from ...schemas.errors import InvalidJob
+from ...schemas.events import JobResult, JobState, JobStatus
 from ...schemas.job import JobClass
 from ..client import Client, JobHandle
+from ..overview import default_model
 from .options import AsJson, RedisUrl, waits_told
+from .words import duration, facts, moment
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
@@ -17,12 +24,20 @@ def register(app: typer.Typer) -> None:
     app.command("enqueue")(enqueue)
     app.command("tail")(tail)
     app.command("status")(status)
+    app.command("result")(result)
     app.command("cancel")(cancel)
 
 
 def enqueue(
-    text: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="The model's served name.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The prompt; - reads it from standard input.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model's served name; without it HEADRACE_DEFAULT_MODEL, else the only one served.",
+        ),
+    ] = None,
     redis: RedisUrl = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the output as it comes.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Send the text as a chat message.")] = False,
@@ -46,12 +61,12 @@ def enqueue(
     check_model: Annotated[bool, typer.Option(help="Refuse a model that was never served here.")] = True,
 ) -> None:
     """Enqueue one job and print its id; with --follow print its output."""
-    prompt = sys.stdin.read() if text == "-" else text
+    prompt = _prompt(text)
     with Client.from_env(redis, check_model=check_model) as client:
         job = client.enqueue(
             prompt=None if chat else prompt,
             messages=[{"role": "user", "content": prompt}] if chat else None,
-            model=model,
+            model=model or _default_model(client),
             max_tokens=max_tokens,
             min_tokens=min_tokens,
             temperature=temperature,
@@ -85,15 +100,31 @@ def tail(
 
 
 def status(job_id: JobId, redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Show where a job is."""
+    """Show where a job is and what has become of it."""
     with Client.from_env(redis) as client:
-        found = client.job(job_id).status()
+        job = client.job(job_id)
+        found = job.status()
+        ended = job.result() if found.state is JobState.SUCCEEDED and not as_json else None
+    typer.echo(found.model_dump_json(indent=2) if as_json else _told(found, ended))
+
+
+def result(
+    job_id: JobId,
+    redis: RedisUrl = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option(min=0, help="Wait this many seconds for its end; by default as long as it takes."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the text of a job that has succeeded, or with --json all of its result; waits for its end."""
+    with Client.from_env(redis) as client, waits_told():
+        found = client.job(job_id).result(timeout_s)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
-    for name, value in found.model_dump(mode="json", exclude_none=True).items():
-        if value != {}:
-            typer.echo(f"{name:<12} {value}")
+    typer.echo(found.text)
+    typer.echo(f"{found.finish_reason}: {_usage(found)}", err=True)
 
 
 def cancel(job_id: JobId, redis: RedisUrl = None) -> None:
@@ -104,16 +135,78 @@ def cancel(job_id: JobId, redis: RedisUrl = None) -> None:
     typer.echo(f"{outcome} {state}" if outcome == "already" else str(outcome))
 
 
-def _follow(job: JobHandle, offset: int) -> None:
+def _prompt(given: str) -> str:
+    """The prompt, from standard input for `-`.
+
+    Raises:
+        InvalidJob: it is not UTF-8, or more than any job may have.
+    """
+    most = CommonSettings.load().max_job_bytes
+    raw = sys.stdin.buffer.read(most + 1) if given == "-" else os.fsencode(given)
+    if len(raw) > most:
+        raise InvalidJob("prompt", f"has more than max_job_bytes = {most} bytes")
     try:
-        with waits_told():
-            for chunk in job.stream(from_offset=offset):
-                offset = chunk.offset
-                typer.echo(chunk.text, nl=False)
-                sys.stdout.flush()
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidJob(
+            "prompt",
+            f"is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}; convert it first, "
+            "as with iconv -f latin1 -t utf-8",
+        ) from None
+
+
+def _default_model(client: Client) -> str:
+    try:
+        return client._run(default_model(client._operations, CommonSettings.load().default_model))
+    except InvalidJob as error:
+        raise InvalidJob(error.field, f"{error.reason}; --model names one") from None
+
+
+def _told(job: JobStatus, ended: JobResult | None) -> str:
+    started, over = job.started_ms, job.finished_ms
+    waited = f", after {duration((started - job.enqueued_ms) / 1000)} in the queue" if started else ""
+    ran = f", {duration((over - started) / 1000)} after its start" if started and over else ""
+    return facts(
+        ("job", job.job_id),
+        ("state", job.state.value),
+        ("error", job.error and f"{job.error.code}: {job.error.message}"),
+        ("model", job.model),
+        ("class", job.job_class.value),
+        ("tenant", job.tenant),
+        ("enqueued", moment(job.enqueued_ms)),
+        ("started", started and f"{moment(started)}{waited}"),
+        ("ended", over and f"{moment(over)}{ran}"),
+        ("tokens", _usage(ended) if ended else job.offset),
+        ("attempts", job.attempts or None),
+        ("restarts", job.restarts or None),
+        ("worker", job.worker),
+        ("fingerprint", job.fingerprint),
+        ("metadata", job.metadata and json.dumps(job.metadata, ensure_ascii=False)),
+    )
+
+
+def _usage(ended: JobResult) -> str:
+    usage, timings = ended.usage, ended.timings
+    cached = f" ({usage.cached_tokens} of them cached)" if usage.cached_tokens else ""
+    told = f"{usage.completion_tokens} tokens after a prompt of {usage.prompt_tokens}{cached}"
+    if timings.first_token_s is not None:
+        told += f"; the first after {duration(timings.first_token_s)}"
+    return told if timings.total_s is None else f"{told}; all within {duration(timings.total_s)}"
+
+
+def _follow(job: JobHandle, offset: int) -> None:
+    last = "\n"
+    try:
+        try:
+            with waits_told():
+                for chunk in job.stream(from_offset=offset):
+                    offset = chunk.offset
+                    last = chunk.text[-1:] or last
+                    typer.echo(chunk.text, nl=False)
+                    sys.stdout.flush()
+        finally:
+            if last != "\n":
+                typer.echo()  # what comes next, an error or the shell's prompt, has a line of its own
     except KeyboardInterrupt:
-        typer.echo(f"\nthe job goes on; so does: headrace tail {job.id} --from-offset {offset}", err=True)
+        typer.echo(f"the job goes on; so does: headrace tail {job.id} --from-offset {offset}", err=True)
         raise typer.Exit(130) from None
-    finally:
-        if sys.stdout.isatty():
-            typer.echo()

@@ -17,6 +17,11 @@ RedisUrl = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+_PROSE = ("error", "url")
+"""Columns whose text may be folded."""
+
+MIN_PROSE = 16
+
 
 def show(rows: Sequence[BaseModel], columns: dict[str, str], empty: str, *, as_json: bool) -> None:
     """Print a list: a table on a terminal, tab-separated lines elsewhere, or JSON.
@@ -40,11 +45,19 @@ def show(rows: Sequence[BaseModel], columns: dict[str, str], empty: str, *, as_j
         typer.echo(empty)
         return
     table = Table(box=None, header_style="bold")
-    for heading in columns.values():
-        table.add_column(heading)
+    for name, heading in columns.items():
+        prose = name in _PROSE
+        table.add_column(heading, no_wrap=not prose, overflow="fold", min_width=MIN_PROSE if prose else None)
     for line in cells:
         table.add_row(*line)
-    Console().print(table)
+    console = Console()
+    # Prose is folded; the rest stays whole, beyond the edge if need be: it is there to be copied.
+    room = sum(
+        2 + max(len(text) for text in (heading, *column)) if name not in _PROSE else 2 + MIN_PROSE
+        for (name, heading), column in zip(columns.items(), zip(*cells, strict=True), strict=True)
+    )
+    console.width = max(console.width, room)
+    console.print(table, soft_wrap=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ..webhooks import (
     tenant_secrets,
 )
 from .options import AsJson, RedisUrl, refusals, show
+from .words import duration, facts, moment
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id: the receiver's webhook-id.")]
 Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="Its name.")]
@@ -31,6 +32,14 @@ _COLUMNS = {
     "took_s": "SECONDS",
     "error": "ERROR",
     "url": "URL",
+}
+
+
+_WAYS_OUT = {
+    DeliveryState.REFUSED: "list a private receiver of your own in HEADRACE_WEBHOOK_ALLOW, start headrace "
+    "callbacks again, then: headrace webhooks replay",
+    DeliveryState.FAILED: "when its receiver is there again: headrace webhooks replay",
+    DeliveryState.DISABLED: "its receiver said 410, no more; if that was a mistake: headrace webhooks replay",
 }
 
 
@@ -49,6 +58,10 @@ class _Listed(Delivery):
 class _ListedSecret(BaseModel):
     id: str
     created_ms: int
+
+    @property
+    def created(self) -> str:
+        return moment(self.created_ms)
 
 
 def register(app: typer.Typer) -> None:
@@ -88,11 +101,27 @@ def show_webhook(delivery_id: Id, redis: RedisUrl = None, as_json: AsJson = Fals
     if as_json:
         typer.echo(json.dumps(delivery.model_dump(mode="json"), indent=2))
         return
-    for name, value in delivery.model_dump(mode="json", exclude={"history"}).items():
-        typer.echo(f"{name:<10} {value}")
+    waits = None
+    if delivery.state is DeliveryState.PENDING:
+        waits = moment(delivery.next_ms) if delivery.next_ms else "now: an attempt is under way"
+    typer.echo(
+        facts(
+            ("delivery", delivery.id),
+            ("state", delivery.state.value),
+            ("job", delivery.job_id),
+            ("event", delivery.event),
+            ("tenant", delivery.tenant),
+            ("url", delivery.url),
+            ("created", moment(delivery.created_ms)),
+            ("tried", f"{delivery.attempts} times" if delivery.attempts else "not yet"),
+            ("next try", waits),
+            ("way out", _WAYS_OUT.get(delivery.state)),
+        )
+    )
     for number, attempt in enumerate(delivery.history, 1):
         outcome = " ".join(str(part) for part in (attempt.status, attempt.error) if part)
-        typer.echo(f"attempt {number:<2} {outcome} after {attempt.took_s:g} s")
+        when = f", {moment(attempt.at_ms)}" if attempt.at_ms else ""
+        typer.echo(f"attempt {number:<2} {outcome} after {duration(attempt.took_s)}{when}")
 
 
 def replay_webhooks(
@@ -131,7 +160,7 @@ def list_secrets(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False
     with Client.from_env(redis) as client, refusals():
         known = client._run(tenant_secrets(client._operations, tenant))
     rows = [_ListedSecret(id=secret.id, created_ms=secret.created_ms) for secret in known]
-    show(rows, {"id": "ID", "created_ms": "CREATED"}, "no secrets: nothing is signed", as_json=as_json)
+    show(rows, {"id": "ID", "created": "CREATED"}, "no secrets: nothing is signed", as_json=as_json)
 
 
 def drop(

@@ -50,7 +50,7 @@ def test_a_dead_letter_is_queued_again(cli, dead_job):
 
 def test_a_dead_letter_is_dropped_with_its_job(cli, dead_job, redis):
     assert "1 dropped" in cli("dead", "drop", "--all", "--yes")
-    assert "no job" in cli("status", dead_job.id, status=1)
+    assert "no job" in cli("status", dead_job.id, status=3)
     assert not redis.exists(TAG.out(dead_job.id))
 
 
@@ -65,7 +65,7 @@ def test_an_entry_without_a_job_can_be_seen_and_dropped_but_not_queued(cli, redi
 
 
 def test_a_letter_that_is_not_there_is_said_so(cli):
-    assert "no job 'nothing'" in cli("dead", "show", "nothing", status=1)
+    assert "no job 'nothing'" in cli("dead", "show", "nothing", status=3)
     assert "either an ID or --all" in cli("dead", "drop", status=2)
 
 

@@ -81,7 +81,24 @@ def test_show_has_every_attempt(cli, deliver):
     assert "attempt 1  500 500 Internal Server Error after 0.25 s" in cli(
         "webhooks", "show", deliver(DeliveryState.FAILED)
     )
-    assert "headrace webhooks list" in cli("webhooks", "show", "msg_none", status=1)
+    assert "headrace webhooks list" in cli("webhooks", "show", "msg_none", status=3)
+
+
+def test_show_says_in_words_when_it_is_tried_next_and_what_to_do(cli, deliver, redis):
+    refused, waiting = deliver(DeliveryState.REFUSED), deliver()
+    shown = cli("webhooks", "show", waiting)
+    assert re.search(
+        r"^next try +now: an attempt is under way|^next try +\d{4}-.* \((in )?.*\)$", shown, re.MULTILINE
+    )
+    assert re.search(r"^created +\d{4}-\d\d-\d\d .* ago\)$", shown, re.MULTILINE)
+    assert not re.search(r"\b\d{13}\b", shown)
+    assert "HEADRACE_WEBHOOK_ALLOW" in cli("webhooks", "show", refused)
+    pending = deliver(url="https://other.example/")
+    due = next(due for due in run(redis, claim_deliveries(TAG, 10, 60, "n")).due if due.id == pending)
+    assert "an attempt is under way" in cli("webhooks", "show", pending)
+    later = Attempted(status=500, took_s=0.25, error="500")
+    assert run(redis, settle_delivery(due, DeliveryState.PENDING, later, 600, delay_s=3600))
+    assert re.search(r"^next try .* \(in (59 min|1 h).*\)$", cli("webhooks", "show", pending), re.MULTILINE)
 
 
 def test_replay_makes_one_or_all_of_a_state_due_again(cli, deliver, redis):
@@ -91,7 +108,7 @@ def test_replay_makes_one_or_all_of_a_state_due_again(cli, deliver, redis):
     assert cli("webhooks", "replay", "--state", "failed") == "1 to be sent again\n"
     assert [due.id for due in run(redis, claim_deliveries(TAG, 10, 60, "n")).due] == [other]
     cli("webhooks", "replay", status=2)
-    assert "no webhook delivery 'msg_none'" in cli("webhooks", "replay", "msg_none", status=1)
+    assert "no webhook delivery 'msg_none'" in cli("webhooks", "replay", "msg_none", status=3)
 
 
 def test_secrets_are_shown_once_and_rotate(cli, redis):

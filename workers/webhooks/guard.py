@@ -22,6 +22,9 @@ from .addresses import Address, is_public, literal, plain
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses of a host name, for a port; raises `OSError` when there are none."""
 
+_ALLOWED = "; private receivers are listed in HEADRACE_WEBHOOK_ALLOW"
+"""The way out, for the operator."""
+
 LOOKUPS = 64
 """Lookups at once, each of another name. One of a dead name server lasts many seconds."""
 
@@ -113,11 +116,13 @@ class Guard:
         for address in strangers:
             if not is_public(address):
                 leads = "is" if host == str(address) else f"leads to {address}, which is"
-                raise Refused(f"{host} {leads} not a public address")
+                raise Refused(f"{host} {leads} not a public address{_ALLOWED}")
         if not secure:
-            raise Refused(f"http is only for private receivers that are allowed, and {host} is none")
+            raise Refused(
+                f"http is only for private receivers that are allowed, and {host} is none{_ALLOWED}"
+            )
         if port not in self._ports:
-            raise Refused(f"port {port} is not one of {', '.join(map(str, sorted(self._ports)))}")
+            raise Refused(f"port {port} is not one of {', '.join(map(str, sorted(self._ports)))}{_ALLOWED}")
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
