@@ -3,60 +3,80 @@
 Every request gets an idempotency key made of its file, its id and its body. A run that was interrupted is
 simply repeated: lines answered in the output file are skipped, and a line that was enqueued before meets its
 own job again. A line that can't be run becomes a line with its error; only the loss of Redis ends the run.
+
+A line whose job failed in an earlier run meets that job too. Where it is to be tried again, its key is then
+that of the job after the failed one, and so on: a retry that was interrupted goes on like any other run.
 """
 
 import asyncio
-import hashlib
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobsRefused, QueueFull
+from ..schemas import keys
+from ..schemas.errors import (
+    BrokerUnavailable,
+    HeadraceError,
+    InvalidJob,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobsRefused,
+    QueueFull,
+)
 from ..schemas.events import JobResult
 from ..schemas.job import Job
-from ..schemas.redaction import shown_name
 from .async_client import AsyncClient, AsyncJobHandle
-from .openai_format import CHAT_URL, COMPLETIONS_URL, job_fields, response_body
+from .batch_answers import AnswerFile, Standing
+from .batch_lines import Line, is_stream, numbered_lines, parse_line
+from .openai_format import response_body
 
 PAGE = 64
 """Lines enqueued together."""
 
+LINE_BYTES = 32 * 2**20
+"""A line may have this much, or eight times the largest job: JSON's escapes take six bytes for one."""
+
+MAX_RETRIES = 100
+"""Of one line's failed jobs of earlier runs, that are passed by."""
+
+TIME_CHARACTERS = 10
+"""A job's id begins with the time at which it was made."""
+
 Outcome = AsyncJobHandle | HeadraceError
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One request.
-
-    Attributes:
-        custom_id: the request's name; `line-<number>` when it has none.
-        url: OpenAI's endpoint; None for a line that is a job's own arguments.
-        job: what to run, or why it can't be.
-    """
-
-    custom_id: str
-    url: str | None
-    job: Job | HeadraceError
 
 
 @dataclass(slots=True)
 class Tally:
-    """How far a run is."""
+    """How far a run is.
+
+    Attributes:
+        lines: requests in the file; of a stream, those that have come so far.
+        skipped: answered by an earlier run.
+        standing: errors of earlier runs that are still the answer.
+        retried: errors of earlier runs that are tried again.
+    """
 
     lines: int
     skipped: int = 0
     succeeded: int = 0
     failed: int = 0
     tokens: int = 0
+    standing: int = 0
+    retried: int = 0
 
     @property
     def done(self) -> int:
         """Lines that need nothing more."""
         return self.skipped + self.succeeded + self.failed
+
+    @property
+    def errors(self) -> int:
+        """Answers that are errors."""
+        return self.failed + self.standing
 
 
 @dataclass(slots=True)
@@ -64,10 +84,13 @@ class BatchRun:
     """One run of a file of requests.
 
     Args:
-        requests, responses: JSON lines; `responses` may hold those of an earlier run.
+        requests, responses: JSON lines, `-` for standard input and output; `responses` may hold those of an
+            earlier run.
         defaults: arguments for lines that don't have them.
         in_flight: most jobs enqueued and not yet answered.
         changed: called after every line.
+        errors: where the lines with errors go; to `responses` without it.
+        retry_failed: try the lines again whose answer is an error.
     """
 
     client: AsyncClient
@@ -76,49 +99,85 @@ class BatchRun:
     defaults: dict[str, Any]
     in_flight: int
     changed: Callable[[Tally], None]
+    errors: Path | None = None
+    retry_failed: bool = False
     tally: Tally = field(default_factory=lambda: Tally(0))
+    _began: str = ""
+    _source: str = ""
+    _line_bytes: int = LINE_BYTES
 
     async def run(self) -> Tally:
         """Answer every line that is not answered yet.
 
         Raises:
             BrokerUnavailable: Redis was away for too long; run again to go on.
-            HeadraceError: the output file holds something else.
+            HeadraceError: the output file holds something else, or another run writes it.
             OSError: a file can't be read or written.
         """
-        answered = answered_ids(self.responses)
-        with self.requests.open("rb") as requests:
-            self.tally.lines = sum(1 for text in requests if text.strip())
-        slots = asyncio.Semaphore(self.in_flight)
-        with self.requests.open("rb") as requests, self.responses.open("a", buffering=1) as responses:
-            lines = self._unanswered(requests, answered)
-            self.changed(self.tally)
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    while page := list(islice(lines, min(PAGE, self.in_flight))):
-                        for _ in page:
-                            await slots.acquire()
-                        for line, outcome in zip(page, await self._enqueue(page), strict=True):
-                            task = tasks.create_task(self._answer(line, outcome, responses.write))
-                            task.add_done_callback(lambda _: slots.release())
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+        self._began = keys.new_job_id("m")[:TIME_CHARACTERS]
+        self._line_bytes = max(LINE_BYTES, 8 * self.client._operations.settings.limits.max_job_bytes)
+        with ExitStack() as files:
+            responses = files.enter_context(AnswerFile(self.responses))
+            errors = files.enter_context(AnswerFile(self.errors)) if self.errors is not None else responses
+            self._source = self._name_of_requests(responses)
+            answered = self._standing(responses, errors)
+            if not is_stream(self.requests):
+                async for page in numbered_lines(self.requests, self._line_bytes):
+                    self.tally.lines += len(page)
+            await self._run(answered, responses, errors)
         return self.tally
 
-    def _unanswered(self, requests: Iterable[bytes], answered: set[str]) -> Iterator[Line]:
+    def _standing(self, responses: AnswerFile, errors: AnswerFile) -> set[str]:
+        """The ids that need no answer."""
+        found: Standing = responses.standing | errors.standing
+        if not self.retry_failed:
+            self.tally.standing = len(found.failed)
+            return found.answered
+        self.tally.retried = len(found.failed)
+        for file in {responses, errors}:
+            file.drop_failed()
+        return found.answered - found.failed
+
+    def _name_of_requests(self, responses: AnswerFile) -> str:
+        """What tells these lines from equal ones of another file; of a stream, where its answers are kept."""
+        if not is_stream(self.requests):
+            return str(self.requests.resolve())
+        return f"- {self.responses.resolve()}" if responses.kept else uuid4().hex
+
+    async def _run(self, answered: set[str], responses: AnswerFile, errors: AnswerFile) -> None:
+        slots = asyncio.Semaphore(self.in_flight)
+        self.changed(self.tally)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                async for page in self._unanswered(answered):
+                    for _ in page:
+                        await slots.acquire()
+                    for line, outcome in zip(page, await self._enqueue(page), strict=True):
+                        task = tasks.create_task(self._answer(line, outcome, responses, errors))
+                        task.add_done_callback(lambda _: slots.release())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _unanswered(self, answered: set[str]) -> AsyncIterator[list[Line]]:
+        most, counted = min(PAGE, self.in_flight), not is_stream(self.requests)
         seen: set[str] = set()
-        for number, text in enumerate(requests, start=1):
-            if not text.strip():
-                continue
-            line = parse_line(number, text, self.defaults, str(self.requests.resolve()))
-            if line.custom_id in answered:
-                self.tally.skipped += 1
-            elif line.custom_id in seen:
-                error = InvalidJob("custom_id", f"{line.custom_id!r} is in the file more than once")
-                yield Line(line.custom_id, line.url, error)
-            else:
-                yield line
-            seen.add(line.custom_id)
+        async for numbered in numbered_lines(self.requests, self._line_bytes):
+            self.tally.lines += 0 if counted else len(numbered)
+            page: list[Line] = []
+            for number, text in numbered:
+                line = parse_line(number, text, self.defaults, self._source, self._line_bytes)
+                if line.custom_id in seen:
+                    line = _again(line, number, seen)
+                seen.add(line.custom_id)
+                if line.custom_id in answered:
+                    self.tally.skipped += 1
+                    continue
+                page.append(line)
+                if len(page) == most:
+                    yield page
+                    page = []
+            if page:
+                yield page
 
     async def _enqueue(self, page: list[Line]) -> list[Outcome]:
         """Enqueue what can be; waits while the queue is full."""
@@ -144,19 +203,21 @@ class BatchRun:
                 return [outcome for outcome in outcomes if outcome is not None]
             await asyncio.sleep(pause_s)
 
-    async def _answer(self, line: Line, outcome: Outcome, write: Callable[[str], object]) -> None:
+    async def _answer(self, line: Line, outcome: Outcome, responses: AnswerFile, errors: AnswerFile) -> None:
         response: dict[str, Any] | None = None
         error: dict[str, str] | None = None
         job_id = None if isinstance(outcome, HeadraceError) else outcome.id
         try:
-            if isinstance(outcome, HeadraceError):
-                raise outcome
-            result = await outcome.result()
+            job, result = await self._result(line, outcome)
+            job_id = job.id
             response = {"status_code": 200, "request_id": job_id, "body": _body(line, result)}
             self.tally.succeeded += 1
             self.tally.tokens += len(result.token_ids)
         except BrokerUnavailable:
             raise
+        except (JobFailed, JobCancelled, JobExpired) as failure:
+            job_id = failure.job_id
+            error = {"code": failure.code, "message": str(failure)}
         except HeadraceError as failure:
             error = {"code": failure.code, "message": str(failure)}
         except (LookupError, TypeError, ValueError) as failure:  # damaged from outside
@@ -164,126 +225,33 @@ class BatchRun:
             error = {"code": HeadraceError.code, "message": reason}
         self.tally.failed += error is not None
         answer = {"id": job_id, "custom_id": line.custom_id, "response": response, "error": error}
-        write(_written(answer) + "\n")
+        (errors if error else responses).write(answer)
         self.changed(self.tally)
 
+    async def _result(self, line: Line, outcome: Outcome) -> tuple[AsyncJobHandle, JobResult]:
+        """The result of a line's job; where failed ones are tried again, of the first that this run made."""
+        for _ in range(MAX_RETRIES):
+            if isinstance(outcome, HeadraceError):
+                raise outcome
+            try:
+                return outcome, await outcome.result()
+            except (JobFailed, JobCancelled, JobExpired):
+                if not self.retry_failed or outcome.id[:TIME_CHARACTERS] >= self._began:
+                    raise
+            line = line.after(outcome.id)
+            (outcome,) = await self._enqueue([line])
+        raise HeadraceError(f"{MAX_RETRIES} jobs of this line have failed")
 
-def _written(answer: dict[str, Any]) -> str:
-    """The answer as JSON in UTF-8; half a character, which a line's own id may have, as its escape."""
-    text = json.dumps(answer, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(answer)
-    return text
+
+def _again(line: Line, number: int, seen: set[str]) -> Line:
+    """What becomes of a line whose id another has: an error under a name of its own."""
+    name = f"line-{number}"
+    while name in seen:
+        name += "'"
+    return Line(name, line.url, InvalidJob("custom_id", f"{line.custom_id!r} is in the file more than once"))
 
 
 def _body(line: Line, result: JobResult) -> dict[str, Any]:
     if line.url is None or isinstance(line.job, HeadraceError):
         return result.model_dump(mode="json", exclude_none=True)
     return response_body(line.url, line.job.model, result)
-
-
-def parse_line(number: int, text: bytes, defaults: dict[str, Any], source: str) -> Line:
-    """The request in line `number` of the file `source`: OpenAI's form, or a job's own arguments."""
-    custom_id, url = f"line-{number}", None
-    try:
-        request, repeated = _read(text)
-        custom_id = _custom_id(request.pop("custom_id", None)) or custom_id
-        url, fields = _asked(request, repeated)
-        job = Job.make(**{"stream": False, **defaults, **fields})
-        if job.idempotency_key is None:
-            key = _key(source, custom_id, {**defaults, **fields})
-            job = job.model_copy(update={"idempotency_key": key})
-    except InvalidJob as reason:
-        return Line(custom_id, url, reason)
-    return Line(custom_id, url, job)
-
-
-def _asked(request: dict[str, Any], repeated: str | None) -> tuple[str | None, dict[str, Any]]:
-    """The endpoint of a request in OpenAI's form, and a job's arguments.
-
-    Raises:
-        InvalidJob: it is no request.
-    """
-    if repeated is not None:
-        raise InvalidJob(repeated, "is given more than once")
-    if "url" not in request and "body" not in request:
-        return None, request
-    url, body = _url(request.get("url")), request.get("body")
-    if not isinstance(body, dict):
-        raise InvalidJob("body", "must be the request's JSON object")
-    return url, job_fields(url, body)
-
-
-def _read(text: bytes) -> tuple[dict[str, Any], str | None]:
-    """The object in a line, and the first name that it, or an object in it, has more than once.
-
-    Raises:
-        InvalidJob: the line is no JSON, or no object, or lists and objects are nested too deep in it.
-    """
-    repeated: list[str] = []
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in found:
-                repeated.append(name)
-            found[name] = value
-        return found
-
-    try:
-        request = json.loads(text, object_pairs_hook=once)
-    except RecursionError:
-        raise InvalidJob("line", "is nested too deep") from None
-    except ValueError as error:
-        raise InvalidJob("line", f"is not JSON: {error}") from None
-    if not isinstance(request, dict):
-        raise InvalidJob("line", "is no JSON object")
-    return request, shown_name(repeated[0]) if repeated else None
-
-
-def _custom_id(given: object) -> str | None:
-    if isinstance(given, str) or given is None:
-        return given
-    if isinstance(given, int | float):
-        return json.dumps(given)
-    raise InvalidJob("custom_id", f"must be a text (got {type(given).__name__})")
-
-
-def _url(given: object) -> str:
-    """An endpoint's path; what is no path may be a whole address, with what is secret in it."""
-    if not isinstance(given, str) or not re.fullmatch(r"[\w./-]{1,80}", given):
-        raise InvalidJob("url", f"must be {CHAT_URL} or {COMPLETIONS_URL}")
-    return given
-
-
-def _key(source: str, custom_id: str, fields: dict[str, Any]) -> str:
-    """The idempotency key of a line; the fields are known to be valid."""
-    identity = json.dumps([source, custom_id, fields], sort_keys=True).encode()
-    return f"batch-{hashlib.blake2b(identity, digest_size=16).hexdigest()}"
-
-
-def answered_ids(responses: Path) -> set[str]:
-    """The ids that have an answer in the file; a last line that was torn by a crash is cut off.
-
-    Raises:
-        HeadraceError: the file holds something else.
-    """
-    answered: set[str] = set()
-    if not responses.exists():
-        return answered
-    with responses.open("rb+") as file:
-        whole = 0
-        for text in file:
-            if not text.endswith(b"\n"):
-                break
-            whole += len(text)
-            try:
-                answered.add(json.loads(text)["custom_id"])
-            except (ValueError, TypeError, KeyError):
-                raise HeadraceError(
-                    f"{responses} holds something else than a batch's answers; choose another output file"
-                ) from None
-        file.truncate(whole)
-    return answered

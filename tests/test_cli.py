@@ -204,7 +204,8 @@ def test_a_batch_is_run_and_run_again(cli: Any, worker: Worker, tmp_path: Path) 
     assert message == {"role": "assistant", "content": "Hello, world"}
     assert answers["c"]["error"]["code"] == "invalid_job"
     again = cli("batch", "in.jsonl", "-o", "out.jsonl", "--model", "m")
-    assert (again.returncode, again.stderr) == (0, "0 answered, 0 failed, 3 skipped; 0 tokens\n")
+    told = "0 answered, 0 failed, 3 skipped; 0 tokens; errors of earlier runs: 1 (--retry-failed)\n"
+    assert (again.returncode, again.stderr) == (1, told)
     other = cli("batch", "in.jsonl", "-o", "no/such/folder.jsonl")
     assert (other.returncode, "Traceback" in other.stderr) == (1, False)
 

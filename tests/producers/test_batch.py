@@ -27,9 +27,20 @@ def answers(path: Path) -> dict[str, dict[str, Any]]:
     return {line["custom_id"]: line for line in lines}
 
 
-async def run(url: str, requests: Path, responses: Path, *, in_flight: int = 10, **settings: Any) -> Tally:
+async def run(
+    url: str,
+    requests: Path,
+    responses: Path,
+    *,
+    in_flight: int = 10,
+    errors: Path | None = None,
+    retry_failed: bool = False,
+    **settings: Any,
+) -> Tally:
     async with AsyncClient(url, **settings) as client:
-        return await BatchRun(client, requests, responses, DEFAULTS, in_flight, lambda tally: None).run()
+        told: list[Tally] = []
+        files = (requests, responses, DEFAULTS, in_flight, told.append)
+        return await BatchRun(client, *files, errors=errors, retry_failed=retry_failed).run()
 
 
 async def test_every_line_is_answered_in_its_own_form(redis_url: str, working: None, tmp_path: Path) -> None:
@@ -82,8 +93,9 @@ async def test_a_line_that_can_not_be_run_becomes_a_line_with_its_error(
     lines = [json.loads(line) for line in responses.read_text().splitlines()]
     errors = {line["custom_id"]: line["error"]["code"] for line in lines if line["error"]}
     assert (tally.succeeded, tally.failed, len(lines)) == (2, 8, 10)
+    assert len({line["custom_id"] for line in lines}) == 10
     assert errors == {
-        "good": "invalid_job",
+        "line-2": "invalid_job",
         "line-3": "invalid_job",
         "line-4": "invalid_job",
         "empty": "invalid_job",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headrace import Client, HeadraceError, InvalidJob, Job, JobHandle, JobsRefused
-from headrace.producers.batch import parse_line
+from headrace.producers.batch_lines import parse_line
 
 from .test_batch import answers, run
 
