@@ -21,7 +21,7 @@ RUN := $(if $(REDIS),tools/with_redis $(REDIS)) $(VENV)/bin/python -m
 PYTEST := $(RUN) pytest $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up install test chaos servers on_a_server bench peers lint types format build clean
+.PHONY: help demo up install test chaos servers on_a_server bench peers lint types format references build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -76,6 +76,9 @@ types: $(INSTALLED)  ## mypy, strict
 format: $(INSTALLED)  ## let ruff fix and format
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+
+references: $(INSTALLED)  ## write the pages that are made of the code: docs/cli.md, settings.md, errors.md
+	$(VENV)/bin/python tools/references.py
 
 build: $(INSTALLED)  ## sdist, and the wheel from it, checked, in dist/
 	rm -rf $(DIST)

@@ -22,15 +22,21 @@ class WorkerSettings(CelerySettings):
         model: a Hugging Face Hub name, a local folder, or `demo`, the built-in one. A worker needs one.
         served_name: the name that producers use; the folder's or Hub name when not given.
         device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is the checkpoint's own.
         quantization: `int8` keeps weights as bytes; for bfloat16 on a CPU.
         engines: engine processes on this machine; GPUs and CPU cores are shared out among them.
+        page_size: tokens that a KV page holds.
         num_pages: KV pages an engine; sized from `kv_memory_bytes` when not given.
         kv_memory_bytes: memory for an engine's KV pages; when not given, a quarter of what the machine has
             free, and on a GPU what the largest step leaves of it.
         kv_dtype: `fp8` keeps keys and values in half the memory, with less precision; on GPUs.
+        max_batch_size: most jobs in one step.
         max_step_tokens: most tokens computed in one step; 512 on a CPU and 2048 on a GPU when not given.
         token_time_ms: longest time from a token of a stream to its next, for which prompts are computed in
             smaller pieces; without it they get all of `max_step_tokens`.
+        max_context_tokens: longest prompt and output together; what the model allows when not given.
+        prefix_cache: keep pages for prompts that begin in the same way.
+        threads: CPU threads an engine; its share of the cores when not given.
         cuda_graphs: capture decode steps on a GPU; without it the start is quicker and every step slower.
         gpu_reserve_bytes: GPU memory that KV pages leave free, besides what a measured step takes; 3 % of the
             GPU's, at least 512 MiB, when not given.
@@ -40,6 +46,7 @@ class WorkerSettings(CelerySettings):
         model_grace_s: how long no worker of that model must have been heard of before that.
         lease_s: a worker silent for this long loses its jobs to another.
         flush_s: longest time between two publications of a stream.
+        heartbeat_s: how often a worker says that it lives.
         finish_s: when the worker is stopped, running jobs may go on for so long to end by themselves; what
             has not ended then is handed over. At 0 everything is handed over at once.
         drain_s: longest wait for the hand-over when the worker is stopped; then it is killed.
@@ -50,6 +57,7 @@ class WorkerSettings(CelerySettings):
         start_s: an engine process that has not loaded its model by then is killed.
         metrics_port: serves Prometheus metrics and health; 0 takes a free port, None serves none.
         metrics_host: the address to serve them on; `0.0.0.0` where Prometheus is on another machine.
+        log_level: `debug`, `info`, `warning` or `error`.
     """
 
     model: str = ""

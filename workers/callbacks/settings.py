@@ -24,6 +24,7 @@ class CallbacksSettings(CelerySettings):
         webhook_retention_s: how long a delivery is kept, its retries included.
         metrics_port: serves Prometheus metrics and health; 0 takes a free port, None serves none.
         metrics_host: the address to serve them on.
+        log_level: `debug`, `info`, `warning` or `error`.
     """
 
     app: Annotated[str, Field(min_length=1)] = "headrace.celery:app"
