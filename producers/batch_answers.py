@@ -17,6 +17,9 @@ from typing import Any, Self
 from ..schemas.errors import HeadraceError
 from .batch_lines import STANDARD
 
+BEGINNINGS = (b'{"id": ', b'{"custom_id": ')
+"""How a line of answers begins."""
+
 
 @dataclass(slots=True)
 class Standing:
@@ -122,13 +125,23 @@ class AnswerFile:
         with self.path.open("rb+") as file:
             whole = 0
             for text in file:
-                if not text.endswith(b"\n") and text.startswith(b"{"):
+                if not text.endswith(b"\n"):
+                    self._check_torn(text)
                     break
                 whole += len(text)
                 custom_id, error = self._answer(text)
                 (succeeded if error is None else failed).add(custom_id)
             file.truncate(whole)
         return Standing(succeeded | failed, failed - succeeded)
+
+    def _check_torn(self, text: bytes) -> None:
+        """Refuse to cut off what is no beginning of an answer."""
+        begun = any(text.startswith(start) or start.startswith(text) for start in BEGINNINGS)
+        with suppress(ValueError):
+            json.loads(text)
+            begun = False
+        if not begun:
+            self._answer(text)
 
     def _answer(self, text: bytes) -> tuple[str, object]:
         try:

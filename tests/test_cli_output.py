@@ -27,12 +27,12 @@ def ran(*arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[
     return subprocess.run([*HEADRACE, *arguments], timeout=60, **given)
 
 
-def on_a_terminal(columns: int, *arguments: str) -> str:
+def on_a_terminal(columns: int, *arguments: str, stream: str = "stdout", **options: Any) -> str:
     """What a command prints on a terminal of that width."""
     reader, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {name: value for name, value in environment(TERM="xterm").items() if name != "COLUMNS"}
-    with subprocess.Popen([*HEADRACE, *arguments], stdout=terminal, env=env) as process:
+    with subprocess.Popen([*HEADRACE, *arguments], env=env, **{stream: terminal}, **options) as process:
         os.close(terminal)
         shown = b""
         while part := _read(reader):
@@ -189,3 +189,19 @@ def test_durations_and_moments_are_said_as_people_say_them() -> None:
     ]
     assert moment(1_000, 61_000).endswith("(1 min ago)")
     assert moment(61_000, 1_000).endswith("(in 1 min)")
+
+
+def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere(
+    cli: Any,
+    worker: Worker,  # noqa: F811
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "in").write_text('{"prompt": "x"}\n')
+    command = ("batch", "in", "-m", "m", "-o")
+    monkeypatch.setattr("headrace.producers.cli.batch.TELL_S", 0.0)
+    told = cli(*command, "out").stderr.splitlines()
+    assert [line for line in told if " done, " in line] == ["0 of 1 done, 0 failed", "1 of 1 done, 0 failed"]
+    bar = on_a_terminal(100, *command, "other", "--redis", redis_url, stream="stderr", cwd=tmp_path)
+    assert "1/1 2 tokens, 0 failed" in bar

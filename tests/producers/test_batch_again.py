@@ -131,7 +131,15 @@ async def test_two_runs_do_not_write_one_file(
 
 
 @pytest.mark.parametrize(
-    "content", ["shopping", '{"custom_id": "a", "prompt": "x"}\n', '"custom_id"\n', "[]\n"]
+    "content",
+    [
+        "shopping",
+        '{"id": 5, "name": "x"}',
+        '{"name": "x',
+        '{"custom_id": "a", "prompt": "x"}\n',
+        '"custom_id"\n',
+        "[]\n",
+    ],
 )
 async def test_a_file_that_is_no_batchs_stays_as_it_is(redis_url: str, tmp_path: Path, content: str) -> None:
     requests, other = write_requests(tmp_path / "in.jsonl", {"prompt": "x"}), tmp_path / "other"
