@@ -14,7 +14,8 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from headrace import AsyncClient, JobHandle
-from headrace.producers.batch import BatchRun, parse_line
+from headrace.producers.batch import BatchRun
+from headrace.producers.batch_lines import parse_line
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate  # noqa: F401 (a task of every app)
 from headrace.schemas import keys

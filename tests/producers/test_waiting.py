@@ -180,7 +180,7 @@ def test_the_command_line_says_it_on_stderr(
 
     canceller = threading.Thread(target=cancel_once_told)
     canceller.start()
-    output = cli("tail", job.id, status=1)
+    output = cli("tail", job.id, status=5)
     canceller.join()
     assert f"headrace: job {job.id} waits: no worker serves model 'm' now" in output
     assert len(output.splitlines()) == 2
