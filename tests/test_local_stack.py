@@ -180,6 +180,6 @@ def test_up_takes_a_port_or_a_redis_but_not_both(cli):
 
 def test_a_wrong_setting_is_said_before_anything_is_started(tmp_path, cli):
     ran = cli("up", HEADRACE_METRICS_PORT="many")
-    assert ran.returncode == 1
+    assert ran.returncode == 2
     assert ran.stderr.startswith("headrace: setting metrics_port")
     assert not (tmp_path / ".headrace").exists()
