@@ -135,11 +135,12 @@ local function let_go(id, kind)
   requeue(id, kind)
 end
 
-local function let_all_go(stream, kind, most)
-  for _ = 1, most do
+local function let_all_go(stream, kind)
+  while looks >= 1 do
     local entry_id, entry = peek(stream)
     if not entry_id then return end
-    local job = fields_of(entry.job or '', 'state', 'stream', 'entry')
+    local job = fields_of(entry.job or '', 'state', 'stream', 'entry', 'offset')
+    looks = looks - (on_model_change == 'fail' and looks_for(job) or 1)  -- who fails, has his log read
     if job.state == 'queued' and job.stream == stream and job.entry == entry_id then
       let_go(entry.job, kind)
       counts.model_changed = counts.model_changed + 1
@@ -156,11 +157,11 @@ for _, readers in ipairs(redis.call('ZRANGEBYSCORE', key('readers'), '(' .. now,
 end
 
 -- Streams of retry and suspects whose readers have not been heard of for the grace, and jobs in them.
-local most = on_model_change == 'fail' and math.ceil(limit / 10) or limit  -- who fails, has his log read
+looks = limit
 for _, readers in ipairs((spared or on_model_change == '') and {} or ripe('readers', now - model_grace_ms)) do
   for _, kind in ipairs({'retry', 'suspects'}) do
     local stream = key(kind, readers)
-    if string.match(readers, ':%x+$') then let_all_go(stream, kind, most - counts.model_changed) end
+    if string.match(readers, ':%x+$') then let_all_go(stream, kind) end
   end
   if redis.call('EXISTS', key('retry', readers), key('suspects', readers)) == 0 then
     redis.call('ZREM', key('readers'), readers)
