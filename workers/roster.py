@@ -20,6 +20,9 @@ from .notices import Notices
 from .running_job import RunningJob, wire_logprobs
 from .text import TokenText
 
+SAID_AGAIN_S = 10.0
+"""How often it is logged that Redis refuses what jobs have to say."""
+
 log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
@@ -64,6 +67,7 @@ class Roster:
     leaving: dict[RunningJob, ReleaseReason] = field(default_factory=dict)
     notices: Notices = field(default_factory=Notices)
     urgent: bool = False
+    _refused: tuple[str, float] = ("", 0.0)
 
     def __len__(self) -> int:
         return len(self.jobs) + len(self.leaving)
@@ -234,7 +238,7 @@ class Roster:
         if isinstance(answer, Unwritable):
             raise answer
         if isinstance(answer, Exception):  # refused for now (no memory, say): the next flush sends it again
-            log.warning("write_refused", job=running.job_id, reason=str(answer))
+            self._note_refusal(running, answer)
             return
         match answer.status:
             case AdvanceStatus.OK | AdvanceStatus.CANCELLED | AdvanceStatus.EXPIRED:
@@ -250,6 +254,13 @@ class Roster:
                 self.fail(running, FailureCode.ENGINE, "its keys in Redis were changed from outside")
             case _:
                 self._lost(running, answer.status)
+
+    def _note_refusal(self, running: RunningJob, answer: Exception) -> None:
+        """Say it, but not for each of many jobs that each flush tries again, many times a second."""
+        now, reason = time.monotonic(), str(answer)
+        if reason != self._refused[0] or now - self._refused[1] >= SAID_AGAIN_S:
+            log.warning("write_refused", job=running.job_id, reason=reason)
+            self._refused = reason, now
 
     def _interrupt(self, running: RunningJob, status: AdvanceStatus) -> None:
         if running.preparing and running.resumed_at:  # its text is not here yet: the queue ends it with that
@@ -277,7 +288,7 @@ class Roster:
         if isinstance(answer, Unwritable):
             raise answer
         if isinstance(answer, Exception):
-            log.warning("write_refused", job=running.job_id, reason=str(answer))
+            self._note_refusal(running, answer)
         elif answer.status is AdvanceStatus.BEHIND:
             self._fall_back(running, answer.log_offset)
         elif answer.status in {AdvanceStatus.OK, AdvanceStatus.ALREADY}:
@@ -294,7 +305,7 @@ class Roster:
         if isinstance(answer, Unwritable):
             raise answer
         if isinstance(answer, Exception):
-            log.warning("write_refused", job=running.job_id, reason=str(answer))
+            self._note_refusal(running, answer)
         elif answer.status is AdvanceStatus.BEHIND:
             self._fall_back(running, answer.log_offset)
         else:
