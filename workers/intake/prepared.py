@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ...schemas.events import JobError
@@ -13,6 +13,10 @@ NOT_KEPT = frozenset(
     {"prompt", "messages", "prompt_token_ids", "tools", "metadata", "webhook", "celery", "idempotency_key"}
 )
 """Fields of a job that nobody needs once it is prepared, and that may be large."""
+
+
+PIECE = 64
+"""Tokens whose log-probabilities are one line: who reads it holds the interpreter for no longer at once."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -94,7 +98,9 @@ class Prepared:
     replay: Replay = field(default_factory=Replay)
 
     def to_wire(self) -> bytes:
-        """For the engine process: JSON and, behind a newline, the prompt's token ids."""
+        """For the engine process: lines of JSON and, behind them, the prompt's token ids."""
+        logprobs = self.replay.logprobs
+        pieces = [logprobs[at : at + PIECE] for at in range(0, len(logprobs), PIECE)]
         body = {
             "error": self.error and self.error.model_dump(),
             "trace": self.trace,
@@ -102,16 +108,20 @@ class Prepared:
             "prompt_bytes": self.prompt_bytes,
             "prompt_tokens": self.prompt_tokens,
             "notice": self.notice and asdict(self.notice),
-            "replay": asdict(self.replay) | {"position": self.replay.position},
+            "replay": asdict(replace(self.replay, logprobs=[])) | {"position": self.replay.position},
+            "pieces": len(pieces),
         }
-        return json.dumps(body).encode() + b"\n" + array("i", self.prompt_ids).tobytes()
+        lines = [json.dumps(part).encode() + b"\n" for part in (body, *pieces)]
+        return b"".join([*lines, array("i", self.prompt_ids).tobytes()])
 
     @classmethod
     def from_wire(cls, message: bytes) -> "Prepared":
         """What `to_wire` made."""
-        head, _, ids = message.partition(b"\n")
-        body = json.loads(head)
+        body, at = _line(message, 0)
         replay = Replay(**body.pop("replay"))
+        for _ in range(body.pop("pieces")):
+            piece, at = _line(message, at)
+            replay.logprobs += piece
         if replay.position is not None:
             tokens, text, early = replay.position
             replay.position = Position(Held(*tokens), text, early)
@@ -120,6 +130,12 @@ class Prepared:
             error=error and JobError(**error),
             notice=notice and JobStarted(**notice),
             replay=replay,
-            prompt_ids=array("i", ids).tolist(),
+            prompt_ids=array("i", message[at:]).tolist(),
             **body,
         )
+
+
+def _line(message: bytes, start: int) -> tuple[Any, int]:
+    """The JSON in the line that begins at `start`, and where the next one does."""
+    end = message.index(b"\n", start)
+    return json.loads(message[start:end]), end + 1
