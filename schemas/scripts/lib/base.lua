@@ -35,7 +35,7 @@ local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = t
 local function allow_when_full() redis.call('DEL', key('full')) end
 
 local DAMAGE = {'WRONGTYPE', 'not an integer', 'not a valid float', 'overflow', 'ID specified', 'stream ID',
-  'last possible ID', 'attempt to ', 'bad argument'}
+  'last possible ID', 'not a number', 'attempt to ', 'bad argument', 'invalid value'}
 
 -- Whether an error says that something was damaged from outside, and not that Redis refuses (missing rights, say).
 local function is_damage(err)
