@@ -8,6 +8,9 @@ import gc
 
 if __name__ == "__main__":
     gc.disable()  # while modules load: what they make stays, and going through it again and again takes 0.4 s
+    from . import logs
+
+    logs.configure("info")  # what can't be loaded is said as an event too
 
 import os
 import sys
@@ -43,6 +46,9 @@ SWITCH_S = 0.0005
 
 REDIS_WAIT_S = 60.0
 """How long the start waits for a Redis that is away, before it counts as failed."""
+
+REDIS_PAUSE_S = 8.0
+"""The longest pause between two tries at the start."""
 
 log = structlog.get_logger("headrace.workers.engine_process")
 
@@ -160,15 +166,16 @@ def _announce(queue: Queue) -> None:
     Raises:
         BrokerUnavailable: it is too old, denies the right to this, or stayed away.
     """
-    give_up_at = time.monotonic() + REDIS_WAIT_S
+    give_up_at, pause_s = time.monotonic() + REDIS_WAIT_S, 1.0
     while True:
         try:
             _register(queue)
         except BrokerUnavailable as error:
             if not connection_lost(error) or time.monotonic() >= give_up_at:
                 raise
-            log.warning("redis_awaited", reason=str(error))
-            time.sleep(1.0)
+            log.warning("redis_awaited", reason=str(error), retry_s=pause_s)
+            time.sleep(pause_s)
+            pause_s = min(REDIS_PAUSE_S, 2 * pause_s)
         else:
             return
 

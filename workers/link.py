@@ -107,6 +107,11 @@ class Link:
         """Why Redis does not answer, or why it refuses this worker's heartbeat; empty where all is well."""
         return self._outage.reason if self._outage is not None else self._refusal
 
+    @property
+    def is_out(self) -> bool:
+        """Whether Redis does not answer."""
+        return self._outage is not None
+
     def contact_s(self) -> float:
         """How long ago Redis last answered an exchange."""
         return time.monotonic() - self._contact

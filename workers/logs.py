@@ -10,15 +10,20 @@ import logging.config
 import os
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ..schemas.connection import without_password
+from .stderr import LineHandler
+
+log = structlog.get_logger(__name__)
 
 WITHHELD = frozenset(
     {
@@ -77,11 +82,14 @@ def configure(level: str, **bound: str | int) -> None:
                     "foreign_pre_chain": shared,
                 }
             },
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "handlers": {"stderr": {**_handler(), "formatter": "line"}},
             "root": {"handlers": ["stderr"], "level": level.upper()},
         }
     )
     logging.captureWarnings(True)
+    for name in ("redis.connection", "redis.asyncio.connection"):  # a line a connection, of what it can't do
+        logging.getLogger(name).setLevel(logging.INFO)
+    sys.excepthook, threading.excepthook = _log_crash, _log_thread_crash
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -93,6 +101,26 @@ def configure(level: str, **bound: str | int) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _handler() -> dict[str, Any]:
+    try:
+        return {"()": LineHandler, "fd": sys.stderr.fileno()}
+    except (OSError, ValueError):  # it is no file
+        return {"class": "logging.StreamHandler"}
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What ends the process is an event as any other, and not a traceback over many lines."""
+    if not issubclass(kind, KeyboardInterrupt):
+        log.critical("crashed", exc_info=(kind, error, trace))
+
+
+def _log_thread_crash(thread: threading.ExceptHookArgs) -> None:
+    if thread.exc_value is not None and thread.exc_type is not SystemExit:
+        name = thread.thread.name if thread.thread else ""
+        exc_info = thread.exc_type, thread.exc_value, thread.exc_traceback
+        log.critical("thread_crashed", thread=name, exc_info=exc_info)
 
 
 def _open_closed_streams() -> None:

@@ -179,6 +179,7 @@ class Roster:
     def _note_tokens(self, running: RunningJob, count: int, now: float) -> None:
         if running.last_token_at is None:
             self.urgent = True
+            running.first_token_at = now
             if not running.resumed_at:
                 self.metrics.first_token(running.waited_s + now - running.claimed_at)
         else:

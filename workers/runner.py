@@ -87,7 +87,8 @@ class Runner:
         finally:
             self._link.close()
             self._queue.intake.close()
-            self._queue.leave()
+            if not self._link.is_out:
+                self._queue.leave()
 
     def stop(self, finish_s: float = 0.0) -> None:
         """Ask the loop to hand over and return, once its jobs have ended or after `finish_s`.
@@ -103,7 +104,8 @@ class Runner:
     def _leaving(self) -> bool:
         if self._leave_at is None:
             return False
-        return time.monotonic() >= self._leave_at or (not self.roster and not self._link.busy)
+        nothing_left = not self.roster and (not self._link.busy or self._link.is_out)
+        return time.monotonic() >= self._leave_at or nothing_left
 
     def _drain(self, finish_s: float) -> None:
         """What somebody asked for by `headrace workers drain`; heard again with every heartbeat."""
@@ -168,7 +170,8 @@ class Runner:
     def _hand_over(self) -> None:
         """Give every job back with its progress; what Redis can't be told within a lease lapses by itself."""
         give_up_at = time.monotonic() + self._settings.lease_s
-        self._link.collect(wait_s=None)
+        if self.roster or not self._link.is_out:  # else there is nothing to wait for a Redis that is away
+            self._link.collect(wait_s=None)
         for running in list(self.roster.active):
             self.roster.give_back(running, ReleaseReason.DRAIN)
         released = len(self.roster.leaving)

@@ -61,6 +61,7 @@ class RunningJob:
     logprobs: list[dict[str, Any]] | None = None
     written: int = 0
     resumed_at: int = 0
+    first_token_at: float | None = None
     last_token_at: float | None = None
     checkpointed_at: float = 0.0
     renewed_at: float = 0.0

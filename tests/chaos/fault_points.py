@@ -36,7 +36,7 @@ LATER_TOKENS = 80
 START = ("_build", "_announce")
 READS = {
     *("Link.next_at", "Engine.check", "Engine.stats", "Engine.held_tokens", "Roster.held_tokens"),
-    *("Intake.overdue_s", "Link.late_s"),
+    *("Intake.overdue_s", "Link.late_s", "Link.contact_s"),
     "Noticeboard.note_refusal",  # it writes a line of the log
 }
 """Methods that change nothing: dying there is dying at the step before or after."""

@@ -152,6 +152,21 @@ def test_a_host_without_redis_waits_and_can_be_stopped(
     assert host.events("engine_drained")
 
 
+@pytest.mark.parametrize("behaviour", ["serve", "deaf"])
+def test_a_host_whose_redis_hangs_ends_when_its_engine_processes_have(
+    own_redis: "EmbeddedRedis", start_host: StartHost, behaviour: str
+) -> None:
+    host = start_host(own_redis.url, behaviour, drain_s=0.5, metrics_port=0)
+    host.wait_for("engine_ready")
+    engines = host.engines
+    own_redis.kill(signal.SIGSTOP)
+    try:
+        assert host.end(timeout_s=15) == 0
+    finally:
+        own_redis.kill(signal.SIGCONT)
+    assert not any(engine.is_running() for engine in engines)
+
+
 def test_metrics_are_served_and_go_on_across_engine_processes(
     redis_url: str, start_host: StartHost, eventually: Eventually
 ) -> None:

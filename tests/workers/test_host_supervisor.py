@@ -127,6 +127,17 @@ def test_what_can_never_run_is_said_once_and_ends_all_with_failure(supervise: Ca
     assert reasons == ["no such model: nowhere/none"]
 
 
+def test_an_engine_process_that_has_no_jobs_yet_is_not_waited_for(
+    supervise: Callable[..., Run], eventually: Callable[..., Any]
+) -> None:
+    with capture_logs() as logs:
+        run = supervise("loading", drain_s=600)
+        eventually(lambda: "engine_0_pid" in run.info)
+        run.supervisor.drain()
+        assert run.ended.get(timeout=20) == 0
+    assert "engine_killed" not in {line["event"] for line in logs}
+
+
 def test_a_drain_ends_when_every_job_is_handed_over(
     supervise: Callable[..., Run], eventually: Callable[..., Any]
 ) -> None:

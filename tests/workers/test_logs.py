@@ -2,6 +2,7 @@ import ast
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,87 @@ def test_no_log_call_of_the_worker_names_content() -> None:
     ]
     assert calls
     assert not {keyword.arg for call in calls for keyword in call.keywords} & WITHHELD
+
+
+CRASHES = """
+import sys, threading
+def fail():
+    raise ValueError("bad whsec_topsecret")
+thread = threading.Thread(target=fail, name="io")
+thread.start()
+thread.join()
+fail()
+"""
+
+
+def test_what_ends_a_process_or_a_thread_is_one_event_with_its_exception() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SETUP + CRASHES], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    first, second = map(json.loads, ended.stderr.splitlines())
+    assert (first["event"], first["thread"], second["event"]) == ("thread_crashed", "io", "crashed")
+    for line in (first, second):
+        assert line["worker"] == "worker-1"
+        assert line["exception"].startswith("Traceback")
+        assert line["exception"].endswith("ValueError: bad whsec_***")
+
+
+def test_an_engine_process_that_can_not_be_loaded_says_so_as_one_event(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no such library')")
+    ended = subprocess.run(
+        [sys.executable, "-m", "headrace.workers.engine_process", "0"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    [line] = map(json.loads, ended.stderr.splitlines())
+    assert (ended.returncode, line["event"]) == (1, "crashed")
+    assert line["exception"].endswith("ImportError: no such library")
+
+
+def test_redis_clients_say_nothing_of_what_a_server_does_not_offer_at_debug_level() -> None:
+    code = """
+logs.configure("debug")
+logging.getLogger("redis.connection").debug("Failed to enable maintenance notifications")
+log.debug("ours")
+"""
+    assert [line["event"] for line in lines_of(code)] == ["ours"]
+
+
+WITHOUT_A_READER = """
+import time
+started = time.monotonic()
+for number in range(2000):
+    log.info("line", number=number, padding="x" * 400)
+print(time.monotonic() - started, flush=True)
+input()
+log.info("last")
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_log_that_nobody_reads_holds_up_nothing_and_says_what_was_lost(kind: str) -> None:
+    reader, writer = (end.detach() for end in socket.socketpair()) if kind == "socket" else os.pipe()
+    with (
+        os.fdopen(reader, "rb") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", SETUP + WITHOUT_A_READER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=writer,
+        ) as process,
+    ):
+        os.close(writer)
+        assert process.stdout is not None
+        assert float(process.stdout.readline()) < 10
+        began = os.read(log.fileno(), 1 << 20)  # there is room again
+        process.communicate(b"\n", timeout=20)
+        lines = [json.loads(line) for line in (began + log.read()).splitlines() if line.endswith(b"}")]
+    assert process.returncode == 0
+    numbers = [line["number"] for line in lines if line["event"] == "line"]
+    assert numbers == list(range(len(numbers)))
+    [lost] = [line["lines"] for line in lines if line["event"] == "log_lines_lost"]
+    assert 2000 - len(numbers) - 1 <= lost <= 2000 - len(numbers)
+    assert lines[-1]["event"] == "last"

@@ -27,6 +27,7 @@ from ...schemas.delivery import Attempted, DeliveryState, read_secrets
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.keys import Tag
 from ...schemas.scripts import DeliveriesReply, DueDelivery, claim_deliveries, run_async, settle_delivery
+from ..seldom import Seldom
 from ..webhooks.schedule import Schedule
 from ..webhooks.sender import Attempt, Sender, Verdict
 from .metrics import CallbackMetrics
@@ -77,6 +78,7 @@ class Deliveries:
         self._schedule = schedule or Schedule()
         self._nonce = secrets.token_hex(4)
         self._next_queue = 0
+        self._seldom = Seldom()
         self._lease_s = 2 * settings.webhook_timeout_s + SETTLE_S
         self._secrets: dict[str, tuple[float, list[str]]] = {}
         self._slots = asyncio.Semaphore(CONNECTIONS)
@@ -135,8 +137,10 @@ class Deliveries:
                 call = claim_deliveries(tag, free, self._lease_s, self._nonce, origins, tenants)
                 found: DeliveriesReply = await run_async(redis, call)
             except BrokerUnavailable as error:
-                log.warning("deliveries_wait", queue=tag.base, reason=str(error))
+                if self._seldom.due(str(error)):
+                    log.warning("deliveries_wait", queue=tag.base, reason=str(error))
                 continue
+            self._seldom.over()
             if found.expired:
                 log.warning("webhooks_expired", queue=tag.base, ids=found.expired)
                 self._metrics.expired(len(found.expired))

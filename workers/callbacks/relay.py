@@ -25,6 +25,7 @@ from ...schemas.keys import Tag
 from ...schemas.redaction import shown_name
 from ...schemas.scripts import accept_delivery, run
 from ...schemas.wire import WireJob
+from ..seldom import Seldom
 from .message import Messages, TaskMessage
 from .metrics import CallbackMetrics
 from .outbox import WAIT_S, Entry, Outbox
@@ -70,13 +71,16 @@ class Relay:
 
     def run(self) -> None:
         """Relay until told to stop; a Redis that is away is waited for."""
+        seldom = Seldom()
         while not self._stopping.is_set():
             try:
                 self._outbox.join()
                 while not self._stopping.is_set():
                     self.turn()
+                    seldom.over()
             except BrokerUnavailable as error:
-                log.warning("relay_waits", queue=self._tag.base, reason=str(error))
+                if seldom.due(str(error)):
+                    log.warning("relay_waits", queue=self._tag.base, reason=str(error))
                 self._stopping.wait(WAIT_S)
 
     def turn(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_shutting_down
 from kombu import Queue
 from prometheus_client import CollectorRegistry
 
@@ -23,9 +23,9 @@ from .. import logs
 from ..consumer import PatientConsumer
 from ..known_settings import unknown
 from ..metrics_server import served
-from ..stopping import stop_celery
+from ..stopping import FAREWELL_S, end_within, stop_celery
 from .metrics import CallbackMetrics
-from .service import Service
+from .service import END_S, Service
 from .settings import CallbacksSettings
 
 RESTORE_S = 60
@@ -74,6 +74,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
     hostname = f"callbacks@{platform.node()}-{os.getpid()}"
     logs.configure(settings.log_level, host=hostname)
     setup_logging.connect(_keep_logging)
+    worker_shutting_down.connect(_end)
     warnings.simplefilter("ignore", SecurityWarning)
     warnings.filterwarnings("ignore", INTERNAL_ERROR, RuntimeWarning)
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)  # it would log what was generated
@@ -150,6 +151,11 @@ def _pages(
     if settings.metrics_port is None:
         return nullcontext()
     return served(registry, service, settings.metrics_host, settings.metrics_port)
+
+
+def _end(exitcode: int = 0, **_: Any) -> None:
+    """Celery has been told to stop."""
+    end_within(END_S + FAREWELL_S, exitcode)
 
 
 def _keep_logging(**_: Any) -> None:

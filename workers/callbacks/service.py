@@ -15,6 +15,7 @@ from ...schemas.keys import Tag
 from ...schemas.scripts import run_many, upkeep
 from ..health import Report
 from ..revoke import Canceller
+from ..seldom import Seldom
 from ..webhooks.guard import Guard
 from ..webhooks.sender import Sender
 from .deliveries import Deliveries
@@ -142,15 +143,18 @@ class Service:
 
     def _watch(self) -> None:
         """Notice queues, give each a relay, and do their upkeep."""
+        seldom = Seldom()
         while not self._stopping.is_set():
             try:
                 self._notice_queues()
                 self._keep_up()
             except BrokerUnavailable as error:
-                log.warning("redis_awaited", reason=str(error))
                 self._trouble = str(error)
+                if seldom.due(self._trouble):
+                    log.warning("redis_awaited", reason=self._trouble)
             else:
                 self._trouble = ""
+                seldom.over()
             self._turned = time.monotonic()
             self._stopping.wait(QUEUES_S * random.uniform(0.8, 1.2))
 

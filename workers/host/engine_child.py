@@ -11,7 +11,20 @@ import structlog
 
 from ...schemas.events import JobState
 from ...schemas.scripts import ReleaseReason
-from ..pipe import Drained, Fatal, FromEngine, HostPipe, JobLeft, JobStarted, Launch, Ready, Stats, ToEngine
+from ..pipe import (
+    Drain,
+    Drained,
+    Fatal,
+    FromEngine,
+    HostPipe,
+    JobLeft,
+    JobStarted,
+    Launch,
+    Ready,
+    Stats,
+    Stop,
+    ToEngine,
+)
 from ..settings import WorkerSettings
 
 STARTING_S = 30.0
@@ -153,15 +166,22 @@ class EngineChild:
         self.wedged = True
         self.kill()
 
+    def leave(self, message: Drain | Stop, end_by: float) -> None:
+        """Have it end by then; at once where it is not ready: it has no jobs to hand over."""
+        self.end_by = end_by
+        if self.ready is None:
+            self.kill(signal.SIGTERM)
+        self.say(message)
+
     def hang_up(self, now: float) -> None:
         """Its pipe has ended: from now on only its end itself is a sign."""
         self.signs = [sign for sign in self.signs if sign is not self.pipe]
         self.end_by = min(now + EXIT_S, self.end_by or math.inf)
 
-    def kill(self) -> None:
-        """SIGKILL to it and to whatever it has started."""
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """A signal to it and to whatever it has started."""
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signum)
         except ProcessLookupError:
             return
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from ..metrics import HostMetrics
 from ..models import served_name
 from ..revoke import Canceller
 from ..settings import WorkerSettings
-from ..stopping import stop_celery
+from ..stopping import FAREWELL_S, end_within, stop_celery
 from .app import UNUSED_QUEUE, Host, make_app
 from .backoff import RestartPolicy
 from .endpoint import metrics_endpoint
@@ -73,7 +74,7 @@ def run(
             on_death=partial(recover_jobs, settings),
             on_job=face.job,
             on_engine=face.engine,
-            on_end=stop_celery,
+            on_end=partial(_end, metrics_dir),
             policy=policy,
         )
         health.supervisor = supervisor
@@ -99,6 +100,12 @@ def run(
     log.info("host_ended", status=status)
     logs.settle()
     return status
+
+
+def _end(metrics_dir: str | None, status: int) -> None:
+    """Every engine process has ended: so does the Celery worker."""
+    stop_celery(status)
+    end_within(FAREWELL_S, status, lambda: shutil.rmtree(metrics_dir or "", ignore_errors=True))
 
 
 def _keep_logging(**_: Any) -> None:

@@ -256,8 +256,7 @@ class Supervisor:
         for place in self._places:
             place.start_at = None
         for child in self._living:
-            child.end_by = now + grace_s
-            child.say(Stop() if cold else Drain(self._settings.finish_s))
+            child.leave(Stop() if cold else Drain(self._settings.finish_s), now + grace_s)
 
     def _pause(self, now: float) -> None:
         self._paused, finish_s = True, self._pause_asked or 0.0
@@ -265,8 +264,8 @@ class Supervisor:
         for place in self._places:
             place.start_at, place.paused = None, True
         for child in self._living:
-            child.end_by, child.paused = now + finish_s + self._settings.drain_s, True
-            child.say(Drain(finish_s))
+            child.paused = True
+            child.leave(Drain(finish_s), now + finish_s + self._settings.drain_s)
 
     def _resume(self, now: float) -> None:
         self._paused = False
@@ -342,7 +341,7 @@ class Supervisor:
             self._selector.unregister(sign)
         status = child.reap()
         place.child = None
-        if status != 0:
+        if status != 0 and not (child.ready is None and child.end_by is not None):
             self._on_death(child.launch.worker_id, HUNG if child.wedged else status)
         if self._metrics_dir is not None:
             forget(self._metrics_dir, engine_place(place.index))
