@@ -26,7 +26,7 @@ _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
     r"|deliveries|due"
-    r"|(due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints):.+)"
+    r"|(due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left):.+)"
 )
 
 
@@ -162,6 +162,10 @@ class Tag:
         """Stream, group `relay`: completion effects to deliver."""
         return f"{self.base}:outbox"
 
+    def left(self, app: str) -> str:
+        """Stream, group `relay`: outbox entries that other Celery apps' callbacks left to those of `app`."""
+        return f"{self.base}:left:{app}"
+
     @property
     def deliveries(self) -> str:
         """Sorted set: webhook deliveries, ended ones too, by when they were accepted or replayed in ms."""
@@ -239,6 +243,11 @@ def celery_key(namespace: str = NAMESPACE) -> str:
     return f"{namespace}:celery_key"
 
 
+def callbacks(namespace: str = NAMESPACE) -> str:
+    """Hash: the Celery apps that `headrace callbacks` are of, by when some were last heard of, in ms."""
+    return f"{namespace}:callbacks"
+
+
 def celery_prefix(namespace: str = NAMESPACE) -> str:
     """What every key of Celery starts with."""
     return f"{namespace}:celery:"
@@ -287,7 +296,7 @@ def is_permanent(key: str, namespace: str = NAMESPACE) -> bool:
 
     Celery's own tables, of hosts that listen for control messages, are a fixed few and are swept by Celery.
     """
-    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants", "celery_key")}:
+    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants", "celery_key", "callbacks")}:
         return True
     if key.startswith(webhook_secrets("", namespace)):
         return True

@@ -13,12 +13,13 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.multiprocess import mark_process_dead
 
-from ..schemas.events import JobState
+from ..schemas.events import FinishReasonName, JobState
+from .build import build_info
 
 if TYPE_CHECKING:
     from ..engine import EngineStats
@@ -153,6 +154,12 @@ class Metrics:
             "state",
             [s.value for s in JobState if s.terminal],
         )
+        self._finished = make.counters(
+            "jobs_finished",
+            "Jobs that ended here, by why their output ended.",
+            "finish_reason",
+            get_args(FinishReasonName),
+        )
         self._prompt_tokens = make.counter("prompt_tokens", "Prompt tokens of the jobs admitted.")
         self._output_tokens = make.counter("output_tokens", "Tokens generated.")
         self._fenced = make.counter("fenced_writes", "Writes refused because the job was another worker's.")
@@ -205,9 +212,10 @@ class Metrics:
             self._claim.note(took_s)
             self._claimed.inc(claimed)
 
-    def ended(self, state: str, since_enqueue_s: float) -> None:
+    def ended(self, state: str, finish_reason: FinishReasonName, since_enqueue_s: float) -> None:
         """Redis has confirmed a job's end in `state`, a terminal `JobState`."""
         self._ended[state].inc()
+        self._finished[finish_reason].inc()
         self._total.note(since_enqueue_s)
 
     def queued(self, jobs: int) -> None:
@@ -244,7 +252,9 @@ class HostMetrics:
     """What the host tells of its engine processes."""
 
     def __init__(self, model: str, registry: CollectorRegistry | None = None) -> None:
-        make = _Family(model, registry or CollectorRegistry())
+        registry = registry or CollectorRegistry()
+        build_info(registry)
+        make = _Family(model, registry)
         self._ready = make.gauge("engines_ready", "Engine processes that claim jobs.")
         self._restarts = make.counter("engine_restarts", "Engine processes started again after a death.")
         self._looping = make.gauge("engines_crash_looping", "Engine processes that die again and again.")

@@ -296,7 +296,8 @@ class Roster:
             self.jobs.pop(running.job_id, None)
             assert running.ended is not None
             self.notices.left(running, running.ended.value)
-            self.metrics.ended(running.ended.value, running.waited_s + time.monotonic() - running.claimed_at)
+            took_s = running.waited_s + time.monotonic() - running.claimed_at
+            self.metrics.ended(running.ended.value, running.finish_reason, took_s)
         else:
             self._lost(running, answer.status)
 

@@ -10,6 +10,7 @@ from kombu.utils.json import dumps as to_json
 from ...schemas.celery_settings import CelerySettings
 from ...schemas.errors import InvalidJob
 from ...schemas.job import Job, JobClass
+from ...schemas.presence import has_name
 from ...schemas.task_part import read_headers, sign_part, task_job_id
 from ...schemas.wire import WireJob
 from .. import overview
@@ -117,7 +118,7 @@ def celery_part(
         name: properties[name] for name in ("correlation_id", "reply_to", "priority") if name in properties
     }
     part: dict[str, Any] = {"headers": dict(headers), "embed": dict(embed), "properties": kept}
-    if app_name not in (None, "__main__"):
+    if has_name(app_name):
         part["app"] = app_name
     try:
         text: str = to_json(part)

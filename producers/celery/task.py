@@ -13,6 +13,7 @@ from ...schemas.events import JobResult
 from ...schemas.job import JobClass
 from ...schemas.redaction import shown
 from ..client import Client
+from .followed import Followed
 from .message import StreamProducer, default_model, job_fields
 from .result import GenerationResult
 
@@ -33,6 +34,7 @@ class GenerateTask(Task):  # type: ignore[misc]
     track_started = False  # it has started when its job has, which the completion stores
     acks_late = True
     _connected: tuple[int, CelerySettings, Client] | None = None
+    _followed = Followed()
 
     def _connection(self) -> tuple[CelerySettings, Client]:
         if self._connected is None or self._connected[0] != os.getpid():
@@ -84,9 +86,9 @@ class GenerateTask(Task):  # type: ignore[misc]
         options["serializer"] = "json"
         with self.app.producer_or_acquire(producer) as real:
             stream = StreamProducer(real, client, settings, job_class, self.app.main)
-            return cast(
-                "GenerationResult", super().apply_async(args, kwargs, task_id, stream, *rest, **options)
-            )
+            sent = super().apply_async(args, kwargs, task_id, stream, *rest, **options)
+        self._followed.check(client, self.app.main)
+        return cast("GenerationResult", sent)
 
     def _class_of(self, queue: object, priority: int | None) -> JobClass | None:
         if queue is not None:

@@ -1,5 +1,6 @@
 """`headrace callbacks`."""
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,8 @@ def _run(flags: dict[str, Any]) -> int:
         return 2
     try:
         settings = CallbacksSettings.load(**flags)
+        # For the app's `generate`, and for an app that is headrace's own: they have not seen the flags.
+        os.environ["HEADRACE_REDIS_URL"] = settings.redis_url
         return run(settings, _app(settings.app, find_app))
     except (BadSetting, BrokerUnavailable) as error:
         typer.echo(f"headrace callbacks: {error}", err=True)
@@ -70,7 +73,8 @@ def _app(name: str, find_app: Any) -> Any:
     try:
         found = find_app(name)
     except (ImportError, AttributeError) as error:
-        raise BadSetting(f"setting app = {name!r}: no such Celery app ({error})") from None
+        way_out = "name it as module:name, and start this in the project's folder or install the project"
+        raise BadSetting(f"setting app = {name!r}: no such Celery app ({error}); {way_out}") from None
     from .producers.celery.task import generate
 
     found.finalize()

@@ -4,6 +4,14 @@
 and result backend. `app` is for everybody else.
 """
 
+try:
+    import celery  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "celery":
+        raise
+    missing = "headrace.celery needs Celery, which is not installed: pip install 'headrace[celery]'"
+    raise ModuleNotFoundError(missing, name="celery") from None
+
 from .producers.celery.app import make_app
 from .producers.celery.result import GenerationResult
 from .producers.celery.task import generate

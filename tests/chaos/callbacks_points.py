@@ -40,7 +40,8 @@ SCRIPTS = {
 }
 """What the threads send of their own, at the least."""
 
-READS = {"GET", "MGET", "HGETALL", "HKEYS", "INFO", "LLEN", "ZRANGE"}
+READS = {"GET", "MGET", "HGETALL", "HKEYS", "INFO", "LLEN", "TIME", "ZCARD", "ZRANGE"}
+READS |= {"XINFO", "XLEN", "XRANGE"}
 """Commands that change nothing: dying there is dying at the step before or after."""
 
 FIRST = {"LLEN", "SADD", "INFO", "HKEYS"}
@@ -199,7 +200,9 @@ def _watched_pipeline(
     send: Callable[..., Any], scope: _Scope, names: dict[str, str], fuse: Fuse
 ) -> Callable[..., Any]:
     def execute(pipeline: Any, *args: Any, **options: Any) -> Any:
-        label = scope.label(" ".join(_name(command[0], names) for command in pipeline.command_stack))
+        commands = [_name(command[0], names) for command in pipeline.command_stack]
+        # What only looks asks as much as there is to see: no two looks are the same step.
+        label = "" if set(commands) <= READS else scope.label(" ".join(commands))
         return (_watched(send, label, fuse) if label else send)(pipeline, *args, **options)
 
     return execute

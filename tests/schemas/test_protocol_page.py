@@ -157,8 +157,10 @@ def deliver(queue, redis, seen: Seen) -> None:
     """The webhook of the job that has ended, which does not arrive."""
     tag = queue.tag
     redis.xgroup_create(tag.outbox, keys.RELAY_GROUP, "0")
-    seen.look(redis, tag)
     ((entry_id, _),) = redis.xrange(tag.outbox)
+    redis.xgroup_create(tag.left("team"), keys.RELAY_GROUP, "0", mkstream=True)
+    redis.xadd(tag.left("team"), {"entry": entry_id})
+    seen.look(redis, tag)
     queue.call(accept(tag, entry_id.decode()))
     (due,) = queue.call(claim_deliveries(tag, 1, 60, "n")).due
     seen.look(redis, tag)

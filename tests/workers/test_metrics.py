@@ -99,7 +99,7 @@ def test_the_life_of_a_job_is_counted_once(told: Told) -> None:
     metrics.admitted(1.5, 30, resumed=True)
     metrics.first_token(2.0)
     metrics.step(0.01, 3)
-    metrics.ended(JobState.SUCCEEDED.value, 4.0)
+    metrics.ended(JobState.SUCCEEDED.value, "length", 4.0)
     metrics.fenced()
     metrics.outage()
     metrics.queued(7)
@@ -120,6 +120,8 @@ def test_the_life_of_a_job_is_counted_once(told: Told) -> None:
     assert list(counted.values()) == [1, 1, 30, 3, 2, 1, 1.5, 2.0, 4.0, 1, 1, 7]
     assert told.value("jobs_ended_total", state="succeeded") == 1
     assert told.value("jobs_ended_total", state="failed") == 0
+    assert told.value("jobs_finished_total", finish_reason="length") == 1
+    assert told.value("jobs_finished_total", finish_reason="stop") == 0
 
 
 def test_labels_are_bounded_and_every_metric_says_what_it_is(told: Told) -> None:
@@ -127,7 +129,7 @@ def test_labels_are_bounded_and_every_metric_says_what_it_is(told: Told) -> None
     for metric in told.registry.collect():
         assert metric.documentation.endswith(".")
         for sample in metric.samples:
-            assert set(sample.labels) <= {"model", "state", "action", "le"}
+            assert set(sample.labels) <= {"model", "state", "finish_reason", "action", "le"}
 
 
 @pytest.mark.parametrize(

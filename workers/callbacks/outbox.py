@@ -21,6 +21,9 @@ BATCH = 64
 WAIT_S = 1.0
 """How long one read waits for entries; also how long a stop may take."""
 
+MOST_LEFT = 10_000
+"""Words to the callbacks of another app; what is beyond them they find a little later."""
+
 _START = "0-0"
 _ROUNDING_MS = 5
 _LEFT_MS = 3_600_000
@@ -35,29 +38,57 @@ class Outbox:
 
     Args:
         relay_s: for how long an entry is its reader's.
+        app: the Celery app whose tasks are completed here; empty where it has no name.
     """
 
-    def __init__(self, redis: Redis, tag: Tag, relay_s: float) -> None:
+    def __init__(self, redis: Redis, tag: Tag, relay_s: float, app: str = "") -> None:
         self._redis, self._tag, self._relay_s = redis, tag, relay_s
+        self._left = tag.left(app) if app else None
         self._abandoned_at, self._abandoned_from = 0.0, _START
 
     def join(self) -> None:
-        """Make the group if there is none yet."""
-        with broker_errors():
-            try:
-                self._redis.xgroup_create(self._tag.outbox, RELAY_GROUP, "0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
+        """Make the groups if there are none yet."""
+        for stream in filter(None, (self._tag.outbox, self._left)):
+            with broker_errors():
+                try:
+                    self._redis.xgroup_create(stream, RELAY_GROUP, "0", mkstream=True)
+                except ResponseError as error:
+                    if "BUSYGROUP" not in str(error):
+                        raise
+        if self._left:  # words to a process that has died: what they are of is found as abandoned
+            with broker_errors():
+                self._redis.xtrim(self._left, maxlen=0)
 
     def fresh(self) -> list[Entry]:
-        """Entries that nobody has seen; waits a moment for some."""
-        streams: dict[Any, Any] = {self._tag.outbox: ">"}
+        """Entries that nobody has seen, or that were left to this app; waits a moment for some."""
+        streams: dict[Any, Any] = dict.fromkeys(filter(None, (self._tag.outbox, self._left)), ">")
         with broker_errors():
             found: Any = self._redis.xreadgroup(
                 RELAY_GROUP, CONSUMER, streams, count=BATCH, block=round(WAIT_S * 1000)
             )
-        return [(entry_id.decode(), fields) for _, entries in found or () for entry_id, fields in entries]
+        read: list[Entry] = []
+        for stream, entries in found or ():
+            if stream.decode() == self._left:
+                entries = self._take(entries)
+            read += [(entry_id.decode(), fields) for entry_id, fields in entries]
+        return read
+
+    def _take(self, words: list[tuple[bytes, dict[bytes, bytes]]]) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """The entries that were left to this app's callbacks and are still nobody's."""
+        assert self._left is not None
+        with broker_errors():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.xclaim(
+                self._tag.outbox,
+                RELAY_GROUP,
+                CONSUMER,
+                self._relay_ms,
+                [fields[b"entry"] for _, fields in words],
+            )
+            pipe.xack(self._left, RELAY_GROUP, *(word_id for word_id, _ in words))
+            pipe.xdel(self._left, *(word_id for word_id, _ in words))
+            entries, *_ = pipe.execute()
+        return [(entry_id, fields) for entry_id, fields in entries if fields]
 
     def abandoned(self) -> list[Entry]:
         """Entries that somebody, perhaps this process, took up and did not end in time."""
@@ -86,12 +117,19 @@ class Outbox:
                 self._redis.xclaim(self._tag.outbox, RELAY_GROUP, CONSUMER, idle_ms, [entry_id], justid=True)
             )
 
-    def leave(self, entry_id: str) -> None:
-        """Let the next one who comes by have it: it is for another process."""
+    def leave(self, entry_id: str, app: str = "") -> None:
+        """Let the next one who comes by have it: it is for another process.
+
+        Args:
+            entry_id: its id.
+            app: the Celery app whose callbacks are told of it.
+        """
         with broker_errors():
-            self._redis.xclaim(
-                self._tag.outbox, RELAY_GROUP, CONSUMER, 0, [entry_id], idle=_LEFT_MS, justid=True
-            )
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.xclaim(self._tag.outbox, RELAY_GROUP, CONSUMER, 0, [entry_id], idle=_LEFT_MS, justid=True)
+            if app:
+                pipe.xadd(self._tag.left(app), {"entry": entry_id}, maxlen=MOST_LEFT)
+            pipe.execute()
 
     def remove(self, entry_id: str) -> None:
         """All that follows is done."""

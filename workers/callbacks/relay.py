@@ -22,6 +22,7 @@ from ...schemas.errors import BrokerUnavailable, InvalidJob
 from ...schemas.events import Record
 from ...schemas.job import SCHEMA_VERSION, WebhookEvent
 from ...schemas.keys import Tag
+from ...schemas.presence import has_name
 from ...schemas.redaction import shown_name
 from ...schemas.scripts import accept_delivery, run
 from ...schemas.wire import WireJob
@@ -43,6 +44,7 @@ class Relay:
         app: has the generation task, and the broker and result backend of whoever waits for it.
         stopping: ends `run`, and `tasks.run`.
         on_delivery: called when there is a webhook to send.
+        living: the Celery apps of which callbacks are alive.
 
     Attributes:
         tasks: the Celery tasks that are to be completed, for a thread of their own.
@@ -57,13 +59,16 @@ class Relay:
         metrics: CallbackMetrics,
         stopping: threading.Event,
         on_delivery: Callable[[], None] = lambda: None,
+        living: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._redis, self._tag, self._app = redis, tag, app
         self._settings, self._metrics = settings, metrics
         self._stopping = stopping
         self._on_delivery = on_delivery
-        self._outbox = Outbox(redis, tag, settings.relay_s)
+        self._outbox = Outbox(redis, tag, settings.relay_s, app.main if has_name(app.main) else "")
+        self._living = living
         self._left: Counter[str] = Counter()
+        self._said = Seldom()
         self._messages = Messages(
             redis, settings.namespace, settings.partitions, unsigned=settings.celery_unsigned
         )
@@ -102,8 +107,9 @@ class Relay:
             except Exception:  # whatever one job brings along, it is no reason to leave the others alone
                 log.exception("outbox_entry_failed", entry=entry_id, queue=self._tag.base)
                 self._metrics.relayed("waits")
-        for reason, count in self._left.items():
-            log.info("outbox_entries_left", queue=self._tag.base, count=count, reason=reason)
+        if self._left and self._said.due(" ".join(sorted(self._left))):
+            for reason, count in self._left.items():
+                log.warning("outbox_entries_left", queue=self._tag.base, count=count, reason=reason)
         self._left.clear()
 
     def _see_to(self, entry_id: str, fields: dict[bytes, bytes], since: float) -> None:
@@ -128,9 +134,7 @@ class Relay:
         if job.celery is None:
             self._metrics.relayed("done")
         elif message is not None and not message.is_for(self._app):
-            theirs = shown_name(message.app or "")
-            reason = f"their tasks are of the Celery app {theirs!r}, these callbacks of {self._app.main!r}"
-            self._leave(entry_id, reason)
+            self._leave_to(entry_id, message.app or "")
         elif message is not None:
             self.tasks.add(entry_id, record.job_id, event, since)
 
@@ -138,6 +142,18 @@ class Relay:
         self._outbox.leave(entry_id)
         self._left[reason] += 1
         self._metrics.relayed("left")
+
+    def _leave_to(self, entry_id: str, app: str) -> None:
+        if app in self._living():
+            self._outbox.leave(entry_id, app)
+            self._metrics.relayed("left")
+            return
+        theirs, ours = shown_name(app), self._app.main
+        nobody = f"and none of {theirs!r} are alive: start headrace callbacks --app module:app of it"
+        self._leave(
+            entry_id,
+            f"their tasks are of the Celery app {theirs!r}, these callbacks of {ours!r}, {nobody}",
+        )
 
     def _task_of(self, job: WireJob, record: Record) -> TaskMessage | None:
         """The job's Celery task; None where there is none, or none that can be read."""

@@ -12,12 +12,14 @@ from ...schemas import keys
 from ...schemas.connection import broker_errors, connect
 from ...schemas.errors import BadSetting, BrokerUnavailable
 from ...schemas.keys import Tag
+from ...schemas.presence import note_presence
 from ...schemas.scripts import run_many, upkeep
 from ..health import Report
 from ..revoke import Canceller
 from ..seldom import Seldom
 from ..webhooks.guard import Guard
 from ..webhooks.sender import Sender
+from .backlog import look
 from .deliveries import Deliveries
 from .metrics import CallbackMetrics
 from .relay import Relay
@@ -64,6 +66,7 @@ class Service:
         self._stopping = threading.Event()
         self._turned = time.monotonic()
         self._trouble = "it is starting"
+        self._living: frozenset[str] = frozenset()
         self._canceller = Canceller(
             settings.redis_url,
             settings.namespace,
@@ -146,8 +149,7 @@ class Service:
         seldom = Seldom()
         while not self._stopping.is_set():
             try:
-                self._notice_queues()
-                self._keep_up()
+                self._turn()
             except BrokerUnavailable as error:
                 self._trouble = str(error)
                 if seldom.due(self._trouble):
@@ -157,6 +159,19 @@ class Service:
                 seldom.over()
             self._turned = time.monotonic()
             self._stopping.wait(QUEUES_S * random.uniform(0.8, 1.2))
+
+    def _turn(self) -> None:
+        """One round. A full Redis takes no word of this process, which is no reason to do no upkeep."""
+        refusal = None
+        try:
+            self._living = note_presence(self._redis, self._app.main or "", self._settings.namespace)
+        except BrokerUnavailable as error:
+            refusal = error
+        self._notice_queues()
+        self._keep_up()
+        self._metrics.backlog(look(self._redis, self._queues))
+        if refusal is not None:
+            raise refusal
 
     def _notice_queues(self) -> None:
         namespace = self._settings.namespace
@@ -174,6 +189,7 @@ class Service:
                         self._metrics,
                         self._stopping,
                         on_delivery=self._deliveries.wake,
+                        living=lambda: self._living,
                     )
                     self._spawn(f"relay-{tag.model}-{partition}", relay.run)
                     self._spawn(f"tasks-{tag.model}-{partition}", relay.tasks.run)

@@ -36,10 +36,30 @@ def blocks(language: str) -> list[str]:
 def test_the_pages_python_runs_in_order_as_it_stands(installation: Installation, capsys):
     team = installation.team
     names = {"app": team.app, "store": team.shout, "collect": team.join, "complain": team.note_error}
-    for block in blocks("python"):
+    for block in blocks("python")[1:]:  # the first makes an app of its own
         exec(compile(block, "celery.md", "exec"), names)
     assert "succeeded 64" in capsys.readouterr().out or names["final"]["finish_reason"] == "stop"
     wait_until(lambda: not any(worker.running for worker in installation.client.workers()), 60)
+
+
+IN_ANOTHER_PROCESS = """
+import sys, types
+from celery import Celery
+sys.modules["shop"] = types.ModuleType("shop")
+sys.modules["shop.tasks"] = types.ModuleType("shop.tasks")
+broker_url = result_backend = "memory://"
+exec(sys.argv[1])
+app.loader.import_default_modules()
+print("headrace.generate" in app.tasks)
+"""
+
+
+def test_an_app_made_as_the_page_begins_knows_generate():
+    code = blocks("python")[0]
+    found = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS, code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "True\n"
 
 
 def test_the_pages_commands_are_understood(installation: Installation):

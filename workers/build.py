@@ -1,0 +1,17 @@
+"""Which version runs, as a metric."""
+
+import platform
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Gauge
+
+
+def build_info(registry: CollectorRegistry) -> None:
+    """A metric that is always 1 and says by its labels what runs here."""
+    Gauge(
+        "headrace_build_info",
+        "What runs here, by its labels; always 1.",
+        ("version", "python"),
+        registry=registry,
+        multiprocess_mode="livemostrecent",
+    ).labels(version("headrace"), platform.python_version()).set(1)
