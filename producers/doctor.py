@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import math
 import platform
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from ..schemas import keys
 from ..schemas.config import CommonSettings
@@ -28,7 +29,10 @@ from ..schemas.connection import (
 from ..schemas.errors import BrokerUnavailable
 from ..schemas.job import JobClass
 from ..schemas.keys import Tag
+from ..schemas.presence import present, serves
+from ..schemas.redaction import shown_name
 from ..schemas.scripts.call import text
+from ..schemas.task_part import read_app
 from .rights import denied_commands
 
 PINGS = 50
@@ -38,6 +42,9 @@ LAPSED_S = 60.0
 
 OUTBOX_S = 60.0
 """An entry of the outbox that waits for so long has nobody to see to it."""
+
+LOOKED_AT = 64
+"""Entries of an outbox whose tasks are looked at."""
 
 SILENT_S = 60.0
 """A worker not heard of for so long is gone: nobody strikes the last one off the list."""
@@ -81,7 +88,12 @@ def examine(settings: CommonSettings) -> Iterator[Finding]:
                 yield from _settings(redis)
                 yield from _latency(redis)
             yield _rights(redis, settings.namespace)
-            yield from _queue(redis, settings)
+            try:
+                yield from _queue(redis, settings)
+            except BrokerUnavailable as error:
+                if not isinstance(error.__cause__, NoPermissionError):
+                    raise
+                yield _fine("queue", "not looked at: this user may not, and a producer need not")
     except BrokerUnavailable as error:
         away = "start Redis, or name it with --redis or HEADRACE_REDIS_URL"
         refused = "Redis is there but refuses: mend what it says, then look again"
@@ -278,9 +290,35 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     yield _judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
     advice = "headrace dead list"
     yield _judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)
-    advice = "webhooks or Celery tasks wait: start headrace callbacks (one for each --app), or one more"
     late = any(_oldest_ms(redis, tag) < now_ms - 1000 * OUTBOX_S for tag in tags)
-    yield _judge(f"{model}: outbox", f"{outbox} to relay", not late, Verdict.FAIL, advice)
+    advice = "webhooks or Celery tasks wait: start headrace callbacks (one for each --app), or one more"
+    found = f"{outbox} to relay"
+    if outbox and (missing := _without_callbacks(redis, tags)):
+        found += f", and {missing}"
+        advice = "start headrace callbacks, with --app module:app of who sent the tasks"
+        late = True
+    yield _judge(f"{model}: outbox", found, not late, Verdict.FAIL, advice)
+
+
+def _without_callbacks(redis: Redis, tags: list[Tag]) -> str:
+    """Whose callbacks are wanted by the oldest entries and not alive."""
+    living = present(redis.time(), redis.hgetall(keys.callbacks(tags[0].namespace)))  # type: ignore[arg-type]
+    if not living:
+        return "no callbacks are alive"
+    apps = {app for tag in tags for app in _apps(redis, tag) if not serves(living, app)}
+    names = ", ".join(sorted(repr(shown_name(app or "")) for app in apps))
+    return names and f"no callbacks of the Celery app {names} are alive"
+
+
+def _apps(redis: Redis, tag: Tag) -> Iterator[str | None]:
+    oldest: Any = redis.xrange(tag.outbox, count=LOOKED_AT)
+    for _, fields in oldest:
+        spec: Any = redis.hget(tag.job(text(fields.get(b"job", b""))), "spec")
+        try:
+            part = json.loads(spec or "{}").get("celery")
+            yield read_app(part) if part else None
+        except (ValueError, AttributeError):  # a damaged record is the callbacks' to bury
+            continue
 
 
 def _served(redis: Redis, tag: Tag, now_ms: int) -> "Counter[str]":

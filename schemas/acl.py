@@ -39,6 +39,18 @@ _COMMANDS = {
 }
 
 
+_RESULTS = ("celery:celery-task-meta-*", "celery:celery-taskset-meta-*")
+"""Of Celery's keys those that have results, and the channels that tell of them."""
+
+# Beside the queues' own keys, whose names begin with a tag in braces.
+_KEYS = {
+    Role.PRODUCER: ("{*", "models", "callbacks", "celery_key", *_RESULTS),
+    Role.WORKER: ("{*", "models", "tenants", "celery:*"),
+    Role.CALLBACKS: ("*",),
+    Role.OPERATOR: ("*",),
+}
+
+
 def acl_line(role: Role, user: str, namespace: str = NAMESPACE) -> str:
     """The command that makes the user; `<password>` stands where the password goes.
 
@@ -46,6 +58,9 @@ def acl_line(role: Role, user: str, namespace: str = NAMESPACE) -> str:
     """
     commands = dict.fromkeys(command for group in _COMMANDS[role] for command in group.split())
     rights = " ".join(f"+{command}" for command in commands)
-    # Celery subscribes by pattern, which Redis allows for the very same pattern alone, or for all.
-    channels = f"&{namespace}:*" if role is Role.PRODUCER else "&*"
-    return f"ACL SETUSER {user} on ><password> resetchannels ~{namespace}:* {channels} -@all {rights}"
+    names = " ".join(f"~{namespace}:{name}" for name in _KEYS[role])
+    # Celery's workers subscribe by pattern, which Redis allows for the very same pattern alone, or for all.
+    # Who may publish there may tell them to stop: no producer may.
+    producers = " ".join(f"&{namespace}:{name}" for name in ("{*", *_RESULTS))
+    channels = producers if role is Role.PRODUCER else "&*"
+    return f"ACL SETUSER {user} on ><password> resetchannels {names} {channels} -@all {rights}"

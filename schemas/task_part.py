@@ -51,8 +51,21 @@ def read_headers(celery: str) -> TaskHeaders:
     Raises:
         ValueError: it is no message of a task.
     """
+    return _read(celery).headers
+
+
+def read_app(celery: str) -> str | None:
+    """The Celery app that a task is of; None where that has no name.
+
+    Raises:
+        ValueError: it is no message of a task.
+    """
+    return _read(celery).app
+
+
+def _read(celery: str) -> _Part:
     try:
-        return _Part.model_validate(check_json(json.loads(celery), DEEPEST)).headers
+        return _Part.model_validate(check_json(json.loads(celery), DEEPEST))
     except (ValidationError, ValueError, RecursionError):
         raise ValueError(
             "must be the JSON of a task's message; generate.delay() of headrace.celery makes it"

@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
 from headrace import Client
+from headrace.producers.celery.message import celery_part
 from headrace.producers.rights import denied_commands
 from headrace.schemas import acl, keys
 from headrace.schemas.acl import Role, acl_line
 from headrace.schemas.connection import connect
 from headrace.schemas.keys import NAMESPACE, Tag
+from headrace.schemas.presence import note_presence
 from headrace.schemas.scripts import ClaimRequest, claim, heartbeat, recover, run
 from headrace.schemas.settings import QueueSettings
 
@@ -124,6 +127,49 @@ def test_the_operators_user_may_do_all_that_the_doctor_does(examine, own_redis) 
     assert "redis" not in {check for check, finding in found.items() if finding["verdict"] == "fail"}
 
 
+@pytest.fixture
+def producers_url(own_redis) -> str:
+    """A Redis as a producer's user."""
+    with connect(own_redis.url) as redis:
+        redis.execute_command(*acl_line(Role.PRODUCER, "p").replace("<password>", "secret").split())
+        redis.hset(keys.models(), "demo", '{"id": "demo"}')
+    return own_redis.url.replace("://", "://p:secret@")
+
+
+def test_a_producers_user_is_told_of_no_right_that_it_needs_not(examine, producers_url: str) -> None:
+    found = examine(producers_url, status=0)
+    assert found["rights"]["verdict"] == "ok"
+    assert found["queue"]["found"] == "not looked at: this user may not, and a producer need not"
+
+
+def test_a_producers_user_enqueues_and_reads_and_can_touch_neither_secrets_nor_tenants(
+    own_redis, producers_url: str
+) -> None:
+    tag = Tag("demo")
+    with Client.from_env(producers_url) as client:
+        job = client.enqueue("x", model="demo", idempotency_key="k", delay_s=60)
+        assert client.enqueue("x", model="demo", idempotency_key="k", delay_s=60).id == job.id
+        assert [model.id for model in client.models()] == ["demo"]
+        assert client._run(client._operations.celery_key())
+        assert client.queues() is not None
+        assert client.workers() == []
+        job.cancel()
+        assert job.status().state == "cancelled"
+    with connect(producers_url) as redis, connect(own_redis.url) as operator:
+        operator.hset(keys.webhook_secrets("acme"), "1", "whsec_secret")
+        for command in (
+            ("HGETALL", keys.webhook_secrets("acme")),
+            ("HSET", keys.webhook_secrets("acme"), "2", "mine"),
+            ("HGETALL", keys.tenants()),
+            ("HSET", keys.tenants(), "acme", "{}"),
+            ("PUBLISH", "/0.hr:celery:celery.pidbox", "shutdown"),
+            ("PUBLISH", "hr:celery:/0.celery.pidbox", "shutdown"),
+            ("EVAL", f"return redis.call('HGETALL', '{keys.webhook_secrets('acme')}')", "1", tag.base),
+        ):
+            with pytest.raises(RedisError, match=r"permission|NOPERM|ACL failure|executing"):
+                redis.execute_command(*command)
+
+
 def test_every_command_that_scripts_need_is_tried(own_redis) -> None:
     with connect(own_redis.url) as redis:
         redis.execute_command("ACL", "SETUSER", "none", "on", ">secret", "~*", "&*", "-@all", "+eval", "+del")
@@ -140,11 +186,33 @@ def test_a_redis_that_refuses_is_not_taken_for_one_that_is_away(examine, own_red
     assert "refuses" in found["redis"]["advice"]
 
 
-def test_an_outbox_that_nobody_reads_is_a_failure(examine, redis_url: str, redis: Redis) -> None:
+def test_an_outbox_that_nobody_reads_is_a_failure_from_the_start(
+    examine, redis_url: str, redis: Redis
+) -> None:
     redis.hset(keys.models(), "demo", "{}")
-    fresh = redis.xadd(Tag("demo").outbox, {"job": "x"})
+    outbox = Tag("demo").outbox
+    redis.xadd(outbox, {"job": "x"})
+    found = examine(redis_url, status=1)["demo: outbox"]
+    assert found["found"] == "1 to relay, and no callbacks are alive"
+    note_presence(redis, "headrace", NAMESPACE)
     assert examine(redis_url, status=0)["demo: outbox"]["verdict"] == "ok"
-    redis.xdel(Tag("demo").outbox, fresh)
-    redis.delete(Tag("demo").outbox)
-    redis.xadd(Tag("demo").outbox, {"job": "x"}, id="1-0")
-    assert "headrace callbacks" in examine(redis_url, status=1)["demo: outbox"]["advice"]
+    redis.delete(outbox)
+    redis.xadd(outbox, {"job": "x"}, id="1-0")
+    assert "or one more" in examine(redis_url, status=1)["demo: outbox"]["advice"]
+
+
+@pytest.mark.leaves_jobs
+def test_tasks_of_an_app_without_callbacks_are_a_failure_from_the_start(
+    examine, redis_url: str, redis: Redis
+) -> None:
+    redis.hset(keys.models(), "demo", "{}")
+    tag, job_id = Tag("demo"), keys.new_job_id("demo")
+    part = celery_part({"id": "t"}, {}, {}, "shop")
+    redis.hset(tag.job(job_id), "spec", json.dumps({"celery": part}))
+    redis.expire(tag.job(job_id), 60)
+    redis.xadd(tag.outbox, {"job": job_id})
+    note_presence(redis, "headrace", NAMESPACE)
+    found = examine(redis_url, status=1)["demo: outbox"]
+    assert found["found"] == "1 to relay, and no callbacks of the Celery app 'shop' are alive"
+    note_presence(redis, "shop", NAMESPACE)
+    assert examine(redis_url, status=0)["demo: outbox"]["verdict"] == "ok"

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult
+from redis.exceptions import NoPermissionError
 
 from ...schemas.errors import JobCancelled, JobExpired, JobFailed, JobNotFound, ResultTimeout
 from ...schemas.events import Chunk
@@ -67,7 +68,11 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
             raise CeleryTimeoutError(str(error)) from None
 
     def revoke(self, *args: Any, **kwargs: Any) -> None:
-        """Cancel the job for good, and tell the workers at once as Celery does."""
+        """Cancel the job for good, and tell the workers at once as Celery does.
+
+        A producer's Redis user may not speak to Celery's workers; its job is cancelled all the same.
+        """
         with suppress(JobNotFound):
             self.job.cancel()
-        super().revoke(*args, **kwargs)
+        with suppress(NoPermissionError):
+            super().revoke(*args, **kwargs)
