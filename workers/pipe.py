@@ -3,7 +3,7 @@
 The pipe carries notices only, never a job or its tokens. The end of the stream is a message too: an engine
 process whose host is gone hands its jobs over and exits; a host sees at once that an engine process died.
 Neither side ever blocks on the other: what the socket can't take now is kept, except `Stats`, which the
-next one replaces anyway.
+next one replaces anyway, and news of jobs beyond `MOST_KEPT_BYTES`, which are only watched.
 """
 
 import json
@@ -11,6 +11,9 @@ import select
 import socket
 from dataclasses import asdict, dataclass, field
 from typing import Generic, TypeVar
+
+MOST_KEPT_BYTES = 8 << 20
+"""For a side that does not read, being stopped; its jobs go on."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -185,6 +188,8 @@ class Pipe(Generic[Sent, Received]):
     def send(self, message: Sent) -> None:
         """Tell the other side, in order; dropped silently when it is gone (see `closed`)."""
         if self._outgoing and isinstance(message, Stats):
+            return
+        if len(self._outgoing) > MOST_KEPT_BYTES and isinstance(message, JobStarted | JobLeft):
             return
         self._outgoing += encode(message)
         self._flush()

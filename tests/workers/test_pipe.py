@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from headrace.workers import pipe
 from headrace.workers.pipe import (
     Drain,
     Drained,
     EnginePipe,
     Fatal,
     HostPipe,
+    JobStarted,
     Launch,
     Message,
     Ready,
@@ -64,6 +66,23 @@ def test_messages_keep_their_order_and_receiving_never_waits(ends: tuple[HostPip
         engine.send(message)
     assert host.receive() == [Starting(), STATS, Drained(1)]
     assert not host.closed
+
+
+def test_a_side_that_does_not_read_holds_the_other_up_at_nothing(
+    ends: tuple[HostPipe, EnginePipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "MOST_KEPT_BYTES", 1 << 20)
+    host, engine = ends
+    news = [JobStarted(f"job-{number}", "t", "x" * 900, "") for number in range(5000)]
+    for message in news:
+        engine.send(message)
+    engine.send(Drained(3))  # what is more than news is kept
+    assert len(engine._outgoing) < (1 << 20) + 4096
+    heard: list[Message] = []
+    while Drained(3) not in heard:
+        heard += host.receive(wait_s=1.0)
+        engine.receive()
+    assert heard[:-1] == news[: len(heard) - 1]
 
 
 def test_one_message_at_a_time_leaves_the_others_for_later(ends: tuple[HostPipe, EnginePipe]) -> None:
