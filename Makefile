@@ -8,6 +8,7 @@ BENCHMARKS ?= engine accuracy kernels steps pacing service ceiling queue webhook
 PEERS ?= vllm openvino llamacpp
 MINUTES ?= 5
 CHAOS ?=
+HOSTILE ?=
 REDIS ?=
 DIST ?= dist
 
@@ -48,9 +49,10 @@ test: $(INSTALLED)  ## the test suite, without what is slow (ARGS="-k name" for 
 	OMP_NUM_THREADS=1 $(PYTEST) -m "serial and not slow" -n 2 --dist loadgroup || serial=$$?; \
 	[ $$serial = 0 ] || [ $$serial$$parallel = 50 ]
 
-chaos: $(INSTALLED)  ## the slow tests, and a storm of faults (MINUTES=25, REDIS=server)
+chaos: $(INSTALLED)  ## the slow tests, a storm of faults, one of hostile tenants (MINUTES=25, REDIS=server)
 	OMP_NUM_THREADS=1 $(PYTEST) -m slow -n 2
 	$(RUN) tests.chaos --minutes $(MINUTES) $(CHAOS)
+	$(RUN) tests.chaos --hostile --minutes $(MINUTES) $(HOSTILE)
 
 servers: $(INSTALLED)  ## what may differ between servers, on every Redis and Valkey that is found (SERVERS="paths")
 	VENV=$(VENV) SERVERS="$(SERVERS)" tools/each_redis $(MAKE) --no-print-directory on_a_server

@@ -9,11 +9,17 @@ import json
 import random
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from .hostile import hostile_storm
 from .hostile_report import Outcome as HostileOutcome
 from .storm import Outcome, storm
+
+JUDGED_FROM_MINUTES = 5.0
+"""A shorter storm of hostile tenants prints what the others notice, and judges only what they got."""
+
+STARTED = time.monotonic()
 
 
 def main() -> int:
@@ -45,11 +51,12 @@ def _faults(options: argparse.Namespace, folder: Path) -> Outcome:
 
 
 def _hostile(options: argparse.Namespace, folder: Path) -> HostileOutcome:
-    return asyncio.run(hostile_storm(60 * options.minutes, folder, _say))
+    compared = options.minutes >= JUDGED_FROM_MINUTES
+    return asyncio.run(hostile_storm(60 * options.minutes, folder, _say, compared=compared))
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(f"{time.monotonic() - STARTED:6.0f} s: {line}", flush=True)
 
 
 if __name__ == "__main__":

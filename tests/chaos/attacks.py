@@ -47,10 +47,14 @@ class Site:
     Attributes:
         redis_url: the fleet's Redis.
         hanging: webhook receivers that take every request and never answer, each another origin.
+        killers: how many jobs that end their engine process are sent.
+        attempts: how many of them each may count.
     """
 
     redis_url: str
     hanging: Sequence[str]
+    killers: int
+    attempts: int
 
 
 @dataclass(slots=True)
@@ -278,11 +282,10 @@ def hanging_webhooks(mallory: Tenant) -> None:
 
 def killers(mallory: Tenant) -> None:
     """Jobs that end their engine process, several at once."""
-    for _ in range(KILLERS):
-        mallory.ask(prompt_token_ids=[POISON] * 5, max_attempts=KILLER_ATTEMPTS, job_class="interactive")
-
-
-KILLERS, KILLER_ATTEMPTS = 3, 2
+    for _ in range(mallory.site.killers):
+        mallory.ask(
+            prompt_token_ids=[POISON] * 5, max_attempts=mallory.site.attempts, job_class="interactive"
+        )
 
 
 def gluttons(mallory: Tenant) -> None:
@@ -290,7 +293,7 @@ def gluttons(mallory: Tenant) -> None:
     rng = random.Random(1)
     mallory.ask_all(
         {
-            "prompt": "Return a new string",
+            "prompt_token_ids": GLUTTON_PROMPT,
             "max_tokens": GLUTTON_TOKENS,
             "ignore_eos": True,
             "seed": rng.randrange(2**31),
@@ -300,6 +303,7 @@ def gluttons(mallory: Tenant) -> None:
     )
 
 
+GLUTTON_PROMPT = [*range(100, 108)]
 GLUTTON_TOKENS = 300
 
 Attack = Callable[[Tenant], None]
@@ -318,9 +322,13 @@ ATTACKS: Mapping[str, Attack] = {
 """What the others may not feel. Killers they do, whose victims go on elsewhere; gluttons take their share."""
 
 
+def give_way() -> None:
+    """The process that attacks is not to take the fleet's cores."""
+    os.nice(_NICE)
+
+
 def attack(kind: Attack, site: Site) -> Sent:
-    """Carry one out; the process that does is not to take the fleet's cores."""
-    os.nice(max(0, _NICE - os.nice(0)))
+    """Carry one out."""
     with Tenant(site) as mallory:
         try:
             kind(mallory)

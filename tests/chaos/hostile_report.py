@@ -34,7 +34,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Output tokens that a tenant was served."""
+    """Tokens that a tenant was served, prompts included."""
 
     tenant: str
     weight: float
@@ -119,6 +119,9 @@ class Outcome:
     def _times(self, kind: str) -> float:
         return self.silence_s(kind) / self._alone_s
 
+    def _most_s(self, kind: str) -> float:
+        return max(window.felt.silence_s for window in self._of(kind))
+
     def _first_token_s(self, kind: str) -> float | None:
         found = [each.felt.first_token_s for each in self._of(kind) if each.felt.first_token_s is not None]
         return statistics.median(found) if found else None
@@ -138,23 +141,25 @@ class Outcome:
         """For people."""
         counts = f"{self.jobs} innocent jobs, {self.tokens} tokens; {self.deaths} engine processes died"
         head = f"{'hostile tenants':<20}{'windows':>8}{'accepted':>9}{'refused':>8}"
-        head += f"{'silence':>10}{'times':>7}{'1st token':>11}{'webhook':>10}"
+        head += f"{'silence':>10}{'times':>7}{'most':>10}{'1st token':>11}{'webhook':>10}"
         lines = [f"{self.seconds:.0f} s: {counts}", head]
-        kinds = ["", *self._kinds] if self.compared else self._kinds
-        for kind in kinds:
+        for kind in ["", *self._kinds]:
             accepted, refused = self._asked.get(kind, (0, 0))
-            times = f"{self._times(kind):.1f}" if self.compared and kind != "killers" else "–"
+            times = f"{self._times(kind):.1f}" if kind != "killers" else "–"
             lines.append(
                 f"{kind or 'none':<20}{len(self._of(kind)):>8}{accepted:>9}{refused:>8}"
-                f"{_s(self.silence_s(kind), 10)}{times:>7}"
+                f"{_s(self.silence_s(kind), 10)}{times:>7}{_s(self._most_s(kind), 10)}"
                 f"{_s(self._first_token_s(kind), 11)}{_s(self._webhook_s(kind), 10)}"
             )
-        lines.append(f"{'tenant':<20}{'weight':>8}{'tokens':>9}{'of its share':>14}")
+        if self.shares:
+            lines.append(f"{'tenant':<20}{'weight':>8}{'tokens':>9}{'of its share':>14}")
         lines += [
             f"{share.tenant:<20}{share.weight:>8g}{share.tokens:>9}{self._times_share(share):>14.2f}"
             for share in self.shares
         ]
-        if self._served < ENOUGH_TOKENS:
+        if not self.compared:
+            lines.append("(times are not judged in so short a run)")
+        elif self._served < ENOUGH_TOKENS:
             lines.append(f"(too few tokens to judge shares by: {self._served} of {ENOUGH_TOKENS})")
         return "\n".join([*lines, f"{len(self.broken)} violations", *self.broken])
 

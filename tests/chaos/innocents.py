@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ class Innocents:
 
     Attributes:
         specs: what they ask for, as `Watched.spec` counts.
+        prompts: how many tokens the prompt of each is.
         webhook: who is told of every end.
         jobs: every job that was accepted.
         stopping: ends all.
@@ -56,6 +58,7 @@ class Innocents:
 
     client: AsyncClient
     specs: Sequence[dict[str, Any]]
+    prompts: Sequence[int]
     webhook: str
     jobs: list[Watched] = field(default_factory=list)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,6 +96,14 @@ class Innocents:
 
         await watch(self.client, watched, heard)
         del self._open[job.id]
+
+    def served(self) -> Counter[str]:
+        """Tokens of each tenant so far, those of prompts with the first of an output."""
+        served: Counter[str] = Counter()
+        for job in self.jobs:
+            if job.tokens:
+                served[job.fields["tenant"]] += self.prompts[job.spec] + len(job.tokens)
+        return served
 
     def felt(self, begin: float, end: float) -> Felt:
         """The longest silence of a stream that has begun, and the longest wait for a first token."""

@@ -134,5 +134,4 @@ async def _report(ledger: Ledger, load: Load, say: Callable[[str], None], enough
     while not enough.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(enough.wait(), 10)
-        raged_s = time.monotonic() - ledger.started
-        say(f"{raged_s:6.0f} s: {ledger.faults.total()} faults, {len(load.jobs)} jobs")
+        say(f"{ledger.faults.total()} faults, {len(load.jobs)} jobs")

@@ -1,5 +1,8 @@
 """What counts as noticing hostile tenants."""
 
+import pytest
+
+from .hostile import hostile_storm
 from .hostile_report import Outcome, Share, Window
 from .innocents import Felt, Gap, within
 
@@ -36,3 +39,13 @@ def test_a_tenant_off_its_share_by_more_than_a_tenth_is_named_if_enough_was_serv
     assert outcome.broken == ["mallory was served 12500 tokens, 1.17 times its share"]
     few = Outcome(True, windows=[window("", 0.1)], shares=[Share("ada", 1, 10), Share("mallory", 1, 90)])
     assert few.broken == []
+
+
+@pytest.mark.serial
+@pytest.mark.slow  # `make chaos` runs a longer one too
+@pytest.mark.timeout(400)
+async def test_hostile_tenants_end_no_engine_and_change_nobodys_tokens(tmp_path):
+    outcome = await hostile_storm(15.0, tmp_path, compared=False)
+    print(outcome.summary)
+    assert outcome.broken == []
+    assert outcome.jobs > 0
