@@ -97,7 +97,7 @@ class AnswerFile:
         part = whole.with_name(f"{whole.name}.part")
         try:
             with whole.open("rb") as answers, part.open("wb") as left:
-                left.writelines(text for text in answers if json.loads(text).get("error") is None)
+                left.writelines(text for text in answers if text.strip() and self._answer(text)[1] is None)
                 os.fchmod(left.fileno(), whole.stat().st_mode & 0o7777)
             part.replace(whole)
         finally:
@@ -129,8 +129,9 @@ class AnswerFile:
                     self._check_torn(text)
                     break
                 whole += len(text)
-                custom_id, error = self._answer(text)
-                (succeeded if error is None else failed).add(custom_id)
+                if text.strip():
+                    custom_id, error = self._answer(text)
+                    (succeeded if error is None else failed).add(custom_id)
             file.truncate(whole)
         return Standing(succeeded | failed, failed - succeeded)
 

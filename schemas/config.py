@@ -4,6 +4,7 @@ import codecs
 import os
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -76,6 +77,14 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     except (RecursionError, ValueError):  # Python's own limits, of nesting and of digits
         raise BadSetting(f"{path}: a value is nested too deep, or is too long a number; {_FORM}") from None
     raise BadSetting(f"{path}, line {line}: {reason}")
+
+
+def _origin(name: str, given: Collection[str]) -> str:
+    """Where a setting was read that was not given by an option."""
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    if name in given:
+        return ""
+    return f" ({variable})" if variable in map(str.upper, os.environ) else f" ({config_file()})"
 
 
 def split(value: object) -> object:
@@ -159,7 +168,8 @@ class CommonSettings(BaseSettings):
             first = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in first["loc"])
             shown = cls._shown(name, first["input"])
-            raise BadSetting(f"setting {name} = {shown}: {in_words(first)}") from None
+            origin = _origin(str(first["loc"][0]), given)
+            raise BadSetting(f"setting {name} = {shown}: {in_words(first)}{origin}") from None
         except SettingsError as error:  # pydantic-settings names the field, and not what is wrong with it
             raise BadSetting(f"{error}: it must be JSON") from None
 

@@ -136,3 +136,12 @@ def test_what_runs_for_long_logs_the_settings_that_do_nothing(
     lines = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
     (warned,) = (line for line in lines if line["event"] == "unknown_setting")
     assert (warned["level"], "HEADRACE_MODEL?" in warned["reason"]) == ("warning", True)
+
+
+def test_a_wrong_setting_is_said_with_where_it_stands(cli: Any, tmp_path: Path) -> None:
+    assert cli("config", HEADRACE_LEASE_S="many").stderr.endswith(" (HEADRACE_LEASE_S)\n")
+    (tmp_path / TOML).write_text("lease_s = 'many'\n")
+    assert cli("config").stderr.endswith(" (headrace.toml)\n")
+    assert cli("worker", "--lease-s", "0", "--model", "m").stderr.startswith(
+        "headrace worker: setting lease_s = 0"
+    )
