@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,22 +27,10 @@ def test_every_relative_link_leads_to_a_file(path):
         assert (path.parent / target).exists(), target
 
 
-@pytest.mark.serial
-@pytest.mark.timeout(300)
-def test_readmes_python_runs_as_it_stands(own_redis, tmp_path, capsys):
-    from headrace import Client
-    from headrace.stack import stack
-
-    code, _ = blocks(ROOT / "README.md", "python")  # the other is run beside a whole Celery installation
-    assert len(code.splitlines()) <= 26
-    with stack(
-        tmp_path, redis_url=own_redis.url, worker_args=["--model", "demo", "--device", "cpu"]
-    ) as running:
-        with Client(running.redis_url) as client:
-            running.wait_ready(client)
-        exec(compile(code.replace("redis://localhost:6379/0", own_redis.url), "README.md", "exec"), {})
-    shown = capsys.readouterr().out
-    assert re.search(r"(stop|length): \d+ tokens in", shown), shown
+def test_every_extra_that_readme_installs_is_one():
+    table = (ROOT / "README.md").read_text().partition("## Install")[2].partition("\n## ")[0]
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    assert set(re.findall(r'`"\.\[(\w+)\]"`', table)) == extras
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -1,9 +1,7 @@
 """Every form of Celery's, with generations by a live worker in it."""
 
 import json
-import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from celery import chain, chord, group
@@ -19,7 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # Celery's result backend, with redis-py 8
 ]
 
-README = Path(__file__).parents[3] / "README.md"
 FIXED = {"max_tokens": 8, "temperature": 0, "ignore_eos": True}
 
 
@@ -200,11 +197,3 @@ def test_no_log_has_a_prompt_or_an_answer(installation, says):
         assert secret not in log
         assert found["text"].strip() not in log
         assert json.dumps(found["text"]).strip('"') not in log
-
-
-def test_readmes_block_runs_as_it_stands(installation):
-    code = re.findall(r"```python\n(from celery .*?)```", README.read_text(), re.DOTALL)
-    names = {"collect": installation.team.join, "store": installation.team.shout}
-    exec(compile(code[0], "README.md", "exec"), names)
-    assert isinstance(names["text"], str)
-    assert len(names["summaries"].get(timeout=30)) == 2
