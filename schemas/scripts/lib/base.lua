@@ -53,33 +53,35 @@ local function attempt(...)
   if not is_damage(reply) then error(reply.err, 0) end
 end
 
--- The record's fields that scripts count with. Where somebody else wrote no number there, or took one away that every
--- job has, this stands for it: the damage of one job stops nobody's script.
-local NUMBERS = {v = '1', prompt_tokens = '0', prompt_bytes = '0', max_tokens = '1', max_attempts = '3',
-  retention_ms = '86400000', offset = 'damaged'}
-for _, name in ipairs({'attempts', 'suspect', 'epoch', 'max_runtime_ms', 'deadline_ms', 'enqueued_ms', 'passed',
-  'charged'}) do
-  NUMBERS[name] = false
-end
+-- What the record's fields that scripts count with must be: a number, or a class that somebody serves. Where
+-- somebody else wrote no such thing this stands for it, or nothing where it is false: the damage of one job stops
+-- nobody's script.
+local INSTEAD = {v = '1', prompt_tokens = '0', prompt_bytes = '0', max_tokens = '1', max_attempts = '3',
+  retention_ms = '86400000', class = 'standard', offset = 'damaged', attempts = false, suspect = false, epoch = false,
+  max_runtime_ms = false, deadline_ms = false, enqueued_ms = false, passed = false, charged = false}
 
-local function is_count(value) return value == '0' or #value < 16 and string.match(value, '^[1-9]%d*$') end
+local function fits(name, value)
+  if name == 'class' then return IS_CLASS[value] end
+  return value == '0' or #value < 16 and string.find(value, '^[1-9]%d*$')
+end
 
 -- A record that is no hash is no record.
 local function fields_of(id, ...)
   local names, values, out = {...}, attempt('HMGET', key('job', id), ...), {}
   if not values then return out end
-  local known = false
+  local known, incomplete = false, false
   for i, name in ipairs(names) do
-    out[name] = values[i] or nil
-    known = known or out[name] ~= nil
-  end
-  for _, name in ipairs(known and names or {}) do
-    local value, instead = out[name], NUMBERS[name]
-    if name == 'class' then
-      out.class = IS_CLASS[value] and value or 'standard'  -- or nobody would serve it
-    elseif instead ~= nil and value and not is_count(value) or instead and not value and name ~= 'offset' then
-      out[name] = instead or nil
+    local value, instead = values[i], INSTEAD[name]
+    if value then
+      known = true
+      if instead == nil or fits(name, value) then out[name] = value else out[name] = instead or nil end
+    elseif instead and name ~= 'offset' then  -- every job has these from its first moment
+      incomplete = true
     end
+  end
+  if not (known and incomplete) then return out end
+  for i, name in ipairs(names) do
+    if not values[i] and name ~= 'offset' then out[name] = INSTEAD[name] or nil end
   end
   return out
 end
