@@ -104,6 +104,7 @@ def _keep_up(
 
     if port is not None and not is_free(port):
         raise EmbeddedRedisError(f"--port {port}: another program listens on 127.0.0.1:{port}; give another")
+    typer.echo("Starting ... (the first start compiles kernels for this CPU: a minute or two)")
     with (
         stack(
             folder,
