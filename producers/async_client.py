@@ -1,7 +1,7 @@
 """The asyncio client: `Client` with `await` and `async for`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -12,8 +12,9 @@ from ..schemas.job import Job
 from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async, run_many_async
 from .hub import Hub
 from .mailbox import client_closed
+from .models import ModelInfo, forget_model, read_models
 from .operations import JobLike
-from .overview import ModelInfo, QueueInfo, WorkerInfo, drain_worker, read_models, read_queues, read_workers
+from .overview import QueueInfo, WorkerInfo, drain_worker, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Batch, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive_async
@@ -24,22 +25,18 @@ REPLY_S = 15.0
 T = TypeVar("T")
 
 
-class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
-    """`Client` for asyncio; belongs to the event loop of its first call.
+class _Link:
+    """The connections to Redis of one event loop, which can be used in no other."""
 
-    However many streams are read, one Pub/Sub connection and one task serve them. `await close()`, or an
-    `async with` block, ends the connections.
-    """
-
-    def _connect(self, url: str) -> None:
-        # `_perform` has a timeout of its own: with one on the socket, redis-py sends inside a `wait_for`,
+    def __init__(self, url: str) -> None:
+        # `perform` has a timeout of its own: with one on the socket, redis-py sends inside a `wait_for`,
         # which on Python 3.11 swallows a cancellation that comes at the wrong moment.
         self._redis = connect_async(url, socket_timeout=None)
         self._hub = Hub(url)
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._closed = False
 
-    async def _perform(self, request: Request) -> Any:
+    async def perform(self, request: Request) -> Any:
         match request:
             case Listen(mailbox, seconds):
                 mailbox.join(self._hub)
@@ -73,6 +70,48 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
             case Call():
                 return await run_async(self._redis, request)
 
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await self._hub.close()
+        for _ in range(MAX_CONNECTIONS):  # what is under way may end
+            await self._slots.acquire()
+        await self._redis.aclose()
+        for _ in range(MAX_CONNECTIONS):
+            self._slots.release()
+
+
+class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
+    """`Client` for asyncio. It may be made anywhere, and used in one event loop after the other.
+
+    However many streams are read, one Pub/Sub connection and one task serve them in each loop. A loop's
+    connections end with it; `await close()`, or an `async with` block, ends them before that.
+    """
+
+    def _connect(self, url: str) -> None:
+        self._url = url
+        self._links: dict[asyncio.AbstractEventLoop, tuple[_Link, AsyncGenerator[None]]] = {}
+        self._closed = False
+
+    async def _perform(self, request: Request) -> Any:
+        loop = asyncio.get_running_loop()
+        if loop not in self._links:
+            if self._closed:
+                raise client_closed()
+            link = _Link(self._url)
+            self._links[loop] = link, self._until_the_end_of(loop, link)
+            await anext(self._links[loop][1])
+        return await self._links[loop][0].perform(request)
+
+    async def _until_the_end_of(self, loop: asyncio.AbstractEventLoop, link: _Link) -> AsyncGenerator[None]:
+        """Asyncio ends the generators of a loop before it closes the loop, and with this one the link."""
+        try:
+            yield
+        finally:
+            self._links.pop(loop, None)
+            await link.close()
+
     async def _run(self, steps: Steps[T]) -> T:
         return await drive_async(steps, self._perform)
 
@@ -93,6 +132,10 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         """See `Client.models`."""
         return await self._run(read_models(self._operations))
 
+    async def forget_model(self, model: str) -> None:
+        """See `Client.forget_model`."""
+        await self._run(forget_model(self._operations, model))
+
     async def queues(self) -> list[QueueInfo]:
         """See `Client.queues`."""
         return await self._run(read_queues(self._operations))
@@ -106,16 +149,11 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         return await self._run(drain_worker(self._operations, worker_id, finish_s))
 
     async def close(self) -> None:
-        """End the connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""
-        if self._closed:
-            return
+        """End this loop's connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""
         self._closed = True
-        await self._hub.close()
-        for _ in range(MAX_CONNECTIONS):  # what is under way may end
-            await self._slots.acquire()
-        await self._redis.aclose()
-        for _ in range(MAX_CONNECTIONS):
-            self._slots.release()
+        link, _ = self._links.get(asyncio.get_running_loop(), (None, None))
+        if link is not None:
+            await link.close()
 
     async def __aenter__(self) -> Self:
         return self

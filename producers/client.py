@@ -14,8 +14,9 @@ from ..schemas.job import Job
 from ..schemas.scripts import Call, CancelStatus, run, run_confirmed, run_many
 from .hub import ThreadedHub
 from .mailbox import client_closed
+from .models import ModelInfo, forget_model, read_models
 from .operations import JobLike
-from .overview import ModelInfo, QueueInfo, WorkerInfo, drain_worker, read_models, read_queues, read_workers
+from .overview import QueueInfo, WorkerInfo, drain_worker, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Batch, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive
@@ -129,8 +130,17 @@ class Client(Producer["JobHandle"]):
         return JobHandle(self, job_id)
 
     def models(self) -> list[ModelInfo]:
-        """The models that workers have served here, by name."""
+        """The models that workers have served here, by name, with how many workers serve each now."""
         return self._run(read_models(self._operations))
+
+    def forget_model(self, model: str) -> None:
+        """Take a model that nobody serves any more off the list, so that jobs for it raise `UnknownModel`.
+
+        Raises:
+            UnknownModel: no worker has ever served it here.
+            ModelInUse: workers serve it, or jobs of it wait or run.
+        """
+        self._run(forget_model(self._operations, model))
 
     def queues(self) -> list[QueueInfo]:
         """The queues of those models that have waiting or running jobs."""
@@ -143,9 +153,10 @@ class Client(Producer["JobHandle"]):
     def drain(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:
         """Have a worker (its id, or the unique beginning of it) hand its jobs over and end, within a second.
 
-        With `finish_s` its jobs may go on for so long to end by themselves. Gives what it was at.
+        With `finish_s` its jobs may continue for that long to end by themselves. Gives what it was at.
 
         Raises:
+            BadSetting: an empty name.
             WorkerNotFound: no worker, or more than one, is named so.
         """
         return self._run(drain_worker(self._operations, worker_id, finish_s))
@@ -182,7 +193,7 @@ class JobHandle(Handle[Client]):
             JobNotFound: there is no such job, or its retention has ended.
             StreamReset: Redis lost tokens that this reader has seen.
             BrokerUnavailable: Redis was away for too long, or the client was closed.
-            ValueError: a negative offset.
+            BadSetting: an offset that is negative or no number, or a limit that is no number of seconds.
         """
         operations = self._client._operations
         return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, Event()))
@@ -198,7 +209,7 @@ class JobHandle(Handle[Client]):
         """The job's result, once it has ended; waits at most `timeout_s`.
 
         Raises:
-            ResultTimeout: it has not ended in time; it goes on.
+            ResultTimeout: it has not ended in time; it goes on. Its text says what the job waits for.
             JobFailed, JobCancelled, JobExpired: it did not succeed.
             JobNotFound: there is no such job, or its retention has ended.
             BrokerUnavailable: Redis was away for too long, or the client was closed.

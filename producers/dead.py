@@ -12,7 +12,7 @@ from ..schemas.scripts import drop_dead, requeue_dead
 from ..schemas.wire import WireJob
 from .operations import Operations
 from .overview import model_tags
-from .steps import Read, Steps
+from .steps import Read, Steps, check_name
 
 PAGE = 1000
 """Letters of one queue read in one round trip."""
@@ -88,8 +88,10 @@ def find_dead(operations: Operations, name: str) -> Steps[DeadLetter]:
     """The dead letter of a job or entry id.
 
     Raises:
+        BadSetting: an empty name, which would be that of every entry that named no job.
         JobNotFound: there is none.
     """
+    check_name("id", name)
     for letter in (yield from read_dead(operations, None, None)):
         if name in {letter.job_id, letter.entry}:
             return letter

@@ -1,41 +1,26 @@
-"""What is served, what waits and who works: behind `client.models()`, `queues()` and `workers()`."""
+"""What waits and who works: behind `client.queues()` and `workers()`."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
 from ..schemas import keys
-from ..schemas.errors import InvalidJob, WorkerNotFound
+from ..schemas.errors import WorkerNotFound
 from ..schemas.job import JobClass
 from ..schemas.keys import Tag
 from ..schemas.scripts import drain
 from .operations import Operations
-from .steps import Read, Steps
+from .steps import Read, Steps, check_name, check_seconds
 
 
-class _Info(BaseModel):
+class Info(BaseModel):
+    """What is told of one thing; older programs write less of it, newer ones more."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class ModelInfo(_Info):
-    """A model that some worker has served here.
-
-    Attributes:
-        id: the name to enqueue to.
-        context_tokens: the longest prompt and output together.
-        parameters: how many weights it has.
-        dtype: of its weights.
-    """
-
-    id: str
-    context_tokens: int | None = None
-    parameters: int | None = None
-    dtype: str | None = None
-
-
-class QueueInfo(_Info):
+class QueueInfo(Info):
     """The jobs of one model, class and tenant.
 
     Attributes:
@@ -52,7 +37,7 @@ class QueueInfo(_Info):
     running: int = 0
 
 
-class WorkerInfo(_Info):
+class WorkerInfo(Info):
     """An engine process that has been heard of within the last minute.
 
     Attributes:
@@ -75,27 +60,6 @@ class WorkerInfo(_Info):
     pid: int = 0
     fingerprint: str = ""
     heartbeat_ms: int = 0
-
-
-def read_models(operations: Operations) -> Steps[list[ModelInfo]]:
-    """Every model ever served here, by name."""
-    (known,) = yield from operations.send(Read((("HGETALL", keys.models(operations.settings.namespace)),)))
-    return [ModelInfo(**{"id": name.decode(), **json.loads(facts)}) for name, facts in sorted(known.items())]
-
-
-def default_model(operations: Operations, chosen: str | None) -> Steps[str]:
-    """The model of a job that names none: the operator's choice, else the only one served here.
-
-    Raises:
-        InvalidJob: nothing was chosen, and not exactly one is served.
-    """
-    if chosen is not None:
-        return chosen
-    served = [model.id for model in (yield from read_models(operations))]
-    if len(served) == 1:
-        return served[0]
-    known = ", ".join(served) or "none yet"
-    raise InvalidJob("model", f"name one (served here: {known}), or set HEADRACE_DEFAULT_MODEL")
 
 
 def read_workers(operations: Operations) -> Steps[list[WorkerInfo]]:
@@ -131,8 +95,11 @@ def drain_worker(operations: Operations, worker_id: str, finish_s: float) -> Ste
     """Ask a worker, named by its id or the unique beginning of it, to hand over and end.
 
     Raises:
+        BadSetting: an empty name, or no number of seconds.
         WorkerNotFound: there is none of that name, or more than one that begins so.
     """
+    check_name("worker_id", worker_id)
+    check_seconds("finish_s", finish_s)
     workers = yield from read_workers(operations)
     found = [worker for worker in workers if worker.id == worker_id] or [
         worker for worker in workers if worker.id.startswith(worker_id)

@@ -1,15 +1,18 @@
 """What `Client` and `AsyncClient` have in common: their settings and the signature of `enqueue`."""
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypeVar
+from functools import wraps
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 from ..schemas.connection import Kind, address_of
 from ..schemas.errors import BadSetting, HeadraceError, JobsRefused
 from ..schemas.job import Job, JobClass, Webhook
 from ..schemas.keys import NAMESPACE
 from ..schemas.settings import Limits, QueueSettings
+from ..schemas.wording import did_you_mean
 from .operations import Operations
 
 DEFAULT_URL = "redis://localhost:6379/0"
@@ -21,6 +24,21 @@ don't open a thousand connections."""
 Enqueued = TypeVar("Enqueued")
 C = TypeVar("C")
 H = TypeVar("H")
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _suggesting(method: M) -> M:
+    """Have a misspelt argument's `TypeError` name the one that was likely meant."""
+    known = inspect.signature(method).parameters.keys()
+
+    @wraps(method)
+    def call(*args: Any, **arguments: Any) -> Any:
+        for name in arguments.keys() - known:
+            hint = did_you_mean(name, known)
+            raise TypeError(f"{method.__name__}() got an unexpected keyword argument {name!r}{hint}")
+        return method(*args, **arguments)
+
+    return cast("M", call)
 
 
 class Producer(ABC, Generic[Enqueued]):
@@ -111,6 +129,7 @@ class Producer(ABC, Generic[Enqueued]):
             wait_s=settings.wait_s,
         )
 
+    @_suggesting
     def enqueue(
         self,
         prompt: str | None = None,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..schemas.errors import (
+    BadSetting,
     HeadraceError,
     JobCancelled,
     JobExpired,
@@ -25,7 +26,7 @@ from ..schemas.events import Chunk, End, Event, JobError, JobResult, JobState, R
 from ..schemas.keys import Tag
 from .mailbox import Mailbox, S, Signal
 from .operations import Operations
-from .steps import Listen, Read, Steps
+from .steps import Listen, Read, Steps, check_seconds
 from .waiting import EXPLAIN_S, explain
 
 LOG_PAGE = 1000
@@ -242,10 +243,11 @@ def stream_reader(
     """A reader of the job's stream from token `from_offset` on, for at most `timeout_s`, woken by `news`.
 
     Raises:
-        ValueError: a negative offset.
+        BadSetting: an offset that is negative or no number, or no number of seconds.
     """
-    if from_offset < 0:
-        raise ValueError(f"from_offset = {from_offset}: must be 0 or more")
+    if isinstance(from_offset, bool) or not isinstance(from_offset, int) or from_offset < 0:
+        raise BadSetting(f"from_offset = {from_offset!r}: must be a number of tokens, 0 or more")
+    check_seconds("timeout_s", timeout_s)
     tag = operations.tag_of(job_id)
     mailbox, cursor = Mailbox(tag.chan(job_id), news), Cursor(job_id, from_offset)
     return StreamReader(operations, tag, mailbox, cursor, _Silence(job_id, timeout_s))
@@ -262,10 +264,12 @@ def read_result(
     """The result of a job, once it has ended.
 
     Raises:
+        BadSetting: `timeout_s` is no number of seconds.
         ResultTimeout: it has not ended within `timeout_s`.
         JobFailed, JobCancelled, JobExpired: it ended so.
         JobNotFound, BrokerUnavailable: see `JobHandle.result`.
     """
+    check_seconds("timeout_s", timeout_s)
     job, silence = operations.tag_of(job_id).job(job_id), _Silence(job_id, timeout_s)
     while True:
         payloads = mailbox.take()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..schemas.connection import connection_lost
-from ..schemas.errors import BrokerUnavailable
+from ..schemas.errors import BadSetting, BrokerUnavailable
 from ..schemas.scripts import Call
 from .mailbox import Mailbox
 
@@ -130,3 +130,25 @@ def persist(request: Request, patience_s: float) -> Steps[Any]:
             if not connection_lost(error) or time.monotonic() + pause_s > deadline:
                 raise
             yield Pause(pause_s)
+
+
+def check_name(argument: str, value: object) -> None:
+    """Refuse what names nothing: an empty text is the beginning of every name, and a variable not set.
+
+    Raises:
+        BadSetting: naming the argument.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise BadSetting(f"{argument} = {value!r}: must be a name; is a variable not set?")
+
+
+def check_seconds(argument: str, value: object) -> None:
+    """Refuse what is no span of time; None is no limit.
+
+    Raises:
+        BadSetting: naming the argument.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise BadSetting(f"{argument} = {value!r}: must be a number of seconds, or None")

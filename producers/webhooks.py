@@ -15,7 +15,7 @@ from ..schemas.signing import check_secret, new_secret
 from ..schemas.tenants import BadPolicy, check_tenant
 from .operations import Operations
 from .overview import model_tags
-from .steps import Read, Steps
+from .steps import Read, Steps, check_name
 
 PAGE = 500
 """Deliveries of one queue read in one round trip."""
@@ -61,6 +61,7 @@ def find_delivery(operations: Operations, delivery_id: str) -> Steps[Delivery]:
     Raises:
         DeliveryNotFound: there is none, or its retention has ended.
     """
+    check_name("id", delivery_id)
     tags = yield from model_tags(operations)
     hashes = yield from operations.send(Read([("HGETALL", tag.delivery(delivery_id)) for tag in tags]))
     for tag, fields in zip(tags, hashes, strict=True):
@@ -99,6 +100,7 @@ def replay(operations: Operations, delivery_id: str) -> Steps[bool]:
     Raises:
         DeliveryNotFound: there is none, or its retention has ended.
     """
+    check_name("id", delivery_id)
     for tag in (yield from model_tags(operations)):
         replayed: bool = yield from operations.send(replay_delivery(tag, delivery_id))
         if replayed:

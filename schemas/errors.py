@@ -11,6 +11,7 @@
     ├── JobsRefused           some jobs of an enqueue_many were refused; the others are enqueued
     ├── JobNotFound           no such job, or its retention has ended
     ├── WorkerNotFound        no such worker, or more than one of that name
+    ├── ModelInUse            the model has workers or jobs, and can't be forgotten
     ├── DeliveryNotFound      no such webhook delivery, or its retention has ended
     ├── JobFailed             the job ended `failed`
     ├── JobCancelled          the job ended `cancelled`
@@ -216,6 +217,17 @@ class WorkerNotFound(HeadraceError, LookupError):
     def __init__(self, worker_id: str, known: list[str]) -> None:
         listed = ", ".join(known) or "none at all"
         super().__init__(f"no one worker {worker_id!r}; there is {listed}", worker_id, known)
+
+
+class ModelInUse(HeadraceError):
+    """The model has workers or jobs, and can't be forgotten."""
+
+    code = "model_in_use"
+    http_status = 409
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"model {model!r} is in use: {why}", model, why)
+        self.model = model
 
 
 class DeliveryNotFound(HeadraceError, LookupError):

@@ -285,7 +285,7 @@ def tag_of(job_id: str, namespace: str = NAMESPACE) -> Tag:
     Raises:
         JobNotFound: `job_id` is not the id of any job.
     """
-    match = _JOB_ID.fullmatch(job_id)
+    match = _JOB_ID.fullmatch(job_id) if isinstance(job_id, str) else None
     if match is None:
         raise JobNotFound(job_id)
     return Tag(match[2].replace("~", "/"), int(match[1]), namespace)

@@ -41,6 +41,7 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "JobStatus",
     "JobsRefused",
     "Limits",
+    "ModelInUse",
     "ModelInfo",
     "QueueInfo",
     "WorkerInfo",

@@ -119,7 +119,10 @@ def test_lists_are_json_or_lines(cli: Any, redis: Redis) -> None:
     assert json.loads(cli("models", "--json").stdout) == []
     redis.hset(keys.models(), "m", '{"id": "m", "context_tokens": 64}')
     assert json.loads(cli("models", "--json").stdout)[0]["context_tokens"] == 64
-    assert cli("models").stdout.splitlines() == ["MODEL\tCONTEXT\tPARAMETERS\tDTYPE", "m\t64\t\t"]
+    assert cli("models").stdout.splitlines() == [
+        "MODEL\tWORKERS\tREADY\tCONTEXT\tPARAMETERS\tDTYPE",
+        "m\t0\t0\t64\t\t",
+    ]
     assert json.loads(cli("workers", "--json").stdout) == []
 
 

@@ -13,7 +13,7 @@ from ...schemas.job import Job, JobClass
 from ...schemas.presence import has_name
 from ...schemas.task_part import read_headers, sign_part, task_job_id
 from ...schemas.wire import WireJob
-from .. import overview
+from .. import models
 from ..client import Client
 
 RETRIED_S = 0.001
@@ -46,7 +46,7 @@ class StreamProducer:
         Raises:
             InvalidJob, UnknownModel, QueueFull, RateLimited, BrokerUnavailable: as `Client.enqueue`.
         """
-        args, kwargs, embed = body
+        headers, (args, kwargs, embed) = _of_any_protocol(headers, body)
         fields = job_fields(args, kwargs)
         if fields.get("model") is None:
             fields["model"] = default_model(self._settings, self._client)
@@ -63,13 +63,25 @@ class StreamProducer:
         self._client._enqueue(WireJob.of(job, celery=signed), job_id)
 
 
+def _of_any_protocol(
+    headers: Mapping[str, Any], body: Any
+) -> tuple[Mapping[str, Any], tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]]:
+    """A message's headers and body as Celery's second protocol has them; its first has all in the body."""
+    if not isinstance(body, Mapping):
+        return headers, body
+    embed = {name: body.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
+    kept = {name: value for name, value in body.items() if name not in {"args", "kwargs", *embed}}
+    named = {"group": kept.pop("taskset", None)}
+    return {**headers, **kept, **named}, (body["args"], body["kwargs"], embed)
+
+
 def default_model(settings: CelerySettings, client: Client) -> str:
     """The model for a task that names none.
 
     Raises:
         InvalidJob: none is set, and not exactly one is served.
     """
-    return client._run(overview.default_model(client._operations, settings.default_model))
+    return client._run(models.default_model(client._operations, settings.default_model))
 
 
 def job_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

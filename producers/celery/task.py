@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from celery import Task, shared_task
 from celery.exceptions import Ignore
@@ -176,11 +176,15 @@ def task_result(result: JobResult) -> dict[str, Any]:
     return result.model_dump(mode="json", exclude_none=True)
 
 
-@shared_task(base=GenerateTask, bind=True, name=NAME)  # type: ignore[untyped-decorator]
-def generate(self: GenerateTask, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Generate: `generate.delay("Once upon a time", model="demo", max_tokens=64).get()["text"]`.
+if TYPE_CHECKING:
+    generate: GenerateTask
+else:
 
-    The arguments are those of `Client.enqueue`. The result is the job's result as a dict: `text`,
-    `token_ids`, `finish_reason`, `usage`, `timings`, `job_id` and so on.
-    """
-    return self.carry_out(args, kwargs)
+    @shared_task(base=GenerateTask, bind=True, name=NAME)
+    def generate(self: GenerateTask, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Generate: `generate.delay("Once upon a time", model="demo", max_tokens=64).get()["text"]`.
+
+        The arguments are those of `Client.enqueue`. The result is the job's result as a dict: `text`,
+        `token_ids`, `finish_reason`, `usage`, `timings`, `job_id` and so on.
+        """
+        return self.carry_out(args, kwargs)

@@ -12,7 +12,7 @@ from ...schemas.errors import InvalidJob
 from ...schemas.events import JobResult, JobState, JobStatus
 from ...schemas.job import JobClass
 from ..client import Client, JobHandle
-from ..overview import default_model
+from ..models import default_model
 from .options import AsJson, RedisUrl, waits_told
 from .words import duration, facts, moment
 

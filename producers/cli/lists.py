@@ -10,18 +10,38 @@ from .options import AsJson, RedisUrl, show
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("models")(models)
+    served = typer.Typer(invoke_without_command=True, callback=models)
+    served.command("forget")(forget)
+    app.add_typer(served, name="models")
     app.command("queues")(queues)
     group = typer.Typer(invoke_without_command=True, callback=workers)
     group.command("drain")(drain)
     app.add_typer(group, name="workers")
 
 
-def models(redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """List the models that workers have served here."""
-    columns = {"id": "MODEL", "context_tokens": "CONTEXT", "parameters": "PARAMETERS", "dtype": "DTYPE"}
+def models(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """List the models that workers have served here, and how many serve each now; or forget one."""
+    if context.invoked_subcommand is not None:
+        return
+    columns = {
+        "id": "MODEL",
+        "workers": "WORKERS",
+        "ready": "READY",
+        "context_tokens": "CONTEXT",
+        "parameters": "PARAMETERS",
+        "dtype": "DTYPE",
+    }
     with Client.from_env(redis) as client:
         show(client.models(), columns, "no worker has served a model here yet", as_json=as_json)
+
+
+def forget(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")], redis: RedisUrl = None
+) -> None:
+    """Take a model that nobody serves any more off the list: jobs for it are refused from then on."""
+    with Client.from_env(redis) as client:
+        client.forget_model(model)
+    typer.echo(f"{model} is forgotten; a worker that serves it puts it back")
 
 
 def queues(redis: RedisUrl = None, as_json: AsJson = False) -> None:

@@ -133,7 +133,7 @@ def replay_webhooks(
     if (delivery_id is None) == (state is None):
         raise typer.BadParameter("give either an ID or --state")
     with Client.from_env(redis) as client:
-        ids = [delivery_id] if delivery_id else []
+        ids = [] if delivery_id is None else [delivery_id]
         if state is not None:
             found = client._run(list_deliveries(client._operations, state=state, limit=10_000))
             ids = [delivery.id for delivery in found]

@@ -62,7 +62,11 @@ def broker_errors() -> Iterator[None]:
 
 
 def unavailable(error: Exception) -> BrokerUnavailable:
-    """What a Redis error means to the user."""
+    """What a Redis error means to the user; the error is left as its cause, without the steps to it.
+
+    Those are redis-py's own, some seventy lines, and stand in front of the one sentence that helps.
+    """
+    error.__context__ = error.__traceback__ = None
     message = without_password(str(error)) or type(error).__name__
     if "used memory > 'maxmemory'" in message:  # redis-py may have taken its code, OOM, off
         message = "Redis is out of memory (maxmemory) and refuses new data; free memory or raise maxmemory"

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .producers.async_client import AsyncClient, AsyncJobHandle
     from .producers.client import Client, JobHandle
-    from .producers.overview import ModelInfo, QueueInfo, WorkerInfo
+    from .producers.models import ModelInfo
+    from .producers.overview import QueueInfo, WorkerInfo
     from .schemas.errors import (
         BadSetting,
         BrokerUnavailable,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         JobFailed,
         JobNotFound,
         JobsRefused,
+        ModelInUse,
         QueueFull,
         RateLimited,
         ResultTimeout,
@@ -67,6 +69,7 @@ __all__ = [
     "JobStatus",
     "JobsRefused",
     "Limits",
+    "ModelInUse",
     "ModelInfo",
     "QueueFull",
     "QueueInfo",
@@ -84,7 +87,8 @@ __all__ = [
 _HOMES = {
     "producers.async_client": ("AsyncClient", "AsyncJobHandle"),
     "producers.client": ("Client", "JobHandle"),
-    "producers.overview": ("ModelInfo", "QueueInfo", "WorkerInfo"),
+    "producers.models": ("ModelInfo",),
+    "producers.overview": ("QueueInfo", "WorkerInfo"),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
     "schemas.scripts.cancel": ("CancelStatus",),

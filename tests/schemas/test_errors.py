@@ -19,6 +19,7 @@ EXAMPLES = [
     errors.JobsRefused([errors.InvalidJob("prompt", "is missing")]),
     errors.JobNotFound("job"),
     errors.WorkerNotFound("worker-", ["worker-1", "worker-2"]),
+    errors.ModelInUse("m", "2 of its workers live"),
     errors.DeliveryNotFound("msg_1"),
     errors.JobFailed("job", "crashed", "its worker died"),
     errors.JobCancelled("job"),
@@ -44,7 +45,7 @@ def test_an_error_is_the_same_after_a_pickle(error):
     assert (type(twin), str(twin), twin.code) == (type(error), str(error), error.code)
 
 
-@pytest.mark.parametrize("error", EXAMPLES[10:17], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", EXAMPLES[10:18], ids=lambda error: type(error).__name__)
 def test_an_error_of_a_job_is_made_again_from_json_as_celery_does(error):
     twin = type(error)(*json.loads(json.dumps(error.args)))
     assert str(twin) == str(error)

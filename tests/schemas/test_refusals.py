@@ -2,11 +2,12 @@
 
 import re
 import socket
+import traceback
 
 import pytest
 from redis import Redis
 
-from headrace import BrokerUnavailable
+from headrace import BrokerUnavailable, Client
 from headrace.schemas.connection import broker_errors, connect, connect_async, connection_lost
 
 
@@ -74,3 +75,13 @@ async def test_where_nothing_listens_the_way_out_is_told():
     async with connect_async(url) as redis:
         with pytest.raises(BrokerUnavailable, match=told), broker_errors():
             await redis.ping()
+
+
+def test_a_redis_that_is_away_is_told_of_in_a_few_lines(free_port):
+    with Client(f"redis://127.0.0.1:{free_port}/0", retry_s=0) as client:
+        with pytest.raises(BrokerUnavailable) as raised:
+            client.models()
+        lines = "".join(traceback.format_exception(raised.value)).splitlines()
+    assert len(lines) < 40
+    assert not any("During handling" in line for line in lines)
+    assert "nothing listens there" in lines[-1]

@@ -140,6 +140,18 @@ def test_a_task_is_a_job_and_its_result_the_jobs_result(served):
     assert generate.AsyncResult(result.id).job.status().state == "succeeded"
 
 
+def test_an_app_of_celerys_first_message_protocol_is_served(served):
+    served.conf.task_protocol = 1
+    served.amqp.__dict__.pop("create_task_message", None)  # chosen once
+    assert generate.delay("hello", max_tokens=5).get(timeout=20)["text"] == "answer to hello"
+    assert chain(generate.s("a"), shout.s())().get(timeout=20) == "ANSWER TO A"
+    with pytest.raises(InvalidJob, match="max_tokens"):
+        generate.delay("hello", max_tokens=0)
+    late = generate.apply_async(("hello",), countdown=60)
+    assert late.job.status().state == "delayed"
+    late.revoke()
+
+
 @pytest.mark.parametrize(
     ("canvas", "outcome"),
     [
