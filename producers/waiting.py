@@ -48,9 +48,11 @@ class WaitReason(StrEnum):
     WORKER_SILENT = "worker_silent"
     RUNNING = "running"
     ENDED = "ended"
+    NO_JOB = "no_job"
+    NO_CALLBACKS = "no_callbacks"
 
 
-_EXPECTED = frozenset({WaitReason.DELAYED, WaitReason.RUNNING, WaitReason.ENDED})
+_EXPECTED = frozenset({WaitReason.DELAYED, WaitReason.RUNNING, WaitReason.ENDED, WaitReason.NO_JOB})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,23 @@ class Waits:
 
     def tell(self, operations: "Operations", job_id: str) -> Steps[None]:
         """Say what the job waits for, unless nobody needs to hear it."""
+        if self.takes(job_id):
+            waiting = yield from explain(operations, job_id)
+            if waiting is not None and not waiting.expected:
+                self.say(f"job {job_id}", waiting.text)
+
+    def takes(self, name: str) -> bool:
+        """Whether there is room for a line about it; it is taken before anything is asked of Redis."""
         now = time.monotonic()
-        if job_id in self._told or now - self._lines[0] < 60:
-            return
-        self._told.append(job_id)
-        self._lines.append(now)  # before anything is asked: thousands may wait at once
-        waiting = yield from explain(operations, job_id)
-        if waiting is not None and not waiting.expected:
-            self._log.warning("job %s waits: %s", job_id, waiting.text)
+        if name in self._told or now - self._lines[0] < 60:
+            return False
+        self._told.append(name)
+        self._lines.append(now)
+        return True
+
+    def say(self, who: str, why: str) -> None:
+        """Write the line."""
+        self._log.warning("%s waits: %s", who, why)
 
 
 @dataclass(frozen=True, slots=True)

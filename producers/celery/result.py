@@ -5,13 +5,27 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from celery.exceptions import NotRegistered
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult
 from redis.exceptions import NoPermissionError
 
-from ...schemas.errors import JobCancelled, JobExpired, JobFailed, JobNotFound, ResultTimeout
+from ...schemas.errors import (
+    BrokerUnavailable,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    ResultTimeout,
+)
 from ...schemas.events import Chunk
-from ..client import JobHandle
+from ..client import Client, JobHandle
+from ..waiting import EXPLAIN_S, Waiting
+from .waiting import UNREGISTERED, explain_task
+
+
+class _NotYet(Exception):
+    """There is no result after a moment."""
 
 
 class GenerationResult(AsyncResult):  # type: ignore[misc]
@@ -27,10 +41,15 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
             JobNotFound: there is none (any more) for this task.
         """
         if self._job is None:
-            from .task import generate  # which needs this; a pickle may be all that its reader has imported
-
-            self._job = self.app.tasks[generate.name].client()._job_of_task(self.id)
+            self._job = self._client._job_of_task(self.id)
         return self._job
+
+    @property
+    def _client(self) -> Client:
+        from .task import generate  # which needs this; a pickle may be all that its reader has imported
+
+        client: Client = self.app.tasks[generate.name].client()
+        return client
 
     def stream(self, from_offset: int = 0) -> Iterator[Chunk]:
         """The job's chunks as they come; see `JobHandle.stream`."""
@@ -49,11 +68,53 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
         Such a message is `{"task_id", "status": "PROGRESS", "result": {"offset", "text", "token_ids"}}`;
         Celery's own message of the end has the result.
         """
-        if on_message is not None and not self.ready():
-            started = time.monotonic()
+        started = time.monotonic()
+
+        def left() -> float | None:
+            return None if timeout is None else max(0.001, timeout - (time.monotonic() - started))
+
+        def wait(timeout_s: float | None) -> Any:
+            get = super(GenerationResult, self).get
+            return get(timeout_s, propagate, *args, on_message=on_message, **kwargs)
+
+        reported = on_message is not None and not self.ready()
+        if on_message is not None and reported:
             self._report_progress(on_message, timeout)
-            timeout = None if timeout is None else max(0.001, timeout - (time.monotonic() - started))
-        return super().get(timeout, propagate, *args, on_message=on_message, **kwargs)
+        try:
+            if not reported and (timeout is None or timeout > EXPLAIN_S):
+                with suppress(_NotYet):
+                    return self._unless_late(wait)
+                self._tell()
+            return wait(left())
+        except NotRegistered as error:
+            raise NotRegistered(f"{error.args[0]}: {UNREGISTERED}") from None
+        except CeleryTimeoutError as error:
+            if self.ready():  # it is the task's own
+                raise
+            why = self._why()
+            raise CeleryTimeoutError(f"{error}: {why.text}" if why else str(error)) from None
+
+    def _unless_late(self, wait: Callable[[float], Any]) -> Any:
+        try:
+            return wait(EXPLAIN_S)
+        except CeleryTimeoutError:
+            if self.ready():
+                raise
+            raise _NotYet from None
+
+    def _tell(self) -> None:
+        """Have the log say why there is no result yet."""
+        waits = self._client._operations.waits
+        if waits.takes(self.id) and (why := self._why()) is not None and not why.expected:
+            waits.say(f"task {self.id}", why.text)
+
+    def _why(self) -> Waiting | None:
+        try:
+            return explain_task(self._client, self.app, self.job)
+        except JobNotFound:
+            return explain_task(self._client, self.app, None)
+        except BrokerUnavailable:
+            return None
 
     def _report_progress(
         self, on_message: Callable[[dict[str, Any]], object], timeout_s: float | None

@@ -1,0 +1,48 @@
+"""Why a task has no result yet: its job waits, it has none, or nobody completes the tasks of its app."""
+
+from celery import Celery
+
+from ...schemas import keys
+from ...schemas.errors import BrokerUnavailable
+from ...schemas.presence import present, serves
+from ..client import Client, JobHandle
+from ..operations import Operations
+from ..steps import Info, Read, Steps
+from ..waiting import Waiting, WaitReason, explain
+
+UNREGISTERED = (
+    "a Celery worker took it that does not know this task. Every worker and beat of the app must import it, "
+    'include=[..., "headrace.celery"], and have HEADRACE_REDIS_URL'
+)
+
+_NO_JOB = (
+    "it has no job yet: the task before it has not ended, or was run by a Celery worker that does not import "
+    "headrace.celery or has another HEADRACE_REDIS_URL"
+)
+
+
+def explain_task(client: Client, app: Celery, job: JobHandle | None) -> Waiting | None:
+    """Why there is no result; None where it is not known. `job` is None where there is none."""
+    if job is None:
+        return Waiting(WaitReason.NO_JOB, _NO_JOB)
+    try:
+        waiting = client._run(explain(client._operations, job.id))
+        if waiting is not None and waiting.reason is WaitReason.ENDED:
+            return client._run(_uncompleted(client._operations, app.main))
+    except BrokerUnavailable:
+        return None
+    return waiting
+
+
+def _uncompleted(operations: Operations, app: str | None) -> Steps[Waiting]:
+    info = yield from operations.send(Info())
+    (said,) = yield from operations.send(Read((("HGETALL", keys.callbacks(operations.settings.namespace)),)))
+    living = present(divmod(int(info["server_time_usec"]), 1_000_000), said)
+    if serves(living, app):
+        return Waiting(WaitReason.ENDED, "its job has ended, and headrace callbacks are to complete the task")
+    others = f"only of {', '.join(map(repr, sorted(living)))}" if living else "of no app at all"
+    text = (
+        f"its job has ended, and no headrace callbacks of the Celery app {app!r} run to complete the task, "
+        f"{others}; start headrace callbacks --app module:name"
+    )
+    return Waiting(WaitReason.NO_CALLBACKS, text)
