@@ -15,9 +15,8 @@ import pytest
 from celery import Celery, chain, chord, group, shared_task
 from celery.backends.redis import RedisBackend
 from celery.contrib.testing.worker import start_worker
-from celery.exceptions import NotRegistered, TaskRevokedError
+from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from celery.result import AsyncResult
 
 from headrace import InvalidJob, JobFailed, QueueFull
 from headrace.producers.celery.app import make_app
@@ -27,7 +26,6 @@ from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.connection import connect
 from headrace.schemas.events import End, JobError, Output, Record, chunk_payload
 from headrace.schemas.keys import Tag
-from headrace.schemas.presence import note_presence
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, finish, run, upkeep
 from headrace.schemas.settings import QueueSettings
 from headrace.workers.callbacks.completion import TaskMessage, complete, note_started
@@ -308,38 +306,6 @@ def test_what_is_shown_of_a_prompt_follows_the_policy(app, redis, monkeypatch, p
     headers = json.loads(spec["celery"])["headers"]
     assert headers["argsrepr"] == expected
     assert headers["kwargsrepr"] == "{'tenant': 't'}"
-
-
-def test_who_waits_for_a_task_is_told_why(app, redis, caplog):
-    caplog.set_level("WARNING", "headrace")  # Celery's workers of other tests have turned the root's down
-    result = generate.delay("hello")
-    with pytest.raises(CeleryTimeoutError, match="no worker serves model 'demo' now"):
-        result.get(timeout=1.6)
-    assert f"task {result.id} waits: no worker serves model 'demo' now" in caplog.text
-    (job,) = run(redis, claim(TAG, ClaimRequest("w", "n", 60_000, 10**6, 1))).jobs
-    end, output = End(offset=0, end="succeeded", finish_reason="stop"), Output(text="x", finish_reason="stop")
-    run(redis, finish(TAG, Segment(job.job_id, job.fence, 0, 0), end, output))
-    for names, words in (
-        ([], "no headrace callbacks of the Celery app 'headrace' run to complete the task, of no app at all"),
-        (["shop"], "only of 'shop'; start headrace callbacks --app"),
-        (["shop", "headrace"], "headrace callbacks are to complete the task"),
-    ):
-        for name in names:
-            note_presence(redis, name, "hr")
-        with pytest.raises(CeleryTimeoutError, match=words):
-            result.get(timeout=0.2)
-    redis.delete(TAG.outbox)
-
-
-def test_a_task_that_a_celery_worker_does_not_know_is_told_what_to_import(app, monkeypatch):
-    def refuse(*_, **__):
-        raise NotRegistered("headrace.generate")
-
-    result = generate.AsyncResult("7")
-    monkeypatch.setattr(AsyncResult, "get", refuse)
-    with pytest.raises(NotRegistered, match="Every worker and beat") as caught:
-        result.get(timeout=1)
-    assert 'include=[..., "headrace.celery"]' in str(caught.value)
 
 
 def test_what_is_to_come_of_a_task_without_a_job_is_told(app):
