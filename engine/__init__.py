@@ -2,10 +2,11 @@
 
 from .config import EngineConfig
 from .engine import Engine, EngineStats
-from .errors import ModelError, RequestError
+from .errors import ModelError, RequestError, is_out_of_memory
 from .executor import Executor, ModelInfo
 from .fingerprint import model_fingerprint
 from .request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
+from .self_test import self_test
 
 __all__ = [
     "Engine",
@@ -20,5 +21,7 @@ __all__ = [
     "RequestError",
     "SamplingParams",
     "TokenLogprobs",
+    "is_out_of_memory",
     "model_fingerprint",
+    "self_test",
 ]

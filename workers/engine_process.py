@@ -23,7 +23,7 @@ import torch
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
-from ..engine import Engine, EngineConfig, ModelError, model_fingerprint
+from ..engine import Engine, EngineConfig, ModelError, is_out_of_memory, model_fingerprint, self_test
 from ..schemas import keys
 from ..schemas.connection import broker_errors, check_version, connect, connection_lost, server_info
 from ..schemas.errors import BrokerUnavailable
@@ -34,7 +34,7 @@ from .intake.lanes import QUICK_S, Intake
 from .intake.places import Places
 from .intake.process import Order
 from .lifeline import join_host
-from .models import NotAFile, check_files, resolve_model, served_name
+from .models import NotAFile, check_files, name_to_serve, resolve_model
 from .noticeboard import Noticeboard
 from .pipe import EnginePipe, Fatal, Launch, Ready, Starting
 from .runner import Runner
@@ -43,6 +43,9 @@ from .text import TokenizerError, TokenText
 
 SWITCH_S = 0.0005
 """The loop lets go of the interpreter at every kernel; the I/O thread may not keep it for the usual 5 ms."""
+
+_LONGEST = 1000
+"""Characters of a sentence: some libraries tell all they know."""
 
 REDIS_WAIT_S = 60.0
 """How long the start waits for a Redis that is away, before it counts as failed."""
@@ -57,7 +60,7 @@ def main(pipe_fd: int) -> int:
     """Serve until told to stop; the process's exit status."""
     pipe, launch = join_host(pipe_fd)
     settings = WorkerSettings.model_validate_json(launch.settings)
-    name = settings.served_name or served_name(settings.model)
+    name = name_to_serve(settings.model, settings.served_name)
     if launch.metrics_dir is not None:
         metrics.share(launch.metrics_dir, metrics.engine_place(launch.index))
     logs.configure(settings.log_level, worker=launch.worker_id, model=name)
@@ -65,7 +68,7 @@ def main(pipe_fd: int) -> int:
     try:
         runner = _build(settings, launch, name, pipe)
     except (ModelError, TokenizerError, NotAFile, BrokerUnavailable) as error:
-        pipe.send(Fatal(str(error)))
+        pipe.send(Fatal(" ".join(str(error).split())))
         return 1
     sys.setswitchinterval(SWITCH_S)
     runner.run()
@@ -122,12 +125,27 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
 
 def _load(config: EngineConfig, places: Places) -> tuple[Engine, TokenText, str]:
     """The engine, the tokenizer, and the fingerprint of the two, which is computed beside their loading."""
-    with ThreadPoolExecutor(1) as beside:
+    beside = ThreadPoolExecutor(1)
+    try:
         weights = beside.submit(model_fingerprint, config)
         engine = Engine(config)
+        self_test(engine)
         tokenizer, fingerprint = places.tokenizer()
         identity = weights.result() + fingerprint
+    except (ModelError, TokenizerError):
+        raise
+    except Exception as error:  # of the files, the device or a library: another try would end like this one
+        log.debug("loading_failed", exc_info=True)
+        raise ModelError(_sentence(config.model, error)) from error
+    finally:
+        beside.shutdown(wait=False)  # what can't be served ends at once, and not when all of it is hashed
     return engine, tokenizer, blake2b(identity.encode(), digest_size=8).hexdigest()
+
+
+def _sentence(model: str, error: Exception) -> str:
+    if is_out_of_memory(error):
+        return f"not enough memory to load {model!r}; free some, or take a smaller or quantised model"
+    return " ".join(f"{model!r} can't be loaded: {type(error).__name__}: {error}".split())[:_LONGEST]
 
 
 def _engine_config(settings: WorkerSettings, launch: Launch, model: str) -> EngineConfig:

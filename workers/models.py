@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from ..schemas.errors import BadSetting
+from ..schemas.keys import is_model_name
+
 
 class NotAFile(ValueError):
     """Something in a model's folder is no file."""
@@ -30,3 +33,23 @@ def check_files(folder: str) -> None:
 def served_name(name: str) -> str:
     """The name that producers use by default: a folder's own name, or the Hub name."""
     return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def name_to_serve(model: str, served: str | None) -> str:
+    """The name that producers use for a model.
+
+    Args:
+        model: what is served.
+        served: its name, where the operator gave one.
+
+    Raises:
+        BadSetting: no producer may use it.
+    """
+    name = served or served_name(model)
+    if not is_model_name(name):
+        setting, way_out = ("served_name", "give another") if served else ("model", "give it a served_name")
+        raise BadSetting(
+            f"{setting}: nobody can enqueue to {name!r}; a model's name is 1 to 128 letters, digits or "
+            f"_ . / -, beginning with a letter or digit: {way_out}"
+        )
+    return name

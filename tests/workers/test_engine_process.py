@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
-from headrace.workers import lifeline
-from headrace.workers.models import NotAFile, check_files
+from headrace.engine import EngineConfig, ModelError
+from headrace.schemas.errors import BadSetting
+from headrace.workers import engine_process, lifeline
+from headrace.workers.models import NotAFile, check_files, name_to_serve
 from headrace.workers.pipe import Launch, encode
 
 
@@ -52,3 +54,38 @@ def test_an_engine_process_whose_host_died_before_it_began_ends_at_once(engine_c
             command, pass_fds=[engine.fileno()], check=False, timeout=20, stderr=subprocess.PIPE
         )
     assert (ended.returncode, b"the host is gone" in ended.stderr) == (1, True)
+
+
+class NoPlaces:
+    def tokenizer(self):
+        raise AssertionError("the model is loaded first")
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (KeyError("what\nnobody thought of"), r"^'m' can't be loaded: KeyError: 'what\\nnobody thought of'$"),
+        (RuntimeError("two\nlines"), r"^'m' can't be loaded: RuntimeError: two lines$"),
+        (MemoryError(), r"^not enough memory to load 'm'; free some"),
+        (ModelError("its own words"), r"^its own words$"),
+    ],
+)
+def test_all_that_loading_raises_is_one_sentence(monkeypatch, raised, sentence):
+    def failing(config):
+        raise raised
+
+    monkeypatch.setattr(engine_process, "Engine", failing)
+    monkeypatch.setattr(engine_process, "model_fingerprint", lambda config: "f")
+    with pytest.raises(ModelError, match=sentence):
+        engine_process._load(EngineConfig(model="m"), NoPlaces())
+
+
+@pytest.mark.parametrize("name", ["my model", "-dash", "ü", "a" * 129, "a:b", "/"])
+def test_a_name_that_no_producer_may_use_is_refused(name, tmp_path):
+    with pytest.raises(BadSetting, match=r"served_name: nobody can enqueue to .* give another"):
+        name_to_serve("demo", name)
+    if name.strip("/") and len(name) < 129:
+        (tmp_path / name).mkdir()
+        with pytest.raises(BadSetting, match=r"model: nobody can enqueue to .* give it a served_name"):
+            name_to_serve(str(tmp_path / name), None)
+        assert name_to_serve(str(tmp_path / name), "mine") == "mine"

@@ -18,7 +18,7 @@ from .. import logs
 from ..consumer import PatientConsumer
 from ..known_settings import unknown
 from ..metrics import HostMetrics
-from ..models import served_name
+from ..models import name_to_serve
 from ..revoke import Canceller
 from ..settings import WorkerSettings
 from ..stopping import FAREWELL_S, end_within, stop_celery
@@ -50,13 +50,13 @@ def run(
     Raises:
         BadSetting, BrokerUnavailable: a setting can't be used, seen before anything is started.
     """
+    model = name_to_serve(settings.model, settings.served_name)
     hostname = f"headrace@{platform.node()}-{os.getpid()}"
     logs.configure(settings.log_level, host=hostname)
     setup_logging.connect(_keep_logging)
     # About pickles and root: the host takes no tasks, and its control messages are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
     connect(settings.redis_url).close()
-    model = settings.served_name or served_name(settings.model)
     log.info("host_starting", model=model, engines=settings.engines, redis=shown_url(settings.redis_url))
     for sentence in unknown():
         log.warning("unknown_setting", reason=sentence)

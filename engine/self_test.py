@@ -1,0 +1,47 @@
+"""A few tokens that nobody asked for, before the first request: what can't run is refused at the start."""
+
+from collections.abc import Iterator
+
+from .engine import Engine
+from .errors import ModelError, is_out_of_memory
+from .request import FinishReason, Request, SamplingParams
+
+_TOKENS = 2
+"""The first follows from a prompt, the second from a decode."""
+
+
+def self_test(engine: Engine) -> None:
+    """Generate after single tokens from the beginning, the middle and the end of the vocabulary.
+
+    One that brings nothing may be a token that was never trained; where all do, it is the model.
+
+    Raises:
+        ModelError: no token can be computed, or none chosen.
+    """
+    vocab = engine.model_info.vocab_size
+    if engine.capacity_tokens < 2:
+        raise ModelError(
+            f"only {engine.capacity_tokens} token fits here, prompt and output together: raise num_pages, "
+            "page_size, kv_memory_bytes or max_context_tokens"
+        )
+    prompts = sorted({0, vocab // 2, vocab - 1})
+    params = SamplingParams(max_tokens=_TOKENS, temperature=0.0, ignore_eos=True)
+    try:
+        for token_id in prompts:
+            engine.submit(Request(f"self-test {token_id}", [token_id], params, cache_salt="self-test"))
+        errors = list(_errors(engine))
+    except Exception as error:
+        if is_out_of_memory(error):
+            reason = "there is not enough memory for it"
+        else:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(f"the model's first step fails: {reason}") from error
+    if len(errors) == len(prompts):
+        raise ModelError(f"the model gives no token whatever the prompt: {errors[0]}")
+
+
+def _errors(engine: Engine) -> Iterator[str]:
+    while engine.has_work:
+        for progress in engine.step():
+            if progress.finish_reason is FinishReason.ERROR:
+                yield progress.error
