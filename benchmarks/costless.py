@@ -7,6 +7,7 @@ benchmark, so that it runs with any checkout of headrace that PYTHONPATH names.
 """
 
 import sys
+from collections.abc import Iterable
 from itertools import cycle
 from typing import Any
 
@@ -52,6 +53,9 @@ class CostlessEngine:
                 item.finish_reason = FinishReason.LENGTH
                 del self._left[item.id]
         return progress
+
+    def end_also_at(self, token_ids: Iterable[int]) -> None:
+        """Its texts end where they are to."""
 
     @property
     def free_slots(self) -> int:

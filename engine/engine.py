@@ -93,6 +93,15 @@ class Engine:
         self._arrivals = self._steps = self._step_tokens = self._blamed = 0
         self._step_s = 0.0
 
+    def end_also_at(self, token_ids: Iterable[int]) -> None:
+        """Have more tokens end a text: a tokenizer may name one that config.json does not.
+
+        For an engine that runs nothing yet.
+        """
+        self._eos |= {token_id for token_id in token_ids if 0 <= token_id < self.model_info.vocab_size}
+        self.model_info = replace(self.model_info, eos_token_ids=tuple(sorted(self._eos)))
+        self._stepper.end_at(self._eos)
+
     # Requests -------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:

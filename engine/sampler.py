@@ -33,11 +33,15 @@ class Sampled:
 
 
 class Sampler:
-    """Sampling parameters by batch row, and the pass over a step's logits."""
+    """Sampling parameters by batch row, and the pass over a step's logits.
+
+    Attributes:
+        eos_token_ids: held back before `min_tokens`.
+    """
 
     def __init__(self, rows: int, eos_token_ids: frozenset[int], device: torch.device) -> None:
         self._device = device
-        self._eos = sorted(eos_token_ids)
+        self.eos_token_ids = eos_token_ids
         self._temperature = np.ones(rows, np.float32)
         self._top_k = np.zeros(rows, np.int64)
         self._top_p = np.ones(rows, np.float32)
@@ -72,7 +76,7 @@ class Sampler:
             self._bias[row] = ids, values
         self._adjusted[row] = bool(params.logit_bias or params.min_tokens)
         if params.min_tokens:
-            ends = {*params.stop_token_ids, *(() if params.ignore_eos else self._eos)}
+            ends = {*params.stop_token_ids, *(() if params.ignore_eos else self.eos_token_ids)}
             self._ends[row] = torch.tensor(sorted(ends), dtype=torch.int64, device=self._device)
 
     @torch.inference_mode()

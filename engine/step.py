@@ -47,6 +47,9 @@ class Steps(Protocol):
     def launch(self, plan: list[Chunk]) -> Flight:
         """Start a planned step. Whatever it raises leaves the sequences as they were."""
 
+    def end_at(self, eos_token_ids: frozenset[int]) -> None:
+        """Hold these tokens back before `min_tokens`, instead of those it was made with."""
+
     def probe(self) -> None:
         """Compute a token that nobody asked for, while no step is under way."""
 
@@ -88,6 +91,10 @@ class PlainSteps:
             self._batch.append(rows, sampled.token_ids.clip(min=0))
         self.device_s += time.perf_counter() - started
         return _Done([chunk.sequence for chunk in sampling], len(step.token_ids), sampled)
+
+    def end_at(self, eos_token_ids: frozenset[int]) -> None:
+        """Hold these tokens back before `min_tokens`, instead of those it was made with."""
+        self._sampler.eos_token_ids = eos_token_ids
 
     def probe(self) -> None:
         """Compute a token that nobody asked for, on the null page."""

@@ -1,7 +1,8 @@
 """OpenAI's request and response bodies in terms of jobs and results."""
 
+import codecs
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..schemas.errors import InvalidJob
@@ -10,8 +11,35 @@ from ..schemas.events import JobResult, TokenLogprob
 CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
 
-_IGNORED = ("stream", "stream_options", "store", "service_tier")
+_IGNORED = ("stream", "stream_options", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 """They say how an HTTP server answers; a job knows nothing of it."""
+
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "add_generation_prompt": (True,),
+    "best_of": (1,),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "detokenize": (True,),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "echo": (False,),
+    "functions": ([],),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "prompt_logprobs": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop": ([], ""),
+    "suffix": ("",),
+    "tool_choice": ("auto",),
+    "tools": ([],),
+    "top_k": (-1,),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+}
+"""Options of OpenAI's API and vLLM's, and the values with which they ask for nothing."""
 
 
 def job_fields(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,12 +50,18 @@ def job_fields(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """
     if url not in {CHAT_URL, COMPLETIONS_URL}:
         raise InvalidJob("url", f"must be {CHAT_URL} or {COMPLETIONS_URL} (got {url!r})")
-    fields = {name: value for name, value in body.items() if value is not None and name not in _IGNORED}
+    fields = {name: value for name, value in body.items() if not _asks_nothing(name, value)}
+    if fields.get("tool_choice") == "none" and "tools" not in fields:
+        del fields["tool_choice"]
     if "user" in fields:
         fields["metadata"] = _with_user(fields.pop("user"), fields.get("metadata", {}))
     if isinstance(kind := fields.get("response_format"), Mapping):
         fields["response_format"] = kind.get("type")
     return _chat_fields(fields) if url == CHAT_URL else _completion_fields(fields)
+
+
+def _asks_nothing(name: str, value: object) -> bool:
+    return value is None or name in _IGNORED or value in _NEUTRAL.get(name, ())
 
 
 def _with_user(user: object, metadata: object) -> object:
@@ -63,8 +97,7 @@ def response_body(url: str, model: str, result: JobResult) -> dict[str, Any]:
     else:
         choice["text"] = result.text
     if result.logprobs is not None:
-        written: Callable[[tuple[TokenLogprob, ...]], object] = _chat_logprobs if chat else _logprobs
-        choice["logprobs"] = written(result.logprobs)
+        choice["logprobs"] = _chat_logprobs(result) if chat else _logprobs(result)
     usage = result.usage
     return {
         "id": result.job_id,
@@ -81,27 +114,58 @@ def response_body(url: str, model: str, result: JobResult) -> dict[str, Any]:
     }
 
 
-def _chat_logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
-    def entry(token: str, logprob: float) -> dict[str, Any]:
-        return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+def _chat_logprobs(result: JobResult) -> dict[str, Any]:
+    def entry(token: str, spelt: bytes, logprob: float) -> dict[str, Any]:
+        return {"token": token, "logprob": logprob, "bytes": list(spelt)}
 
     return {
         "content": [
-            entry(token.token, token.logprob)
-            | {"top_logprobs": [entry(text, logprob) for _, text, logprob in token.top]}
-            for token in tokens
+            entry(token.token, token.bytes, token.logprob)
+            | {
+                "top_logprobs": [
+                    entry(text, spelt, logprob)
+                    for (_, text, logprob), spelt in zip(token.top, token.top_bytes, strict=True)
+                ]
+            }
+            for token in result.logprobs or ()
         ]
     }
 
 
-def _logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+def _logprobs(result: JobResult) -> dict[str, Any]:
+    tokens = result.logprobs or ()
+    names = [_name(token.token, token.bytes) for token in tokens]
+    return {
+        "tokens": names,
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {
+                _name(text, spelt): logprob
+                for (_, text, logprob), spelt in zip(token.top, token.top_bytes, strict=True)
+            }
+            for token in tokens
+        ],
+        "text_offset": _offsets(tokens, result.text),
+    }
+
+
+def _name(token: str, spelt: bytes) -> str:
+    """A token's text, or its bytes where it has none of its own: no two tokens may look alike."""
+    return token if token.encode() == spelt else "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelt)
+
+
+def _offsets(tokens: tuple[TokenLogprob, ...], text: str) -> list[int]:
+    """In the text, the character at which each token begins, or of which it is a part.
+
+    A token that is not in the text (a special one, or one that ended it) has the place where it came.
+    """
     offsets, at = [], 0
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in tokens:
         offsets.append(at)
-        at += len(token.token)
-    return {
-        "tokens": [token.token for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{text: logprob for _, text, logprob in token.top} for token in tokens],
-        "text_offset": offsets,
-    }
+        piece = decoder.decode(token.bytes)
+        for written in (piece, piece.removeprefix(" ")):  # the first word of a text may lose its space
+            if text.startswith(written, at):
+                at += len(written)
+                break
+    return offsets

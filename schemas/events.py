@@ -47,6 +47,9 @@ class FailureCode(StrEnum):
     """The engine refused it for a reason given in the message."""
 
 
+Bytes = bytes
+"""The type, where an attribute of a class has its name."""
+
 FinishReasonName = Literal["stop", "length", "cancelled", "expired", "error"]
 
 
@@ -57,12 +60,36 @@ class _Published(BaseModel):
 
 
 class TokenLogprob(_Published):
-    """One token with its log-probability, and the most likely tokens at its position in order."""
+    """One token with its log-probability, and the most likely tokens at its position in order.
+
+    Attributes:
+        token: its text; what is part of a character has U+FFFD for it.
+        top: id, text and log-probability of each.
+        hex: its bytes, where they are not those of `token`.
+        top_hex: the same for each of `top`, where any of them differ.
+    """
 
     token_id: int
     token: str
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()
+    hex: str | None = None
+    top_hex: tuple[str | None, ...] = ()
+
+    @property
+    def bytes(self) -> Bytes:
+        """What the token stands for: those of a stream joined are its text in UTF-8."""
+        return _bytes_of(self.token, self.hex)
+
+    @property
+    def top_bytes(self) -> tuple[Bytes, ...]:
+        """What each of `top` stands for."""
+        spelt = self.top_hex or (None,) * len(self.top)
+        return tuple(_bytes_of(token, digits) for (_, token, _), digits in zip(self.top, spelt, strict=True))
+
+
+def _bytes_of(token: str, digits: str | None) -> Bytes:
+    return token.encode() if digits is None else bytes.fromhex(digits)
 
 
 class Chunk(_Published):

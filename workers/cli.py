@@ -74,6 +74,9 @@ def worker(
     intake_memory_mb: Annotated[
         int | None, typer.Option(help="Most memory (address space) that reading one job may take.")
     ] = None,
+    sanitize_control_tokens: Annotated[
+        bool | None, typer.Option(help="Names of control tokens in messages are text, not those tokens.")
+    ] = None,
     wedged_s: Annotated[
         float | None, typer.Option(help="Kill an engine process that makes no progress for so long.")
     ] = None,

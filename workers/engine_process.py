@@ -80,7 +80,7 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
     model = resolve_model(settings.model)
     check_files(model)
     limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
-    places = Places(Order(model, settings.show_prompts, *limits))
+    places = Places(Order(model, settings.show_prompts, *limits, settings.sanitize_control_tokens))
     engine, tokenizer, fingerprint = _load(_engine_config(settings, launch, model), places)
     tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
     redis = connect(settings.redis_url, socket_timeout=socket_timeout_s(settings.lease_s))
@@ -132,6 +132,10 @@ def _load(config: EngineConfig, places: Places) -> tuple[Engine, TokenText, str]
         self_test(engine)
         tokenizer, fingerprint = places.tokenizer()
         identity = weights.result() + fingerprint
+        known = engine.model_info.eos_token_ids
+        engine.end_also_at(() if places.eos_token_id is None else (places.eos_token_id,))
+        if engine.model_info.eos_token_ids != known:
+            identity += f" and ends at {engine.model_info.eos_token_ids}"
     except (ModelError, TokenizerError):
         raise
     except Exception as error:  # of the files, the device or a library: another try would end like this one

@@ -192,12 +192,24 @@ class RunningJob:
 
 def wire_logprobs(tokenizer: TokenText, entries: list[TokenLogprobs]) -> list[dict[str, Any]]:
     """The engine's log-probabilities with the tokens' text, as they travel."""
-    return [
-        {
-            "token_id": entry.token_id,
-            "token": tokenizer.token_text(entry.token_id),
-            "logprob": entry.logprob,
-            "top": [(token_id, tokenizer.token_text(token_id), logprob) for token_id, logprob in entry.top],
-        }
-        for entry in entries
-    ]
+    return [_wire_logprob(tokenizer, entry) for entry in entries]
+
+
+def _wire_logprob(tokenizer: TokenText, entry: TokenLogprobs) -> dict[str, Any]:
+    token, digits = _spelt(tokenizer.token_bytes(entry.token_id))
+    wire: dict[str, Any] = {"token_id": entry.token_id, "token": token, "logprob": entry.logprob}
+    top = [(token_id, *_spelt(tokenizer.token_bytes(token_id)), logprob) for token_id, logprob in entry.top]
+    wire["top"] = [(token_id, text, logprob) for token_id, text, _, logprob in top]
+    if digits is not None:
+        wire["hex"] = digits
+    if any(digits is not None for _, _, digits, _ in top):
+        wire["top_hex"] = [digits for _, _, digits, _ in top]
+    return wire
+
+
+def _spelt(token: bytes) -> tuple[str, str | None]:
+    """A token's text, and its bytes where the text does not say them."""
+    try:
+        return token.decode(), None
+    except UnicodeDecodeError:
+        return token.decode(errors="replace"), token.hex()

@@ -52,6 +52,8 @@ class WorkerSettings(CelerySettings):
         drain_s: longest wait for the hand-over when the worker is stopped; then it is killed.
         intake_s: longest time that the chat template, the tokenizer and the log of one job may take.
         intake_memory_mb: most memory (address space) that reading a job may take.
+        sanitize_control_tokens: names of control tokens (`<|im_end|>`) in messages are text; without it
+            they are those tokens, as in other servers, and whoever writes a message can end it.
         wedged_s: an engine process that says nothing for so long, or whose exchanges with Redis, steps or
             intake come to no end for so long, is taken for stuck and killed.
         start_s: an engine process that has not loaded its model by then is killed.
@@ -90,6 +92,7 @@ class WorkerSettings(CelerySettings):
     drain_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
     intake_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     intake_memory_mb: Annotated[int, Field(ge=512)] = 4096
+    sanitize_control_tokens: bool = False
     wedged_s: Annotated[float, Field(gt=1)] = 120.0
     start_s: Annotated[float, Field(gt=1)] = 3600.0
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None

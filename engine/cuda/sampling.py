@@ -25,11 +25,12 @@ class RowParams:
 
     Attributes:
         columns: one array [rows] a parameter, by the names of `SamplingTable`.
+        eos_token_ids: held back before `min_tokens`.
         penalised: bool [rows], whether the row's known tokens change its logits.
     """
 
     def __init__(self, rows: int, eos_token_ids: frozenset[int]) -> None:
-        self._eos = eos_token_ids
+        self.eos_token_ids = eos_token_ids
         self.columns: dict[str, NDArray[np.generic]] = {
             "temperature": np.zeros(rows, np.float32),
             "top_p": np.ones(rows, np.float32),
@@ -73,7 +74,7 @@ class RowParams:
         row, params = sequence.row, sequence.request.params
         ends: set[int] = set()
         if params.min_tokens:
-            ends = {*params.stop_token_ids, *(() if params.ignore_eos else self._eos)}
+            ends = {*params.stop_token_ids, *(() if params.ignore_eos else self.eos_token_ids)}
         count = len(params.logit_bias) + len(ends)
         if self._biased[row]:
             self._bias.ids[row] = -1

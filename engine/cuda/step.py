@@ -122,6 +122,10 @@ class OverlappedSteps:
         sequences = [chunk.sequence for chunk in packed.sampling]
         return _Launched(sequences, sum(chunk.count for chunk in plan), pending, self)
 
+    def end_at(self, eos_token_ids: frozenset[int]) -> None:
+        """Hold these tokens back before `min_tokens`, instead of those it was made with."""
+        self._params.eos_token_ids = eos_token_ids
+
     def probe(self) -> None:
         """Compute a token that nobody asked for, kernel by kernel, while no step is under way."""
         self.rehearse(self.shapes.decodes(1, 1), SampleNeeds(False, False, False))

@@ -15,7 +15,7 @@ from headrace.engine import (
     SamplingParams,
 )
 
-from .conftest import expected, greedy, prompt
+from .conftest import expected, greedy, prompt, run
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +174,19 @@ def test_how_large_steps_are_follows_from_the_device_unless_it_is_set(options, t
 def test_a_setting_below_one_is_refused_by_name(option):
     with pytest.raises(ValueError, match=option):
         EngineConfig(model="x", **{option: 0})
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_an_end_that_only_the_tokenizer_names_ends_a_text_like_any_other(make_engine, overlap):
+    ids = list(prompt(31))
+    plain = expected("llama", prompt(31))
+    end = plain[4]
+    engine = make_engine(overlap=overlap, num_pages=64)
+    engine.end_also_at([end, -1, 300])
+    assert engine.model_info.eos_token_ids == (end,)
+    first = plain.index(end)
+    assert run(engine, Request("r", ids, greedy()))["r"] == plain[: first + 1]
+    ignoring = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
+    assert run(engine, Request("r", ids, ignoring))["r"] == plain
+    held_back = SamplingParams(max_tokens=20, temperature=0.0, min_tokens=20)
+    assert end not in run(engine, Request("r", ids, held_back))["r"]

@@ -23,6 +23,11 @@ from headrace.schemas.events import JobState, TokenLogprob, Usage
         (CHAT_URL, {"logprobs": True}, {"logprobs": 0}),
         (CHAT_URL, {"logprobs": False, "top_logprobs": 0}, {}),
         (CHAT_URL, {"response_format": {"type": "text"}}, {"response_format": "text"}),
+        (CHAT_URL, {"tool_choice": "auto", "tools": [{"name": "f"}]}, {"tools": [{"name": "f"}]}),
+        (CHAT_URL, {"tool_choice": "none", "parallel_tool_calls": True, "tools": []}, {}),
+        (CHAT_URL, {"top_k": -1, "modalities": ["text"], "verbosity": "medium", "stop": []}, {}),
+        (CHAT_URL, {"chat_template_kwargs": {}, "prompt_cache_key": "x", "length_penalty": 1.0}, {}),
+        (COMPLETIONS_URL, {"best_of": 1, "echo": False, "suffix": "", "prompt_logprobs": None}, {}),
     ],
 )
 def test_a_body_becomes_the_arguments_of_a_job(
@@ -42,6 +47,13 @@ def test_string_keys_of_logit_bias_are_token_ids() -> None:
         ("/v1/embeddings", {}, "url"),
         (COMPLETIONS_URL, {"model": "m", "prompt": ["a", "b"]}, "prompt"),
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "best_of": 2}, "best_of"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "echo": True}, "echo"),
+        (CHAT_URL, {"model": "m", "messages": [{"role": "user", "content": "x"}], "top_k": -2}, "top_k"),
+        (
+            CHAT_URL,
+            {"model": "m", "messages": [{"role": "user", "content": "x"}], "tool_choice": "required"},
+            "tool_choice",
+        ),
     ],
 )
 def test_what_does_not_exist_here_is_refused_by_name(url: str, body: dict[str, Any], field: str) -> None:
@@ -89,3 +101,53 @@ def test_a_completion_has_openais_form(result: JobResult) -> None:
         "top_logprobs": [{"hé": -0.5, "z": -2.0}, {}],
         "text_offset": [0, 2],
     }
+
+
+def parts(*tokens: bytes, text: str) -> JobResult:
+    return JobResult(
+        job_id="id",
+        state=JobState.SUCCEEDED,
+        text=text,
+        finish_reason="stop",
+        logprobs=tuple(
+            TokenLogprob(
+                token_id=at,
+                token=token.decode(errors="replace"),
+                logprob=-1.0,
+                top=((at, token.decode(errors="replace"), -1.0), (99, "\ufffd", -2.0)),
+                hex=token.hex(),
+                top_hex=(token.hex(), "f0"),
+            )
+            for at, token in enumerate(tokens)
+        ),
+    )
+
+
+def test_the_bytes_of_a_chats_tokens_join_to_its_text() -> None:
+    spelt = parts(*(bytes([byte]) for byte in "é😀".encode()), text="é😀")
+    content = response_body(CHAT_URL, "m", spelt)["choices"][0]["logprobs"]["content"]
+    assert bytes(byte for token in content for byte in token["bytes"]).decode() == "é😀"
+    assert content[0]["top_logprobs"][1]["bytes"] == [0xF0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "offsets"),
+    [
+        ([b"\xc3", b"\xa9", b"\xf0", b"\x9f\x98", b"\x80", b"</s>"], "é😀", [0, 0, 1, 1, 1, 2]),
+        ([b" there", b" was", b"."], "there was.", [0, 5, 9]),
+        ([b" there", b" was"], " there was", [0, 6]),
+        ([b"a", b"<|im_end|>", b"b"], "ab", [0, 1, 1]),
+        ([b"a", b"b"], "a", [0, 1]),
+    ],
+)
+def test_text_offsets_count_the_characters_of_the_text(
+    tokens: list[bytes], text: str, offsets: list[int]
+) -> None:
+    logprobs = response_body(COMPLETIONS_URL, "m", parts(*tokens, text=text))["choices"][0]["logprobs"]
+    assert logprobs["text_offset"] == offsets
+
+
+def test_parts_of_characters_are_told_apart_by_their_bytes() -> None:
+    logprobs = response_body(COMPLETIONS_URL, "m", parts(b"\xc3", text=""))["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["bytes:\\xc3"]
+    assert logprobs["top_logprobs"] == [{"bytes:\\xc3": -1.0, "bytes:\\xf0": -2.0}]

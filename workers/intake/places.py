@@ -36,6 +36,7 @@ class Places:
 
     Attributes:
         process: the intake process.
+        eos_token_id: the token that ends a text, as far as the tokenizer knows; there once it is loaded.
     """
 
     def __init__(self, order: Order) -> None:
@@ -49,6 +50,7 @@ class Places:
             self.process = start_process(theirs)
         self._tokenizer: str | None = None
         self._fingerprint = ""
+        self.eos_token_id: int | None = None
         self._ready = False
         frames.send(self._control, order_message(self._order))
 
@@ -100,7 +102,8 @@ class Places:
         said = json.loads(message)
         if "error" in said:
             raise TokenizerError(said["error"])
-        self._tokenizer, self._fingerprint, self._ready = said["tokenizer"], said["fingerprint"], True
+        self._tokenizer, self._fingerprint = said["tokenizer"], said["fingerprint"]
+        self.eos_token_id, self._ready = said["eos_token_id"], True
 
     def close(self) -> None:
         """End the intake process and its places."""

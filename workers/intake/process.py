@@ -47,6 +47,7 @@ class Order:
         quick_s: CPU time that a job may take in a quick place.
         most_s: time that a job may take in any place.
         memory_mb: address space of a place.
+        sanitize: control tokens in messages are text.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Order:
     quick_s: float
     most_s: float
     memory_mb: int
+    sanitize: bool = False
 
 
 def main(control: socket.socket) -> None:
@@ -66,7 +68,7 @@ def main(control: socket.socket) -> None:
         return
     order = Order(**json.loads(message))
     try:
-        tokenizer = Tokenizer(order.model)
+        tokenizer = Tokenizer(order.model, sanitize=order.sanitize)
     except TokenizerError as error:
         frames.send(control, json.dumps({"error": str(error)}).encode())
         return
@@ -75,7 +77,11 @@ def main(control: socket.socket) -> None:
     memory = f"intake_memory_mb={order.memory_mb} allows"
     reader = Reader(tokenizer, order.show, memory)
     _warm_up(tokenizer)
-    loaded = {"tokenizer": _serialized(tokenizer), "fingerprint": tokenizer.fingerprint}
+    loaded = {
+        "tokenizer": _serialized(tokenizer),
+        "fingerprint": tokenizer.fingerprint,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     frames.send(control, json.dumps(loaded).encode())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # places are not waited for
     gc.collect()

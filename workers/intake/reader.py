@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -11,7 +11,7 @@ from ...schemas.errors import InvalidJob
 from ...schemas.events import Chunk, FailureCode, JobError, parse_event
 from ...schemas.wire import WireJob
 from ..notices import introduction
-from ..text import ChatTemplateError, TextStream, Tokenizer
+from ..text import ChatTemplateError, Held, TextStream, Tokenizer, held_after, wrong_tool
 from .bounds import bytes_a_token
 from .prepared import NOT_KEPT, Asked, Prepared
 
@@ -96,14 +96,15 @@ class Reader:
         else:
             assert job.messages is not None
             messages = [message.model_dump(exclude_none=True) for message in job.messages]
+            tools = self._tools_of(job)
             at("template")
             try:
-                text = self._tokenizer.render(messages, tools=list(job.tools) if job.tools else None)
+                text = self._tokenizer.render(messages, tools)
+                self._refuse_by_bytes(text, job, context_tokens)
+                at("tokens")
+                prompt_ids = self._tokenizer.encode_chat(text, messages, tools)
             except ChatTemplateError as error:
                 raise _Refused(FailureCode.TEMPLATE, str(error)) from None
-            self._refuse_by_bytes(text, job, context_tokens)
-            at("tokens")
-            prompt_ids = self._tokenizer.encode_chat(text)
         if not prompt_ids:
             raise _Refused(FailureCode.INVALID, "the prompt has no tokens")
         prepared.prompt_tokens = len(prompt_ids)
@@ -112,6 +113,23 @@ class Reader:
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
             )
         prepared.prompt_ids = prompt_ids
+
+    def _tools_of(self, job: WireJob) -> list[dict[str, Any]] | None:
+        """The job's tools, which the template must take; none where it has none."""
+        tools = list(job.tools or ())
+        if (place := wrong_tool(tools)) is not None:
+            raise _Refused(
+                FailureCode.INVALID,
+                f'tools.{place}: must be a function with a name, as {{"type": "function", "function": '
+                '{"name": ...}}',
+            )
+        if tools and not self._tokenizer.takes_tools:
+            raise _Refused(
+                FailureCode.INVALID,
+                f"tools: the chat template of {job.model} does nothing with tools; leave them out, or "
+                "describe them in a message",
+            )
+        return tools or None
 
     def _refuse_by_bytes(self, text: str, job: WireJob, context_tokens: int) -> None:
         """What has more bytes than that many tokens can stand for is too long, however it is tokenised."""
@@ -122,6 +140,9 @@ class Reader:
         if size > most * context_tokens:
             sizes = f"{size} bytes, at least {-(-size // most)} tokens"
             raise _Refused(FailureCode.CONTEXT_LENGTH, _too_long(sizes, job, context_tokens))
+
+    def _after(self, prompt_ids: list[int], job: WireJob) -> Held:
+        return held_after(self._tokenizer, prompt_ids, whole=job.prompt_token_ids is None)
 
     def _replay(self, prepared: Prepared, job: WireJob, asked: Asked) -> None:
         chunks = []
@@ -136,17 +157,29 @@ class Reader:
                 FailureCode.INVALID,
                 f"its token log holds {logged} tokens where {asked.offset} were written",
             )
-        stream, replay = TextStream(self._tokenizer, job.stop, job.min_tokens), prepared.replay
-        for chunk in chunks:
-            if job.logprobs is not None:
-                replay.logprobs += [entry.model_dump() for entry in chunk.logprobs or ()]
-            if not replay.stopped:
-                pieces, replay.stopped = stream.take(chunk.token_ids)
-                replay.pieces += pieces
-                replay.token_ids += chunk.token_ids[: len(pieces)]
+        replay, token_ids = prepared.replay, [token_id for chunk in chunks for token_id in chunk.token_ids]
+        stream, replay.pieces, replay.stopped = self._spoken(prepared.prompt_ids, job, token_ids, chunks)
+        replay.token_ids = token_ids[: len(replay.pieces)]
+        if job.logprobs is not None:
+            entries = (entry for chunk in chunks for entry in chunk.logprobs or ())
+            replay.logprobs = [entry.model_dump(exclude_defaults=True) for entry in entries]
         replay.logged = logged
         del replay.logprobs[len(replay.token_ids) :]
         replay.position = stream.position
+
+    def _spoken(
+        self, prompt_ids: list[int], job: WireJob, token_ids: list[int], chunks: list[Chunk]
+    ) -> tuple[TextStream, list[str], bool]:
+        """The text of some tokens, as their readers have it already."""
+        after = held_after(self._tokenizer, prompt_ids, whole=job.prompt_token_ids is None)
+        read = "".join(chunk.text for chunk in chunks)
+        ways = []
+        for before in (after, None):  # workers of the version before knew nothing of the prompt
+            stream = TextStream(self._tokenizer, job.stop, job.min_tokens, after=before)
+            ways.append((stream, *stream.take(token_ids)))
+            if "".join(ways[-1][1]) == read:
+                return ways[-1]
+        return ways[0]
 
 
 def _too_long(prompt: str, job: WireJob, context_tokens: int) -> str:

@@ -1,6 +1,7 @@
 """Token ids and text: encoding, chat templates, incremental decoding, stop strings."""
 
-from .detokenizer import Detokenizer, Held
+from .detokenizer import Detokenizer, Held, held_after
+from .messages import wrong_tool
 from .stop_strings import StopStrings
 from .stream import Emitted, Position, TextStream
 from .tokenizer import ChatTemplateError, Tokenizer, TokenizerError, TokenText
@@ -16,4 +17,6 @@ __all__ = [
     "TokenText",
     "Tokenizer",
     "TokenizerError",
+    "held_after",
+    "wrong_tool",
 ]

@@ -13,6 +13,7 @@ byte fallback makes U+FFFD of a whole run of bytes when one of them fits no char
 what was emitted by then stays.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .tokenizer import TokenText
@@ -24,12 +25,34 @@ _MAX_WINDOW_TOKENS, _KEPT_TOKENS = 16, 8
 let out but for the last, which may begin one, and the window is cut to those that can still matter."""
 
 
+_PROMPT_TOKENS = 32
+"""Of a prompt's end, looked at for those that have text."""
+
+
 class Held(NamedTuple):
     """What a `Detokenizer` keeps: the window, its tokens before the boundary, its characters that are out."""
 
     window: list[int]
     boundary: int
     emitted: int
+
+
+def held_after(tokenizer: TokenText, prompt_ids: Sequence[int], *, whole: bool) -> Held:
+    """What is held where a sequence's text goes on after a prompt.
+
+    So the first token's text is what it adds to the prompt's: with the space before its word, or the
+    character that the prompt has begun.
+
+    Args:
+        tokenizer: of both.
+        prompt_ids: the prompt.
+        whole: the prompt is known to end with a whole character, whatever it looks like.
+    """
+    last = prompt_ids[-_PROMPT_TOKENS:]
+    window = [token_id for token_id in last if tokenizer.lengths[token_id] is not None][-_KEPT_TOKENS:]
+    text = tokenizer.decode(window)
+    final = len(text if whole else text.rstrip(_REPLACEMENT))
+    return Held(window, len(window) if final == len(text) else 0, final)
 
 
 class Detokenizer:

@@ -7,6 +7,9 @@ from .detokenizer import Detokenizer, Held
 from .stop_strings import StopStrings
 from .tokenizer import TokenText
 
+_FIRST_MARK = 0xDC00
+"""Half of a surrogate pair: such characters are in no text that can be written as UTF-8."""
+
 
 class Emitted(NamedTuple):
     """Text that became final, and the stop string that ends the job here, if one was found."""
@@ -26,14 +29,18 @@ class Position(NamedTuple):
 class TextStream:
     """Turns one sequence's tokens into the text that its readers see.
 
-    Like its parts, what it has emitted after n tokens is a function of those tokens alone. No stop string is
-    heeded that is complete before `min_tokens` tokens.
+    Like its parts, what it has emitted after n tokens is a function of the prompt and those tokens alone. No
+    stop string is heeded that is complete before `min_tokens` tokens.
+
+    A special token has no text, but a stop string may name it: there, and where the token comes, a character
+    stands for it that is in no text.
 
     Args:
+        after: what `held_after` made of the prompt; nothing stands before the text without it.
         position: where another one of the same stop strings and `min_tokens` is, to go on from there.
     """
 
-    __slots__ = ("_detokenizer", "_early", "_stops")
+    __slots__ = ("_detokenizer", "_early", "_marks", "_names", "_stops")
 
     def __init__(
         self,
@@ -41,10 +48,16 @@ class TextStream:
         stops: Sequence[str] = (),
         min_tokens: int = 0,
         position: Position | None = None,
+        *,
+        after: Held | None = None,
     ) -> None:
-        position = position or Position(Held([], 0, 0), "", min_tokens)
+        position = position or Position(after or Held([], 0, 0), "", min_tokens)
         self._detokenizer = Detokenizer(tokenizer, position.tokens)
-        self._stops = StopStrings(stops, position.text)
+        specials = tokenizer.specials_in("\n".join(stops)) if stops else {}
+        marks = {name: chr(_FIRST_MARK + place) for place, name in enumerate(specials)}
+        self._marks = {specials[name]: mark for name, mark in marks.items()}
+        self._names = {ord(mark): name for name, mark in marks.items()}
+        self._stops = StopStrings([_marked(stop, marks) for stop in stops], position.text)
         self._early = position.early  # tokens to come before a stop string is heeded
 
     @property
@@ -59,7 +72,13 @@ class TextStream:
     def _add(self, token_id: int) -> tuple[str, str | None]:
         self._early -= 1
         text = self._detokenizer.add(token_id)
+        if self._marks:
+            return self._add_marked(self._marks.get(token_id, text))
         return self._stops.add(text, heed=self._early <= 0) if text else ("", None)
+
+    def _add_marked(self, text: str) -> tuple[str, str | None]:
+        out, hit = self._stops.add(text, heed=self._early <= 0)
+        return self._shown(out), hit and hit.translate(self._names)
 
     def take(self, token_ids: Sequence[int]) -> tuple[list[str], bool]:
         """The text that became final with each token; True when a stop string ended it at the last one."""
@@ -74,4 +93,13 @@ class TextStream:
     def flush(self) -> str:
         """The rest, when the sequence has ended; a stop string that only now became whole ends it too."""
         text, hit = self._stops.add(self._detokenizer.flush(), heed=self._early <= 0)
-        return text if hit else text + self._stops.flush()
+        return self._shown(text if hit else text + self._stops.flush())
+
+    def _shown(self, text: str) -> str:
+        return text.translate(dict.fromkeys(self._names)) if self._names else text
+
+
+def _marked(stop: str, marks: dict[str, str]) -> str:
+    for name in sorted(marks, key=len, reverse=True):
+        stop = stop.replace(name, marks[name])
+    return stop

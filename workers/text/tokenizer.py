@@ -4,12 +4,18 @@ Reading prompts takes `transformers`, writing answers does not: who only writes 
 """
 
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+
+from .messages import Messages, renderings, takes_tools
+from .token_bytes import token_bytes
 
 _PLAIN = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 """The class that takes a tokenizer.json as it stands, by its names in transformers 4 and 5."""
@@ -29,11 +35,8 @@ class ChatTemplateError(ValueError):
 class _Lengths(dict[int, int | None]):
     """Looks up each token once: asking the tokenizer is most of what writing a token costs."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self._special_ids = frozenset(
-            token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
-        )
+    def __init__(self, backend: Any, special_ids: frozenset[int]) -> None:
+        self._backend, self._special_ids = backend, special_ids
 
     def __missing__(self, token_id: int) -> int | None:
         is_text = token_id not in self._special_ids and self._backend.id_to_token(token_id) is not None
@@ -51,11 +54,16 @@ class TokenText:
     Attributes:
         lengths: characters of a token's text when it stands alone, by id; None of one that can have no text,
             which is special or not in the vocabulary.
+        token_bytes: the bytes that a token stands for; of special ones their names'.
     """
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self.lengths: Mapping[int, int | None] = _Lengths(backend)
+        added = backend.get_added_tokens_decoder()
+        self._specials = {token.content: token_id for token_id, token in added.items() if token.special}
+        special_ids = frozenset(self._specials.values())
+        self.lengths: Mapping[int, int | None] = _Lengths(backend, special_ids)
+        self.token_bytes = token_bytes(backend, special_ids)
 
     @classmethod
     def from_json(cls, serialized: str) -> "TokenText":
@@ -77,9 +85,19 @@ class TokenText:
         return text
 
     def token_text(self, token_id: int) -> str:
-        """One token as text, for log-probabilities; special tokens by their names."""
-        text: str = self._backend.decode([token_id], skip_special_tokens=False)
-        return text
+        """One token as text, for log-probabilities; special ones by name, half characters as U+FFFD."""
+        return self.token_bytes(token_id).decode(errors="replace")
+
+    def specials_in(self, text: str) -> dict[str, int]:
+        """The special tokens that a text names, by name."""
+        if not self._specials or not text:
+            return {}
+        return {name: self._specials[name] for name in self._special_names.findall(text)}
+
+    @cached_property
+    def _special_names(self) -> re.Pattern[str]:
+        longest_first = sorted(self._specials, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
 
 
 class Tokenizer(TokenText):
@@ -89,12 +107,18 @@ class Tokenizer(TokenText):
     get exactly those that the template writes.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, sanitize: bool = False) -> None:
         """Load the tokenizer of a local folder or Hub name; code from the repository is never run.
 
+        Args:
+            model: the folder or name.
+            sanitize: the names of control tokens in messages are text, and not those tokens.
+
         Raises:
-            TokenizerError: there is none, it is damaged, or it is not of the fast kind.
+            TokenizerError: there is none, it is damaged, or it is not of the fast kind; or this transformers
+                can't sanitize.
         """
+        self._sanitize = sanitize
         try:
             self._hf: Any = _tokenizer_class(model).from_pretrained(model, trust_remote_code=False)
         except Exception as error:  # what reads the files raises a bare Exception, too
@@ -104,6 +128,8 @@ class Tokenizer(TokenText):
             raise TokenizerError(
                 f"the tokenizer of {model!r} is not a fast one; save it with tokenizer.json (`tokenizers`)"
             )
+        if sanitize and not _can_sanitize(self._hf):
+            raise TokenizerError("sanitize_control_tokens needs transformers 5.24 or newer")
         backend.no_truncation()  # a tokenizer.json may ask for either; a prompt is never cut or filled up
         backend.no_padding()
         super().__init__(backend)
@@ -111,44 +137,80 @@ class Tokenizer(TokenText):
     @property
     def fingerprint(self) -> str:
         """Digest of what the tokenizer and its chat template do."""
-        identity = self._backend.to_str() + json.dumps(self._hf.chat_template, sort_keys=True)
+        try:
+            tokenizer = self._backend.to_str()
+        except Exception:  # parts of it are written in Python: they are known by whose they are
+            vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
+            tokenizer = json.dumps([type(self._hf).__qualname__, vocabulary])
+        identity = tokenizer + json.dumps(self._hf.chat_template, sort_keys=True)
+        identity += "without control tokens of users" if self._sanitize else ""
         return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a text, as far as the tokenizer knows."""
+        token_id = self._hf.eos_token_id
+        return token_id if isinstance(token_id, int) else None
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the chat template does anything with tools."""
+        return takes_tools(self._hf.chat_template)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a prompt."""
         ids: list[int] = self._backend.encode(text).ids
         return ids
 
-    def chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
+    def chat(self, messages: Messages, tools: list[dict[str, Any]] | None = None) -> list[int]:
         """The token ids of a conversation, ready for the assistant's next turn.
 
         Raises:
             ChatTemplateError: there is no template, or it failed on these messages.
         """
-        return self.encode_chat(self.render(messages, tools))
+        return self.encode_chat(self.render(messages, tools), messages, tools)
 
-    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+    def render(self, messages: Messages, tools: list[dict[str, Any]] | None = None) -> str:
         """The text of a conversation, ready for the assistant's next turn.
 
         Raises:
             ChatTemplateError: there is no template, or it failed on these messages.
         """
-        if not self._hf.chat_template:
-            raise ChatTemplateError("the model has no chat template; send a prompt instead of messages")
-        try:
-            text: str = self._hf.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=True, tokenize=False
-            )
-        except MemoryError:
-            raise
-        except Exception as error:  # templates are programs of the model's author: they raise anything
-            raise ChatTemplateError(f"the chat template refused the messages: {error}") from error
+        text: str = self._apply(messages, tools, tokenize=False)
         return text
 
-    def encode_chat(self, text: str) -> list[int]:
-        """The token ids of a rendered conversation: no special tokens but those in it."""
+    def _apply(self, messages: Messages, tools: list[dict[str, Any]] | None, **options: bool) -> Any:
+        """The first form of the conversation that the template takes."""
+        if not self._hf.chat_template:
+            raise ChatTemplateError("the model has no chat template; send a prompt instead of messages")
+        refused: Exception | None = None
+        for form in renderings(messages):
+            try:
+                return self._hf.apply_chat_template(form, tools=tools, add_generation_prompt=True, **options)
+            except MemoryError:
+                raise
+            except Exception as error:  # templates are programs of the model's author: they raise anything
+                refused = refused or error
+        raise ChatTemplateError(f"the chat template refused the messages: {refused}") from refused
+
+    def encode_chat(
+        self, text: str, messages: Messages, tools: list[dict[str, Any]] | None = None
+    ) -> list[int]:
+        """The token ids of a conversation and its rendering: no special tokens but those in it.
+
+        Raises:
+            ChatTemplateError: its control tokens can't be told from the template's.
+        """
+        if self._sanitize:
+            options = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
+            safe: list[int] = self._apply(messages, tools, **options)
+            return safe
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def _can_sanitize(tokenizer: Any) -> bool:
+    return "sanitize_control_tokens" in inspect.signature(tokenizer.apply_chat_template).parameters
 
 
 def _tokenizer_class(model: str) -> Any:

@@ -1,0 +1,61 @@
+"""What a reader makes of a job's prompt, tools and log."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.schemas.events import chunk_payload
+from headrace.workers.intake.prepared import Asked, Prepared
+from headrace.workers.intake.reader import Reader
+from headrace.workers.text import TextStream
+
+from ..tokenizers_of import byte_level, word_pieces
+from .conftest import CONTEXT, spec_of
+
+WITH_TOOLS = "{{ tools | tojson }}{{ messages[0].content }}"
+USER = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+def read(reader: Reader, log: list[bytes] = [], offset: int = 0, **fields: Any) -> Prepared:  # noqa: B006
+    return reader.read(Asked("j", spec_of(**fields), CONTEXT, offset, log))
+
+
+@pytest.mark.parametrize(
+    ("template", "tools", "refused"),
+    [
+        (WITH_TOOLS, [TOOL], None),
+        (WITH_TOOLS, [TOOL, {"foo": 1}], "tools.1: must be a function with a name"),
+        ("{{ messages[0].content }}", [TOOL], "tools: the chat template of demo does nothing with tools"),
+        ("{{ messages[0].content }}", [], None),
+    ],
+)
+def test_tools_are_refused_where_they_would_be_lost(tmp_path: Path, template, tools, refused):
+    reader = Reader(byte_level(tmp_path, template))
+    prepared = read(reader, prompt=None, messages=USER, tools=tools)
+    if refused is None:
+        assert prepared.error is None
+        assert (prepared.prompt_tokens > 2) is bool(tools)
+    else:
+        assert (prepared.error.code, prepared.error.message[: len(refused)]) == ("invalid_job", refused)
+
+
+@pytest.mark.parametrize("text", [" there was", "there was"], ids=["as now", "as before"])
+def test_a_stream_goes_on_with_the_text_that_its_readers_have(tmp_path: Path, text):
+    tokenizer = word_pieces(tmp_path)
+    ids = [tokenizer._backend.token_to_id(token) for token in ("▁there", "▁was", "▁a")]
+    log = [chunk_payload(2, text, ids[:2], None).encode()]
+    replay = read(Reader(tokenizer), log, 2, prompt="the").replay
+    stream = TextStream(tokenizer, position=replay.position)
+    assert "".join(replay.pieces) + stream.add(ids[2]).text == f"{text} a"
+
+
+def test_log_probabilities_are_read_from_a_log_as_they_were_written(tmp_path: Path):
+    tokenizer = byte_level(tmp_path)
+    entry = {"token_id": 5, "token": "\ufffd", "logprob": -1.0, "top": [[5, "\ufffd", -1.0]]}
+    entry |= {"hex": "c3", "top_hex": ["c3"]}
+    log = [chunk_payload(1, "", [5], [entry]).encode()]
+    (read_again,) = read(Reader(tokenizer), log, 1, logprobs=1).replay.logprobs
+    assert json.loads(json.dumps(read_again)) == entry

@@ -1,0 +1,81 @@
+"""Conversations as chat templates want them, from what OpenAI's clients send.
+
+A call of a tool has its arguments as JSON text there, and no content beside it. Most templates take arguments
+as an object, some put them between other text as they are; some add content to text, whether there is any or
+not. A template is a program, so what it takes is seen by trying: as an object first, as transformers has it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Messages = list[dict[str, Any]]
+
+_BLOCK = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_TOOLS = re.compile(r"\btools\b")
+
+
+def takes_tools(template: str | dict[str, str] | None) -> bool:
+    """Whether a chat template (or one of several) does anything with the tools that it is given."""
+    templates = template.values() if isinstance(template, dict) else (template or "",)
+    return any(
+        _TOOLS.search(_QUOTED.sub("", block)) for source in templates for block in _BLOCK.findall(source)
+    )
+
+
+def renderings(messages: Messages) -> Iterator[Messages]:
+    """A conversation in the forms that a template may take; one alone where no tool was called."""
+    if not any(message.get("tool_calls") for message in messages):
+        yield messages
+        return
+    for decoded in (True, False):
+        for filled in (False, True):
+            yield [_form(message, decoded=decoded, filled=filled) for message in messages]
+
+
+def _form(message: dict[str, Any], *, decoded: bool, filled: bool) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not calls or not isinstance(calls, list | tuple):
+        return message
+    form = dict(message)
+    form["tool_calls"] = [_call(call, _decoded if decoded else _encoded) for call in calls]
+    if filled and form.get("content") is None:
+        form["content"] = ""
+    return form
+
+
+def _call(call: Any, written: Callable[[Any], Any]) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or "arguments" not in function:
+        return call
+    return call | {"function": function | {"arguments": written(function["arguments"])}}
+
+
+def _decoded(arguments: Any) -> Any:
+    """As an object, where they are one."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        found = json.loads(arguments or "{}")
+    except ValueError:
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _encoded(arguments: Any) -> Any:
+    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else arguments
+
+
+def wrong_tool(tools: list[dict[str, Any]]) -> int | None:
+    """The place of the first of some tools that is no function with a name; None where all are."""
+    for place, tool in enumerate(tools):
+        function = tool.get("function", tool)
+        if (
+            not isinstance(function, dict)
+            or not isinstance(function.get("name"), str)
+            or not function["name"]
+        ):
+            return place
+    return None
