@@ -192,6 +192,7 @@ class JobHandle(Handle[Client]):
             ResultTimeout: it has not ended after `timeout_s`; it goes on.
             JobNotFound: there is no such job, or its retention has ended.
             StreamReset: Redis lost tokens that this reader has seen.
+            RecordDamaged: its log can't be read.
             BrokerUnavailable: Redis was away for too long, or the client was closed.
             BadSetting: an offset that is negative or no number, or a limit that is no number of seconds.
         """

@@ -11,7 +11,7 @@ from typing import Any
 from ..schemas import keys
 from ..schemas.connection import check_version
 from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobNotFound, UnknownModel
-from ..schemas.events import JobStatus, Record
+from ..schemas.events import JobStatus, Record, intact
 from ..schemas.job import Job
 from ..schemas.keys import Tag
 from ..schemas.scripts import Call, CancelStatus, cancel, enqueue, one
@@ -172,11 +172,13 @@ class Operations:
 
         Raises:
             JobNotFound: there is no such job.
+            RecordDamaged: its record can't be read.
         """
         (fields,) = yield from self.send(Read((("HGETALL", self.tag_of(job_id).job(job_id)),)))
         if not fields:
             raise JobNotFound(job_id)
-        return Record(job_id, {name.decode(): value.decode() for name, value in fields.items()}).status()
+        with intact(job_id):
+            return Record(job_id, {name.decode(): value.decode() for name, value in fields.items()}).status()
 
     def celery_key(self) -> Steps[bytes]:
         """The key that signs what is to follow from the jobs of Celery tasks; made when there is none."""

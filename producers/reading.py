@@ -22,7 +22,7 @@ from ..schemas.errors import (
     ResultTimeout,
     StreamReset,
 )
-from ..schemas.events import Chunk, End, Event, JobError, JobResult, JobState, Record, parse_event
+from ..schemas.events import Chunk, End, Event, JobError, JobResult, JobState, Record, intact, parse_event
 from ..schemas.keys import Tag
 from .mailbox import Mailbox, S, Signal
 from .operations import Operations
@@ -98,7 +98,8 @@ class Cursor:
         chunks: list[Chunk] = []
         for payload in payloads:
             try:
-                chunk = self.take(parse_event(payload))
+                with intact(self.job_id):
+                    chunk = self.take(parse_event(payload))
             except (Gap, StreamReset) as obstacle:
                 return chunks, obstacle
             if chunk is not None:
@@ -273,17 +274,26 @@ def read_result(
     job, silence = operations.tag_of(job_id).job(job_id), _Silence(job_id, timeout_s)
     while True:
         payloads = mailbox.take()
-        if payloads is None or any(isinstance(parse_event(payload), End) for payload in payloads):
+        if payloads is None or any(map(_may_end, payloads)):
             values = yield from operations.send(Read((("HMGET", job, *_RESULT_FIELDS),)), silence.left_s)
-            record = Record(job_id, _present(_RESULT_FIELDS, values[0]))
-            if "state" not in record.fields:
-                raise JobNotFound(job_id)
-            if record.state.terminal:
-                raise_unless_succeeded(job_id, record.state, record.error)
-                return record.result()
+            with intact(job_id):
+                record = Record(job_id, _present(_RESULT_FIELDS, values[0]))
+                if "state" not in record.fields:
+                    raise JobNotFound(job_id)
+                if record.state.terminal:
+                    raise_unless_succeeded(job_id, record.state, record.error)
+                    return record.result()
             if record.state is JobState.RUNNING:
                 silence.started()
         yield from silence.wait(operations, mailbox)
+
+
+def _may_end(payload: bytes) -> bool:
+    """Whether a message is of a job's end; of one that can't be read, its record says."""
+    try:
+        return isinstance(parse_event(payload), End)
+    except ValueError:
+        return True
 
 
 def _present(names: tuple[str, ...], values: list[bytes | None]) -> dict[str, str]:

@@ -17,6 +17,7 @@
     ├── JobCancelled          the job ended `cancelled`
     ├── JobExpired            the job ended `expired`
     ├── StreamReset           the token log is shorter than what this reader has seen
+    ├── RecordDamaged         what Redis holds of the job was damaged, or is another program's
     ├── ResultTimeout         the job has not ended within the reader's own time limit
     └── BrokerUnavailable     Redis can't be reached, refuses, or is too old
 
@@ -310,6 +311,21 @@ class StreamReset(HeadraceError):
         self.job_id = job_id
         self.seen = seen
         self.offset = offset
+
+
+class RecordDamaged(HeadraceError, ValueError):
+    """What Redis holds of a job can't be read: it was damaged from outside, or another program wrote it."""
+
+    code = "record_damaged"
+    http_status = 500
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"what Redis holds of job {job_id} can't be read: it was damaged from outside, or another "
+            "program wrote it; enqueue the job again",
+            job_id,
+        )
+        self.job_id = job_id
 
 
 class ResultTimeout(HeadraceError, TimeoutError):

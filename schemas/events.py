@@ -1,12 +1,15 @@
 """What workers publish of a job: chunks, the end marker, the result, its status."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
+from .errors import HeadraceError, RecordDamaged
 from .job import JobClass
 
 
@@ -59,6 +62,16 @@ class _Published(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def _least(value: object) -> object:
+    return LEAST_LOGPROB if value is None else value
+
+
+LEAST_LOGPROB = -9999.0
+"""Stands for what is below, and for what JSON can't say: earlier workers wrote null for it."""
+
+Logprob = Annotated[float, BeforeValidator(_least)]
+
+
 class TokenLogprob(_Published):
     """One token with its log-probability, and the most likely tokens at its position in order.
 
@@ -71,8 +84,8 @@ class TokenLogprob(_Published):
 
     token_id: int
     token: str
-    logprob: float
-    top: tuple[tuple[int, str, float], ...] = ()
+    logprob: Logprob
+    top: tuple[tuple[int, str, Logprob], ...] = ()
     hex: str | None = None
     top_hex: tuple[str | None, ...] = ()
 
@@ -221,6 +234,21 @@ def chunk_payload(offset: int, text: str, token_ids: list[int], logprobs: list[d
     if logprobs is not None:
         body["logprobs"] = logprobs
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+@contextmanager
+def intact(job_id: str) -> Iterator[None]:
+    """While what Redis holds of a job is read.
+
+    Raises:
+        RecordDamaged: it can't be.
+    """
+    try:
+        yield
+    except HeadraceError:
+        raise
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise RecordDamaged(job_id) from error
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ EXAMPLES = [
     errors.JobCancelled("job"),
     errors.JobExpired("job"),
     errors.StreamReset("job", 7, 5),
+    errors.RecordDamaged("job"),
     errors.ResultTimeout("job", 1.5),
     errors.BrokerUnavailable("gone"),
 ]
