@@ -22,6 +22,7 @@ OF_THE_DESIGN = {
     "JobNotFound",
     "QueueFull",
     "RateLimited",
+    "RecordDamaged",
     "ResultTimeout",
     "StreamReset",
     "Unauthorized",

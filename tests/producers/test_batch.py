@@ -202,5 +202,5 @@ async def test_a_result_that_was_damaged_from_outside_is_its_lines_error_alone(
     assert (tally.succeeded, tally.failed) == (1, 1)
     assert {line["error"] and line["error"]["code"] for line in answers(responses).values()} == {
         None,
-        "error",
+        "record_damaged",
     }
