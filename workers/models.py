@@ -43,9 +43,11 @@ def name_to_serve(model: str, served: str | None) -> str:
         served: its name, where the operator gave one.
 
     Raises:
-        BadSetting: no producer may use it.
+        BadSetting: no producer may use it, or the model is a path at which there is nothing.
     """
     name = served or served_name(model)
+    if not served and model.startswith(("/", ".", "~")) and not Path(model).exists():
+        raise BadSetting(f"model: there is no {model!r}; give a folder that exists, or a model's name")
     if not is_model_name(name):
         setting, way_out = ("served_name", "give another") if served else ("model", "give it a served_name")
         raise BadSetting(

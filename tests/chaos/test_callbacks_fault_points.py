@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from celery.backends.redis import ResultConsumer
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
 from standardwebhooks import Webhook
 
 from headrace import Client
@@ -183,6 +184,10 @@ def callbacks_nursery(no_process_left: None) -> Iterator[Nursery]:
     opened.close()
 
 
+def leave_logging_alone(**_: object) -> None:
+    """With a receiver of this signal, Celery's worker sets no level that later tests would keep."""
+
+
 @pytest.fixture
 def scene(redis_url, redis, callbacks_nursery, tmp_path, monkeypatch) -> Iterator[Scene]:
     """A world that runs, on an empty Redis."""
@@ -201,10 +206,12 @@ def scene(redis_url, redis, callbacks_nursery, tmp_path, monkeypatch) -> Iterato
         world = World(engine_redis, client, app, receiver.url)
         engine = threading.Thread(target=world.work, args=(stopping,), daemon=True)
         engine.start()
+        setup_logging.connect(leave_logging_alone)
         with start_worker(app, perform_ping_check=False, pool="solo"):
             yield Scene(redis_url, world, receiver, callbacks_nursery, tmp_path)
             stopping.set()
             engine.join()
+        setup_logging.disconnect(leave_logging_alone)
     receiver.close()
     generate.client().close()
     generate._connected = None

@@ -88,7 +88,7 @@ class Fuzzer:
     def _asked(self) -> dict[str, Any]:
         webhook = {
             "url": self._one(
-                f"https://user:{SECRET}@x.example/", f"https://10.0.0.1/{SECRET}", "http://[::1]/"
+                f"https://x.example/?token={SECRET}", f"https://10.0.0.1/{SECRET}", "http://[::1]/"
             ),
             "secret": SECRET,
             "events": ["job.started", "job.succeeded", "job.failed"],

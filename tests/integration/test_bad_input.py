@@ -93,7 +93,7 @@ def test_a_full_redis_refuses_new_jobs_while_running_ones_finish(own_redis, star
 
 
 def test_a_model_that_can_not_be_loaded_ends_the_worker_with_the_reason(redis_url, start_worker):
-    worker = start_worker(redis_url, options={"model": "/no/such/folder"}, ready=False)
+    worker = start_worker(redis_url, options={"model": "/no/such/folder", "served_name": "m"}, ready=False)
     assert worker.process.wait(timeout=90) == 1
     (event,) = worker.events("engine_cannot_run")
     assert "/no/such/folder" in event["reason"]

@@ -111,6 +111,12 @@ class Load:
                 assert tuple(self.read) == job.result(timeout_s=10).token_ids
                 return
 
+    def has_begun_on(self, worker: WorkerProcess) -> bool:
+        """Whether a worker has tokens of a job that it will not end soon."""
+        ids = {event["worker"] for event in worker.events("ready")}
+        found = [job.status() for job in self.jobs[-AT_ONCE:]]
+        return any(status.worker in ids and 0 < status.offset < JOB["max_tokens"] // 3 for status in found)
+
     def stop(self) -> None:
         self._stopping.set()
         for thread in self._threads:
@@ -124,9 +130,8 @@ def test_in_a_rolling_update_of_weights_no_text_is_of_two_models(redis, serve, t
     load = Load(old[0].client)
     new = []
     for worker in old:
-        known = len(load.jobs)
-        wait_until(lambda known=known: len(load.jobs) > known)
         new.append(serve("after", model_grace_s=2))
+        wait_until(lambda worker=worker: load.has_begun_on(worker))
         assert worker.stop() == 0
     wait_until(lambda: any(job.status().restarts for job in load.jobs))
     load.stop()

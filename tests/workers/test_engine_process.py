@@ -22,6 +22,11 @@ def test_a_pipe_in_a_models_folder_is_refused_by_name(tmp_path):
         check_files(str(tmp_path))
 
 
+def test_a_path_at_which_there_is_nothing_is_said_to_be_one():
+    with pytest.raises(BadSetting, match=r"model: there is no '/no/such/folder'; give a folder that exists"):
+        name_to_serve("/no/such/folder", None)
+
+
 MODULE = "headrace.workers.engine_process"
 
 

@@ -168,6 +168,7 @@ def answer_in(message: bytes) -> Prepared | None:
 
 if __name__ == "__main__":
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    main(socket.socket(fileno=int(sys.argv[1])))
+    with suppress(BrokenPipeError, ConnectionResetError):  # the engine process has gone
+        main(socket.socket(fileno=int(sys.argv[1])))
     sys.stdout.flush()
     os._exit(0)
