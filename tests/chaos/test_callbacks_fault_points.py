@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 from celery.backends.redis import ResultConsumer
 from celery.contrib.testing.worker import start_worker
-from celery.signals import setup_logging
 from standardwebhooks import Webhook
 
 from headrace import Client
@@ -31,7 +30,7 @@ from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.connection import connect
 from headrace.workers.callbacks.settings import CallbacksSettings
 
-from ..workers.callbacks.conftest import Received, Receiver
+from ..workers.callbacks.conftest import Received, Receiver, logging_left_alone
 from .callbacks_points import Point, expected, known_scripts
 from .callbacks_world import SECRET, TAG, Made, World
 from .nursery import ForkedEngine, Nursery
@@ -184,10 +183,6 @@ def callbacks_nursery(no_process_left: None) -> Iterator[Nursery]:
     opened.close()
 
 
-def leave_logging_alone(**_: object) -> None:
-    """With a receiver of this signal, Celery's worker sets no level that later tests would keep."""
-
-
 @pytest.fixture
 def scene(redis_url, redis, callbacks_nursery, tmp_path, monkeypatch) -> Iterator[Scene]:
     """A world that runs, on an empty Redis."""
@@ -206,12 +201,10 @@ def scene(redis_url, redis, callbacks_nursery, tmp_path, monkeypatch) -> Iterato
         world = World(engine_redis, client, app, receiver.url)
         engine = threading.Thread(target=world.work, args=(stopping,), daemon=True)
         engine.start()
-        setup_logging.connect(leave_logging_alone)
-        with start_worker(app, perform_ping_check=False, pool="solo"):
+        with logging_left_alone(), start_worker(app, perform_ping_check=False, pool="solo"):
             yield Scene(redis_url, world, receiver, callbacks_nursery, tmp_path)
             stopping.set()
             engine.join()
-        setup_logging.disconnect(leave_logging_alone)
     receiver.close()
     generate.client().close()
     generate._connected = None

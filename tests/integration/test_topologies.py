@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,6 +200,8 @@ def test_jobs_run_over_tls(tls_url, start_worker):
 
 def test_a_client_over_tls_ends_its_connections_however_slow_the_server_is_to_agree(tls_url, redis_servers):
     (server,) = redis_servers.processes.values()
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # what other tests left is not this client's
     with connect(tls_url) as redis:
         client = Client(tls_url, check_model=False)
         job = client.enqueue(**FIELDS)

@@ -4,12 +4,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.signals import setup_logging
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
@@ -28,6 +30,17 @@ TAG = Tag("demo")
 WAIT_S = 30.0
 DAY = 86_400
 KEY = b"a key of the tests"
+
+
+@contextmanager
+def logging_left_alone() -> Iterator[None]:
+    """A Celery worker that starts in here sets no level that later tests would keep."""
+    leave_alone = lambda **_: None  # noqa: E731
+    setup_logging.connect(leave_alone)
+    try:
+        yield
+    finally:
+        setup_logging.disconnect(leave_alone)
 
 
 def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
