@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -82,6 +83,17 @@ def test_the_engine_that_runs_a_stream_is_killed_and_what_it_ran_is_known(engine
         f'kill -9 {engine.pid}: engine B dies at token 100 of "y" (2 jobs)',
         '"y" resumed on engine A at token 102, none lost or repeated',
     ]
+
+
+def test_the_engine_that_was_announced_is_the_one_that_is_killed(engine):
+    log, shown = Log(), scene(engine.pid, engine.pid)
+    log.pace = replace(QUICK, notice_s=0.001)
+    leaves_b = Job("one", (HELD, "b", 100), (HELD, "a", 100))
+    stays = Job("two", *[(HELD, "b", 100)] * 3, (JobState.QUEUED, "b", 101), (HELD, "a", 105))
+    kill = killed(shown, log, os.getpid(), [leaves_b, stays], [])
+    assert kill is not None
+    assert kill.engine.letter == "B"
+    assert log.lines[0].startswith("Next: kill -9 engine B ")
 
 
 @pytest.mark.parametrize("offset", [QUICK.kill_at - 1, QUICK.kill_before + 1])

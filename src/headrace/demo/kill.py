@@ -40,22 +40,22 @@ async def kill_one(
 
     Returns once another engine goes on with all of its streams; None where no such moment came.
     """
-    pace, announced = shown.pace, False
+    pace, announced = shown.pace, ""
     while True:
         statuses = await _statuses(streams)
-        victim = _victim(scene, pace, host_pid, statuses)
+        victim = _victim(scene, pace, host_pid, statuses, announced)
         if victim is None:
             if scene.ended:
                 return None
             await scene.next_move()
-        elif announced or not pace.notice_s:
+        elif victim.name == announced or not pace.notice_s:
             break
         else:
             shown.say(
                 f"Next: kill -9 engine {victim.letter} (pid {victim.pid}) while it runs {victim.running} jobs"
             )
             await asyncio.sleep(pace.notice_s)
-            announced = True
+            announced = victim.name
     kill = Kill(victim, _held(victim, await _statuses([*streams, *background])))
     os.kill(victim.pid, signal.SIGKILL)
     scene.killed = victim
@@ -70,14 +70,19 @@ async def _statuses(jobs: list[AsyncJobHandle]) -> list[JobStatus]:
     return await asyncio.gather(*(job.status() for job in jobs))
 
 
-def _victim(scene: Scene, pace: Pace, host_pid: int, statuses: list[JobStatus]) -> EngineView | None:
-    """The engine with most streams that have come some way and are far from their end."""
+def _victim(
+    scene: Scene, pace: Pace, host_pid: int, statuses: list[JobStatus], announced: str = ""
+) -> EngineView | None:
+    """The engine with most streams that have come some way and are far from their end.
+
+    The one that was announced comes first, while it has any.
+    """
     apt: defaultdict[str | None, int] = defaultdict(int)
     for status in statuses:
         if status.state is JobState.RUNNING and pace.kill_at <= status.offset <= pace.kill_before:
             apt[status.worker] += 1
     engines = [engine for engine in scene.engines if apt[engine.name] and _parent(engine.pid) == host_pid]
-    return max(engines, key=lambda engine: apt[engine.name], default=None)
+    return max(engines, key=lambda engine: (engine.name == announced, apt[engine.name]), default=None)
 
 
 def _parent(pid: int) -> int | None:
