@@ -3,10 +3,12 @@
 `fake_engine.py <behaviour> <fd>`; the behaviours are the functions below.
 """
 
+import json
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +112,15 @@ def fatal(pipe: EnginePipe, launch: Launch) -> int:
     """Say that starting again can't help."""
     pipe.send(Fatal("no such model: nowhere/none"))
     return 3
+
+
+def fatal_again(pipe: EnginePipe, launch: Launch) -> int:
+    """Serve at first; every later process finds that it can't."""
+    ran = Path(json.loads(launch.settings)["model"])
+    if ran.exists():
+        return fatal(pipe, launch)
+    ran.touch()
+    return serve(pipe, launch)
 
 
 if __name__ == "__main__":

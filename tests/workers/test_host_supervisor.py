@@ -1,6 +1,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any
@@ -125,6 +126,17 @@ def test_what_can_never_run_is_said_once_and_ends_all_with_failure(supervise: Ca
         assert run.ended.get(timeout=20) == 1
     reasons = [line["reason"] for line in logs if line["event"] == "engine_cannot_run"]
     assert reasons == ["no such model: nowhere/none"]
+
+
+def test_where_one_has_served_another_that_can_not_is_followed_by_more(
+    supervise: Callable[..., Run], eventually: Callable[..., Any], tmp_path: Path
+) -> None:
+    with capture_logs() as logs:
+        run = supervise("fatal_again", model=str(tmp_path / "ran"))
+        eventually(lambda: all_ready(run))
+        psutil.Process(run.pid()).kill()
+        eventually(lambda: sum(line["event"] == "engine_cannot_run" for line in logs) >= 2)
+    assert run.ended.empty()
 
 
 def test_an_engine_process_that_has_no_jobs_yet_is_not_waited_for(

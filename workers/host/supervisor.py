@@ -56,6 +56,7 @@ class Place:
         child: the one that runs now.
         start_at: when the next is due; None when it is not.
         paused: none is to run here for now.
+        served: one has been ready here, so what keeps another from it may pass.
     """
 
     index: int
@@ -64,10 +65,11 @@ class Place:
     start_at: float | None = 0.0
     started: bool = False
     paused: bool = False
+    served: bool = False
 
 
 class Supervisor:
-    """Runs `settings.engines` engine processes until told to stop, or until one says that it never can.
+    """Runs `settings.engines` engine processes until told to stop, or until one can't run where none has.
 
     Args:
         settings: handed to every engine process.
@@ -306,17 +308,18 @@ class Supervisor:
         if child is None:  # two signs of one end
             return
         for message in child.listen(time.monotonic()):
-            self._note(child, message)
+            self._note(place, child, message)
         if child.pipe.closed and child.pipe in child.signs:
             self._selector.unregister(child.pipe)
             child.hang_up(time.monotonic())
         if child.ended or not child.signs:
             self._bury(place, child)
 
-    def _note(self, child: EngineChild, message: FromEngine) -> None:
+    def _note(self, place: Place, child: EngineChild, message: FromEngine) -> None:
         engine = child.launch.worker_id
         match message:
             case Ready():
+                place.served = True
                 log.info(
                     "engine_ready",
                     engine=engine,
@@ -333,8 +336,9 @@ class Supervisor:
                 log.info("engine_drained", engine=engine, released=message.released)
             case Fatal() if not self._failed:
                 log.error("engine_cannot_run", engine=engine, reason=message.reason)
-                self._failed = True
-                self.drain()
+                if not place.served:  # else it is tried again: the others have jobs, and memory may come free
+                    self._failed = True
+                    self.drain()
 
     def _bury(self, place: Place, child: EngineChild) -> None:
         for sign in child.signs:
