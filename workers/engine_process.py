@@ -58,6 +58,7 @@ log = structlog.get_logger("headrace.workers.engine_process")
 
 def main(pipe_fd: int) -> int:
     """Serve until told to stop; the process's exit status."""
+    logs.configure("info")  # as the launch will have it, which a host that is gone has not told
     pipe, launch = join_host(pipe_fd)
     settings = WorkerSettings.model_validate_json(launch.settings)
     name = name_to_serve(settings.model, settings.served_name)

@@ -14,7 +14,11 @@ import sys
 import threading
 import time
 
+import structlog
+
 from .pipe import EnginePipe, Launch
+
+log = structlog.get_logger("headrace.workers.lifeline")
 
 _PR_SET_PDEATHSIG = 1
 _LAUNCH_WAIT_S = 30.0
@@ -36,7 +40,8 @@ def join_host(pipe_fd: int) -> tuple[EnginePipe, Launch]:
     launch = _launch(pipe)
     # A host that died before prctl took effect would never be told of; but then its end is closed.
     if launch is None or pipe.closed or os.getppid() != host_pid:
-        sys.exit("the host is gone: an engine process is started by `headrace worker` and ends with it")
+        log.warning("host_gone", hint="an engine process is started by `headrace worker` and ends with it")
+        sys.exit(1)
     if host is not None:
         threading.Thread(
             target=_end_after, args=(host, launch.grace_s), name="headrace-lifeline", daemon=True

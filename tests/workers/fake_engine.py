@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from headrace.workers import logs
 from headrace.workers.lifeline import join_host
 from headrace.workers.metrics import Metrics, engine_place, share
 from headrace.workers.pipe import Drain, Drained, EnginePipe, Fatal, Launch, Ready, Starting, Stats, Stop
@@ -125,6 +126,7 @@ def fatal_again(pipe: EnginePipe, launch: Launch) -> int:
 
 if __name__ == "__main__":
     behaviour, fd = sys.argv[1:]
+    logs.configure("info")
     pipe, launch = join_host(int(fd))
     pipe.send(Starting())
     sys.exit(globals()[behaviour](pipe, launch))
