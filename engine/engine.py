@@ -10,9 +10,9 @@ from .errors import RequestError, is_of_the_device, is_out_of_memory
 from .executor import Executor, ModelInfo, load_executor
 from .pacing import Load, Pacer
 from .pages import PagePool
-from .parameters import computable
 from .request import FinishReason, Progress, Request
-from .sampler import Sampled
+from .sampling.parameters import computable
+from .sampling.sampler import Sampled
 from .scheduler import Chunk, Scheduler
 from .sequence import Sequence
 from .step import Flight, PlainSteps, Steps
@@ -365,8 +365,8 @@ def _stepper(
     overlap = config.overlap if config.overlap is not None else executor.device.type == "cuda"
     if not overlap:
         return PlainSteps(executor, config, capacity_tokens, eos_token_ids)
-    from .cuda.step import OverlappedSteps
-    from .cuda.warm_up import warm_up
+    from .overlapped.step import OverlappedSteps
+    from .overlapped.warm_up import warm_up
 
     steps = OverlappedSteps(executor, config, capacity_tokens, eos_token_ids)
     if executor.device.type == "cuda":

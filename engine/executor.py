@@ -227,7 +227,7 @@ def _refuse_more_than_there_is(device: torch.device, config: EngineConfig, page_
 
 def _spare_memory(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
     if decoder.embedding.is_cuda:
-        from .cuda.memory import kv_memory
+        from .overlapped.memory import kv_memory
 
         return kv_memory(decoder, config, info.context_tokens, info.vocab_size)
     if free := _meminfo_bytes("MemAvailable"):

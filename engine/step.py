@@ -1,7 +1,7 @@
 """How planned steps become tokens: launched, and read when they are there.
 
 A device that computes on the host's own cores gains nothing from planning ahead: `PlainSteps` computes a step
-to its end in `launch`. `cuda.step` launches the next step before the last one is read.
+to its end in `launch`. `overlapped.step` launches the next step before the last one is read.
 """
 
 import time
@@ -13,7 +13,7 @@ import numpy as np
 from .batch import Batch
 from .config import EngineConfig
 from .executor import Executor
-from .sampler import Sampled, Sampler
+from .sampling.sampler import Sampled, Sampler
 from .scheduler import Chunk
 from .sequence import Sequence
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...kernels.int4_weight import dequantize
 from ..errors import ModelError
-from .int4 import Int4Format
+from .quantization.int4 import Int4Format
 from .source import read_json
 
 _POINTER = b"version https://git-lfs"

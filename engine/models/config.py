@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import ModelError
-from .int4 import Int4Format, int4_format
 from .mixture import Mixture, read_mixture
+from .quantization.int4 import Int4Format, int4_format
 from .rope_scaling import Rope, read_rope
 from .source import complete, sliding_windows
 

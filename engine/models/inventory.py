@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator
 from ..errors import ModelError
 from .checkpoint import Checkpoint
 from .config import ModelConfig
-from .int4 import Int4Format
 from .mixture import Mixture, apart
+from .quantization.int4 import Int4Format
 
 Shape = tuple[int, ...]
 

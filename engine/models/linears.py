@@ -16,7 +16,7 @@ from torch import Tensor
 from ...kernels.compiled import Panels
 from ...kernels.int4_linear import pack_int4_linear
 from .checkpoint import Checkpoint
-from .int4 import Int4Format
+from .quantization.int4 import Int4Format
 
 
 class LinearMap(Protocol):

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from headrace.engine import EngineConfig, ModelError, Request, SamplingParams
-from headrace.engine.cuda.graphs import CudaGraphs
-from headrace.engine.cuda.inputs import Arrays, _split, packed_bytes
-from headrace.engine.cuda.shapes import PaddedShapes, StepShape
-from headrace.engine.cuda.step import CAPTURED_NEEDS, OverlappedSteps
-from headrace.engine.cuda.warm_up import warm_up
 from headrace.engine.executor import load_executor
+from headrace.engine.overlapped.graphs import CudaGraphs
+from headrace.engine.overlapped.inputs import Arrays, _split, packed_bytes
+from headrace.engine.overlapped.shapes import PaddedShapes, StepShape
+from headrace.engine.overlapped.step import CAPTURED_NEEDS, OverlappedSteps
+from headrace.engine.overlapped.warm_up import warm_up
 
 from .conftest import expected, greedy, prompt, run
 from .int4_checkpoint import GPTQ, Quantised

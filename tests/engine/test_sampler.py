@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headrace.engine import FinishReason, Request, SamplingParams
-from headrace.engine.sampler import _keep_top_p
+from headrace.engine.sampling.sampler import _keep_top_p
 
 from .conftest import VOCAB, _model, greedy, prompt, run
 

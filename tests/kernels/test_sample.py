@@ -6,7 +6,7 @@ import torch
 
 from headrace.engine.batch import Batch
 from headrace.engine.request import Request, SamplingParams
-from headrace.engine.sampler import Sampler
+from headrace.engine.sampling.sampler import Sampler
 from headrace.engine.sequence import Sequence
 from headrace.kernels.sample import SampleNeeds, SamplingTable, cuts_torch, dropped, sample
 

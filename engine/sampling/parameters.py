@@ -9,8 +9,8 @@ from dataclasses import replace
 from math import inf, isfinite
 from typing import TypeVar
 
-from .errors import RequestError
-from .request import SamplingParams
+from ..errors import RequestError
+from ..request import SamplingParams
 
 MIN_TEMPERATURE = 1e-5
 """Below, sampling is greedy: the best token's lead divided by less would overflow, or outweigh any noise."""

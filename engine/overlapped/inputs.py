@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ...kernels.sample import SampleNeeds
 from ..batch import Batch, StepInput
+from ..sampling.rows import RowParams
 from ..scheduler import Chunk
-from .sampling import RowParams
 from .shapes import PaddedShapes, StepShape
 
 Array = TypeVar("Array", NDArray[np.generic], Tensor)

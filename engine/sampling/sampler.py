@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..kernels.sampling import argmax, gumbel_argmax
-from .batch import Batch
-from .request import LEAST_LOGPROB, TokenLogprobs
-from .sequence import Sequence
+from ...kernels.sampling import argmax, gumbel_argmax
+from ..batch import Batch
+from ..request import LEAST_LOGPROB, TokenLogprobs
+from ..sequence import Sequence
 
 
 @dataclass(slots=True)

@@ -23,13 +23,13 @@ from ...kernels.sample import SampleNeeds, SamplingTable, sample
 from ..batch import Batch
 from ..config import EngineConfig
 from ..executor import Executor
-from ..sampler import Sampled
+from ..sampling.rows import RowParams
+from ..sampling.sampler import Sampled
 from ..scheduler import Chunk
 from ..sequence import Sequence
 from .graphs import CudaGraphs, Graphs, NoGraphs
 from .inputs import Packed, PackedInputs
 from .results import Pending, Results
-from .sampling import RowParams
 from .shapes import StepShape, shapes_for
 
 CAPTURED_NEEDS = (SampleNeeds(False, False, False), SampleNeeds(False, False, True))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...kernels.int4_weight import Int4Weight, from_awq, from_gptq
-from ..errors import ModelError
+from ....kernels.int4_weight import Int4Weight, from_awq, from_gptq
+from ...errors import ModelError
 
 _WAY_OUT = "take the float checkpoint, or one quantised to 4 bits with AWQ or GPTQ"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...kernels.sample import Sampled as SampledOnDevice
 from ..request import LEAST_LOGPROB, TokenLogprobs
-from ..sampler import Sampled
+from ..sampling.sampler import Sampled
 
 
 class Pending:
