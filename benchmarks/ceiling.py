@@ -23,10 +23,10 @@ import psutil
 from redis import Redis
 
 from headrace import Client
+from headrace.local.embedded_redis import EmbeddedRedis
 from headrace.producers.client import JobHandle
-from headrace.schemas.connection import connect
 from headrace.schemas.keys import Tag
-from headrace.workers.embedded_redis import EmbeddedRedis
+from headrace.schemas.redis.connection import connect
 
 from .machine import machine, save
 from .tables import ceiling_table

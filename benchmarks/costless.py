@@ -12,7 +12,7 @@ from itertools import cycle
 from typing import Any
 
 from headrace.engine import EngineConfig, EngineStats, FinishReason, ModelInfo, Progress, Request
-from headrace.workers import engine_process
+from headrace.workers.engine_process import main as engine_process
 from headrace.workers.host.run import run
 from headrace.workers.settings import WorkerSettings
 

@@ -9,12 +9,12 @@ import statistics
 import time
 from pathlib import Path
 
-from headrace.schemas.connection import connect
+from headrace.local.embedded_redis import EmbeddedRedis
 from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, claim, enqueue, run, run_many
-from headrace.schemas.settings import QueueSettings
-from headrace.workers.embedded_redis import EmbeddedRedis
+from headrace.schemas.settings.queue import QueueSettings
 
 from .machine import machine
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from headrace import Client, JobHandle
-from headrace.stack import stack
+from headrace.local.stack import stack
 
 from .machine import machine
 

@@ -15,14 +15,14 @@ from statistics import fmean, median
 
 from redis import Redis
 
-from headrace.schemas.connection import connect
+from headrace.local.embedded_redis import EmbeddedRedis
 from headrace.schemas.events import End, JobState, Output
 from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, enqueue, finish, run, run_many
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
-from headrace.workers.embedded_redis import EmbeddedRedis
 
 from .machine import machine
 

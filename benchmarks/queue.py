@@ -19,7 +19,7 @@ import torch
 
 from headrace import Client
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
-from headrace.stack import stack
+from headrace.local.stack import stack
 
 from .machine import machine, save
 from .service import save_served_model, worker_args

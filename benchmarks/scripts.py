@@ -17,11 +17,11 @@ from statistics import median
 
 from redis import Redis
 
-from headrace.schemas.connection import connect
-from headrace.schemas.delivery import Attempted, DeliveryState, delivery_id
+from headrace.local.embedded_redis import EmbeddedRedis
 from headrace.schemas.events import End, JobState, Output
 from headrace.schemas.job import Job, JobClass
 from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import (
     Call,
     ClaimedJob,
@@ -49,8 +49,8 @@ from headrace.schemas.scripts import (
     trial,
     upkeep,
 )
-from headrace.schemas.settings import QueueSettings
-from headrace.workers.embedded_redis import EmbeddedRedis
+from headrace.schemas.settings.queue import QueueSettings
+from headrace.schemas.webhooks.delivery import Attempted, DeliveryState, delivery_id
 
 from .machine import machine
 

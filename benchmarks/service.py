@@ -19,8 +19,8 @@ from redis import Redis
 
 from headrace import Client
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
-from headrace.schemas.connection import connect
-from headrace.stack import stack
+from headrace.local.stack import stack
+from headrace.schemas.redis.connection import connect
 from headrace.workers.models import resolve_model
 
 from .machine import machine, save

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from headrace import Client
-from headrace.producers.webhooks import list_deliveries
-from headrace.schemas.delivery import DeliveryState
-from headrace.stack import stack
+from headrace.local.stack import stack
+from headrace.producers.operate.deliveries import list_deliveries
+from headrace.schemas.webhooks.delivery import DeliveryState
 
 from .machine import machine, save
 from .service import save_served_model, service, worker_args

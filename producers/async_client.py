@@ -5,16 +5,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ..schemas.connection import broker_errors, connect_async, server_info_async
 from ..schemas.errors import BrokerUnavailable
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
+from ..schemas.redis.connection import broker_errors, connect_async, server_info_async
 from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async, run_many_async
 from .hub import Hub
 from .mailbox import client_closed
-from .models import ModelInfo, forget_model, read_models
+from .operate.models import ModelInfo, forget_model, read_models
+from .operate.overview import QueueInfo, WorkerInfo, drain_worker, read_queues, read_workers
 from .operations import JobLike
-from .overview import QueueInfo, WorkerInfo, drain_worker, read_queues, read_workers
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Batch, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive_async

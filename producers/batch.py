@@ -32,7 +32,7 @@ from ..schemas.job import Job
 from .async_client import AsyncClient, AsyncJobHandle
 from .batch_answers import AnswerFile, Standing
 from .batch_lines import Line, is_stream, numbered_lines, parse_line
-from .openai_format import response_body
+from .openai.format import response_body
 
 PAGE = 64
 """Lines enqueued together."""

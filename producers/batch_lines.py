@@ -19,7 +19,7 @@ from typing import Any
 from ..schemas.errors import HeadraceError, InvalidJob
 from ..schemas.job import Job
 from ..schemas.redaction import shown_name
-from .openai_format import CHAT_URL, COMPLETIONS_URL, job_fields
+from .openai.format import CHAT_URL, COMPLETIONS_URL, job_fields
 
 STANDARD = Path("-")
 """Standard input, or standard output."""

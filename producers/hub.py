@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from ..schemas.connection import connect_subscriber
+from ..schemas.redis.connection import connect_subscriber
 from .mailbox import Board, Mailbox
 from .steps import Backoff
 

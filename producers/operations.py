@@ -9,13 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 from ..schemas import keys
-from ..schemas.connection import check_version
 from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobNotFound, UnknownModel
 from ..schemas.events import JobStatus, Record, intact
 from ..schemas.job import Job
 from ..schemas.keys import Tag
+from ..schemas.redis.connection import check_version
 from ..schemas.scripts import Call, CancelStatus, cancel, enqueue, one
-from ..schemas.settings import QueueSettings
+from ..schemas.settings.queue import QueueSettings
 from .steps import Batch, Confirmed, Info, Read, Request, Steps, persist
 from .waiting import Waits
 

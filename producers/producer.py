@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Generic, Literal, Self, TypeVar, cast
 
-from ..schemas.connection import Kind, address_of
 from ..schemas.errors import BadSetting, HeadraceError, JobsRefused
 from ..schemas.job import Job, JobClass, Webhook
 from ..schemas.keys import NAMESPACE
-from ..schemas.settings import Limits, QueueSettings
+from ..schemas.redis.connection import Kind, address_of
+from ..schemas.settings.queue import Limits, QueueSettings
 from ..schemas.wording import did_you_mean
 from .operations import Operations
 
@@ -113,7 +113,9 @@ class Producer(ABC, Generic[Enqueued]):
         Raises:
             BadSetting: naming the first setting that is wrong.
         """
-        from ..schemas.config import CommonSettings  # not needed by the client itself, and slow to import
+        from ..schemas.settings.common import (
+            CommonSettings,  # not needed by the client itself, and slow to import
+        )
 
         settings = CommonSettings.load(redis_url=url)
         return cls(

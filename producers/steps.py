@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..schemas.connection import connection_lost
 from ..schemas.errors import BadSetting, BrokerUnavailable
+from ..schemas.redis.connection import connection_lost
 from ..schemas.scripts import Call
 from .mailbox import Mailbox
 

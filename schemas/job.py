@@ -21,8 +21,8 @@ from .errors import InvalidJob
 from .keys import is_model_name
 from .plain_json import check_json
 from .redaction import shown_in_error, shown_name
-from .signing import check_secret
-from .target import Refused, check_url
+from .webhooks.signing import check_secret
+from .webhooks.target import Refused, check_url
 from .wording import did_you_mean, in_words
 
 SCHEMA_VERSION = 1

@@ -6,7 +6,7 @@ from typing import Any
 from redis import Redis
 
 from . import keys
-from .connection import broker_errors
+from .redis.connection import broker_errors
 
 SILENT_MS = 10_000
 """Callbacks not heard of for so long are gone, or can't reach Redis."""

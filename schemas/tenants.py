@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from redis import Redis
 
 from . import keys
-from .connection import broker_errors
 from .job import TenantName
 from .keys import NAMESPACE, Tag
-from .scripts.call import text
+from .redis.call import text
+from .redis.connection import broker_errors
 
 DEFAULT = "*"
 """The tenant whose policy holds for all that have none of their own."""

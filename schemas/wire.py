@@ -5,9 +5,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, field_validator
 
+from .celery_task import read_headers
 from .errors import InvalidJob
 from .job import SCHEMA_VERSION, Job, WebhookEvent, invalid
-from .task_part import read_headers
 
 
 class WireJob(Job):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import psutil
     from redis import Redis
 
-    from headrace.workers.embedded_redis import EmbeddedRedis
+    from headrace.local.embedded_redis import EmbeddedRedis
 
 _UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
 _END_S = 5.0
@@ -41,7 +41,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def redis_server(no_process_left: None) -> Iterator["EmbeddedRedis"]:
     """The Redis that this process's tests share; a test that stops or configures one takes `own_redis`."""
-    from headrace.workers.embedded_redis import EmbeddedRedis
+    from headrace.local.embedded_redis import EmbeddedRedis
 
     with EmbeddedRedis() as server:
         yield server
@@ -50,7 +50,7 @@ def redis_server(no_process_left: None) -> Iterator["EmbeddedRedis"]:
 @pytest.fixture
 def own_redis() -> Iterator["EmbeddedRedis"]:
     """A Redis of the test's own, to stop, kill and start again."""
-    from headrace.workers.embedded_redis import EmbeddedRedis
+    from headrace.local.embedded_redis import EmbeddedRedis
 
     with EmbeddedRedis() as server:
         yield server
@@ -62,8 +62,8 @@ def redis_url(redis_server: "EmbeddedRedis", request: pytest.FixtureRequest) -> 
 
     The keys of jobs that have not ended count too, unless the test is marked `leaves_jobs`.
     """
-    from headrace.schemas.connection import connect
     from headrace.schemas.keys import is_permanent
+    from headrace.schemas.redis.connection import connect
 
     jobs_may_stay = request.node.get_closest_marker("leaves_jobs") is not None
     with connect(redis_server.url) as redis:
@@ -83,7 +83,7 @@ def redis_url(redis_server: "EmbeddedRedis", request: pytest.FixtureRequest) -> 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator["Redis"]:
     """A plain connection to `redis_url`; replies are bytes."""
-    from headrace.schemas.connection import connect
+    from headrace.schemas.redis.connection import connect
 
     with connect(redis_url) as connection:
         yield connection
@@ -92,7 +92,7 @@ def redis(redis_url: str) -> Iterator["Redis"]:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port that nobody uses now."""
-    from headrace.workers.embedded_redis.server import free_port
+    from headrace.local.embedded_redis.server import free_port
 
     return free_port()
 

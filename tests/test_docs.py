@@ -86,7 +86,8 @@ def test_the_protocols_tables_match_the_code():
 
 
 def test_no_document_or_source_names_a_private_place():
-    for path in (*DOCUMENTS, *(ROOT / "workers").rglob("*.py"), *(ROOT / "tools").iterdir()):
+    sources = [path for folder in ("workers", "telemetry") for path in (ROOT / folder).rglob("*.py")]
+    for path in (*DOCUMENTS, *sources, *(ROOT / "tools").iterdir()):
         assert not re.search(r"(^|[\s'\"])/(work|root)/", path.read_text()), path
 
 

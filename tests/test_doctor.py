@@ -10,14 +10,15 @@ from redis.exceptions import RedisError
 
 from headrace import Client
 from headrace.producers.celery.message import celery_part
-from headrace.producers.rights import denied_commands
-from headrace.schemas import acl, keys
-from headrace.schemas.acl import Role, acl_line
-from headrace.schemas.connection import connect
+from headrace.producers.operate.rights import denied_commands
+from headrace.schemas import keys
 from headrace.schemas.keys import NAMESPACE, Tag
 from headrace.schemas.presence import note_presence
+from headrace.schemas.redis import acl
+from headrace.schemas.redis.acl import Role, acl_line
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, claim, heartbeat, recover, run
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 
 from .conftest import Ran
 

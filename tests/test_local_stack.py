@@ -105,7 +105,7 @@ def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, fr
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
-    workers = ["headrace.workers.engine_process", "headrace.workers.intake.process"]
+    workers = ["headrace.workers.engine_process.main", "headrace.workers.engine_process.intake.process"]
     assert sorted(started) == ["celery", "headrace.cli", "headrace.cli", *workers]
     assert {log.name for log in (tmp_path / ".headrace").glob("*.log")} == {
         "worker.log",
@@ -131,7 +131,7 @@ def test_what_is_interrupted_while_it_starts_stops_what_it_had_started(tmp_path,
 def test_an_interrupt_in_a_destructor_is_noticed_where_somebody_waits():
     code = """
 import signal
-from headrace.interrupts import check_interrupts, raise_interrupts
+from headrace.cli.interrupts import check_interrupts, raise_interrupts
 
 class Interrupted:
     def __del__(self):

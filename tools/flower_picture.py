@@ -15,8 +15,8 @@ import urllib.request
 from pathlib import Path
 
 from headrace import Client
-from headrace.local_cli import flower_port
-from headrace.stack import stack
+from headrace.cli.local import flower_port
+from headrace.local.stack import stack
 
 PROMPTS = (
     "A dictionary is",

@@ -18,9 +18,9 @@ from pydantic_core import PydanticUndefined
 
 from headrace.cli import command
 from headrace.schemas import errors
-from headrace.schemas.celery_settings import CelerySettings
-from headrace.schemas.config import CommonSettings
 from headrace.schemas.events import FailureCode
+from headrace.schemas.settings.celery import CelerySettings
+from headrace.schemas.settings.common import CommonSettings
 from headrace.workers.callbacks.settings import CallbacksSettings
 from headrace.workers.settings import WorkerSettings
 

@@ -1,6 +1,6 @@
 """All settings that a process of headrace knows, and what is set that none of them is."""
 
-from ..schemas.setting_names import unknown_settings
+from ..schemas.settings.names import unknown_settings
 from .callbacks.settings import CallbacksSettings
 from .settings import WorkerSettings
 

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 from prometheus_client.multiprocess import mark_process_dead
 
 from ..schemas.events import FinishReasonName, JobState
-from .build import build_info
+from ..telemetry.build import build_info
 
 if TYPE_CHECKING:
     from ..engine import EngineStats

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from ..schemas.celery_settings import CelerySettings
-from ..schemas.config import split
 from ..schemas.job import JobClass
+from ..schemas.settings.celery import CelerySettings
+from ..schemas.settings.common import split
 
 
 def socket_timeout_s(lease_s: float) -> float:

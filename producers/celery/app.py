@@ -5,8 +5,8 @@ A team with an app of its own needs none of this: `generate` is a shared task an
 
 from celery import Celery, _state
 
-from ...schemas.celery_broker import Broker, broker
-from ...schemas.celery_settings import CelerySettings
+from ...schemas.redis.celery_broker import Broker, broker
+from ...schemas.settings.celery import CelerySettings
 
 
 def make_app(settings: CelerySettings) -> Celery:

@@ -7,14 +7,14 @@ from typing import Any
 from celery.utils.time import maybe_make_aware
 from kombu.utils.json import dumps as to_json
 
-from ...schemas.celery_settings import CelerySettings
+from ...schemas.celery_task import read_headers, sign_part, task_job_id
 from ...schemas.errors import InvalidJob
 from ...schemas.job import Job, JobClass
 from ...schemas.presence import has_name
-from ...schemas.task_part import read_headers, sign_part, task_job_id
+from ...schemas.settings.celery import CelerySettings
 from ...schemas.wire import WireJob
-from .. import models
 from ..client import Client
+from ..operate import models
 
 RETRIED_S = 0.001
 """A due time in the past, or a deadline that has passed, is one a moment from now."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from celery import Task, shared_task
 from celery.exceptions import Ignore
 
-from ...schemas.celery_settings import CelerySettings
 from ...schemas.errors import InvalidJob, JobExpired, JobFailed
 from ...schemas.events import JobResult
 from ...schemas.job import JobClass
 from ...schemas.redaction import shown
+from ...schemas.settings.celery import CelerySettings
 from ..client import Client
 from .followed import Followed
 from .message import StreamProducer, default_model, job_fields

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from ...schemas.acl import Role, acl_line
-from ...schemas.config import CommonSettings
+from ...schemas.redis.acl import Role, acl_line
+from ...schemas.settings.common import CommonSettings
 
 
 def register(app: typer.Typer) -> None:

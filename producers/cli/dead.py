@@ -8,7 +8,7 @@ import typer
 
 from ...schemas.errors import JobNotFound
 from ..client import Client
-from ..dead import DeadLetter, drop_letter, find_dead, read_dead, read_dead_job, requeue_letter
+from ..operate.dead import DeadLetter, drop_letter, find_dead, read_dead, read_dead_job, requeue_letter
 from ..steps import Steps
 from .options import AsJson, RedisUrl, show
 from .words import facts, moment

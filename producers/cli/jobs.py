@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ...schemas.config import CommonSettings
 from ...schemas.errors import InvalidJob
 from ...schemas.events import JobResult, JobState, JobStatus
 from ...schemas.job import JobClass
+from ...schemas.settings.common import CommonSettings
 from ..client import Client, JobHandle
-from ..models import default_model
+from ..operate.models import default_model
 from .options import AsJson, RedisUrl, waits_told
 from .words import duration, facts, moment
 

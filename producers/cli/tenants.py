@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from ...schemas.tenants import DEFAULT, TenantPolicy
 from ..client import Client
-from ..tenants import list_policies, policy_of, set_policy
+from ..operate.tenants import list_policies, policy_of, set_policy
 from .options import AsJson, RedisUrl, refusals, show
 from .webhooks import register_secrets
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from ...schemas.delivery import Delivery, DeliveryState
+from ...schemas.webhooks.delivery import Delivery, DeliveryState
 from ..client import Client
-from ..webhooks import (
+from ..operate.deliveries import (
     add_secret,
     drop_secret,
     find_delivery,

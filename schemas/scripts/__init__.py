@@ -3,9 +3,7 @@
 A caller builds a `Call` (nothing is sent); `run`, `run_many` and their async twins send it.
 """
 
-from .accept_delivery import accept_delivery
-from .advance import Advance, AdvanceStatus, Segment, advance
-from .call import (
+from ..redis.call import (
     Call,
     Script,
     one,
@@ -16,6 +14,8 @@ from .call import (
     run_many,
     run_many_async,
 )
+from .accept_delivery import accept_delivery
+from .advance import Advance, AdvanceStatus, Segment, advance
 from .cancel import CancelStatus, cancel
 from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
 from .claim_deliveries import DeliveriesReply, DueDelivery, claim_deliveries

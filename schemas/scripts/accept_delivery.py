@@ -1,8 +1,8 @@
 """Make a webhook delivery of an outbox entry."""
 
-from ..delivery import PER_ENDPOINT, delivery_id, endpoint_id
 from ..keys import Tag
-from .call import Arg, Call, script, text
+from ..redis.call import Arg, Call, script, text
+from ..webhooks.delivery import PER_ENDPOINT, delivery_id, endpoint_id
 
 
 def accept_delivery(

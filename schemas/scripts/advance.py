@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..keys import Tag
-from .call import Arg, Call, script, text
+from ..redis.call import Arg, Call, script, text
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from ..errors import JobNotFound
 from ..keys import Tag
-from .call import Call, script, text
+from ..redis.call import Call, script, text
 
 
 class CancelStatus(StrEnum):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..job import SCHEMA_VERSION, JobClass
 from ..keys import Tag
-from .call import Call, script, text
+from ..redis.call import Call, script, text
 
 
 @dataclass(slots=True, frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..delivery import PER_ENDPOINT, origin_id
 from ..keys import Tag
-from .call import Arg, Call, script, text
+from ..redis.call import Arg, Call, script, text
+from ..webhooks.delivery import PER_ENDPOINT, origin_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Ask a worker to hand its jobs over and end."""
 
 from ..keys import Tag
-from .call import Call, script, text
+from ..redis.call import Call, script, text
 
 
 def drain(tag: Tag, worker_id: str, finish_s: float) -> Call[bool]:

@@ -1,7 +1,7 @@
 """Drop an outbox entry that has been seen to."""
 
 from ..keys import Tag
-from .call import Call, script
+from ..redis.call import Call, script
 
 
 def drop_entry(tag: Tag, entry_id: str) -> Call[None]:

@@ -7,9 +7,9 @@ from typing import Any
 from ..errors import IdempotencyConflict, InvalidJob, QueueFull, RateLimited
 from ..job import Job
 from ..keys import Tag
-from ..settings import QueueSettings
+from ..redis.call import Call, script, text
+from ..settings.queue import QueueSettings
 from ..wire import WireJob
-from .call import Call, script, text
 
 
 def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[str]:

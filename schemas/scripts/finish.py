@@ -2,8 +2,8 @@
 
 from ..events import End, Output
 from ..keys import Tag
+from ..redis.call import Call, script
 from .advance import Advance, Segment, parse_answer
-from .call import Call, script
 
 
 def finish(tag: Tag, segment: Segment, end: End, output: Output) -> Call[Advance]:

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from ..connection import broker_errors
 from ..job import JobClass
 from ..keys import Tag
-from .call import Arg, Call, script, text
+from ..redis.call import Arg, Call, script, text
+from ..redis.connection import broker_errors
 from .upkeep import WORKER_SILENCE_S
 
 

@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from ..keys import Tag
-from ..settings import QueueSettings
-from .call import Call, script
+from ..redis.call import Call, script
+from ..settings.queue import QueueSettings
 from .upkeep import ITEMS_A_CALL, SUSPECT_MARGIN_TOKENS
 
 

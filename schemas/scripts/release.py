@@ -3,8 +3,8 @@
 from enum import StrEnum
 
 from ..keys import Tag
+from ..redis.call import Call, script
 from .advance import Advance, Segment, parse_answer
-from .call import Call, script
 
 
 class ReleaseReason(StrEnum):

@@ -1,8 +1,8 @@
 """Send a webhook again."""
 
-from ..delivery import PER_ENDPOINT
 from ..keys import Tag
-from .call import Call, script, text
+from ..redis.call import Call, script, text
+from ..webhooks.delivery import PER_ENDPOINT
 
 
 def replay_delivery(tag: Tag, delivery_id: str) -> Call[bool]:

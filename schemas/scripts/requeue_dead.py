@@ -2,7 +2,7 @@
 
 from ..errors import JobNotFound
 from ..keys import Tag
-from .call import Call, script, text
+from ..redis.call import Call, script, text
 
 
 def requeue_dead(tag: Tag, entry_id: str, *, from_scratch: bool = False) -> Call[str]:

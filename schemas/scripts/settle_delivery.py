@@ -1,7 +1,7 @@
 """Note what became of an attempt to deliver a webhook."""
 
-from ..delivery import PER_ENDPOINT, Attempted, DeliveryState
-from .call import Call, script, text
+from ..redis.call import Call, script, text
+from ..webhooks.delivery import PER_ENDPOINT, Attempted, DeliveryState
 from .claim_deliveries import DueDelivery
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..job import SCHEMA_VERSION, JobClass
 from ..keys import Tag
-from .call import Call, script
+from ..redis.call import Call, script
 
 
 def trial(

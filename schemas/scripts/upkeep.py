@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from ..keys import Tag
-from ..settings import QueueSettings
-from .call import Call, script
+from ..redis.call import Call, script
+from ..settings.queue import QueueSettings
 
 ITEMS_A_CALL = 100
 """Bounds how long one call holds Redis up."""

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .producers.async_client import AsyncClient, AsyncJobHandle
     from .producers.client import Client, JobHandle
-    from .producers.models import ModelInfo
-    from .producers.overview import QueueInfo, WorkerInfo
+    from .producers.operate.models import ModelInfo
+    from .producers.operate.overview import QueueInfo, WorkerInfo
     from .schemas.errors import (
         BadSetting,
         BrokerUnavailable,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .schemas.events import Chunk, JobResult, JobState, JobStatus
     from .schemas.job import Job, JobClass, Webhook
     from .schemas.scripts.cancel import CancelStatus
-    from .schemas.settings import Limits
+    from .schemas.settings.queue import Limits
 
 __version__ = "0.1.0"
 
@@ -89,12 +89,12 @@ __all__ = [
 _HOMES = {
     "producers.async_client": ("AsyncClient", "AsyncJobHandle"),
     "producers.client": ("Client", "JobHandle"),
-    "producers.models": ("ModelInfo",),
-    "producers.overview": ("QueueInfo", "WorkerInfo"),
+    "producers.operate.models": ("ModelInfo",),
+    "producers.operate.overview": ("QueueInfo", "WorkerInfo"),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
     "schemas.scripts.cancel": ("CancelStatus",),
-    "schemas.settings": ("Limits",),
+    "schemas.settings.queue": ("Limits",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -15,8 +15,8 @@ except ModuleNotFoundError as error:
 from .producers.celery.app import make_app
 from .producers.celery.result import GenerationResult
 from .producers.celery.task import generate
-from .schemas.celery_settings import CelerySettings
-from .workers import control  # noqa: F401 (declares the commands that `celery control` may send)
+from .schemas.settings.celery import CelerySettings
+from .workers.celery_worker import control  # noqa: F401 (declares the commands that `celery control` may send)
 
 app = make_app(CelerySettings.load())
 

@@ -25,12 +25,12 @@ import redis.client
 from httpcore._backends.anyio import AnyIOStream
 
 from headrace.schemas import scripts
-from headrace.schemas.scripts.call import script
+from headrace.schemas.redis.call import script
 from headrace.workers.callbacks import tasks
 from headrace.workers.callbacks.deliveries import Deliveries
 from headrace.workers.callbacks.relay import Relay
 from headrace.workers.callbacks.tasks import Tasks
-from headrace.workers.webhooks.sender import Sender
+from headrace.workers.callbacks.webhooks.sender import Sender
 
 SCRIPTS = {
     "relay": ("accept_delivery",),

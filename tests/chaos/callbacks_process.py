@@ -14,7 +14,7 @@ import kombu.transport.redis  # noqa: F401
 
 from headrace.producers.celery import task  # noqa: F401
 from headrace.producers.celery.app import make_app
-from headrace.schemas.celery_settings import CelerySettings
+from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.callbacks.run import run
 from headrace.workers.callbacks.settings import CallbacksSettings
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from headrace.workers.embedded_redis import EmbeddedRedis
+    from headrace.local.embedded_redis import EmbeddedRedis
 
     from .audience import Watched
     from .fault_points import Fault
@@ -180,9 +180,9 @@ def uninterrupted(
     redis_server: "EmbeddedRedis", nursery: "Nursery", tmp_path_factory: pytest.TempPathFactory
 ) -> "list[Uninterrupted]":
     """What every job of the scene gives when nothing happens."""
-    from headrace.schemas.connection import connect
     from headrace.schemas.events import Output
     from headrace.schemas.keys import Tag
+    from headrace.schemas.redis.connection import connect
 
     from .witness import Uninterrupted
 
@@ -202,7 +202,7 @@ def uninterrupted(
 def _prepare(redis: Any) -> None:
     """Every script is known, and there is a tenant's policy for engine processes to copy."""
     from headrace.schemas import keys, scripts
-    from headrace.schemas.scripts.call import script
+    from headrace.schemas.redis.call import script
     from headrace.schemas.tenants import VERSION, TenantPolicy
 
     redis.hset(keys.tenants(), mapping={VERSION: 1, "z": TenantPolicy(weight=2).to_wire()})

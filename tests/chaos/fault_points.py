@@ -23,12 +23,13 @@ from redis.client import Pipeline
 from headrace.engine import Engine
 from headrace.schemas import scripts
 from headrace.schemas.scripts import Call
-from headrace.workers import engine_process, flush
-from headrace.workers.intake.lanes import Intake
-from headrace.workers.link import Link
-from headrace.workers.noticeboard import Noticeboard
-from headrace.workers.roster import Roster
-from headrace.workers.runner import Runner
+from headrace.workers.engine_process import flush
+from headrace.workers.engine_process import main as engine_process
+from headrace.workers.engine_process.intake.lanes import Intake
+from headrace.workers.engine_process.link import Link
+from headrace.workers.engine_process.registration import Noticeboard
+from headrace.workers.engine_process.roster import Roster
+from headrace.workers.engine_process.runner import Runner
 
 LATER_TOKENS = 80
 """Tokens after which the moment `later` begins: jobs run, have ended, wait, and were preempted."""
@@ -218,7 +219,7 @@ def _arm_commands(fuse: Fuse) -> None:
 
 
 def _names_of_scripts() -> dict[Any, str]:
-    from headrace.schemas.scripts.call import script
+    from headrace.schemas.redis.call import script
 
     known = [script(name) for name in script_names()]
     return {entry.sha: entry.name for entry in known} | {entry.source: entry.name for entry in known}

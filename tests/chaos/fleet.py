@@ -15,9 +15,9 @@ from typing import Any, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from headrace.schemas.connection import connect
+from headrace.local.embedded_redis import EmbeddedRedis
 from headrace.schemas.keys import Tag
-from headrace.workers.embedded_redis import EmbeddedRedis
+from headrace.schemas.redis.connection import connect
 from headrace.workers.settings import WorkerSettings
 
 from .proxy import Proxy

@@ -25,8 +25,8 @@ from typing import Any
 from redis import Redis
 
 from headrace import AsyncClient, Client
-from headrace.producers.tenants import set_policy
-from headrace.schemas.connection import connect
+from headrace.producers.operate.tenants import set_policy
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.tenants import TenantPolicy
 
 from .attacks import (

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from headrace.engine import Engine
-from headrace.workers.engine_process import main
+from headrace.workers.engine_process.main import main
 
 from .paced_engine import paced_step
 

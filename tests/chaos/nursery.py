@@ -110,8 +110,8 @@ def say(number: int) -> None:
 def preload() -> None:
     """Import all that an engine process imports, by having one model loaded and dropped."""
     from headrace.engine import Engine, EngineConfig
+    from headrace.workers.engine_process.text import Tokenizer
     from headrace.workers.models import resolve_model
-    from headrace.workers.text import Tokenizer
 
     from . import fault_points  # noqa: F401
 
@@ -123,7 +123,7 @@ class ForkedIntake:
     """An intake process, forked from its engine process; waited for as a `Popen` is."""
 
     def __init__(self, end: socket.socket) -> None:
-        from headrace.workers.intake import process
+        from headrace.workers.engine_process.intake import process
 
         kept = os.dup(end.fileno())
         self.pid = os.fork()
@@ -143,9 +143,10 @@ class ForkedIntake:
 
 def run_engine(pipe: socket.socket, order: dict[str, Any]) -> int:
     """Be the engine process: as the product starts it, with a fuse."""
-    from headrace.workers import engine_process, lifeline
-    from headrace.workers.intake import places
-    from headrace.workers.pipe import Launch
+    from headrace.workers.engine_process import main as engine_process
+    from headrace.workers.engine_process.intake import places
+    from headrace.workers.supervision import lifeline
+    from headrace.workers.supervision.pipe import Launch
 
     from .fault_points import Fault, Fuse, arm
 

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from headrace.engine import Engine
-from headrace.workers.engine_process import main
+from headrace.workers.engine_process.main import main
 
 PACE_S = 0.006
 

@@ -26,8 +26,8 @@ from headrace import Client
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate
 from headrace.schemas import keys
-from headrace.schemas.celery_settings import CelerySettings
-from headrace.schemas.connection import connect
+from headrace.schemas.redis.connection import connect
+from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.callbacks.settings import CallbacksSettings
 
 from ..workers.callbacks.conftest import Received, Receiver, logging_left_alone

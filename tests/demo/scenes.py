@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.screen import Screen
 from tests.demo.terminal import Terminal
 
-from headrace.demo.layout import frame
-from headrace.demo.scene import STREAM_PROMPTS, EngineView, Scene, StreamView
-from headrace.demo.screen import LiveScreen
+from headrace.local.demo.layout import frame
+from headrace.local.demo.scene import STREAM_PROMPTS, EngineView, Scene, StreamView
+from headrace.local.demo.screen import LiveScreen
 
 SCREENS = Path(__file__).parent / "screens"
 SIZES = ("80x24", "100x30", "120x40", "160x50", "200x60")

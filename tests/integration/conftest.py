@@ -168,9 +168,9 @@ class Uninterrupted:
         import torch
 
         from headrace.engine import Engine, EngineConfig
-        from headrace.workers.intake.reader import Reader
+        from headrace.workers.engine_process.intake.reader import Reader
+        from headrace.workers.engine_process.text import Tokenizer
         from headrace.workers.models import resolve_model
-        from headrace.workers.text import Tokenizer
 
         torch.set_num_threads(1)
         model = resolve_model(name)
@@ -201,8 +201,8 @@ class Uninterrupted:
     def _submit(self, name: str, fields: Mapping[str, object]) -> None:
         from headrace.engine import Request
         from headrace.schemas.wire import WireJob
-        from headrace.workers.intake.prepared import Asked
-        from headrace.workers.intake.sampling import sampling_params
+        from headrace.workers.engine_process.intake.prepared import Asked
+        from headrace.workers.engine_process.intake.sampling import sampling_params
 
         assert fields.get("temperature") == 0.0 or "seed" in fields
         job = WireJob.make(**fields)
@@ -225,14 +225,14 @@ class RedisServers:
     """Bare redis-server processes on free ports of loopback, without persistence."""
 
     def __init__(self, folder: Path) -> None:
-        from headrace.workers.embedded_redis.binary import find_binary
+        from headrace.local.embedded_redis.binary import find_binary
 
         self._binary, self._folder = str(find_binary()), folder
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, *options: str, config: str | None = None) -> int:
         """Start one, as a Sentinel when given a configuration; its port."""
-        from headrace.workers.embedded_redis.server import free_port
+        from headrace.local.embedded_redis.server import free_port
 
         port = free_port()
         while "--cluster-enabled" in options and port + BUS >= EPHEMERAL:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.schemas.celery_task import read_headers, sign_part, task_job_id
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.scripts import Call, enqueue
-from headrace.schemas.settings import QueueSettings
-from headrace.schemas.task_part import read_headers, sign_part, task_job_id
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 
 TAG = Tag("demo")

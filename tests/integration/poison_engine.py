@@ -8,7 +8,7 @@ import signal
 import sys
 
 from headrace.engine import Engine
-from headrace.workers.engine_process import main
+from headrace.workers.engine_process.main import main
 
 POISON = 7
 """Of which token a whole prompt is, to kill at the first step."""

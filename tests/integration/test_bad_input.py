@@ -3,8 +3,8 @@
 import pytest
 
 from headrace import BrokerUnavailable, InvalidJob, JobFailed, UnknownModel
-from headrace.schemas.connection import connect
 from headrace.schemas.keys import Tag, tag_of
+from headrace.schemas.redis.connection import connect
 
 from .conftest import assert_whole, wait_until
 

@@ -138,7 +138,7 @@ def test_sigterm_hands_running_jobs_over_without_counting_an_attempt(
 
 
 def test_redis_away_for_ten_seconds_loses_nothing(own_redis, start_worker, expected_tokens):
-    from headrace.schemas.connection import connect
+    from headrace.schemas.redis.connection import connect
 
     worker = start_worker(own_redis.url, engines=2)
     fields = {

@@ -10,11 +10,11 @@ import pytest
 
 from headrace import BrokerUnavailable, Client, JobNotFound
 from headrace.schemas import keys
-from headrace.schemas.connection import connect
 from headrace.schemas.job import SCHEMA_VERSION
 from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import enqueue, run
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 
 from ..chaos.proxy import Proxy

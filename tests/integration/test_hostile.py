@@ -19,8 +19,8 @@ from headrace.producers.batch_lines import parse_line
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate  # noqa: F401 (a task of every app)
 from headrace.schemas import keys
-from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.errors import InvalidJob
+from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.run import INTERNAL_ERROR
 from headrace.workers.callbacks.service import Service

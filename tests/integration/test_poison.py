@@ -7,7 +7,7 @@ import pytest
 from headrace import Client
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimRequest, claim, recover, run
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 
 from .conftest import assert_whole, leaked_keys, wait_until
 
@@ -33,7 +33,7 @@ def good(number: int) -> dict[str, object]:
 def assert_dead(client, redis, culprits, attempts: int) -> None:
     """Each culprit is dead-lettered for as many deaths that it died alone, and nobody else is."""
     from headrace import JobFailed
-    from headrace.producers.dead import read_dead
+    from headrace.producers.operate.dead import read_dead
 
     for culprit in culprits:
         with pytest.raises(JobFailed, match="crashed"):

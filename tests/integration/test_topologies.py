@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from headrace import AsyncClient, BrokerUnavailable, Client
+from headrace.local.embedded_redis.server import free_port
 from headrace.schemas import keys
-from headrace.schemas.connection import connect
 from headrace.schemas.keys import Tag
-from headrace.workers.embedded_redis.server import free_port
+from headrace.schemas.redis.connection import connect
 
 from ..chaos.proxy import Proxy
 from .conftest import assert_whole, leaked_keys, wait_until
@@ -180,7 +180,7 @@ def tls_url(redis_servers, tmp_path) -> str:
     openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]
     subprocess.run([*openssl, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
-    from headrace.workers.embedded_redis.server import free_port
+    from headrace.local.embedded_redis.server import free_port
 
     port = free_port()
     try:

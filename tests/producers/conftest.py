@@ -12,9 +12,9 @@ from redis import Redis
 
 from headrace import Client
 from headrace.schemas import keys
-from headrace.schemas.connection import connect
 from headrace.schemas.events import End, FinishReasonName, JobError, JobState, Output, chunk_payload
 from headrace.schemas.keys import Tag
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import (
     ClaimedJob,
     ClaimRequest,
@@ -29,7 +29,7 @@ from headrace.schemas.scripts import (
     run,
     upkeep,
 )
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 
 from ..conftest import Ran
 

@@ -10,7 +10,7 @@ import pytest
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.request import GenerateRequest
 from headrace.producers.celery.task import NAME
-from headrace.schemas.celery_settings import CelerySettings
+from headrace.schemas.settings.celery import CelerySettings
 
 HOOK = {"url": "https://example.org", "secret": "whsec_topsecret"}
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from headrace.producers.dead import PAGE
+from headrace.producers.operate.dead import PAGE
 from headrace.schemas import keys
 from headrace.schemas.events import chunk_payload
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimRequest, Segment, advance, claim, recover, run
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.tenants import VERSION, TenantPolicy, copy_policies
 
 pytestmark = pytest.mark.leaves_jobs

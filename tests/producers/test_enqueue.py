@@ -29,7 +29,7 @@ from headrace import (
 from headrace.producers.operations import Operations
 from headrace.producers.steps import Batch, Request, drive
 from headrace.schemas import keys
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 
 

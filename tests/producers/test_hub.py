@@ -8,7 +8,7 @@ import pytest
 
 from headrace.producers import hub
 from headrace.producers.mailbox import Mailbox
-from headrace.schemas.connection import connect
+from headrace.schemas.redis.connection import connect
 
 from ..chaos.proxy import Proxy
 

@@ -6,8 +6,8 @@ import pytest
 from redis import Redis
 
 from headrace import AsyncClient, BadSetting, Client, JobNotFound, ModelInUse, UnknownModel
-from headrace.producers.dead import find_dead
-from headrace.producers.webhooks import find_delivery, replay
+from headrace.producers.operate.dead import find_dead
+from headrace.producers.operate.deliveries import find_delivery, replay
 from headrace.schemas import keys
 from headrace.schemas.scripts import drain, forget_worker, heartbeat, run
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from headrace import InvalidJob, Job, JobResult
-from headrace.producers.openai_format import CHAT_URL, COMPLETIONS_URL, job_fields, response_body
+from headrace.producers.openai.format import CHAT_URL, COMPLETIONS_URL, job_fields, response_body
 from headrace.schemas.events import JobState, TokenLogprob, Usage
 
 

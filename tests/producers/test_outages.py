@@ -21,7 +21,7 @@ def expected(end: int) -> list[int]:
 @pytest.fixture
 def redis(own_redis: Any) -> Iterator[Redis]:
     """The test's own Redis in the place of the shared one, for the scripted worker."""
-    from headrace.schemas.connection import connect
+    from headrace.schemas.redis.connection import connect
 
     with connect(own_redis.url) as redis:
         yield redis

@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 
 from headrace import AsyncClient, Client
+from headrace.local.embedded_redis.binary import find_binary
 from headrace.schemas.keys import Tag
-from headrace.workers.embedded_redis.binary import find_binary
 
 from .conftest import MODEL, ScriptedWorker
 

@@ -65,7 +65,7 @@ def test_jobs_are_in_front(client: Client, alive) -> None:
 
 
 def test_the_tenant_is_at_its_limit(client: Client, worker, alive) -> None:
-    from headrace.producers.tenants import set_policy
+    from headrace.producers.operate.tenants import set_policy
     from headrace.schemas.tenants import TenantPolicy
 
     alive()

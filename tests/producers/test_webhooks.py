@@ -7,12 +7,12 @@ import re
 import pytest
 
 from headrace import InvalidJob
-from headrace.producers.webhooks import add_secret, drop_secret, tenant_secrets
+from headrace.producers.operate.deliveries import add_secret, drop_secret, tenant_secrets
 from headrace.schemas import keys
-from headrace.schemas.delivery import Attempted, DeliveryState, read_secrets
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.scripts import accept_delivery, claim_deliveries, run, settle_delivery
-from headrace.schemas.signing import check_secret
+from headrace.schemas.webhooks.delivery import Attempted, DeliveryState, read_secrets
+from headrace.schemas.webhooks.signing import check_secret
 
 TAG = Tag("demo")
 

@@ -28,7 +28,7 @@ from headrace.schemas.scripts import (
     run_many,
     upkeep,
 )
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 
 

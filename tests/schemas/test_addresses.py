@@ -5,8 +5,8 @@ import ssl
 import pytest
 
 from headrace import BadSetting, Client
-from headrace.schemas.celery_broker import broker
-from headrace.schemas.connection import Address, Kind, connect, connect_async, shown_url
+from headrace.schemas.redis.celery_broker import broker
+from headrace.schemas.redis.connection import Address, Kind, connect, connect_async, shown_url
 
 
 def test_a_sentinel_url_names_the_sentinels_the_service_and_the_login():

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from headrace import InvalidJob, Job
+from headrace.schemas.celery_task import is_signed, read_headers, sign_part, task_job_id
 from headrace.schemas.job import SCHEMA_VERSION
 from headrace.schemas.plain_json import DEEPEST
-from headrace.schemas.task_part import is_signed, read_headers, sign_part, task_job_id
 from headrace.schemas.wire import WireJob
 
 GOOD = {"model": "m", "prompt": "hello"}

@@ -7,8 +7,8 @@ import pytest
 
 from headrace import RateLimited
 from headrace.schemas.job import JobClass
+from headrace.schemas.redis.call import Script
 from headrace.schemas.scripts import heartbeat, run, trial, upkeep
-from headrace.schemas.scripts.call import Script
 
 from .conftest import Queue
 

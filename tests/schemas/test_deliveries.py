@@ -7,10 +7,9 @@ import pytest
 from redis import Redis
 
 from headrace.schemas import keys
-from headrace.schemas.connection import connect
-from headrace.schemas.delivery import PER_ENDPOINT, Attempted, DeliveryState, endpoint_id
 from headrace.schemas.errors import BrokerUnavailable
 from headrace.schemas.keys import Tag
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import (
     Call,
     DueDelivery,
@@ -20,6 +19,7 @@ from headrace.schemas.scripts import (
     run,
     settle_delivery,
 )
+from headrace.schemas.webhooks.delivery import PER_ENDPOINT, Attempted, DeliveryState, endpoint_id
 
 URL = "https://example.com/hook"
 LEASE_S = 30.0

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import pytest
 from redis import Redis
 
-from headrace.schemas.delivery import Attempted, DeliveryState, endpoint_id, origin_id
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import (
     DueDelivery,
@@ -16,6 +15,7 @@ from headrace.schemas.scripts import (
     run_many,
     settle_delivery,
 )
+from headrace.schemas.webhooks.delivery import Attempted, DeliveryState, endpoint_id, origin_id
 
 TAG = Tag("m")
 AT_ONCE = 64

@@ -7,8 +7,8 @@ import pytest
 from redis.exceptions import RedisError
 
 from headrace import BadSetting, Client
-from headrace.schemas.celery_settings import CelerySettings
-from headrace.schemas.connection import shown_url, unavailable, without_password
+from headrace.schemas.redis.connection import shown_url, unavailable, without_password
+from headrace.schemas.settings.celery import CelerySettings
 
 PASSWORDS = [f"Hidden{character}cret42" for character in "/#?@[]% :&=;,\\\"'"] + [
     "Ro3x<16%3xHO54l]1;ilx$Ae6+lR@%+0TQ6c~19XDS/q1AZ7mM",

@@ -15,7 +15,6 @@ import pytest
 from redis.exceptions import ResponseError
 
 from headrace.schemas import keys
-from headrace.schemas.delivery import Attempted, DeliveryState, endpoint_id
 from headrace.schemas.events import End, JobState, Output
 from headrace.schemas.job import Job
 from headrace.schemas.scripts import (
@@ -40,6 +39,7 @@ from headrace.schemas.scripts import (
     upkeep,
 )
 from headrace.schemas.scripts.claim import ClaimRequest
+from headrace.schemas.webhooks.delivery import Attempted, DeliveryState, endpoint_id
 
 pytestmark = pytest.mark.leaves_jobs
 

@@ -6,7 +6,7 @@ from headrace import IdempotencyConflict, InvalidJob, JobNotFound, QueueFull
 from headrace.schemas.events import JobState
 from headrace.schemas.keys import new_job_id
 from headrace.schemas.scripts import requeue_dead
-from headrace.schemas.settings import Limits, QueueSettings
+from headrace.schemas.settings.queue import Limits, QueueSettings
 
 pytestmark = pytest.mark.leaves_jobs
 

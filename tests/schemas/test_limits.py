@@ -3,7 +3,7 @@
 import pytest
 
 from headrace import QueueFull, RateLimited
-from headrace.schemas.settings import Limits, QueueSettings
+from headrace.schemas.settings.queue import Limits, QueueSettings
 
 pytestmark = pytest.mark.leaves_jobs
 

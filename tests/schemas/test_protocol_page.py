@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from headrace.schemas import keys
-from headrace.schemas.delivery import Attempted, DeliveryState, TenantSecret, delivery_id, endpoint_id
 from headrace.schemas.events import End, FailureCode, JobState, Output
 from headrace.schemas.job import SCHEMA_VERSION, Job, JobClass, WebhookEvent
 from headrace.schemas.keys import Tag
@@ -42,7 +41,14 @@ from headrace.schemas.scripts import (
     upkeep,
 )
 from headrace.schemas.scripts.advance import AdvanceStatus
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
+from headrace.schemas.webhooks.delivery import (
+    Attempted,
+    DeliveryState,
+    TenantSecret,
+    delivery_id,
+    endpoint_id,
+)
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -280,7 +286,7 @@ def test_the_shell_example_prints_what_the_page_shows(redis, redis_server):
 
 
 def _cli_beside_the_server() -> str:
-    from headrace.workers.embedded_redis.binary import find_binary
+    from headrace.local.embedded_redis.binary import find_binary
 
     server = find_binary()
     return str(server.with_name(server.name.replace("server", "cli")))

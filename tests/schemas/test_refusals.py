@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from headrace import BrokerUnavailable, Client
-from headrace.schemas.connection import broker_errors, connect, connect_async, connection_lost
+from headrace.schemas.redis.connection import broker_errors, connect, connect_async, connection_lost
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.schemas import scripts
-from headrace.schemas.scripts.call import script
+from headrace.schemas.redis.call import script
 
 FOLDER = Path(scripts.__file__).parent
 LIBRARIES = {path.stem: path.read_text() for path in (FOLDER / "lib").glob("*.lua")}

@@ -6,7 +6,7 @@ import time
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from headrace.schemas.signing import check_secret, new_secret, sign
+from headrace.schemas.webhooks.signing import check_secret, new_secret, sign
 
 BODY = '{"type":"job.succeeded","data":{"text":"Übung"}}'.encode()
 PLAIN = "correct horse battery staple"

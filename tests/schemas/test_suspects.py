@@ -8,7 +8,7 @@ from headrace.schemas.events import JobState
 from headrace.schemas.job import JobClass
 from headrace.schemas.scripts import ReleaseReason, heartbeat, recover, release, trial
 from headrace.schemas.scripts.upkeep import ITEMS_A_CALL
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.queue import QueueSettings
 
 pytestmark = pytest.mark.leaves_jobs
 

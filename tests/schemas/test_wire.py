@@ -182,7 +182,7 @@ def test_every_key_that_a_script_names_has_its_twin():
 def test_key_names_are_written_in_one_place_only():
     files = [
         path
-        for folder in ("schemas", "producers", "workers", "src/headrace")
+        for folder in ("schemas", "producers", "workers", "telemetry", "src/headrace")
         for suffix in ("*.py", "*.lua")
         for path in (ROOT / folder).rglob(suffix)
     ]

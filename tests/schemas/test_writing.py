@@ -147,7 +147,7 @@ def test_cancel_and_deadline_of_a_running_job_are_seen_with_its_next_tokens(queu
 
 def test_a_full_redis_refuses_new_jobs_and_lets_work_go_on(own_redis):
     from headrace import BrokerUnavailable
-    from headrace.schemas.connection import connect
+    from headrace.schemas.redis.connection import connect
 
     from .conftest import Queue
 

@@ -12,10 +12,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from headrace.workers import logs
-from headrace.workers.lifeline import join_host
+from headrace.telemetry import logs
 from headrace.workers.metrics import Metrics, engine_place, share
-from headrace.workers.pipe import Drain, Drained, EnginePipe, Fatal, Launch, Ready, Starting, Stats, Stop
+from headrace.workers.supervision.lifeline import join_host
+from headrace.workers.supervision.pipe import (
+    Drain,
+    Drained,
+    EnginePipe,
+    Fatal,
+    Launch,
+    Ready,
+    Starting,
+    Stats,
+    Stop,
+)
 
 
 def serve(pipe: EnginePipe, launch: Launch, drain_s: float = 0.0) -> int:

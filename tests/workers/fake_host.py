@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from headrace.workers import consumer
+from headrace.workers.celery_worker import consumer
 from headrace.workers.host.run import run
 from headrace.workers.settings import WorkerSettings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from headrace.workers.text import TextStream, Tokenizer
+from headrace.workers.engine_process.text import TextStream, Tokenizer
 
 from .tokenizers_of import SPECIALS, byte_level
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
+from headrace.workers.engine_process.text import Tokenizer
 from headrace.workers.models import resolve_model, served_name
-from headrace.workers.text import Tokenizer
 
 FOLDER = Path(resolve_model("demo"))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.workers.embedded_redis import EmbeddedRedis, ports
-from headrace.workers.embedded_redis.ports import keep_port, preferred_port
+from headrace.local.embedded_redis import EmbeddedRedis, ports
+from headrace.local.embedded_redis.ports import keep_port, preferred_port
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.schemas.connection import connect
-from headrace.workers.embedded_redis import EmbeddedRedis, EmbeddedRedisError, binary, server
-from headrace.workers.embedded_redis.binary import find_binary
+from headrace.local.embedded_redis import EmbeddedRedis, EmbeddedRedisError, binary, server
+from headrace.local.embedded_redis.binary import find_binary
+from headrace.schemas.redis.connection import connect
 
 REAL_BINARY = find_binary()
 
@@ -87,7 +87,7 @@ def test_the_temporary_folder_of_a_killed_process_goes_when_the_next_one_is_made
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
         "import os\n"
-        "from headrace.workers.embedded_redis import EmbeddedRedis\n"
+        "from headrace.local.embedded_redis import EmbeddedRedis\n"
         "embedded = EmbeddedRedis()\n"
         "embedded.start()\n"
         "print(embedded.pid, embedded.data_dir, flush=True)\n"
@@ -181,7 +181,7 @@ def test_ends_with_its_parent(how: str, tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from headrace.workers.embedded_redis import EmbeddedRedis\n"
+        "from headrace.local.embedded_redis import EmbeddedRedis\n"
         "embedded = EmbeddedRedis(Path(sys.argv[1]))\n"
         "embedded.start()\n"
         "print(embedded.pid, flush=True)\n"

@@ -12,9 +12,10 @@ import pytest
 
 from headrace.engine import EngineConfig, ModelError
 from headrace.schemas.errors import BadSetting
-from headrace.workers import engine_process, lifeline
+from headrace.workers.engine_process import main as engine_process
 from headrace.workers.models import NotAFile, check_files, name_to_serve
-from headrace.workers.pipe import Launch, encode
+from headrace.workers.supervision import lifeline
+from headrace.workers.supervision.pipe import Launch, encode
 
 
 def test_a_pipe_in_a_models_folder_is_refused_by_name(tmp_path):
@@ -28,7 +29,7 @@ def test_a_path_at_which_there_is_nothing_is_said_to_be_one():
         name_to_serve("/no/such/folder", None)
 
 
-MODULE = "headrace.workers.engine_process"
+MODULE = "headrace.workers.engine_process.main"
 
 
 def test_garbage_is_collected_again_once_all_is_loaded(monkeypatch):

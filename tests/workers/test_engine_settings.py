@@ -3,9 +3,9 @@
 from dataclasses import fields
 
 from headrace.engine import EngineConfig
-from headrace.workers.engine_process import _engine_config
-from headrace.workers.pipe import Launch
+from headrace.workers.engine_process.main import _engine_config
 from headrace.workers.settings import WorkerSettings
+from headrace.workers.supervision.pipe import Launch
 
 GIVEN = {
     "device": "cpu",

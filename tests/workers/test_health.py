@@ -11,14 +11,14 @@ import pytest
 from celery import Celery
 from prometheus_client import CollectorRegistry, Counter
 
+from headrace.telemetry.health import Report
+from headrace.telemetry.metrics_server import pages, served
 from headrace.workers.callbacks import service as callbacks
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.settings import CallbacksSettings
-from headrace.workers.health import Report
-from headrace.workers.metrics_server import pages, served
 
 if TYPE_CHECKING:
-    from headrace.workers.embedded_redis import EmbeddedRedis
+    from headrace.local.embedded_redis import EmbeddedRedis
 
 
 class Ailing:

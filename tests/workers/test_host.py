@@ -21,7 +21,7 @@ from headrace.workers.host.app import make_app
 from headrace.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from headrace.workers.embedded_redis import EmbeddedRedis
+    from headrace.local.embedded_redis import EmbeddedRedis
 
 StartHost = Callable[..., Any]
 Eventually = Callable[..., Any]
@@ -224,7 +224,7 @@ def test_every_line_of_the_log_is_json_and_none_shows_the_password(
 
 @pytest.fixture
 def redis_with_password(own_redis: "EmbeddedRedis") -> str:
-    from headrace.schemas.connection import connect
+    from headrace.schemas.redis.connection import connect
 
     with connect(own_redis.url) as redis:
         redis.config_set("requirepass", "hunter2")
@@ -251,7 +251,7 @@ def test_the_host_imports_no_torch() -> None:
 )
 def test_a_wrong_setting_is_named_before_anything_starts(flags: list[str], complaint: str) -> None:
     code = (
-        "import typer; from headrace.workers.cli import register; app = typer.Typer(); "
+        "import typer; from headrace.cli.worker import register; app = typer.Typer(); "
         "app.callback()(lambda: None); register(app); app()"
     )
     command = [sys.executable, "-c", code, "worker", "--model", "demo", *flags]

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from headrace.config_cli import effective_settings
+from headrace.cli.config import effective_settings
 from headrace.producers.celery import app as producers_app
-from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.errors import BadSetting
+from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.host.app import make_app
 from headrace.workers.settings import WorkerSettings
 

@@ -6,9 +6,9 @@ from typing import Any
 from celery import Celery
 
 from headrace.celery import generate
-from headrace.workers.host import face as face_module
-from headrace.workers.host.face import Face, add_task
-from headrace.workers.pipe import JobLeft, JobStarted
+from headrace.workers.host import celery_view as face_module
+from headrace.workers.host.celery_view import Face, add_task
+from headrace.workers.supervision.pipe import JobLeft, JobStarted
 
 
 class Dispatcher:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace.workers.embedded_redis import EmbeddedRedis
+from headrace.local.embedded_redis import EmbeddedRedis
 
 from .refusals import CONSUMING, TELLING, Refusals
 from .test_host import Eventually, StartHost, celery_on

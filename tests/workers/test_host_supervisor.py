@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from headrace.workers.host import engine_child
 from headrace.workers.host.backoff import RestartPolicy
-from headrace.workers.host.face import Face
+from headrace.workers.host.celery_view import Face
 from headrace.workers.host.supervisor import Supervisor
 from headrace.workers.metrics import HostMetrics
 from headrace.workers.settings import WorkerSettings

@@ -7,8 +7,8 @@ from structlog.testing import capture_logs
 
 from headrace.schemas.events import FailureCode, JobError, JobState
 from headrace.schemas.keys import Tag, new_job_id
-from headrace.workers.notices import Notices
-from headrace.workers.running_job import RunningJob
+from headrace.workers.engine_process.host_notices import Notices
+from headrace.workers.engine_process.running_job import RunningJob
 
 
 @pytest.fixture

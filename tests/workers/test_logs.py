@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from headrace.workers.logs import WITHHELD
+from headrace.telemetry.logs import WITHHELD
 
 SETUP = """
 import logging, structlog, warnings
-from headrace.workers import logs
+from headrace.telemetry import logs
 logs.configure("info", worker="worker-1", model="demo")
 log = structlog.get_logger("headrace.test")
 """
@@ -138,9 +138,10 @@ def test_a_terminal_gets_readable_lines() -> None:
 
 
 def test_no_log_call_of_the_worker_names_content() -> None:
+    root = Path(__file__).parents[2]
     calls = [
         node
-        for path in (Path(__file__).parents[2] / "workers").rglob("*.py")
+        for path in (*(root / "workers").rglob("*.py"), *(root / "telemetry").rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
     ]
@@ -175,7 +176,7 @@ def test_what_ends_a_process_or_a_thread_is_one_event_with_its_exception() -> No
 def test_an_engine_process_that_can_not_be_loaded_says_so_as_one_event(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('no such library')")
     ended = subprocess.run(
-        [sys.executable, "-m", "headrace.workers.engine_process", "0"],
+        [sys.executable, "-m", "headrace.workers.engine_process.main", "0"],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -5,10 +5,10 @@ import pytest
 from headrace.schemas.events import FailureCode, JobState
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimedJob
-from headrace.workers.intake.reader import refusal
-from headrace.workers.notices import Notices
-from headrace.workers.pipe import JobLeft
-from headrace.workers.running_job import RunningJob
+from headrace.workers.engine_process.host_notices import Notices
+from headrace.workers.engine_process.intake.reader import refusal
+from headrace.workers.engine_process.running_job import RunningJob
+from headrace.workers.supervision.pipe import JobLeft
 
 QUOTED = "the chat template refused the messages: no role for 'my secret'"
 

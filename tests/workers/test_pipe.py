@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace.workers import pipe
-from headrace.workers.pipe import (
+from headrace.workers.supervision import pipe
+from headrace.workers.supervision.pipe import (
     Drain,
     Drained,
     EnginePipe,

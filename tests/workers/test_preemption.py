@@ -2,8 +2,8 @@
 
 from headrace.schemas.job import JobClass
 from headrace.schemas.keys import Tag
-from headrace.workers.preemption import room_made
-from headrace.workers.running_job import RunningJob
+from headrace.workers.engine_process.preemption import room_made
+from headrace.workers.engine_process.running_job import RunningJob
 
 
 class Room:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.workers.text import TextStream, Tokenizer, held_after
+from headrace.workers.engine_process.text import TextStream, Tokenizer, held_after
 
 from .tokenizers_of import SPECIALS, byte_level, word_pieces
 

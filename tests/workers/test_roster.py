@@ -7,8 +7,8 @@ from structlog.testing import capture_logs
 from headrace.schemas.errors import BrokerUnavailable
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import Advance, AdvanceStatus, ClaimedJob
-from headrace.workers.roster import Roster
-from headrace.workers.running_job import RunningJob
+from headrace.workers.engine_process.roster import Roster
+from headrace.workers.engine_process.running_job import RunningJob
 
 
 def test_a_redis_that_refuses_is_said_once_and_not_for_each_try_of_each_job():

@@ -1,6 +1,6 @@
 """What keeps happening is said seldom."""
 
-from headrace.workers import seldom
+from headrace.telemetry import seldom
 
 
 def test_what_keeps_happening_is_said_at_once_and_then_ever_more_seldom(monkeypatch) -> None:

@@ -13,8 +13,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, processors
 from transformers import AutoTokenizer
 
-from headrace.workers.models import resolve_model
-from headrace.workers.text import (
+from headrace.workers.engine_process.text import (
     ChatTemplateError,
     Detokenizer,
     StopStrings,
@@ -22,6 +21,7 @@ from headrace.workers.text import (
     Tokenizer,
     TokenizerError,
 )
+from headrace.workers.models import resolve_model
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +343,7 @@ def test_the_class_taken_without_asking_is_the_one_transformers_takes(byte_level
 START = """
 import sys
 from headrace.engine import Engine, EngineConfig
-from headrace.workers import engine_process
+from headrace.workers.engine_process import main as engine_process
 from headrace.workers.models import resolve_model
 Engine(EngineConfig(resolve_model("demo"), num_pages=9, threads=1))
 print(*({"torch._dynamo", "triton", "transformers"} & sys.modules.keys()))
@@ -352,7 +352,7 @@ print(*({"torch._dynamo", "triton", "transformers"} & sys.modules.keys()))
 
 INTAKE = """
 import sys
-from headrace.workers.intake import process
+from headrace.workers.engine_process.intake import process
 from headrace.workers.models import resolve_model
 process.Tokenizer(resolve_model("demo")).chat([{"role": "user", "content": "hi"}])
 print(*({"torch", "transformers.configuration_utils"} & sys.modules.keys()))

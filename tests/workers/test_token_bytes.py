@@ -6,8 +6,8 @@ from tokenizers import decoders, models
 
 from headrace.engine import TokenLogprobs
 from headrace.schemas.events import TokenLogprob
-from headrace.workers.running_job import wire_logprobs
-from headrace.workers.text import TokenText
+from headrace.workers.engine_process.running_job import wire_logprobs
+from headrace.workers.engine_process.text import TokenText
 
 from .tokenizers_of import byte_level, word_pieces
 

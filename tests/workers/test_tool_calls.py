@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from headrace.workers.text import ChatTemplateError, Tokenizer
-from headrace.workers.text.messages import takes_tools, wrong_tool
+from headrace.workers.engine_process.text import ChatTemplateError, Tokenizer
+from headrace.workers.engine_process.text.messages import takes_tools, wrong_tool
 
 from .tokenizers_of import byte_level
 

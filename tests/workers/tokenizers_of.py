@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from headrace.workers.text import Tokenizer
+from headrace.workers.engine_process.text import Tokenizer
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 WORDS = ("▁there", "▁was", "▁a", "▁river", ".", "▁", "the", "s", "t", "h", "e")

@@ -11,9 +11,9 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from ...schemas.connection import broker_errors
 from ...schemas.job import JobClass
 from ...schemas.keys import GROUP, Tag
+from ...schemas.redis.connection import broker_errors
 
 MOST_TENANTS = 100
 """Of one class; more are not counted."""

@@ -22,16 +22,16 @@ import structlog
 from redis.asyncio import Redis
 
 from ...schemas import keys
-from ...schemas.connection import broker_errors, connect_async
-from ...schemas.delivery import Attempted, DeliveryState, read_secrets
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.keys import Tag
+from ...schemas.redis.connection import broker_errors, connect_async
 from ...schemas.scripts import DeliveriesReply, DueDelivery, claim_deliveries, run_async, settle_delivery
-from ..seldom import Seldom
-from ..webhooks.schedule import Schedule
-from ..webhooks.sender import Attempt, Sender, Verdict
+from ...schemas.webhooks.delivery import Attempted, DeliveryState, read_secrets
+from ...telemetry.seldom import Seldom
 from .metrics import CallbackMetrics
 from .settings import CallbacksSettings
+from .webhooks.schedule import Schedule
+from .webhooks.sender import Attempt, Sender, Verdict
 
 POLL_S = 0.25
 """How late something may be that was not announced: a retry, or another process's delivery."""

@@ -17,10 +17,10 @@ from kombu.utils.json import loads as from_json
 from redis import Redis
 
 from ...schemas import keys
-from ...schemas.connection import broker_errors
+from ...schemas.celery_task import is_signed, read_headers, task_job_id
 from ...schemas.errors import InvalidJob
 from ...schemas.events import Record
-from ...schemas.task_part import is_signed, read_headers, task_job_id
+from ...schemas.redis.connection import broker_errors
 from ...schemas.wire import WireJob
 
 NAME = "headrace.generate"

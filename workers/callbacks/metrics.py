@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ...schemas.job import JobClass
-from ..build import build_info
+from ...telemetry.build import build_info
 from .backlog import Backlog
 
 # From a receiver next door up to the overall deadline.

@@ -11,9 +11,9 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from ...schemas.connection import broker_errors
 from ...schemas.events import Record
 from ...schemas.keys import RELAY_GROUP, Tag
+from ...schemas.redis.connection import broker_errors
 from ...schemas.scripts import drop_entry, run
 
 CONSUMER = "relay"

@@ -26,7 +26,7 @@ from ...schemas.presence import has_name
 from ...schemas.redaction import shown_name
 from ...schemas.scripts import accept_delivery, run
 from ...schemas.wire import WireJob
-from ..seldom import Seldom
+from ...telemetry.seldom import Seldom
 from .message import Messages, TaskMessage
 from .metrics import CallbackMetrics
 from .outbox import WAIT_S, Entry, Outbox

@@ -18,12 +18,12 @@ from celery.signals import setup_logging, worker_shutting_down
 from kombu import Queue
 from prometheus_client import CollectorRegistry
 
-from ...schemas.connection import connect, shown_url
-from .. import logs
-from ..consumer import PatientConsumer
+from ...schemas.redis.connection import connect, shown_url
+from ...telemetry import logs
+from ...telemetry.metrics_server import served
+from ..celery_worker.consumer import PatientConsumer
+from ..celery_worker.stopping import FAREWELL_S, end_within, stop_celery
 from ..known_settings import unknown
-from ..metrics_server import served
-from ..stopping import FAREWELL_S, end_within, stop_celery
 from .metrics import CallbackMetrics
 from .service import END_S, Service
 from .settings import CallbacksSettings

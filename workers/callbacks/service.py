@@ -9,21 +9,21 @@ import structlog
 from celery import Celery
 
 from ...schemas import keys
-from ...schemas.connection import broker_errors, connect
 from ...schemas.errors import BadSetting, BrokerUnavailable
 from ...schemas.keys import Tag
 from ...schemas.presence import note_presence
+from ...schemas.redis.connection import broker_errors, connect
 from ...schemas.scripts import run_many, upkeep
-from ..health import Report
-from ..revoke import Canceller
-from ..seldom import Seldom
-from ..webhooks.guard import Guard
-from ..webhooks.sender import Sender
+from ...telemetry.health import Report
+from ...telemetry.seldom import Seldom
+from ..celery_worker.revoke import Canceller
 from .backlog import look
 from .deliveries import Deliveries
 from .metrics import CallbackMetrics
 from .relay import Relay
 from .settings import CallbacksSettings
+from .webhooks.guard import Guard
+from .webhooks.sender import Sender
 
 QUEUES_S = 2.0
 """How soon a model that is served for the first time is noticed; also between two rounds of upkeep."""

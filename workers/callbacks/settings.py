@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from ...schemas.celery_settings import CelerySettings
-from ...schemas.config import split
+from ...schemas.settings.celery import CelerySettings
+from ...schemas.settings.common import split
 
 
 class CallbacksSettings(CelerySettings):

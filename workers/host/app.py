@@ -10,10 +10,10 @@ from typing import Any
 import structlog
 from celery import Celery, bootsteps
 
-from ...schemas.celery_broker import Broker, broker
-from ..revoke import Canceller
+from ...schemas.redis.celery_broker import Broker, broker
+from ..celery_worker.revoke import Canceller
 from ..settings import WorkerSettings
-from .face import Face, FaceStep, add_task
+from .celery_view import Face, FaceStep, add_task
 from .shutdown import on_signals
 from .supervisor import Supervisor
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ..health import Health
+from ...telemetry.health import Health
+from ...telemetry.metrics_server import served
 from ..metrics import HOST_PLACE, share
-from ..metrics_server import served
 from ..settings import WorkerSettings
 
 

@@ -11,7 +11,8 @@ import structlog
 
 from ...schemas.events import JobState
 from ...schemas.scripts import ReleaseReason
-from ..pipe import (
+from ..settings import WorkerSettings
+from ..supervision.pipe import (
     Drain,
     Drained,
     Fatal,
@@ -25,7 +26,6 @@ from ..pipe import (
     Stop,
     ToEngine,
 )
-from ..settings import WorkerSettings
 
 STARTING_S = 30.0
 """How often a start that takes its time is logged."""

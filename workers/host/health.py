@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from ..health import TURN_S, Report
+from ...telemetry.health import TURN_S, Report
 from .supervisor import Place, Supervisor
 
 

@@ -5,13 +5,13 @@ import threading
 
 import structlog
 
-from ...schemas.connection import connect
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.keys import Tag
+from ...schemas.redis.connection import connect
 from ...schemas.scripts import recover, run
-from ..lifeline import HUNG
 from ..models import served_name
 from ..settings import WorkerSettings
+from ..supervision.lifeline import HUNG
 
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 """Exit statuses that say nothing against the jobs: somebody, or the kernel, ended the process."""

@@ -13,24 +13,24 @@ import structlog
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging
 
-from ...schemas.connection import connect, shown_url
-from .. import logs
-from ..consumer import PatientConsumer
+from ...schemas.redis.connection import connect, shown_url
+from ...telemetry import logs
+from ..celery_worker.consumer import PatientConsumer
+from ..celery_worker.revoke import Canceller
+from ..celery_worker.stopping import FAREWELL_S, end_within, stop_celery
 from ..known_settings import unknown
 from ..metrics import HostMetrics
 from ..models import name_to_serve
-from ..revoke import Canceller
 from ..settings import WorkerSettings
-from ..stopping import FAREWELL_S, end_within, stop_celery
 from .app import UNUSED_QUEUE, Host, make_app
 from .backoff import RestartPolicy
+from .celery_view import Face
 from .endpoint import metrics_endpoint
-from .face import Face
 from .health import HostHealth
 from .recovery import recover_jobs
 from .supervisor import Supervisor
 
-ENGINE_COMMAND = (sys.executable, "-m", "headrace.workers.engine_process")
+ENGINE_COMMAND = (sys.executable, "-m", "headrace.workers.engine_process.main")
 
 log = structlog.get_logger(__name__)
 

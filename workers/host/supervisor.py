@@ -22,10 +22,21 @@ from enum import IntEnum
 
 import structlog
 
-from ..lifeline import HUNG
 from ..metrics import HostMetrics, engine_place, forget
-from ..pipe import Drain, Drained, Fatal, FromEngine, JobLeft, JobStarted, Launch, Ready, Stats, Stop
 from ..settings import WorkerSettings
+from ..supervision.lifeline import HUNG
+from ..supervision.pipe import (
+    Drain,
+    Drained,
+    Fatal,
+    FromEngine,
+    JobLeft,
+    JobStarted,
+    Launch,
+    Ready,
+    Stats,
+    Stop,
+)
 from .backoff import Backoff, RestartPolicy
 from .engine_child import EngineChild
 from .shares import cores_each, engine_environment

@@ -22,8 +22,8 @@ import pytest
 from celery.backends.redis import RedisBackend
 
 from headrace import Client
-from headrace.schemas.connection import connect
 from headrace.schemas.keys import Tag
+from headrace.schemas.redis.connection import connect
 
 HERE = Path(__file__).parent
 WAIT_S = 60.0
@@ -173,8 +173,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 @contextmanager
 def installed(folder: Path, broker_url: str | None = None) -> Iterator[Installation]:
     """An installation whose team has this broker, or the Redis that keeps its results."""
-    from headrace.workers.embedded_redis import EmbeddedRedis
-    from headrace.workers.embedded_redis.server import free_port
+    from headrace.local.embedded_redis import EmbeddedRedis
+    from headrace.local.embedded_redis.server import free_port
 
     folder.mkdir(exist_ok=True)
     with EmbeddedRedis() as server, pytest.MonkeyPatch.context() as patch:

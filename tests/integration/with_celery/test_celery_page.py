@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.schemas.celery_settings import CelerySettings
-from headrace.workers.control import drain, kv_stats
+from headrace.schemas.settings.celery import CelerySettings
+from headrace.workers.celery_worker.control import drain, kv_stats
 
 from .conftest import Installation, wait_until
 

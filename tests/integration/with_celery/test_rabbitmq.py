@@ -10,7 +10,7 @@ import psutil
 import pytest
 from celery import chord
 
-from headrace.workers.embedded_redis.server import free_port
+from headrace.local.embedded_redis.server import free_port
 
 from .conftest import installed, wait_until
 

@@ -15,12 +15,12 @@ from celery.signals import setup_logging
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
+from headrace.schemas.celery_task import read_headers, sign_part, task_job_id
 from headrace.schemas.events import End, Output, chunk_payload
 from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag, celery_key, models, new_job_id
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, enqueue, finish, run
-from headrace.schemas.settings import QueueSettings
-from headrace.schemas.task_part import read_headers, sign_part, task_job_id
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.service import Service

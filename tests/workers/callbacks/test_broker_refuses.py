@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.workers.embedded_redis import EmbeddedRedis
+from headrace.local.embedded_redis import EmbeddedRedis
 
 from ..refusals import CONSUMING, TELLING, Refusals
 from .conftest import wait_until
@@ -25,7 +25,7 @@ ERRORS = [
 
 ENTRY = """\
 import sys
-from headrace.workers import consumer
+from headrace.workers.celery_worker import consumer
 consumer.FIRST_PAUSE_S = consumer.MOST_PAUSE_S = 0.2
 sys.argv = ["headrace", "callbacks", "--webhook-allow", "127.0.0.1"]
 from headrace.cli import main

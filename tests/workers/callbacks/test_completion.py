@@ -23,12 +23,12 @@ from headrace import InvalidJob, JobFailed, QueueFull
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate
 from headrace.schemas import keys
-from headrace.schemas.celery_settings import CelerySettings
-from headrace.schemas.connection import connect
 from headrace.schemas.events import End, JobError, Output, Record, chunk_payload
 from headrace.schemas.keys import Tag
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, finish, run, upkeep
-from headrace.schemas.settings import QueueSettings
+from headrace.schemas.settings.celery import CelerySettings
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.workers.callbacks.completion import TaskMessage, complete, note_started
 
 from .conftest import logging_left_alone

@@ -14,8 +14,8 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from headrace.producers.celery.app import make_app
-from headrace.schemas.celery_settings import CelerySettings
 from headrace.schemas.job import WebhookEvent
+from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.callbacks import run as callbacks
 from headrace.workers.callbacks import service as service_module
 from headrace.workers.callbacks import tasks

@@ -12,11 +12,11 @@ from structlog.testing import capture_logs
 from headrace import Job
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate  # noqa: F401 (a task of every app)
-from headrace.schemas.celery_settings import CelerySettings
+from headrace.schemas.celery_task import read_headers, task_job_id
 from headrace.schemas.keys import celery_key, new_job_id
 from headrace.schemas.scripts import enqueue, run
-from headrace.schemas.settings import QueueSettings
-from headrace.schemas.task_part import read_headers, task_job_id
+from headrace.schemas.settings.celery import CelerySettings
+from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 
 from .conftest import TAG, Jobs, wait_until

@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 
-from headrace.producers.webhooks import find_delivery, list_deliveries, replay
+from headrace.producers.operate.deliveries import find_delivery, list_deliveries, replay
 from headrace.schemas import keys
-from headrace.schemas.connection import connect_async
-from headrace.schemas.delivery import DeliveryState
 from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.redis.connection import connect_async
 from headrace.schemas.scripts import DueDelivery, accept_delivery, run
+from headrace.schemas.webhooks.delivery import DeliveryState
 from headrace.workers.callbacks.deliveries import SETTLE_S, Deliveries
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.settings import CallbacksSettings

@@ -7,7 +7,7 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue
 
-from headrace import callbacks_cli
+from headrace.cli import callbacks as callbacks_cli
 from headrace.workers.callbacks import run as callbacks_run
 from headrace.workers.callbacks.run import configure
 from headrace.workers.callbacks.settings import CallbacksSettings

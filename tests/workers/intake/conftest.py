@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from headrace.schemas.connection import connect
+from headrace.local.embedded_redis import EmbeddedRedis
 from headrace.schemas.keys import Tag
+from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimedJob
 from headrace.schemas.wire import WireJob
-from headrace.workers.embedded_redis import EmbeddedRedis
-from headrace.workers.intake.lanes import QUICK_S, Admission, Intake
-from headrace.workers.intake.places import Places
-from headrace.workers.intake.process import Order
+from headrace.workers.engine_process.intake.lanes import QUICK_S, Admission, Intake
+from headrace.workers.engine_process.intake.places import Places
+from headrace.workers.engine_process.intake.process import Order
+from headrace.workers.engine_process.running_job import RunningJob
 from headrace.workers.models import resolve_model
-from headrace.workers.running_job import RunningJob
 
 CONTEXT = 2048
 

@@ -14,9 +14,9 @@ import pytest
 from headrace.schemas.errors import BrokerUnavailable
 from headrace.schemas.events import chunk_payload
 from headrace.schemas.keys import Tag
-from headrace.workers.intake import lanes, token_log
+from headrace.workers.engine_process.intake import lanes, token_log
+from headrace.workers.engine_process.text import TextStream, Tokenizer
 from headrace.workers.models import resolve_model
-from headrace.workers.text import TextStream, Tokenizer
 
 from .conftest import CONTEXT, spec_of
 

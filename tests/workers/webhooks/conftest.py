@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trustme
 
-from headrace.workers.webhooks.guard import Guard
-from headrace.workers.webhooks.sender import Sender
+from headrace.workers.callbacks.webhooks.guard import Guard
+from headrace.workers.callbacks.webhooks.sender import Sender
 
 LOOPBACK = "127.0.0.1"
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

@@ -8,8 +8,8 @@ from typing import Any
 import httpcore
 import pytest
 
-from headrace.workers.webhooks.guard import LOOKUPS, Guard, Resolver
-from headrace.workers.webhooks.sender import Verdict
+from headrace.workers.callbacks.webhooks.guard import LOOKUPS, Guard, Resolver
+from headrace.workers.callbacks.webhooks.sender import Verdict
 
 LOOPBACK = "127.0.0.1"
 PUBLIC = "93.184.215.14"

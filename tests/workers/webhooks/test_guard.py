@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.workers.webhooks.addresses import is_public, literal
-from headrace.workers.webhooks.guard import Guard, Refused
+from headrace.workers.callbacks.webhooks.addresses import is_public, literal
+from headrace.workers.callbacks.webhooks.guard import Guard, Refused
 
 PRIVATE = """
     127.0.0.1 127.255.255.254 0.0.0.0 10.0.0.1 10.255.255.255 172.16.0.1 172.31.255.255 192.168.1.1

@@ -14,9 +14,9 @@ from standardwebhooks import WebhookVerificationError
 from headrace.schemas import keys
 from headrace.schemas.events import Output, Record, Usage
 from headrace.schemas.job import Job, WebhookEvent
-from headrace.schemas.signing import new_secret, sign
+from headrace.schemas.webhooks.signing import new_secret, sign
 from headrace.workers.callbacks.payload import MAX_BODY_BYTES, body
-from headrace.workers.webhooks.schedule import Schedule
+from headrace.workers.callbacks.webhooks.schedule import Schedule
 
 PAGE = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
 BODY = '{"type":"job.succeeded","data":{"text":"Übung"}}'.encode()

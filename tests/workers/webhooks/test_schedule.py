@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from headrace.workers.webhooks.schedule import Schedule
+from headrace.workers.callbacks.webhooks.schedule import Schedule
 
 
 def none() -> float:

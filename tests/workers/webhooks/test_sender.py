@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from headrace.schemas.signing import new_secret
-from headrace.workers.webhooks.sender import Verdict
+from headrace.schemas.webhooks.signing import new_secret
+from headrace.workers.callbacks.webhooks.sender import Verdict
 
 BODY = b'{"type":"job.succeeded","timestamp":"2026-01-01T00:00:00.000Z","data":{}}'
 NOW_S = 1_800_000_000

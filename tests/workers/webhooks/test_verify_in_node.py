@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.schemas.signing import new_secret, sign
+from headrace.schemas.webhooks.signing import new_secret, sign
 
 NODE = shutil.which("node")
 PACKAGES = Path(os.environ.get("NODE_PATH") or "nowhere")

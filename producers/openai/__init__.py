@@ -1,0 +1,1 @@
+"""OpenAI's bodies, as jobs and results."""

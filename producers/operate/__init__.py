@@ -1,0 +1,1 @@
+"""What operators ask for: dead letters, tenants, deliveries, workers, queues, a diagnosis."""

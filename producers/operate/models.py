@@ -1,0 +1,114 @@
+"""Which models are served: behind `client.models()`, and the model of a job that names none."""
+
+import json
+from collections.abc import Sequence
+
+from ...schemas import keys
+from ...schemas.errors import InvalidJob, ModelInUse, UnknownModel
+from ...schemas.keys import Tag
+from ..operations import Operations
+from ..steps import Info as ServerInfo
+from ..steps import Read, Steps, check_name
+from ..waiting import SILENT_S
+from .overview import Info, read_queues
+
+GONE_S = 60.0
+"""A worker not heard of for this long has ended without saying so."""
+
+
+class ModelInfo(Info):
+    """A model that some worker has served here.
+
+    Attributes:
+        id: the name to enqueue to.
+        context_tokens: the longest prompt and output together.
+        parameters: how many weights it has.
+        dtype: of its weights.
+        workers: engine processes that serve it, heard of within the last minute.
+        ready: those of them that were heard of just now and take jobs; others are silent or being drained.
+    """
+
+    id: str
+    context_tokens: int | None = None
+    parameters: int | None = None
+    dtype: str | None = None
+    workers: int = 0
+    ready: int = 0
+
+
+def read_models(operations: Operations) -> Steps[list[ModelInfo]]:
+    """Every model ever served here, by name, with how many workers serve it now."""
+    namespace = operations.settings.namespace
+    (known,) = yield from operations.send(Read((("HGETALL", keys.models(namespace)),)))
+    if not known:
+        return []
+    tags = [
+        Tag(name.decode(), 0, namespace) for name in sorted(known)
+    ]  # a worker is listed in each partition
+    info = yield from operations.send(ServerInfo())
+    listed = yield from operations.send(Read([("ZRANGE", tag.workers, 0, -1, "WITHSCORES") for tag in tags]))
+    workers = [
+        (tag, name.decode(), int(info["server_time_usec"]) / 1e6 - int(heard_ms) / 1000)
+        for tag, members in zip(tags, listed, strict=True)
+        for name, heard_ms in zip(members[::2], members[1::2], strict=True)
+    ]
+    drained = yield from operations.send(
+        Read([("HGET", tag.worker(name), "drain") for tag, name, _ in workers])
+    )
+    found = list(zip(workers, drained, strict=True))
+    return [
+        _model(
+            {"id": tag.model, **json.loads(known[tag.model.encode()])},
+            [(silent_s, drain is not None) for (of, _, silent_s), drain in found if of == tag],
+        )
+        for tag in tags
+    ]
+
+
+def _model(facts: dict[str, object], workers: Sequence[tuple[float, bool]]) -> ModelInfo:
+    """A model with its workers, each by how long it was silent and whether it is being drained."""
+    living = sum(silent_s < GONE_S for silent_s, _ in workers)
+    ready = sum(silent_s < SILENT_S and not drained for silent_s, drained in workers)
+    return ModelInfo.model_validate(facts | {"workers": living, "ready": ready})
+
+
+def default_model(operations: Operations, chosen: str | None) -> Steps[str]:
+    """The model of a job that names none: the operator's choice, else the only one served here.
+
+    Raises:
+        InvalidJob: nothing was chosen, and not exactly one is served.
+    """
+    if chosen is not None:
+        return chosen
+    served = [model.id for model in (yield from read_models(operations))]
+    if len(served) == 1:
+        return served[0]
+    known = ", ".join(served) or "none yet"
+    raise InvalidJob("model", f"name one (served here: {known}), or set HEADRACE_DEFAULT_MODEL")
+
+
+def forget_model(operations: Operations, model: str) -> Steps[None]:
+    """Take a model that nobody serves any more off the list, so that jobs for it are refused.
+
+    Raises:
+        BadSetting: an empty name.
+        UnknownModel: no worker has ever served it here.
+        ModelInUse: workers serve it, or jobs of it wait, run or are still told of.
+    """
+    check_name("model", model)
+    known = {info.id: info for info in (yield from read_models(operations))}
+    if model not in known:
+        raise UnknownModel(model, list(known))
+    if workers := known[model].workers:
+        raise ModelInUse(model, f"{workers} of its workers live; end them first (headrace workers drain)")
+    settings = operations.settings
+    tags = [Tag(model, partition, settings.namespace) for partition in range(settings.partitions)]
+    counts = [(name, key) for tag in tags for name, key in (("ZCARD", tag.delayed), ("XLEN", tag.outbox))]
+    waiting = sum((yield from operations.send(Read(counts))))
+    for queue in (yield from read_queues(operations)):
+        waiting += queue.depth + queue.running if queue.model == model else 0
+    if waiting:
+        raise ModelInUse(
+            model, f"{waiting} of its jobs or their callbacks wait; let them end, or cancel them"
+        )
+    yield from operations.send(Read((("HDEL", keys.models(settings.namespace), model),)))

@@ -1,0 +1,211 @@
+"""What waits and who works: behind `client.queues()` and `workers()`."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from ...schemas import keys
+from ...schemas.errors import WorkerNotFound
+from ...schemas.job import JobClass
+from ...schemas.keys import Tag
+from ...schemas.scripts import drain
+from ..operations import Operations
+from ..steps import Read, Steps, check_name, check_seconds
+
+
+class Info(BaseModel):
+    """What is told of one thing; older programs write less of it, newer ones more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class QueueInfo(Info):
+    """The jobs of one model, class and tenant.
+
+    Attributes:
+        depth: jobs waiting, those on their way to another worker included.
+        bytes: size of the waiting jobs.
+        running: jobs that a worker has now.
+    """
+
+    model: str
+    job_class: JobClass
+    tenant: str
+    depth: int = 0
+    bytes: int = 0
+    running: int = 0
+
+
+class WorkerInfo(Info):
+    """An engine process that has been heard of within the last minute.
+
+    Attributes:
+        model: the served name of its model.
+        pages_total: KV pages it has.
+        pages_free: KV pages that no job holds.
+        running: jobs in its batch.
+        waiting: jobs it has claimed that are not in the batch yet.
+        fingerprint: of all that decides its tokens; jobs with tokens go on with an equal one only.
+        heartbeat_ms: when it was last heard of, in ms since the epoch by Redis's clock.
+    """
+
+    id: str
+    model: str
+    pages_total: int = 0
+    pages_free: int = 0
+    running: int = 0
+    waiting: int = 0
+    max_batch_size: int = 0
+    pid: int = 0
+    fingerprint: str = ""
+    heartbeat_ms: int = 0
+
+
+def read_workers(operations: Operations) -> Steps[list[WorkerInfo]]:
+    """The workers of every model served here."""
+    tags = yield from model_tags(operations)
+    listed = yield from operations.send(Read([("ZRANGE", tag.workers, 0, -1, "WITHSCORES") for tag in tags]))
+    found = [
+        (tag, worker_id.decode(), int(heartbeat_ms))
+        for tag, members in zip(tags, listed, strict=True)
+        for worker_id, heartbeat_ms in zip(members[::2], members[1::2], strict=True)
+    ]
+    facts = yield from operations.send(Read([("HGETALL", tag.worker(name)) for tag, name, _ in found]))
+    workers = {  # a worker serves all partitions of its model and is listed in each
+        name: WorkerInfo(
+            id=name,
+            heartbeat_ms=heartbeat_ms,
+            **{key.decode(): value.decode() for key, value in said.items()},
+        )
+        for (_, name, heartbeat_ms), said in zip(found, facts, strict=True)
+        if said
+    }
+    return [workers[name] for name in sorted(workers)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    model: str
+    job_class: JobClass
+    tenant: str
+
+
+def drain_worker(operations: Operations, worker_id: str, finish_s: float) -> Steps[WorkerInfo]:
+    """Ask a worker, named by its id or the unique beginning of it, to hand over and end.
+
+    Raises:
+        BadSetting: an empty name, or no number of seconds.
+        WorkerNotFound: there is none of that name, or more than one that begins so.
+    """
+    check_name("worker_id", worker_id)
+    check_seconds("finish_s", finish_s)
+    workers = yield from read_workers(operations)
+    found = [worker for worker in workers if worker.id == worker_id] or [
+        worker for worker in workers if worker.id.startswith(worker_id)
+    ]
+    if len(found) != 1:
+        raise WorkerNotFound(worker_id, [worker.id for worker in found or workers])
+    settings = operations.settings
+    for partition in range(settings.partitions):
+        tag = Tag(found[0].model, partition, settings.namespace)
+        yield from operations.send(drain(tag, found[0].id, finish_s))
+    return found[0]
+
+
+def read_queues(operations: Operations) -> Steps[list[QueueInfo]]:
+    """The queues with waiting or running jobs, of every model served here."""
+    tags = yield from model_tags(operations)
+    depth: Counter[_Lane] = Counter()
+    size: Counter[_Lane] = Counter()
+    running: Counter[_Lane] = Counter()
+    for tag in tags:
+        yield from _read_tag(operations, tag, depth, size, running)
+    lanes = sorted(
+        {lane for counter in (depth, running) for lane, count in counter.items() if count > 0},
+        key=lambda lane: (lane.model, list(JobClass).index(lane.job_class), lane.tenant),
+    )
+    return [
+        QueueInfo(
+            model=lane.model,
+            job_class=lane.job_class,
+            tenant=lane.tenant,
+            depth=depth[lane],
+            bytes=size[lane],
+            running=running[lane],
+        )
+        for lane in lanes
+    ]
+
+
+def _read_tag(
+    operations: Operations,
+    tag: Tag,
+    depth: "Counter[_Lane]",
+    size: "Counter[_Lane]",
+    running: "Counter[_Lane]",
+) -> Steps[None]:
+    """Count one partition. A lane's stream holds its waiting jobs and those running from it."""
+    (some_only,) = yield from operations.send(Read((("ZRANGE", tag.readers, 0, -1),)))
+    readers = (*JobClass, *(name.decode() for name in some_only))
+    replies = yield from operations.send(
+        Read(
+            (
+                ("HGETALL", tag.queued_bytes),
+                ("ZRANGE", tag.leases, 0, -1),
+                *(("ZRANGE", tag.backlog(job_class), 0, -1) for job_class in JobClass),
+                ("SMEMBERS", tag.parked),
+                *(("XRANGE", tag.retry(name), "-", "+") for name in readers),
+                *(("XRANGE", tag.suspects(name), "-", "+") for name in readers),
+            )
+        )
+    )
+    queued_bytes, leased, *replies = replies
+    backlogs, parked, interrupted = (
+        replies[: len(JobClass)],
+        replies[len(JobClass)],
+        replies[len(JobClass) + 1 :],
+    )
+    for field, count in queued_bytes.items():
+        job_class, _, tenant = field.decode().partition(":")
+        size[_Lane(tag.model, JobClass(job_class), tenant)] += int(count)
+    waiting_lanes = {
+        _Lane(tag.model, job_class, tenant.decode()): None
+        for job_class, tenants in zip(JobClass, backlogs, strict=True)
+        for tenant in tenants
+    } | dict.fromkeys(_parked_lane(tag, name.decode()) for name in parked)
+    ids = {name.decode() for name in leased} | {
+        fields[b"job"].decode() for entries in interrupted for _, fields in entries if b"job" in fields
+    }
+    # Lengths and records in one round trip, so that they tell of the same moment.
+    lengths = [("XLEN", tag.lane(lane.job_class, lane.tenant)) for lane in waiting_lanes]
+    records = [("HMGET", tag.job(job_id), "state", "class", "tenant", "stream") for job_id in ids]
+    replies = yield from operations.send(Read((*lengths, *records)))
+    waiting = Counter(dict(zip(waiting_lanes, replies, strict=False)))
+    for state, job_class, tenant, stream in replies[len(lengths) :]:
+        if state not in {b"queued", b"running"}:
+            continue
+        lane = _Lane(tag.model, JobClass(job_class.decode()), tenant.decode())
+        in_lane = stream is not None and stream.decode() == tag.lane(lane.job_class, lane.tenant)
+        if state == b"running":
+            running[lane] += 1
+            waiting[lane] -= in_lane
+        elif not in_lane:
+            waiting[lane] += 1
+    depth.update(+waiting)
+
+
+def _parked_lane(tag: Tag, name: str) -> _Lane:
+    job_class, _, tenant = name.partition(":")
+    return _Lane(tag.model, JobClass(job_class), tenant)
+
+
+def model_tags(operations: Operations) -> Steps[list[Tag]]:
+    """The queues of every model served here."""
+    settings = operations.settings
+    (names,) = yield from operations.send(Read((("HKEYS", keys.models(settings.namespace)),)))
+    return [
+        Tag(name.decode(), partition, settings.namespace)
+        for name in sorted(names)
+        for partition in range(settings.partitions)
+    ]

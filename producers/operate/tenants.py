@@ -1,0 +1,53 @@
+"""Tenants' policies: what operators set, and where the scripts find it."""
+
+from ...schemas import keys
+from ...schemas.tenants import DEFAULT, VERSION, TenantPolicy, check_tenant, read_policies
+from ..operations import Operations
+from ..steps import Read, Steps
+from .overview import model_tags
+
+
+def list_policies(operations: Operations) -> Steps[dict[str, TenantPolicy]]:
+    """The policies by tenant; `*` is everybody else's."""
+    (fields,) = yield from operations.send(Read((("HGETALL", keys.tenants(operations.settings.namespace)),)))
+    return read_policies(fields)
+
+
+def policy_of(operations: Operations, tenant: str) -> Steps[TenantPolicy]:
+    """What holds for the tenant: its own policy, everybody else's, or no limit at all.
+
+    Raises:
+        BadPolicy: no tenant can have this name.
+    """
+    check_tenant(tenant)
+    policies = yield from list_policies(operations)
+    return policies.get(tenant) or policies.get(DEFAULT) or TenantPolicy()
+
+
+def set_policy(operations: Operations, tenant: str, policy: TenantPolicy | None) -> Steps[None]:
+    """Set a tenant's policy, or with None forget it, here and in every queue that there is.
+
+    Raises:
+        BadPolicy: no tenant can have this name.
+    """
+    check_tenant(tenant)
+    settings = operations.settings
+    # Sent as reads are, and as safe to repeat: writing the same policy twice changes nothing.
+    source = keys.tenants(settings.namespace)
+    yield from operations.send(Read((_write(source, tenant, policy), ("HINCRBY", source, VERSION, 1))))
+    (version,) = yield from operations.send(Read((("HGET", source, VERSION),)))
+    shared = None if policy is None else policy.shared_among(settings.partitions)
+    tags = yield from model_tags(operations)
+    # A queue whose copy is of an older version than the last is copied whole by its workers.
+    versions = yield from operations.send(Read([("HGET", tag.tenants, VERSION) for tag in tags]))
+    writes: list[tuple[str | int, ...]] = []
+    for tag, known in zip(tags, versions, strict=True):
+        writes.append(_write(tag.tenants, tenant, shared))
+        if int(known or 0) == int(version) - 1:
+            writes.append(("HSET", tag.tenants, VERSION, int(version)))
+    if writes:
+        yield from operations.send(Read(writes))
+
+
+def _write(key: str, tenant: str, policy: TenantPolicy | None) -> tuple[str | int, ...]:
+    return ("HDEL", key, tenant) if policy is None else ("HSET", key, tenant, policy.to_wire())

@@ -1,0 +1,1 @@
+"""Talking to Redis however it is run."""

@@ -1,0 +1,209 @@
+"""Sending scripts to Redis: by hash, alone or pipelined, from sync and async code."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import NoScriptError, RedisError
+
+from .connection import broker_errors, is_cluster, passing, unavailable
+
+R = TypeVar("R")
+Arg = str | bytes | int | float
+
+_FOLDER = Path(__file__).parents[1] / "scripts"
+_USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua file behind the libraries that it uses."""
+
+    name: str
+    source: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """The script in `<name>.lua`.
+
+    Redis runs all of a script's source at each call: what a library defines costs every script that uses it.
+    """
+    parts: dict[Path, str] = {}
+    _add(_FOLDER / f"{name}.lua", parts)
+    source = "\n".join(parts.values())
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _add(path: Path, parts: dict[Path, str]) -> None:
+    """Add a file behind the libraries that its line `-- uses: ` names, and those that they use."""
+    lua = path.read_text()
+    uses = _USES.search(lua)
+    for name in uses[1].split() if uses else ():
+        library = _FOLDER / "lib" / f"{name}.lua"
+        if library not in parts:
+            _add(library, parts)
+    parts[path] = lua
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R]):
+    """A script with its arguments and the meaning of its reply.
+
+    Attributes:
+        base: the tag's prefix, KEYS[1] of every script.
+        parse: turns Redis's reply into the result; it may raise a `HeadraceError`.
+    """
+
+    script: Script
+    base: str
+    args: Sequence[Arg]
+    parse: Callable[[Any], R] = field(repr=False)
+
+    @property
+    def by_hash(self) -> tuple[Arg, ...]:
+        """The EVALSHA command."""
+        return ("EVALSHA", self.script.sha, 1, self.base, *self.args)
+
+    @property
+    def by_source(self) -> tuple[Arg, ...]:
+        """The EVAL command, which also makes Redis remember the script."""
+        return ("EVAL", self.script.source, 1, self.base, *self.args)
+
+
+def run(redis: Redis, call: Call[R]) -> R:
+    """Run one call.
+
+    Raises:
+        BrokerUnavailable: Redis can't be reached or refuses.
+        HeadraceError: what the script's answer means, as each caller documents.
+    """
+    return cast("R", one(run_many(redis, [call])))
+
+
+async def run_async(redis: AsyncRedis, call: Call[R]) -> R:
+    """`run` for asyncio."""
+    return cast("R", one(await run_many_async(redis, [call])))
+
+
+def one(results: list[Any]) -> Any:
+    """The one result.
+
+    Raises:
+        Exception: the result is one.
+    """
+    (result,) = results
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def run_many(redis: Redis, calls: Sequence[Call[Any]]) -> list[Any]:
+    """Run calls in order in one round trip; each item is its call's result, or the exception it raised.
+
+    Raises:
+        BrokerUnavailable: Redis could not be reached; which calls took effect is then unknown.
+    """
+    with broker_errors():
+        replies = _send(redis, [call.by_hash for call in calls])
+        unknown = _unknown(replies)
+        if unknown:
+            again = _send(redis, [calls[i].by_source for i in unknown])
+            for i, reply in zip(unknown, again, strict=True):
+                replies[i] = reply
+    return _parse_all(calls, replies)
+
+
+def run_confirmed(
+    redis: Redis, calls: Sequence[Call[Any]], replicas: int, wait_ms: int
+) -> tuple[list[Any], int]:
+    """`run_many`, and how many replicas have its writes after at most `wait_ms` (not on a Cluster)."""
+    with broker_errors():
+        replies = _send(redis, [*(call.by_hash for call in calls), ("WAIT", replicas, wait_ms)])
+        if _unknown(replies):
+            replies = _send(redis, [*(call.by_source for call in calls), ("WAIT", replicas, wait_ms)])
+    return _parse_all(calls, replies[:-1]), int(replies[-1])
+
+
+async def run_confirmed_async(
+    redis: AsyncRedis, calls: Sequence[Call[Any]], replicas: int, wait_ms: int
+) -> tuple[list[Any], int]:
+    """`run_confirmed` for asyncio."""
+    with broker_errors():
+        replies = await _send_async(redis, [*(call.by_hash for call in calls), ("WAIT", replicas, wait_ms)])
+        if _unknown(replies):
+            sources = [call.by_source for call in calls]
+            replies = await _send_async(redis, [*sources, ("WAIT", replicas, wait_ms)])
+    return _parse_all(calls, replies[:-1]), int(replies[-1])
+
+
+async def run_many_async(redis: AsyncRedis, calls: Sequence[Call[Any]]) -> list[Any]:
+    """`run_many` for asyncio."""
+    with broker_errors():
+        replies = await _send_async(redis, [call.by_hash for call in calls])
+        unknown = _unknown(replies)
+        if unknown:
+            again = await _send_async(redis, [calls[i].by_source for i in unknown])
+            for i, reply in zip(unknown, again, strict=True):
+                replies[i] = reply
+    return _parse_all(calls, replies)
+
+
+def _send(redis: Redis, commands: list[tuple[Arg, ...]]) -> list[Any]:
+    pipe = redis.pipeline(transaction=False)
+    for command in commands:
+        pipe.execute_command(*command)
+    replies: list[Any] = pipe.execute(raise_on_error=False)
+    failed_over = next((reply for reply in replies if passing(reply)), None)
+    if failed_over is not None:
+        if not is_cluster(redis):
+            with redis.client() as latest:  # whoever asks next finds the primary anew; others use theirs
+                latest.connection.disconnect()
+        raise failed_over
+    return replies
+
+
+async def _send_async(redis: AsyncRedis, commands: list[tuple[Arg, ...]]) -> list[Any]:
+    pipe = redis.pipeline(transaction=False)
+    for command in commands:
+        pipe.execute_command(*command)
+    replies: list[Any] = await pipe.execute(raise_on_error=False)
+    failed_over = next((reply for reply in replies if passing(reply)), None)
+    if failed_over is not None:
+        if not is_cluster(redis):
+            async with redis.client() as latest:
+                assert latest.connection is not None
+                await latest.connection.disconnect()
+        raise failed_over
+    return replies
+
+
+def _unknown(replies: list[Any]) -> list[int]:
+    return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+
+
+def _parse_all(calls: Sequence[Call[Any]], replies: list[Any]) -> list[Any]:
+    return [_parse(call, reply) for call, reply in zip(calls, replies, strict=True)]
+
+
+def _parse(call: Call[R], reply: object) -> R | Exception:
+    if isinstance(reply, RedisError):
+        refusal = unavailable(reply)
+        refusal.__cause__ = reply
+        return refusal
+    try:
+        return call.parse(reply)
+    except Exception as error:  # handed to the caller in the item's place
+        return error
+
+
+def text(value: bytes | str) -> str:
+    """A reply's string, whatever the connection's `decode_responses` is."""
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,1 @@
+"""Settings, the one home of every default."""

@@ -1,0 +1,1 @@
+"""What a webhook is: its delivery, its signature, its address."""

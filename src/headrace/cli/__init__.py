@@ -1,0 +1,125 @@
+"""The `headrace` command. Each group of commands is a module with `register(app)`, imported when needed."""
+
+import errno
+import os
+import sys
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from .. import __version__
+
+_GROUPS = {
+    "headrace.producers.cli.jobs": ("enqueue", "tail", "status", "result", "cancel"),
+    "headrace.producers.cli.acl": ("acl",),
+    "headrace.producers.cli.batch": ("batch",),
+    "headrace.producers.cli.dead": ("dead",),
+    "headrace.producers.cli.tenants": ("tenants",),
+    "headrace.producers.cli.webhooks": ("webhooks",),
+    "headrace.producers.cli.lists": ("models", "queues", "workers"),
+    "headrace.cli.worker": ("worker",),
+    "headrace.cli.callbacks": ("callbacks",),
+    "headrace.cli.local": ("up", "demo"),
+    "headrace.cli.config": ("config",),
+    "headrace.cli.doctor": ("doctor",),
+}
+
+_SAY_WHAT_IS_UNKNOWN = ("config", "demo", "up")
+"""Commands that say which settings do nothing; `doctor`, workers and callbacks do it in ways of their own."""
+
+
+def build(arguments: list[str]) -> typer.Typer:
+    """The command line with the group that `arguments` ask for; with all of them for help and for typos."""
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(_root)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    homes = [home for home, commands in _GROUPS.items() if wanted in commands] or list(_GROUPS)
+    for home in homes:
+        import_module(home).register(app)
+    return app
+
+
+def command(arguments: list[str]) -> Any:
+    """What `build` gives as the command that is run; flags are shown as what they are, without a value."""
+    root = get_command(build(arguments))
+    _show_no_values_of_flags(root, None)
+    return root
+
+
+def main() -> None:
+    """Run the command line; an error is one sentence on stderr and its exit status (2 for wrong usage)."""
+    arguments = sys.argv[1:]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the start
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
+        getattr(sys, name).reconfigure(
+            errors="replace"
+        )  # a character that the locale lacks is no reason to end
+    try:
+        try:
+            if arguments == ["--version"]:  # told without looking at any command
+                print(f"headrace {__version__}")
+            else:
+                command(arguments)(args=arguments, prog_name="headrace")
+        finally:
+            sys.stdout.flush()  # a full disk is told here, and not by the interpreter at its end
+    except Exception as error:
+        from ..schemas.errors import BrokerUnavailable, HeadraceError
+
+        if isinstance(error, HeadraceError):
+            away = isinstance(error, BrokerUnavailable)
+            _end(
+                f"{error}{' (which Redis: --redis or HEADRACE_REDIS_URL)' if away else ''}", error.exit_status
+            )
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG}:
+            _drop_output()
+            _end(f"{error.filename or 'standard output'}: {error.strerror}", 1)
+        raise
+
+
+def _end(sentence: str, status: int) -> None:
+    with suppress(OSError):  # nobody can be told
+        print(f"headrace: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Let what can't be written go, so that Python does not try again when it ends."""
+    with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _show_no_values_of_flags(each: Any, parent: Any) -> None:
+    context = typer.Context(each, info_name=each.name, parent=parent)
+    for parameter in each.get_params(context):
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    for inner in getattr(each, "commands", {}).values():
+        _show_no_values_of_flags(inner, context)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headrace {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Durable LLM generation behind a queue.
+
+    Settings come from options, then HEADRACE_* variables, then headrace.toml.
+    """
+    if context.invoked_subcommand in _SAY_WHAT_IS_UNKNOWN:
+        from ..workers.known_settings import unknown
+
+        for sentence in unknown():
+            typer.echo(f"headrace: {sentence}", err=True)

@@ -1,0 +1,160 @@
+"""`headrace up` and `headrace demo`: everything on one machine."""
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..producers.cli.options import RedisUrl
+
+if TYPE_CHECKING:
+    from ..local.stack import Stack
+
+_POLL_S = 0.2
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("up", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(up)
+    app.command("demo")(demo)
+
+
+def demo(redis: RedisUrl = None) -> None:
+    """Start everything, run jobs, kill an engine, show that nothing was lost; ends by itself."""
+    from ..local.demo import demo as tour
+
+    _run(lambda: tour(redis, flower_port()))
+    typer.echo(f"Next, a Redis and a worker that stay, and a job of your own:\n  {command()} up")
+
+
+def up(
+    context: typer.Context,
+    redis: RedisUrl = None,
+    model: Annotated[str, typer.Option(help="Hub name, local folder, or `demo`.")] = "demo",
+    engines: Annotated[int, typer.Option(min=1, help="Engine processes.")] = 1,
+    data: Annotated[Path, typer.Option(help="Holds the embedded Redis's data and the logs.")] = Path(
+        ".headrace"
+    ),
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="The embedded Redis's; by default 6379, or one kept in --data."),
+    ] = None,
+    flower: Annotated[
+        int | None, typer.Option("--flower-port", help="Flower's port of 127.0.0.1; by default a free one.")
+    ] = None,
+) -> None:
+    """Keep Redis (embedded, unless --redis is given), a worker, callbacks and Flower running until Ctrl-C.
+
+    Flower runs where it is installed. Further options are those of `headrace worker`.
+    """
+    if redis is not None and port is not None:
+        raise typer.BadParameter("--port is the embedded Redis's, which does not run with --redis")
+    worker_args = ["--model", model, *context.args]
+    with suppress(KeyboardInterrupt):
+        _run(lambda: _keep_up(data, redis, port, worker_args, engines, flower or flower_port()))
+
+
+def flower_port() -> int | None:
+    """A free port for Flower; None where it is not installed."""
+    if find_spec("flower") is None:
+        return None
+    from ..local.embedded_redis.ports import free_port
+
+    return free_port()
+
+
+def command(*, anywhere: bool = False) -> str:
+    """How to call `headrace` from this shell, or from any other, where no environment may be active."""
+    beside = Path(sys.executable).parent / "headrace"
+    found = shutil.which("headrace")
+    if found is not None and Path(found).resolve() == beside.resolve():
+        by_activation = Path(found) == beside and sys.prefix != sys.base_prefix
+        if not (anywhere and by_activation):
+            return "headrace"
+    if not anywhere and beside.is_relative_to(Path.cwd()):
+        beside = beside.relative_to(Path.cwd())
+    return shlex.quote(str(beside))
+
+
+def _keep_up(
+    folder: Path,
+    redis_url: str | None,
+    port: int | None,
+    worker_args: list[str],
+    engines: int,
+    flower: int | None,
+) -> None:
+    """Keep a stack running until interrupted.
+
+    Raises:
+        StackError: it could not be started, or a part of it ended.
+        KeyboardInterrupt: by SIGINT or SIGTERM, with all of it stopped.
+    """
+    from ..local.embedded_redis import EmbeddedRedisError
+    from ..local.embedded_redis.ports import is_free, keep_port, preferred_port
+    from ..local.stack import stack
+    from ..producers.client import Client
+
+    if port is not None and not is_free(port):
+        raise EmbeddedRedisError(f"--port {port}: another program listens on 127.0.0.1:{port}; give another")
+    typer.echo("Starting ... (the first start compiles kernels for this CPU: a minute or two)")
+    with (
+        stack(
+            folder,
+            redis_url=redis_url,
+            port=port,
+            preferred_port=preferred_port(folder),
+            worker_args=worker_args,
+            engines=engines,
+            callbacks_args=[],
+            flower_port=flower,
+        ) as running,
+        Client.from_env(running.redis_url) as client,
+    ):
+        if running.redis is not None and port is None:
+            keep_port(folder, running.redis.port)
+        running.wait_ready(client)
+        _show_the_next_step(running, {worker.model for worker in client.workers()})
+        while True:
+            running.check()
+            time.sleep(_POLL_S)
+
+
+def _show_the_next_step(running: "Stack", models: set[str]) -> None:
+    """Where everything is, and what to paste into another terminal."""
+    from ..local.stack import callbacks_metrics_port
+    from ..schemas.redis.connection import shown_url
+
+    url = shown_url(running.redis_url)
+    typer.echo(f"ready: {', '.join(sorted(models))} on {url}\n\nIn another terminal:\n")
+    typer.echo(f"  export HEADRACE_REDIS_URL={shlex.quote(url)}")
+    typer.echo(
+        f'  {command(anywhere=True)} enqueue "A dictionary is" --model {shlex.quote(min(models))} --follow\n'
+    )
+    if url != running.redis_url:
+        typer.echo("with the password in place of ***")
+    if (port := callbacks_metrics_port()) is not None:
+        typer.echo(f"metrics: of the worker on port {port - 1}, of callbacks on {port}")
+    if running.flower_url is not None:
+        typer.echo(f"Flower: {running.flower_url}")
+    typer.echo(f"logs: {running.folder}; Ctrl-C stops everything")
+
+
+def _run(start: Callable[[], None]) -> None:
+    from ..local.embedded_redis import EmbeddedRedisError
+    from ..local.stack import StackError
+    from .interrupts import raise_interrupts
+
+    raise_interrupts()  # after which all that was started is stopped
+    try:
+        start()
+    except (StackError, EmbeddedRedisError) as error:
+        typer.echo(f"headrace: {error}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,1 @@
+"""Everything on one machine: Redis, a worker, callbacks, and the demo."""

@@ -1,0 +1,140 @@
+"""kill -9 on an engine in the middle of its jobs, and what becomes of these."""
+
+import asyncio
+import os
+import signal
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...producers.async_client import AsyncJobHandle
+from ...schemas.events import JobResult, JobState, JobStatus
+from .pace import Pace
+from .scene import EngineView, Scene, StreamView
+from .screen import Screen
+
+_LOOK_S = 0.02
+
+
+@dataclass(slots=True)
+class Kill:
+    """An engine that was killed, and the jobs that it ran then."""
+
+    engine: EngineView
+    held: set[str]
+
+    def resumed(self, results: list[JobResult]) -> int:
+        """How many of its jobs another engine has brought to their end."""
+        others = (result for result in results if result.worker != self.engine.name)
+        return sum(result.state is JobState.SUCCEEDED and result.job_id in self.held for result in others)
+
+
+async def kill_one(
+    scene: Scene,
+    shown: Screen,
+    host_pid: int,
+    streams: list[AsyncJobHandle],
+    background: list[AsyncJobHandle],
+) -> Kill | None:
+    """Kill an engine of this host while it runs streams that are far from their end.
+
+    Returns once another engine goes on with all of its streams; None where no such moment came.
+    """
+    pace, announced = shown.pace, ""
+    while True:
+        statuses = await _statuses(streams)
+        victim = _victim(scene, pace, host_pid, statuses, announced)
+        if victim is None:
+            if scene.ended:
+                return None
+            await scene.next_move()
+        elif victim.name == announced or not pace.notice_s:
+            break
+        else:
+            shown.say(
+                f"Next: kill -9 engine {victim.letter} (pid {victim.pid}) while it runs {victim.running} jobs"
+            )
+            await asyncio.sleep(pace.notice_s)
+            announced = victim.name
+    kill = Kill(victim, _held(victim, await _statuses([*streams, *background])))
+    os.kill(victim.pid, signal.SIGKILL)
+    scene.killed = victim
+    cut = [at for at, job in enumerate(streams) if job.id in kill.held]
+    for at in cut:
+        scene.streams[at].cut = scene.streams[at].offset
+    await _follow_up(scene, shown, kill, {scene.streams[at]: streams[at] for at in cut})
+    return kill
+
+
+async def _statuses(jobs: list[AsyncJobHandle]) -> list[JobStatus]:
+    return await asyncio.gather(*(job.status() for job in jobs))
+
+
+def _victim(
+    scene: Scene, pace: Pace, host_pid: int, statuses: list[JobStatus], announced: str = ""
+) -> EngineView | None:
+    """The engine with most streams that have come some way and are far from their end.
+
+    The one that was announced comes first, while it has any.
+    """
+    apt: defaultdict[str | None, int] = defaultdict(int)
+    for status in statuses:
+        if status.state is JobState.RUNNING and pace.kill_at <= status.offset <= pace.kill_before:
+            apt[status.worker] += 1
+    engines = [engine for engine in scene.engines if apt[engine.name] and _parent(engine.pid) == host_pid]
+    return max(engines, key=lambda engine: (engine.name == announced, apt[engine.name]), default=None)
+
+
+def _parent(pid: int) -> int | None:
+    """A process's parent. On a Redis that others use too, an engine may be another machine's."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def _held(victim: EngineView, statuses: list[JobStatus]) -> set[str]:
+    return {
+        status.job_id
+        for status in statuses
+        if status.state is JobState.RUNNING and status.worker == victim.name
+    }
+
+
+async def _follow_up(scene: Scene, shown: Screen, kill: Kill, cut: dict[StreamView, AsyncJobHandle]) -> None:
+    """Show at which token each stream was cut off, and who goes on with it at the next."""
+    first = next(iter(cut), None)
+    for view, job in cut.items():
+        await _look(scene, view, job, kill)
+    shown.say(_death(kill, first), "red")
+    while any(view.cut is not None for view in cut):
+        await asyncio.sleep(_LOOK_S)
+        for view, job in cut.items():
+            await _look(scene, view, job, kill)
+        if first is not None and first.cut is None:
+            shown.say(
+                f'"{first.prompt}" resumed on engine {first.owner} at token {first.resumed}, '
+                "none lost or repeated",
+                "green",
+            )
+            first = None
+
+
+async def _look(scene: Scene, view: StreamView, job: AsyncJobHandle, kill: Kill) -> None:
+    """See where a stream that was cut off is."""
+    if view.cut is None:
+        return
+    status = await job.status()
+    if status.worker not in {None, kill.engine.name} and status.state is not JobState.QUEUED:
+        view.belongs_to(scene.letter(status.worker or ""))
+    elif status.state.terminal:
+        view.cut = None
+    elif view.cut is not None:  # nobody writes to it now: this is what the dead engine had published
+        view.cut = status.offset
+
+
+def _death(kill: Kill, first: StreamView | None) -> str:
+    died = f"kill -9 {kill.engine.pid}: engine {kill.engine.letter} dies "
+    if first is None:
+        return f"{died}in the middle of {len(kill.held)} jobs"
+    return f'{died}at token {first.cut} of "{first.prompt}" ({len(kill.held)} jobs)'

@@ -1,0 +1,216 @@
+"""Everything on one machine: Redis (embedded unless one is given), a worker, callbacks, Flower."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from ..cli.interrupts import INTERRUPTS, check_interrupts
+from ..producers.client import Client
+from ..workers.callbacks.settings import CallbacksSettings
+from .embedded_redis import EmbeddedRedis
+
+START_S = 120.0
+"""A large model takes its time to load; after this the start has failed."""
+
+STOP_S = 20.0
+
+BESIDE = 5
+"""The niceness of what runs beside the engines on the same few cores, which are theirs first."""
+
+_POLL_S = 0.1
+
+
+class StackError(RuntimeError):
+    """The stack could not be started, or a part of it ended; the message says which and why."""
+
+
+@dataclass(slots=True, frozen=True)
+class Part:
+    """One process of the stack, and where it logs."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it wrote no log"
+
+
+@dataclass
+class Stack:
+    """A running stack.
+
+    Attributes:
+        redis_url: where producers find it.
+        folder: holds the logs, `<part>.log`.
+        engines: engine processes of the worker.
+        redis: the embedded Redis; None when another is used.
+        flower_url: Flower's page; None where it does not run.
+    """
+
+    redis_url: str
+    folder: Path
+    engines: int
+    redis: EmbeddedRedis | None = field(default=None, repr=False)
+    flower_url: str | None = None
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        """The worker's log."""
+        return self.folder / "worker.log"
+
+    def check(self) -> None:
+        """See whether all parts run and are meant to go on.
+
+        Raises:
+            StackError: one does not.
+            KeyboardInterrupt: by SIGINT or SIGTERM.
+        """
+        check_interrupts()
+        for part in self.parts:
+            status = part.process.poll()
+            if status is not None:
+                raise StackError(f"{part.name} ended with status {status}: {part.last_words}")
+
+    def wait_ready(self, client: Client) -> None:
+        """Wait until every engine serves.
+
+        Raises:
+            StackError: a part ended, or the worker is not ready in time.
+        """
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            self.check()
+            if len(client.workers()) >= self.engines:
+                return
+            time.sleep(_POLL_S)
+        (worker,) = (part for part in self.parts if part.name == "worker")
+        raise StackError(f"the worker is not ready after {START_S:.0f} s: {worker.last_words}")
+
+    def start(self, name: str, *module: str, niceness: int = 0) -> None:
+        """Start `python -m <module>` as a part."""
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as out, _signals_later():
+            process = subprocess.Popen(
+                [*(("nice", "-n", str(niceness)) if niceness else ()), sys.executable, "-m", *module],
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"HEADRACE_REDIS_URL": self.redis_url},
+            )
+            self.parts.append(Part(name, process, log))
+
+    def stop(self) -> None:
+        """End all parts, at once and in order as far as they do it in time."""
+        for part in self.parts:
+            part.process.terminate()
+        give_up_at = time.monotonic() + STOP_S
+        try:
+            for part in self.parts:
+                part.process.wait(timeout=max(0.0, give_up_at - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass  # killed below, and with it whatever else has not ended
+        finally:
+            for part in self.parts:
+                part.process.kill()
+                part.process.wait()
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Hold back what would interrupt the main thread until a process that was started is known."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
+
+
+@contextmanager
+def stack(
+    folder: Path,
+    *,
+    redis_url: str | None = None,
+    port: int | None = None,
+    preferred_port: int | None = None,
+    worker_args: Sequence[str] = (),
+    worker_command: Sequence[str] | None = None,
+    engines: int = 1,
+    callbacks_args: list[str] | None = None,
+    flower_port: int | None = None,
+) -> Iterator[Stack]:
+    """Start Redis (unless `redis_url` is given), `headrace worker` and what else is asked for; stop it all.
+
+    Args:
+        folder: holds Redis's data and the logs.
+        redis_url: an existing Redis.
+        port: where the embedded Redis listens on loopback.
+        preferred_port: where it listens if nobody else does; else, or without either, on any free port.
+        worker_args: further options of `headrace worker`.
+        worker_command: a module and its arguments that run in place of `headrace worker`.
+        engines: engine processes of the worker.
+        callbacks_args: further options of `headrace callbacks`; without them it does not run.
+        flower_port: where Flower listens on loopback; without it it does not run.
+
+    Raises:
+        BadSetting: naming the first setting that is wrong, before anything is started.
+    """
+    metrics_port = callbacks_metrics_port()
+    metrics_args = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _redis(redis_url, EmbeddedRedis(folder / "redis", port, preferred_port)) as (url, embedded):
+        running = Stack(url, folder, engines, embedded)
+        try:
+            ours = ("headrace.cli", "worker", "--engines", str(engines), *worker_args)
+            running.start("worker", *(worker_command or ours))
+            if callbacks_args is not None:
+                command = ("headrace.cli", "callbacks", *metrics_args, *callbacks_args)
+                running.start("callbacks", *command, niceness=BESIDE)
+            if flower_port is not None:
+                place = ("--address=127.0.0.1", f"--port={flower_port}")
+                running.start("flower", "celery", "-A", "headrace.celery", "flower", *place, niceness=BESIDE)
+                running.flower_url = f"http://127.0.0.1:{flower_port}"
+            yield running
+        finally:
+            running.stop()
+
+
+def callbacks_metrics_port() -> int | None:
+    """The port after the worker's, who reads the same setting; None where neither needs one of its own.
+
+    Raises:
+        BadSetting: naming the first setting that is wrong.
+    """
+    port = CallbacksSettings.load().metrics_port
+    return port + 1 if port else None
+
+
+@contextmanager
+def _redis(url: str | None, ours: EmbeddedRedis) -> Iterator[tuple[str, EmbeddedRedis | None]]:
+    if url is not None:
+        yield url, None
+        return
+    with ours:
+        yield ours.url, ours

@@ -1,0 +1,1 @@
+"""Logs, metrics and health: used by every process, owned by none."""

@@ -1,0 +1,190 @@
+"""Logs: JSON lines on stderr, or readable ones where stderr is a terminal. Never prompt text, never a secret.
+
+The standard library's loggers (celery, kombu, redis, transformers) go the same way as structlog's. Every line
+passes `_withhold` last: values under names that carry content are left out wherever they are nested, and
+passwords in URLs are masked even inside messages and tracebacks.
+"""
+
+import logging
+import logging.config
+import os
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from ..schemas.redis.connection import without_password
+from .stderr import LineHandler
+
+log = structlog.get_logger(__name__)
+
+WITHHELD = frozenset(
+    {
+        *("prompt", "messages", "content", "text", "output", "spec", "body", "payload", "chunk", "tools"),
+        *("metadata", "stop", "args", "kwargs", "argsrepr", "kwargsrepr"),
+        *("token_ids", "prompt_token_ids", "prompt_ids", "output_ids", "logprobs"),
+        *("secret", "secrets", "password", "api_key", "authorization", "idempotency_key"),
+    }
+)
+"""Names whose values never reach a log."""
+
+_MASKS = (
+    (
+        re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL),
+        "input_value=...",
+    ),  # pydantic quotes its input
+    # Celery quotes messages that it can't make sense of.
+    (re.compile(r"(?s)(contents of the message body was:|\[type:).*"), r"\1 ..."),
+    (re.compile(r"whsec_[A-Za-z0-9+/=]+"), "whsec_***"),
+    (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer ***"),
+)
+
+
+def configure(level: str, **bound: str | int) -> None:
+    """Set up logging for this process.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+        bound: fields of every line, such as the worker's id and its model.
+    """
+    _open_closed_streams()
+
+    def bind(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {**bound, **event}
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        bind,
+        structlog.processors.format_exc_info,
+    ]
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "line": {
+                    "()": structlog.stdlib.ProcessorFormatter,
+                    "processors": [
+                        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                        _withhold,
+                        _renderer(),
+                    ],
+                    "foreign_pre_chain": shared,
+                }
+            },
+            "handlers": {"stderr": {**_handler(), "formatter": "line"}},
+            "root": {"handlers": ["stderr"], "level": level.upper()},
+        }
+    )
+    logging.captureWarnings(True)
+    for name in ("redis.connection", "redis.asyncio.connection"):  # a line a connection, of what it can't do
+        logging.getLogger(name).setLevel(logging.INFO)
+    sys.excepthook, threading.excepthook = _log_crash, _log_thread_crash
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _handler() -> dict[str, Any]:
+    try:
+        return {"()": LineHandler, "fd": sys.stderr.fileno()}
+    except (OSError, ValueError):  # it is no file
+        return {"class": "logging.StreamHandler"}
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What ends the process is an event as any other, and not a traceback over many lines."""
+    if not issubclass(kind, KeyboardInterrupt):
+        log.critical("crashed", exc_info=(kind, error, trace))
+
+
+def _log_thread_crash(thread: threading.ExceptHookArgs) -> None:
+    if thread.exc_value is not None and thread.exc_type is not SystemExit:
+        name = thread.thread.name if thread.thread else ""
+        exc_info = thread.exc_type, thread.exc_value, thread.exc_traceback
+        log.critical("thread_crashed", thread=name, exc_info=exc_info)
+
+
+def _open_closed_streams() -> None:
+    """Where the process was started without stdout, say, /dev/null takes its place.
+
+    Its number would be given to the next socket otherwise, and whatever is printed here and in the processes
+    that are started from here would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one, unless it is taken
+        os.set_inheritable(null, null == number)
+        setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w"))
+
+
+def settle() -> None:
+    """Give up what can't be written any more, at the end: Python's exit status would tell of nothing else."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the disk is full, or whoever read it has gone
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
+def adopt(logger_name: str) -> None:
+    """Take over a library's own logger that prints by itself (`transformers`), after it was imported."""
+    logger = logging.getLogger(logger_name)
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def _renderer() -> Processor:
+    if sys.stderr.isatty():
+        return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return structlog.processors.JSONRenderer()
+
+
+def _withhold(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The last word before a line is written: no content, no secrets, nothing that prints itself at will."""
+    return {str(name): _clean(value) for name, value in event.items() if name not in WITHHELD}
+
+
+def _clean(value: Any) -> Any:
+    match value:
+        case Enum():
+            return _clean(value.value)
+        case None | bool() | int() | float():
+            return value
+        case str() | Path() | BaseException():
+            return _masked(str(value))
+        case Mapping():
+            return {str(name): _clean(item) for name, item in value.items() if name not in WITHHELD}
+        case list() | tuple() | set() | frozenset():
+            return [_clean(item) for item in value]
+        case _:  # its repr may hold anything, a whole job say
+            return f"<{type(value).__name__}>"
+
+
+def _masked(text: str) -> str:
+    text = without_password(text)
+    for pattern, mask in _MASKS:
+        text = pattern.sub(mask, text)
+    return text

@@ -1,0 +1,1 @@
+"""What headrace's own Celery workers share: the hosts' and the callbacks'."""

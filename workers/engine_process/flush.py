@@ -1,0 +1,277 @@
+"""One round trip with the queue: everything that the engine process has to say and to ask, in one pipeline.
+
+The main loop decides what goes in and steps the engine meanwhile; `Queue.exchange` runs in the I/O thread,
+which also writes the chunks' JSON and sends what was claimed to intake, off the loop's way.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from redis import Redis
+
+from ...schemas.errors import BrokerUnavailable
+from ...schemas.job import JobClass
+from ...schemas.keys import Tag
+from ...schemas.redis.call import text
+from ...schemas.redis.connection import broker_errors, is_cluster
+from ...schemas.scripts import (
+    Advance,
+    Call,
+    ClaimedJob,
+    ClaimReply,
+    ClaimRequest,
+    HeartbeatReply,
+    ModelChange,
+    ReleaseReason,
+    Segment,
+    UpkeepReply,
+    advance,
+    claim,
+    finish,
+    forget_worker,
+    heartbeat,
+    release,
+    run_many,
+    trial,
+    upkeep,
+)
+from ...schemas.settings.queue import QueueSettings
+from .intake.lanes import Intake
+from .registration import Noticeboard
+from .running_job import RunningJob
+
+Answered = list[tuple[RunningJob, Advance | Exception]]
+
+
+@dataclass(slots=True)
+class Flush:
+    """What to say and ask.
+
+    Attributes:
+        advances: jobs to publish, each up to the offset given; one equal to `written` renews the lease only.
+        finishes: jobs that have ended.
+        releases: jobs to give back.
+        claim: what can be taken now, and from which queue.
+        facts: what the worker says of itself; None sends no heartbeat.
+        trials: classes of which this worker, which holds jobs, can try suspects; None asks nothing.
+        tokens_per_byte: of prompts that nobody has counted, where it asks for them.
+        upkeep: do the queue's upkeep too.
+        wait_s: nothing runs here: wait this long for the bell first.
+    """
+
+    advances: list[tuple[RunningJob, int]] = field(default_factory=list)
+    finishes: list[RunningJob] = field(default_factory=list)
+    releases: list[tuple[RunningJob, ReleaseReason]] = field(default_factory=list)
+    claim: tuple[Tag, ClaimRequest] | None = None
+    facts: Mapping[str, str | int] | None = None
+    trials: Sequence[JobClass] | None = None
+    tokens_per_byte: float = 0.5
+    upkeep: bool = False
+    wait_s: float = 0.0
+
+
+@dataclass(slots=True)
+class FlushReply:
+    """Redis's answers, and what was claimed.
+
+    Attributes:
+        advanced: one answer a job; with `sent` the offset that the answer is about.
+        jobs: claimed, each with what the queue said of it; they are at intake already, unless the claim was
+            to list what is held here.
+        trial: this worker is to give its jobs back and try suspects of this queue.
+        drain_s: somebody wants this worker to end, after at most so long.
+        beaten: why a heartbeat was refused, empty where none was; None where none was sent.
+        other_models: fingerprints of what else is served under this worker's name.
+        took_s: the round trip's time, without the wait for the bell.
+    """
+
+    advanced: list[tuple[RunningJob, int, Advance | Exception]] = field(default_factory=list)
+    finished: Answered = field(default_factory=list)
+    released: Answered = field(default_factory=list)
+    jobs: list[tuple[RunningJob, ClaimedJob]] = field(default_factory=list)
+    claimed: ClaimReply | None = None
+    upkeep: UpkeepReply | None = None
+    trial: Tag | None = None
+    drain_s: float | None = None
+    beaten: str | None = None
+    other_models: set[str] = field(default_factory=set)
+    took_s: float = 0.0
+    claim_error: Exception | None = None
+
+
+class Unwritable(Exception):
+    """What there is to say of a job can't be written; others in the flush are not touched."""
+
+
+def _answered(answers: Answered, running: RunningJob, answer: Advance | Exception) -> None:
+    answers.append((running, answer))
+
+
+def _unwritable(error: Exception) -> Unwritable:
+    unwritable = Unwritable(f"{type(error).__name__}: {error}")
+    unwritable.__cause__ = error
+    return unwritable
+
+
+@contextmanager
+def _answering(answers: Answered, running: RunningJob) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        answers.append((running, _unwritable(error)))
+
+
+class _Pipeline:
+    """Calls in order, each with what to do with its result."""
+
+    def __init__(self) -> None:
+        self._calls: list[Call[Any]] = []
+        self._handlers: list[Callable[[Any], None]] = []
+
+    def add(self, call: Call[Any], handler: Callable[[Any], None]) -> None:
+        self._calls.append(call)
+        self._handlers.append(handler)
+
+    def run(self, redis: Redis) -> None:
+        if self._calls:
+            for handler, result in zip(self._handlers, run_many(redis, self._calls), strict=True):
+                handler(result)
+
+
+@dataclass(slots=True)
+class Queue:
+    """The engine process's side of the queue: one model's partitions on one Redis.
+
+    Attributes:
+        fingerprint: of the model and its tokenizer.
+        model_change: what becomes of jobs whose model is gone; None leaves them to other workers.
+    """
+
+    redis: Redis
+    tags: list[Tag]
+    worker_id: str
+    lease_ms: int
+    settings: QueueSettings
+    intake: Intake
+    noticeboard: Noticeboard
+    fingerprint: str = ""
+    model_change: ModelChange | None = None
+
+    def exchange(self, flush: Flush) -> FlushReply:
+        """Send `flush` and return the answers.
+
+        Raises:
+            BrokerUnavailable: Redis could not be reached; what it did is unknown, and sending the same
+                again is safe.
+        """
+        if flush.wait_s > 0:
+            self._wait_for_bell(flush)
+        started = time.monotonic()
+        reply, pipeline = FlushReply(), _Pipeline()
+        self._add_advances(pipeline, flush, reply)
+        for running in flush.finishes:
+            with _answering(reply.finished, running):
+                call = finish(running.tag, running.segment(), running.end_marker(), running.output())
+                pipeline.add(call, partial(_answered, reply.finished, running))
+        for running, reason in flush.releases:
+            with _answering(reply.released, running):
+                call = release(running.tag, running.segment(), reason, running.prompt_tokens)
+                pipeline.add(call, partial(_answered, reply.released, running))
+        self._add_upkeep(pipeline, flush, reply)
+        if flush.claim is not None:
+            pipeline.add(claim(*flush.claim), lambda result: self._admit(flush, reply, result))
+        pipeline.run(self.redis)
+        if flush.upkeep:
+            self.noticeboard.keep()
+        if flush.claim is not None and not flush.claim[1].resync:
+            for running, claimed in reply.jobs:
+                self.intake.put(running, claimed)
+        reply.took_s = time.monotonic() - started
+        return reply
+
+    def _add_advances(self, pipeline: _Pipeline, flush: Flush, reply: FlushReply) -> None:
+        by_tag: dict[Tag, list[tuple[RunningJob, int]]] = defaultdict(list)
+        for running, offset in flush.advances:
+            by_tag[running.tag].append((running, offset))
+        for tag, jobs in by_tag.items():
+            segments: list[Segment] = []
+            for running, offset in jobs[:]:
+                try:
+                    segments.append(running.segment(offset))
+                except Exception as error:
+                    reply.advanced.append((running, offset, _unwritable(error)))
+                    jobs.remove((running, offset))
+            if not segments:
+                continue
+
+            def answered(
+                answers: list[Advance] | Exception, jobs: list[tuple[RunningJob, int]] = jobs
+            ) -> None:
+                each: Sequence[Advance | Exception]
+                each = [answers] * len(jobs) if isinstance(answers, Exception) else answers
+                reply.advanced += [(*job, answer) for job, answer in zip(jobs, each, strict=True)]
+
+            pipeline.add(advance(tag, self.lease_ms, segments), answered)
+
+    def _add_upkeep(self, pipeline: _Pipeline, flush: Flush, reply: FlushReply) -> None:
+        def upkept(result: UpkeepReply | Exception) -> None:
+            if isinstance(result, UpkeepReply):
+                nothing = (0,) * len(result)
+                reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or nothing, result, strict=True)))
+
+        def beaten(result: HeartbeatReply | Exception) -> None:
+            if isinstance(result, Exception):
+                reply.beaten = str(result)
+            else:
+                reply.beaten = reply.beaten or ""
+                reply.drain_s = reply.drain_s if result.drain_s is None else result.drain_s
+                reply.other_models |= set(result.others)
+
+        def asked(tag: Tag, result: bool | Exception) -> None:
+            if result is True:
+                reply.trial = tag
+
+        for tag in self.tags:
+            if flush.trials is not None:
+                ratio = flush.tokens_per_byte
+                call = trial(tag, self.worker_id, self.lease_ms, flush.trials, self.fingerprint, ratio)
+                pipeline.add(call, partial(asked, tag))
+            if flush.facts is not None:
+                pipeline.add(heartbeat(tag, self.worker_id, flush.facts), beaten)
+            if flush.upkeep:
+                pipeline.add(upkeep(tag, self.settings, self.lease_ms, self.model_change), upkept)
+
+    def _admit(self, flush: Flush, reply: FlushReply, result: ClaimReply | Exception) -> None:
+        if isinstance(result, Exception):
+            reply.claim_error = result
+            return
+        assert flush.claim is not None
+        reply.claimed = result
+        now = time.monotonic()
+        reply.jobs = [(RunningJob.of_claim(flush.claim[0], claimed, now), claimed) for claimed in result.jobs]
+
+    def _wait_for_bell(self, flush: Flush) -> None:
+        """Wait; a bell that rings says which queue to claim from."""
+        bells = {tag.bell: tag for tag in self.tags}
+        if (
+            is_cluster(self.redis) and flush.claim is not None
+        ):  # the bells lie on several nodes: one at a time
+            bells = {flush.claim[0].bell: flush.claim[0]}
+            flush.wait_s /= len(self.tags)
+        with broker_errors():
+            rung = self.redis.blpop(list(bells), timeout=flush.wait_s)
+        if rung is not None and flush.claim is not None:
+            flush.claim = bells[text(rung[0])], flush.claim[1]
+
+    def leave(self) -> None:
+        """Take this worker off the list; a Redis that is away forgets it by itself."""
+        for tag in self.tags:
+            try:
+                forget_worker(self.redis, tag, self.worker_id)
+            except BrokerUnavailable:
+                return

@@ -1,0 +1,316 @@
+"""The engine process's side of intake: what waits, whose turn it is, and what becomes of what is given up.
+
+Two lanes, each with a thread that sends one job after the other to a place of its own and waits there outside
+the interpreter's lock. Everything begins in the quick one, where a job may take a moment; what takes longer,
+and what is large from the start, goes through the slow one, where it may take `intake_s`. In a lane tenants
+take turns. So nobody's small prompt waits for more than a moment of each other tenant's, whatever they send.
+"""
+
+import socket
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import structlog
+from redis import Redis
+
+from ....engine import Request
+from ....schemas.errors import BrokerUnavailable
+from ....schemas.events import FailureCode
+from ....schemas.job import JobClass
+from ....schemas.scripts import ClaimedJob
+from ....schemas.wire import WireJob
+from ..running_job import RunningJob
+from ..text import TextStream, TokenizerError, TokenText
+from . import frames, token_log
+from .places import Places
+from .prepared import Asked, Prepared
+from .process import QUICK, SLOW, answer_in
+from .reader import refusal
+from .sampling import sampling_params
+
+QUICK_S = 0.25
+"""CPU time that a job may take before it goes through the slow lane."""
+
+QUICK_BYTES, QUICK_TOKENS = 256 * 1024, 4096
+"""What is larger, or has a longer log, begins in the slow lane."""
+
+GRACE_S = 5.0
+"""A place that should have been ended by its own timer is given up after that."""
+
+RETRY_S = 0.2
+"""Between two tries to read a log from a Redis that is away, or to find a place that lives."""
+
+MOST_UNREAD = 10
+"""Places that may end before they come to a job, before that is taken for the job's doing."""
+
+_PRIORITY = {job_class: priority for priority, job_class in enumerate(JobClass)}
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Admission:
+    """A job that has been read, and what to run for it; no request where it can't run."""
+
+    running: RunningJob
+    prepared: Prepared
+    job: WireJob | None = None
+    text: TextStream | None = None
+    request: Request | None = None
+
+
+@dataclass(slots=True)
+class _Ticket:
+    running: RunningJob
+    claimed: ClaimedJob
+    tries: int = 0
+    unread: int = 0
+
+
+class _PlaceEnded(Exception):
+    """While it read a job; `at` is what it had said last."""
+
+    def __init__(self, at: str, took_s: float) -> None:
+        super().__init__(at)
+        self.at, self.took_s = at, took_s
+
+
+class _Queue:
+    """Jobs that wait for a lane; their tenants take turns."""
+
+    def __init__(self) -> None:
+        self._tenants: OrderedDict[str, deque[_Ticket]] = OrderedDict()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, ticket: _Ticket) -> None:
+        with self._changed:
+            self._tenants.setdefault(ticket.running.tenant, deque()).append(ticket)
+            self._changed.notify()
+
+    def get(self) -> _Ticket | None:
+        """The next, once there is one; None when the queue is closed."""
+        with self._changed:
+            while not self._tenants and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return None
+            tenant, tickets = self._tenants.popitem(last=False)
+            ticket = tickets.popleft()
+            if tickets:
+                self._tenants[tenant] = tickets  # behind all others
+            return ticket
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+class Intake:
+    """Reads claimed jobs beside the engine.
+
+    Args:
+        places: where they are read.
+        redis: where their logs are.
+        tokenizer: writes their text.
+        context_tokens: the most tokens of prompt and output that the model takes.
+        most_s: time that a job may take.
+
+    Attributes:
+        wake: called from other threads when a job has been read.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        redis: Redis,
+        tokenizer: TokenText,
+        context_tokens: int,
+        most_s: float,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.wake: Callable[[], None] = lambda: None
+        self._places, self._redis = places, redis
+        self._context_tokens, self._most_s = context_tokens, most_s
+        self._done: deque[Admission] = deque()
+        self._closing = threading.Event()
+        self._quick, self._slow = _Queue(), _Queue()
+        self._busy_since: dict[bytes, float] = {}
+        for kind in (QUICK, SLOW):
+            threading.Thread(
+                target=self._serve, args=(kind,), name=f"headrace-intake-{kind.decode()}", daemon=True
+            ).start()
+
+    def put(self, running: RunningJob, claimed: ClaimedJob) -> None:
+        """Begin to read a claimed job; `ready` has it when that is done. For any thread."""
+        large = len(claimed.spec) > QUICK_BYTES or claimed.offset > QUICK_TOKENS
+        (self._slow if large else self._quick).put(_Ticket(running, claimed))
+
+    def ready(self, most_tokens: int) -> Iterator[Admission]:
+        """Jobs that have been read, until their tokens come to as many; at least one, if there is one."""
+        while self._done and self._done[0].running.known and most_tokens > 0:
+            admission = self._done.popleft()
+            most_tokens -= 1 + admission.prepared.prompt_tokens
+            yield admission
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a job that was read waits to be taken."""
+        return bool(self._done) and self._done[0].running.known
+
+    def overdue_s(self) -> float:
+        """How long a job has been read beyond the time that any may take."""
+        now = time.monotonic()
+        since = min(list(self._busy_since.values()), default=now)
+        return max(0.0, now - since - self._most_s - GRACE_S)
+
+    def close(self) -> None:
+        """End the lanes and their places; what they read is left to itself."""
+        self._closing.set()
+        self._quick.close()
+        self._slow.close()
+        self._places.close()
+
+    # A lane's thread --------------------------------------------------------------------------------------
+
+    def _serve(self, kind: bytes) -> None:
+        place: socket.socket | None = None
+        queue = self._quick if kind == QUICK else self._slow
+        while (ticket := queue.get()) is not None:
+            if not ticket.running.preparing:  # given back meanwhile, or cancelled
+                continue
+            try:
+                asked = self._ask(ticket)
+                self._busy_since[kind] = time.monotonic()  # the wait for a Redis that is away is not its own
+                place = self._living(place, kind)
+                self._finish(ticket, self._read(place, asked))
+            except _PlaceEnded as ended:
+                if place is not None:
+                    place.close()
+                place = None
+                self._give_up(ticket, kind, ended)
+            except Exception as error:
+                log.exception("intake_failed", job=ticket.running.job_id)
+                self._finish(ticket, _failed(f"the job can't be read: {type(error).__name__}: {error}"))
+            finally:
+                self._busy_since.pop(kind, None)
+        if place is not None:
+            place.close()
+
+    def _living(self, place: socket.socket | None, kind: bytes) -> socket.socket:
+        """The place, or a new one where it has ended; that none can be had is no job's doing."""
+        if place is not None and not frames.is_gone(place):
+            return place
+        if place is not None:
+            place.close()
+        while not self._closing.is_set():
+            try:
+                place = self._places.fork(kind)
+            except (OSError, TokenizerError) as error:
+                log.warning("intake_awaited", reason=str(error))
+                self._closing.wait(RETRY_S)
+            else:
+                place.settimeout(self._most_s + GRACE_S)
+                return place
+        raise _PlaceEnded("", 0.0)
+
+    def _ask(self, ticket: _Ticket) -> Asked:
+        events, offset = self._log_of(ticket)
+        return Asked(ticket.claimed.job_id, ticket.claimed.spec, self._context_tokens, offset, events)
+
+    def _read(self, place: socket.socket, asked: Asked) -> Prepared:
+        started, at = time.monotonic(), ""
+        try:
+            frames.send(place, asked.to_wire())
+            while (message := frames.receive(place)) is not None:
+                if (prepared := answer_in(message)) is not None:
+                    return prepared
+                at = message.decode()
+        except OSError:  # its end, or its silence
+            pass
+        raise _PlaceEnded(at, time.monotonic() - started)
+
+    def _log_of(self, ticket: _Ticket) -> tuple[list[bytes], int]:
+        """The job's log, and the tokens in it as its record has them."""
+        running, found = ticket.running, list[bytes]()
+        if not ticket.claimed.offset:
+            return found, 0
+        while running.preparing and not self._closing.is_set():
+            try:
+                pages = token_log.pages(self._redis, running.tag, running.job_id)
+                found = [event for page in pages for event in page]
+                offset = token_log.offset_in(self._redis, running.tag, running.job_id)
+            except BrokerUnavailable as error:
+                log.warning("log_awaited", job=running.job_id, reason=str(error))
+                self._closing.wait(RETRY_S)
+            else:
+                return found, ticket.claimed.offset if offset is None else offset
+        return found, ticket.claimed.offset
+
+    def _give_up(self, ticket: _Ticket, kind: bytes, ended: _PlaceEnded) -> None:
+        job_id = ticket.running.job_id
+        if not ended.at and ticket.unread < MOST_UNREAD:  # it had ended before it came to this job
+            ticket.unread += 1
+            self._closing.wait(RETRY_S)
+            (self._quick if kind == QUICK else self._slow).put(ticket)
+            return
+        ticket.tries += 1
+        if kind == QUICK or (ticket.tries == 1 and ended.took_s < self._most_s):
+            log.info("intake_takes_long", job=job_id, at=ended.at, took_s=round(ended.took_s, 3))
+            self._slow.put(ticket)
+            return
+        log.warning("intake_given_up", job=job_id, at=ended.at, took_s=round(ended.took_s, 3))
+        what = _DOING.get(ended.at, "reading the job")
+        code = FailureCode.TEMPLATE if ended.at == "template" else FailureCode.INVALID
+        if ended.took_s < self._most_s:
+            reason = f"{what} ended the process that did it, twice; intake_memory_mb says what it may take"
+        else:
+            reason = f"{what} took longer than intake_s={self._most_s:g} allows"
+        self._finish(ticket, _failed(reason, code))
+
+    def _finish(self, ticket: _Ticket, prepared: Prepared) -> None:
+        if prepared.trace:
+            log.error("intake_failed", job=ticket.running.job_id, trace=prepared.trace)
+        admission = Admission(ticket.running, prepared)
+        try:
+            self._complete(admission)
+        except Exception as error:
+            log.exception("intake_failed", job=ticket.running.job_id)
+            admission.prepared = _failed(f"the job can't be run: {type(error).__name__}: {error}")
+        self._done.append(admission)
+        self.wake()
+
+    def _complete(self, admission: Admission) -> None:
+        prepared, running = admission.prepared, admission.running
+        if prepared.fields is None:
+            return
+        job = admission.job = WireJob.model_validate({**prepared.fields, "prompt": _READ})
+        replay = prepared.replay
+        admission.text = TextStream(self.tokenizer, job.stop, job.min_tokens, replay.position)
+        if prepared.error is None and not replay.stopped:
+            admission.request = Request(
+                id=running.job_id,
+                prompt_ids=prepared.prompt_ids,
+                params=sampling_params(job, running.job_id),
+                output_ids=list(replay.token_ids),
+                priority=_PRIORITY[job.job_class],
+                cache_salt=job.tenant,
+            )
+
+
+_READ = "(read at intake)"
+"""A prompt for a job that has none any more."""
+
+_DOING = {
+    "template": "rendering the chat template",
+    "tokens": "tokenising the prompt",
+    "log": "reading its token log",
+}
+
+
+def _failed(message: str, code: FailureCode = FailureCode.INVALID) -> Prepared:
+    return Prepared(error=refusal(code, message))

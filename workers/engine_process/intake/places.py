@@ -1,0 +1,115 @@
+"""The engine process's hold on its intake process: it starts it, has places forked, and starts it again."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import structlog
+
+from ..text import Tokenizer, TokenizerError, TokenText
+from . import frames
+from .process import Order, order_message
+
+EXIT_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+def start_process(end: socket.socket) -> "subprocess.Popen[bytes]":
+    """An intake process with that end of a socket pair."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "headrace.workers.engine_process.intake.process", str(end.fileno())],
+        pass_fds=[end.fileno()],
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+class Places:
+    """Where jobs are read; for several threads, each of which must live as long as the engine process does.
+
+    Args:
+        order: what the intake process is to be.
+
+    Attributes:
+        process: the intake process.
+        eos_token_id: the token that ends a text, as far as the tokenizer knows; there once it is loaded.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._lock = threading.Lock()
+        self._launch()
+
+    def _launch(self) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self.process = start_process(theirs)
+        self._tokenizer: str | None = None
+        self._fingerprint = ""
+        self.eos_token_id: int | None = None
+        self._ready = False
+        frames.send(self._control, order_message(self._order))
+
+    def tokenizer(self) -> tuple[TokenText, str]:
+        """The model's tokenizer, once the intake process has loaded it, and its fingerprint.
+
+        Raises:
+            TokenizerError: it can't be loaded.
+        """
+        with self._lock:
+            self._await()
+            serialized, self._tokenizer = self._tokenizer, None
+        if serialized is None:
+            return Tokenizer(self._order.model), self._fingerprint
+        return TokenText.from_json(serialized), self._fingerprint
+
+    def fork(self, kind: bytes) -> socket.socket:
+        """A new place; what is sent there is read there.
+
+        Raises:
+            OSError, TokenizerError: none could be had.
+        """
+        with self._lock:
+            try:
+                return self._fork(kind)
+            except (OSError, TokenizerError):
+                log.warning("intake_process_lost", pid=self.process.pid)
+                self.close()
+                self._launch()
+                return self._fork(kind)
+
+    def _fork(self, kind: bytes) -> socket.socket:
+        self._await()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._control, [kind], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        return ours
+
+    def _await(self) -> None:
+        if self._ready:
+            return
+        message = frames.receive(self._control)
+        if message is None:
+            raise TokenizerError("the process that loads the tokenizer has ended; the lines above say why")
+        said = json.loads(message)
+        if "error" in said:
+            raise TokenizerError(said["error"])
+        self._tokenizer, self._fingerprint = said["tokenizer"], said["fingerprint"]
+        self.eos_token_id, self._ready = said["eos_token_id"], True
+
+    def close(self) -> None:
+        """End the intake process and its places."""
+        self._control.close()
+        try:
+            self.process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

@@ -1,0 +1,141 @@
+"""What intake is asked and what it answers, as it travels between the two processes."""
+
+import json
+from array import array
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ....schemas.events import JobError
+from ...supervision.pipe import JobStarted
+from ..text import Held, Position
+
+NOT_KEPT = frozenset(
+    {"prompt", "messages", "prompt_token_ids", "tools", "metadata", "webhook", "celery", "idempotency_key"}
+)
+"""Fields of a job that nobody needs once it is prepared, and that may be large."""
+
+
+PIECE = 64
+"""Tokens whose log-probabilities are one line: who reads it holds the interpreter for no longer at once."""
+
+
+@dataclass(slots=True, frozen=True)
+class Asked:
+    """A job to prepare.
+
+    Attributes:
+        spec: the job as its producer wrote it.
+        offset: tokens in its log.
+        log: the log's entries, as they are in Redis.
+        context_tokens: what the model takes at most, prompt and output together.
+    """
+
+    job_id: str
+    spec: bytes
+    context_tokens: int
+    offset: int = 0
+    log: list[bytes] = field(default_factory=list)
+
+    def to_wire(self) -> bytes:
+        """For the intake process: JSON and, behind a newline, the spec and the log's entries."""
+        parts = [self.spec, *self.log]
+        head = [self.job_id, self.context_tokens, self.offset, [len(part) for part in parts]]
+        return b"".join([json.dumps(head).encode(), b"\n", *parts])
+
+    @classmethod
+    def from_wire(cls, message: bytes) -> "Asked":
+        """What `to_wire` made."""
+        start = message.index(b"\n") + 1
+        job_id, context_tokens, offset, sizes = json.loads(message[:start])
+        parts = []
+        for size in sizes:
+            parts.append(message[start : start + size])
+            start += size
+        spec, *log = parts
+        return cls(job_id, spec, context_tokens, offset, log)
+
+
+@dataclass(slots=True)
+class Replay:
+    """What an earlier worker generated.
+
+    Attributes:
+        pieces: the text that became final with each token.
+        stopped: a stop string ended the job at the last token.
+        position: where the text is, to go on from there.
+        logged: tokens in the log.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+    position: Position | None = None
+    logged: int = 0
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A job that has been read.
+
+    Attributes:
+        error: why it can't run; None when it can.
+        trace: where something failed that nobody had thought of.
+        fields: what is kept of the job (`NOT_KEPT` is not), as JSON has it; None when it can't be read.
+        prompt_bytes: of the prompt's text.
+        prompt_ids: the prompt.
+        notice: what the host is told of it.
+        replay: what an earlier worker did.
+    """
+
+    error: JobError | None = None
+    trace: str = ""
+    fields: dict[str, Any] | None = None
+    prompt_bytes: int = 0
+    prompt_tokens: int = 0
+    prompt_ids: list[int] = field(default_factory=list)
+    notice: JobStarted | None = None
+    replay: Replay = field(default_factory=Replay)
+
+    def to_wire(self) -> bytes:
+        """For the engine process: lines of JSON and, behind them, the prompt's token ids."""
+        logprobs = self.replay.logprobs
+        pieces = [logprobs[at : at + PIECE] for at in range(0, len(logprobs), PIECE)]
+        body = {
+            "error": self.error and self.error.model_dump(),
+            "trace": self.trace,
+            "fields": self.fields,
+            "prompt_bytes": self.prompt_bytes,
+            "prompt_tokens": self.prompt_tokens,
+            "notice": self.notice and asdict(self.notice),
+            "replay": asdict(replace(self.replay, logprobs=[])) | {"position": self.replay.position},
+            "pieces": len(pieces),
+        }
+        lines = [json.dumps(part).encode() + b"\n" for part in (body, *pieces)]
+        return b"".join([*lines, array("i", self.prompt_ids).tobytes()])
+
+    @classmethod
+    def from_wire(cls, message: bytes) -> "Prepared":
+        """What `to_wire` made."""
+        body, at = _line(message, 0)
+        replay = Replay(**body.pop("replay"))
+        for _ in range(body.pop("pieces")):
+            piece, at = _line(message, at)
+            replay.logprobs += piece
+        if replay.position is not None:
+            tokens, text, early = replay.position
+            replay.position = Position(Held(*tokens), text, early)
+        error, notice = body.pop("error"), body.pop("notice")
+        return cls(
+            error=error and JobError(**error),
+            notice=notice and JobStarted(**notice),
+            replay=replay,
+            prompt_ids=array("i", message[at:]).tolist(),
+            **body,
+        )
+
+
+def _line(message: bytes, start: int) -> tuple[Any, int]:
+    """The JSON in the line that begins at `start`, and where the next one does."""
+    end = message.index(b"\n", start)
+    return json.loads(message[start:end]), end + 1

@@ -1,0 +1,175 @@
+"""The intake process of an engine process: it has loaded the tokenizer, and forks a place for each lane.
+
+A place reads one job after the other. A job that takes too long or too much memory ends its place, with
+nothing else in it; the next one is forked in milliseconds. The kernel does it: a timer for time, a limit for
+memory.
+
+    engine process ──order──▶ intake process ──fork──▶ place ◀──jobs── a lane's thread
+
+Started as `python -m headrace.workers.engine_process.intake.process <fd>`. It ends with its engine process,
+however that happens, and with nothing else: what tells a whole service to stop must not end it while jobs
+finish.
+"""
+
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Literal
+
+from ...supervision.lifeline import at_parents_end
+from ..text import ChatTemplateError, Tokenizer, TokenizerError
+from . import frames
+from .prepared import Asked, Prepared
+from .reader import Reader
+
+WARM_UP_S = 1.0
+"""A template may take so long to be compiled and tried before the first job."""
+
+QUICK, SLOW = b"q", b"s"
+"""Which kind of place is wanted: one for what takes a moment, or one that gives way to all other work."""
+
+NICE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an intake process is to be.
+
+    Attributes:
+        model: a local folder or Hub name.
+        show: how much of a job the host may show.
+        quick_s: CPU time that a job may take in a quick place.
+        most_s: time that a job may take in any place.
+        memory_mb: address space of a place.
+        sanitize: control tokens in messages are text.
+    """
+
+    model: str
+    show: Literal["size", "start", "all"]
+    quick_s: float
+    most_s: float
+    memory_mb: int
+    sanitize: bool = False
+
+
+def main(control: socket.socket) -> None:
+    """Load what is ordered, say so, and fork places until the engine process is gone."""
+    at_parents_end(signal.SIGKILL)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
+    message = frames.receive(control)
+    if message is None:
+        return
+    order = Order(**json.loads(message))
+    try:
+        tokenizer = Tokenizer(order.model, sanitize=order.sanitize)
+    except TokenizerError as error:
+        frames.send(control, json.dumps({"error": str(error)}).encode())
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (order.memory_mb << 20, order.memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory = f"intake_memory_mb={order.memory_mb} allows"
+    reader = Reader(tokenizer, order.show, memory)
+    _warm_up(tokenizer)
+    loaded = {
+        "tokenizer": _serialized(tokenizer),
+        "fingerprint": tokenizer.fingerprint,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    frames.send(control, json.dumps(loaded).encode())
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # places are not waited for
+    gc.collect()
+    gc.freeze()
+    _fork_places(control, reader, order)
+
+
+def _serialized(tokenizer: Tokenizer) -> str | None:
+    try:
+        return tokenizer.to_json()
+    except Exception:  # parts of it are written in Python: the engine process loads it by itself
+        return None
+
+
+def _warm_up(tokenizer: Tokenizer) -> None:
+    """Compile the chat template here, or every place would; one that comes to no end is left alone."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise ChatTemplateError("it takes too long")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, WARM_UP_S)
+    try:
+        with suppress(ChatTemplateError):
+            tokenizer.chat([{"role": "user", "content": "Hello"}])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _fork_places(control: socket.socket, reader: Reader, order: Order) -> None:
+    while True:
+        kind, ends, _, _ = socket.recv_fds(control, 1, 1)
+        if not kind:
+            return
+        if os.fork() == 0:
+            control.close()
+            try:
+                _be_place(socket.socket(fileno=ends[0]), reader, order, kind)
+            finally:
+                os._exit(0)
+        for end in ends:
+            os.close(end)
+
+
+def _be_place(end: socket.socket, reader: Reader, order: Order, kind: bytes) -> None:
+    at_parents_end(signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123
+        score.write("1000")  # where memory is short a place goes first, and not an engine
+    if kind == SLOW:
+        os.nice(NICE)
+    while (message := frames.receive(end)) is not None:
+        if kind == QUICK:
+            signal.setitimer(signal.ITIMER_PROF, order.quick_s)
+        signal.setitimer(signal.ITIMER_REAL, order.most_s)
+        frames.send(end, _answer(reader, message, end))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _answer(reader: Reader, message: bytes, end: socket.socket) -> bytes:
+    frames.send(end, BEGUN)
+    prepared = reader.read(Asked.from_wire(message), lambda what: frames.send(end, what.encode()))
+    return ANSWER + prepared.to_wire()
+
+
+BEGUN = b"job"
+"""The first message about a job: what ends the place from now on may be the job's doing."""
+
+ANSWER = b"="
+"""How the last message about a job begins; those before it say what the place is at."""
+
+
+def order_message(order: Order) -> bytes:
+    """The order as it travels."""
+    return json.dumps(asdict(order)).encode()
+
+
+def answer_in(message: bytes) -> Prepared | None:
+    """The answer in a place's message; None when it only says what it is at."""
+    return Prepared.from_wire(message[len(ANSWER) :]) if message.startswith(ANSWER) else None
+
+
+if __name__ == "__main__":
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with suppress(BrokenPipeError, ConnectionResetError):  # the engine process has gone
+        main(socket.socket(fileno=int(sys.argv[1])))
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,186 @@
+"""Reads a job: what it asks for, its prompt as token ids, its log as text. What can't be run fails alone."""
+
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from ....schemas.errors import InvalidJob
+from ....schemas.events import Chunk, FailureCode, JobError, parse_event
+from ....schemas.wire import WireJob
+from ..host_notices import introduction
+from ..text import ChatTemplateError, Held, TextStream, Tokenizer, held_after, wrong_tool
+from .bounds import bytes_a_token
+from .prepared import NOT_KEPT, Asked, Prepared
+
+LONGEST = 2000
+"""Characters of an error's message: templates quote what they were given."""
+
+
+class _Refused(Exception):
+    def __init__(self, code: FailureCode, message: str) -> None:
+        super().__init__(message)
+        self.error = refusal(code, message)
+
+
+def refusal(code: str, message: str) -> JobError:
+    """The error of a job that can't run; of any message, one that can be written."""
+    written = message.encode(errors="replace").decode()
+    return JobError(code=code, message=written if len(written) <= LONGEST else f"{written[:LONGEST]}…")
+
+
+class Reader:
+    """Reads jobs for one model.
+
+    Args:
+        tokenizer: the model's.
+        show: how much of a job the host may show.
+        memory: says what a job may take, for the sentence that refuses it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        show: Literal["size", "start", "all"] = "size",
+        memory: str = "this machine has",
+    ) -> None:
+        self._tokenizer, self._show, self._memory = tokenizer, show, memory
+        try:
+            self._bytes_a_token = bytes_a_token(tokenizer.to_json())
+        except Exception:  # parts of it are written in Python: nothing is known of what they do
+            self._bytes_a_token = None
+
+    def read(self, asked: Asked, at: Callable[[str], None] = lambda _: None) -> Prepared:
+        """The job ready to run, resumed where its log ends; or with the reason why it can't run.
+
+        Args:
+            asked: the job.
+            at: told what comes next: `template`, `tokens` or `log`.
+        """
+        prepared = Prepared()
+        try:
+            self._read(prepared, asked, at)
+        except _Refused as refused:
+            prepared.error = refused.error
+        except MemoryError:
+            reason = f"reading the job takes more memory than {self._memory}"
+            prepared.error = refusal(FailureCode.INVALID, reason)
+        except Exception as error:
+            reason = f"the job can't be read: {type(error).__name__}: {error}"
+            prepared.error, prepared.trace = refusal(FailureCode.INVALID, reason), traceback.format_exc()
+        return prepared
+
+    def _read(self, prepared: Prepared, asked: Asked, at: Callable[[str], None]) -> None:
+        try:
+            job = WireJob.from_wire(asked.spec)
+        except InvalidJob as error:
+            raise _Refused(FailureCode.INVALID, f"the job's record can't be read: {error}") from None
+        prepared.fields = job.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_KEPT))
+        prepared.prompt_bytes = job.prompt_bytes
+        prepared.notice = introduction(asked.job_id, job, self._show)
+        self._read_prompt(prepared, job, asked.context_tokens, at)
+        at("log")
+        self._replay(prepared, job, asked)
+
+    def _read_prompt(
+        self, prepared: Prepared, job: WireJob, context_tokens: int, at: Callable[[str], None]
+    ) -> None:
+        if job.prompt_token_ids is not None:
+            prompt_ids = list(job.prompt_token_ids)
+        elif job.prompt is not None:
+            self._refuse_by_bytes(job.prompt, job, context_tokens)
+            at("tokens")
+            prompt_ids = self._tokenizer.encode(job.prompt)
+        else:
+            assert job.messages is not None
+            messages = [message.model_dump(exclude_none=True) for message in job.messages]
+            tools = self._tools_of(job)
+            at("template")
+            try:
+                text = self._tokenizer.render(messages, tools)
+                self._refuse_by_bytes(text, job, context_tokens)
+                at("tokens")
+                prompt_ids = self._tokenizer.encode_chat(text, messages, tools)
+            except ChatTemplateError as error:
+                raise _Refused(FailureCode.TEMPLATE, str(error)) from None
+        if not prompt_ids:
+            raise _Refused(FailureCode.INVALID, "the prompt has no tokens")
+        prepared.prompt_tokens = len(prompt_ids)
+        if len(prompt_ids) >= context_tokens:
+            raise _Refused(
+                FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
+            )
+        prepared.prompt_ids = prompt_ids
+
+    def _tools_of(self, job: WireJob) -> list[dict[str, Any]] | None:
+        """The job's tools, which the template must take; none where it has none."""
+        tools = list(job.tools or ())
+        if (place := wrong_tool(tools)) is not None:
+            raise _Refused(
+                FailureCode.INVALID,
+                f'tools.{place}: must be a function with a name, as {{"type": "function", "function": '
+                '{"name": ...}}',
+            )
+        if tools and not self._tokenizer.takes_tools:
+            raise _Refused(
+                FailureCode.INVALID,
+                f"tools: the chat template of {job.model} does nothing with tools; leave them out, or "
+                "describe them in a message",
+            )
+        return tools or None
+
+    def _refuse_by_bytes(self, text: str, job: WireJob, context_tokens: int) -> None:
+        """What has more bytes than that many tokens can stand for is too long, however it is tokenised."""
+        most = self._bytes_a_token
+        if most is None or len(text) * 4 <= most * context_tokens:
+            return
+        size = len(text.encode(errors="replace"))
+        if size > most * context_tokens:
+            sizes = f"{size} bytes, at least {-(-size // most)} tokens"
+            raise _Refused(FailureCode.CONTEXT_LENGTH, _too_long(sizes, job, context_tokens))
+
+    def _after(self, prompt_ids: list[int], job: WireJob) -> Held:
+        return held_after(self._tokenizer, prompt_ids, whole=job.prompt_token_ids is None)
+
+    def _replay(self, prepared: Prepared, job: WireJob, asked: Asked) -> None:
+        chunks = []
+        for payload in asked.log:
+            with suppress(ValidationError):  # the tokens then don't add up to the offset
+                event = parse_event(payload)
+                if isinstance(event, Chunk):
+                    chunks.append(event)
+        logged = sum(len(chunk.token_ids) for chunk in chunks)
+        if logged != asked.offset:
+            raise _Refused(
+                FailureCode.INVALID,
+                f"its token log holds {logged} tokens where {asked.offset} were written",
+            )
+        replay, token_ids = prepared.replay, [token_id for chunk in chunks for token_id in chunk.token_ids]
+        stream, replay.pieces, replay.stopped = self._spoken(prepared.prompt_ids, job, token_ids, chunks)
+        replay.token_ids = token_ids[: len(replay.pieces)]
+        if job.logprobs is not None:
+            entries = (entry for chunk in chunks for entry in chunk.logprobs or ())
+            replay.logprobs = [entry.model_dump(exclude_defaults=True) for entry in entries]
+        replay.logged = logged
+        del replay.logprobs[len(replay.token_ids) :]
+        replay.position = stream.position
+
+    def _spoken(
+        self, prompt_ids: list[int], job: WireJob, token_ids: list[int], chunks: list[Chunk]
+    ) -> tuple[TextStream, list[str], bool]:
+        """The text of some tokens, as their readers have it already."""
+        after = held_after(self._tokenizer, prompt_ids, whole=job.prompt_token_ids is None)
+        read = "".join(chunk.text for chunk in chunks)
+        ways = []
+        for before in (after, None):  # workers of the version before knew nothing of the prompt
+            stream = TextStream(self._tokenizer, job.stop, job.min_tokens, after=before)
+            ways.append((stream, *stream.take(token_ids)))
+            if "".join(ways[-1][1]) == read:
+                return ways[-1]
+        return ways[0]
+
+
+def _too_long(prompt: str, job: WireJob, context_tokens: int) -> str:
+    return f"the prompt has {prompt}; {job.model} takes at most {context_tokens}, prompt and output together"

@@ -1,0 +1,56 @@
+"""Reads token logs from Redis page by page, so that no log holds Redis, whatever its length."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from ....schemas.keys import Tag
+from ....schemas.redis.call import text
+from ....schemas.redis.connection import broker_errors
+
+PAGE_BYTES = 128 * 1024
+"""What a page comes to, about; the first is read to see how large entries are."""
+
+FIRST_ENTRIES, MOST_ENTRIES = 16, 2048
+
+
+def pages(redis: Redis, tag: Tag, job_id: str) -> Iterator[list[bytes]]:
+    """The events of a job's log, in order; nothing for a log that was damaged from outside.
+
+    Raises:
+        BrokerUnavailable: Redis can't be reached or refuses.
+    """
+    after, entries = "-", FIRST_ENTRIES
+    while True:
+        with broker_errors():
+            try:
+                found: Any = redis.xrange(tag.out(job_id), min=after, count=entries)
+            except ResponseError as error:
+                if "WRONGTYPE" in str(error):  # somebody made something else of it
+                    return
+                raise
+        events = [event for _, fields in found if (event := _event(fields)) is not None]
+        yield events
+        if len(found) < entries:
+            return
+        after = f"({text(found[-1][0])}"
+        size = sum(map(len, events)) / len(found)
+        entries = max(1, min(int(PAGE_BYTES / max(size, 1)), MOST_ENTRIES, entries * 8))
+
+
+def offset_in(redis: Redis, tag: Tag, job_id: str) -> int | None:
+    """The tokens that a job's record counts now; None when it has none.
+
+    Raises:
+        BrokerUnavailable: Redis can't be reached or refuses.
+    """
+    with broker_errors():
+        found = redis.hget(tag.job(job_id), "offset")
+    return int(found) if found is not None and found.isdigit() else None
+
+
+def _event(fields: dict[bytes | str, bytes | str]) -> bytes | None:
+    value = fields.get(b"event", fields.get("event"))
+    return value.encode() if isinstance(value, str) else value

@@ -1,0 +1,223 @@
+"""The engine process: one engine, its side of the queue, and the loop between them.
+
+Started by `headrace worker` as `python -m headrace.workers.engine_process.main <fd>`; what to be arrives
+on the inherited pipe.
+"""
+
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # while modules load: what they make stays, and going through it again and again takes 0.4 s
+    from ...telemetry import logs
+
+    logs.configure("info")  # what can't be loaded is said as an event too
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+
+import structlog
+import torch
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
+
+from ...engine import Engine, EngineConfig, ModelError, is_out_of_memory, model_fingerprint, self_test
+from ...schemas import keys
+from ...schemas.errors import BrokerUnavailable
+from ...schemas.redis.connection import broker_errors, check_version, connect, connection_lost, server_info
+from ...schemas.scripts import ModelChange
+from ...telemetry import logs
+from .. import metrics
+from ..models import NotAFile, check_files, name_to_serve, resolve_model
+from ..settings import WorkerSettings, socket_timeout_s
+from ..supervision.lifeline import join_host
+from ..supervision.pipe import EnginePipe, Fatal, Launch, Ready, Starting
+from .flush import Queue
+from .intake.lanes import QUICK_S, Intake
+from .intake.places import Places
+from .intake.process import Order
+from .registration import Noticeboard
+from .runner import Runner
+from .text import TokenizerError, TokenText
+
+SWITCH_S = 0.0005
+"""The loop lets go of the interpreter at every kernel; the I/O thread may not keep it for the usual 5 ms."""
+
+_LONGEST = 1000
+"""Characters of a sentence: some libraries tell all they know."""
+
+REDIS_WAIT_S = 60.0
+"""How long the start waits for a Redis that is away, before it counts as failed."""
+
+REDIS_PAUSE_S = 8.0
+"""The longest pause between two tries at the start."""
+
+log = structlog.get_logger("headrace.workers.engine_process.main")
+
+
+def main(pipe_fd: int) -> int:
+    """Serve until told to stop; the process's exit status."""
+    logs.configure("info")  # as the launch will have it, which a host that is gone has not told
+    pipe, launch = join_host(pipe_fd)
+    settings = WorkerSettings.model_validate_json(launch.settings)
+    name = name_to_serve(settings.model, settings.served_name)
+    if launch.metrics_dir is not None:
+        metrics.share(launch.metrics_dir, metrics.engine_place(launch.index))
+    logs.configure(settings.log_level, worker=launch.worker_id, model=name)
+    pipe.send(Starting())
+    try:
+        runner = _build(settings, launch, name, pipe)
+    except (ModelError, TokenizerError, NotAFile, BrokerUnavailable) as error:
+        pipe.send(Fatal(" ".join(str(error).split())))
+        return 1
+    sys.setswitchinterval(SWITCH_S)
+    runner.run()
+    gc.unfreeze()  # or extensions that count their objects at the end report the frozen ones as leaked
+    return 0
+
+
+def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe) -> Runner:
+    model = resolve_model(settings.model)
+    check_files(model)
+    limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
+    places = Places(Order(model, settings.show_prompts, *limits, settings.sanitize_control_tokens))
+    engine, tokenizer, fingerprint = _load(_engine_config(settings, launch, model), places)
+    tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
+    redis = connect(settings.redis_url, socket_timeout=socket_timeout_s(settings.lease_s))
+    facts: dict[str, str | int] = {
+        "id": name,
+        "context_tokens": engine.capacity_tokens,
+        "parameters": engine.model_info.num_parameters,
+        "dtype": engine.model_info.dtype,
+    }
+    queue = Queue(
+        redis=redis,
+        tags=tags,
+        worker_id=launch.worker_id,
+        lease_ms=round(settings.lease_s * 1000),
+        settings=settings.queue,
+        intake=Intake(places, redis, tokenizer, engine.model_info.context_tokens, settings.intake_s),
+        noticeboard=Noticeboard(redis, tags, name, facts),
+        fingerprint=fingerprint,
+        model_change=ModelChange(settings.on_model_change, settings.model_grace_s),
+    )
+    gc.collect()
+    gc.freeze()  # else a full collection goes through every module again: some 100 ms between two tokens
+    _announce(queue)
+    stats = engine.stats()
+    pipe.send(
+        Ready(
+            worker_id=launch.worker_id,
+            model=settings.model,
+            served_name=name,
+            pages_total=stats.pages_total,
+            context_tokens=engine.capacity_tokens,
+        )
+    )
+    log.info(
+        "ready",
+        pages=stats.pages_total,
+        context_tokens=engine.capacity_tokens,
+        fingerprint=fingerprint,
+    )
+    return Runner(settings, engine, queue, metrics.Metrics(name), pipe, name)
+
+
+def _load(config: EngineConfig, places: Places) -> tuple[Engine, TokenText, str]:
+    """The engine, the tokenizer, and the fingerprint of the two, which is computed beside their loading."""
+    beside = ThreadPoolExecutor(1)
+    try:
+        weights = beside.submit(model_fingerprint, config)
+        engine = Engine(config)
+        self_test(engine)
+        tokenizer, fingerprint = places.tokenizer()
+        identity = weights.result() + fingerprint
+        known = engine.model_info.eos_token_ids
+        engine.end_also_at(() if places.eos_token_id is None else (places.eos_token_id,))
+        if engine.model_info.eos_token_ids != known:
+            identity += f" and ends at {engine.model_info.eos_token_ids}"
+    except (ModelError, TokenizerError):
+        raise
+    except Exception as error:  # of the files, the device or a library: another try would end like this one
+        log.debug("loading_failed", exc_info=True)
+        raise ModelError(_sentence(config.model, error)) from error
+    finally:
+        beside.shutdown(wait=False)  # what can't be served ends at once, and not when all of it is hashed
+    return engine, tokenizer, blake2b(identity.encode(), digest_size=8).hexdigest()
+
+
+def _sentence(model: str, error: Exception) -> str:
+    if is_out_of_memory(error):
+        return f"not enough memory to load {model!r}; free some, or take a smaller or quantised model"
+    return " ".join(f"{model!r} can't be loaded: {type(error).__name__}: {error}".split())[:_LONGEST]
+
+
+def _engine_config(settings: WorkerSettings, launch: Launch, model: str) -> EngineConfig:
+    return EngineConfig(
+        model=model,
+        device=_device(settings.device),
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        page_size=settings.page_size,
+        num_pages=settings.num_pages,
+        kv_memory_bytes=settings.kv_memory_bytes,
+        kv_dtype=settings.kv_dtype,
+        max_batch_size=settings.max_batch_size,
+        max_step_tokens=settings.max_step_tokens,
+        token_time_objective_s=None if settings.token_time_ms is None else settings.token_time_ms / 1000,
+        max_context_tokens=settings.max_context_tokens,
+        prefix_cache=settings.prefix_cache,
+        threads=launch.threads,
+        cuda_graphs=settings.cuda_graphs,
+        gpu_reserve_bytes=settings.gpu_reserve_bytes,
+    )
+
+
+def _device(wanted: str) -> str:
+    """The host shows each engine process its own GPU alone, so that one is always the first here."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if wanted.startswith("cuda") else wanted
+
+
+def _announce(queue: Queue) -> None:
+    """Check the server and list the model among those served here; waits for a Redis that is away.
+
+    One that takes no new data now is no reason to wait: what runs and ends here makes room in it.
+
+    Raises:
+        BrokerUnavailable: it is too old, denies the right to this, or stayed away.
+    """
+    give_up_at, pause_s = time.monotonic() + REDIS_WAIT_S, 1.0
+    while True:
+        try:
+            _register(queue)
+        except BrokerUnavailable as error:
+            if not connection_lost(error) or time.monotonic() >= give_up_at:
+                raise
+            log.warning("redis_awaited", reason=str(error), retry_s=pause_s)
+            time.sleep(pause_s)
+            pause_s = min(REDIS_PAUSE_S, 2 * pause_s)
+        else:
+            return
+
+
+def _register(queue: Queue) -> None:
+    with broker_errors():
+        check_version(server_info(queue.redis))
+    try:
+        queue.noticeboard.put_up()
+    except BrokerUnavailable as error:
+        if isinstance(error.__cause__, RedisConnectionError | NoPermissionError):
+            raise
+        queue.noticeboard.note_refusal(error)
+
+
+if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
+    status = main(int(sys.argv[1]))
+    logs.settle()
+    os._exit(status)  # all is handed over: to take torch apart, object by object, takes another half second

@@ -1,0 +1,81 @@
+"""Which jobs give way when a more urgent one does not fit.
+
+A job that gives way loses nothing: it goes back with its tokens and is resumed where it stopped. The least
+urgent go first, in a class the youngest, who have the least to compute again; and none goes unless together
+they make room.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from ...schemas.job import JobClass
+from .running_job import RunningJob
+
+_RANK = {job_class: rank for rank, job_class in enumerate(JobClass)}
+
+
+def more_urgent(one: JobClass, other: JobClass) -> bool:
+    """Whether jobs of class `one` go before those of class `other`."""
+    return _RANK[one] < _RANK[other]
+
+
+class Room(Protocol):
+    """Slots and tokens of KV: how many are free, and how many a job holds."""
+
+    @property
+    def free_slots(self) -> int: ...
+
+    @property
+    def free_tokens(self) -> int: ...
+
+    def held_tokens(self, job_id: str, /) -> int: ...
+
+
+def less_urgent(running: RunningJob, job_class: JobClass) -> bool:
+    """Whether the job would give way to one of `job_class`."""
+    return _RANK[running.job_class] > _RANK[job_class]
+
+
+def classes_above(jobs: Iterable[RunningJob]) -> tuple[JobClass, ...]:
+    """The classes for which one of these jobs would give way."""
+    lowest = max((_RANK[running.job_class] for running in jobs), default=0)
+    return tuple(job_class for job_class in JobClass if _RANK[job_class] < lowest)
+
+
+def room_made(jobs: Iterable[RunningJob], room_here: Room) -> dict[JobClass, int]:
+    """By class, about how many tokens would fit if all less urgent jobs gave way; only where some would."""
+    held = dict.fromkeys(JobClass, 0)
+    for running in jobs:
+        known = running.prompt_tokens + len(running.token_ids)
+        held[running.job_class] += running.cost_tokens if running.preparing else known
+    room: dict[JobClass, int] = {}
+    free_tokens, less_urgent_tokens = room_here.free_tokens, 0
+    for job_class in reversed(JobClass):
+        if less_urgent_tokens:
+            room[job_class] = free_tokens + less_urgent_tokens
+        less_urgent_tokens += held[job_class]
+    return room
+
+
+def who_gives_way(
+    jobs: Iterable[RunningJob], room_here: Room, job_class: JobClass, cost_tokens: int
+) -> list[RunningJob]:
+    """The jobs to give back so that one of `job_class` with this cost fits; none when that is not enough.
+
+    Args:
+        jobs: the jobs that are here now.
+        room_here: what they leave, and hold.
+        job_class: of the job that does not fit.
+        cost_tokens: tokens of KV, in whole pages, that it needs.
+    """
+    victims = [running for running in jobs if less_urgent(running, job_class)]
+    victims.sort(key=lambda running: (_RANK[running.job_class], running.claimed_at))
+    slots, room = room_here.free_slots, room_here.free_tokens
+    chosen: list[RunningJob] = []
+    while slots < 1 or room < cost_tokens:
+        if not victims:
+            return []
+        victim = victims.pop()
+        chosen.append(victim)
+        slots, room = slots + 1, room + room_here.held_tokens(victim.job_id)
+    return chosen

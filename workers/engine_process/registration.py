@@ -1,0 +1,73 @@
+"""What a worker keeps true beside the queue's own keys, in other Redis Cluster slots than theirs.
+
+The list of models, which a Redis that came back empty has lost, and the tenants' policies, which the scripts
+read from a copy.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from redis import Redis
+
+from ...schemas import keys
+from ...schemas.errors import BrokerUnavailable
+from ...schemas.keys import Tag
+from ...schemas.redis.connection import broker_errors
+from ...schemas.tenants import copy_policies
+
+EVERY_S = 5.0
+"""How soon a changed policy holds when `headrace tenants` could not tell the queue at once."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Noticeboard:
+    """One worker's notices.
+
+    Attributes:
+        model: the served name.
+        facts: what `client.models()` says of it.
+    """
+
+    redis: Redis
+    tags: list[Tag]
+    model: str
+    facts: Mapping[str, str | int]
+    _next: float = field(default=0.0)
+    _refused: str = field(default="")
+
+    def keep(self) -> None:
+        """Put up what is missing, now and then; a refusal is said once, and stops nobody."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + EVERY_S
+        try:
+            self.put_up()
+        except BrokerUnavailable as error:
+            self.note_refusal(error)
+        else:
+            self._refused = ""
+
+    def note_refusal(self, error: BrokerUnavailable) -> None:
+        """Say why nothing was put up, once; it is tried again by `keep`."""
+        if str(error) != self._refused:
+            log.warning("notices_refused", reason=str(error))
+        self._refused = str(error)
+
+    def put_up(self) -> None:
+        """Put up what is missing.
+
+        Raises:
+            BrokerUnavailable: Redis can't be reached or refuses.
+        """
+        namespace = self.tags[0].namespace
+        with broker_errors():
+            self.redis.hset(keys.models(namespace), self.model, json.dumps(self.facts))
+        copied = copy_policies(self.redis, self.tags, namespace, partitions=len(self.tags))
+        if copied:
+            log.info("policies_copied", queues=copied)

@@ -1,0 +1,314 @@
+"""The jobs on this engine: at intake, generating, ended but not yet confirmed by Redis."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+import structlog
+
+from ...engine import Engine, FinishReason, Progress, RequestError
+from ...schemas.events import FailureCode, FinishReasonName, JobState
+from ...schemas.scripts import Advance, AdvanceStatus, ReleaseReason
+from ..metrics import Metrics
+from .estimates import Estimates
+from .flush import Unwritable
+from .host_notices import Notices
+from .intake.lanes import Admission
+from .intake.reader import refusal
+from .running_job import RunningJob, wire_logprobs
+from .text import TokenText
+
+SAID_AGAIN_S = 10.0
+"""How often it is logged that Redis refuses what jobs have to say."""
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+Subject = TypeVar("Subject", RunningJob, Admission)
+
+
+def alone(
+    act: Callable[Concatenate["Roster", Subject, P], None],
+) -> Callable[Concatenate["Roster", Subject, P], None]:
+    """What fails over one job ends that job, and nothing else."""
+
+    @wraps(act)
+    def guarded(roster: "Roster", subject: Subject, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            act(roster, subject, *args, **kwargs)
+        except Exception as error:
+            roster._broke(_job_of(subject), error)
+
+    return guarded
+
+
+def _job_of(subject: RunningJob | Admission) -> RunningJob:
+    return subject.running if isinstance(subject, Admission) else subject
+
+
+@dataclass(slots=True)
+class Roster:
+    """Keeps the engine's sequences and the queue's jobs in step with each other.
+
+    Attributes:
+        jobs: by id; one that has ended stays until Redis confirms its end.
+        leaving: jobs to be given back, and why; the engine is done with them.
+        notices: tells the host.
+        urgent: there is something that a reader should not wait for: a first token or an end.
+    """
+
+    engine: Engine
+    tokenizer: TokenText
+    metrics: Metrics
+    estimates: Estimates = field(default_factory=Estimates)
+    jobs: dict[str, RunningJob] = field(default_factory=dict)
+    leaving: dict[RunningJob, ReleaseReason] = field(default_factory=dict)
+    notices: Notices = field(default_factory=Notices)
+    urgent: bool = False
+    _refused: tuple[str, float] = ("", 0.0)
+
+    def __len__(self) -> int:
+        return len(self.jobs) + len(self.leaving)
+
+    @property
+    def active(self) -> Iterator[RunningJob]:
+        """Jobs that have not ended."""
+        return (running for running in self.jobs.values() if not running.ended)
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether a suspect is tried here: until its log is past what makes it one, it stays alone."""
+        return any(running.is_suspect for running in self.jobs.values())
+
+    @property
+    def free_slots(self) -> int:
+        """Jobs that can be claimed: what the engine takes, less what is at intake."""
+        at_intake = sum(running.preparing for running in self.jobs.values())
+        return max(0, self.engine.free_slots - at_intake)
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens of KV that can be claimed: what the engine has, less what jobs at intake will hold."""
+        at_intake = sum(running.cost_tokens for running in self.jobs.values() if running.preparing)
+        return max(0, self.engine.free_tokens - at_intake)
+
+    def held_tokens(self, job_id: str) -> int:
+        """Tokens of KV that a job holds, or will when it comes from intake."""
+        running = self.jobs[job_id]
+        return running.cost_tokens if running.preparing else self.engine.held_tokens(job_id)
+
+    def hold(self, running: RunningJob) -> bool:
+        """Keep a claimed job while intake reads it; False for one that was here already."""
+        running.known = True
+        known = self.jobs.get(running.job_id)
+        if known is not None:
+            if known.fence == running.fence:  # listed again after a lost reply
+                return False
+            self.drop(known)
+        self.jobs[running.job_id] = running
+        return True
+
+    @alone
+    def admit(self, admission: Admission) -> None:
+        """Start a job that intake has read, or keep it to be finished or given back at the next flush."""
+        running, request, prepared = admission.running, admission.request, admission.prepared
+        if self.jobs.get(running.job_id) is not running or not running.preparing:
+            return  # given back, cancelled or lost meanwhile
+        running.preparing = False
+        running.take_in(admission.job, admission.text, prepared)
+        if prepared.prompt_tokens:
+            self.estimates.note_prompt(prepared.prompt_tokens, prepared.prompt_bytes)
+        if request is not None and (self._overflows(running) or self._may_be_for_a_larger_one(running)):
+            self.give_back(running, ReleaseReason.OVERFLOW)
+            return
+        self.notices.started(running)
+        if prepared.error is not None:
+            self.fail(running, prepared.error.code, prepared.error.message)
+            return
+        if request is None:  # its last worker had written all but the end
+            running.end(JobState.SUCCEEDED, "stop", tail=False)
+            self.urgent = True
+            return
+        try:
+            self.engine.submit(request)
+        except RequestError as error:
+            self.fail(running, FailureCode.INVALID, str(error))
+            return
+        self.metrics.admitted(running.waited_s, running.prompt_tokens, resumed=running.resumed_at > 0)
+
+    def _overflows(self, running: RunningJob) -> bool:
+        needed = running.prompt_tokens + len(running.token_ids) + 1
+        return needed > self.engine.free_tokens and needed <= self.engine.capacity_tokens
+
+    def _may_be_for_a_larger_one(self, running: RunningJob) -> bool:
+        """Whether it was taken by a guess and could go further where more fits: the queue knows if it can."""
+        if running.counted or running.job is None:
+            return False
+        most = min(running.prompt_tokens + running.job.max_tokens, self.engine.model_info.context_tokens)
+        return most > self.engine.capacity_tokens
+
+    def take(self, progress: Progress) -> None:
+        """New tokens from the engine."""
+        try:  # as `alone` does, which costs more a call: this is called for every token
+            self._take(progress)
+        except Exception as error:
+            self._broke(self.jobs.get(progress.id), error)
+
+    def _take(self, progress: Progress) -> None:
+        running = self.jobs.get(progress.id)
+        if running is None or running.ended:
+            return
+        now = time.monotonic()
+        if progress.token_ids:
+            self.urgent = self.urgent or running.is_suspect
+            self._note_tokens(running, len(progress.token_ids), now)
+        running.cached_tokens = progress.cached_tokens or running.cached_tokens
+        logprobs = wire_logprobs(self.tokenizer, progress.logprobs) if progress.logprobs else []
+        if progress.finish_reason is FinishReason.ERROR:
+            self.fail(running, FailureCode.ENGINE, progress.error)
+            return
+        stopped_by_token = progress.finish_reason is FinishReason.STOP
+        if running.add(progress.token_ids, logprobs, silence_last=stopped_by_token):
+            self.engine.cancel(progress.id)
+            self._succeed(running, "stop", tail=False)
+        elif progress.finish_reason is not None:
+            self._succeed(running, "stop" if stopped_by_token else "length")
+
+    def _note_tokens(self, running: RunningJob, count: int, now: float) -> None:
+        if running.last_token_at is None:
+            self.urgent = True
+            running.first_token_at = now
+            if not running.resumed_at:
+                self.metrics.first_token(running.waited_s + now - running.claimed_at)
+        else:
+            self.metrics.inter_token(now - running.last_token_at, count)
+        running.last_token_at = now
+
+    def _succeed(self, running: RunningJob, reason: FinishReasonName, *, tail: bool = True) -> None:
+        running.end(JobState.SUCCEEDED, reason, tail=tail)
+        self.urgent = True
+        if running.job is not None:
+            self.estimates.note_output(len(running.token_ids), running.job.max_tokens)
+
+    def fail(self, running: RunningJob, code: str, message: str) -> None:
+        """End one job as failed; nothing else is touched."""
+        self.engine.cancel(running.job_id)
+        running.end(JobState.FAILED, "error", refusal(code, message))
+        self.urgent = True
+
+    def _broke(self, running: RunningJob | None, error: Exception) -> None:
+        """Something nobody had thought of failed over a job: it fails, or is left to another worker."""
+        log.error("job_broke", job=running and running.job_id, exc_info=error)
+        if running is None:
+            return
+        if running.broken:  # its end can't be written either
+            self.drop(running)
+            return
+        running.broken, running.logprobs, running.text = True, None, None
+        self.leaving.pop(running, None)
+        self.jobs[running.job_id] = running
+        what = f"{type(error).__name__}: {error}"
+        self.fail(running, FailureCode.ENGINE, f"the worker failed over this job: {what}")
+
+    def give_back(self, running: RunningJob, reason: ReleaseReason) -> None:
+        """Stop a job here; its progress goes back to the queue with the next flush."""
+        self.engine.cancel(running.job_id)
+        running.preparing = False
+        del self.jobs[running.job_id]
+        self.leaving[running] = reason
+        self.urgent = True
+
+    def drop(self, running: RunningJob) -> None:
+        """Forget a job that is not ours any more."""
+        running.preparing = False
+        reason = self.leaving.pop(running, None)
+        if self.jobs.get(running.job_id) is running:  # and not a later claim of the same job
+            self.engine.cancel(running.job_id)
+            del self.jobs[running.job_id]
+        elif reason is None:
+            return
+        self.notices.left(running, reason.value if reason else "lost")
+
+    # Redis's answers --------------------------------------------------------------------------------------
+
+    @alone
+    def advanced(self, running: RunningJob, sent: int, answer: Advance | Exception) -> None:
+        """The answer to an `advance` up to `sent`."""
+        if isinstance(answer, Unwritable):
+            raise answer
+        if isinstance(answer, Exception):  # refused for now (no memory, say): the next flush sends it again
+            self._note_refusal(running, answer)
+            return
+        match answer.status:
+            case AdvanceStatus.OK | AdvanceStatus.CANCELLED | AdvanceStatus.EXPIRED:
+                if sent > running.written:
+                    tried = running.is_suspect
+                    running.written, running.checkpointed_at = sent, time.monotonic()
+                    self.urgent = self.urgent or (tried and not running.is_suspect)
+                if answer.status is not AdvanceStatus.OK and not running.ended:
+                    self._interrupt(running, answer.status)
+            case AdvanceStatus.BEHIND:
+                self._fall_back(running, answer.log_offset)
+            case AdvanceStatus.DAMAGED:
+                self.fail(running, FailureCode.ENGINE, "its keys in Redis were changed from outside")
+            case _:
+                self._lost(running, answer.status)
+
+    def _note_refusal(self, running: RunningJob, answer: Exception) -> None:
+        """Say it, but not for each of many jobs that each flush tries again, many times a second."""
+        now, reason = time.monotonic(), str(answer)
+        if reason != self._refused[0] or now - self._refused[1] >= SAID_AGAIN_S:
+            log.warning("write_refused", job=running.job_id, reason=reason)
+            self._refused = reason, now
+
+    def _interrupt(self, running: RunningJob, status: AdvanceStatus) -> None:
+        if running.preparing and running.resumed_at:  # its text is not here yet: the queue ends it with that
+            self.give_back(running, ReleaseReason.DRAIN)
+            return
+        self.engine.cancel(running.job_id)
+        if status is AdvanceStatus.CANCELLED:
+            running.end(JobState.CANCELLED, "cancelled")
+        else:
+            running.end(JobState.EXPIRED, "expired")
+        self.urgent = True
+
+    def _fall_back(self, running: RunningJob, log_offset: int) -> None:
+        log.warning("log_behind", job=running.job_id, written=running.written, log_offset=log_offset)
+        running.written = min(log_offset, len(running.token_ids))
+
+    def _lost(self, running: RunningJob, status: AdvanceStatus) -> None:
+        log.warning("job_lost", job=running.job_id, status=status.value, written=running.written)
+        self.metrics.fenced()
+        self.drop(running)
+
+    @alone
+    def finished(self, running: RunningJob, answer: Advance | Exception) -> None:
+        """The answer to a `finish`."""
+        if isinstance(answer, Unwritable):
+            raise answer
+        if isinstance(answer, Exception):
+            self._note_refusal(running, answer)
+        elif answer.status is AdvanceStatus.BEHIND:
+            self._fall_back(running, answer.log_offset)
+        elif answer.status in {AdvanceStatus.OK, AdvanceStatus.ALREADY}:
+            self.jobs.pop(running.job_id, None)
+            assert running.ended is not None
+            self.notices.left(running, running.ended.value)
+            took_s = running.waited_s + time.monotonic() - running.claimed_at
+            self.metrics.ended(running.ended.value, running.finish_reason, took_s)
+        else:
+            self._lost(running, answer.status)
+
+    @alone
+    def released(self, running: RunningJob, answer: Advance | Exception) -> None:
+        """The answer to a `release`; a job that is not ours any more needs none."""
+        if isinstance(answer, Unwritable):
+            raise answer
+        if isinstance(answer, Exception):
+            self._note_refusal(running, answer)
+        elif answer.status is AdvanceStatus.BEHIND:
+            self._fall_back(running, answer.log_offset)
+        else:
+            self.drop(running)

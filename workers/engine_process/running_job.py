@@ -1,0 +1,215 @@
+"""One job while this worker runs it: its tokens and text, what of them is in the log, how it ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...engine import TokenLogprobs
+from ...schemas.events import End, FinishReasonName, JobError, JobState, Output, Usage, chunk_payload
+from ...schemas.job import JobClass
+from ...schemas.keys import Tag
+from ...schemas.scripts import ClaimedJob, Segment
+from ...schemas.wire import WireJob
+from ..supervision.pipe import JobStarted
+from .intake.prepared import Prepared
+from .text import TextStream, TokenText
+
+
+@dataclass(slots=True, eq=False)
+class RunningJob:
+    """A claimed job. Tokens and text only grow; `written` follows what Redis has confirmed.
+
+    The text that became final with each token is kept by token, so that any part of the stream can be
+    written again after Redis lost the tail of its log.
+
+    Attributes:
+        tag, job_id, fence: where and as whom to write.
+        suspect_until: the job counts as a suspect until `written` passes this offset.
+        job: what it asks for; None until it is prepared, without what only intake needs (`NOT_KEPT`).
+        known: the roster has it.
+        preparing: it is at intake: held here, and not in the engine yet.
+        job_class, tenant: as its record says.
+        cost_tokens: tokens of KV that its claim counted for it.
+        claimed_at: when it was claimed, by this process's monotonic clock, in seconds.
+        waited_s: how long it had waited until then, by Redis's clock.
+        counted: whether the queue knew its prompt's tokens when it was claimed.
+        written: tokens confirmed in the log.
+        checkpointed_at: when `written` last moved, by the monotonic clock.
+        broken: the worker failed over it once already.
+    """
+
+    tag: Tag
+    job_id: str
+    fence: str
+    job: WireJob | None
+    text: TextStream | None
+    claimed_at: float
+    known: bool = False
+    preparing: bool = False
+    job_class: JobClass = JobClass.STANDARD
+    tenant: str = ""
+    cost_tokens: int = 0
+    notice: JobStarted | None = None
+    waited_s: float = 0.0
+    attempts: int = 0
+    suspect_until: int | None = None
+    counted: bool = True
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] | None = None
+    written: int = 0
+    resumed_at: int = 0
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    checkpointed_at: float = 0.0
+    renewed_at: float = 0.0
+    tail: str = ""
+    ended: JobState | None = None
+    finish_reason: FinishReasonName = "stop"
+    error: JobError | None = None
+    broken: bool = False
+
+    @classmethod
+    def of_claim(cls, tag: Tag, claimed: ClaimedJob, now: float) -> "RunningJob":
+        """A job just claimed, for intake to read."""
+        return cls(
+            tag=tag,
+            job_id=claimed.job_id,
+            fence=claimed.fence,
+            job=None,
+            text=None,
+            claimed_at=now,
+            preparing=True,
+            job_class=claimed.job_class,
+            tenant=claimed.tenant,
+            cost_tokens=claimed.cost_tokens,
+            waited_s=claimed.waited_ms / 1000,
+            attempts=claimed.attempts,
+            suspect_until=claimed.suspect_until,
+            counted=claimed.prompt_tokens > 0,
+            written=claimed.offset,
+            resumed_at=claimed.offset,
+            checkpointed_at=now,
+            renewed_at=now,
+        )
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its last worker died near where it is now."""
+        return self.suspect_until is not None and self.written <= self.suspect_until
+
+    @property
+    def unwritten(self) -> int:
+        """Tokens that Redis has not confirmed yet."""
+        return max(0, len(self.token_ids) - self.written)  # an earlier worker's tokens may not be read yet
+
+    def add(
+        self, token_ids: Sequence[int], logprobs: list[dict[str, Any]], *, silence_last: bool = False
+    ) -> bool:
+        """Take new tokens; True when a stop string ended the job at one of them (later ones are dropped).
+
+        `silence_last` keeps the text of a stop token out of the answer.
+        """
+        assert self.text is not None
+        if self.logprobs is not None:
+            self.logprobs += logprobs
+        pieces, stopped = self.text.take(token_ids[:-1] if silence_last else token_ids)
+        self.pieces += pieces
+        self.token_ids += token_ids[: len(pieces)]
+        if stopped:
+            if self.logprobs is not None:
+                del self.logprobs[len(self.token_ids) :]
+            return True
+        if silence_last:
+            self.token_ids += token_ids[-1:]
+            self.pieces.append("")
+        return False
+
+    def take_in(self, job: WireJob | None, text: TextStream | None, prepared: Prepared) -> None:
+        """What intake has read: the job goes on where its log ends."""
+        replay = prepared.replay
+        self.job, self.text, self.notice = job, text, prepared.notice
+        self.prompt_tokens = prepared.prompt_tokens
+        self.token_ids, self.pieces = replay.token_ids, replay.pieces
+        self.logprobs = replay.logprobs if job is not None and job.logprobs is not None else None
+        if prepared.error is None:
+            self.written = self.resumed_at = replay.logged
+
+    def end(
+        self,
+        state: JobState,
+        finish_reason: FinishReasonName,
+        error: JobError | None = None,
+        *,
+        tail: bool = True,
+    ) -> None:
+        """Mark the job as ended; `tail`: held-back text belongs to it (not so after a stop string)."""
+        if tail and self.text is not None:
+            self.tail = self.text.flush()
+        self.ended, self.finish_reason, self.error = state, finish_reason, error
+        self.preparing = False
+
+    def segment(self, offset: int | None = None) -> Segment:
+        """What Redis has not confirmed yet, up to `offset` (None: all; `written`: only renew the lease)."""
+        start = self.written
+        stop = max(start, len(self.token_ids)) if offset is None else offset
+        payload = ""
+        if stop > start:
+            logprobs = None if self.logprobs is None else self.logprobs[start:stop]
+            text = "".join(self.pieces[start:stop])
+            payload = chunk_payload(stop, text, self.token_ids[start:stop], logprobs)
+        return Segment(self.job_id, self.fence, start, stop, payload)
+
+    def end_marker(self) -> End:
+        """The end of its stream."""
+        assert self.ended is not None
+        return End(
+            offset=max(len(self.token_ids), self.written),
+            end=self.ended,
+            text=self.tail,
+            finish_reason=self.finish_reason,
+            error=self.error,
+        )
+
+    def output(self) -> Output:
+        """Its result."""
+        return Output.model_validate(
+            {
+                "text": "".join(self.pieces) + self.tail,
+                "token_ids": self.token_ids,
+                "finish_reason": self.finish_reason,
+                "logprobs": self.logprobs,
+                "usage": Usage(
+                    prompt_tokens=self.prompt_tokens,
+                    cached_tokens=self.cached_tokens,
+                    completion_tokens=len(self.token_ids),
+                ),
+            }
+        )
+
+
+def wire_logprobs(tokenizer: TokenText, entries: list[TokenLogprobs]) -> list[dict[str, Any]]:
+    """The engine's log-probabilities with the tokens' text, as they travel."""
+    return [_wire_logprob(tokenizer, entry) for entry in entries]
+
+
+def _wire_logprob(tokenizer: TokenText, entry: TokenLogprobs) -> dict[str, Any]:
+    token, digits = _spelt(tokenizer.token_bytes(entry.token_id))
+    wire: dict[str, Any] = {"token_id": entry.token_id, "token": token, "logprob": entry.logprob}
+    top = [(token_id, *_spelt(tokenizer.token_bytes(token_id)), logprob) for token_id, logprob in entry.top]
+    wire["top"] = [(token_id, text, logprob) for token_id, text, _, logprob in top]
+    if digits is not None:
+        wire["hex"] = digits
+    if any(digits is not None for _, _, digits, _ in top):
+        wire["top_hex"] = [digits for _, _, digits, _ in top]
+    return wire
+
+
+def _spelt(token: bytes) -> tuple[str, str | None]:
+    """A token's text, and its bytes where the text does not say them."""
+    try:
+        return token.decode(), None
+    except UnicodeDecodeError:
+        return token.decode(errors="replace"), token.hex()

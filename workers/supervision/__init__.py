@@ -1,0 +1,1 @@
+"""What a host and its engine processes say to each other."""
