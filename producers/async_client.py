@@ -17,7 +17,7 @@ from .operate.overview import QueueInfo, WorkerInfo, drain_worker, read_queues, 
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Batch, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive_async
+from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive_async
 
 REPLY_S = 15.0
 """A Redis that has not answered by then counts as lost."""
@@ -52,9 +52,9 @@ class _Link:
             except TimeoutError as error:
                 raise BrokerUnavailable(f"Redis: no answer within {REPLY_S:g} s") from error
 
-    async def _ask(self, request: Call[Any] | Batch | Confirmed | Read | Info) -> Any:
+    async def _ask(self, request: Call[Any] | Calls | Confirmed | Read | Info) -> Any:
         match request:
-            case Batch(calls):
+            case Calls(calls):
                 return await run_many_async(self._redis, calls)
             case Confirmed(calls, replicas, wait_ms):
                 return await run_confirmed_async(self._redis, calls, replicas, wait_ms)

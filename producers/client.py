@@ -19,7 +19,7 @@ from .operate.overview import QueueInfo, WorkerInfo, drain_worker, read_queues, 
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Batch, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive
+from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive
 
 CLOSE_S = 2.0
 """What is under way may end before the connections do. No longer: a Ctrl-C in the middle of taking or giving
@@ -49,7 +49,7 @@ class _Link:
             if self._closed:
                 raise client_closed()
             match request:
-                case Batch(calls):
+                case Calls(calls):
                     return run_many(self._redis, calls)
                 case Confirmed(calls, replicas, wait_ms):
                     return run_confirmed(self._redis, calls, replicas, wait_ms)

@@ -16,7 +16,7 @@ from ..schemas.keys import Tag
 from ..schemas.redis.connection import check_version
 from ..schemas.scripts import Call, CancelStatus, cancel, enqueue, one
 from ..schemas.settings.queue import QueueSettings
-from .steps import Batch, Confirmed, Info, Read, Request, Steps, persist
+from .steps import Calls, Confirmed, Info, Read, Request, Steps, persist
 from .waiting import Waits
 
 BATCH_JOBS = 500
@@ -89,7 +89,7 @@ class Operations:
     def _accept(self, calls: list[Call[str]]) -> Steps[list[Any]]:
         """Send jobs; with `wait_replicas` until so many replicas have them."""
         if not self._wait_replicas:
-            accepted: list[Any] = yield from self.send(Batch(calls))
+            accepted: list[Any] = yield from self.send(Calls(calls))
             return accepted
         give_up_at, wait_ms = time.monotonic() + self.retry_s, max(1, round(1000 * self._wait_s))
         while True:

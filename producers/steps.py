@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Scripts in one round trip; the reply has each one's result, or the exception in its place."""
+class Calls:
+    """Scripts in one round trip; the reply has each one's result, or its exception in that place."""
 
     calls: Sequence[Call[Any]]
 
@@ -62,7 +62,7 @@ class Info:
     """What the server is; the reply is that of INFO server."""
 
 
-Request = Call[Any] | Batch | Confirmed | Read | Info | Pause | Listen
+Request = Call[Any] | Calls | Confirmed | Read | Info | Pause | Listen
 Steps = Generator[Request, Any, T]
 
 

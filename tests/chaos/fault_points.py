@@ -27,7 +27,7 @@ from headrace.workers.engine_process import flush
 from headrace.workers.engine_process import main as engine_process
 from headrace.workers.engine_process.intake.lanes import Intake
 from headrace.workers.engine_process.link import Link
-from headrace.workers.engine_process.registration import Noticeboard
+from headrace.workers.engine_process.registration import Registration
 from headrace.workers.engine_process.roster import Roster
 from headrace.workers.engine_process.runner import Runner
 
@@ -38,7 +38,7 @@ START = ("_build", "_announce")
 READS = {
     *("Link.next_at", "Engine.check", "Engine.stats", "Engine.held_tokens", "Roster.held_tokens"),
     *("Intake.overdue_s", "Link.late_s", "Link.contact_s"),
-    "Noticeboard.note_refusal",  # it writes a line of the log
+    "Registration.note_refusal",  # it writes a line of the log
     "Engine.end_also_at",  # while the model is loaded
 }
 """Methods that change nothing: dying there is dying at the step before or after."""
@@ -51,7 +51,7 @@ PLAIN_COMMANDS = ("INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "ZREM", "D
 
 ONCE = {
     *("_build", "_announce", "INFO", "HSET", "HGET", "HGETALL", "EXEC", "BLPOP", "Runner.run"),
-    *("Noticeboard.put_up", "Intake.close"),
+    *("Registration.register", "Intake.close"),
     *(
         "Runner._rest",
         "Runner.stop",
@@ -93,7 +93,7 @@ def methods() -> list[tuple[type, str]]:
     loop = re.findall(r"self\.(_\w+)\(", inspect.getsource(Runner.run))
     public = [
         (actor, name)
-        for actor in (Runner, Link, flush.Queue, Noticeboard, Roster, Intake, Engine)
+        for actor in (Runner, Link, flush.Queue, Registration, Roster, Intake, Engine)
         for name, member in vars(actor).items()
         if inspect.isfunction(member) and not name.startswith("_")
     ]

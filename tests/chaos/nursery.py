@@ -146,7 +146,7 @@ def run_engine(pipe: socket.socket, order: dict[str, Any]) -> int:
     from headrace.workers.engine_process import main as engine_process
     from headrace.workers.engine_process.intake import places
     from headrace.workers.supervision import lifeline
-    from headrace.workers.supervision.pipe import Launch
+    from headrace.workers.supervision.pipe import LaunchEngine
 
     from .fault_points import Fault, Fuse, arm
 
@@ -155,7 +155,7 @@ def run_engine(pipe: socket.socket, order: dict[str, Any]) -> int:
     os.dup2(log, 2)
     fuse = Fuse(order["fault"] and Fault(**order["fault"]), order["drain_at"])
     arm(fuse)
-    launch = Launch(order["worker_id"], index=0, threads=1, grace_s=20.0, settings=order["settings"])
+    launch = LaunchEngine(order["worker_id"], index=0, threads=1, grace_s=20.0, settings=order["settings"])
     places.start_process = ForkedIntake  # type: ignore[assignment]
     lifeline._launch = lambda pipe: launch  # type: ignore[assignment]
     try:

@@ -257,6 +257,6 @@ def test_a_worker_started_on_a_full_redis_serves_what_waits(own_redis, start_wor
         worker = start_worker(own_redis.url)
         assert [job.result(timeout_s=90).state for job in jobs] == ["succeeded"] * 3
         assert not redis.hexists(keys.models(), "demo")
-        assert len(worker.events("notices_refused")) == 1
+        assert len(worker.events("registration_refused")) == 1
         redis.config_set("maxmemory", 0)
         wait_until(lambda: redis.hexists(keys.models(), "demo"))

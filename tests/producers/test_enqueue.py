@@ -27,7 +27,7 @@ from headrace import (
     UnknownModel,
 )
 from headrace.producers.operations import Operations
-from headrace.producers.steps import Batch, Request, drive
+from headrace.producers.steps import Calls, Request, drive
 from headrace.schemas import keys
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
@@ -164,7 +164,7 @@ def test_an_enqueue_whose_answer_was_lost_is_repeated_as_the_same_job(client: Cl
 
     def losing(request: Request) -> Any:
         reply = perform(request)
-        if isinstance(request, Batch) and not lost:
+        if isinstance(request, Calls) and not lost:
             lost.extend(reply)
             raise BrokerUnavailable("cut") from RedisConnectionError("cut")
         return reply
@@ -260,7 +260,7 @@ def test_a_thousand_jobs_take_four_round_trips(client: Client) -> None:
     operations = Operations(QueueSettings(), check_model=True, retry_s=5)
     ids = drive(operations.enqueue_many({"prompt": f"p{i}", "model": "m"} for i in range(1000)), counting)
     assert len({job_id for job_id in ids if isinstance(job_id, str)}) == 1000
-    assert [len(request.calls) for request in requests if isinstance(request, Batch)] == [500, 500]
+    assert [len(request.calls) for request in requests if isinstance(request, Calls)] == [500, 500]
     assert len(requests) == 4  # the server's version, the served models, two batches
 
 
@@ -273,7 +273,7 @@ def test_large_prompts_make_small_batches(client: Client) -> None:
 
     jobs = [{"prompt": "x" * 2**20, "model": "m"}] * 9
     drive(client._operations.enqueue_many(jobs), counting)
-    assert [len(request.calls) for request in requests if isinstance(request, Batch)] == [4, 4, 1]
+    assert [len(request.calls) for request in requests if isinstance(request, Calls)] == [4, 4, 1]
 
 
 def test_a_job_that_is_refused_does_not_lose_the_others(client: Client, redis: Redis) -> None:

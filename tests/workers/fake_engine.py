@@ -20,7 +20,7 @@ from headrace.workers.supervision.pipe import (
     Drained,
     EnginePipe,
     Fatal,
-    Launch,
+    LaunchEngine,
     Ready,
     Starting,
     Stats,
@@ -28,7 +28,7 @@ from headrace.workers.supervision.pipe import (
 )
 
 
-def serve(pipe: EnginePipe, launch: Launch, drain_s: float = 0.0) -> int:
+def serve(pipe: EnginePipe, launch: LaunchEngine, drain_s: float = 0.0) -> int:
     """Be ready, report, hand over when told to or when the host is gone."""
     pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
     while True:
@@ -40,12 +40,12 @@ def serve(pipe: EnginePipe, launch: Launch, drain_s: float = 0.0) -> int:
         pipe.send(Stats(running=1, waiting=2, pages_total=10, pages_free=5))
 
 
-def slow(pipe: EnginePipe, launch: Launch) -> int:
+def slow(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """As `serve`, with a hand-over that takes some seconds."""
     return serve(pipe, launch, drain_s=3.0)
 
 
-def count(pipe: EnginePipe, launch: Launch) -> int:
+def count(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """As `serve`, after noting a step and a page in the metrics."""
     assert launch.metrics_dir is not None
     share(launch.metrics_dir, engine_place(launch.index))
@@ -61,7 +61,7 @@ def count(pipe: EnginePipe, launch: Launch) -> int:
     return serve(pipe, launch)
 
 
-def deaf(pipe: EnginePipe, launch: Launch) -> int:
+def deaf(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """Be ready and then hang: nothing but SIGKILL, or its own lifeline, ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
@@ -74,7 +74,7 @@ def deaf_to_all() -> int:
         time.sleep(60)
 
 
-def late(pipe: EnginePipe, launch: Launch) -> int:
+def late(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """Report as if all were well, but for exchanges that come to no end."""
     pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
     while not pipe.closed:
@@ -83,17 +83,17 @@ def late(pipe: EnginePipe, launch: Launch) -> int:
     return 0
 
 
-def cut_off(pipe: EnginePipe, launch: Launch) -> int:
+def cut_off(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """Report that Redis is away."""
     return report(pipe, launch, trouble="Redis: nothing listens there")
 
 
-def alone(pipe: EnginePipe, launch: Launch) -> int:
+def alone(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """Report that Redis has not answered for long, and no error."""
     return report(pipe, launch, contact_s=99.0)
 
 
-def report(pipe: EnginePipe, launch: Launch, **facts: Any) -> int:
+def report(pipe: EnginePipe, launch: LaunchEngine, **facts: Any) -> int:
     """Be ready and report these facts."""
     pipe.send(Ready(launch.worker_id, "demo", "demo", pages_total=10, context_tokens=100))
     while not pipe.closed:
@@ -102,30 +102,30 @@ def report(pipe: EnginePipe, launch: Launch, **facts: Any) -> int:
     return 0
 
 
-def loading(pipe: EnginePipe, launch: Launch) -> int:
+def loading(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """Load for ever."""
     return deaf_to_all()
 
 
-def silent(pipe: EnginePipe, launch: Launch) -> int:
+def silent(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """End the pipe and hang."""
     pipe.close()
     return deaf_to_all()
 
 
-def crash(pipe: EnginePipe, launch: Launch) -> int:
+def crash(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """Die at once."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def fatal(pipe: EnginePipe, launch: Launch) -> int:
+def fatal(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """Say that starting again can't help."""
     pipe.send(Fatal("no such model: nowhere/none"))
     return 3
 
 
-def fatal_again(pipe: EnginePipe, launch: Launch) -> int:
+def fatal_again(pipe: EnginePipe, launch: LaunchEngine) -> int:
     """Serve at first; every later process finds that it can't."""
     ran = Path(json.loads(launch.settings)["model"])
     if ran.exists():

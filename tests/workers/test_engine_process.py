@@ -15,7 +15,7 @@ from headrace.schemas.errors import BadSetting
 from headrace.workers.engine_process import main as engine_process
 from headrace.workers.models import NotAFile, check_files, name_to_serve
 from headrace.workers.supervision import lifeline
-from headrace.workers.supervision.pipe import Launch, encode
+from headrace.workers.supervision.pipe import LaunchEngine, encode
 
 
 def test_a_pipe_in_a_models_folder_is_refused_by_name(tmp_path):
@@ -54,7 +54,7 @@ def test_garbage_is_collected_again_once_all_is_loaded(monkeypatch):
 def test_an_engine_process_whose_host_died_before_it_began_ends_at_once(engine_command):
     host, engine = socket.socketpair()
     with host, engine:
-        host.sendall(encode(Launch("worker-1", 0, 1, 600.0, "{}")))
+        host.sendall(encode(LaunchEngine("worker-1", 0, 1, 600.0, "{}")))
         host.close()
         command = [*engine_command("loading"), str(engine.fileno())]
         ended = subprocess.run(

@@ -5,7 +5,7 @@ from dataclasses import fields
 from headrace.engine import EngineConfig
 from headrace.workers.engine_process.main import _engine_config
 from headrace.workers.settings import WorkerSettings
-from headrace.workers.supervision.pipe import Launch
+from headrace.workers.supervision.pipe import LaunchEngine
 
 GIVEN = {
     "device": "cpu",
@@ -25,7 +25,7 @@ GIVEN = {
 
 
 def test_every_setting_of_an_engine_reaches_it():
-    launch = Launch(worker_id="w", index=0, threads=3, grace_s=1.0, settings="")
+    launch = LaunchEngine(worker_id="w", index=0, threads=3, grace_s=1.0, settings="")
     config = _engine_config(WorkerSettings(**GIVEN, token_time_ms=50.0), launch, "folder")
     assert {name: getattr(config, name) for name in GIVEN} == GIVEN
     assert (config.model, config.threads, config.token_time_objective_s) == ("folder", 3, 0.05)

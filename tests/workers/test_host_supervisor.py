@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from headrace.workers.host import engine_child
 from headrace.workers.host.backoff import RestartPolicy
-from headrace.workers.host.celery_view import Face
+from headrace.workers.host.celery_view import CeleryView
 from headrace.workers.host.supervisor import Supervisor
 from headrace.workers.metrics import HostMetrics
 from headrace.workers.settings import WorkerSettings
@@ -102,12 +102,12 @@ def test_a_killed_engine_process_is_followed_by_another_under_a_new_name(
 def test_a_crash_loop_is_said_loudly_and_goes_on(
     supervise: Callable[..., Run], eventually: Callable[..., Any]
 ) -> None:
-    face, sent = Face(end=lambda job_id: None), Queue[tuple[str, dict[str, Any]]]()
+    view, sent = CeleryView(end=lambda job_id: None), Queue[tuple[str, dict[str, Any]]]()
     dispatcher = SimpleNamespace(send=lambda event, **fields: sent.put((event, fields)))
     hub = SimpleNamespace(call_soon=lambda tell: tell())
-    face.attach(SimpleNamespace(hub=hub, event_dispatcher=dispatcher))
+    view.attach(SimpleNamespace(hub=hub, event_dispatcher=dispatcher))
     with capture_logs() as logs:
-        run = supervise("crash", on_engine=face.engine)
+        run = supervise("crash", on_engine=view.engine)
         eventually(lambda: sum(line["event"] == "engine_crash_loop" for line in logs) >= 2)
     assert run.metric("engines_crash_looping") == 1
     deaths = [line for line in logs if line["event"] == "engine_died"]

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from headrace.schemas.events import FailureCode, JobError, JobState
 from headrace.schemas.keys import Tag, new_job_id
-from headrace.workers.engine_process.host_notices import Notices
+from headrace.workers.engine_process.host_notices import HostNotices
 from headrace.workers.engine_process.running_job import RunningJob
 
 
@@ -34,7 +34,7 @@ def running() -> RunningJob:
 
 def said(running: RunningJob, how: str) -> dict:
     with capture_logs() as logs:
-        Notices(show="all").left(running, how)
+        HostNotices(show="all").left(running, how)
     [line] = logs
     assert "topsecret" not in json.dumps(line)
     return {name: value for name, value in line.items() if name not in {"log_level", "ran_s"}}
@@ -42,7 +42,7 @@ def said(running: RunningJob, how: str) -> dict:
 
 def test_a_jobs_start_is_a_line(running: RunningJob) -> None:
     with capture_logs() as logs:
-        Notices().started(running)
+        HostNotices().started(running)
     assert logs == [
         {
             "event": "job_started",

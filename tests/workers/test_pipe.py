@@ -12,7 +12,7 @@ from headrace.workers.supervision.pipe import (
     Fatal,
     HostPipe,
     JobStarted,
-    Launch,
+    LaunchEngine,
     Message,
     Ready,
     Starting,
@@ -24,7 +24,7 @@ from headrace.workers.supervision.pipe import (
 
 STATS = Stats(running=1, waiting=2, pages_total=3, pages_free=4)
 EVERY_MESSAGE: list[Message] = [
-    Launch("worker-1", 0, 2, 20.0, '{"redis_url": "redis://:pw@h"}', "/tmp/metrics"),
+    LaunchEngine("worker-1", 0, 2, 20.0, '{"redis_url": "redis://:pw@h"}', "/tmp/metrics"),
     Drain(),
     Stop(),
     Starting(),

@@ -31,7 +31,7 @@ from ...telemetry.seldom import Seldom
 from .metrics import CallbackMetrics
 from .settings import CallbacksSettings
 from .webhooks.schedule import Schedule
-from .webhooks.sender import Attempt, Sender, Verdict
+from .webhooks.sender import Attempt, AttemptVerdict, Sender
 
 POLL_S = 0.25
 """How late something may be that was not announced: a retry, or another process's delivery."""
@@ -180,13 +180,13 @@ class Deliveries:
 
     def _what_follows(self, due: DueDelivery, attempt: Attempt) -> tuple[DeliveryState, float]:
         match attempt.verdict:
-            case Verdict.DELIVERED:
+            case AttemptVerdict.DELIVERED:
                 return DeliveryState.DELIVERED, 0.0
-            case Verdict.GONE:
+            case AttemptVerdict.GONE:
                 return DeliveryState.DISABLED, 0.0
-            case Verdict.REFUSED:
+            case AttemptVerdict.REFUSED:
                 return DeliveryState.REFUSED, 0.0
-            case Verdict.RETRY:
+            case AttemptVerdict.RETRY:
                 delay_s = self._schedule.after(due.attempts + 1, attempt.retry_after_s, random.random)
                 return (DeliveryState.FAILED, 0.0) if delay_s is None else (DeliveryState.PENDING, delay_s)
 

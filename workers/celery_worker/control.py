@@ -1,7 +1,7 @@
 """The commands of headrace's Celery workers: `celery -A headrace.celery control drain`, `inspect kv_stats` …
 
-Celery keeps commands in one registry for a process. They are declared here for who sends them and for who
-carries them out; a Celery worker that is none of ours answers that it can't.
+Celery keeps commands in one registry per process. Importing this module declares them, both for senders and
+for the workers that carry them out; any other Celery worker answers that it can't.
 """
 
 from typing import Any
@@ -9,16 +9,16 @@ from typing import Any
 from celery.worker.control import control_command, inspect_command
 
 ATTRIBUTE = "headrace"
-"""Where our steps put what carries the commands out: on Celery's worker object."""
+"""The attribute of Celery's worker object in which our steps put what carries out the commands."""
 
 
-def face_of(state: Any) -> Any:
-    """What carries commands out here; None in a Celery worker that is none of ours."""
+def operated(state: Any) -> Any:
+    """What carries out commands in this process; None if the Celery worker isn't one of headrace's."""
     return getattr(state.consumer.controller, ATTRIBUTE, None)
 
 
 def _carry_out(state: Any, command: str, *args: Any) -> Any:
-    act = getattr(face_of(state), command, None)
+    act = getattr(operated(state), command, None)
     if act is None:
         return {"error": f"this Celery worker can't {command}: it hosts no engine"}
     return {"ok": act(*args)}
@@ -45,5 +45,5 @@ def cancel(state: Any, job_id: str, **_: Any) -> Any:
 @inspect_command()  # type: ignore[untyped-decorator]
 def kv_stats(state: Any, **_: Any) -> Any:
     """KV pages and jobs of each engine."""
-    act = getattr(face_of(state), "kv_stats", None)
+    act = getattr(operated(state), "kv_stats", None)
     return act() if act is not None else []

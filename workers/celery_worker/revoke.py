@@ -1,8 +1,8 @@
 """`revoke` for generations: it cancels the job.
 
-Celery's own handler remembers the id in each worker's memory, which is too little for a job in the queue, and
-kills a pool process for one that runs, of which there is none. Imported by our own Celery workers alone: in
-theirs the commands of others stay as they are.
+Celery's own handler only remembers the id in each worker's memory, which does nothing for a queued job, and
+kills the pool process of a running one, though generations have none. Only headrace's own Celery workers
+import this module, so `revoke` stays as it is in everybody else's.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,13 +17,13 @@ from ...schemas.errors import JobNotFound
 from ...schemas.keys import job_id_of, tag_of
 from ...schemas.redis.connection import connect
 from ...schemas.scripts import CancelStatus, cancel, run_many
-from .control import face_of
+from .control import operated
 
 MAX_RETRIES = 10
 """A task that was retried more often than this is not found by its id."""
 
 CONNECT_S = 2.0
-"""The command is carried out between two heartbeats: a Redis that is away must not hold these up for long."""
+"""The command runs between two heartbeats, so an unreachable Redis must not delay them for long."""
 
 log = structlog.get_logger(__name__)
 
@@ -75,5 +75,5 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None
     """Revoke task by task id (or list of ids)."""
     ids = maybe_list(task_id) or []
     revoked.update(ids)
-    face = face_of(state)
-    return ok(", ".join(f"{name}: {face.cancel(name)}" for name in ids))
+    host = operated(state)
+    return ok(", ".join(f"{name}: {host.cancel(name)}" for name in ids))

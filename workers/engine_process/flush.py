@@ -42,7 +42,7 @@ from ...schemas.scripts import (
 )
 from ...schemas.settings.queue import QueueSettings
 from .intake.lanes import Intake
-from .registration import Noticeboard
+from .registration import Registration
 from .running_job import RunningJob
 
 Answered = list[tuple[RunningJob, Advance | Exception]]
@@ -158,7 +158,7 @@ class Queue:
     lease_ms: int
     settings: QueueSettings
     intake: Intake
-    noticeboard: Noticeboard
+    registration: Registration
     fingerprint: str = ""
     model_change: ModelChange | None = None
 
@@ -187,7 +187,7 @@ class Queue:
             pipeline.add(claim(*flush.claim), lambda result: self._admit(flush, reply, result))
         pipeline.run(self.redis)
         if flush.upkeep:
-            self.noticeboard.keep()
+            self.registration.keep()
         if flush.claim is not None and not flush.claim[1].resync:
             for running, claimed in reply.jobs:
                 self.intake.put(running, claimed)

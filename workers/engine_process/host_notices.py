@@ -1,7 +1,7 @@
-"""Tells which jobs run here.
+"""Which jobs run here, as the host and the log are told.
 
-The log gets a line for a job's start and one for its end, with nothing of what it asks or answers; the host
-gets as much of them as may be shown, for Flower and `celery inspect`.
+The log gets one line when a job starts and one when it ends, without any of its prompt or answer. The host
+gets as much of both as `show_prompts` allows, for Flower and `celery inspect`.
 """
 
 import time
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LONGEST = 1024
-"""Characters shown of anything."""
+"""Characters of a prompt or answer shown at most."""
 
 LONGEST_NAME = 64
-"""Characters of a tenant's name, unless its record is damaged."""
+"""The longest valid tenant name; only a damaged record has a longer one."""
 
 
 def introduction(job_id: str, job: WireJob, show: Literal["size", "start", "all"]) -> JobStarted:
-    """What the host is told of a job."""
+    """The notice that a job has started."""
     if job.celery is None:
         args, kwargs = shown((), job.model_dump(mode="json", exclude_defaults=True), show)
         return JobStarted(job_id, job_id, args, _cut(kwargs))
@@ -45,12 +45,12 @@ def introduction(job_id: str, job: WireJob, show: Literal["size", "start", "all"
     )
 
 
-class Notices:
-    """Notices of one engine process.
+class HostNotices:
+    """Tells the host, and the log, about the jobs of one engine process.
 
     Args:
-        send: takes them.
-        show: how much of prompts and answers.
+        send: sends a notice to the host.
+        show: how much of prompts and answers the host may see.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Notices:
             self._send(running.notice)
 
     def left(self, running: "RunningJob", how: str) -> None:
-        """The job is here no more; `how` as in `JobLeft`."""
+        """The job no longer runs here; `how` as in `JobLeft`."""
         self._log(running, how)
         text = self._reason(running.error) if running.error else ""
         if not text and how == "succeeded":
@@ -85,7 +85,7 @@ class Notices:
         self._send(JobLeft(running.job_id, how, _cut(text)))
 
     def _reason(self, error: JobError) -> str:
-        """Why a job failed; what a chat template says of its messages may quote them."""
+        """Why a job failed, without what a chat template's error may quote of the messages."""
         quotes = error.code == FailureCode.TEMPLATE and self._show != "all"
         return f"{error.code}: {error.message.partition(':')[0] if quotes else error.message}"
 

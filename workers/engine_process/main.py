@@ -33,12 +33,12 @@ from .. import metrics
 from ..models import NotAFile, check_files, name_to_serve, resolve_model
 from ..settings import WorkerSettings, socket_timeout_s
 from ..supervision.lifeline import join_host
-from ..supervision.pipe import EnginePipe, Fatal, Launch, Ready, Starting
+from ..supervision.pipe import EnginePipe, Fatal, LaunchEngine, Ready, Starting
 from .flush import Queue
 from .intake.lanes import QUICK_S, Intake
 from .intake.places import Places
 from .intake.process import Order
-from .registration import Noticeboard
+from .registration import Registration
 from .runner import Runner
 from .text import TokenizerError, TokenText
 
@@ -78,7 +78,7 @@ def main(pipe_fd: int) -> int:
     return 0
 
 
-def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe) -> Runner:
+def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: EnginePipe) -> Runner:
     model = resolve_model(settings.model)
     check_files(model)
     limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
@@ -99,7 +99,7 @@ def _build(settings: WorkerSettings, launch: Launch, name: str, pipe: EnginePipe
         lease_ms=round(settings.lease_s * 1000),
         settings=settings.queue,
         intake=Intake(places, redis, tokenizer, engine.model_info.context_tokens, settings.intake_s),
-        noticeboard=Noticeboard(redis, tags, name, facts),
+        registration=Registration(redis, tags, name, facts),
         fingerprint=fingerprint,
         model_change=ModelChange(settings.on_model_change, settings.model_grace_s),
     )
@@ -154,7 +154,7 @@ def _sentence(model: str, error: Exception) -> str:
     return " ".join(f"{model!r} can't be loaded: {type(error).__name__}: {error}".split())[:_LONGEST]
 
 
-def _engine_config(settings: WorkerSettings, launch: Launch, model: str) -> EngineConfig:
+def _engine_config(settings: WorkerSettings, launch: LaunchEngine, model: str) -> EngineConfig:
     return EngineConfig(
         model=model,
         device=_device(settings.device),
@@ -208,11 +208,11 @@ def _register(queue: Queue) -> None:
     with broker_errors():
         check_version(server_info(queue.redis))
     try:
-        queue.noticeboard.put_up()
+        queue.registration.register()
     except BrokerUnavailable as error:
         if isinstance(error.__cause__, RedisConnectionError | NoPermissionError):
             raise
-        queue.noticeboard.note_refusal(error)
+        queue.registration.note_refusal(error)
 
 
 if __name__ == "__main__":

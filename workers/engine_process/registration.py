@@ -1,7 +1,7 @@
-"""What a worker keeps true beside the queue's own keys, in other Redis Cluster slots than theirs.
+"""A worker's registration: its model in the list of models, and the queues' copies of tenants' policies.
 
-The list of models, which a Redis that came back empty has lost, and the tenants' policies, which the scripts
-read from a copy.
+Both live outside the queues' own keys, in other Redis Cluster slots, so no script keeps them up to date. A
+Redis that came back empty has lost them.
 """
 
 import json
@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Noticeboard:
-    """One worker's notices.
+class Registration:
+    """Registers one worker, and keeps it registered.
 
     Attributes:
         model: the served name.
@@ -41,26 +41,26 @@ class Noticeboard:
     _refused: str = field(default="")
 
     def keep(self) -> None:
-        """Put up what is missing, now and then; a refusal is said once, and stops nobody."""
+        """Register again every `EVERY_S`; a refusal is logged once and stops nothing."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + EVERY_S
         try:
-            self.put_up()
+            self.register()
         except BrokerUnavailable as error:
             self.note_refusal(error)
         else:
             self._refused = ""
 
     def note_refusal(self, error: BrokerUnavailable) -> None:
-        """Say why nothing was put up, once; it is tried again by `keep`."""
+        """Log once why Redis refused; `keep` tries again."""
         if str(error) != self._refused:
-            log.warning("notices_refused", reason=str(error))
+            log.warning("registration_refused", reason=str(error))
         self._refused = str(error)
 
-    def put_up(self) -> None:
-        """Put up what is missing.
+    def register(self) -> None:
+        """Write what is missing.
 
         Raises:
             BrokerUnavailable: Redis can't be reached or refuses.

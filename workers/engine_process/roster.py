@@ -14,7 +14,7 @@ from ...schemas.scripts import Advance, AdvanceStatus, ReleaseReason
 from ..metrics import Metrics
 from .estimates import Estimates
 from .flush import Unwritable
-from .host_notices import Notices
+from .host_notices import HostNotices
 from .intake.lanes import Admission
 from .intake.reader import refusal
 from .running_job import RunningJob, wire_logprobs
@@ -65,7 +65,7 @@ class Roster:
     estimates: Estimates = field(default_factory=Estimates)
     jobs: dict[str, RunningJob] = field(default_factory=dict)
     leaving: dict[RunningJob, ReleaseReason] = field(default_factory=dict)
-    notices: Notices = field(default_factory=Notices)
+    notices: HostNotices = field(default_factory=HostNotices)
     urgent: bool = False
     _refused: tuple[str, float] = ("", 0.0)
 

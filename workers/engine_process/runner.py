@@ -24,7 +24,7 @@ from ..metrics import Metrics
 from ..settings import WorkerSettings
 from ..supervision.pipe import Drain, Drained, EnginePipe, Stats, Stop
 from .flush import Flush, Queue
-from .host_notices import Notices
+from .host_notices import HostNotices
 from .link import Link
 from .roster import Roster
 
@@ -56,7 +56,7 @@ class Runner:
         self._settings, self._engine, self._queue, self._metrics = settings, engine, queue, metrics
         self._pipe, self._served_name = pipe, served_name
         self.roster = Roster(
-            engine, queue.intake.tokenizer, metrics, notices=Notices(pipe.send, settings.show_prompts)
+            engine, queue.intake.tokenizer, metrics, notices=HostNotices(pipe.send, settings.show_prompts)
         )
         self._link = Link(
             queue, self.roster, settings, metrics, facts=self._facts, wake=self._wake, drain=self._drain

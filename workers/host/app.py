@@ -13,7 +13,7 @@ from celery import Celery, bootsteps
 from ...schemas.redis.celery_broker import Broker, broker
 from ..celery_worker.revoke import Canceller
 from ..settings import WorkerSettings
-from .celery_view import Face, FaceStep, add_task
+from .celery_view import CeleryView, CeleryViewStep, add_task
 from .shutdown import on_signals
 from .supervisor import Supervisor
 
@@ -28,7 +28,7 @@ class Host:
     """What carries out what Celery's control commands ask of the host (see `workers.control`)."""
 
     supervisor: Supervisor
-    face: Face
+    celery_view: CeleryView
     canceller: Canceller
 
     def drain(self, finish_s: float) -> str:
@@ -111,6 +111,6 @@ def make_app(settings: WorkerSettings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=True,  # there are none; undecided, Celery warns
     )
     app.steps["worker"].add(EnginesStep)
-    app.steps["consumer"].add(FaceStep)
+    app.steps["consumer"].add(CeleryViewStep)
     add_task(app)
     return app

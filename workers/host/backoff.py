@@ -23,7 +23,7 @@ class RestartPolicy:
 
 
 @dataclass(slots=True)
-class Backoff:
+class RestartBackoff:
     """The deaths of one place's engine processes. Times are of any one clock, in seconds."""
 
     policy: RestartPolicy

@@ -1,10 +1,10 @@
-"""What Celery sees of the host: each running job as a task, and what befalls the engine processes.
+"""What Celery sees of the host: each running job as a task, and events about the engine processes.
 
-A job is no Celery message and its host runs no pool, so a `Request` is made for it that Celery's own state
-and events know what to do with: `inspect active`, `inspect query_task`, Flower's list of tasks, `revoke`.
+A job isn't a Celery message and its host has no pool. Each job therefore gets a `Request` that Celery's own
+state and events understand: `inspect active`, `inspect query_task`, Flower's list of tasks, `revoke`.
 
-Celery's state belongs to the thread of its consumer. Others put their news into a queue, which that thread
-empties; while the consumer reconnects nothing is lost but the moment, and of a long outage what is oldest.
+Celery's state belongs to its consumer's thread. Other threads put their news into a queue that this thread
+empties. While the consumer reconnects, news is late but not lost; in a long outage the oldest is dropped.
 """
 
 import os
@@ -26,7 +26,7 @@ _REVOKED = {"cancelled", "expired"}
 _GONE = {"engine-died", "engine-ended"}
 
 MOST_NEWS = 10_000
-"""What is kept to be told while Celery's broker is away: some megabytes."""
+"""News kept while Celery's broker is unreachable; a few megabytes."""
 
 News = Callable[[Any], None]
 
@@ -35,8 +35,8 @@ class JobRequest(Request):  # type: ignore[misc]
     """A running job in Celery's eyes.
 
     Args:
-        started: what the engine process said of it.
-        consumer: Celery's.
+        started: the engine process's notice.
+        consumer: Celery's consumer.
         end: cancels the job.
     """
 
@@ -70,7 +70,7 @@ class JobRequest(Request):  # type: ignore[misc]
     cancel = terminate
 
     def announce(self) -> None:
-        """It is here, and runs."""
+        """Tell Celery that the job runs here."""
         state.task_reserved(self)
         self.send_event(
             "task-received",
@@ -84,7 +84,7 @@ class JobRequest(Request):  # type: ignore[misc]
         self.on_accepted(os.getpid(), time.monotonic())
 
     def left(self, how: str, shown: str) -> None:
-        """It is here no more."""
+        """Tell Celery that the job no longer runs here."""
         state.task_ready(self, successful=how == "succeeded")
         runtime = time.time() - (self.time_start or time.time())
         if how in _REVOKED:
@@ -93,12 +93,12 @@ class JobRequest(Request):  # type: ignore[misc]
             self.send_event("task-succeeded", result=shown, runtime=runtime)
         elif how == "failed":
             self.send_event("task-failed", exception=shown, traceback="")
-        else:  # it goes on elsewhere, which will say so
-            self.send_event("task-retried", exception=f"goes on elsewhere: {how}", traceback="")
+        else:  # it continues on another worker, which announces it again
+            self.send_event("task-retried", exception=f"continues elsewhere: {how}", traceback="")
 
 
-class Face:
-    """Keeps Celery's picture of the host true. `job` and `engine` may be called from any thread.
+class CeleryView:
+    """Keeps Celery's picture of the host up to date. `job` and `engine` may be called from any thread.
 
     Args:
         end: cancels a job.
@@ -106,13 +106,13 @@ class Face:
 
     def __init__(self, end: Callable[[str], object]) -> None:
         self._end = end
-        self._news: deque[tuple[News, str]] = deque()  # and whose leaving it is
+        self._news: deque[tuple[News, str]] = deque()  # each with the id of the job that it removes, if any
         self._requests: dict[str, tuple[str, JobRequest]] = {}
         self._consumer: Any = None
         self._nobody_listens = False
 
     def job(self, engine: str, notice: JobStarted | JobLeft) -> None:
-        """What an engine process says of a job."""
+        """Pass on an engine process's notice about a job."""
 
         def start(consumer: Any) -> None:
             assert isinstance(notice, JobStarted)
@@ -133,7 +133,7 @@ class Face:
             self._tell(leave, leaving=notice.job_id)
 
     def engine(self, event: str, engine: str, **fields: str | float) -> None:
-        """What befell an engine process: `engine-ready`, `engine-died`, `engine-crash-loop` …"""
+        """Send an event about an engine process: `engine-ready`, `engine-died`, `engine-crash-loop` …"""
 
         def send(consumer: Any) -> None:
             if event in _GONE:
@@ -147,7 +147,9 @@ class Face:
             return
         while len(self._news) >= MOST_NEWS:
             _, left = self._news.popleft()
-            self._requests.pop(left, None)  # what nobody was told of must not be shown as running for ever
+            self._requests.pop(
+                left, None
+            )  # its end won't be announced, so it must not look as if it ran for ever
         self._news.append((news, leaving))
         consumer = self._consumer
         if consumer is not None:
@@ -156,7 +158,7 @@ class Face:
     # On the consumer's thread -----------------------------------------------------------------------------
 
     def attach(self, consumer: Any) -> None:
-        """Celery is connected; what it knew of requests before is told again."""
+        """Celery is connected: announce again the requests that it knew before."""
         self._nobody_listens = consumer.hub is None or consumer.event_dispatcher is None
         if self._nobody_listens:
             self._news.clear()
@@ -173,7 +175,7 @@ class Face:
         self._consumer = None
 
     def _lose(self, engine: str) -> None:
-        """The jobs that an engine process had not handed over are here no more."""
+        """Remove the jobs that an engine process had not handed over."""
         for job_id, (owner, request) in list(self._requests.items()):
             if owner == engine:
                 del self._requests[job_id]
@@ -185,29 +187,30 @@ class Face:
             news(consumer)
 
 
-class FaceStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Attaches the face at each connection."""
+class CeleryViewStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Attaches the view whenever Celery connects."""
 
     requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.events:Events")
 
     def start(self, consumer: Any) -> None:
         """Celery is connected."""
-        _face(consumer).attach(consumer)
+        _view(consumer).attach(consumer)
 
     def stop(self, consumer: Any) -> None:
         """Celery reconnects, or ends."""
-        _face(consumer).detach()
+        _view(consumer).detach()
 
 
-def _face(consumer: Any) -> Face:
-    face: Face = consumer.controller.headrace.face
-    return face
+def _view(consumer: Any) -> CeleryView:
+    view: CeleryView = consumer.controller.headrace.celery_view
+    return view
 
 
 def add_task(app: Celery) -> None:
-    """What a `JobRequest` is a request of; no message for it ever comes here.
+    """Add the task that every `JobRequest` is a request of. No message for it is ever sent here.
 
-    Where the shared task of this name was imported the app has it by now, and Celery would keep that one.
+    If the shared task of this name has been imported, the app has it already and Celery would keep it, so it
+    is removed first.
     """
     app.finalize(auto=True)
     app.tasks.pop(TASK, None)

@@ -20,7 +20,7 @@ from ..supervision.pipe import (
     HostPipe,
     JobLeft,
     JobStarted,
-    Launch,
+    LaunchEngine,
     Ready,
     Stats,
     Stop,
@@ -59,7 +59,7 @@ class EngineChild:
     """
 
     def __init__(
-        self, command: Sequence[str], launch: Launch, environment: Mapping[str, str], now: float
+        self, command: Sequence[str], launch: LaunchEngine, environment: Mapping[str, str], now: float
     ) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
@@ -101,7 +101,7 @@ class EngineChild:
 
     @property
     def death_is_explained(self) -> bool:
-        """Whether its death says nothing against the place where it ran (see `Backoff.died`)."""
+        """Whether its death says nothing against the place where it ran (see `RestartBackoff.died`)."""
         return self.has_served or len(self.jobs) == 1
 
     @property

@@ -24,7 +24,7 @@ from ..models import name_to_serve
 from ..settings import WorkerSettings
 from .app import UNUSED_QUEUE, Host, make_app
 from .backoff import RestartPolicy
-from .celery_view import Face
+from .celery_view import CeleryView
 from .endpoint import metrics_endpoint
 from .health import HostHealth
 from .recovery import recover_jobs
@@ -65,15 +65,15 @@ def run(
         canceller = Canceller(
             settings.redis_url, settings.namespace, settings.partitions, models=lambda: (model,)
         )
-        face = Face(canceller.cancel)
+        celery_view = CeleryView(canceller.cancel)
         supervisor = Supervisor(
             settings,
             engine_command,
             HostMetrics(model),
             metrics_dir=metrics_dir,
             on_death=partial(recover_jobs, settings),
-            on_job=face.job,
-            on_engine=face.engine,
+            on_job=celery_view.job,
+            on_engine=celery_view.engine,
             on_end=partial(_end, metrics_dir),
             policy=policy,
         )
@@ -89,7 +89,7 @@ def run(
             without_gossip=True,
             without_mingle=True,
             quiet=True,
-            host=Host(supervisor, face, canceller),
+            host=Host(supervisor, celery_view, canceller),
         )
         try:
             worker.start()

@@ -32,12 +32,12 @@ from ..supervision.pipe import (
     FromEngine,
     JobLeft,
     JobStarted,
-    Launch,
+    LaunchEngine,
     Ready,
     Stats,
     Stop,
 )
-from .backoff import Backoff, RestartPolicy
+from .backoff import RestartBackoff, RestartPolicy
 from .engine_child import EngineChild
 from .shares import cores_each, engine_environment
 
@@ -71,7 +71,7 @@ class Place:
     """
 
     index: int
-    backoff: Backoff
+    backoff: RestartBackoff
     child: EngineChild | None = None
     start_at: float | None = 0.0
     started: bool = False
@@ -112,7 +112,7 @@ class Supervisor:
         self._metrics_dir, self._on_death, self._on_end = metrics_dir, on_death, on_end
         self._on_job, self._on_engine = on_job, on_engine
         policy = policy or RestartPolicy()
-        self._places = [Place(index, Backoff(policy)) for index in range(settings.engines)]
+        self._places = [Place(index, RestartBackoff(policy)) for index in range(settings.engines)]
         self._selector = selectors.DefaultSelector()
         self._bell_read, self._bell_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._bell_read, selectors.EVENT_READ)
@@ -287,7 +287,7 @@ class Supervisor:
             place.start_at, place.paused = (now if place.child is None else None), False
 
     def _start(self, place: Place, now: float) -> None:
-        launch = Launch(
+        launch = LaunchEngine(
             worker_id=f"worker-{platform.node()}-{os.getpid()}-{place.index}-{secrets.token_hex(3)}",
             index=place.index,
             threads=self._settings.threads or cores_each(len(self._places)),

@@ -16,7 +16,7 @@ import time
 
 import structlog
 
-from .pipe import EnginePipe, Launch
+from .pipe import EnginePipe, LaunchEngine
 
 log = structlog.get_logger("headrace.workers.supervision.lifeline")
 
@@ -26,7 +26,7 @@ HUNG = 70
 """Exit status of an engine process whose hand-over hung after its host had ended."""
 
 
-def join_host(pipe_fd: int) -> tuple[EnginePipe, Launch]:
+def join_host(pipe_fd: int) -> tuple[EnginePipe, LaunchEngine]:
     """Take the inherited end of the pipe, tie this process to its host, learn from it what to be.
 
     Raises:
@@ -49,11 +49,11 @@ def join_host(pipe_fd: int) -> tuple[EnginePipe, Launch]:
     return pipe, launch
 
 
-def _launch(pipe: EnginePipe) -> Launch | None:
+def _launch(pipe: EnginePipe) -> LaunchEngine | None:
     give_up_at = time.monotonic() + _LAUNCH_WAIT_S
     while not pipe.closed and time.monotonic() < give_up_at:
         message = pipe.receive_one(wait_s=1.0)
-        if isinstance(message, Launch):
+        if isinstance(message, LaunchEngine):
             return message
     return None
 

@@ -17,7 +17,7 @@ MOST_KEPT_BYTES = 8 << 20
 
 
 @dataclass(slots=True, frozen=True)
-class Launch:
+class LaunchEngine:
     """Host → engine, first of all: what to be. It carries the Redis password, so it is on no command line.
 
     Attributes:
@@ -134,13 +134,13 @@ class Fatal:
     reason: str
 
 
-ToEngine = Launch | Drain | Stop
+ToEngine = LaunchEngine | Drain | Stop
 FromEngine = Starting | Ready | Stats | JobStarted | JobLeft | Drained | Fatal
 Message = ToEngine | FromEngine
 
 _BY_NAME: dict[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (Launch, Drain, Stop, Starting, Ready, Stats, JobStarted, JobLeft, Drained, Fatal)
+    for kind in (LaunchEngine, Drain, Stop, Starting, Ready, Stats, JobStarted, JobLeft, Drained, Fatal)
 }
 
 

@@ -9,7 +9,7 @@ import httpcore
 import pytest
 
 from headrace.workers.callbacks.webhooks.guard import LOOKUPS, Guard, Resolver
-from headrace.workers.callbacks.webhooks.sender import Verdict
+from headrace.workers.callbacks.webhooks.sender import AttemptVerdict
 
 LOOPBACK = "127.0.0.1"
 PUBLIC = "93.184.215.14"
@@ -66,7 +66,7 @@ def reach(make_sender, internet, tls):
 async def test_a_name_is_looked_up_once_and_its_address_connected_to(reach, receiver, internet):
     names = Names([PUBLIC])
     attempt = await reach(names).send(URL, *SEND)
-    assert attempt.verdict is Verdict.DELIVERED, attempt.error
+    assert attempt.verdict is AttemptVerdict.DELIVERED, attempt.error
     assert names.asked == ["hooks.example"]
     assert internet.connected == [(PUBLIC, 443)]
     assert receiver.requests[0].headers["host"] == "hooks.example"
@@ -87,7 +87,7 @@ async def test_a_name_is_looked_up_once_and_its_address_connected_to(reach, rece
 )
 async def test_a_name_that_leads_to_a_private_address_is_refused(reach, receiver, internet, addresses):
     attempt = await reach(Names(addresses)).send(URL, *SEND)
-    assert (attempt.verdict, attempt.status) == (Verdict.REFUSED, None)
+    assert (attempt.verdict, attempt.status) == (AttemptVerdict.REFUSED, None)
     assert "hooks.example leads to" in attempt.error
     assert internet.connected == []
 
@@ -109,7 +109,7 @@ async def test_a_name_that_leads_to_a_private_address_is_refused(reach, receiver
 async def test_what_the_url_itself_gives_away_is_refused_before_any_lookup(reach, internet, url):
     names = Names([PUBLIC])
     attempt = await reach(names).send(url, *SEND)
-    assert (attempt.verdict, attempt.status) == (Verdict.REFUSED, None)
+    assert (attempt.verdict, attempt.status) == (AttemptVerdict.REFUSED, None)
     assert attempt.error
     assert (names.asked, internet.connected) == ([], [])
 
@@ -117,10 +117,10 @@ async def test_what_the_url_itself_gives_away_is_refused_before_any_lookup(reach
 async def test_a_name_that_changes_after_the_check_is_not_followed(reach, internet):
     names = Names([PUBLIC], [LOOPBACK])
     sender = reach(names)
-    assert (await sender.send(URL, *SEND)).verdict is Verdict.DELIVERED
+    assert (await sender.send(URL, *SEND)).verdict is AttemptVerdict.DELIVERED
     assert names.asked == ["hooks.example"]  # one lookup, so there is no second answer to connect to
     await sender.aclose()
-    assert (await sender.send(URL, *SEND)).verdict is Verdict.REFUSED
+    assert (await sender.send(URL, *SEND)).verdict is AttemptVerdict.REFUSED
     assert internet.connected == [(PUBLIC, 443)]
 
 
@@ -128,7 +128,7 @@ async def test_an_open_connection_is_not_looked_up_again(reach, internet):
     names = Names([PUBLIC], [LOOPBACK])
     sender = reach(names)
     for _ in range(3):
-        assert (await sender.send(URL, *SEND)).verdict is Verdict.DELIVERED
+        assert (await sender.send(URL, *SEND)).verdict is AttemptVerdict.DELIVERED
     assert len(names.asked) == len(internet.connected) == 1
 
 
@@ -137,7 +137,7 @@ async def test_certificates_are_verified_by_name_not_by_address(reach, make_send
     untrusting = make_sender(Guard(resolve=Names([PUBLIC])), network=internet)
     unknown = await untrusting.send(URL, *SEND)
     for attempt in (wrong, unknown):
-        assert (attempt.verdict, attempt.status) == (Verdict.RETRY, None)
+        assert (attempt.verdict, attempt.status) == (AttemptVerdict.RETRY, None)
         assert "certificate verify failed" in attempt.error
     assert receiver.requests == []
 
@@ -148,13 +148,13 @@ async def test_an_authority_of_the_operators_own_is_trusted(
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     sender = make_sender(Guard(resolve=Names([PUBLIC])), network=internet)
-    assert (await sender.send(URL, *SEND)).verdict is Verdict.DELIVERED
+    assert (await sender.send(URL, *SEND)).verdict is AttemptVerdict.DELIVERED
 
 
 @pytest.mark.parametrize("allow", ["hooks.example", "hooks.example:443", "10.0.0.0/24"])
 async def test_a_listed_receiver_may_be_private(reach, internet, allow):
     attempt = await reach(Names(["10.0.0.7"]), [allow]).send(URL, *SEND)
-    assert attempt.verdict is Verdict.DELIVERED, attempt.error
+    assert attempt.verdict is AttemptVerdict.DELIVERED, attempt.error
     assert internet.connected == [("10.0.0.7", 443)]
 
 
@@ -162,10 +162,10 @@ async def test_plain_http_to_a_name_needs_all_its_addresses_in_a_listed_network(
     receiver = await start_receiver()
     internet = Internet(receiver.port)
     for addresses, verdict in (
-        (["10.0.0.7"], Verdict.DELIVERED),
-        (["10.0.0.7", PUBLIC], Verdict.REFUSED),
-        ([PUBLIC], Verdict.REFUSED),
-        (["10.9.0.7"], Verdict.REFUSED),
+        (["10.0.0.7"], AttemptVerdict.DELIVERED),
+        (["10.0.0.7", PUBLIC], AttemptVerdict.REFUSED),
+        ([PUBLIC], AttemptVerdict.REFUSED),
+        (["10.9.0.7"], AttemptVerdict.REFUSED),
     ):
         sender = make_sender(Guard(["10.0.0.0/24"], resolve=Names(addresses)), network=internet)
         attempt = await sender.send("http://receiver.internal:8080/", *SEND)
@@ -184,7 +184,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(make_sender, r
 
     internet = Halved(receiver.port)
     sender = make_sender(Guard(resolve=Names(["2606:4700::1111", PUBLIC])), network=internet, tls=tls)
-    assert (await sender.send(URL, *SEND)).verdict is Verdict.DELIVERED
+    assert (await sender.send(URL, *SEND)).verdict is AttemptVerdict.DELIVERED
     assert internet.connected == [("2606:4700::1111", 443), (PUBLIC, 443)]
 
 
@@ -198,7 +198,7 @@ async def test_a_name_without_addresses_is_tried_again_later(reach, internet, pr
         return []
 
     attempt = await reach(names, connect_s=0.1).send(URL, *SEND)
-    assert (attempt.verdict, attempt.status) == (Verdict.RETRY, None)
+    assert (attempt.verdict, attempt.status) == (AttemptVerdict.RETRY, None)
     assert "host" in attempt.error
     assert internet.connected == []
 
@@ -207,10 +207,10 @@ async def test_the_system_resolves_names_when_nobody_else_does(start_receiver, m
     receiver = await start_receiver()
     assert LOOPBACK in await Resolver()("localhost", receiver.port)
     attempt = await make_sender().send(f"https://localhost:{receiver.port}/", *SEND)
-    assert attempt.verdict is Verdict.REFUSED
+    assert attempt.verdict is AttemptVerdict.REFUSED
     sender = make_sender(Guard(["localhost"]))
     attempt = await sender.send(f"http://localhost:{receiver.port}/", *SEND)
-    assert attempt.verdict is Verdict.DELIVERED
+    assert attempt.verdict is AttemptVerdict.DELIVERED
 
 
 async def test_a_name_whose_lookup_hangs_does_not_hold_up_the_others(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from headrace.schemas.webhooks.signing import new_secret
-from headrace.workers.callbacks.webhooks.sender import Verdict
+from headrace.workers.callbacks.webhooks.sender import AttemptVerdict
 
 BODY = b'{"type":"job.succeeded","timestamp":"2026-01-01T00:00:00.000Z","data":{}}'
 NOW_S = 1_800_000_000
@@ -57,7 +57,7 @@ async def test_a_webhook_is_one_signed_post_of_the_body_as_it_is(start_receiver,
     receiver = await start_receiver()
     secrets, now_s = [new_secret(), "a secret in plain words"], int(time.time())
     attempt = await make_sender().send(receiver.url("/hook?a=b%20c"), "msg_1", BODY, secrets, now_s)
-    assert (attempt.verdict, attempt.status, attempt.error) == (Verdict.DELIVERED, 204, "")
+    assert (attempt.verdict, attempt.status, attempt.error) == (AttemptVerdict.DELIVERED, 204, "")
     (request,) = receiver.requests
     assert request.line == "POST /hook?a=b%20c HTTP/1.1"
     assert request.body == BODY
@@ -85,7 +85,7 @@ async def test_without_secrets_there_is_no_signature(start_receiver, make_sender
 async def test_with_a_secret_that_cannot_sign_nothing_is_sent(start_receiver, make_sender, secrets):
     receiver = await start_receiver()
     attempt = await make_sender().send(receiver.url(), "msg_1", BODY, secrets, NOW_S)
-    assert attempt.verdict is Verdict.REFUSED
+    assert attempt.verdict is AttemptVerdict.REFUSED
     assert "secret" in attempt.error
     assert not any(secret in attempt.error for secret in secrets)
     assert not receiver.connections
@@ -94,17 +94,17 @@ async def test_with_a_secret_that_cannot_sign_nothing_is_sent(start_receiver, ma
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [
-        (200, Verdict.DELIVERED),
-        (202, Verdict.DELIVERED),
-        (299, Verdict.DELIVERED),
-        (304, Verdict.RETRY),
-        (400, Verdict.RETRY),
-        (404, Verdict.RETRY),
-        (410, Verdict.GONE),
-        (429, Verdict.RETRY),
-        (500, Verdict.RETRY),
-        (503, Verdict.RETRY),
-        (999, Verdict.RETRY),
+        (200, AttemptVerdict.DELIVERED),
+        (202, AttemptVerdict.DELIVERED),
+        (299, AttemptVerdict.DELIVERED),
+        (304, AttemptVerdict.RETRY),
+        (400, AttemptVerdict.RETRY),
+        (404, AttemptVerdict.RETRY),
+        (410, AttemptVerdict.GONE),
+        (429, AttemptVerdict.RETRY),
+        (500, AttemptVerdict.RETRY),
+        (503, AttemptVerdict.RETRY),
+        (999, AttemptVerdict.RETRY),
     ],
 )
 async def test_the_status_decides(start_receiver, make_sender, code, verdict):
@@ -119,7 +119,7 @@ async def test_a_redirect_is_never_followed(start_receiver, make_sender, code):
     inside = await start_receiver()
     receiver = await start_receiver(answers(status(code, f"location: {inside.url('/admin')}")))
     attempt = await make_sender().send(receiver.url(), "msg_1", BODY, [], NOW_S)
-    assert (attempt.status, attempt.verdict) == (code, Verdict.RETRY)
+    assert (attempt.status, attempt.verdict) == (code, AttemptVerdict.RETRY)
     assert "redirects are not followed" in attempt.error
     assert not inside.connections
 
@@ -128,7 +128,7 @@ ENDLESS = b"HTTP/1.1 %d Word\r\ntransfer-encoding: chunked\r\n\r\n"
 CHUNK = b"4000\r\n" + bytes(0x4000) + b"\r\n"
 
 
-@pytest.mark.parametrize(("code", "verdict"), [(200, Verdict.DELIVERED), (500, Verdict.RETRY)])
+@pytest.mark.parametrize(("code", "verdict"), [(200, AttemptVerdict.DELIVERED), (500, AttemptVerdict.RETRY)])
 async def test_an_endless_body_is_cut_off_and_recorded(start_receiver, make_sender, code, verdict):
     receiver = await start_receiver(drips(ENDLESS % code, CHUNK))
     attempt = await make_sender(timeout_s=60).send(receiver.url(), "msg_1", BODY, [], NOW_S)
@@ -163,7 +163,7 @@ async def test_whatever_is_slow_ends_at_the_deadline(start_receiver, make_sender
     assert 0.3 <= attempt.took_s < 5
     assert attempt.status == code
     assert error in attempt.error
-    assert attempt.verdict is (Verdict.DELIVERED if code == 200 else Verdict.RETRY)
+    assert attempt.verdict is (AttemptVerdict.DELIVERED if code == 200 else AttemptVerdict.RETRY)
 
 
 @pytest.mark.parametrize(
@@ -186,20 +186,20 @@ async def test_what_is_no_http_is_no_answer_and_is_not_repeated_in_the_log(
 ):
     receiver = await start_receiver(answers(answer, close=True))
     attempt = await make_sender(timeout_s=20).send(receiver.url(), "msg_1", BODY, [], NOW_S)
-    assert (attempt.status, attempt.verdict) == (None, Verdict.RETRY)
+    assert (attempt.status, attempt.verdict) == (None, AttemptVerdict.RETRY)
     assert attempt.error in {"the connection ended without an answer in HTTP", "the connection broke"}
 
 
 async def test_a_connection_that_breaks_after_the_status_changes_nothing(start_receiver, make_sender):
     receiver = await start_receiver(answers(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx", close=True))
     attempt = await make_sender().send(receiver.url(), "msg_1", BODY, [], NOW_S)
-    assert attempt.verdict is Verdict.DELIVERED
+    assert attempt.verdict is AttemptVerdict.DELIVERED
     assert attempt.error == "the answer's body broke off"
 
 
 async def test_nobody_listening_is_a_failure_like_others(make_sender, free_port):
     attempt = await make_sender().send(f"http://127.0.0.1:{free_port}/?token=1", "msg_1", BODY, [], NOW_S)
-    assert (attempt.status, attempt.verdict) == (None, Verdict.RETRY)
+    assert (attempt.status, attempt.verdict) == (None, AttemptVerdict.RETRY)
     assert attempt.error.startswith("no connection")
     assert "token" not in attempt.error
 
@@ -270,7 +270,7 @@ async def test_a_dead_receiver_holds_up_no_other(start_receiver, make_sender):
     sender = make_sender(timeout_s=5)
     hanging = [asyncio.create_task(sender.send(dead.url(), "m", BODY, [], NOW_S)) for _ in range(100)]
     answered = [await sender.send(alive.url(), "m", BODY, [], NOW_S) for _ in range(20)]
-    assert all(attempt.verdict is Verdict.DELIVERED for attempt in answered)
+    assert all(attempt.verdict is AttemptVerdict.DELIVERED for attempt in answered)
     assert not any(attempt.done() for attempt in hanging)
     for attempt in hanging:
         attempt.cancel()

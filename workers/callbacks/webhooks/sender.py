@@ -38,7 +38,7 @@ _NETWORK_ERRORS = (
 )
 
 
-class Verdict(StrEnum):
+class AttemptVerdict(StrEnum):
     """What an attempt means for its delivery."""
 
     DELIVERED = "delivered"
@@ -71,13 +71,13 @@ class Attempt:
     retry_after_s: float | None = None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AttemptVerdict:
         """What follows for the delivery."""
         if self.refused:
-            return Verdict.REFUSED
+            return AttemptVerdict.REFUSED
         if self.status is not None and 200 <= self.status < 300:
-            return Verdict.DELIVERED
-        return Verdict.GONE if self.status == 410 else Verdict.RETRY
+            return AttemptVerdict.DELIVERED
+        return AttemptVerdict.GONE if self.status == 410 else AttemptVerdict.RETRY
 
 
 @dataclass(slots=True)

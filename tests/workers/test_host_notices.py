@@ -5,7 +5,7 @@ import pytest
 from headrace.schemas.events import FailureCode, JobState
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimedJob
-from headrace.workers.engine_process.host_notices import Notices
+from headrace.workers.engine_process.host_notices import HostNotices
 from headrace.workers.engine_process.intake.reader import refusal
 from headrace.workers.engine_process.running_job import RunningJob
 from headrace.workers.supervision.pipe import JobLeft
@@ -26,5 +26,5 @@ def test_what_a_template_quotes_of_messages_is_shown_no_more_than_they_are(show,
     said: list[JobLeft] = []
     running = RunningJob.of_claim(Tag("m"), ClaimedJob("id", "1.x", b"{}", 0, 0, None, 0), 0.0)
     running.end(JobState.FAILED, "error", refusal(code, message))
-    Notices(said.append, show).left(running, "failed")
+    HostNotices(said.append, show).left(running, "failed")
     assert [notice.shown for notice in said] == [told]
