@@ -14,7 +14,7 @@ from headrace.schemas.webhooks.signing import new_secret, sign
 
 NODE = shutil.which("node")
 PACKAGES = Path(os.environ.get("NODE_PATH") or "nowhere")
-PAGE = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
+PAGE = (Path(__file__).parents[4] / "docs" / "webhooks.md").read_text()
 BODY = '{"type":"job.succeeded","data":{"text":"Übung"}}'
 BLOCKS = re.findall(r"```js\n(.*?)```", PAGE, re.DOTALL)
 DRIVER = """

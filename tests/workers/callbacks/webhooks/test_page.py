@@ -18,7 +18,7 @@ from headrace.schemas.webhooks.signing import new_secret, sign
 from headrace.workers.callbacks.payload import MAX_BODY_BYTES, body
 from headrace.workers.callbacks.webhooks.schedule import Schedule
 
-PAGE = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
+PAGE = (Path(__file__).parents[4] / "docs" / "webhooks.md").read_text()
 BODY = '{"type":"job.succeeded","data":{"text":"Übung"}}'.encode()
 
 

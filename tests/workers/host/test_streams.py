@@ -15,7 +15,7 @@ import pytest
 
 from .test_host import Celery, Eventually, celery_on
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 CLOSED = {"closed": ">&- 2>&-", "closed_stdin_too": "<&- >&- 2>&-", "full": ">/dev/full 2>/dev/full"}
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.demo.terminal import Terminal
+from tests.local.demo.terminal import Terminal
 
 WIDTH, HEIGHT = 80, 24
 SOONEST_S = 8.0

@@ -1,11 +1,11 @@
-"""Moments of a tour, always the same; `python -m tests.demo.scenes` writes the screens that show them."""
+"""Moments of a tour, always the same; `python -m tests.local.demo.scenes` writes the screens of them."""
 
 import io
 from pathlib import Path
 
 from rich.console import Console
 from rich.screen import Screen
-from tests.demo.terminal import Terminal
+from tests.local.demo.terminal import Terminal
 
 from headrace.local.demo.layout import frame
 from headrace.local.demo.scene import STREAM_PROMPTS, EngineView, Scene, StreamView

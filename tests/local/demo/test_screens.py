@@ -1,10 +1,10 @@
 """What the tour shows on terminals of five sizes, character by character, as a terminal reads it.
 
-`python -m tests.demo.scenes` writes the screens after a change of the layout: look at them.
+`python -m tests.local.demo.scenes` writes the screens after a change of the layout: look at them.
 """
 
 import pytest
-from tests.demo import scenes
+from tests.local.demo import scenes
 
 
 @pytest.mark.parametrize("size", scenes.SIZES)

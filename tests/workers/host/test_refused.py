@@ -6,7 +6,7 @@ import pytest
 
 from headrace.local.embedded_redis import EmbeddedRedis
 
-from .refusals import CONSUMING, TELLING, Refusals
+from ..refusals import CONSUMING, TELLING, Refusals
 from .test_host import Eventually, StartHost, celery_on
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]

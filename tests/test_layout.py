@@ -1,0 +1,29 @@
+"""A folder a process: nothing of one process lies loose among what several share."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = {"__init__.py", "known_settings.py", "metrics.py", "models.py", "settings.py"}
+PROCESSES = {"engine_process", "host", "callbacks"}
+THEIRS = {"celery_worker", "supervision", "demo_model"}
+"""What two of the processes share, and the built-in model."""
+
+
+def entries(folder: str) -> set[str]:
+    return {path.name for path in (ROOT / folder).iterdir() if path.suffix == ".py" or holds_sources(path)}
+
+
+def holds_sources(path: Path) -> bool:
+    return path.is_dir() and any(file for file in path.rglob("*") if file.suffix in {".py", ".json"})
+
+
+def test_no_file_lies_loose_in_workers():
+    assert entries("workers") == SHARED | PROCESSES | THEIRS
+
+
+@pytest.mark.parametrize("folder", ["engine_process", "host", "callbacks", "celery_worker", "supervision"])
+def test_every_folder_of_workers_says_what_it_is(folder):
+    text = (ROOT / "workers" / folder / "__init__.py").read_text()
+    assert text.startswith('"""')
