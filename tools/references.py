@@ -21,8 +21,7 @@ from headrace.schemas import errors
 from headrace.schemas.events import FailureCode
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.settings.common import CommonSettings
-from headrace.workers.callbacks.settings import CallbacksSettings
-from headrace.workers.settings import WorkerSettings
+from headrace.workers.settings import CallbacksSettings, WorkerSettings
 
 DOCS = Path(__file__).parents[1] / "docs"
 

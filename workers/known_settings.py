@@ -1,8 +1,7 @@
 """All settings that a process of headrace knows, and what is set that none of them is."""
 
 from ..schemas.settings.names import unknown_settings
-from .callbacks.settings import CallbacksSettings
-from .settings import WorkerSettings
+from .settings import CallbacksSettings, WorkerSettings
 
 KNOWN = frozenset(WorkerSettings.model_fields) | frozenset(CallbacksSettings.model_fields)
 

@@ -16,7 +16,7 @@ from headrace.producers.celery import task  # noqa: F401
 from headrace.producers.celery.app import make_app
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.callbacks.run import run
-from headrace.workers.callbacks.settings import CallbacksSettings
+from headrace.workers.settings import CallbacksSettings
 
 from .callbacks_points import Fuse, Point, arm
 from .nursery import serve

@@ -28,7 +28,7 @@ from headrace.producers.celery.task import generate
 from headrace.schemas import keys
 from headrace.schemas.redis.connection import connect
 from headrace.schemas.settings.celery import CelerySettings
-from headrace.workers.callbacks.settings import CallbacksSettings
+from headrace.workers.settings import CallbacksSettings
 
 from ..workers.callbacks.conftest import Received, Receiver, logging_left_alone
 from .callbacks_points import Point, expected, known_scripts

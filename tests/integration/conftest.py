@@ -201,8 +201,8 @@ class Uninterrupted:
     def _submit(self, name: str, fields: Mapping[str, object]) -> None:
         from headrace.engine import Request
         from headrace.schemas.wire import WireJob
-        from headrace.workers.engine_process.intake.prepared import Asked
         from headrace.workers.engine_process.intake.sampling import sampling_params
+        from headrace.workers.engine_process.prepared import Asked
 
         assert fields.get("temperature") == 0.0 or "seed" in fields
         job = WireJob.make(**fields)

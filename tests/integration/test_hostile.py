@@ -24,7 +24,7 @@ from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.run import INTERNAL_ERROR
 from headrace.workers.callbacks.service import Service
-from headrace.workers.callbacks.settings import CallbacksSettings
+from headrace.workers.settings import CallbacksSettings
 
 from .conftest import WorkerProcess, wait_until
 from .hostile import FOLLOWER, KEY, SECRET, TAG, Case, Fuzzer

@@ -28,8 +28,8 @@ from ...schemas.redis.connection import broker_errors, connect_async
 from ...schemas.scripts import DeliveriesReply, DueDelivery, claim_deliveries, run_async, settle_delivery
 from ...schemas.webhooks.delivery import Attempted, DeliveryState, read_secrets
 from ...telemetry.seldom import Seldom
+from ..settings import CallbacksSettings
 from .metrics import CallbackMetrics
-from .settings import CallbacksSettings
 from .webhooks.schedule import Schedule
 from .webhooks.sender import Attempt, AttemptVerdict, Sender
 

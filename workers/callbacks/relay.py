@@ -27,11 +27,11 @@ from ...schemas.redaction import shown_name
 from ...schemas.scripts import accept_delivery, run
 from ...schemas.wire import WireJob
 from ...telemetry.seldom import Seldom
+from ..settings import CallbacksSettings
 from .message import Messages, TaskMessage
 from .metrics import CallbackMetrics
 from .outbox import WAIT_S, Entry, Outbox
 from .payload import body
-from .settings import CallbacksSettings
 from .tasks import Tasks
 
 log = structlog.get_logger(__name__)

@@ -24,9 +24,9 @@ from ...telemetry.metrics_server import served
 from ..celery_worker.consumer import PatientConsumer
 from ..celery_worker.stopping import FAREWELL_S, end_within, stop_celery
 from ..known_settings import unknown
+from ..settings import CallbacksSettings
 from .metrics import CallbackMetrics
 from .service import END_S, Service
-from .settings import CallbacksSettings
 
 RESTORE_S = 60
 """A task that this process took and did not finish within so long goes back to its queue."""

@@ -17,11 +17,11 @@ from ...schemas.scripts import run_many, upkeep
 from ...telemetry.health import Report
 from ...telemetry.seldom import Seldom
 from ..celery_worker.revoke import Canceller
+from ..settings import CallbacksSettings
 from .backlog import look
 from .deliveries import Deliveries
 from .metrics import CallbackMetrics
 from .relay import Relay
-from .settings import CallbacksSettings
 from .webhooks.guard import Guard
 from .webhooks.sender import Sender
 

@@ -11,7 +11,7 @@ from ...schemas.keys import Tag
 from ...schemas.scripts import ClaimedJob, Segment
 from ...schemas.wire import WireJob
 from ..supervision.pipe import JobStarted
-from .intake.prepared import Prepared
+from .prepared import Prepared
 from .text import TextStream, TokenText
 
 

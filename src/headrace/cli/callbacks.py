@@ -51,7 +51,7 @@ def _run(flags: dict[str, Any]) -> int:
         from celery.app.utils import find_app
 
         from ..workers.callbacks.run import run
-        from ..workers.callbacks.settings import CallbacksSettings
+        from ..workers.settings import CallbacksSettings
     except ModuleNotFoundError as error:
         hint = "pip install 'headrace[callbacks]'"
         typer.echo(f"headrace callbacks: {error.name} is missing; {hint}", err=True)

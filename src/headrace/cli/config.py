@@ -11,8 +11,7 @@ import typer
 from ..producers.cli.options import AsJson, RedisUrl
 from ..schemas.redis.connection import shown_url
 from ..schemas.settings.common import ENV_PREFIX, config_file, read_config_file
-from ..workers.callbacks.settings import CallbacksSettings
-from ..workers.settings import WorkerSettings
+from ..workers.settings import CallbacksSettings, WorkerSettings
 
 
 def register(app: typer.Typer) -> None:

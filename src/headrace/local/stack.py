@@ -14,7 +14,7 @@ from types import FrameType
 
 from ..cli.interrupts import INTERRUPTS, check_interrupts
 from ..producers.client import Client
-from ..workers.callbacks.settings import CallbacksSettings
+from ..workers.settings import CallbacksSettings
 from .embedded_redis import EmbeddedRedis
 
 START_S = 120.0

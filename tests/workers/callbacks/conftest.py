@@ -24,7 +24,7 @@ from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.service import Service
-from headrace.workers.callbacks.settings import CallbacksSettings
+from headrace.workers.settings import CallbacksSettings
 
 TAG = Tag("demo")
 WAIT_S = 30.0

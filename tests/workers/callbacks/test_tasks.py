@@ -22,8 +22,8 @@ from headrace.workers.callbacks import tasks
 from headrace.workers.callbacks.message import Messages
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.outbox import CONSUMER, Outbox
-from headrace.workers.callbacks.settings import CallbacksSettings
 from headrace.workers.callbacks.tasks import Tasks
+from headrace.workers.settings import CallbacksSettings
 
 from .conftest import TAG, Jobs, Receiver, wait_until
 

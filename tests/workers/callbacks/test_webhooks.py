@@ -21,7 +21,7 @@ from headrace.schemas.scripts import DueDelivery, accept_delivery, run
 from headrace.schemas.webhooks.delivery import DeliveryState
 from headrace.workers.callbacks.deliveries import SETTLE_S, Deliveries
 from headrace.workers.callbacks.metrics import CallbackMetrics
-from headrace.workers.callbacks.settings import CallbacksSettings
+from headrace.workers.settings import CallbacksSettings
 
 from .conftest import DAY, TAG, Jobs, Receiver, wait_until
 

@@ -10,7 +10,7 @@ from kombu import Exchange, Queue
 from headrace.cli import callbacks as callbacks_cli
 from headrace.workers.callbacks import run as callbacks_run
 from headrace.workers.callbacks.run import configure
-from headrace.workers.callbacks.settings import CallbacksSettings
+from headrace.workers.settings import CallbacksSettings
 
 
 def configured(**conf: object) -> Celery:

@@ -15,7 +15,7 @@ from headrace.telemetry.health import Report
 from headrace.telemetry.metrics_server import pages, served
 from headrace.workers.callbacks import service as callbacks
 from headrace.workers.callbacks.metrics import CallbackMetrics
-from headrace.workers.callbacks.settings import CallbacksSettings
+from headrace.workers.settings import CallbacksSettings
 
 if TYPE_CHECKING:
     from headrace.local.embedded_redis import EmbeddedRedis

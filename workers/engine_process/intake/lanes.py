@@ -22,11 +22,11 @@ from ....schemas.events import FailureCode
 from ....schemas.job import JobClass
 from ....schemas.scripts import ClaimedJob
 from ....schemas.wire import WireJob
+from ..prepared import Asked, Prepared
 from ..running_job import RunningJob
 from ..text import TextStream, TokenizerError, TokenText
 from . import frames, token_log
 from .places import Places
-from .prepared import Asked, Prepared
 from .process import QUICK, SLOW, answer_in
 from .reader import refusal
 from .sampling import sampling_params

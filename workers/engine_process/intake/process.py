@@ -24,9 +24,9 @@ from types import FrameType
 from typing import Literal
 
 from ...supervision.lifeline import at_parents_end
+from ..prepared import Asked, Prepared
 from ..text import ChatTemplateError, Tokenizer, TokenizerError
 from . import frames
-from .prepared import Asked, Prepared
 from .reader import Reader
 
 WARM_UP_S = 1.0

@@ -11,9 +11,9 @@ from ....schemas.errors import InvalidJob
 from ....schemas.events import Chunk, FailureCode, JobError, parse_event
 from ....schemas.wire import WireJob
 from ..host_notices import introduction
+from ..prepared import NOT_KEPT, Asked, Prepared
 from ..text import ChatTemplateError, Held, TextStream, Tokenizer, held_after, wrong_tool
 from .bounds import bytes_a_token
-from .prepared import NOT_KEPT, Asked, Prepared
 
 LONGEST = 2000
 """Characters of an error's message: templates quote what they were given."""

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from headrace.schemas.events import chunk_payload
-from headrace.workers.engine_process.intake.prepared import Asked, Prepared
 from headrace.workers.engine_process.intake.reader import Reader
+from headrace.workers.engine_process.prepared import Asked, Prepared
 from headrace.workers.engine_process.text import TextStream
 
 from ..tokenizers_of import byte_level, word_pieces

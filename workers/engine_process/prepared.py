@@ -5,9 +5,9 @@ from array import array
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ....schemas.events import JobError
-from ...supervision.pipe import JobStarted
-from ..text import Held, Position
+from ...schemas.events import JobError
+from ..supervision.pipe import JobStarted
+from .text import Held, Position
 
 NOT_KEPT = frozenset(
     {"prompt", "messages", "prompt_token_ids", "tools", "metadata", "webhook", "celery", "idempotency_key"}

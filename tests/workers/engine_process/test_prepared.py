@@ -2,7 +2,7 @@
 
 import json
 
-from headrace.workers.engine_process.intake.prepared import PIECE, Prepared, Replay
+from headrace.workers.engine_process.prepared import PIECE, Prepared, Replay
 
 
 def test_a_long_log_with_probabilities_travels_in_pieces_that_are_read_one_after_the_other():
