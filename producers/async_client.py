@@ -10,6 +10,7 @@ from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.redis.connection import broker_errors, connect_async, server_info_async
 from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async, run_many_async
+from .completed import Completed
 from .hub import Hub
 from .mailbox import client_closed
 from .operate.models import ModelInfo, forget_model, read_models
@@ -127,6 +128,20 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         """See `Client.job`; nothing to await."""
         self._operations.tag_of(job_id)
         return AsyncJobHandle(self, job_id)
+
+    def as_completed(
+        self, jobs: "Iterable[AsyncJobHandle]", timeout_s: float | None = None
+    ) -> "AsyncIterator[AsyncJobHandle]":
+        """See `Client.as_completed`; to be read with `async for`."""
+        return self._completed(Completed(self._operations, jobs, timeout_s, asyncio.Event()))
+
+    async def _completed(self, completed: "Completed[AsyncJobHandle]") -> "AsyncIterator[AsyncJobHandle]":
+        try:
+            while jobs := await self._run(completed.next()):
+                for job in jobs:
+                    yield job
+        finally:
+            completed.leave()
 
     async def models(self) -> list[ModelInfo]:
         """See `Client.models`."""

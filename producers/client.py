@@ -12,6 +12,7 @@ from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.redis.connection import broker_errors, connect, server_info
 from ..schemas.scripts import Call, CancelStatus, run, run_confirmed, run_many
+from .completed import Completed
 from .hub import ThreadedHub
 from .mailbox import client_closed
 from .operate.models import ModelInfo, forget_model, read_models
@@ -128,6 +129,28 @@ class Client(Producer["JobHandle"]):
         """
         self._operations.tag_of(job_id)
         return JobHandle(self, job_id)
+
+    def as_completed(
+        self, jobs: "Iterable[JobHandle]", timeout_s: float | None = None
+    ) -> "Iterator[JobHandle]":
+        """Each of the jobs once, as soon as it has ended, however it ended: the first to end comes first.
+
+        `job.result()` then answers, or raises, without a wait. All of them are listened for at once, over the
+        client's one Pub/Sub connection.
+
+        Raises:
+            ResultTimeout: some have not ended `timeout_s` after the call; they go on.
+            BrokerUnavailable: Redis was away for too long, or the client was closed.
+            BadSetting: something that is no handle, or no number of seconds.
+        """
+        return self._completed(Completed(self._operations, jobs, timeout_s, Event()))
+
+    def _completed(self, completed: "Completed[JobHandle]") -> "Iterator[JobHandle]":
+        try:
+            while jobs := self._run(completed.next()):
+                yield from jobs
+        finally:
+            completed.leave()
 
     def models(self) -> list[ModelInfo]:
         """The models that workers have served here, by name, with how many workers serve each now."""

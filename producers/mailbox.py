@@ -45,6 +45,20 @@ class Filler(Protocol):
         """Stop filling it."""
 
 
+class Listening(Protocol):
+    """A mailbox, or many with one signal, as a reader that waits sees it."""
+
+    @property
+    def news(self) -> Any:
+        """The event that is set while there is something to take."""
+
+    def join(self, hub: Filler) -> None:
+        """Be filled by `hub`, if that is not so already."""
+
+    def resync(self) -> None:
+        """Have the reader look at what Redis keeps: messages may have been missed."""
+
+
 @dataclass(slots=True, eq=False)
 class Mailbox(Generic[S]):
     """One reader's live messages, bounded; filled by a hub, emptied by the reader.

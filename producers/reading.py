@@ -24,7 +24,7 @@ from ..schemas.errors import (
 )
 from ..schemas.events import Chunk, End, Event, JobError, JobResult, JobState, Record, intact, parse_event
 from ..schemas.keys import Tag
-from .mailbox import Mailbox, S, Signal
+from .mailbox import Listening, Mailbox, S, Signal
 from .operations import Operations
 from .steps import Listen, Read, Steps, check_seconds
 from .waiting import EXPLAIN_S, explain
@@ -118,13 +118,18 @@ def _without_first(chunk: Chunk, count: int) -> Chunk:
     return chunk.model_copy(update={"token_ids": chunk.token_ids[count:], "logprobs": logprobs})
 
 
-class _Silence:
-    """How long to wait for news before looking at the log, and at most in all."""
+class Silence:
+    """How long to wait for news before looking at the log, and at most in all.
 
-    __slots__ = ("_deadline", "_job_id", "_tell_at", "_timeout_s", "_wait_s")
+    Attributes:
+        job_id: whose wait is explained.
+        others: how many jobs are waited for beside it.
+    """
+
+    __slots__ = ("_deadline", "_tell_at", "_timeout_s", "_wait_s", "job_id", "others")
 
     def __init__(self, job_id: str, timeout_s: float | None) -> None:
-        self._job_id, self._timeout_s = job_id, timeout_s
+        self.job_id, self.others, self._timeout_s = job_id, 0, timeout_s
         now = time.monotonic()
         self._deadline = None if timeout_s is None else now + timeout_s
         self._tell_at: float | None = now + EXPLAIN_S
@@ -137,7 +142,7 @@ class _Silence:
             return OUTAGE_S
         return min(OUTAGE_S, max(0.0, self._deadline - time.monotonic()))
 
-    def wait(self, operations: Operations, mailbox: Mailbox[Any]) -> Steps[None]:
+    def wait(self, operations: Operations, mailbox: Listening) -> Steps[None]:
         """Wait for news; where none comes for long, have the log looked at.
 
         Who has waited for a moment without a sign is told why, once.
@@ -152,11 +157,11 @@ class _Silence:
                 return
             if time.monotonic() >= self._tell_at:
                 self._tell_at = None
-                yield from operations.waits.tell(operations, self._job_id)
+                yield from operations.waits.tell(operations, self.job_id)
         wait_s = min(self._wait_s * random.uniform(0.8, 1.2), self.left_s)
         if wait_s <= 0:
-            why = yield from explain(operations, self._job_id)
-            raise ResultTimeout(self._job_id, self._timeout_s or 0.0, why.text if why else "")
+            why = yield from explain(operations, self.job_id)
+            raise ResultTimeout(self.job_id, self._timeout_s or 0.0, why.text if why else "", self.others)
         if (yield Listen(mailbox, wait_s)):
             self._wait_s = SILENCE_S
             return
@@ -176,7 +181,7 @@ class StreamReader:
     tag: Tag
     mailbox: Mailbox[Any]
     cursor: Cursor
-    _silence: _Silence
+    _silence: Silence
     _failure: HeadraceError | None = None
     _restarts: int | None = None
 
@@ -251,7 +256,7 @@ def stream_reader(
     check_seconds("timeout_s", timeout_s)
     tag = operations.tag_of(job_id)
     mailbox, cursor = Mailbox(tag.chan(job_id), news), Cursor(job_id, from_offset)
-    return StreamReader(operations, tag, mailbox, cursor, _Silence(job_id, timeout_s))
+    return StreamReader(operations, tag, mailbox, cursor, Silence(job_id, timeout_s))
 
 
 def result_mailbox(operations: Operations, job_id: str, news: S) -> Mailbox[S]:
@@ -271,10 +276,10 @@ def read_result(
         JobNotFound, BrokerUnavailable: see `JobHandle.result`.
     """
     check_seconds("timeout_s", timeout_s)
-    job, silence = operations.tag_of(job_id).job(job_id), _Silence(job_id, timeout_s)
+    job, silence = operations.tag_of(job_id).job(job_id), Silence(job_id, timeout_s)
     while True:
         payloads = mailbox.take()
-        if payloads is None or any(map(_may_end, payloads)):
+        if payloads is None or any(map(may_end, payloads)):
             values = yield from operations.send(Read((("HMGET", job, *_RESULT_FIELDS),)), silence.left_s)
             with intact(job_id):
                 record = Record(job_id, _present(_RESULT_FIELDS, values[0]))
@@ -288,7 +293,7 @@ def read_result(
         yield from silence.wait(operations, mailbox)
 
 
-def _may_end(payload: bytes) -> bool:
+def may_end(payload: bytes) -> bool:
     """Whether a message is of a job's end; of one that can't be read, its record says."""
     try:
         return isinstance(parse_event(payload), End)

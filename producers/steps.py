@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ..schemas.errors import BadSetting, BrokerUnavailable
 from ..schemas.redis.connection import connection_lost
 from ..schemas.scripts import Call
-from .mailbox import Mailbox
+from .mailbox import Listening
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Pause:
 class Listen:
     """Wait for news in the mailbox; the reply says whether there are any."""
 
-    mailbox: Mailbox[Any]
+    mailbox: Listening
     seconds: float
 
 

@@ -332,19 +332,25 @@ class ResultTimeout(HeadraceError, TimeoutError):
     """The job has not ended within the reader's own time limit; it goes on.
 
     Attributes:
+        job_id: the job, or the first of several.
         why: what it waits for, as far as it is known: no worker, jobs in front, a limit.
+        others: how many jobs that were waited for together with it have not ended either.
     """
 
     code = "result_timeout"
     http_status = 504
     exit_status = 9
 
-    def __init__(self, job_id: str, timeout_s: float, why: str = "") -> None:
+    def __init__(self, job_id: str, timeout_s: float, why: str = "", others: int = 0) -> None:
         reason = f": {why}" if why else ""
-        message = f"job {job_id} has not ended within {timeout_s:g} s{reason}. It goes on; ask again later"
-        super().__init__(message, job_id, timeout_s, why)
+        who, goes = f"job {job_id} has", "It goes"
+        if others:
+            who, goes = f"job {job_id} and {others} {'other' if others == 1 else 'others'} have", "They go"
+        message = f"{who} not ended within {timeout_s:g} s{reason}. {goes} on; ask again later"
+        super().__init__(message, job_id, timeout_s, why, others)
         self.job_id = job_id
         self.why = why
+        self.others = others
 
 
 class BrokerUnavailable(HeadraceError, ConnectionError):
