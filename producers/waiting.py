@@ -123,8 +123,16 @@ class _Worker:
 def explain(operations: "Operations", job_id: str) -> Steps[Waiting | None]:
     """Why the job has not ended; None where it is not known, or there is no such job."""
     try:
-        return (yield from _explain(operations.tag_of(job_id), job_id))
-    except (BrokerUnavailable, ValueError):  # Redis is away, or what it holds was damaged
+        return (yield from explain_at(operations.tag_of(job_id), job_id))
+    except BrokerUnavailable:
+        return None
+
+
+def explain_at(tag: Tag, job_id: str) -> Steps[Waiting | None]:
+    """Why the job has not ended, by these keys; None where it can't be known, or there is no such job."""
+    try:
+        return (yield from _explain(tag, job_id))
+    except ValueError:  # what Redis holds was damaged
         return None
 
 

@@ -1,16 +1,19 @@
 """`headrace doctor` on a Redis with good and with bad settings."""
 
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from headrace import Client
+from headrace import Client, ResultTimeout
 from headrace.producers.celery.message import celery_part
+from headrace.producers.operate import standing
 from headrace.producers.operate.rights import denied_commands
+from headrace.producers.operate.tenants import set_policy
 from headrace.schemas import keys
 from headrace.schemas.keys import NAMESPACE, Tag
 from headrace.schemas.presence import note_presence
@@ -19,6 +22,7 @@ from headrace.schemas.redis.acl import Role, acl_line
 from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, claim, heartbeat, recover, run
 from headrace.schemas.settings.queue import QueueSettings
+from headrace.schemas.tenants import TenantPolicy
 
 from .conftest import Ran
 
@@ -87,6 +91,60 @@ def test_an_interrupted_job_that_nobody_serves_is_a_failure_too(
     assert examine(redis_url, status=1)["demo: workers"]["verdict"] == "fail"  # its worker has gone
     run(redis, recover(tag, "worker-1", QueueSettings(), blamed=False, how="handed over"))
     assert examine(redis_url, status=1)["demo: workers"]["verdict"] == "fail"  # it waits for another
+
+
+@pytest.fixture
+def client(redis_url: str, redis: Redis) -> Iterator[Client]:
+    """A client of the model demo, which one worker serves."""
+    redis.hset(keys.models(), "demo", "{}")
+    run(redis, heartbeat(Tag("demo"), "w", {"pages_free": 1}))
+    with Client.from_env(redis_url) as client:
+        yield client
+
+
+@pytest.mark.leaves_jobs
+def test_a_tenant_at_its_limit_is_said_in_the_words_that_its_clients_see(
+    examine, redis_url: str, redis: Redis, client: Client
+) -> None:
+    client._run(set_policy(client._operations, "t", TenantPolicy(max_running=1)))
+    client.enqueue("x", model="demo", tenant="t")
+    run(redis, claim(Tag("demo"), ClaimRequest("w", "n", 60_000, 10**6, 1)))
+    job = client.enqueue("x", model="demo", tenant="t")
+    with pytest.raises(ResultTimeout) as late:
+        job.result(timeout_s=0)
+    found = examine(redis_url, status=0)["demo: tenant limit"]
+    said = f"job {job.id} waits: {late.value.why}; the first in its queue has waited "
+    assert re.fullmatch(re.escape(said) + r"\d+ s", found["found"])
+    assert (found["verdict"], found["advice"].split(" raises")[0]) == ("warn", "headrace tenants set")
+    client._run(set_policy(client._operations, "t", None))
+
+
+@pytest.mark.leaves_jobs
+def test_a_class_that_no_worker_serves_is_a_failure(
+    examine, redis_url: str, redis: Redis, client: Client
+) -> None:
+    run(redis, heartbeat(Tag("demo"), "w", {"classes": "interactive"}))
+    for tenant in ("a", "b"):
+        client.enqueue("x", model="demo", tenant=tenant)
+    found = examine(redis_url, status=1)["demo: class not served"]
+    assert "no worker of model 'demo' serves the class standard" in found["found"]
+    assert found["found"].endswith("(1 more queue so)")
+
+
+@pytest.mark.leaves_jobs
+def test_a_queue_is_too_long_when_its_jobs_have_waited_for_long(
+    examine, redis_url: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        client.enqueue("x", model="demo")
+    found = examine(redis_url, status=0)["demo: queue"]
+    assert (found["verdict"], "behind 2 jobs of tenant 'default'" in found["found"]) == ("ok", True)
+    monkeypatch.setattr(standing, "LONG_S", 0.0)
+    found = examine(redis_url, status=0)["demo: queue"]
+    assert (found["verdict"], found["advice"]) == (
+        "warn",
+        "more jobs come than are done; one more: headrace worker --model demo",
+    )
 
 
 def test_two_models_under_one_name_are_said(examine, redis_url: str, redis: Redis) -> None:

@@ -9,10 +9,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
@@ -33,7 +31,9 @@ from ...schemas.redis.connection import (
     server_info,
 )
 from ...schemas.settings.common import CommonSettings
+from .findings import Finding, Verdict, fine, judge
 from .rights import denied_commands
+from .standing import what_waits
 
 PINGS = 50
 SLOW_MS, TOO_SLOW_MS = 5.0, 50.0
@@ -53,31 +53,6 @@ HEADROOM = 0.2
 """Of maxmemory, below which the queue may soon be refused."""
 
 
-class Verdict(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-class Finding(BaseModel):
-    """One thing that was looked at.
-
-    Attributes:
-        check: what.
-        found: how it is.
-        advice: what to change; empty when nothing is to be.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    check: str
-    verdict: Verdict
-    found: str
-    advice: str = ""
-
-
 def examine(settings: CommonSettings) -> Iterator[Finding]:
     """Look at everything, the first thing that stands in the way of the others first."""
     yield from _machine()
@@ -93,7 +68,7 @@ def examine(settings: CommonSettings) -> Iterator[Finding]:
             except BrokerUnavailable as error:
                 if not isinstance(error.__cause__, NoPermissionError):
                     raise
-                yield _fine("queue", "not looked at: this user may not, and a producer need not")
+                yield fine("queue", "not looked at: this user may not, and a producer need not")
     except BrokerUnavailable as error:
         away = "start Redis, or name it with --redis or HEADRACE_REDIS_URL"
         refused = "Redis is there but refuses: mend what it says, then look again"
@@ -106,19 +81,19 @@ def examine(settings: CommonSettings) -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    yield _fine("python", platform.python_version())
+    yield fine("python", platform.python_version())
     for package in ("headrace", "redis", "celery", "torch", "transformers"):
         try:
-            yield _fine(package, importlib.metadata.version(package))
+            yield fine(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
-            yield _fine(package, "not installed (only a worker needs it)")
+            yield fine(package, "not installed (only a worker needs it)")
     if importlib.util.find_spec("torch") is not None:
         import torch
 
         if torch.cuda.is_available():
-            yield _fine("gpu", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))
+            yield fine("gpu", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))
         else:
-            yield _fine("gpu", "none that torch can use: workers run on the CPU")
+            yield fine("gpu", "none that torch can use: workers run on the CPU")
             compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
             yield Finding(
                 check="compiler",
@@ -136,7 +111,7 @@ def _server(redis: Redis) -> Iterator[Finding]:
     except BrokerUnavailable as error:
         yield Finding(check="version", verdict=Verdict.FAIL, found=str(error), advice="upgrade Redis")
     else:
-        yield _fine("version", f"Redis {info['redis_version']}, mode {info.get('redis_mode', '?')}")
+        yield fine("version", f"Redis {info['redis_version']}, mode {info.get('redis_mode', '?')}")
 
 
 def _settings(redis: Redis) -> Iterator[Finding]:
@@ -150,7 +125,7 @@ def _settings(redis: Redis) -> Iterator[Finding]:
             advice="check maxmemory-policy, appendfsync and the Pub/Sub buffers by hand",
         )
     policy = asked.get("maxmemory-policy") or str(info.get("maxmemory_policy", "unknown"))
-    yield _judge(
+    yield judge(
         "eviction",
         policy,
         policy == "noeviction",
@@ -160,12 +135,10 @@ def _settings(redis: Redis) -> Iterator[Finding]:
     yield from _memory(info)
     yield from _persistence(info, asked)
     replicas = int(info.get("connected_slaves", 0))
-    yield _fine("replicas", f"{replicas}" + ("" if replicas else ": jobs are lost with this machine's disk"))
+    yield fine("replicas", f"{replicas}" + ("" if replicas else ": jobs are lost with this machine's disk"))
     clients, most = int(info.get("connected_clients", 0)), int(asked.get("maxclients") or 0)
     if most:
-        yield _judge(
-            "clients", f"{clients} of {most}", clients < 0.8 * most, Verdict.WARN, "raise maxclients"
-        )
+        yield judge("clients", f"{clients} of {most}", clients < 0.8 * most, Verdict.WARN, "raise maxclients")
     if asked.get("timeout", "0") != "0":
         yield Finding(
             check="timeout",
@@ -186,7 +159,7 @@ def _memory(info: dict[str, Any]) -> Iterator[Finding]:
         )
         return
     free = 1 - used / most
-    yield _judge(
+    yield judge(
         "memory",
         f"{used / 2**20:.0f} of {most / 2**20:.0f} MiB used",
         free >= HEADROOM,
@@ -208,7 +181,7 @@ def _persistence(info: dict[str, Any], asked: dict[str, str]) -> Iterator[Findin
         )
     else:
         sync = asked.get("appendfsync", "unknown")
-        yield _judge(
+        yield judge(
             "persistence",
             f"AOF, fsync {sync}",
             sync != "no",
@@ -237,7 +210,7 @@ def _latency(redis: Redis) -> Iterator[Finding]:
     if median > TOO_SLOW_MS:
         yield Finding(check="latency", verdict=Verdict.FAIL, found=found, advice="move Redis nearer")
     else:
-        yield _judge(
+        yield judge(
             "latency",
             found,
             median <= SLOW_MS,
@@ -246,7 +219,7 @@ def _latency(redis: Redis) -> Iterator[Finding]:
         )
     seconds, microseconds = redis.time()
     skew = time.time() - (seconds + microseconds / 1e6)
-    yield _fine("clock", f"{skew:+.1f} s from Redis's (all times in the queue are Redis's)")
+    yield fine("clock", f"{skew:+.1f} s from Redis's (all times in the queue are Redis's)")
 
 
 def _rights(redis: Redis, namespace: str) -> Finding:
@@ -256,7 +229,7 @@ def _rights(redis: Redis, namespace: str) -> Finding:
         advice = "mend what Redis says; what this user may do could not be tried"
         return Finding(check="rights", verdict=Verdict.WARN, found=str(error), advice=advice)
     found = f"refused: {' '.join(denied)}" if denied else "scripts and all their commands"
-    return _judge(
+    return judge(
         "rights", found, not denied, Verdict.FAIL, "headrace acl prints what this user must be allowed"
     )
 
@@ -269,7 +242,7 @@ def _queue(redis: Redis, settings: CommonSettings) -> Iterator[Finding]:
             tags = [Tag(model, partition, settings.namespace) for partition in range(settings.partitions)]
             yield from _model(redis, model, tags, now_ms)
     if not models:
-        yield _fine("models", "no worker has served one here yet")
+        yield fine("models", "no worker has served one here yet")
 
 
 def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[Finding]:
@@ -279,17 +252,19 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     dead = sum(redis.xlen(tag.dead) for tag in tags)
     outbox = sum(redis.xlen(tag.outbox) for tag in tags)
     advice = f"jobs wait and nobody serves them: headrace worker --model {model}"
-    yield _judge(f"{model}: workers", f"{workers}", workers or not waiting, Verdict.FAIL, advice)
+    yield judge(f"{model}: workers", f"{workers}", workers or not waiting, Verdict.FAIL, advice)
+    if workers:
+        yield from what_waits(redis, model, tags, now_ms)
     served = _served(redis, tags[0], now_ms)
     advice = (
         "they differ in what decides tokens: keep one of them under this name, and name the other otherwise"
     )
     found = ", ".join(f"{name} by {count}" for name, count in sorted(served.items()))
-    yield _judge(f"{model}: fingerprints", found or "none", len(served) < 2, Verdict.WARN, advice)
+    yield judge(f"{model}: fingerprints", found or "none", len(served) < 2, Verdict.WARN, advice)
     advice = "nobody does the upkeep: start a worker of this model"
-    yield _judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
+    yield judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
     advice = "headrace dead list"
-    yield _judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)
+    yield judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)
     late = any(_oldest_ms(redis, tag) < now_ms - 1000 * OUTBOX_S for tag in tags)
     advice = "webhooks or Celery tasks wait: start headrace callbacks (one for each --app), or one more"
     found = f"{outbox} to relay"
@@ -297,7 +272,7 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
         found += f", and {missing}"
         advice = "start headrace callbacks, with --app module:app of who sent the tasks"
         late = True
-    yield _judge(f"{model}: outbox", found, not late, Verdict.FAIL, advice)
+    yield judge(f"{model}: outbox", found, not late, Verdict.FAIL, advice)
 
 
 def _without_callbacks(redis: Redis, tags: list[Tag]) -> str:
@@ -359,13 +334,3 @@ def _config(redis: Redis) -> tuple[dict[str, str], str]:
             return asked, str(error)
         asked |= {str(key): str(value) for key, value in found.items()}
     return asked, ""
-
-
-def _fine(check: str, found: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.OK, found=found)
-
-
-def _judge(check: str, found: str, fine: object, otherwise: Verdict, advice: str) -> Finding:
-    if fine:
-        return _fine(check, found)
-    return Finding(check=check, verdict=otherwise, found=found, advice=advice)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import typer
 
 from ..producers.cli.options import AsJson, RedisUrl
-from ..producers.operate.doctor import Finding, Verdict, examine
+from ..producers.operate.doctor import examine
+from ..producers.operate.findings import Finding, Verdict
 from ..schemas.settings.common import CommonSettings
 from ..workers.known_settings import unknown
 
