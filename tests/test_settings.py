@@ -64,14 +64,14 @@ def test_a_files_byte_order_mark_is_no_part_of_it(cli: Any, tmp_path: Path) -> N
     assert next(entry["value"] for entry in shown if entry["name"] == "namespace") == "other"
 
 
-@pytest.mark.parametrize("command", ["config", "doctor"])
+@pytest.mark.parametrize("command", ["config", "doctor", "models", "acl", "dead list", "status x"])
 def test_names_that_are_no_settings_are_said_with_what_was_meant(
     cli: Any, tmp_path: Path, command: str
 ) -> None:
     (tmp_path / TOML).write_text("retentions = 5\nlease-s = 3\nnonsense = 1\n[worker]\nmodel = 'x'\n")
     names = {"HEADRACE_REDISURL": "a", "HEADRACE_MODELL": "b", "headrace_redis": "c", "HEADRACE_QQQ": "d"}
     said = cli(
-        command, **names, HEADRACE_CONFIG=TOML, HEADRACE_LEASE_S="5", HEADRACE_WEBHOOK_ALLOW="x"
+        *command.split(), **names, HEADRACE_CONFIG=TOML, HEADRACE_LEASE_S="5", HEADRACE_WEBHOOK_ALLOW="x"
     ).output
     for sentence in (
         "HEADRACE_REDISURL is no setting and does nothing; did you mean HEADRACE_REDIS_URL?",
@@ -85,6 +85,12 @@ def test_names_that_are_no_settings_are_said_with_what_was_meant(
     ):
         assert sentence in said
     assert said.count("no setting and does nothing") == 8
+
+
+def test_help_is_given_whatever_is_in_the_file(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / TOML).write_text("[half")
+    assert cli("models", "--help").returncode == 0
+    assert cli("models").returncode == 2
 
 
 def test_settings_of_every_process_are_known_to_all(cli: Any) -> None:

@@ -69,9 +69,8 @@ SETTINGS = """# Settings
 A setting is given by a command's option, else by the variable `HEADRACE_` and its name in capitals, else by
 a line `name = value` of `headrace.toml` in the current folder, or of the file that `HEADRACE_CONFIG` names.
 `headrace config` shows the effective ones and where each came from. A wrong value is refused at the start; a
-name that is no setting is said by `headrace config`, `doctor` and `up`, and in the logs of workers and
-callbacks. Lists have commas in options and variables. Names that end in `_s` are seconds, in `_ms`
-milliseconds, in `_bytes` bytes.
+name that is no setting is said by every command, workers and callbacks in their logs. Lists have commas in
+options and variables. Names that end in `_s` are seconds, in `_ms` milliseconds, in `_bytes` bytes.
 
 The Python client reads them with `Client.from_env()` only.
 """

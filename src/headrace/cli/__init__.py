@@ -28,8 +28,8 @@ _GROUPS = {
     "headrace.cli.doctor": ("doctor",),
 }
 
-_SAY_WHAT_IS_UNKNOWN = ("config", "demo", "up")
-"""Commands that say which settings do nothing; `doctor`, workers and callbacks do it in ways of their own."""
+_SAY_IT_THEMSELVES = ("doctor", "worker", "callbacks")
+"""Commands that tell in ways of their own which settings do nothing: as findings, and in their logs."""
 
 
 def build(arguments: list[str]) -> typer.Typer:
@@ -118,8 +118,10 @@ def _root(
 
     Settings come from options, then HEADRACE_* variables, then headrace.toml.
     """
-    if context.invoked_subcommand in _SAY_WHAT_IS_UNKNOWN:
+    if context.invoked_subcommand not in _SAY_IT_THEMSELVES:
+        from ..schemas.errors import BadSetting
         from ..workers.known_settings import unknown
 
-        for sentence in unknown():
-            typer.echo(f"headrace: {sentence}", err=True)
+        with suppress(BadSetting):  # a file that can't be read is an error of who needs it, and not of --help
+            for sentence in unknown():
+                typer.echo(f"headrace: {sentence}", err=True)
