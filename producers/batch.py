@@ -91,6 +91,7 @@ class BatchRun:
         changed: called after every line.
         errors: where the lines with errors go; to `responses` without it.
         retry_failed: try the lines again whose answer is an error.
+        no_model: what lines are told that name no model, where the defaults have none either.
     """
 
     client: AsyncClient
@@ -101,6 +102,7 @@ class BatchRun:
     changed: Callable[[Tally], None]
     errors: Path | None = None
     retry_failed: bool = False
+    no_model: str = ""
     tally: Tally = field(default_factory=lambda: Tally(0))
     _began: str = ""
     _source: str = ""
@@ -165,7 +167,7 @@ class BatchRun:
             self.tally.lines += 0 if counted else len(numbered)
             page: list[Line] = []
             for number, text in numbered:
-                line = parse_line(number, text, self.defaults, self._source, self._line_bytes)
+                line = parse_line(number, text, self.defaults, self._source, self._line_bytes, self.no_model)
                 if line.custom_id in seen:
                     line = _again(line, number, seen)
                 seen.add(line.custom_id)

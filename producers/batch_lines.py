@@ -115,9 +115,17 @@ async def _next_block(file: io.FileIO) -> bytes:
 
 
 def parse_line(
-    number: int, text: bytes, defaults: dict[str, Any], source: str, most_bytes: int | None = None
+    number: int,
+    text: bytes,
+    defaults: dict[str, Any],
+    source: str,
+    most_bytes: int | None = None,
+    no_model: str = "",
 ) -> Line:
-    """The request in line `number` of the file `source`: OpenAI's form, or a job's own arguments."""
+    """The request in line `number` of the file `source`: OpenAI's form, or a job's own arguments.
+
+    `no_model` says what can be done about a line that names no model where the defaults have none.
+    """
     custom_id, url = f"line-{number}", None
     try:
         if most_bytes is not None and len(text) > most_bytes:
@@ -125,6 +133,10 @@ def parse_line(
         request, repeated = _read(text)
         custom_id = _custom_id(request.pop("custom_id", None)) or custom_id
         url, fields = _asked(request, repeated)
+        if fields.get("model", "") is None:  # as an argument that was not given
+            del fields["model"]
+        if no_model and "model" not in {**defaults, **fields}:
+            raise InvalidJob("model", f"line {number} names none: {no_model}")  # noqa: TRY301 - as above
         job = Job.make(**{"stream": False, **defaults, **fields})
         if job.idempotency_key is None:
             key = _key(source, custom_id, {**defaults, **fields})

@@ -100,6 +100,31 @@ def test_enqueueing_needs_no_model_where_there_is_one_to_take(cli: Any, worker: 
     assert cli("enqueue", "hi", "-f", HEADRACE_DEFAULT_MODEL="m").stdout == "Hello, world\n"
 
 
+def test_lines_of_a_batch_need_no_model_where_there_is_one_to_take(
+    cli: Any,
+    worker: Worker,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    chat = {"custom_id": "a", "url": "/v1/chat/completions", "body": body}
+    lines = [chat, {"custom_id": "b", "prompt": "x", "model": None}, {"prompt": "x", "model": "m"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli("batch", "in.jsonl", "-o", "one.jsonl").stderr.startswith("3 answered, 0 failed")
+    worker.redis.hset(keys.models(), "other", '{"id": "other"}')
+    assert cli("batch", "in.jsonl", "-o", "several.jsonl").stderr.startswith("1 answered, 2 failed")
+    told = {
+        answer["custom_id"]: answer["error"]
+        for answer in map(json.loads, (tmp_path / "several.jsonl").read_text().splitlines())
+    }
+    assert told["a"]["message"] == (
+        "model: line 1 names none: name one (served here: m, other), or set HEADRACE_DEFAULT_MODEL, or give "
+        "--model for all such lines"
+    )
+    assert (told["b"]["code"], told["line-3"]) == ("invalid_job", None)
+    chosen = cli("batch", "in.jsonl", "-o", "chosen.jsonl", HEADRACE_DEFAULT_MODEL="m")
+    assert chosen.stderr.startswith("3 answered, 0 failed")
+
+
 def test_status_and_result_are_in_words(cli: Any, worker: Worker) -> None:  # noqa: F811
     job_id = cli("enqueue", "hi").stdout.strip()
     got = cli("result", job_id, "--timeout-s", "20")

@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ...schemas.errors import InvalidJob
 from ...schemas.job import JobClass
+from ...schemas.settings.common import CommonSettings
 from ..async_client import AsyncClient
 from ..batch import BatchRun, Tally
 from ..batch_lines import STANDARD
+from ..operate.models import default_model
 from .options import RedisUrl, waits_told
 
 TELL_S = 30.0
@@ -48,7 +51,14 @@ def batch(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the lines again whose answer is an error.")
     ] = False,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="For lines that name none.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="For lines that name none; by default HEADRACE_DEFAULT_MODEL, or the only one served.",
+        ),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="For lines that don't say.")] = None,
     job_class: Annotated[
         JobClass, typer.Option("--class", help="For lines that don't say.")
@@ -64,13 +74,14 @@ def batch(
     """
     _check(file, output, errors)
     defaults = {"model": model, "max_tokens": max_tokens, "job_class": job_class, "tenant": tenant}
-    given = {name: value for name, value in defaults.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in defaults.items() if value is not None}
 
     async def run() -> Tally:
         with _progress(output) as changed, waits_told():
             async with AsyncClient.from_env(redis) as client:
-                batch_run = BatchRun(client, file, output, given, in_flight, changed, errors, retry_failed)
-                return await batch_run.run()
+                no_model = "" if model else await _choose_model(client, given)
+                files = (file, output, given, in_flight, changed, errors)
+                return await BatchRun(client, *files, retry_failed, no_model).run()
 
     try:
         tally = asyncio.run(run())
@@ -85,6 +96,16 @@ def batch(
     typer.echo(_summary(tally), err=True)
     if tally.errors:
         raise typer.Exit(1)
+
+
+async def _choose_model(client: AsyncClient, given: dict[str, Any]) -> str:
+    """Choose a model for lines that name none as `headrace enqueue` does; or what they are to be told."""
+    try:
+        chosen = CommonSettings.load().default_model
+        given["model"] = await client._run(default_model(client._operations, chosen))
+    except InvalidJob as none:
+        return f"{none.reason}, or give --model for all such lines"
+    return ""
 
 
 def _check(file: Path, *written: Path | None) -> None:
