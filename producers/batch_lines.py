@@ -194,7 +194,7 @@ def _custom_id(given: object) -> str | None:
         return given
     if isinstance(given, int | float):
         return json.dumps(given)
-    raise InvalidJob("custom_id", f"must be a text (got {type(given).__name__})")
+    raise InvalidJob("custom_id", f"must be a string (got {type(given).__name__})")
 
 
 def _url(given: object) -> str:

@@ -243,9 +243,7 @@ def _jobs(items: Iterable[object]) -> Iterator[Job | HeadraceError]:
 def _outcome(reply: str | Exception) -> str | HeadraceError:
     if isinstance(reply, str | HeadraceError):
         return reply
-    defect = HeadraceError(
-        f"its reply can't be read ({type(reply).__name__}); it may be enqueued all the same"
-    )
+    defect = HeadraceError(f"its reply can't be read ({type(reply).__name__}); it may have been enqueued")
     defect.__cause__ = reply
     return defect
 

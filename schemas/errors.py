@@ -1,28 +1,28 @@
 """Every error headrace raises on purpose.
 
     HeadraceError
-    ├── BadSetting            a setting or argument is wrong; seen before anything is sent
+    ├── BadSetting            a setting or argument is wrong; nothing was sent
     ├── InvalidJob            a field of the job is wrong; nothing was enqueued
     ├── UnknownModel          no worker has ever served that model here
     ├── QueueFull             the lane is at its limit; try again after `retry_after_s`
     ├── RateLimited           the tenant is over its rate; try again after `retry_after_s`
-    ├── Unauthorized          missing or wrong credentials
+    ├── Unauthorized          credentials are missing or wrong
     ├── IdempotencyConflict   the key was used with another request body
     ├── JobsRefused           some jobs of an enqueue_many were refused; the others are enqueued
     ├── JobNotFound           no such job, or its retention has ended
-    ├── WorkerNotFound        no such worker, or more than one of that name
-    ├── ModelInUse            the model has workers or jobs, and can't be forgotten
+    ├── WorkerNotFound        no such worker, or more than one with that name
+    ├── ModelInUse            the model still has workers or jobs and can't be forgotten
     ├── DeliveryNotFound      no such webhook delivery, or its retention has ended
     ├── JobFailed             the job ended `failed`
     ├── JobCancelled          the job ended `cancelled`
     ├── JobExpired            the job ended `expired`
-    ├── StreamReset           the token log is shorter than what this reader has seen
-    ├── RecordDamaged         what Redis holds of the job was damaged, or is another program's
+    ├── StreamReset           the token log no longer holds what this reader has seen
+    ├── RecordDamaged         the job's record in Redis was damaged, or is another program's
     ├── ResultTimeout         the job has not ended within the reader's own time limit
     └── BrokerUnavailable     Redis can't be reached, refuses, or is too old
 
 Each leaf has a wire `code` (stable, for programs), an `http_status` (for gateways) and an `exit_status` (for
-the command line); its message is a sentence that names what was wrong, the value, and the way out.
+the command line). Its message is a sentence that names what was wrong, the value, and what to do about it.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ from typing import ClassVar
 
 
 class HeadraceError(Exception):
-    """Base of every error in this package. Errors travel: by pickle, and as Celery results.
+    """Base of every error in this package. Errors can be pickled, and travel as Celery results.
 
     Attributes:
-        args: what makes an equal error again.
-        code: its wire code.
-        http_status: what a gateway answers.
-        exit_status: what a command ends with.
+        args: the arguments that construct an equal error.
+        code: the wire code.
+        http_status: the status that a gateway answers with.
+        exit_status: the exit status of a command.
     """
 
     code: ClassVar[str] = "error"
@@ -55,7 +55,7 @@ class HeadraceError(Exception):
 
 
 class BadSetting(HeadraceError, ValueError):
-    """A setting is wrong; the message names it, its value and what is allowed."""
+    """A setting or argument is wrong; the message names it, its value and what is allowed."""
 
     code = "bad_setting"
     exit_status = 2
@@ -65,7 +65,7 @@ class InvalidJob(HeadraceError, ValueError):
     """A field of the job is wrong; nothing was enqueued.
 
     Attributes:
-        field: the offending field's name, dotted for nested ones.
+        field: the name of the wrong field, dotted if nested.
         reason: what is wrong with it and what is allowed.
     """
 
@@ -87,10 +87,10 @@ class UnknownModel(HeadraceError, LookupError):
     exit_status = 3
 
     def __init__(self, model: str, known: list[str]) -> None:
-        served = ", ".join(sorted(known)) or "none yet"
+        served = ", ".join(sorted(known)) or "no models yet"
         super().__init__(
             f"model {model!r} is not served here (served: {served}); start a worker with "
-            f"`headrace worker --model {model}`, or queue it all the same: Client(check_model=False), "
+            f"`headrace worker --model {model}`, or enqueue without the check: Client(check_model=False), "
             "headrace enqueue --no-check-model",
             model,
             known,
@@ -113,12 +113,12 @@ class _RetryLater(HeadraceError):
 
 
 class QueueFull(_RetryLater):
-    """The lane is at its limit; nothing was enqueued and nothing was trimmed to make room.
+    """The lane is at its limit; nothing was enqueued, and nothing was dropped to make room.
 
     Attributes:
-        depth: jobs queued in the lane now.
-        queued_bytes: bytes queued in the lane now.
-        retry_after_s: when room is likely, from the lane's recent completion rate.
+        depth: jobs now queued in the lane.
+        queued_bytes: bytes now queued in the lane.
+        retry_after_s: when there is likely to be room, judging by how fast jobs have been ending.
     """
 
     code = "queue_full"
@@ -131,10 +131,10 @@ class QueueFull(_RetryLater):
 
 
 class RateLimited(_RetryLater):
-    """The tenant has had what its policy allows a minute; nothing was enqueued.
+    """The tenant has used up its rate per minute; nothing was enqueued.
 
     Attributes:
-        retry_after_s: when the same job is accepted, if the tenant sends nothing else until then.
+        retry_after_s: when the same job will be accepted, if the tenant sends nothing else until then.
     """
 
     code = "rate_limited"
@@ -146,7 +146,7 @@ class RateLimited(_RetryLater):
 
 
 class Unauthorized(HeadraceError, PermissionError):
-    """Missing or wrong credentials."""
+    """Credentials are missing or wrong."""
 
     code = "unauthorized"
     http_status = 401
@@ -157,7 +157,7 @@ class IdempotencyConflict(HeadraceError):
     """The idempotency key was used before with another request body.
 
     Attributes:
-        job_id: the job which that key belongs to.
+        job_id: the job that the key belongs to.
     """
 
     code = "idempotency_conflict"
@@ -175,7 +175,7 @@ class IdempotencyConflict(HeadraceError):
 
 
 class JobsRefused(HeadraceError):
-    """Some jobs of one `enqueue_many` were refused; all others are enqueued.
+    """Some jobs of an `enqueue_many` were refused; the others are enqueued.
 
     Attributes:
         outcomes: for each job, in order, its handle or the `HeadraceError` that refused it.
@@ -190,7 +190,7 @@ class JobsRefused(HeadraceError):
         position, error = refused[0]
         super().__init__(
             f"{len(refused)} of {len(outcomes)} jobs were refused, the others are enqueued (see .outcomes); "
-            f"first, job {position}: {error}",
+            f"the first was job {position}: {error}",
             outcomes,
         )
         self.outcomes = outcomes
@@ -209,19 +209,19 @@ class JobNotFound(HeadraceError, LookupError):
 
 
 class WorkerNotFound(HeadraceError, LookupError):
-    """No worker heard of within the last minute has that name, or more than one."""
+    """No worker heard from in the last minute has that name, or more than one does."""
 
     code = "worker_not_found"
     http_status = 404
     exit_status = 3
 
     def __init__(self, worker_id: str, known: list[str]) -> None:
-        listed = ", ".join(known) or "none at all"
-        super().__init__(f"no one worker {worker_id!r}; there is {listed}", worker_id, known)
+        listed = ", ".join(known) or "no worker"
+        super().__init__(f"{worker_id!r} does not name one worker; alive: {listed}", worker_id, known)
 
 
 class ModelInUse(HeadraceError):
-    """The model has workers or jobs, and can't be forgotten."""
+    """The model still has workers or jobs and can't be forgotten."""
 
     code = "model_in_use"
     http_status = 409
@@ -240,7 +240,7 @@ class DeliveryNotFound(HeadraceError, LookupError):
 
     def __init__(self, delivery_id: str) -> None:
         super().__init__(
-            f"there is no webhook delivery {delivery_id!r} (any more); `headrace webhooks list`", delivery_id
+            f"no webhook delivery {delivery_id!r}, or no longer; see `headrace webhooks list`", delivery_id
         )
 
 
@@ -277,7 +277,7 @@ class JobCancelled(_JobEnded):
 
 
 class JobExpired(_JobEnded):
-    """The job ended `expired`: its deadline passed first."""
+    """The job ended `expired`: its deadline passed before it was done."""
 
     code = "job_expired"
     http_status = 504
@@ -288,12 +288,12 @@ class JobExpired(_JobEnded):
 
 
 class StreamReset(HeadraceError):
-    """The token log is not what this reader has seen: Redis lost its tail in a failover, or the job began
-    from scratch because nobody had its model any more.
+    """The token log no longer holds what this reader has seen: Redis lost its tail in a failover, or the job
+    started over because its model was no longer served.
 
     Attributes:
         seen: the reader's offset in tokens.
-        offset: the log's offset in tokens; `job.stream(from_offset=offset)` goes on from there.
+        offset: the log's offset in tokens; `job.stream(from_offset=offset)` continues from there.
     """
 
     code = "stream_reset"
@@ -302,8 +302,8 @@ class StreamReset(HeadraceError):
 
     def __init__(self, job_id: str, seen: int, offset: int) -> None:
         super().__init__(
-            f"the stream of job {job_id} was reset: this reader has seen {seen} tokens, the log now "
-            f"has {offset}; discard what came after token {offset} and stream again from_offset={offset}",
+            f"the stream of job {job_id} was reset: this reader has seen {seen} tokens, but the log now "
+            f"has {offset}; discard everything after token {offset}, then stream with from_offset={offset}",
             job_id,
             seen,
             offset,
@@ -314,14 +314,14 @@ class StreamReset(HeadraceError):
 
 
 class RecordDamaged(HeadraceError, ValueError):
-    """What Redis holds of a job can't be read: it was damaged from outside, or another program wrote it."""
+    """A job's record in Redis can't be read: it was damaged from outside, or another program wrote it."""
 
     code = "record_damaged"
     http_status = 500
 
     def __init__(self, job_id: str) -> None:
         super().__init__(
-            f"what Redis holds of job {job_id} can't be read: it was damaged from outside, or another "
+            f"the record of job {job_id} in Redis can't be read: it was damaged from outside, or another "
             "program wrote it; enqueue the job again",
             job_id,
         )
@@ -329,12 +329,12 @@ class RecordDamaged(HeadraceError, ValueError):
 
 
 class ResultTimeout(HeadraceError, TimeoutError):
-    """The job has not ended within the reader's own time limit; it goes on.
+    """The job has not ended within the reader's own time limit; it continues.
 
     Attributes:
         job_id: the job, or the first of several.
-        why: what it waits for, as far as it is known: no worker, jobs in front, a limit.
-        others: how many jobs that were waited for together with it have not ended either.
+        why: what the job is waiting for, if known: a worker, the jobs ahead of it, a limit.
+        others: how many other jobs that were awaited together with it have not ended either.
     """
 
     code = "result_timeout"
@@ -343,10 +343,11 @@ class ResultTimeout(HeadraceError, TimeoutError):
 
     def __init__(self, job_id: str, timeout_s: float, why: str = "", others: int = 0) -> None:
         reason = f": {why}" if why else ""
-        who, goes = f"job {job_id} has", "It goes"
+        who, they = f"job {job_id} has", "It continues"
         if others:
-            who, goes = f"job {job_id} and {others} {'other' if others == 1 else 'others'} have", "They go"
-        message = f"{who} not ended within {timeout_s:g} s{reason}. {goes} on; ask again later"
+            more = "1 other" if others == 1 else f"{others} others"
+            who, they = f"job {job_id} and {more} have", "They continue"
+        message = f"{who} not ended within {timeout_s:g} s{reason}. {they}; ask again later"
         super().__init__(message, job_id, timeout_s, why, others)
         self.job_id = job_id
         self.why = why
@@ -354,7 +355,7 @@ class ResultTimeout(HeadraceError, TimeoutError):
 
 
 class BrokerUnavailable(HeadraceError, ConnectionError):
-    """Redis can't be reached, refuses to write, or is too old."""
+    """Redis can't be reached, refuses the command, or is too old."""
 
     code = "broker_unavailable"
     http_status = 503

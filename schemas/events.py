@@ -1,4 +1,4 @@
-"""What workers publish of a job: chunks, the end marker, the result, its status."""
+"""What workers publish about a job: chunks, the end marker, the result and the status."""
 
 import json
 from collections.abc import Iterator
@@ -37,27 +37,27 @@ class FailureCode(StrEnum):
     """Why a job ended `failed`."""
 
     INVALID = "invalid_job"
-    """The worker can't read the job, or an option does not fit the model."""
+    """The worker can't read the job, or an option doesn't fit the model."""
     CONTEXT_LENGTH = "context_length"
     """The prompt leaves no room for a token in the model's context."""
     TEMPLATE = "template_error"
     """The chat template is missing or refused the messages."""
     CRASHED = "crashed"
-    """Its worker died `max_attempts` times over it; it is in the dead letters."""
+    """Workers died over the job `max_attempts` times; it is in the dead letters."""
     MODEL_CHANGED = "model_changed"
-    """Nobody serves the model that made its tokens any more, and the operator wants such jobs to fail."""
+    """The model that made its tokens is no longer served, and `on_model_change` says that such jobs fail."""
     ENGINE = "engine_error"
-    """The engine refused it for a reason given in the message."""
+    """The engine refused the job; the message says why."""
 
 
 Bytes = bytes
-"""The type, where an attribute of a class has its name."""
+"""The type `bytes`, for classes that have an attribute of that name."""
 
 FinishReasonName = Literal["stop", "length", "cancelled", "expired", "error"]
 
 
 class _Published(BaseModel):
-    """Readers ignore fields that a newer worker adds."""
+    """Base of what workers publish. Readers ignore fields that a newer worker adds."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -67,7 +67,7 @@ def _least(value: object) -> object:
 
 
 LEAST_LOGPROB = -9999.0
-"""Stands for what is below, and for what JSON can't say: earlier workers wrote null for it."""
+"""Stands for anything lower, and for minus infinity, which JSON can't express; earlier workers wrote null."""
 
 Logprob = Annotated[float, BeforeValidator(_least)]
 
@@ -76,10 +76,10 @@ class TokenLogprob(_Published):
     """One token with its log-probability, and the most likely tokens at its position in order.
 
     Attributes:
-        token: its text; what is part of a character has U+FFFD for it.
-        top: id, text and log-probability of each.
-        hex: its bytes, where they are not those of `token`.
-        top_hex: the same for each of `top`, where any of them differ.
+        token: its text; a part of a character is shown as U+FFFD.
+        top: id, text and log-probability of each of the most likely tokens.
+        hex: the token's bytes, if they differ from those of `token`.
+        top_hex: the same for each of `top`, if any of them differ.
     """
 
     token_id: int
@@ -91,12 +91,12 @@ class TokenLogprob(_Published):
 
     @property
     def bytes(self) -> Bytes:
-        """What the token stands for: those of a stream joined are its text in UTF-8."""
+        """The token's bytes; joined over a stream, they are its text in UTF-8."""
         return _bytes_of(self.token, self.hex)
 
     @property
     def top_bytes(self) -> tuple[Bytes, ...]:
-        """What each of `top` stands for."""
+        """The bytes of each of `top`."""
         spelt = self.top_hex or (None,) * len(self.top)
         return tuple(_bytes_of(token, digits) for (_, token, _), digits in zip(self.top, spelt, strict=True))
 
@@ -109,11 +109,11 @@ class Chunk(_Published):
     """The next piece of a stream.
 
     Attributes:
-        offset: tokens generated so far, this chunk's included; the cursor for `from_offset`.
-        text: text that became final with these tokens; an unfinished character or a possible stop string
-            is held back for a later chunk, so it may be empty.
+        offset: tokens generated so far, including this chunk's; the cursor for `from_offset`.
+        text: text that became final with these tokens. It may be empty: an unfinished character or a possible
+            stop string is held back for a later chunk.
         token_ids: the tokens of this chunk.
-        logprobs: one entry a token, when the job asked for them.
+        logprobs: one entry per token, if the job asked for them.
     """
 
     offset: int
@@ -123,7 +123,7 @@ class Chunk(_Published):
 
     @property
     def start(self) -> int:
-        """The offset before this chunk."""
+        """The offset at which this chunk starts."""
         return self.offset - len(self.token_ids)
 
 
@@ -139,7 +139,7 @@ class End(_Published):
 
     Attributes:
         end: the terminal state.
-        text: held-back text that became final with the end.
+        text: text that was held back and became final with the end.
     """
 
     offset: int
@@ -150,7 +150,7 @@ class End(_Published):
 
 
 class Usage(_Published):
-    """Tokens of a job. `cached_tokens` of the prompt came from the prefix cache."""
+    """Token counts of a job; `cached_tokens` of the prompt came from the prefix cache."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -158,7 +158,7 @@ class Usage(_Published):
 
 
 class Timings(_Published):
-    """Seconds by Redis's clock: waiting in the queue, until the first token, until the end."""
+    """Seconds, by Redis's clock, in the queue, until the first token and until the end."""
 
     queued_s: float | None = None
     first_token_s: float | None = None
@@ -166,7 +166,7 @@ class Timings(_Published):
 
 
 class Output(_Published):
-    """What the worker writes as the result: everything but what the job's record knows already."""
+    """The result as the worker writes it, without what the job's record already holds."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -179,10 +179,10 @@ class JobResult(Output):
     """The outcome of an ended job, readable until its retention ends.
 
     Attributes:
-        fingerprint: of the model that made its tokens, or the last of them; None of an older worker's.
-        restarts: how often its tokens were thrown away, because nobody had their model any more or somebody
-            wanted it so (`headrace dead requeue --from-scratch`).
-        mixed: its tokens are of more than one model.
+        fingerprint: that of the model that made its tokens, or the last of them; None from an older worker.
+        restarts: how often its tokens were discarded, because their model was no longer served or on request
+            (`headrace dead requeue --from-scratch`).
+        mixed: whether more than one model made its tokens.
     """
 
     job_id: str
@@ -197,9 +197,9 @@ class JobResult(Output):
 
 
 class JobStatus(_Published):
-    """Where a job is now. `offset` is tokens generated so far; times are ms since the epoch (Redis's).
+    """Where a job is now. `offset` is the number of tokens so far.
 
-    `fingerprint` and `restarts` are as in `JobResult`.
+    Times are ms since the epoch, by Redis's clock; `fingerprint` and `restarts` are as in `JobResult`.
     """
 
     job_id: str
@@ -229,7 +229,7 @@ def parse_event(payload: bytes | str) -> Event:
 
 
 def chunk_payload(offset: int, text: str, token_ids: list[int], logprobs: list[dict[str, Any]] | None) -> str:
-    """The wire form of a `Chunk`, written without a model in between: it is made for every flush."""
+    """The wire form of a `Chunk`, written without a pydantic model because every flush makes one."""
     body: dict[str, Any] = {"offset": offset, "text": text, "token_ids": token_ids}
     if logprobs is not None:
         body["logprobs"] = logprobs
@@ -238,10 +238,10 @@ def chunk_payload(offset: int, text: str, token_ids: list[int], logprobs: list[d
 
 @contextmanager
 def intact(job_id: str) -> Iterator[None]:
-    """While what Redis holds of a job is read.
+    """Guard the reading of a job's record.
 
     Raises:
-        RecordDamaged: it can't be.
+        RecordDamaged: the record can't be read.
     """
     try:
         yield
@@ -272,7 +272,7 @@ class Record:
 
     @property
     def error(self) -> JobError | None:
-        """Why it failed, when it did."""
+        """Why the job failed; None if it didn't."""
         return JobError.model_validate_json(self.fields["error"]) if "error" in self.fields else None
 
     def status(self) -> JobStatus:

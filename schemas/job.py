@@ -1,4 +1,4 @@
-"""What a producer asks for: one generation job. What travels is a `wire.WireJob`."""
+"""A generation job as a producer asks for it. What travels through Redis is a `wire.WireJob`."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -26,14 +26,14 @@ from .webhooks.target import Refused, check_url
 from .wording import did_you_mean, in_words
 
 SCHEMA_VERSION = 1
-"""Raised when a worker of the version before could misread a job; it is then left for a newer worker."""
+"""Raised when an older worker could misread a job, which is then left for a newer one."""
 
 MAX_SEED = 2**63 - 1
 
 MAX_LOGIT_BIASES = 1024
 
 _ALL_TOKENS = 2**31 - 1
-"""More than any vocabulary has: a `top_k` as large or larger keeps all, and travels as this."""
+"""More than any vocabulary has. A `top_k` this large or larger keeps every token, and travels as this."""
 
 
 class JobClass(StrEnum):
@@ -45,7 +45,7 @@ class JobClass(StrEnum):
 
 
 class WebhookEvent(StrEnum):
-    """What a webhook can be told of."""
+    """Events that can be sent to a webhook."""
 
     STARTED = "job.started"
     SUCCEEDED = "job.succeeded"
@@ -58,7 +58,7 @@ _ENDINGS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED,
 
 
 class _Calls(type(BaseModel)):  # type: ignore[misc]
-    """Makes a class that is called raise what all of headrace raises; a part that is a dict is not called."""
+    """Makes the constructor raise headrace's own errors; a nested dict is validated without calling it."""
 
     def __call__(cls, *args: object, **fields: object) -> object:
         try:
@@ -81,13 +81,13 @@ class _Wire(_Model):
 
 
 class Webhook(_Wire):
-    """Where to tell a backend what became of its job.
+    """A receiver for a job's events.
 
     Attributes:
         url: an http(s) address.
-        events: which events to send; the four endings when not given.
-        secret: signs the body (Standard Webhooks), instead of the tenant's; never shown in logs or reprs.
-        payload: `full` has the whole result; `thin` leaves text and tokens out.
+        events: the events to send; by default the four endings.
+        secret: signs the body (Standard Webhooks) instead of the tenant's; never shown in logs or reprs.
+        payload: `full` holds the whole result; `thin` leaves out text and tokens.
     """
 
     _PART_OF: ClassVar[tuple[str, ...]] = ("webhook",)
@@ -119,18 +119,18 @@ class Webhook(_Wire):
 
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "observation")
-"""OpenAI's, and what Llama's and GLM's templates call a tool."""
+"""OpenAI's roles, and the names that Llama's and GLM's templates have for a tool."""
 
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Kinds of content parts that are texts, and where each has it."""
+"""Kinds of content parts that are text, and the key that holds it."""
 
 
 def _flat(content: object) -> object:
-    """A list of text parts as one text, its parts on lines of their own, as vLLM has it."""
+    """Join a list of text parts with line breaks, as vLLM does."""
     if not isinstance(content, list | tuple):
         return content
     if not content:
-        raise ValueError("has no part; give a text")
+        raise ValueError("has no parts; give a string")
     texts = []
     for place, part in enumerate(content):
         if isinstance(part, str):
@@ -138,22 +138,22 @@ def _flat(content: object) -> object:
             continue
         kind = part.get("type", "text") if isinstance(part, Mapping) else None
         if not isinstance(kind, str):
-            raise ValueError(f"part {place} must be a text or a dict with a type")  # noqa: TRY004
+            raise ValueError(f"part {place} must be a string or a dict with a type")  # noqa: TRY004
         if kind not in _TEXTS:
-            raise ValueError(f"part {place} is of type {shown_name(kind)!r}: models here read text alone")
+            raise ValueError(f"part {place} is of type {shown_name(kind)!r}: models here read only text")
         text = part.get(_TEXTS[kind])
         if not isinstance(text, str):
-            raise ValueError(f"part {place} must have a text under {_TEXTS[kind]!r}")  # noqa: TRY004
+            raise ValueError(f"part {place} must have a string under {_TEXTS[kind]!r}")  # noqa: TRY004
         texts.append(text)
     return "\n".join(texts)
 
 
 class Message(_Wire):
-    """One chat message. Further keys of the OpenAI format travel on to the chat template as they are.
+    """One chat message. Other keys of OpenAI's format are passed on to the chat template unchanged.
 
     Attributes:
         role: one of `ROLES`.
-        content: a text; a list of text parts becomes one. An assistant's may be null beside `tool_calls`.
+        content: text; a list of text parts is joined. An assistant's may be null beside `tool_calls`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -200,24 +200,24 @@ class Job(_Wire):
 
     Attributes:
         model: the served name of the model.
-        tools: function definitions, handed to the chat template.
-        max_tokens: most tokens to generate; generation also ends where the model's context is full.
-        min_tokens: no end of text, stop token or stop string ends it before this many tokens.
-        temperature: 0 is greedy, and so is less than 0.00001.
-        top_p: however small, the most likely token stays.
-        top_k: 0 keeps all, and so does what is no less than the vocabulary.
+        tools: function definitions for the chat template.
+        max_tokens: maximum number of tokens to generate; a full context ends generation too.
+        min_tokens: before this many tokens, no end of text, stop token or stop string ends the job.
+        temperature: 0 is greedy, as is anything below 0.00001.
+        top_p: the most likely token is always kept, however small this is.
+        top_k: 0 keeps every token, as does anything not below the size of the vocabulary.
         logit_bias: at most 1,024 entries.
-        seed: sampling noise depends on (seed, position) alone; without one it follows from the job's id, so
-            that a resumed job goes on with the same tokens.
-        logprobs: log-probabilities of the sampled token and of this many most likely ones.
+        seed: sampling noise depends on (seed, position) alone. Without a seed it is derived from the job's
+            id, so a resumed job continues with the same tokens.
+        logprobs: log-probabilities of the sampled token and of this many of the most likely ones.
         job_class: `interactive`, `standard` or `batch`.
-        tenant: whose job it is; tenants share the workers fairly.
-        delay_s: not before this many seconds from now.
-        deadline_s: it expires when it has not ended within this many seconds.
-        max_runtime_s: it expires when it has not ended this many seconds after its first start.
-        max_attempts: how often a worker may die over this job alone before it is dead-lettered.
-        stream: false lets the worker checkpoint at longer intervals.
-        metadata: returned with the job's status and webhooks, never looked at; bounded as their body is.
+        tenant: the tenant that owns the job; tenants share the workers fairly.
+        delay_s: don't start for this many seconds.
+        deadline_s: expire if the job has not ended within this many seconds.
+        max_runtime_s: expire if the job has not ended this many seconds after it first started.
+        max_attempts: how often a worker may die while running this job alone before it becomes a dead letter.
+        stream: false lets the worker checkpoint less often.
+        metadata: returned with the job's status and webhooks, and otherwise ignored.
     """
 
     model: str
@@ -282,12 +282,12 @@ class Job(_Wire):
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}")
         if self.tools is not None and self.messages is None:
-            raise ValueError("tools need messages: they are handed to the chat template")
+            raise ValueError("tools need messages: they are passed to the chat template")
         return self
 
     @classmethod
     def make(cls, /, **fields: object) -> Self:
-        """A validated job from keyword arguments.
+        """Make a validated job from keyword arguments.
 
         Raises:
             InvalidJob: naming the first field that is wrong, its value and what is allowed.
@@ -299,7 +299,7 @@ class Job(_Wire):
 
     @property
     def prompt_bytes(self) -> int:
-        """The size of the prompt's text in UTF-8 bytes; 0 when the prompt is given as token ids."""
+        """The size of the prompt's text in UTF-8 bytes; 0 if the prompt is given as token ids."""
         if self.prompt is not None:
             return len(self.prompt.encode())
         if self.messages is not None:
@@ -308,7 +308,7 @@ class Job(_Wire):
 
 
 def invalid(error: ValidationError, within: tuple[str, ...] = ()) -> InvalidJob:
-    """What is wrong first of all, without what may be secret; `within` is where the fields stand in a job."""
+    """The first thing wrong with a job, without secrets; `within` is the path to the checked fields."""
     first = error.errors(include_url=False)[0]
     location = tuple(shown_name(str(part)) for part in (*within, *first["loc"]))
     reason = in_words(first)
@@ -319,5 +319,5 @@ def invalid(error: ValidationError, within: tuple[str, ...] = ()) -> InvalidJob:
             fields = Webhook.model_fields if location[0] == "webhook" else Job.model_fields
             reason += did_you_mean(location[-1], fields)
     if location and location[0] == "n":
-        reason += "; enqueue several jobs with enqueue_many for several answers"
+        reason += "; for several answers, enqueue several jobs with enqueue_many"
     return InvalidJob(".".join(location) or "job", reason)

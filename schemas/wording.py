@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in words of our own: half a sentence after the name of a field or setting."""
+"""Pydantic's errors in our own words: half a sentence to follow the name of a field or setting."""
 
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 _WORDS = {
     "missing": "is missing",
     "extra_forbidden": "is not known",
-    "string_type": "must be a text",
+    "string_type": "must be a string",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
-    "string_unicode": "must be a text in UTF-8",
+    "string_unicode": "must be valid UTF-8",
     "too_long": "must have at most {max_length} items",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
-    "int_parsing_size": "must be a whole number of ordinary size",
+    "int_parsing_size": "must be a whole number that isn't so large",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "float_parsing": "must be a number",
@@ -40,14 +40,14 @@ _WORDS = {
 
 _PATTERNS = {
     "tenant": "must be 1 to 64 letters, digits or _ . @ -",
-    "idempotency_key": "must be 1 to 255 characters of ASCII without spaces",
+    "idempotency_key": "must be 1 to 255 ASCII characters without spaces",
     "namespace": "must be 1 to 32 letters, digits or _ . -",
     "device": "must be auto, cpu, cuda or cuda:N",
 }
 
 
 def in_words(error: "ErrorDetails") -> str:
-    """What is wrong with a value and what is allowed."""
+    """Say what is wrong with a value and what is allowed."""
     kind, context = error["type"], dict(error.get("ctx") or {})
     if kind == "string_pattern_mismatch":
         for name in map(str, reversed(error["loc"])):
@@ -63,7 +63,7 @@ def in_words(error: "ErrorDetails") -> str:
 
 
 def did_you_mean(name: str, known: "Iterable[str]") -> str:
-    """A hint at what was likely meant, to be put after a sentence; empty where nothing is near."""
+    """A hint at what was probably meant, to follow a sentence; empty if nothing is close."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

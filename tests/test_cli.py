@@ -137,7 +137,7 @@ def test_lists_are_json_or_lines(cli: Any, redis: Redis) -> None:
         (("models", "--redis", "redis://:secret@127.0.0.1:1/0"), 8, "--redis or HEADRACE_REDIS_URL"),
         (("models", "--redis", "nonsense"), 2, "is not a Redis URL"),
         (("batch", "in.jsonl", "-o", "out.jsonl"), 2, "in.jsonl"),
-        (("enqueue", "hi"), 2, "served here: none yet), or set HEADRACE_DEFAULT_MODEL; --model"),
+        (("enqueue", "hi"), 2, "served here: no models yet), or set HEADRACE_DEFAULT_MODEL; --model"),
         (("enqueue", "hi", "--model", "m", "--nonsense"), 2, "--nonsense"),
         (("tail", "x", "--from-offset", "-1"), 2, "--from-offset"),
         (("enqeue",), 2, "enqueue"),

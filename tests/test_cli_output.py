@@ -154,7 +154,9 @@ def test_what_did_not_succeed_has_a_status_of_its_own(cli: Any, redis: Redis) ->
 
 def test_text_that_is_not_utf_8_is_one_sentence(cli: Any, redis_url: str) -> None:
     failed = cli("enqueue", "-", "-m", "m", stdin="café".encode("latin-1"))
-    said = "headrace: prompt: is not UTF-8: byte 0xe9 at position 3; convert it first, as with iconv "
+    said = (
+        "headrace: prompt: is not UTF-8: byte 0xe9 at position 3; convert it first, for example with iconv "
+    )
     assert (failed.returncode, failed.stderr.startswith(said)) == (2, True)
     typed = ran("enqueue", b"caf\xe9", "-m", "m", "--redis", redis_url)
     assert (typed.returncode, typed.stderr.decode().startswith(said)) == (2, True)

@@ -24,9 +24,9 @@ TOML = "headrace.toml"
         (b"namespace = 'x'\nnamespace = 'y'\n", "headrace.toml, line 2: "),
         (b"# caf\xc3\xa9\n# caf\xe9\n", "headrace.toml, line 2: byte 0xe9 is not UTF-8"),
         ("namespace = 'x'\n".encode("utf-16"), "headrace.toml, line 1: byte 0xff is not UTF-8"),
-        (b"x = " + b"[" * 5000, "headrace.toml: a value is nested too deep"),
+        (b"x = " + b"[" * 5000, "headrace.toml: a value is nested too deeply"),
         (b"x = " + b"9" * 5000, "headrace.toml: "),
-        (b"#" * (2**20 + 1), "headrace.toml is no settings file: "),
+        (b"#" * (2**20 + 1), "headrace.toml is not a settings file: "),
     ],
 )
 @pytest.mark.parametrize("command", ["models", "config", "worker", "callbacks", "doctor"])
@@ -74,17 +74,17 @@ def test_names_that_are_no_settings_are_said_with_what_was_meant(
         *command.split(), **names, HEADRACE_CONFIG=TOML, HEADRACE_LEASE_S="5", HEADRACE_WEBHOOK_ALLOW="x"
     ).output
     for sentence in (
-        "HEADRACE_REDISURL is no setting and does nothing; did you mean HEADRACE_REDIS_URL?",
-        "HEADRACE_MODELL is no setting and does nothing; did you mean HEADRACE_MODEL?",
-        "headrace_redis is no setting and does nothing; did you mean HEADRACE_REDIS_URL?",
-        "HEADRACE_QQQ is no setting and does nothing; headrace config lists all there are",
-        "headrace.toml sets retentions, which is no setting and does nothing; did you mean retention_s?",
-        "headrace.toml sets lease-s, which is no setting and does nothing; did you mean lease_s?",
-        "headrace.toml sets nonsense, which is no setting",
-        "headrace.toml sets worker, which is no setting and does nothing; settings stand at the top",
+        "HEADRACE_REDISURL is not a setting and does nothing; did you mean HEADRACE_REDIS_URL?",
+        "HEADRACE_MODELL is not a setting and does nothing; did you mean HEADRACE_MODEL?",
+        "headrace_redis is not a setting and does nothing; did you mean HEADRACE_REDIS_URL?",
+        "HEADRACE_QQQ is not a setting and does nothing; headrace config lists all settings",
+        "headrace.toml sets retentions, which is not a setting and does nothing; did you mean retention_s?",
+        "headrace.toml sets lease-s, which is not a setting and does nothing; did you mean lease_s?",
+        "headrace.toml sets nonsense, which is not a setting",
+        "headrace.toml sets worker, which is not a setting and does nothing; settings belong at the top",
     ):
         assert sentence in said
-    assert said.count("no setting and does nothing") == 8
+    assert said.count("not a setting and does nothing") == 8
 
 
 def test_help_is_given_whatever_is_in_the_file(cli: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""All settings that a process of headrace knows, and what is set that none of them is."""
+"""Every setting of every headrace process, and what is set that isn't one of them."""
 
 from ..schemas.settings.names import unknown_settings
 from .settings import CallbacksSettings, WorkerSettings
@@ -7,7 +7,7 @@ KNOWN = frozenset(WorkerSettings.model_fields) | frozenset(CallbacksSettings.mod
 
 
 def unknown() -> list[str]:
-    """A sentence for each variable, and each key of the settings file, that does nothing.
+    """A sentence for each variable and each key of the settings file that does nothing.
 
     Raises:
         BadSetting: the file can't be read.

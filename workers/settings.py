@@ -1,4 +1,4 @@
-"""Settings of `headrace worker` and `headrace callbacks`, validated at start."""
+"""Settings of `headrace worker` and `headrace callbacks`, validated at startup."""
 
 from typing import Annotated, Literal
 
@@ -11,54 +11,55 @@ from ..schemas.settings.common import split
 
 
 def socket_timeout_s(lease_s: float) -> float:
-    """How long Redis may take for an answer: a network that swallows all is noticed before leases lapse."""
+    """How long Redis may take to answer, so that a dead network is noticed before leases lapse."""
     return max(2.0, min(15.0, lease_s / 2))
 
 
 class WorkerSettings(CelerySettings):
-    """What a worker serves, with what, and how it behaves towards the queue.
+    """What a worker serves, on which hardware, and how it behaves towards the queue.
 
     Attributes:
-        model: a Hugging Face Hub name, a local folder, or `demo`, the built-in one. A worker needs one.
-        served_name: the name that producers use; the folder's or Hub name when not given.
-        device: `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
+        model: a Hugging Face Hub name, a local folder, or `demo`, the built-in model. Required.
+        served_name: name under which producers ask for the model; by default the folder's or Hub name.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is the checkpoint's own.
-        quantization: `int8` keeps weights as bytes; for bfloat16 on a CPU.
-        engines: engine processes on this machine; GPUs and CPU cores are shared out among them.
-        page_size: tokens that a KV page holds.
-        num_pages: KV pages an engine; sized from `kv_memory_bytes` when not given.
-        kv_memory_bytes: memory for an engine's KV pages; when not given, a quarter of what the machine has
-            free, and on a GPU what the largest step leaves of it.
-        kv_dtype: `fp8` keeps keys and values in half the memory, with less precision; on GPUs.
-        max_batch_size: most jobs in one step.
-        max_step_tokens: most tokens computed in one step; 512 on a CPU and 2048 on a GPU when not given.
-        token_time_ms: longest time from a token of a stream to its next, for which prompts are computed in
-            smaller pieces; without it they get all of `max_step_tokens`.
-        max_context_tokens: longest prompt and output together; what the model allows when not given.
-        prefix_cache: keep pages for prompts that begin in the same way.
-        threads: CPU threads an engine; its share of the cores when not given.
-        cuda_graphs: capture decode steps on a GPU; without it the start is quicker and every step slower.
-        gpu_reserve_bytes: GPU memory that KV pages leave free, besides what a measured step takes; 3 % of the
-            GPU's, at least 512 MiB, when not given.
-        classes: job classes served, most urgent first.
-        on_model_change: what becomes of a job with tokens once no worker has the model that made them:
-            `restart` from scratch, `resume` with another model's tokens after them, or `fail`.
-        model_grace_s: how long no worker of that model must have been heard of before that.
-        lease_s: a worker silent for this long loses its jobs to another.
-        flush_s: longest time between two publications of a stream.
-        heartbeat_s: how often a worker says that it lives.
-        finish_s: when the worker is stopped, running jobs may go on for so long to end by themselves; what
-            has not ended then is handed over. At 0 everything is handed over at once.
-        drain_s: longest wait for the hand-over when the worker is stopped; then it is killed.
-        intake_s: longest time that the chat template, the tokenizer and the log of one job may take.
-        intake_memory_mb: most memory (address space) that reading a job may take.
-        sanitize_control_tokens: names of control tokens (`<|im_end|>`) in messages are text; without it
-            they are those tokens, as in other servers, and whoever writes a message can end it.
-        wedged_s: an engine process that says nothing for so long, or whose exchanges with Redis, steps or
-            intake come to no end for so long, is taken for stuck and killed.
-        start_s: an engine process that has not loaded its model by then is killed.
-        metrics_port: serves Prometheus metrics and health; 0 takes a free port, None serves none.
-        metrics_host: the address to serve them on; `0.0.0.0` where Prometheus is on another machine.
+        quantization: `int8` stores weights as bytes; for bfloat16 on a CPU.
+        engines: number of engine processes on this machine, which share its GPUs and CPU cores.
+        page_size: tokens per KV page.
+        num_pages: KV pages per engine; by default derived from `kv_memory_bytes`.
+        kv_memory_bytes: memory for each engine's KV pages; by default a quarter of the machine's free memory,
+            and on a GPU what the largest step leaves free.
+        kv_dtype: `fp8` stores keys and values in half the memory, with less precision; for GPUs.
+        max_batch_size: maximum number of jobs in one step.
+        max_step_tokens: maximum number of tokens computed in one step; by default 512 on a CPU, 2048 on a
+        GPU.
+        token_time_ms: longest time between two tokens of a stream, kept by computing prompts in smaller
+            pieces; by default prompts may use all of `max_step_tokens`.
+        max_context_tokens: maximum length of prompt and output together; by default what the model allows.
+        prefix_cache: reuse KV pages for prompts that begin the same way.
+        threads: CPU threads per engine; by default its share of the cores.
+        cuda_graphs: capture decode steps on a GPU; slower to start, faster to run.
+        gpu_reserve_bytes: GPU memory to leave free beyond what a measured step takes; by default 3 % of the
+            GPU's, at least 512 MiB.
+        classes: job classes to serve, most urgent first.
+        on_model_change: what happens to a job with tokens once no worker has the model that made them:
+            `restart` from scratch, `resume` with another model's tokens, or `fail`.
+        model_grace_s: how long no worker of that model may have been heard from before this happens.
+        lease_s: how long a worker may be silent before its jobs go to another.
+        flush_s: longest time between two chunks of a stream.
+        heartbeat_s: time between two heartbeats of a worker.
+        finish_s: how long running jobs may take to finish when the worker is stopped; whatever is left is
+            then handed over. At 0 everything is handed over at once.
+        drain_s: how long the hand-over may take when the worker is stopped; then the worker is killed.
+        intake_s: how long the chat template, the tokenizer and the replay of the log may take for one job.
+        intake_memory_mb: memory (address space) that reading one job may take.
+        sanitize_control_tokens: treat names of control tokens (`<|im_end|>`) in messages as plain text.
+            Otherwise they become those tokens, as in other servers, and the author of a message can end it.
+        wedged_s: how long an engine process may be silent, or its intake, steps or exchanges with Redis stand
+            still, before it is considered stuck and killed.
+        start_s: how long an engine process may take to load its model before it is killed.
+        metrics_port: port for Prometheus metrics and health; 0 picks a free one, None serves neither.
+        metrics_host: address to serve them on; `0.0.0.0` if Prometheus runs on another machine.
         log_level: `debug`, `info`, `warning` or `error`.
     """
 
@@ -101,20 +102,20 @@ class WorkerSettings(CelerySettings):
 
 
 class CallbacksSettings(CelerySettings):
-    """What follows from jobs, and how hard to try.
+    """What `headrace callbacks` does after jobs, and how hard it tries.
 
     Attributes:
         app: the Celery app whose tasks are completed, as `module:name`.
-        callbacks_queue: the Celery queue of generations that were sent by their task's name alone.
-        celery_unsigned: send what follows from tasks whose messages are not signed, for as long as there are
-            producers of a version that did not sign.
-        relay_s: an outbox entry, once taken up, is another process's to see to after so long.
+        callbacks_queue: the Celery queue of generations that are sent by the task's name.
+        celery_unsigned: also send what follows a task whose message isn't signed; only for as long as there
+            are producers of a version that didn't sign.
+        relay_s: seconds after which another process takes over an outbox entry that one has taken up.
         webhook_allow: receivers that may be private: host names, `host:port`, networks like `10.1.0.0/16`.
-        webhook_timeout_s: what a receiver gets for its whole answer.
-        webhook_concurrency: attempts under way at once, of all endpoints together.
-        webhook_retention_s: how long a delivery is kept, its retries included.
-        metrics_port: serves Prometheus metrics and health; 0 takes a free port, None serves none.
-        metrics_host: the address to serve them on.
+        webhook_timeout_s: how long a receiver has for its whole answer.
+        webhook_concurrency: maximum number of attempts in flight, over all endpoints.
+        webhook_retention_s: how long a delivery is kept, including its retries.
+        metrics_port: port for Prometheus metrics and health; 0 picks a free one, None serves neither.
+        metrics_host: address to serve them on.
         log_level: `debug`, `info`, `warning` or `error`.
     """
 

@@ -1,1 +1,1 @@
-"""The producers' commands: one job, a file of jobs, and what is going on."""
+"""The producers' commands: one job, a file of jobs, and the state of the queues."""

@@ -14,8 +14,8 @@ def register(app: typer.Typer) -> None:
 
 
 def acl(
-    role: Annotated[Role, typer.Option(help="What the user does.")] = Role.WORKER,
+    role: Annotated[Role, typer.Option(help="The process that connects as this user.")] = Role.WORKER,
     user: Annotated[str, typer.Option(help="The user's name.")] = "headrace",
 ) -> None:
-    """Print the Redis command that makes a user with just the rights it needs."""
+    """Print the Redis command that creates a user with only the rights that its role needs."""
     typer.echo(acl_line(role, user, CommonSettings.load().namespace))

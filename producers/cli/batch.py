@@ -20,7 +20,7 @@ from ..operate.models import default_model
 from .options import RedisUrl, waits_told
 
 TELL_S = 30.0
-"""How often the progress is told where there is no terminal to show it on."""
+"""How often progress is printed when there is no terminal for a progress bar."""
 
 
 def register(app: typer.Typer) -> None:
@@ -34,43 +34,46 @@ def batch(
         typer.Argument(
             metavar="FILE",
             dir_okay=False,
-            help="JSON lines, one request each; - is standard input.",
+            help="JSON lines, one request per line; - reads standard input.",
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", dir_okay=False, help="JSON lines, one answer each; - is standard output."
+            "--output",
+            "-o",
+            dir_okay=False,
+            help="JSON lines, one answer per line; - writes standard output.",
         ),
     ],
     redis: RedisUrl = None,
     errors: Annotated[
         Path | None,
-        typer.Option("--errors", "-e", dir_okay=False, help="Write the answers that are errors here."),
+        typer.Option("--errors", "-e", dir_okay=False, help="Write answers that are errors to this file."),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the lines again whose answer is an error.")
+        bool, typer.Option("--retry-failed", help="Retry the lines whose answer is an error.")
     ] = False,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             "-m",
-            help="For lines that name none; by default HEADRACE_DEFAULT_MODEL, or the only one served.",
+            help="Model of lines that name none; defaults to HEADRACE_DEFAULT_MODEL, or the only one served.",
         ),
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="For lines that don't say.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="max_tokens of lines that don't give it.")] = None,
     job_class: Annotated[
-        JobClass, typer.Option("--class", help="For lines that don't say.")
+        JobClass, typer.Option("--class", help="Class of lines that don't give one.")
     ] = JobClass.BATCH,
-    tenant: Annotated[str, typer.Option(help="For lines that don't say.")] = "default",
-    in_flight: Annotated[int, typer.Option(min=1, help="Most jobs under way at once.")] = 256,
+    tenant: Annotated[str, typer.Option(help="Tenant of lines that don't give one.")] = "default",
+    in_flight: Annotated[int, typer.Option(min=1, help="Maximum number of jobs in flight.")] = 256,
 ) -> None:
-    """Run a file of requests; run it again to go on where it was interrupted.
+    """Run a file of requests; run the same command again to resume an interrupted run.
 
-    A line is OpenAI's {"custom_id", "url", "body"} for /v1/completions or /v1/chat/completions, or a job's
-    own arguments: {"prompt": ..., "model": ...}. Answers come in the order in which jobs end, one for each
-    line. The exit status is 1 as long as one of them, also of an earlier run, is an error.
+    Each line is either OpenAI's {"custom_id", "url", "body"} for /v1/completions or /v1/chat/completions, or
+    a job's own arguments: {"prompt": ..., "model": ...}. Answers are written as jobs end, one per line. The
+    exit status is 1 if any answer is an error, including answers of earlier runs.
     """
     _check(file, output, errors)
     defaults = {"model": model, "max_tokens": max_tokens, "job_class": job_class, "tenant": tenant}
@@ -86,7 +89,7 @@ def batch(
     try:
         tally = asyncio.run(run())
     except KeyboardInterrupt:
-        typer.echo("\nthe jobs go on; run the same command again to go on", err=True)
+        typer.echo("\nthe jobs continue; run the same command again to resume", err=True)
         raise typer.Exit(130) from None
     except OSError as error:
         if error.errno is None:
@@ -109,13 +112,13 @@ async def _choose_model(client: AsyncClient, given: dict[str, Any]) -> str:
 
 
 def _check(file: Path, *written: Path | None) -> None:
-    """Refuse requests that are not there, to write over them, or two kinds of answers into one file."""
+    """Refuse a missing file of requests, and output that would overwrite it or another output."""
     if file != STANDARD and not file.exists():
         raise typer.BadParameter(f"there is no file {file}")
     paths = [path for path in (file, *written) if path is not None]
     places = [path.resolve() for path in paths if path != STANDARD and (path.is_file() or not path.exists())]
     if len(set(places)) < len(places):
-        raise typer.BadParameter("the file of requests and those of answers must be different ones")
+        raise typer.BadParameter("FILE, --output and --errors must be different files")
 
 
 def _summary(tally: Tally) -> str:
@@ -126,7 +129,7 @@ def _summary(tally: Tally) -> str:
 
 @contextmanager
 def _progress(output: Path) -> Iterator[Callable[[Tally], None]]:
-    """A progress bar on a terminal that shows nothing else, elsewhere a line now and then."""
+    """A progress bar if the terminal shows nothing else, otherwise a line every `TELL_S`."""
     if not sys.stderr.isatty() or (output == STANDARD and sys.stdout.isatty()):
         yield _Teller().tell
         return

@@ -13,15 +13,17 @@ from ..steps import Steps
 from .options import AsJson, RedisUrl, show
 from .words import facts, moment
 
-Name = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or the letter's.")]
-NameOrAll = Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's id, or the letter's.")]
-All = Annotated[bool, typer.Option("--all", help="All of them, or all of --model.")]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Of this model only.")]
+Name = Annotated[str, typer.Argument(metavar="ID", help="The id of the job or of the dead letter.")]
+NameOrAll = Annotated[
+    str | None, typer.Argument(metavar="[ID]", help="The id of the job or of the dead letter.")
+]
+All = Annotated[bool, typer.Option("--all", help="All dead letters, or all of --model.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Only dead letters of this model.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help="Jobs that ended because workers died over them.", no_args_is_help=True)
+    group = typer.Typer(help="Jobs that failed because workers kept dying over them.", no_args_is_help=True)
     group.command("list")(list_letters)
     group.command("show")(show_letter)
     group.command("requeue")(requeue)
@@ -32,7 +34,9 @@ def register(app: typer.Typer) -> None:
 def list_letters(
     redis: RedisUrl = None,
     model: Model = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")] = 100,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Show at most this many, newest first.")
+    ] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, newest first."""
@@ -43,7 +47,7 @@ def list_letters(
 
 
 def show_letter(name: Name, redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Show one dead letter, its job and what that had generated."""
+    """Show one dead letter, its job, and the text generated so far."""
     with Client.from_env(redis) as client:
         letter = client._run(find_dead(client._operations, name))
         kept = client._run(read_dead_job(client._operations, letter))
@@ -65,10 +69,11 @@ def requeue(
     every: All = False,
     model: Model = None,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Forget what was generated; else go on after it.")
+        bool,
+        typer.Option("--from-scratch", help="Discard what was generated instead of continuing after it."),
     ] = False,
 ) -> None:
-    """Queue the job of a dead letter again, as if no worker had died over it. Status 1 if one had no job."""
+    """Queue a dead letter's job again with its attempts reset. Exit status 1 if a letter had no job."""
     with Client.from_env(redis) as client:
         letters = _chosen(client, name, model, every=every)
         jobs = [letter for letter in letters if letter.job_id and letter.cause == "crashed"]
@@ -79,7 +84,7 @@ def requeue(
         typer.echo(job_id)
     for letter in letters:
         if letter not in jobs:
-            typer.echo(f"{letter.entry}: {letter.cause}: there is no job to queue; drop it", err=True)
+            typer.echo(f"{letter.entry}: {letter.cause}: no job to queue; drop it", err=True)
     if len(queued) < len(letters):
         raise typer.Exit(1)
 
@@ -89,13 +94,13 @@ def drop(
     redis: RedisUrl = None,
     every: All = False,
     model: Model = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """Delete a dead letter, with its job's record and output."""
+    """Delete a dead letter with its job's record and output."""
     with Client.from_env(redis) as client:
         letters = _chosen(client, name, model, every=every)
         if letters and not yes:
-            typer.confirm(f"delete {len(letters)} dead letters for good?", abort=True)
+            typer.confirm(f"permanently delete {len(letters)} dead letters?", abort=True)
         dropped = _each(client, letters, lambda letter: drop_letter(client._operations, letter))
     typer.echo(f"{len(dropped)} dropped")
 
@@ -109,13 +114,13 @@ def _chosen(client: Client, name: str | None, model: str | None, *, every: bool)
 
 
 def _each(client: Client, letters: list[DeadLetter], act: Callable[[DeadLetter], Steps[str]]) -> list[str]:
-    """Do it to all of them; one that has gone meanwhile is said so and does not stop the others."""
+    """Act on each letter; one that has disappeared meanwhile is reported and doesn't stop the others."""
     done = []
     for letter in letters:
         try:
             done.append(client._run(act(letter)))
         except JobNotFound:
             typer.echo(
-                f"{letter.entry}: gone meanwhile, or its job is; dead list shows what is there", err=True
+                f"{letter.entry}: the letter or its job no longer exists; see headrace dead list", err=True
             )
     return done

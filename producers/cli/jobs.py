@@ -29,38 +29,46 @@ def register(app: typer.Typer) -> None:
 
 
 def enqueue(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The prompt; - reads it from standard input.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The prompt; - reads standard input.")],
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             "-m",
-            help="The model's served name; without it HEADRACE_DEFAULT_MODEL, else the only one served.",
+            help="Served name; defaults to HEADRACE_DEFAULT_MODEL, or the only model served.",
         ),
     ] = None,
     redis: RedisUrl = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the output as it comes.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the output as it arrives.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Send the text as a chat message.")] = False,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 256,
-    min_tokens: Annotated[int, typer.Option(help="No end before this many tokens.")] = 0,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Sample from this share of probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Sample from this many tokens; 0 from all.")] = 0,
-    min_p: Annotated[float, typer.Option(help="Least probability relative to the likeliest.")] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same tokens.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; repeatable.")] = None,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of text.")] = False,
-    job_class: Annotated[JobClass, typer.Option("--class", help="How urgent it is.")] = JobClass.STANDARD,
-    tenant: Annotated[str, typer.Option(help="Whose job it is.")] = "default",
-    idempotency_key: Annotated[str | None, typer.Option(help="Enqueue once for this key.")] = None,
-    delay_s: Annotated[float, typer.Option(help="Not before this many seconds from now.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to generate.")] = 256,
+    min_tokens: Annotated[int, typer.Option(help="Minimum number of tokens before the text may end.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens with this total probability.")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from this many likeliest tokens; 0 is all.")] = 0,
+    min_p: Annotated[
+        float, typer.Option(help="Minimum probability, relative to the likeliest token's.")
+    ] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Seed; the same seed gives the same tokens.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="String that ends the text; repeatable.")] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Continue past the end-of-text token.")
+    ] = False,
+    job_class: Annotated[
+        JobClass, typer.Option("--class", help="How urgent the job is.")
+    ] = JobClass.STANDARD,
+    tenant: Annotated[str, typer.Option(help="The tenant that owns the job.")] = "default",
+    idempotency_key: Annotated[str | None, typer.Option(help="Enqueue at most one job for this key.")] = None,
+    delay_s: Annotated[float, typer.Option(help="Don't start for this many seconds.")] = 0.0,
     deadline_s: Annotated[float | None, typer.Option(help="Expire after this many seconds.")] = None,
     max_runtime_s: Annotated[
-        float | None, typer.Option(help="Expire this many seconds after the first start.")
+        float | None, typer.Option(help="Expire this many seconds after first starting.")
     ] = None,
-    check_model: Annotated[bool, typer.Option(help="Refuse a model that was never served here.")] = True,
+    check_model: Annotated[bool, typer.Option(help="Refuse a model that no worker has served here.")] = True,
 ) -> None:
-    """Enqueue one job and print its id; with --follow print its output."""
+    """Enqueue a job and print its id, or with --follow its output."""
     prompt = _prompt(text)
     with Client.from_env(redis, check_model=check_model) as client:
         job = client.enqueue(
@@ -92,15 +100,15 @@ def enqueue(
 def tail(
     job_id: JobId,
     redis: RedisUrl = None,
-    from_offset: Annotated[int, typer.Option(min=0, help="Go on after this many tokens.")] = 0,
+    from_offset: Annotated[int, typer.Option(min=0, help="Skip this many tokens.")] = 0,
 ) -> None:
-    """Print a job's output, from its beginning or from a token offset, until it ends."""
+    """Print a job's output from the start, or from a token offset, until it ends."""
     with Client.from_env(redis) as client:
         _follow(client.job(job_id), from_offset)
 
 
 def status(job_id: JobId, redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Show where a job is and what has become of it."""
+    """Show a job's state, times and progress."""
     with Client.from_env(redis) as client:
         job = client.job(job_id)
         found = job.status()
@@ -113,11 +121,11 @@ def result(
     redis: RedisUrl = None,
     timeout_s: Annotated[
         float | None,
-        typer.Option(min=0, help="Wait this many seconds for its end; by default as long as it takes."),
+        typer.Option(min=0, help="Give up after this many seconds; by default, wait as long as it takes."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the text of a job that has succeeded, or with --json all of its result; waits for its end."""
+    """Wait for a job to end and print its text, or with --json its whole result."""
     with Client.from_env(redis) as client, waits_told():
         found = client.job(job_id).result(timeout_s)
     if as_json:
@@ -128,7 +136,7 @@ def result(
 
 
 def cancel(job_id: JobId, redis: RedisUrl = None) -> None:
-    """Cancel a job: at once while it waits, within a moment while it runs."""
+    """Cancel a job: at once if it is waiting, within a moment if it is running."""
     with Client.from_env(redis) as client:
         outcome = client.job(job_id).cancel()
         state = client.job(job_id).status().state
@@ -136,10 +144,10 @@ def cancel(job_id: JobId, redis: RedisUrl = None) -> None:
 
 
 def _prompt(given: str) -> str:
-    """The prompt, from standard input for `-`.
+    """The prompt, read from standard input if it is `-`.
 
     Raises:
-        InvalidJob: it is not UTF-8, or more than any job may have.
+        InvalidJob: it is not UTF-8, or larger than any job may be.
     """
     most = CommonSettings.load().max_job_bytes
     raw = sys.stdin.buffer.read(most + 1) if given == "-" else os.fsencode(given)
@@ -151,7 +159,7 @@ def _prompt(given: str) -> str:
         raise InvalidJob(
             "prompt",
             f"is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}; convert it first, "
-            "as with iconv -f latin1 -t utf-8",
+            "for example with iconv -f latin1 -t utf-8",
         ) from None
 
 
@@ -208,5 +216,7 @@ def _follow(job: JobHandle, offset: int) -> None:
             if last != "\n":
                 typer.echo()  # what comes next, an error or the shell's prompt, has a line of its own
     except KeyboardInterrupt:
-        typer.echo(f"the job goes on; so does: headrace tail {job.id} --from-offset {offset}", err=True)
+        typer.echo(
+            f"the job continues; follow it with: headrace tail {job.id} --from-offset {offset}", err=True
+        )
         raise typer.Exit(130) from None

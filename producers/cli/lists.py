@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def models(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """List the models that workers have served here, and how many serve each now; or forget one."""
+    """List the models that have been served here and how many workers serve each now, or forget one."""
     if context.invoked_subcommand is not None:
         return
     columns = {
@@ -38,14 +38,14 @@ def models(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = Fal
 def forget(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")], redis: RedisUrl = None
 ) -> None:
-    """Take a model that nobody serves any more off the list: jobs for it are refused from then on."""
+    """Remove a model that nobody serves any more from the list; jobs for it are then refused."""
     with Client.from_env(redis) as client:
         client.forget_model(model)
-    typer.echo(f"{model} is forgotten; a worker that serves it puts it back")
+    typer.echo(f"{model} is forgotten; a worker that serves it adds it again")
 
 
 def queues(redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """List the queues with waiting or running jobs."""
+    """List the queues that have waiting or running jobs."""
     columns = {
         "model": "MODEL",
         "job_class": "CLASS",
@@ -59,7 +59,7 @@ def queues(redis: RedisUrl = None, as_json: AsJson = False) -> None:
 
 
 def workers(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """List the engine processes heard of within the last minute; or end one gently."""
+    """List the engine processes heard from in the last minute, or drain one."""
     if context.invoked_subcommand is not None:
         return
     columns = {
@@ -76,13 +76,14 @@ def workers(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = Fa
 
 
 def drain(
-    worker_id: Annotated[str, typer.Argument(metavar="ID", help="The worker's id, or how it begins.")],
+    worker_id: Annotated[str, typer.Argument(metavar="ID", help="The worker's id, or the beginning of it.")],
     redis: RedisUrl = None,
     finish_s: Annotated[
-        float, typer.Option(min=0, max=86_400, help="Let its jobs end by themselves for so long first.")
+        float,
+        typer.Option(min=0, max=86_400, help="Let running jobs finish for up to this many seconds first."),
     ] = 0.0,
 ) -> None:
-    """Have a worker hand its jobs over, with their progress, and end. Its host does not start it again."""
+    """Have a worker hand over its jobs with their progress, then exit. Its host doesn't start it again."""
     with Client.from_env(redis) as client:
         worker = client.drain(worker_id, finish_s=finish_s)
     typer.echo(f"{worker.id} hands over its {worker.running + worker.waiting} jobs")

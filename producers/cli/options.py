@@ -18,15 +18,15 @@ RedisUrl = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _PROSE = ("error", "url")
-"""Columns whose text may be folded."""
+"""Columns whose text may be wrapped."""
 
 MIN_PROSE = 16
 
 
 def show(rows: Sequence[BaseModel], columns: dict[str, str], empty: str, *, as_json: bool) -> None:
-    """Print a list: a table on a terminal, tab-separated lines elsewhere, or JSON.
+    """Print a list as a table on a terminal, as tab-separated lines elsewhere, or as JSON.
 
-    `columns` has the headings by field name; `empty` says on a terminal that there is nothing.
+    `columns` maps field names to headings; `empty` is printed on a terminal if there are no rows.
     """
     if as_json:
         typer.echo(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
@@ -51,7 +51,7 @@ def show(rows: Sequence[BaseModel], columns: dict[str, str], empty: str, *, as_j
     for line in cells:
         table.add_row(*line)
     console = Console()
-    # Prose is folded; the rest stays whole, beyond the edge if need be: it is there to be copied.
+    # Prose is wrapped. The rest stays whole, past the edge if need be, so that it can be copied.
     room = sum(
         2 + max(len(text) for text in (heading, *column)) if name not in _PROSE else 2 + MIN_PROSE
         for (name, heading), column in zip(columns.items(), zip(*cells, strict=True), strict=True)
@@ -62,7 +62,7 @@ def show(rows: Sequence[BaseModel], columns: dict[str, str], empty: str, *, as_j
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What is wrong with a tenant's name, policy or secret is wrong usage."""
+    """Report a bad tenant name, policy or secret as wrong usage."""
     try:
         yield
     except BadPolicy as error:
@@ -71,7 +71,7 @@ def refusals() -> Iterator[None]:
 
 @contextmanager
 def waits_told() -> Iterator[None]:
-    """What jobs wait for is said on stderr: the client's warnings are this command's."""
+    """Print the client's warnings, such as why a job waits, to stderr."""
     handler, log = logging.StreamHandler(), logging.getLogger("headrace")
     handler.setFormatter(logging.Formatter("headrace: %(message)s"))
     log.addHandler(handler)

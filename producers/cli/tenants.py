@@ -12,7 +12,7 @@ from .options import AsJson, RedisUrl, refusals, show
 from .webhooks import register_secrets
 
 Tenant = Annotated[
-    str, typer.Argument(metavar="TENANT", help=f"Its name; {DEFAULT} for all without a policy.")
+    str, typer.Argument(metavar="TENANT", help=f"The tenant's name; {DEFAULT} for all without a policy.")
 ]
 
 
@@ -33,7 +33,7 @@ class _Listed(TenantPolicy):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help="What each tenant may use.", no_args_is_help=True)
+    group = typer.Typer(help="Weights, rates and limits of tenants.", no_args_is_help=True)
     group.command("list")(list_tenants)
     group.command("set")(set_tenant)
     group.command("show")(show_tenant)
@@ -43,17 +43,17 @@ def register(app: typer.Typer) -> None:
 
 
 def list_tenants(redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """List the policies."""
+    """List the tenants that have a policy."""
     with Client.from_env(redis) as client:
         policies = client._run(list_policies(client._operations))
     rows: list[BaseModel] = [
         _Listed(tenant=tenant, **policy.model_dump()) for tenant, policy in policies.items()
     ]
-    show(rows, _COLUMNS, "no tenant has a policy: nothing is limited", as_json=as_json)
+    show(rows, _COLUMNS, "no tenant has a policy; nothing is limited", as_json=as_json)
 
 
 def show_tenant(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Show what holds for a tenant, be it its own policy or everybody else's."""
+    """Show the policy that applies to a tenant: its own, or the default."""
     with Client.from_env(redis) as client, refusals():
         policy = client._run(policy_of(client._operations, tenant))
     show([_Listed(tenant=tenant, **policy.model_dump())], _COLUMNS, "", as_json=as_json)
@@ -62,14 +62,22 @@ def show_tenant(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False)
 def set_tenant(
     tenant: Tenant,
     redis: RedisUrl = None,
-    weight: Annotated[float | None, typer.Option(help="Its share against the others'.")] = None,
-    max_running: Annotated[int | None, typer.Option(help="Jobs that run at once.")] = None,
-    requests_per_minute: Annotated[float | None, typer.Option(help="Jobs it may enqueue.")] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(help="Prompt and output tokens.")] = None,
-    max_queued_jobs: Annotated[int | None, typer.Option(help="Jobs that wait.")] = None,
-    max_queued_bytes: Annotated[int | None, typer.Option(help="Their size.")] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Share of the workers, relative to other tenants.")
+    ] = None,
+    max_running: Annotated[int | None, typer.Option(help="Maximum number of running jobs.")] = None,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(help="Jobs that may be enqueued per minute.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        float | None, typer.Option(help="Prompt and output tokens per minute.")
+    ] = None,
+    max_queued_jobs: Annotated[int | None, typer.Option(help="Maximum number of waiting jobs.")] = None,
+    max_queued_bytes: Annotated[
+        int | None, typer.Option(help="Maximum size of waiting jobs, in bytes.")
+    ] = None,
 ) -> None:
-    """Set a tenant's policy; what is not given is not limited. It holds at once, for every model."""
+    """Set a tenant's policy, at once and for every model. What is not given is not limited."""
     fields: dict[str, Any] = dict(locals())
     del fields["tenant"], fields["redis"]
     with refusals():
@@ -80,7 +88,7 @@ def set_tenant(
 
 
 def drop(tenant: Tenant, redis: RedisUrl = None) -> None:
-    """Forget a tenant's policy: what holds for all others holds for it too."""
+    """Drop a tenant's policy, so that the default applies."""
     with Client.from_env(redis) as client, refusals():
         client._run(set_policy(client._operations, tenant, None))
     typer.echo(f"{tenant} has no policy of its own")

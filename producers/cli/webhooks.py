@@ -19,8 +19,10 @@ from ..operate.deliveries import (
 from .options import AsJson, RedisUrl, refusals, show
 from .words import duration, facts, moment
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id: the receiver's webhook-id.")]
-Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="Its name.")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="The delivery's id, which the receiver sees as webhook-id.")
+]
+Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
 
 _COLUMNS = {
     "id": "ID",
@@ -36,10 +38,10 @@ _COLUMNS = {
 
 
 _WAYS_OUT = {
-    DeliveryState.REFUSED: "list a private receiver of your own in HEADRACE_WEBHOOK_ALLOW, start headrace "
-    "callbacks again, then: headrace webhooks replay",
-    DeliveryState.FAILED: "when its receiver is there again: headrace webhooks replay",
-    DeliveryState.DISABLED: "its receiver said 410, no more; if that was a mistake: headrace webhooks replay",
+    DeliveryState.REFUSED: "if the private receiver is yours, list it in HEADRACE_WEBHOOK_ALLOW, restart "
+    "headrace callbacks, then: headrace webhooks replay",
+    DeliveryState.FAILED: "once its receiver is back: headrace webhooks replay",
+    DeliveryState.DISABLED: "its receiver answered 410 Gone; if that was a mistake: headrace webhooks replay",
 }
 
 
@@ -66,7 +68,7 @@ class _ListedSecret(BaseModel):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help="What was sent to webhooks, and what became of it.", no_args_is_help=True)
+    group = typer.Typer(help="Webhook deliveries and how they ended.", no_args_is_help=True)
     group.command("list")(list_webhooks)
     group.command("show")(show_webhook)
     group.command("replay")(replay_webhooks)
@@ -75,7 +77,7 @@ def register(app: typer.Typer) -> None:
 
 def register_secrets(app: typer.Typer) -> None:
     """Add `secret` to the commands of `headrace tenants`."""
-    group = typer.Typer(help="What signs a tenant's webhooks; several do while one replaces another.")
+    group = typer.Typer(help="Secrets that sign a tenant's webhooks; during a rotation there are several.")
     group.command("add")(add)
     group.command("list")(list_secrets)
     group.command("drop")(drop)
@@ -84,11 +86,13 @@ def register_secrets(app: typer.Typer) -> None:
 
 def list_webhooks(
     redis: RedisUrl = None,
-    state: Annotated[DeliveryState | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")] = 100,
+    state: Annotated[DeliveryState | None, typer.Option(help="Only deliveries in this state.")] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Show at most this many, newest first.")
+    ] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List deliveries, newest first, with how the latest attempt of each ended."""
+    """List deliveries, newest first, with the outcome of each one's latest attempt."""
     with Client.from_env(redis) as client:
         found = client._run(list_deliveries(client._operations, state=state, limit=limit))
     show([_Listed.row(delivery) for delivery in found], _COLUMNS, "no deliveries", as_json=as_json)
@@ -127,9 +131,9 @@ def show_webhook(delivery_id: Id, redis: RedisUrl = None, as_json: AsJson = Fals
 def replay_webhooks(
     delivery_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The delivery's id.")] = None,
     redis: RedisUrl = None,
-    state: Annotated[DeliveryState | None, typer.Option(help="All that are in this state.")] = None,
+    state: Annotated[DeliveryState | None, typer.Option(help="All deliveries in this state.")] = None,
 ) -> None:
-    """Send deliveries again, now, with the same id; their endpoints are taken for reachable."""
+    """Send deliveries again now, under the same ids, even if their endpoints were unreachable."""
     if (delivery_id is None) == (state is None):
         raise typer.BadParameter("give either an ID or --state")
     with Client.from_env(redis) as client:
@@ -146,21 +150,21 @@ def add(
     tenant: Tenant,
     redis: RedisUrl = None,
     secret: Annotated[
-        str | None, typer.Option(help="A secret of your own; a random one without it.", prompt=False)
+        str | None, typer.Option(help="Use this secret instead of a random one.", prompt=False)
     ] = None,
 ) -> None:
-    """Add a secret and print it: it is shown this once. All secrets sign until they are dropped."""
+    """Add a secret and print it, this one time. All of a tenant's secrets sign until they are dropped."""
     with Client.from_env(redis) as client, refusals():
         added = client._run(add_secret(client._operations, tenant, secret))
     typer.echo(f"{added.id} {added.secret.get_secret_value()}")
 
 
 def list_secrets(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """List a tenant's secrets by their ids; the secrets themselves are not shown."""
+    """List a tenant's secrets by id, without the secrets themselves."""
     with Client.from_env(redis) as client, refusals():
         known = client._run(tenant_secrets(client._operations, tenant))
     rows = [_ListedSecret(id=secret.id, created_ms=secret.created_ms) for secret in known]
-    show(rows, {"id": "ID", "created": "CREATED"}, "no secrets: nothing is signed", as_json=as_json)
+    show(rows, {"id": "ID", "created": "CREATED"}, "no secrets; webhooks are not signed", as_json=as_json)
 
 
 def drop(
@@ -168,7 +172,7 @@ def drop(
     secret_id: Annotated[str, typer.Argument(metavar="ID", help="The secret's id.")],
     redis: RedisUrl = None,
 ) -> None:
-    """Drop a secret: it signs no more, at the latest after five seconds."""
+    """Drop a secret; it stops signing within five seconds."""
     with Client.from_env(redis) as client, refusals():
         left = client._run(drop_secret(client._operations, tenant, secret_id))
     typer.echo(f"{tenant} has {left} secrets left")

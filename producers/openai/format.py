@@ -66,7 +66,7 @@ def _asks_nothing(name: str, value: object) -> bool:
 
 def _with_user(user: object, metadata: object) -> object:
     if not isinstance(user, str | int):
-        raise InvalidJob("user", "must be a text")
+        raise InvalidJob("user", "must be a string")
     return {"user": str(user), **metadata} if isinstance(metadata, Mapping) else metadata
 
 

@@ -83,7 +83,7 @@ def default_model(operations: Operations, chosen: str | None) -> Steps[str]:
     served = [model.id for model in (yield from read_models(operations))]
     if len(served) == 1:
         return served[0]
-    known = ", ".join(served) or "none yet"
+    known = ", ".join(served) or "no models yet"
     raise InvalidJob("model", f"name one (served here: {known}), or set HEADRACE_DEFAULT_MODEL")
 
 

@@ -1,4 +1,4 @@
-"""Settings of whatever meets Celery: the task, the workers' hosts, the callbacks."""
+"""Settings of what talks to Celery: the task, the workers' hosts and the callbacks."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -19,12 +19,13 @@ class CelerySettings(CommonSettings):
     """Where Celery keeps its messages and results, and what it shows of jobs.
 
     Attributes:
-        celery_broker_url: the broker of the `headrace.celery` app, and of the hosts; headrace's own Redis
-            when not given.
-        celery_broker_transport_options: that broker's, as Celery's setting of this name has them; JSON.
-        celery_result_backend: where the app keeps results; headrace's own Redis when not given.
-        show_prompts: what Flower and Celery's events show of a prompt and its answer: the size, the start, or
-            all of it.
+        celery_broker_url: broker of the `headrace.celery` app and of the hosts; by default headrace's own
+        Redis.
+        celery_broker_transport_options: that broker's transport options, as JSON; see Celery's setting
+            `broker_transport_options`.
+        celery_result_backend: where the app keeps results; by default headrace's own Redis.
+        show_prompts: how much of a prompt and its answer Flower and Celery's events show: the `size`, the
+            `start` or `all`.
     """
 
     celery_broker_url: str | None = Field(default=None, min_length=1, repr=False)
@@ -37,7 +38,7 @@ class CelerySettings(CommonSettings):
     @field_validator("celery_broker_url", "celery_result_backend")
     @classmethod
     def _celery_can_read(cls, url: str | None) -> str | None:
-        """Celery's own errors quote what can't be read: pieces of passwords."""
+        """Refuse a URL that Celery's own errors would quote, and with it parts of a password."""
         if url is not None and any(map(is_unescaped, url.split(";"))):
             raise ValueError(ESCAPES)
         return url

@@ -28,10 +28,10 @@ from .queue import Limits, QueueSettings
 ENV_PREFIX = "HEADRACE_"
 
 MAX_FILE_BYTES = 2**20
-"""What is larger is no settings file."""
+"""Anything larger isn't a settings file."""
 
 _PLACE = re.compile(r"(.+) \(at (?:line (\d+), column \d+|end of document)\)")
-"""How tomllib words an error."""
+"""The form of tomllib's error messages."""
 
 _FORM = 'settings are lines like name = "text", name = 5 or name = true'
 
@@ -42,25 +42,26 @@ def config_file() -> Path:
 
 
 def read_config_file() -> dict[str, Any]:
-    """What the settings file sets; nothing where there is no `headrace.toml`.
+    """The settings in the settings file; empty if there is no `headrace.toml`.
 
     Raises:
-        BadSetting: it can't be read, or `$HEADRACE_CONFIG` names none; with the line where that is known.
+        BadSetting: the file can't be read, or `$HEADRACE_CONFIG` names a missing one; with the line, if
+            known.
     """
     path = config_file()
     try:
         if path.is_dir() or path.is_fifo() or path.is_socket():  # a pipe would be waited for
-            raise BadSetting(f"{path} is no file that settings can be read from")
+            raise BadSetting(f"{path} is not a file that settings can be read from")
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         if os.environ.get(f"{ENV_PREFIX}CONFIG"):
-            raise BadSetting(f"{ENV_PREFIX}CONFIG names {path}, and there is no such file") from None
+            raise BadSetting(f"{ENV_PREFIX}CONFIG names {path}, which does not exist") from None
         return {}
     except OSError as error:
         raise BadSetting(f"{path} can't be read: {error.strerror}") from None
     if len(content) > MAX_FILE_BYTES:
-        raise BadSetting(f"{path} is no settings file: it has more than {MAX_FILE_BYTES} bytes")
+        raise BadSetting(f"{path} is not a settings file: it has more than {MAX_FILE_BYTES} bytes")
     return _parsed(path, content.removeprefix(codecs.BOM_UTF8))
 
 
@@ -75,12 +76,12 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
         line = int(found[2] or content.rstrip().count(b"\n") + 1) if found else 1
         reason = f"{found[1] if found else error}; {_FORM}"
     except (RecursionError, ValueError):  # Python's own limits, of nesting and of digits
-        raise BadSetting(f"{path}: a value is nested too deep, or is too long a number; {_FORM}") from None
+        raise BadSetting(f"{path}: a value is nested too deeply, or is too long a number; {_FORM}") from None
     raise BadSetting(f"{path}, line {line}: {reason}")
 
 
 def _origin(name: str, given: Collection[str]) -> str:
-    """Where a setting was read that was not given by an option."""
+    """Where a setting was read, unless an option gave it."""
     variable = f"{ENV_PREFIX}{name.upper()}"
     if name in given:
         return ""
@@ -88,14 +89,14 @@ def _origin(name: str, given: Collection[str]) -> str:
 
 
 def split(value: object) -> object:
-    """The parts of a text with commas, for a setting that is a list; all else as it is."""
+    """Split a comma-separated text, for a setting that is a list; return anything else unchanged."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 class CommonSettings(BaseSettings):
-    """What every process needs to know: where Redis is and how jobs are kept.
+    """Settings of every process: where Redis is and how jobs are kept.
 
     Attributes:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix:///path`,
@@ -103,16 +104,17 @@ class CommonSettings(BaseSettings):
         namespace: the first part of every key.
         partitions: queues that each model's jobs are spread over; the same for producers and workers.
         retention_s: how long an ended job stays readable.
-        dead_retention_s: how long a dead letter and its job stay.
+        dead_retention_s: how long a dead letter and its job are kept.
         idempotency_s: how long an idempotency key is remembered.
-        max_attempts: a job is dead-lettered after so many deaths of workers over it, whatever it asks for.
-        wait_replicas: replicas that must have a job before a producer's `enqueue` returns.
-        wait_s: how long one try waits for them.
-        default_model: the model of `headrace enqueue` and of `generate` where none is named; the only one
-            served when not given.
-        max_job_bytes: largest job as JSON.
-        max_queued_jobs: most queued jobs a lane (class and tenant).
-        max_queued_bytes: most queued bytes a lane.
+        max_attempts: upper bound of every job's own `max_attempts`, the deaths of workers over a job after
+            which it becomes a dead letter.
+        wait_replicas: number of replicas that must have a job before `enqueue` returns.
+        wait_s: how long each try waits for them.
+        default_model: model of `headrace enqueue` and of `generate` if none is named; by default the only
+            model served.
+        max_job_bytes: maximum size of a job as JSON.
+        max_queued_jobs: maximum number of queued jobs per lane (class and tenant).
+        max_queued_bytes: maximum size of the queued jobs per lane.
     """
 
     model_config = SettingsConfigDict(
@@ -156,7 +158,7 @@ class CommonSettings(BaseSettings):
 
     @classmethod
     def load(cls, **flags: object) -> Self:
-        """The effective settings; flags that are None were not given.
+        """Load the effective settings; a flag that is None was not given.
 
         Raises:
             BadSetting: naming the first setting that is wrong.
@@ -175,7 +177,7 @@ class CommonSettings(BaseSettings):
 
     @classmethod
     def _shown(cls, name: str, value: object) -> str:
-        """A wrong setting's value without what may be secret."""
+        """A wrong setting's value without secrets."""
         if isinstance(value, str) and name.endswith(("_url", "_backend")):
             return repr(shown_url(value))
         known = cls.model_fields.get(name)
@@ -183,7 +185,7 @@ class CommonSettings(BaseSettings):
 
     @property
     def queue(self) -> QueueSettings:
-        """The part that the enqueue and upkeep scripts take."""
+        """The settings that the enqueue and upkeep scripts take."""
         limits = Limits(self.max_job_bytes, self.max_queued_jobs, self.max_queued_bytes)
         return QueueSettings(
             namespace=self.namespace,

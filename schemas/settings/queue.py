@@ -1,4 +1,4 @@
-"""How to reach Redis and how much a queue may hold; shared by producers and workers."""
+"""How jobs are kept and how many a queue may hold; shared by producers and workers."""
 
 from dataclasses import dataclass, field
 
@@ -7,12 +7,13 @@ from ..keys import NAMESPACE
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a producer may put into one lane, checked inside the enqueue script.
+    """Limits of one lane, checked by the enqueue script.
 
     Attributes:
-        max_job_bytes: largest job as JSON.
-        max_queued_jobs: most queued jobs in one lane (class and tenant), and most delayed jobs of a model.
-        max_queued_bytes: most bytes of queued jobs in one lane.
+        max_job_bytes: maximum size of a job as JSON.
+        max_queued_jobs: maximum number of queued jobs per lane (class and tenant), and of delayed jobs per
+        model.
+        max_queued_bytes: maximum size of the queued jobs per lane.
     """
 
     max_job_bytes: int = 4 * 2**20
@@ -22,16 +23,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """How jobs are kept.
+    """How jobs are kept in Redis.
 
     Attributes:
         namespace: the first part of every key.
         partitions: how many queues (Redis Cluster slots) a model's jobs are spread over.
         retention_s: how long an ended job stays readable.
-        dead_retention_s: how long a dead letter and its job stay.
+        dead_retention_s: how long a dead letter and its job are kept.
         idempotency_s: how long an idempotency key is remembered.
-        max_attempts: a job is dead-lettered after so many deaths of workers over it, whatever it asks for.
-        limits: what a lane may hold.
+        max_attempts: upper bound of every job's own `max_attempts`.
+        limits: limits of a lane.
     """
 
     namespace: str = NAMESPACE

@@ -104,5 +104,5 @@ def test_a_stuck_engine_process_is_found_and_its_jobs_go_on(redis_url, redis, st
 def test_draining_nobody_says_who_there_is(redis_url, start_worker):
     worker = start_worker(redis_url)
     wait_until(worker.client.workers)
-    with pytest.raises(WorkerNotFound, match="no one worker 'nobody'; there is worker-"):
+    with pytest.raises(WorkerNotFound, match="'nobody' does not name one worker; alive: worker-"):
         worker.client.drain("nobody")

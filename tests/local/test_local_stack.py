@@ -97,7 +97,7 @@ def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, fr
             assert client.enqueue(prompt="x", model="demo", max_tokens=4).result(timeout_s=30).text
         with urllib.request.urlopen(f"{flower}/workers", timeout=30) as page:
             assert b"Flower" in page.read()
-        assert f"metrics: of the worker on port {free_port}, of callbacks on {free_port + 1}\n" in shown
+        assert f"metrics: worker on port {free_port}, callbacks on port {free_port + 1}\n" in shown
         for port, metric in ((free_port, b"headrace_engines_ready"), (free_port + 1, b"headrace_outbox")):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
                 assert metric in page.read()
@@ -175,7 +175,7 @@ def test_up_on_a_port_that_is_taken_says_so_and_starts_nothing(tmp_path, free_po
 def test_up_takes_a_port_or_a_redis_but_not_both(cli):
     ran = cli("up", "--port", "6400", "--redis", "redis://localhost:6379/0")
     assert ran.returncode == 2
-    assert "--port is the embedded Redis's" in ran.stderr
+    assert "--port is for the embedded Redis" in ran.stderr
 
 
 def test_a_wrong_setting_is_said_before_anything_is_started(tmp_path, cli):

@@ -65,7 +65,7 @@ def test_a_damaged_record_is_an_error_of_headraces_own(
         redis.hdel(key, field)
     else:
         redis.hset(key, field, value)
-    with pytest.raises(RecordDamaged, match=f"what Redis holds of job {ended.id} can't be read"):
+    with pytest.raises(RecordDamaged, match=f"the record of job {ended.id} in Redis can't be read"):
         ended.result()
     with suppress(HeadraceError):
         ended.status()

@@ -29,11 +29,11 @@ _GROUPS = {
 }
 
 _SAY_IT_THEMSELVES = ("doctor", "worker", "callbacks")
-"""Commands that tell in ways of their own which settings do nothing: as findings, and in their logs."""
+"""Commands that report unknown settings their own way: as findings, or in their logs."""
 
 
 def build(arguments: list[str]) -> typer.Typer:
-    """The command line with the group that `arguments` ask for; with all of them for help and for typos."""
+    """The command line with the group that `arguments` name, or with every group for help and typos."""
     app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_root)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
@@ -44,14 +44,14 @@ def build(arguments: list[str]) -> typer.Typer:
 
 
 def command(arguments: list[str]) -> Any:
-    """What `build` gives as the command that is run; flags are shown as what they are, without a value."""
+    """The command that `build` makes, with flags shown in help without a value."""
     root = get_command(build(arguments))
     _show_no_values_of_flags(root, None)
     return root
 
 
 def main() -> None:
-    """Run the command line; an error is one sentence on stderr and its exit status (2 for wrong usage)."""
+    """Run the command line. An error prints one sentence to stderr and sets the exit status."""
     arguments = sys.argv[1:]
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before the start
@@ -82,13 +82,13 @@ def main() -> None:
 
 
 def _end(sentence: str, status: int) -> None:
-    with suppress(OSError):  # nobody can be told
+    with suppress(OSError):  # there is nowhere left to report it
         print(f"headrace: {sentence}", file=sys.stderr)
     sys.exit(status)
 
 
 def _drop_output() -> None:
-    """Let what can't be written go, so that Python does not try again when it ends."""
+    """Discard what can't be written, so that Python doesn't try again at exit."""
     with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

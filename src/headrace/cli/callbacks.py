@@ -22,22 +22,27 @@ def callbacks(
         str | None, typer.Option("--queue", help="The Celery queue of generations sent by name.")
     ] = None,
     webhook_allow: Annotated[
-        str | None, typer.Option(help="Private receivers: hosts, host:port, networks; comma-separated.")
+        str | None,
+        typer.Option(help="Private receivers to allow: hosts, host:port or networks, comma-separated."),
     ] = None,
     webhook_timeout_s: Annotated[
-        float | None, typer.Option(help="What a receiver gets for its whole answer.")
+        float | None, typer.Option(help="Seconds that a receiver has for its whole answer.")
     ] = None,
-    webhook_concurrency: Annotated[int | None, typer.Option(help="Attempts under way at once.")] = None,
-    webhook_retention_s: Annotated[float | None, typer.Option(help="How long a delivery is kept.")] = None,
+    webhook_concurrency: Annotated[
+        int | None, typer.Option(help="Maximum number of attempts in flight.")
+    ] = None,
+    webhook_retention_s: Annotated[
+        float | None, typer.Option(help="Seconds that a delivery is kept.")
+    ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.")
+        int | None, typer.Option(help="Serve metrics and health on this port; 0 picks a free one.")
     ] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="The address to serve metrics on.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address to serve metrics and health on.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
-    """Deliver webhooks, complete Celery tasks, and keep the queues tidy: a Celery worker without a GPU.
+    """Deliver webhooks, complete Celery tasks and do the queues' upkeep: a Celery worker without a GPU.
 
-    Run one or several. Settings not given here come from HEADRACE_* variables, then from headrace.toml.
+    Run one or more. Settings not given here come from HEADRACE_* variables, then from headrace.toml.
     """
     flags: dict[str, Any] = dict(locals())
     flags["redis_url"] = flags.pop("redis")
@@ -58,7 +63,7 @@ def _run(flags: dict[str, Any]) -> int:
         return 2
     try:
         settings = CallbacksSettings.load(**flags)
-        # For the app's `generate`, and for an app that is headrace's own: they have not seen the flags.
+        # For the app's `generate`, and for headrace's own app: neither has seen the flags.
         os.environ["HEADRACE_REDIS_URL"] = settings.redis_url
         return run(settings, _app(settings.app, find_app))
     except (BadSetting, BrokerUnavailable) as error:
@@ -73,7 +78,7 @@ def _app(name: str, find_app: Any) -> Any:
     try:
         found = find_app(name)
     except (ImportError, AttributeError) as error:
-        way_out = "name it as module:name, and start this in the project's folder or install the project"
+        way_out = "name it as module:name, and run this in the project's folder or install the project"
         raise BadSetting(f"setting app = {name!r}: no such Celery app ({error}); {way_out}") from None
     from ..producers.celery.task import generate
 

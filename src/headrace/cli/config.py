@@ -1,4 +1,4 @@
-"""`headrace config`: the effective settings, and where each came from."""
+"""`headrace config`: the effective settings and where each comes from."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One effective setting; `source` is where its value came from."""
+    """One effective setting; `source` is where its value comes from."""
 
     name: str
     value: Any
@@ -29,7 +29,7 @@ class Setting:
 
 
 def config(redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Print the effective settings and where each came from; passwords are masked."""
+    """Print the effective settings and where each comes from; passwords are masked."""
     settings = list(effective_settings(redis))
     if as_json:
         typer.echo(json.dumps([asdict(setting) for setting in settings], indent=2))
@@ -41,7 +41,7 @@ def config(redis: RedisUrl = None, as_json: AsJson = False) -> None:
 
 
 def effective_settings(redis: str | None) -> Iterator[Setting]:
-    """Every setting as a process started here and now would have it.
+    """Every setting as a process started here and now would see it.
 
     Raises:
         BadSetting: naming the first setting that is wrong.
@@ -65,7 +65,7 @@ def effective_settings(redis: str | None) -> Iterator[Setting]:
 
 
 def _shown(value: Any) -> Any:
-    """A setting's value without its passwords, which are in URLs, and in options of options."""
+    """A setting's value without passwords, which occur in URLs and in nested options."""
     if isinstance(value, dict):
         return {name: "***" if isinstance(inner, dict) else _shown(inner) for name, inner in value.items()}
     return shown_url(value) if isinstance(value, str) else value

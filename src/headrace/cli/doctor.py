@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Check Redis, the queue and this machine; say what to change. Exit status 1 when something is wrong."""
+    """Check Redis, the queues and this machine. Exit status 1 if something is wrong, with what to change."""
     findings = [*_settings(), *examine(CommonSettings.load(redis_url=redis))]
     if as_json:
         typer.echo(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
@@ -34,7 +34,7 @@ def doctor(redis: RedisUrl = None, as_json: AsJson = False) -> None:
 
 def _settings() -> Iterator[Finding]:
     for sentence in unknown():
-        advice = "correct it, or take it out"
+        advice = "correct or remove it"
         yield Finding(check="settings", verdict=Verdict.WARN, found=sentence, advice=advice)
 
 

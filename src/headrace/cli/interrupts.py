@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM, noted as well as raised.
+"""Ctrl-C and SIGTERM, recorded as well as raised.
 
-Python raises KeyboardInterrupt wherever it is, and where that is a destructor the exception is printed and
-lost. So none is raised there, and who waits in a loop asks whether one came.
+Python raises KeyboardInterrupt wherever it happens to be. In a destructor the exception would be printed and
+lost, so it isn't raised there; a loop that waits checks whether an interrupt came.
 """
 
 import signal
@@ -31,17 +31,17 @@ def _in_destructor(frame: FrameType | None) -> bool:
 
 
 def raise_interrupts() -> None:
-    """From now on each of `INTERRUPTS` raises KeyboardInterrupt in the main thread."""
+    """Make each of `INTERRUPTS` raise KeyboardInterrupt in the main thread from now on."""
     handler = _Interrupts()
     for number in INTERRUPTS:
         signal.signal(number, handler)
 
 
 def check_interrupts() -> None:
-    """See whether an interrupt came.
+    """Raise an interrupt that came where it could not be raised.
 
     Raises:
-        KeyboardInterrupt: one did.
+        KeyboardInterrupt: an interrupt has come.
     """
     handler = signal.getsignal(signal.SIGINT)
     if isinstance(handler, _Interrupts) and handler.came:

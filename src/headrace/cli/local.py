@@ -27,42 +27,44 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(redis: RedisUrl = None) -> None:
-    """Start everything, run jobs, kill an engine, show that nothing was lost; ends by itself."""
+    """Start everything, run jobs, kill an engine and show that nothing was lost; takes about a minute."""
     from ..local.demo import demo as tour
 
     _run(lambda: tour(redis, flower_port()))
-    typer.echo(f"Next, a Redis and a worker that stay, and a job of your own:\n  {command()} up")
+    typer.echo(f"Next, keep Redis and a worker running, and enqueue a job of your own:\n  {command()} up")
 
 
 def up(
     context: typer.Context,
     redis: RedisUrl = None,
-    model: Annotated[str, typer.Option(help="Hub name, local folder, or `demo`.")] = "demo",
-    engines: Annotated[int, typer.Option(min=1, help="Engine processes.")] = 1,
-    data: Annotated[Path, typer.Option(help="Holds the embedded Redis's data and the logs.")] = Path(
+    model: Annotated[str, typer.Option(help="Hub name, local folder or `demo`.")] = "demo",
+    engines: Annotated[int, typer.Option(min=1, help="Number of engine processes.")] = 1,
+    data: Annotated[Path, typer.Option(help="Folder for the embedded Redis's data and the logs.")] = Path(
         ".headrace"
     ),
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="The embedded Redis's; by default 6379, or one kept in --data."),
+        typer.Option(
+            min=1, max=65535, help="Port of the embedded Redis; by default 6379, or one kept in --data."
+        ),
     ] = None,
     flower: Annotated[
-        int | None, typer.Option("--flower-port", help="Flower's port of 127.0.0.1; by default a free one.")
+        int | None, typer.Option("--flower-port", help="Flower's port on 127.0.0.1; by default a free one.")
     ] = None,
 ) -> None:
-    """Keep Redis (embedded, unless --redis is given), a worker, callbacks and Flower running until Ctrl-C.
+    """Run Redis (embedded, unless --redis is given), a worker, callbacks and Flower until Ctrl-C.
 
-    Flower runs where it is installed. Further options are those of `headrace worker`.
+    Flower runs if it is installed. All other options are passed on to `headrace worker`.
     """
     if redis is not None and port is not None:
-        raise typer.BadParameter("--port is the embedded Redis's, which does not run with --redis")
+        raise typer.BadParameter("--port is for the embedded Redis, which doesn't run with --redis")
     worker_args = ["--model", model, *context.args]
     with suppress(KeyboardInterrupt):
         _run(lambda: _keep_up(data, redis, port, worker_args, engines, flower or flower_port()))
 
 
 def flower_port() -> int | None:
-    """A free port for Flower; None where it is not installed."""
+    """A free port for Flower, or None if Flower isn't installed."""
     if find_spec("flower") is None:
         return None
     from ..local.embedded_redis.ports import free_port
@@ -71,7 +73,7 @@ def flower_port() -> int | None:
 
 
 def command(*, anywhere: bool = False) -> str:
-    """How to call `headrace` from this shell, or from any other, where no environment may be active."""
+    """How to call `headrace` in this shell or, with `anywhere`, in one without an active environment."""
     beside = Path(sys.executable).parent / "headrace"
     found = shutil.which("headrace")
     if found is not None and Path(found).resolve() == beside.resolve():
@@ -95,7 +97,7 @@ def _keep_up(
 
     Raises:
         StackError: it could not be started, or a part of it ended.
-        KeyboardInterrupt: by SIGINT or SIGTERM, with all of it stopped.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after everything has stopped.
     """
     from ..local.embedded_redis import EmbeddedRedisError
     from ..local.embedded_redis.ports import is_free, keep_port, preferred_port
@@ -103,8 +105,10 @@ def _keep_up(
     from ..producers.client import Client
 
     if port is not None and not is_free(port):
-        raise EmbeddedRedisError(f"--port {port}: another program listens on 127.0.0.1:{port}; give another")
-    typer.echo("Starting ... (the first start compiles kernels for this CPU: a minute or two)")
+        raise EmbeddedRedisError(
+            f"--port {port}: another program listens on 127.0.0.1:{port}; choose another port"
+        )
+    typer.echo("Starting ... (the first start compiles kernels for this CPU, which takes a minute or two)")
     with (
         stack(
             folder,
@@ -128,7 +132,7 @@ def _keep_up(
 
 
 def _show_the_next_step(running: "Stack", models: set[str]) -> None:
-    """Where everything is, and what to paste into another terminal."""
+    """Print where everything is, and what to paste into another terminal."""
     from ..local.stack import callbacks_metrics_port
     from ..schemas.redis.connection import shown_url
 
@@ -141,7 +145,7 @@ def _show_the_next_step(running: "Stack", models: set[str]) -> None:
     if url != running.redis_url:
         typer.echo("with the password in place of ***")
     if (port := callbacks_metrics_port()) is not None:
-        typer.echo(f"metrics: of the worker on port {port - 1}, of callbacks on {port}")
+        typer.echo(f"metrics: worker on port {port - 1}, callbacks on port {port}")
     if running.flower_url is not None:
         typer.echo(f"Flower: {running.flower_url}")
     typer.echo(f"logs: {running.folder}; Ctrl-C stops everything")
@@ -152,7 +156,7 @@ def _run(start: Callable[[], None]) -> None:
     from ..local.stack import StackError
     from .interrupts import raise_interrupts
 
-    raise_interrupts()  # after which all that was started is stopped
+    raise_interrupts()  # whereupon everything that was started is stopped
     try:
         start()
     except (StackError, EmbeddedRedisError) as error:

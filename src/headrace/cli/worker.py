@@ -11,88 +11,100 @@ def register(app: typer.Typer) -> None:
 
 
 def worker(
-    model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `demo`.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub name, local folder or `demo`.")] = None,
     redis: Annotated[str | None, typer.Option(help="Redis URL.")] = None,
-    served_name: Annotated[str | None, typer.Option(help="The name that producers use.")] = None,
+    served_name: Annotated[
+        str | None, typer.Option(help="Name under which producers ask for the model.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="int8: weights as bytes, for bfloat16 on a CPU.")
+        str | None, typer.Option(help="int8 stores weights as bytes; for bfloat16 on a CPU.")
     ] = None,
     engines: Annotated[
-        int | None, typer.Option(help="Engine processes; GPUs and cores are shared out.")
+        int | None, typer.Option(help="Number of engine processes, which share the GPUs and cores.")
     ] = None,
-    page_size: Annotated[int | None, typer.Option(help="Tokens a KV page holds.")] = None,
+    page_size: Annotated[int | None, typer.Option(help="Tokens per KV page.")] = None,
     num_pages: Annotated[
-        int | None, typer.Option(help="KV pages an engine; by default what memory allows.")
+        int | None, typer.Option(help="KV pages per engine; by default as many as memory allows.")
     ] = None,
     kv_memory_bytes: Annotated[
-        int | None, typer.Option(help="Memory for an engine's KV pages; by default what can be spared.")
+        int | None, typer.Option(help="Memory for each engine's KV pages; by default what can be spared.")
     ] = None,
     kv_dtype: Annotated[
-        str | None, typer.Option(help="fp8: keys and values in half the memory, less precise; on GPUs.")
+        str | None,
+        typer.Option(help="fp8 stores keys and values in half the memory, less precisely; for GPUs."),
     ] = None,
-    max_batch_size: Annotated[int | None, typer.Option(help="Most jobs in one step.")] = None,
-    max_step_tokens: Annotated[int | None, typer.Option(help="Most tokens computed in one step.")] = None,
+    max_batch_size: Annotated[int | None, typer.Option(help="Maximum number of jobs in one step.")] = None,
+    max_step_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens computed in one step.")
+    ] = None,
     token_time_ms: Annotated[
-        float | None, typer.Option(help="Longest time between two tokens of a stream; prompts wait for it.")
+        float | None,
+        typer.Option(help="Longest time between two tokens of a stream; prompts take second place."),
     ] = None,
     max_context_tokens: Annotated[
-        int | None, typer.Option(help="Longest prompt and output together.")
+        int | None, typer.Option(help="Maximum length of prompt and output together.")
     ] = None,
     prefix_cache: Annotated[
-        bool | None, typer.Option(help="Keep pages for prompts with the same start.")
+        bool | None, typer.Option(help="Reuse KV pages for prompts that begin the same way.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads an engine.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads per engine.")] = None,
     cuda_graphs: Annotated[
-        bool | None, typer.Option(help="Capture decode steps on a GPU: a slower start, faster steps.")
+        bool | None, typer.Option(help="Capture decode steps on a GPU; slower to start, faster to run.")
     ] = None,
     gpu_reserve_bytes: Annotated[
-        int | None, typer.Option(help="GPU memory left free; by default 3 %, at least 512 MiB.")
+        int | None, typer.Option(help="GPU memory to leave free; by default 3 %, at least 512 MiB.")
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Job classes served, most urgent first: a,b,c.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Job classes to serve, comma-separated, most urgent first.")
+    ] = None,
     on_model_change: Annotated[
-        str | None, typer.Option(help="restart, resume or fail: jobs with tokens of a model nobody has now.")
+        str | None,
+        typer.Option(help="restart, resume or fail jobs whose tokens are of a model that no worker has now."),
     ] = None,
     model_grace_s: Annotated[
-        float | None, typer.Option(help="Nobody must have been heard of with that model for so long.")
+        float | None, typer.Option(help="Seconds without a worker of that model before --on-model-change.")
     ] = None,
     lease_s: Annotated[
-        float | None, typer.Option(help="A worker silent for this long loses its jobs.")
+        float | None, typer.Option(help="Seconds of silence after which a worker loses its jobs.")
     ] = None,
     flush_s: Annotated[
-        float | None, typer.Option(help="Longest time between two chunks of a stream.")
+        float | None, typer.Option(help="Longest time between two chunks of a stream, in seconds.")
     ] = None,
     finish_s: Annotated[
         float | None,
-        typer.Option(help="When stopped, let running jobs end for so long before the hand-over."),
+        typer.Option(help="When stopped, let running jobs finish for up to this many seconds."),
     ] = None,
-    drain_s: Annotated[float | None, typer.Option(help="Longest hand-over when stopped.")] = None,
+    drain_s: Annotated[
+        float | None, typer.Option(help="When stopped, give the hand-over at most this many seconds.")
+    ] = None,
     intake_s: Annotated[
-        float | None, typer.Option(help="Longest time to render, tokenise and replay one job.")
+        float | None, typer.Option(help="Seconds that rendering, tokenising and replaying one job may take.")
     ] = None,
     intake_memory_mb: Annotated[
-        int | None, typer.Option(help="Most memory (address space) that reading one job may take.")
+        int | None, typer.Option(help="Memory (address space) that reading one job may take.")
     ] = None,
     sanitize_control_tokens: Annotated[
-        bool | None, typer.Option(help="Names of control tokens in messages are text, not those tokens.")
+        bool | None, typer.Option(help="Treat names of control tokens in messages as plain text.")
     ] = None,
     wedged_s: Annotated[
-        float | None, typer.Option(help="Kill an engine process that makes no progress for so long.")
+        float | None, typer.Option(help="Kill an engine process without progress for this many seconds.")
     ] = None,
     start_s: Annotated[
-        float | None, typer.Option(help="Kill an engine process that has not loaded its model by then.")
+        float | None,
+        typer.Option(help="Kill an engine process that takes longer than this to load its model."),
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.")
+        int | None, typer.Option(help="Serve metrics and health on this port; 0 picks a free one.")
     ] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="The address to serve metrics on.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address to serve metrics and health on.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
-    """Run jobs: a Celery worker that supervises engine processes.
+    """Run jobs, as a Celery worker that supervises engine processes.
 
-    SIGTERM hands every running job over to another worker, with its progress. Settings not given here come
-    from HEADRACE_* variables, then from headrace.toml.
+    On SIGTERM it hands every running job over to another worker, with its progress. Settings not given here
+    come from HEADRACE_* variables, then from headrace.toml.
     """
     flags: dict[str, Any] = dict(locals())
     flags["redis_url"] = flags.pop("redis")
@@ -122,6 +134,6 @@ def _check_named(model: str) -> None:
 
     if not model:
         raise BadSetting(
-            "a worker needs a model: give --model or HEADRACE_MODEL a Hub name, a local folder, or demo, "
-            "which is built in"
+            "a worker needs a model: set --model or HEADRACE_MODEL to a Hub name, a local folder, or demo, "
+            "the built-in one"
         )

@@ -50,7 +50,7 @@ def test_an_app_that_is_nowhere_is_refused_with_the_way_out(monkeypatch, capsys)
     assert callbacks_cli._run({"app": "shop.app:app"}) == 2
     said = capsys.readouterr().err
     assert "No module named 'shop'" in said
-    assert "start this in the project's folder or install the project" in said
+    assert "run this in the project's folder or install the project" in said
 
 
 @pytest.mark.parametrize(
