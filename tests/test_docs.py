@@ -12,6 +12,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
     ROOT / "deploy" / "README.md",
     *(ROOT / "docs").glob("*.md"),
 ]
@@ -25,6 +26,29 @@ def blocks(path: Path, language: str) -> list[str]:
 def test_every_relative_link_leads_to_a_file(path):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_the_index_leads_to_every_page_and_readme_to_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+def test_every_file_that_the_architecture_names_is_there():
+    rows = [
+        line.rpartition(" | ")[2]
+        for line in (ROOT / "docs" / "architecture.md").read_text().splitlines()
+        if line.startswith("| ") and line.count(" | ") in {1, 2}
+    ]
+    named = 0
+    for row in rows:
+        folder = ROOT
+        for name in re.findall(r"`([\w./]+(?:/|\.py|\.lua))`", row):
+            found = next((at for at in (ROOT / name, folder / name) if at.exists()), None)
+            assert found is not None, f"{name} in {row}"
+            folder, named = found if found.is_dir() else found.parent, named + 1
+    assert named > 50
 
 
 def test_every_extra_that_readme_installs_is_one():

@@ -171,7 +171,7 @@ def settings_page() -> str:
     """The page of all settings."""
     of_whom = {
         CommonSettings: "Every process",
-        CelerySettings: "Whatever meets Celery: `generate`, workers, callbacks",
+        CelerySettings: "Everything that talks to Celery: `generate`, workers, callbacks",
         WorkerSettings: "`headrace worker`",
         CallbacksSettings: "`headrace callbacks`",
     }
