@@ -165,10 +165,8 @@ def test_up_on_a_port_that_is_taken_says_so_and_starts_nothing(tmp_path, free_po
     with socket.create_server(("127.0.0.1", free_port)):
         ran = cli("up", "--port", str(free_port))
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert (
-        ran.stderr
-        == f"headrace: --port {free_port}: another program listens on 127.0.0.1:{free_port}; give another\n"
-    )
+    taken = f"another program listens on 127.0.0.1:{free_port}; choose another port"
+    assert ran.stderr == f"headrace: --port {free_port}: {taken}\n"
     assert not (tmp_path / ".headrace").exists()
 
 
