@@ -16,7 +16,7 @@ local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; the
 local MAX_PASSED = 32  -- jobs a class that have run, or were set aside, and are for other workers
 local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so that what is behind them goes on
 local MAX_UNFIT = 2    -- jobs a claim that no worker can hold, to be refused: reading them is work too
-local MOST_BYTES = 2 ^ 23  -- of specs in one claim, unless one alone is larger
+local MOST_BYTES = 2 ^ 17  -- of specs in one claim: leases are renewed in the same round trip
 local PAGE = 16
 local DAMAGED = '{"code":"invalid_job","message":"its record was damaged: how far its log goes is no number"}'
 
@@ -57,21 +57,21 @@ local JOB_FIELDS = {'state', 'class', 'tenant', 'offset', 'attempts', 'suspect',
   'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
   'prompt_bytes', 'held', 'passed', 'charged', 'epoch', 'fingerprint', 'mixed'}
 
--- The size of a job's spec, which is read only when it is handed out; nil of none.
+-- The size of a job's spec, which is read only when it is handed out; nil when it has none.
 local function size_of(id)
   local size = redis.call('HSTRLEN', key('job', id), 'spec')
   return (size > 0 or redis.call('HGET', key('job', id), 'spec')) and size or nil
 end
 
-local function is_too_much(size) return bytes > 0 and bytes + size > MOST_BYTES end
-
--- Without its log, which may be of any length: the worker reads that page by page.
-local function hand_out(id, job, fence, cost)
-  local spec = redis.call('HGET', key('job', id), 'spec') or ''
-  bytes = bytes + #spec
+-- Without its log, and without its spec where that is large: the worker reads these when it comes to the job.
+local function hand_out(id, job, fence, cost, size)
+  local spec = false
+  if bytes + size <= MOST_BYTES then
+    spec, bytes = redis.call('HGET', key('job', id), 'spec'), bytes + size
+  end
   taken[#taken + 1] = {id, fence, spec, tonumber(job.offset or 0) or 0, tonumber(job.attempts or 0) or 0,
     tonumber(job.suspect or -1) or -1, math.max(0, now - (tonumber(job.enqueued_ms) or now)),
-    tonumber(job.prompt_tokens or 0) or 0, job.class or '', job.tenant or '', cost}
+    tonumber(job.prompt_tokens or 0) or 0, job.class or '', job.tenant or '', cost, size}
 end
 
 local function first_start(id, job)
@@ -114,7 +114,7 @@ local function start(id, job, cost, size)
   if job.stream ~= lane and not job.charged then  -- by a worker of before, or in an earlier life
     redis.call('HSET', key('job', id), 'charged', prompt_of(job) + number(job.offset))
   end
-  hand_out(id, job, fence, cost)
+  hand_out(id, job, fence, cost, size)
 end
 
 local function bury(stream, entry_id, entry, cause)
@@ -194,7 +194,7 @@ local function look(stream, entry_id, entry, kind)
   end
   local cost = cost_of(entry, offset, job)
   if not cost then return 'larger', nil, id, job end
-  if slots < 1 or (cost == 0 and unfit < 1) or is_too_much(size) then
+  if slots < 1 or (cost == 0 and unfit < 1) then
     blocked = slots < 1 and {job.class, cost} or {}
     return 'blocked'
   end
@@ -312,20 +312,19 @@ local function serve_lanes(class)
   end
 end
 
--- The reply to an earlier claim was lost: what this worker took last, for it to find what it does not know of. That
--- claim's jobs are among them, for it took no more bytes than this may list.
+-- The reply to an earlier claim was lost: all that this worker holds, for it to find what it does not know of. That
+-- is the latest, whose specs come first.
 if resync then
   local held = redis.call('ZRANGE', key('held', worker), 0, -1)
   for i = #held, 1, -1 do
     local id = held[i]
-    if is_too_much(size_of(id) or 0) then break end
     local job = fields_of(id, unpack(JOB_FIELDS))
     if job.worker == worker and string.match(job.fence or '', '%.(.+)$') == nonce then
       local sizes = fields_of(id, 'prompt_tokens', 'prompt_bytes', 'max_tokens')
       local sized = tonumber(sizes.prompt_tokens) and tonumber(sizes.prompt_bytes) and tonumber(sizes.max_tokens)
       local offset = number(job.offset)
       local cost = sized and (cost_of(sizes, offset, job) or pages_of(sizes, offset, capacity)) or 0
-      hand_out(id, job, job.fence, cost)
+      hand_out(id, job, job.fence, cost, size_of(id) or 0)
     end
   end
   return {taken, {}, 0, 0}

@@ -59,7 +59,8 @@ class ClaimedJob:
 
     Attributes:
         fence: proves ownership in every later write.
-        spec: the job as JSON (`WireJob.from_wire`), as it is in Redis: it may be no text at all.
+        spec: the job as JSON (`WireJob.from_wire`), as it is in Redis: it may be no text at all. None where
+            the reply would be long with it: it is to be read from the job's record.
         offset: tokens in its log.
         attempts: how often a worker died over it, and over nothing else.
         suspect_until: it stays a suspect until its log passes this offset; None when it is none.
@@ -67,11 +68,12 @@ class ClaimedJob:
         prompt_tokens: as counted by a producer or worker; 0: nobody has.
         job_class, tenant: as its record says.
         cost_tokens: what it counts for in the claim's budget.
+        spec_bytes: how long the spec is.
     """
 
     job_id: str
     fence: str
-    spec: bytes
+    spec: bytes | None
     offset: int
     attempts: int
     suspect_until: int | None
@@ -80,6 +82,7 @@ class ClaimedJob:
     job_class: JobClass = JobClass.STANDARD
     tenant: str = ""
     cost_tokens: int = 0
+    spec_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -136,7 +139,8 @@ def _parse(reply: list[Any]) -> ClaimReply:
 
 
 def _claimed(item: list[Any]) -> ClaimedJob:
-    job_id, fence, spec, offset, attempts, suspect, waited_ms, prompt_tokens, job_class, tenant, cost = item
+    job_id, fence, spec, offset, attempts, suspect, waited_ms, prompt_tokens, *rest = item
+    job_class, tenant, cost, spec_bytes = rest
     claimed = ClaimedJob(
         job_id=_readable(job_id),
         fence=_readable(fence),
@@ -148,6 +152,7 @@ def _claimed(item: list[Any]) -> ClaimedJob:
         prompt_tokens=int(prompt_tokens),
         tenant=_readable(tenant),
         cost_tokens=int(cost),
+        spec_bytes=int(spec_bytes),
     )
     with suppress(ValueError):  # a record that was damaged from outside spoils its own job only
         claimed.job_class = JobClass(_readable(job_class))

@@ -159,26 +159,23 @@ def test_long_logs_are_put_together_a_few_a_call(queue, redis, by):
         assert [queue.claim().more for _ in range(4)] == [True, True, True, False]
 
 
-def test_a_claim_hands_out_so_many_bytes_and_the_rest_with_the_next(queue):
-    tools = [{"schema": "x" * 3 * 2**20}]
-    jobs = [queue.add(messages=[{"role": "user", "content": "hi"}], tools=tools) for _ in range(5)]
-    small = queue.add(tenant="other")
-    replies = [queue.claim() for _ in range(4)]
-    taken = [[job.job_id for job in reply.jobs] for reply in replies]
-    assert sorted(job_id for claim in taken for job_id in claim) == sorted([*jobs, small])
-    assert max(sum(len(job.spec) for job in reply.jobs) for reply in replies) < 2**23
-    assert [reply.more for reply in replies] == [True, True, False, False]
-    assert taken[2]
-    lost = [job.job_id for job in queue.claim(resync=True).jobs]
-    assert set(taken[2]) <= set(lost)
-    assert len(lost) < 5
+@pytest.mark.parametrize(("count", "size"), [(5, 3 * 2**20), (40, 20_000)], ids=["large", "many"])
+def test_a_claims_reply_does_not_grow_with_the_records_of_its_jobs(queue, count, size):
+    chat = {"messages": [{"role": "user", "content": "hi"}], "tools": [{"schema": "x" * size}]}
+    jobs = {queue.add(**chat) for _ in range(count)} | {queue.add(tenant="other")}
+    for resync in (False, True):
+        reply = queue.claim(resync=resync)
+        assert ({job.job_id for job in reply.jobs}, reply.more) == (jobs, False)
+        assert sum(len(job.spec or b"") for job in reply.jobs) <= 2**17
+        assert all(job.spec is None or len(job.spec) == job.spec_bytes for job in reply.jobs)
+        assert sum(job.spec_bytes for job in reply.jobs) > count * size
 
 
-def test_a_job_larger_than_a_claim_may_be_is_handed_out_alone(queue):
+def test_a_small_record_comes_with_its_claim_whatever_came_before_it(queue):
     queue.settings = QueueSettings(limits=Limits(max_job_bytes=2**24))
-    large = queue.add(messages=[{"role": "user", "content": "hi"}], tools=[{"schema": "x" * 9 * 2**20}])
-    small = queue.add(tenant="other")
-    assert [queue.claimed(), queue.claimed()] == [[large], [small]]
+    queue.add(messages=[{"role": "user", "content": "hi"}], tools=[{"schema": "x" * 9 * 2**20}])
+    queue.add(tenant="other")
+    assert [job.spec is None for job in queue.claim().jobs] == [True, False]
 
 
 @pytest.mark.parametrize("by", ["recover", "upkeep"])

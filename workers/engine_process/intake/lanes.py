@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 from redis import Redis
@@ -25,7 +26,7 @@ from ....schemas.wire import WireJob
 from ..prepared import Asked, Prepared
 from ..running_job import RunningJob
 from ..text import TextStream, TokenizerError, TokenText
-from . import frames, token_log
+from . import frames, record, token_log
 from .places import Places
 from .process import QUICK, SLOW, answer_in
 from .reader import refusal
@@ -49,6 +50,8 @@ MOST_UNREAD = 10
 _PRIORITY = {job_class: priority for priority, job_class in enumerate(JobClass)}
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -147,7 +150,7 @@ class Intake:
 
     def put(self, running: RunningJob, claimed: ClaimedJob) -> None:
         """Begin to read a claimed job; `ready` has it when that is done. For any thread."""
-        large = len(claimed.spec) > QUICK_BYTES or claimed.offset > QUICK_TOKENS
+        large = claimed.spec_bytes > QUICK_BYTES or claimed.offset > QUICK_TOKENS
         (self._slow if large else self._quick).put(_Ticket(running, claimed))
 
     def ready(self, most_tokens: int) -> Iterator[Admission]:
@@ -219,8 +222,9 @@ class Intake:
         raise _PlaceEnded("", 0.0)
 
     def _ask(self, ticket: _Ticket) -> Asked:
+        spec = self._spec_of(ticket)
         events, offset = self._log_of(ticket)
-        return Asked(ticket.claimed.job_id, ticket.claimed.spec, self._context_tokens, offset, events)
+        return Asked(ticket.claimed.job_id, spec, self._context_tokens, offset, events)
 
     def _read(self, place: socket.socket, asked: Asked) -> Prepared:
         started, at = time.monotonic(), ""
@@ -234,22 +238,35 @@ class Intake:
             pass
         raise _PlaceEnded(at, time.monotonic() - started)
 
+    def _spec_of(self, ticket: _Ticket) -> bytes:
+        if ticket.claimed.spec is not None:
+            return ticket.claimed.spec
+        tag, job_id = ticket.running.tag, ticket.running.job_id
+        return self._from_redis(ticket.running, lambda: record.spec_in(self._redis, tag, job_id)) or b""
+
     def _log_of(self, ticket: _Ticket) -> tuple[list[bytes], int]:
         """The job's log, and the tokens in it as its record has them."""
-        running, found = ticket.running, list[bytes]()
-        if not ticket.claimed.offset:
-            return found, 0
+        running, claimed_offset = ticket.running, ticket.claimed.offset
+        if not claimed_offset:
+            return [], 0
+
+        def read() -> tuple[list[bytes], int]:
+            pages = token_log.pages(self._redis, running.tag, running.job_id)
+            found = [event for page in pages for event in page]
+            offset = record.offset_in(self._redis, running.tag, running.job_id)
+            return found, claimed_offset if offset is None else offset
+
+        return self._from_redis(running, read) or ([], claimed_offset)
+
+    def _from_redis(self, running: RunningJob, read: Callable[[], T]) -> T | None:
+        """What a job has in Redis, once that answers; None when the job is not to be read any more."""
         while running.preparing and not self._closing.is_set():
             try:
-                pages = token_log.pages(self._redis, running.tag, running.job_id)
-                found = [event for page in pages for event in page]
-                offset = token_log.offset_in(self._redis, running.tag, running.job_id)
+                return read()
             except BrokerUnavailable as error:
-                log.warning("log_awaited", job=running.job_id, reason=str(error))
+                log.warning("redis_awaited", job=running.job_id, reason=str(error))
                 self._closing.wait(RETRY_S)
-            else:
-                return found, ticket.claimed.offset if offset is None else offset
-        return found, ticket.claimed.offset
+        return None
 
     def _give_up(self, ticket: _Ticket, kind: bytes, ended: _PlaceEnded) -> None:
         job_id = ticket.running.job_id

@@ -40,17 +40,6 @@ def pages(redis: Redis, tag: Tag, job_id: str) -> Iterator[list[bytes]]:
         entries = max(1, min(int(PAGE_BYTES / max(size, 1)), MOST_ENTRIES, entries * 8))
 
 
-def offset_in(redis: Redis, tag: Tag, job_id: str) -> int | None:
-    """The tokens that a job's record counts now; None when it has none.
-
-    Raises:
-        BrokerUnavailable: Redis can't be reached or refuses.
-    """
-    with broker_errors():
-        found = redis.hget(tag.job(job_id), "offset")
-    return int(found) if found is not None and found.isdigit() else None
-
-
 def _event(fields: dict[bytes | str, bytes | str]) -> bytes | None:
     value = fields.get(b"event", fields.get("event"))
     return value.encode() if isinstance(value, str) else value

@@ -34,9 +34,12 @@ class Desk:
     places: Places
     serial: Iterator[int] = field(default_factory=count)
 
-    def put(self, spec: bytes, *, tenant: str = "a", offset: int = 0, job_id: str = "") -> RunningJob:
-        job_id = job_id or f"j{next(self.serial)}"
-        claimed = ClaimedJob(job_id, "1.x", spec, offset, 0, None, 0, tenant=tenant)
+    def put(
+        self, spec: bytes | None, *, tenant: str = "a", offset: int = 0, job_id: str = "", spec_bytes: int = 0
+    ) -> RunningJob:
+        """Send a claimed job there; with no spec one whose record in Redis has it, `spec_bytes` long."""
+        job_id, spec_bytes = job_id or f"j{next(self.serial)}", spec_bytes or len(spec or b"")
+        claimed = ClaimedJob(job_id, "1.x", spec, offset, 0, None, 0, tenant=tenant, spec_bytes=spec_bytes)
         running = RunningJob.of_claim(Tag("demo"), claimed, 0.0)
         running.known = True
         self.intake.put(running, claimed)

@@ -14,7 +14,7 @@ import pytest
 from headrace.schemas.errors import BrokerUnavailable
 from headrace.schemas.events import chunk_payload
 from headrace.schemas.keys import Tag
-from headrace.workers.engine_process.intake import lanes, token_log
+from headrace.workers.engine_process.intake import lanes, record, token_log
 from headrace.workers.engine_process.text import TextStream, Tokenizer
 from headrace.workers.models import resolve_model
 
@@ -134,6 +134,55 @@ def test_intake_is_not_late_while_a_log_waits_for_redis(desk, eventually, redis,
     away.clear()
     assert wait_for(eventually, desk, 1)[0].request.output_ids == [5, 6, 7]
     redis.delete(Tag("demo").out("waits"))
+
+
+def test_a_record_that_did_not_come_with_its_claim_is_read_once_redis_answers(
+    desk, eventually, redis, monkeypatch
+):
+    tries, away, key = [], threading.Event(), Tag("demo").job("large")
+
+    def spec_in(*args: Any) -> bytes:
+        tries.append(away.is_set())
+        if away.is_set():
+            raise BrokerUnavailable("away")
+        return real(*args)
+
+    real = record.spec_in
+    monkeypatch.setattr(record, "spec_in", spec_in)
+    away.set()
+    spec = spec_of(prompt="A tuple is", metadata={"x": "x" * 500})
+    redis.hset(key, "spec", spec)
+    desk.put(None, job_id="large", spec_bytes=len(spec))
+    eventually(lambda: len(tries) > 2)
+    assert desk.taken() == []
+    with monkeypatch.context() as patience:
+        patience.setattr(lanes, "GRACE_S", -60.0)  # any job that is being read would be late
+        assert desk.intake.overdue_s() == 0.0
+    away.clear()
+    assert wait_for(eventually, desk, 1)[0].job.max_tokens
+    redis.delete(key)
+
+
+def test_a_large_record_waits_for_no_neighbours_turn(desk, eventually, redis):
+    key, spec = Tag("demo").job("large"), spec_of(prompt="a" * 4_000_000)
+    redis.hset(key, "spec", spec)
+    large, small = desk.put(None, job_id="large", spec_bytes=len(spec)), desk.put(spec_of())
+    done = {admission.running: admission for admission in wait_for(eventually, desk, 2)}
+    assert done[large].prepared.error.code == "context_length"
+    assert done[small].request
+    redis.delete(key)
+
+
+@pytest.mark.parametrize("made", ["gone", "something else"])
+def test_a_record_that_is_not_there_any_more_fails_alone(desk, eventually, redis, made):
+    key = Tag("demo").job("was")
+    if made == "something else":
+        redis.set(key, "x")
+    bad, good = desk.put(None, job_id="was", spec_bytes=9), desk.put(spec_of())
+    done = {admission.running: admission for admission in wait_for(eventually, desk, 2)}
+    assert done[bad].prepared.error.code == "invalid_job"
+    assert done[good].request
+    redis.delete(key)
 
 
 def test_what_tells_a_service_to_stop_does_not_end_intake(desk, eventually):
