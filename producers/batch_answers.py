@@ -116,7 +116,7 @@ class AnswerFile:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise HeadraceError(
-                    f"another run writes {self.path}; wait for it, or choose another file"
+                    f"another run is writing {self.path}; wait for it, or choose another file"
                 ) from None
 
     def _read(self) -> Standing:
@@ -153,7 +153,7 @@ class AnswerFile:
         except (ValueError, TypeError, KeyError, AttributeError):
             pass
         raise HeadraceError(
-            f"{self.path} holds something else than a batch's answers; choose another output file"
+            f"{self.path} holds something other than a batch's answers; choose another output file"
         )
 
 

@@ -181,11 +181,11 @@ def _read(text: bytes) -> tuple[dict[str, Any], str | None]:
     try:
         request = json.loads(text, object_pairs_hook=once)
     except RecursionError:
-        raise InvalidJob("line", "is nested too deep") from None
+        raise InvalidJob("line", "is nested too deeply") from None
     except ValueError as error:
         raise InvalidJob("line", f"is not JSON: {error}") from None
     if not isinstance(request, dict):
-        raise InvalidJob("line", "is no JSON object")
+        raise InvalidJob("line", "is not a JSON object")
     return request, shown_name(repeated[0]) if repeated else None
 
 

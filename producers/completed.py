@@ -129,6 +129,6 @@ def _by_id(jobs: Iterable[H]) -> dict[str, H]:
     by_id: dict[str, H] = {}
     for job in jobs if isinstance(jobs, Iterable) else (jobs,):
         if not isinstance(job, Handle):
-            raise BadSetting(f"jobs: {job!r} is no handle; client.job(job_id) makes one")
+            raise BadSetting(f"jobs: {job!r} is not a handle; client.job(job_id) makes one")
         by_id.setdefault(job.id, job)
     return by_id

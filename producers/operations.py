@@ -141,7 +141,7 @@ class Operations:
         except HeadraceError as refusal:
             return refusal
         except Exception as error:  # made without validation, or changed since
-            return InvalidJob("job", f"is none that can be written ({type(error).__name__})")
+            return InvalidJob("job", f"can't be written ({type(error).__name__})")
 
     def _call(self, job: Job, job_id: str | None = None) -> Call[str]:
         job_id = job_id or keys.new_job_id(job.model, self._partition(job))

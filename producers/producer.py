@@ -89,7 +89,7 @@ class Producer(ABC, Generic[Enqueued]):
                 raise BadSetting(f"{name} = {value!r}: must be above 0")
         if wait_replicas and address.kind is Kind.CLUSTER:
             raise BadSetting(
-                "wait_replicas: a Redis Cluster gives no one connection to wait on; leave it at 0"
+                "wait_replicas: a Redis Cluster has no single connection to wait on; leave it at 0"
             )
         settings = QueueSettings(
             namespace=namespace,

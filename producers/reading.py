@@ -235,7 +235,7 @@ class StreamReader:
             self._failure = obstacle
         elif obstacle or (whole and not self.cursor.end and JobState(state.decode()).terminal):
             self._failure = HeadraceError(
-                f"the token log of job {job_id} misses what follows token {self.cursor.seen}: it was changed "
+                f"the token log of job {job_id} has a gap after token {self.cursor.seen}: it was changed "
                 "from outside; job.result() has the output as its worker wrote it at the end"
             )
         elif not whole:

@@ -139,7 +139,7 @@ def check_name(argument: str, value: object) -> None:
         BadSetting: naming the argument.
     """
     if not isinstance(value, str) or not value.strip():
-        raise BadSetting(f"{argument} = {value!r}: must be a name; is a variable not set?")
+        raise BadSetting(f"{argument} = {value!r}: must be a name; is a variable unset?")
 
 
 def check_seconds(argument: str, value: object) -> None:

@@ -217,7 +217,7 @@ def _unserved(model: str, job: dict[str, str], workers: Sequence[_Worker]) -> Wa
     living = [worker for worker in workers if worker.alive]
     if not living:
         last = min((worker.silent_s for worker in workers), default=None)
-        heard = "" if last is None else f" (the last one was heard of {last:.0f} s ago)"
+        heard = "" if last is None else f" (the last one was heard from {last:.0f} s ago)"
         text = f"no worker serves model {model!r} now{heard}; start one: headrace worker --model {model}"
         return Waiting(WaitReason.NO_WORKER, text)
     serving = [worker for worker in living if job["class"] in worker.classes]
@@ -236,16 +236,16 @@ def _held_back(
     if limit is not None and has_running >= limit:
         tenant = job["tenant"]
         text = (
-            f"tenant {tenant!r} has {has_running} {_jobs(has_running)} running, and may have {limit} "
+            f"tenant {tenant!r} has {has_running} {_jobs(has_running)} running and may have {limit} "
             f"(headrace tenants show {tenant})"
         )
         return Waiting(WaitReason.TENANT_LIMIT, text)
     made_by = job["fingerprint"] if int(job["offset"] or 0) else ""
     if made_by and all(worker.fingerprint not in {"", made_by} for worker in workers if worker.alive):
-        text = "the model that made its tokens is not served any more; see headrace worker --on-model-change"
+        text = "the model that made its tokens is no longer served; see headrace worker --on-model-change"
         return Waiting(WaitReason.OTHER_MODEL, text)
     if ":suspects:" in job["stream"]:
-        return Waiting(WaitReason.SUSPECT, "a worker died over it, and it is to be tried alone")
+        return Waiting(WaitReason.SUSPECT, "a worker died over it, so it waits to be tried alone")
     return None
 
 
@@ -254,7 +254,7 @@ def _queue(job: dict[str, str], ahead: int, urgent: int, running: int, workers: 
     many = f"{ahead} or more" if ahead == MOST_AHEAD else f"{ahead}"
     text = f"it is queued behind {many} {_jobs(ahead)} of tenant {job['tenant']!r} in class {job['class']}"
     if urgent:
-        text += f", and behind more urgent ones of {urgent} {'tenant' if urgent == 1 else 'tenants'}"
+        text += f" and more urgent ones of {urgent} {'tenant' if urgent == 1 else 'tenants'}"
     return f"{text}; {running} {_jobs(running)} run on {living} {'worker' if living == 1 else 'workers'}"
 
 
@@ -265,7 +265,7 @@ def _running(job: dict[str, str], workers: Sequence[_Worker]) -> Waiting:
         return Waiting(WaitReason.RUNNING, f"it runs on {found.id} and has {tokens} tokens")
     text = f"its worker {job['worker']} is silent; the job resumes at token {tokens} on another"
     if not any(worker.alive for worker in workers):
-        text += ", and there is none now"
+        text += ", but there is none now"
     return Waiting(WaitReason.WORKER_SILENT, text)
 
 

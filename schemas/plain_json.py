@@ -31,7 +31,7 @@ def check_json(value: T, deepest: int = DEEPEST) -> T:
                 raise ValueError(f"has the number {value!r}, which JSON does not know")
         case dict() | list() | tuple():
             if deepest == 0:
-                raise ValueError(f"is nested too deep; at most {DEEPEST} levels are accepted")
+                raise ValueError(f"is nested too deeply; at most {DEEPEST} levels are accepted")
             for item in value.values() if isinstance(value, dict) else value:
                 check_json(item, deepest - 1)
             if isinstance(value, dict):

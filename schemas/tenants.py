@@ -90,7 +90,7 @@ def check_tenant(name: str) -> None:
     except ValidationError:
         if name != DEFAULT:
             raise BadPolicy(
-                f"{name!r} is no tenant: 1 to 64 letters, digits and _.@-, or {DEFAULT} for all others"
+                f"{name!r} is not a tenant's name: 1 to 64 letters, digits or _.@-, or {DEFAULT} for the rest"
             ) from None
 
 

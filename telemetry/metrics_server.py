@@ -38,7 +38,7 @@ def pages(registry: CollectorRegistry, health: Health) -> WSGIApplication:
             report = answers[path]()
             found = _say(start, "503 Service Unavailable" if report.problems else "200 OK", report.body())
         else:
-            found = _say(start, "404 Not Found", {"error": "there are /metrics, /livez and /readyz"})
+            found = _say(start, "404 Not Found", {"error": "try /metrics, /livez or /readyz"})
         return found if method == "GET" else []
 
     return answer

@@ -143,7 +143,7 @@ def test_a_queue_is_too_long_when_its_jobs_have_waited_for_long(
     found = examine(redis_url, status=0)["demo: queue"]
     assert (found["verdict"], found["advice"]) == (
         "warn",
-        "more jobs come than are done; one more: headrace worker --model demo",
+        "jobs arrive faster than they are done; add a worker: headrace worker --model demo",
     )
 
 
@@ -198,7 +198,7 @@ def producers_url(own_redis) -> str:
 def test_a_producers_user_is_told_of_no_right_that_it_needs_not(examine, producers_url: str) -> None:
     found = examine(producers_url, status=0)
     assert found["rights"]["verdict"] == "ok"
-    assert found["queue"]["found"] == "not looked at: this user may not, and a producer need not"
+    assert found["queue"]["found"] == "not checked: this user may not, and a producer need not"
 
 
 def test_a_producers_user_enqueues_and_reads_and_can_touch_neither_secrets_nor_tenants(

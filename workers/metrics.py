@@ -122,15 +122,15 @@ class Metrics:
     def __init__(self, model: str, registry: CollectorRegistry | None = None) -> None:
         make = _Family(model, registry or CollectorRegistry())
         self._running = make.gauge("jobs_running", "Jobs in the running batch.")
-        self._waiting = make.gauge("jobs_waiting", "Jobs claimed that wait for the batch or for pages.")
+        self._waiting = make.gauge("jobs_waiting", "Claimed jobs waiting for the batch or for pages.")
         self._queued = make.gauge(
-            "jobs_queued", "Jobs that wait in the queue, as last seen from here.", "livemostrecent"
+            "jobs_queued", "Jobs waiting in the queue, as last seen by this worker.", "livemostrecent"
         )
         self._pages = {
-            "pages_total": make.gauge("kv_pages_capacity", "KV pages there are."),
-            "pages_free": make.gauge("kv_pages_free", "KV pages that hold nothing."),
+            "pages_total": make.gauge("kv_pages_capacity", "All KV pages."),
+            "pages_free": make.gauge("kv_pages_free", "Empty KV pages."),
             "pages_cached": make.gauge(
-                "kv_pages_cached", "KV pages kept for prompts with the same beginning."
+                "kv_pages_cached", "KV pages kept for prompts that begin the same way."
             ),
             "pages_held": make.gauge("kv_pages_held", "KV pages held by running jobs."),
             "tokens_held": make.gauge("kv_tokens_held", "Tokens in the KV pages held by running jobs."),
@@ -142,12 +142,12 @@ class Metrics:
             ),
             "prefix_hit_tokens": make.counter("prefix_hit_tokens", "Prompt tokens found in the cache."),
             "host_s": make.counter(
-                "step_host_seconds", "Time of steps that the host took besides computing models or waiting."
+                "step_host_seconds", "Step time spent on the host, other than computing or waiting."
             ),
         }
         self._counted: dict[str, float] = dict.fromkeys(self._engine_counters, 0)
         self._claimed = make.counter("jobs_claimed", "Jobs taken from the queue.")
-        self._resumed = make.counter("jobs_resumed", "Jobs that went on after tokens of another worker.")
+        self._resumed = make.counter("jobs_resumed", "Jobs continued from another worker's tokens.")
         self._ended = make.counters(
             "jobs_ended",
             "Jobs that ended here, by state.",
@@ -156,16 +156,18 @@ class Metrics:
         )
         self._finished = make.counters(
             "jobs_finished",
-            "Jobs that ended here, by why their output ended.",
+            "Jobs that ended here, by finish reason.",
             "finish_reason",
             get_args(FinishReasonName),
         )
-        self._prompt_tokens = make.counter("prompt_tokens", "Prompt tokens of the jobs admitted.")
+        self._prompt_tokens = make.counter("prompt_tokens", "Prompt tokens of admitted jobs.")
         self._output_tokens = make.counter("output_tokens", "Tokens generated.")
-        self._fenced = make.counter("fenced_writes", "Writes refused because the job was another worker's.")
+        self._fenced = make.counter(
+            "fenced_writes", "Writes refused because the job belonged to another worker."
+        )
         self._model_changed = make.counters(
             "jobs_model_changed",
-            "Jobs whose model no worker had any more, by what became of them.",
+            "Jobs whose model was no longer served, by what was done with them.",
             "action",
             ["restart", "resume", "fail"],
         )
@@ -175,7 +177,7 @@ class Metrics:
             "first_token_seconds", "From enqueue to first token.", FIRST_TOKEN_S
         )
         self._inter_token = make.histogram(
-            "inter_token_seconds", "From one token of a job to its next.", INTER_TOKEN_S
+            "inter_token_seconds", "Between two tokens of a job.", INTER_TOKEN_S
         )
         self._total = make.histogram("job_seconds", "From enqueue to the end.", TOTAL_S)
         self._flush = make.histogram("flush_seconds", "Round trips to Redis.", ROUND_TRIP_S)
@@ -256,8 +258,8 @@ class HostMetrics:
         build_info(registry)
         make = _Family(model, registry)
         self._ready = make.gauge("engines_ready", "Engine processes that claim jobs.")
-        self._restarts = make.counter("engine_restarts", "Engine processes started again after a death.")
-        self._looping = make.gauge("engines_crash_looping", "Engine processes that die again and again.")
+        self._restarts = make.counter("engine_restarts", "Engine processes restarted after a death.")
+        self._looping = make.gauge("engines_crash_looping", "Engine processes that keep dying.")
 
     def engines(self, *, ready: int, crash_looping: int) -> None:
         """How many engine processes are in which state."""

@@ -27,7 +27,7 @@ def check_files(folder: str) -> None:
     """
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise NotAFile(f"{path} is no file that can be read, but a pipe, socket or device")
+            raise NotAFile(f"{path} is not a regular file but a pipe, socket or device")
 
 
 def served_name(name: str) -> str:
@@ -47,7 +47,7 @@ def name_to_serve(model: str, served: str | None) -> str:
     """
     name = served or served_name(model)
     if not served and model.startswith(("/", ".", "~")) and not Path(model).exists():
-        raise BadSetting(f"model: there is no {model!r}; give a folder that exists, or a model's name")
+        raise BadSetting(f"model: {model!r} does not exist; give an existing folder or a model's name")
     if not is_model_name(name):
         setting, way_out = ("served_name", "give another") if served else ("model", "give it a served_name")
         raise BadSetting(

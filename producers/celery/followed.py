@@ -41,6 +41,6 @@ def _nobody(app: str | None, living: frozenset[str]) -> str:
     of = f" of the Celery app {app!r}" if has_name(app) else ""
     others = f", only of {', '.join(map(repr, sorted(living)))}" if living else ""
     return (
-        f"no callbacks{of} are alive{others}: generations run, but their tasks do not end before "
-        "`headrace callbacks --app module:app` of that app runs"
+        f"no callbacks{of} are alive{others}: generations run, but their tasks don't end until "
+        "`headrace callbacks --app module:app` runs for that app"
     )

@@ -98,7 +98,7 @@ def job_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]
         return fields
     if len(args) > 1:
         raise InvalidJob(
-            "prompt", f"is the only positional argument; {len(args)} were given, name the others"
+            "prompt", f"is the only positional argument, but {len(args)} were given; name the others"
         )
     (prompt,) = args
     if isinstance(prompt, Mapping) and "text" in prompt:
@@ -106,7 +106,7 @@ def job_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]
     if "prompt" in fields or "messages" in fields or "prompt_token_ids" in fields:
         raise InvalidJob(
             "prompt",
-            "is given twice, by position (or by the task before) and by name; .si() ignores the latter",
+            "is given twice, by position (or the previous task) and by name; .si() ignores the previous task",
         )
     fields["prompt"] = prompt
     return fields

@@ -11,12 +11,12 @@ from ..steps import Info, Read, Steps
 from ..waiting import Waiting, WaitReason, explain
 
 UNREGISTERED = (
-    "a Celery worker took it that does not know this task. Every worker and beat of the app must import it, "
-    'include=[..., "headrace.celery"], and have HEADRACE_REDIS_URL'
+    "it was taken by a Celery worker that doesn't know this task. Every worker and beat of the app must "
+    'import it, include=[..., "headrace.celery"], and have HEADRACE_REDIS_URL'
 )
 
 _NO_JOB = (
-    "it has no job yet: the task before it has not ended, or was run by a Celery worker that does not import "
+    "it has no job yet: the previous task has not ended, or ran on a Celery worker that doesn't import "
     "headrace.celery or has another HEADRACE_REDIS_URL"
 )
 
@@ -39,10 +39,10 @@ def _uncompleted(operations: Operations, app: str | None) -> Steps[Waiting]:
     (said,) = yield from operations.send(Read((("HGETALL", keys.callbacks(operations.settings.namespace)),)))
     living = present(divmod(int(info["server_time_usec"]), 1_000_000), said)
     if serves(living, app):
-        return Waiting(WaitReason.ENDED, "its job has ended, and headrace callbacks are to complete the task")
-    others = f"only of {', '.join(map(repr, sorted(living)))}" if living else "of no app at all"
+        return Waiting(WaitReason.ENDED, "its job has ended, and headrace callbacks will complete the task")
+    others = f"only for {', '.join(map(repr, sorted(living)))}" if living else "for no app at all"
     text = (
-        f"its job has ended, and no headrace callbacks of the Celery app {app!r} run to complete the task, "
-        f"{others}; start headrace callbacks --app module:name"
+        f"its job has ended, but no headrace callbacks are running to complete tasks of the Celery app "
+        f"{app!r}, {others}; start headrace callbacks --app module:name"
     )
     return Waiting(WaitReason.NO_CALLBACKS, text)

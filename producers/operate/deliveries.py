@@ -123,7 +123,7 @@ def add_secret(operations: Operations, tenant: str, secret: str | None = None) -
     """
     known = yield from tenant_secrets(operations, tenant)
     if len(known) >= MAX_SECRETS:
-        raise BadPolicy(f"{tenant} has {len(known)} secrets, which is the most; drop one first")
+        raise BadPolicy(f"{tenant} has {len(known)} secrets, the maximum; drop one first")
     text = new_secret() if secret is None else secret
     try:
         check_secret(text)
@@ -143,7 +143,7 @@ def drop_secret(operations: Operations, tenant: str, secret_id: str) -> Steps[in
     """
     known = yield from tenant_secrets(operations, tenant)
     if secret_id not in {secret.id for secret in known}:
-        raise BadPolicy(f"{tenant} has no secret {secret_id!r}; `headrace tenants secret list {tenant}`")
+        raise BadPolicy(f"{tenant} has no secret {secret_id!r}; see `headrace tenants secret list {tenant}`")
     yield from operations.send(Read((("HDEL", _secrets(operations, tenant), secret_id),)))
     left = yield from tenant_secrets(operations, tenant)
     return len(left)
@@ -156,4 +156,4 @@ def _secrets(operations: Operations, tenant: str) -> str:
 def _check(tenant: str) -> None:
     check_tenant(tenant)
     if tenant == "*":
-        raise BadPolicy("secrets are each tenant's own; name one")
+        raise BadPolicy("every tenant has secrets of its own; name a tenant")

@@ -68,10 +68,10 @@ def examine(settings: CommonSettings) -> Iterator[Finding]:
             except BrokerUnavailable as error:
                 if not isinstance(error.__cause__, NoPermissionError):
                     raise
-                yield fine("queue", "not looked at: this user may not, and a producer need not")
+                yield fine("queue", "not checked: this user may not, and a producer need not")
     except BrokerUnavailable as error:
         away = "start Redis, or name it with --redis or HEADRACE_REDIS_URL"
-        refused = "Redis is there but refuses: mend what it says, then look again"
+        refused = "Redis is there but refuses: fix what it says, then run doctor again"
         yield Finding(
             check="redis",
             verdict=Verdict.FAIL,
@@ -93,13 +93,13 @@ def _machine() -> Iterator[Finding]:
         if torch.cuda.is_available():
             yield fine("gpu", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))
         else:
-            yield fine("gpu", "none that torch can use: workers run on the CPU")
+            yield fine("gpu", "none that torch can use; workers run on the CPU")
             compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
             yield Finding(
                 check="compiler",
                 verdict=Verdict.OK if compiler else Verdict.WARN,
                 found=compiler or "none",
-                advice="" if compiler else "install g++: the CPU kernels are several times as fast compiled",
+                advice="" if compiler else "install g++: compiled CPU kernels are several times as fast",
             )
 
 
@@ -144,7 +144,7 @@ def _settings(redis: Redis) -> Iterator[Finding]:
             check="timeout",
             verdict=Verdict.WARN,
             found=f"{asked['timeout']} s",
-            advice="CONFIG SET timeout 0: Redis hangs up on idle clients, who connect again",
+            advice="CONFIG SET timeout 0: Redis disconnects idle clients, which then reconnect",
         )
 
 
@@ -186,7 +186,7 @@ def _persistence(info: dict[str, Any], asked: dict[str, str]) -> Iterator[Findin
             f"AOF, fsync {sync}",
             sync != "no",
             Verdict.WARN,
-            "CONFIG SET appendfsync everysec: now a power cut may lose half a minute",
+            "CONFIG SET appendfsync everysec: as it is, a power cut may lose half a minute",
         )
     for name in ("aof_last_write_status", "rdb_last_bgsave_status"):
         if info.get(name, "ok") != "ok":
@@ -194,7 +194,7 @@ def _persistence(info: dict[str, Any], asked: dict[str, str]) -> Iterator[Findin
                 check="persistence",
                 verdict=Verdict.FAIL,
                 found=f"{name}: {info[name]}",
-                advice="see Redis's log: its disk is full or can't be written",
+                advice="see Redis's log: its disk is full or not writable",
             )
 
 
@@ -215,22 +215,22 @@ def _latency(redis: Redis) -> Iterator[Finding]:
             found,
             median <= SLOW_MS,
             Verdict.WARN,
-            "each flush of a worker waits for it: move Redis nearer, or look for its slow commands",
+            "every flush of a worker waits for it: move Redis closer, or look for slow commands",
         )
     seconds, microseconds = redis.time()
     skew = time.time() - (seconds + microseconds / 1e6)
-    yield fine("clock", f"{skew:+.1f} s from Redis's (all times in the queue are Redis's)")
+    yield fine("clock", f"{skew:+.1f} s from Redis's (the queue only uses Redis's)")
 
 
 def _rights(redis: Redis, namespace: str) -> Finding:
     try:
         denied = denied_commands(redis, namespace)
     except BrokerUnavailable as error:
-        advice = "mend what Redis says; what this user may do could not be tried"
+        advice = "fix what Redis says; this user's rights could not be tested"
         return Finding(check="rights", verdict=Verdict.WARN, found=str(error), advice=advice)
     found = f"refused: {' '.join(denied)}" if denied else "scripts and all their commands"
     return judge(
-        "rights", found, not denied, Verdict.FAIL, "headrace acl prints what this user must be allowed"
+        "rights", found, not denied, Verdict.FAIL, "headrace acl prints the rights that this user needs"
     )
 
 
@@ -242,7 +242,7 @@ def _queue(redis: Redis, settings: CommonSettings) -> Iterator[Finding]:
             tags = [Tag(model, partition, settings.namespace) for partition in range(settings.partitions)]
             yield from _model(redis, model, tags, now_ms)
     if not models:
-        yield fine("models", "no worker has served one here yet")
+        yield fine("models", "no worker has served a model here yet")
 
 
 def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[Finding]:
@@ -251,26 +251,24 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     lapsed = sum(redis.zcount(tag.leases, "-inf", now_ms - 1000 * LAPSED_S) for tag in tags)
     dead = sum(redis.xlen(tag.dead) for tag in tags)
     outbox = sum(redis.xlen(tag.outbox) for tag in tags)
-    advice = f"jobs wait and nobody serves them: headrace worker --model {model}"
+    advice = f"jobs are waiting and nobody serves them: headrace worker --model {model}"
     yield judge(f"{model}: workers", f"{workers}", workers or not waiting, Verdict.FAIL, advice)
     if workers:
         yield from what_waits(redis, model, tags, now_ms)
     served = _served(redis, tags[0], now_ms)
-    advice = (
-        "they differ in what decides tokens: keep one of them under this name, and name the other otherwise"
-    )
+    advice = "they would produce different tokens: keep one of them under this name and rename the other"
     found = ", ".join(f"{name} by {count}" for name, count in sorted(served.items()))
     yield judge(f"{model}: fingerprints", found or "none", len(served) < 2, Verdict.WARN, advice)
-    advice = "nobody does the upkeep: start a worker of this model"
+    advice = "nobody does the upkeep: start a worker for this model"
     yield judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
     advice = "headrace dead list"
     yield judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)
     late = any(_oldest_ms(redis, tag) < now_ms - 1000 * OUTBOX_S for tag in tags)
-    advice = "webhooks or Celery tasks wait: start headrace callbacks (one for each --app), or one more"
+    advice = "webhooks or Celery tasks are waiting: start headrace callbacks (one per --app), or one more"
     found = f"{outbox} to relay"
     if outbox and (missing := _without_callbacks(redis, tags)):
         found += f", and {missing}"
-        advice = "start headrace callbacks, with --app module:app of who sent the tasks"
+        advice = "start headrace callbacks with --app module:app, the app that sent the tasks"
         late = True
     yield judge(f"{model}: outbox", found, not late, Verdict.FAIL, advice)
 

@@ -33,12 +33,12 @@ _START_ONE = "headrace worker --model {model}"
 _ABOUT = dict.fromkeys(WaitReason, (Verdict.WARN, "")) | {
     WaitReason.NO_WORKER: (Verdict.FAIL, _START_ONE),
     WaitReason.DRAINING: (Verdict.FAIL, _START_ONE),
-    WaitReason.CLASS_NOT_SERVED: (Verdict.FAIL, "start a worker whose --classes has this one"),
+    WaitReason.CLASS_NOT_SERVED: (Verdict.FAIL, "start a worker whose --classes include this one"),
     WaitReason.TENANT_LIMIT: (
         Verdict.WARN,
-        "headrace tenants set raises it, if the workers have room",
+        "raise it with headrace tenants set, if the workers have room",
     ),
-    WaitReason.QUEUE: (Verdict.WARN, "more jobs come than are done; one more: " + _START_ONE),
+    WaitReason.QUEUE: (Verdict.WARN, "jobs arrive faster than they are done; add a worker: " + _START_ONE),
 }
 
 
@@ -68,7 +68,7 @@ def what_waits(redis: Redis, model: str, tags: Sequence[Tag], now_ms: int) -> It
         found = f"job {longest.job_id} waits: {longest.why.text}; "
         found += f"the first in its queue has waited {longest.oldest_s:.0f} s"
         if more := len(of_reason) - 1:
-            found += f" ({more} more {'queue' if more == 1 else 'queues'} so)"
+            found += f" ({more} more {'queue' if more == 1 else 'queues'} likewise)"
         verdict, advice = _ABOUT[reason]
         well = reason is WaitReason.QUEUE and longest.oldest_s < LONG_S
         yield judge(f"{model}: {reason.replace('_', ' ')}", found, well, verdict, advice.format(model=model))

@@ -61,8 +61,8 @@ def _key(secret: str) -> bytes:
             key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
         except (binascii.Error, ValueError):
             raise ValueError(
-                f"a secret that starts with {PREFIX} must go on in base64, padded with ="
+                f"a secret that starts with {PREFIX} must continue in base64, padded with ="
             ) from None
     if len(key) < MIN_KEY_BYTES:
-        raise ValueError(f"a secret's key must have {MIN_KEY_BYTES} bytes or more, this one has {len(key)}")
+        raise ValueError(f"a secret's key must have {MIN_KEY_BYTES} bytes or more; this one has {len(key)}")
     return key

@@ -45,7 +45,7 @@ class Target:
         except ValueError:
             raise Refused("the URL can't be read") from None
         if parts.scheme not in _PORT_OF:
-            raise Refused("the URL is not one of https")
+            raise Refused("the URL is not an https URL")
         if "@" in parts.netloc:
             raise Refused("the URL has a user or password")
         if ":" not in host and not (NAME.fullmatch(host) and len(host) < 254):

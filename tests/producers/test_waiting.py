@@ -58,9 +58,7 @@ def test_jobs_are_in_front(client: Client, alive) -> None:
     job = client.enqueue("x", model=MODEL, tenant="t")
     reason, text = reason_of(client, job.id)
     assert reason is WaitReason.QUEUE
-    assert text.startswith(
-        "it is queued behind 3 jobs of tenant 't' in class standard, and behind more urgent"
-    )
+    assert text.startswith("it is queued behind 3 jobs of tenant 't' in class standard and more urgent")
     assert text.endswith(" urgent ones of 1 tenant; 0 jobs run on 1 worker")
 
 
@@ -75,7 +73,7 @@ def test_the_tenant_is_at_its_limit(client: Client, worker, alive) -> None:
     job = client.enqueue("x", model=MODEL, tenant="t")
     reason, text = reason_of(client, job.id)
     assert reason is WaitReason.TENANT_LIMIT
-    assert text == "tenant 't' has 1 job running, and may have 1 (headrace tenants show t)"
+    assert text == "tenant 't' has 1 job running and may have 1 (headrace tenants show t)"
     running.finish()
     client._run(set_policy(client._operations, "t", None))
 
@@ -104,7 +102,7 @@ def test_a_job_was_asked_to_wait_runs_and_outlives_its_worker(
     redis.zincrby(worker.tag.workers, -60_000, "w")
     reason, text = reason_of(client, job.id)
     assert reason is WaitReason.WORKER_SILENT
-    assert text == "its worker w is silent; the job resumes at token 3 on another, and there is none now"
+    assert text == "its worker w is silent; the job resumes at token 3 on another, but there is none now"
     running.finish()
     assert reason_of(client, job.id)[0] is WaitReason.ENDED
 

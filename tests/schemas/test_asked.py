@@ -48,8 +48,8 @@ def test_no_name_of_a_field_is_taken_for_one_of_pythons():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (nested(300), f"nested too deep; at most {DEEPEST} levels"),
-        (nested(100_000), "nested too deep"),
+        (nested(300), f"nested too deeply; at most {DEEPEST} levels"),
+        (nested(100_000), "nested too deeply"),
         ({"a": ["x", "\ud800"]}, "a lone surrogate"),
         ({"\udfff": 1}, "a lone surrogate"),
         ({"a": float("nan")}, "nan"),

@@ -68,10 +68,10 @@ def test_without_secrets_there_is_no_signature():
 @pytest.mark.parametrize(
     ("secret", "reason"),
     [
-        ("", "16 bytes or more, this one has 0"),
-        ("tooshort", "16 bytes or more, this one has 8"),
-        ("whsec_", "16 bytes or more, this one has 0"),
-        ("whsec_c2hvcnQ=", "16 bytes or more, this one has 5"),
+        ("", "16 bytes or more; this one has 0"),
+        ("tooshort", "16 bytes or more; this one has 8"),
+        ("whsec_", "16 bytes or more; this one has 0"),
+        ("whsec_c2hvcnQ=", "16 bytes or more; this one has 5"),
         ("whsec_not*base64*at*all*really", "base64"),
         ("whsec_ümlautümlautümlaut", "base64"),
         ("whsec_AAAAAAAAAAAAAAAAAAAAAAAAA", "base64"),

@@ -220,7 +220,7 @@ def _believed(message: TaskMessage, record: Record) -> dict[str, Any]:
     """The outcome; a success is none where what was to follow from it can't be believed."""
     outcome = _outcome(record)
     if message.cut:
-        reason = "what was to follow is not sent: the task's message is not as generate() signed it"
+        reason = "what should follow is not sent: the task's message is not as generate() signed it"
         raise JobFailed(record.job_id, "unsigned", reason)
     return outcome
 

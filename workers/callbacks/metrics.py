@@ -22,11 +22,11 @@ class CallbackMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = registry or CollectorRegistry()
         self._relayed = Counter(
-            "headrace_outbox_entries", "Outbox entries seen to, by outcome.", ("outcome",), registry=registry
+            "headrace_outbox_entries", "Outbox entries handled, by outcome.", ("outcome",), registry=registry
         )
         self._attempts = Counter(
             "headrace_webhook_attempts",
-            "Attempts to deliver, by what followed.",
+            "Attempts to deliver, by outcome.",
             ("state",),
             registry=registry,
         )
@@ -41,11 +41,11 @@ class CallbackMetrics:
         self._sending = Gauge("headrace_webhooks_sending", "Attempts under way.", registry=registry)
         of_class, of_model = ("model", "class"), ("model",)
         self._queued = Gauge(
-            "headrace_queue_jobs", "Jobs that wait for a worker, by class.", of_class, registry=registry
+            "headrace_queue_jobs", "Jobs waiting for a worker, by class.", of_class, registry=registry
         )
         self._oldest = Gauge(
             "headrace_queue_oldest_seconds",
-            "For how long the oldest of them has waited.",
+            "How long the oldest of them has waited.",
             of_class,
             registry=registry,
         )
@@ -54,7 +54,7 @@ class CallbackMetrics:
         )
         self._outbox = Gauge(
             "headrace_outbox_depth",
-            "Outbox entries whose consequences are to follow.",
+            "Outbox entries waiting to be handled.",
             of_model,
             registry=registry,
         )

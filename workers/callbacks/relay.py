@@ -149,7 +149,7 @@ class Relay:
             self._metrics.relayed("left")
             return
         theirs, ours = shown_name(app), self._app.main
-        nobody = f"and none of {theirs!r} are alive: start headrace callbacks --app module:app of it"
+        nobody = f"and none of {theirs!r} are alive: start headrace callbacks --app module:app for it"
         self._leave(
             entry_id,
             f"their tasks are of the Celery app {theirs!r}, these callbacks of {ours!r}, {nobody}",

@@ -116,7 +116,7 @@ class Service:
         ended = [thread.name for thread in self._threads if not thread.is_alive()]
         problems = [f"thread {name} has ended" for name in ended]
         if (silent_s := time.monotonic() - self._turned) > LATE_S:
-            problems.append(f"its loop has not turned for {silent_s:.0f} s")
+            problems.append(f"its loop has made no progress for {silent_s:.0f} s")
         return Report(problems)
 
     def ready(self) -> Report:

@@ -28,7 +28,7 @@ def end_within(seconds: float, status: int, clean_up: Callable[[], None] = lambd
 
     def end() -> None:
         threading.Event().wait(seconds)
-        log.warning("celery_left", reason=f"it has not ended within {seconds:g} s: does its broker answer?")
+        log.warning("celery_left", reason=f"it has not ended within {seconds:g} s: does its broker respond?")
         clean_up()
         logs.settle()
         os._exit(status)

@@ -150,7 +150,7 @@ def _load(config: EngineConfig, places: Places) -> tuple[Engine, TokenText, str]
 
 def _sentence(model: str, error: Exception) -> str:
     if is_out_of_memory(error):
-        return f"not enough memory to load {model!r}; free some, or take a smaller or quantised model"
+        return f"not enough memory to load {model!r}; free some, or use a smaller or quantised model"
     return " ".join(f"{model!r} can't be loaded: {type(error).__name__}: {error}".split())[:_LONGEST]
 
 

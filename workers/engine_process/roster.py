@@ -210,7 +210,7 @@ class Roster:
         self.leaving.pop(running, None)
         self.jobs[running.job_id] = running
         what = f"{type(error).__name__}: {error}"
-        self.fail(running, FailureCode.ENGINE, f"the worker failed over this job: {what}")
+        self.fail(running, FailureCode.ENGINE, f"the worker failed on this job: {what}")
 
     def give_back(self, running: RunningJob, reason: ReleaseReason) -> None:
         """Stop a job here; its progress goes back to the queue with the next flush."""

@@ -88,7 +88,7 @@ def make_app(settings: WorkerSettings) -> Celery:
     )
     if found is None:
         log.warning(
-            "not_in_celery", reason="Celery can't use a Redis Cluster: Flower and inspect see no hosts"
+            "not_in_celery", reason="Celery can't use a Redis Cluster, so Flower and inspect see no hosts"
         )
         found = Broker("memory://", None, {})
     app = Celery("headrace", broker=found.url, set_as_current=False)

@@ -154,8 +154,8 @@ class EngineChild:
             log.error("engine_wedged", **about, **{f"{what}_s": round(s, 1) for what, s in late.items()})
         elif self.ready is None and took_s >= settings.start_s:
             reason = (
-                f"its model is not loaded after start_s={settings.start_s:g}: is everything in its folder a "
-                "file, and does the disk or network that it is on answer?"
+                f"its model has not loaded within start_s={settings.start_s:g}: is everything in its folder "
+                "a file, and does its disk or network respond?"
             )
             log.error("engine_start_too_long", **about, reason=reason)
         else:

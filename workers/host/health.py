@@ -25,7 +25,9 @@ class HostHealth:
         """Whether the supervisor's loop turns; Celery's may wait for its broker for any time."""
         if self.supervisor is None or self.supervisor.turns(TURN_S):
             return Report()
-        return Report([f"the loop that supervises the engine processes has not turned for {TURN_S:g} s"])
+        return Report(
+            [f"the loop that supervises the engine processes has made no progress for {TURN_S:g} s"]
+        )
 
     def ready(self) -> Report:
         """Whether every engine process has its model and pages, and exchanges with Redis."""
@@ -44,14 +46,14 @@ class HostHealth:
             facts["problem"] = "it was drained" if place.paused else "it has ended"
             if place.start_at is not None:
                 facts["restart_in_s"] = round(max(0.0, place.start_at - now), 1)
-                facts["problem"] = f"it is started in {facts['restart_in_s']} s"
+                facts["problem"] = f"it will be restarted in {facts['restart_in_s']} s"
             return facts
         facts |= {"state": child.state, "worker": child.launch.worker_id, "pid": child.pid}
         stats = child.stats
         if child.ready is None:
-            facts["problem"] = f"its model is being loaded, for {now - child.started_at:.0f} s now"
+            facts["problem"] = f"it has been loading its model for {now - child.started_at:.0f} s"
         elif child.end_by is not None:
-            facts |= {"state": "draining", "problem": "it hands its jobs over"}
+            facts |= {"state": "draining", "problem": "it is handing its jobs over"}
         elif stats is None:
             facts["problem"] = "it has not reported yet"
         if child.ready is not None and stats is not None:
@@ -72,5 +74,5 @@ class HostHealth:
         if trouble:
             return trouble
         if contact_s > self._lease_s:
-            return f"it has not exchanged with Redis for {contact_s:.0f} s, longer than its lease"
+            return f"it has not reached Redis for {contact_s:.0f} s, longer than its lease"
         return ""

@@ -381,7 +381,7 @@ class Supervisor:
             log.error(
                 "engine_crash_loop",
                 engine=engine,
-                reason="it died again and again; the lines before each death say why. Still trying.",
+                reason="it keeps dying; the log lines before each death say why. Still trying.",
                 restart_in_s=wait_s,
             )
             self._on_engine("engine-crash-loop", engine, restart_in_s=wait_s)

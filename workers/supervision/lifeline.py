@@ -40,7 +40,7 @@ def join_host(pipe_fd: int) -> tuple[EnginePipe, LaunchEngine]:
     launch = _launch(pipe)
     # A host that died before prctl took effect would never be told of; but then its end is closed.
     if launch is None or pipe.closed or os.getppid() != host_pid:
-        log.warning("host_gone", hint="an engine process is started by `headrace worker` and ends with it")
+        log.warning("host_gone", hint="engine processes are started by `headrace worker` and end with it")
         sys.exit(1)
     if host is not None:
         threading.Thread(

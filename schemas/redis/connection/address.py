@@ -83,7 +83,7 @@ class Address:
             ValueError: it is no Redis URL; the message says what is wrong with it, and quotes nothing of it.
         """
         if not isinstance(url, str):
-            raise ValueError("it is no text; is a variable not set?")  # noqa: TRY004 - a wrong setting
+            raise ValueError("it is not a string; is a variable unset?")  # noqa: TRY004 - a wrong setting
         scheme, separator, rest = url.partition("://")
         match = _SCHEME.fullmatch(scheme)
         if not separator or match is None:
@@ -100,7 +100,7 @@ class Address:
     def _read(cls, rest: str, tls: bool, topology: str | None, socket: bool) -> "Address":
         parts = _PARTS.fullmatch(rest)
         if parts is None:
-            raise ValueError("what follows # is not read; write # as %23")
+            raise ValueError("everything after # would be ignored; write # as %23")
         login, places, path, query = parts.groups("")
         kind = Kind(topology) if topology else Kind.SERVER
         options, sentinel = _options(query, kind, tls)
@@ -114,7 +114,7 @@ class Address:
             return cls(kind, path=unquote(path), options=options)
         hosts = tuple(_host(place, kind) for place in places.split(","))
         if "@" in path:
-            raise ValueError("@ in it is written %40")
+            raise ValueError("write @ in it as %40")
         if kind is Kind.SERVER and len(hosts) > 1:
             raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
         names = [unquote(part) for part in path.split("/") if part]
@@ -136,7 +136,7 @@ def _service(names: list[str]) -> str:
 def _host(place: str, kind: Kind) -> tuple[str, int]:
     match = _PLACE.fullmatch(place)
     if match is None:
-        raise ValueError("it needs a host and a port that is a number; a password ends with @")
+        raise ValueError("it needs a host and a numeric port; a password ends with @")
     host = unquote(match[1] or match[2]).lower()
     if not host and kind is not Kind.SERVER:
         raise ValueError("no host is named")
@@ -163,9 +163,9 @@ def _options(query: str, kind: Kind, tls: bool) -> tuple[dict[str, Any], dict[st
         if read is None:
             secret = "password=" in query  # an unescaped & of it ends a password
             raise ValueError(
-                f"option {name} is not one that headrace has"
+                f"headrace has no option {name}"
                 if _OPTION.fullmatch(name) and not secret
-                else "an option is not one that headrace has"
+                else "headrace doesn't have one of its options"
             )
         try:
             options[name] = read(unquote_plus(text))

@@ -73,10 +73,12 @@ def unavailable(error: Exception) -> BrokerUnavailable:
     elif isinstance(error, ReadOnlyError) or "READONLY" in message:
         message = "this Redis is a read-only replica; connect to the primary"
     elif "DB index is out of range" in message:
-        message = "Redis has no database of this number; it is the last part of the URL, redis://host:6379/0"
+        message = (
+            "Redis has no database with this number; it is the last part of the URL, redis://host:6379/0"
+        )
     elif "without any password configured" in message:
         message = (
-            "this Redis asks for no password, and the URL has one: take it out (redis://host:6379/0), "
+            "this Redis asks for no password, but the URL has one: remove it (redis://host:6379/0), "
             "or set one in Redis (requirepass)"
         )
     elif isinstance(error, AuthenticationError):
@@ -85,9 +87,9 @@ def unavailable(error: Exception) -> BrokerUnavailable:
             "redis://:password@host:6379/0, or redis://user:password@host:6379/0"
         )
     elif isinstance(error, NoPermissionError) or "NOPERM" in message:
-        message = f"Redis: {message}; `headrace acl` prints what this user must be allowed"
+        message = f"Redis: {message}; `headrace acl` prints the rights that this user needs"
     elif _REFUSED.search(message):
-        way_out = "correct the URL, or start a Redis (`headrace up` does, to try)"
+        way_out = "correct the URL, or start a Redis (to try headrace out, `headrace up` starts one)"
         message = f"Redis: {message.rstrip('.')}; nothing listens there: {way_out}"
     else:
         message = f"Redis: {message}"

@@ -87,7 +87,7 @@ def test_of_a_message_that_is_not_signed_the_task_fails_and_nothing_is_sent(
     wait_until(lambda: not redis.xlen(TAG.outbox))
     result = app.AsyncResult("t")
     assert result.state == "FAILURE"
-    assert "what was to follow is not sent" in str(result.result)
+    assert "what should follow is not sent" in str(result.result)
     assert not broker_lists(redis)
 
 

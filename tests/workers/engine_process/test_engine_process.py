@@ -25,7 +25,7 @@ def test_a_pipe_in_a_models_folder_is_refused_by_name(tmp_path):
 
 
 def test_a_path_at_which_there_is_nothing_is_said_to_be_one():
-    with pytest.raises(BadSetting, match=r"model: there is no '/no/such/folder'; give a folder that exists"):
+    with pytest.raises(BadSetting, match=r"model: '/no/such/folder' does not exist; give an existing folder"):
         name_to_serve("/no/such/folder", None)
 
 

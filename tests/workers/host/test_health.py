@@ -54,7 +54,7 @@ def test_metrics_are_at_their_path_and_nowhere_else(ask) -> None:
     assert (status, "headrace_tests_total 0.0" in body) == (200, True)
     for path in ("/", "/health", "/healthz", "/ready", "/metrics/", "/livez/x", "//metrics", ""):
         status, body = ask(path)
-        assert (status, body) == (404, {"error": "there are /metrics, /livez and /readyz"}), path
+        assert (status, body) == (404, {"error": "try /metrics, /livez or /readyz"}), path
 
 
 def test_health_is_a_status_and_says_why(ask) -> None:
@@ -120,10 +120,10 @@ def test_a_worker_is_ready_when_each_of_its_engine_processes_is(redis_url: str, 
 @pytest.mark.parametrize(
     ("behaviour", "problem"),
     [
-        ("loading", "its model is being loaded, for"),
+        ("loading", "it has been loading its model for"),
         ("cut_off", "nothing listens there"),
         ("alone", "it has not exchanged with Redis for 99 s, longer than its lease"),
-        ("crash", "it is started in"),
+        ("crash", "it will be restarted in"),
     ],
 )
 def test_a_worker_that_can_not_work_is_live_and_says_why_it_is_not_ready(
@@ -174,4 +174,4 @@ def test_callbacks_are_ready_while_redis_takes_what_they_write(
 def test_callbacks_whose_loop_stands_still_are_not_live(service: callbacks.Service, monkeypatch) -> None:
     assert not service.live().problems
     monkeypatch.setattr(callbacks, "LATE_S", -1.0)
-    assert service.live().problems == ["its loop has not turned for 0 s"]
+    assert service.live().problems == ["its loop has made no progress for 0 s"]

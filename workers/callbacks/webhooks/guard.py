@@ -115,11 +115,11 @@ class Guard:
             return
         for address in strangers:
             if not is_public(address):
-                leads = "is" if host == str(address) else f"leads to {address}, which is"
+                leads = "is" if host == str(address) else f"resolves to {address}, which is"
                 raise Refused(f"{host} {leads} not a public address{_ALLOWED}")
         if not secure:
             raise Refused(
-                f"http is only for private receivers that are allowed, and {host} is none{_ALLOWED}"
+                f"http is only for private receivers that are allowed, and {host} isn't one{_ALLOWED}"
             )
         if port not in self._ports:
             raise Refused(f"port {port} is not one of {', '.join(map(str, sorted(self._ports)))}{_ALLOWED}")
@@ -176,7 +176,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             async with asyncio.timeout_at(ends_at):
                 found = await self._guard.resolve(host, port)
         except TimeoutError:
-            raise httpcore.ConnectTimeout("the host's name was not resolved in time") from None
+            raise httpcore.ConnectTimeout("the host's name could not be resolved in time") from None
         except (OSError, UnicodeError):
             raise httpcore.ConnectError("the host's name can't be resolved") from None
         return [plain(ip_address(address)) for address in found]

@@ -215,7 +215,7 @@ def _told(error: Exception) -> str:
         case httpcore.PoolTimeout():
             return "too many connections here"
         case httpcore.ProtocolError():
-            return "the connection ended without an answer in HTTP"
+            return "the connection ended without an HTTP response"
         case httpcore.ReadError() | httpcore.WriteError():
             return "the connection broke"
     reason = "".join(char for char in str(error) if char.isprintable())[:160]

@@ -284,7 +284,7 @@ class Intake:
         what = _DOING.get(ended.at, "reading the job")
         code = FailureCode.TEMPLATE if ended.at == "template" else FailureCode.INVALID
         if ended.took_s < self._most_s:
-            reason = f"{what} ended the process that did it, twice; intake_memory_mb says what it may take"
+            reason = f"{what} killed its process twice; intake_memory_mb limits its memory"
         else:
             reason = f"{what} took longer than intake_s={self._most_s:g} allows"
         self._finish(ticket, _failed(reason, code))

@@ -98,7 +98,7 @@ class Places:
             return
         message = frames.receive(self._control)
         if message is None:
-            raise TokenizerError("the process that loads the tokenizer has ended; the lines above say why")
+            raise TokenizerError("the process that loads the tokenizer has ended; the log above says why")
         said = json.loads(message)
         if "error" in said:
             raise TokenizerError(said["error"])

@@ -155,7 +155,7 @@ class Reader:
         if logged != asked.offset:
             raise _Refused(
                 FailureCode.INVALID,
-                f"its token log holds {logged} tokens where {asked.offset} were written",
+                f"its token log holds {logged} tokens, but {asked.offset} were written",
             )
         replay, token_ids = prepared.replay, [token_id for chunk in chunks for token_id in chunk.token_ids]
         stream, replay.pieces, replay.stopped = self._spoken(prepared.prompt_ids, job, token_ids, chunks)

@@ -126,7 +126,7 @@ class Tokenizer(TokenText):
         backend = getattr(self._hf, "backend_tokenizer", None)
         if backend is None:
             raise TokenizerError(
-                f"the tokenizer of {model!r} is not a fast one; save it with tokenizer.json (`tokenizers`)"
+                f"the tokenizer of {model!r} is not a fast one; save it as tokenizer.json (`tokenizers`)"
             )
         if sanitize and not _can_sanitize(self._hf):
             raise TokenizerError("sanitize_control_tokens needs transformers 5.24 or newer")

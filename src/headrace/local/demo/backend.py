@@ -28,7 +28,7 @@ class Receiver(HTTPServer):
 
     def handle_timeout(self) -> None:
         """None came."""
-        raise TimeoutError(f"no webhook came within {WAIT_S:.0f} s")
+        raise TimeoutError(f"no webhook arrived within {WAIT_S:.0f} s")
 
 
 class _Handler(BaseHTTPRequestHandler):

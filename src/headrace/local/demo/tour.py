@@ -155,7 +155,8 @@ async def _watch(client: AsyncClient, scene: Scene, shown: Screen, streams: list
         if replaced and scene.killed not in scene.engines:
             newest = scene.engines[-1]
             shown.say(
-                f"Engine {newest.letter} (pid {newest.pid}) was started in its place and takes jobs", "bold"
+                f"Engine {newest.letter} (pid {newest.pid}) has been started in its place and takes jobs",
+                "bold",
             )
         scene.queued = sum(queue.depth for queue in await client.queues())
         for view, job in zip(scene.streams, streams, strict=True):

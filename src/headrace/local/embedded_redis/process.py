@@ -118,7 +118,7 @@ class ServerProcess:
                         f"{self._name} has not answered for {START_S:.0f} s: {self._last_words()}"
                     )
                 self._keeper.join(_POLL_S)
-        raise EmbeddedRedisError(f"{self._name} ended at its start: {self._last_words()}")
+        raise EmbeddedRedisError(f"{self._name} ended while starting: {self._last_words()}")
 
     def _answers(self, probe: Redis) -> bool:
         probe.ping()

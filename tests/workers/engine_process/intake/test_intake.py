@@ -250,7 +250,7 @@ def test_a_log_that_lacks_tokens_fails_its_job(desk, eventually, redis):
     redis.hset(Tag("demo").job("short"), "offset", 5)
     desk.put(spec_of(), offset=5, job_id="short")
     (done,) = wait_for(eventually, desk, 1)
-    assert "holds 0 tokens where 5 were written" in done.prepared.error.message
+    assert "holds 0 tokens, but 5 were written" in done.prepared.error.message
     redis.delete(Tag("demo").job("short"))
 
 
