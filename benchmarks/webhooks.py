@@ -21,7 +21,6 @@ import torch
 
 from headrace import Client
 from headrace.local.stack import stack
-from headrace.producers.operate.deliveries import list_deliveries
 from headrace.schemas.webhooks.delivery import DeliveryState
 
 from .machine import machine, save
@@ -84,7 +83,7 @@ def hanging(client: Client, receiver: DeadReceiver, count: int) -> Iterator[None
         raise SystemExit(f"only {receiver.held} of {count} deliveries hang")
     yield
     receiver.release()
-    while client._run(list_deliveries(client._operations, state=DeliveryState.PENDING, limit=1)):
+    while client.admin.deliveries(state=DeliveryState.PENDING, limit=1):
         time.sleep(0.05)
 
 

@@ -13,8 +13,8 @@ from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async
 from .completed import Completed
 from .hub import Hub
 from .mailbox import client_closed
-from .operate.models import ModelInfo, forget_model, read_models
-from .operate.overview import QueueInfo, WorkerInfo, drain_worker, read_queues, read_workers
+from .operate.models import ModelInfo, read_models
+from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
@@ -147,10 +147,6 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         """See `Client.models`."""
         return await self._run(read_models(self._operations))
 
-    async def forget_model(self, model: str) -> None:
-        """See `Client.forget_model`."""
-        await self._run(forget_model(self._operations, model))
-
     async def queues(self) -> list[QueueInfo]:
         """See `Client.queues`."""
         return await self._run(read_queues(self._operations))
@@ -158,10 +154,6 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
     async def workers(self) -> list[WorkerInfo]:
         """See `Client.workers`."""
         return await self._run(read_workers(self._operations))
-
-    async def drain(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:
-        """See `Client.drain`."""
-        return await self._run(drain_worker(self._operations, worker_id, finish_s))
 
     async def close(self) -> None:
         """End this loop's connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""

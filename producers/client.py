@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from threading import BoundedSemaphore, Event
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
@@ -15,12 +15,15 @@ from ..schemas.scripts import Call, CancelStatus, run, run_confirmed, run_many
 from .completed import Completed
 from .hub import ThreadedHub
 from .mailbox import client_closed
-from .operate.models import ModelInfo, forget_model, read_models
-from .operate.overview import QueueInfo, WorkerInfo, drain_worker, read_queues, read_workers
+from .operate.models import ModelInfo, read_models
+from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive
+
+if TYPE_CHECKING:
+    from .operate.admin import Admin
 
 CLOSE_S = 2.0
 """What is under way may end before the connections do. No longer: a Ctrl-C in the middle of taking or giving
@@ -156,15 +159,6 @@ class Client(Producer["JobHandle"]):
         """The models that workers have served here, by name, with how many workers serve each now."""
         return self._run(read_models(self._operations))
 
-    def forget_model(self, model: str) -> None:
-        """Take a model that nobody serves any more off the list, so that jobs for it raise `UnknownModel`.
-
-        Raises:
-            UnknownModel: no worker has ever served it here.
-            ModelInUse: workers serve it, or jobs of it wait or run.
-        """
-        self._run(forget_model(self._operations, model))
-
     def queues(self) -> list[QueueInfo]:
         """The queues of those models that have waiting or running jobs."""
         return self._run(read_queues(self._operations))
@@ -173,16 +167,12 @@ class Client(Producer["JobHandle"]):
         """The engine processes of those models that were heard of within the last minute."""
         return self._run(read_workers(self._operations))
 
-    def drain(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:
-        """Have a worker (its id, or the unique beginning of it) hand its jobs over and end, within a second.
+    @property
+    def admin(self) -> "Admin":
+        """The operator's side: dead letters, tenants, webhook deliveries, workers, the doctor."""
+        from .operate.admin import Admin  # most clients enqueue and read, and need none of it
 
-        With `finish_s` its jobs may continue for that long to end by themselves. Gives what it was at.
-
-        Raises:
-            BadSetting: an empty name.
-            WorkerNotFound: no worker, or more than one, is named so.
-        """
-        return self._run(drain_worker(self._operations, worker_id, finish_s))
+        return Admin(self._operations, self._run, self._url)
 
     def close(self) -> None:
         """End this process's connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""

@@ -13,6 +13,7 @@
     ├── WorkerNotFound        no such worker, or more than one with that name
     ├── ModelInUse            the model still has workers or jobs and can't be forgotten
     ├── DeliveryNotFound      no such webhook delivery, or its retention has ended
+    ├── BadPolicy             a tenant's name, policy or secret is wrong; nothing was changed
     ├── JobFailed             the job ended `failed`
     ├── JobCancelled          the job ended `cancelled`
     ├── JobExpired            the job ended `expired`
@@ -242,6 +243,14 @@ class DeliveryNotFound(HeadraceError, LookupError):
         super().__init__(
             f"no webhook delivery {delivery_id!r}, or no longer; see `headrace webhooks list`", delivery_id
         )
+
+
+class BadPolicy(HeadraceError, ValueError):
+    """A tenant's name, policy or secret is wrong; nothing was changed."""
+
+    code = "bad_policy"
+    http_status = 400
+    exit_status = 2
 
 
 class _JobEnded(HeadraceError):

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from redis import Redis
 
 from . import keys
+from .errors import BadPolicy
 from .job import TenantName
 from .keys import NAMESPACE, Tag
 from .redis.call import text
@@ -20,8 +21,15 @@ VERSION = "*version"
 """The field that counts the changes."""
 
 
-class BadPolicy(ValueError):
-    """A policy is wrong; the message names the field, its value and what is allowed."""
+class TenantLimits(TypedDict, total=False):
+    """The fields of a `TenantPolicy` as arguments; None is as good as not given."""
+
+    weight: float | None
+    max_running: int | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    max_queued_jobs: int | None
+    max_queued_bytes: int | None
 
 
 class TenantPolicy(BaseModel):
@@ -47,13 +55,13 @@ class TenantPolicy(BaseModel):
 
     @classmethod
     def make(cls, **fields: object) -> Self:
-        """A validated policy.
+        """A validated policy; what is None was not given.
 
         Raises:
             BadPolicy: naming the first field that is wrong.
         """
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate({name: value for name, value in fields.items() if value is not None})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in first["loc"])

@@ -10,6 +10,7 @@ import pytest
 import headrace
 
 OF_THE_DESIGN = {
+    "Admin",
     "AsyncClient",
     "BrokerUnavailable",
     "Client",
@@ -31,9 +32,16 @@ OF_THE_DESIGN = {
 }
 OF_WHAT_THEY_TAKE_AND_GIVE = {
     "AsyncJobHandle",
+    "BadPolicy",
     "BadSetting",
     "CancelStatus",
     "Chunk",
+    "DeadLetter",
+    "DeadLetterDetails",
+    "Delivery",
+    "DeliveryNotFound",
+    "DeliveryState",
+    "Finding",
     "Job",
     "JobClass",
     "JobHandle",
@@ -45,6 +53,9 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "ModelInUse",
     "ModelInfo",
     "QueueInfo",
+    "TenantPolicy",
+    "TenantSecret",
+    "Verdict",
     "WorkerInfo",
     "WorkerNotFound",
     "__version__",
@@ -108,6 +119,18 @@ def test_importing_headrace_is_quick_and_imports_little(capsys: pytest.CaptureFi
         print(f"\nimport headrace: {float(alone_s):.3f} s CPU; with Client: {float(client_s):.3f} s CPU")
     assert heavy.strip() == "[]"
     assert float(alone_s) < 0.3
+
+
+def test_a_client_that_only_enqueues_loads_nothing_of_an_operators() -> None:
+    loaded = run(
+        """
+        import sys
+        from headrace import AsyncClient, Client
+        AsyncClient(), Client()
+        print(sorted(name for name in sys.modules if ".operate." in name))
+        """
+    )
+    assert loaded == "['headrace.producers.operate.models', 'headrace.producers.operate.overview']\n"
 
 
 def test_enqueueing_needs_nothing_of_a_worker(redis_url: str) -> None:

@@ -13,7 +13,6 @@ from headrace import Client, ResultTimeout
 from headrace.producers.celery.message import celery_part
 from headrace.producers.operate import standing
 from headrace.producers.operate.rights import denied_commands
-from headrace.producers.operate.tenants import set_policy
 from headrace.schemas import keys
 from headrace.schemas.keys import NAMESPACE, Tag
 from headrace.schemas.presence import note_presence
@@ -22,7 +21,6 @@ from headrace.schemas.redis.acl import Role, acl_line
 from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, claim, heartbeat, recover, run
 from headrace.schemas.settings.queue import QueueSettings
-from headrace.schemas.tenants import TenantPolicy
 
 from .conftest import Ran
 
@@ -106,7 +104,7 @@ def client(redis_url: str, redis: Redis) -> Iterator[Client]:
 def test_a_tenant_at_its_limit_is_said_in_the_words_that_its_clients_see(
     examine, redis_url: str, redis: Redis, client: Client
 ) -> None:
-    client._run(set_policy(client._operations, "t", TenantPolicy(max_running=1)))
+    client.admin.set_tenant("t", max_running=1)
     client.enqueue("x", model="demo", tenant="t")
     run(redis, claim(Tag("demo"), ClaimRequest("w", "n", 60_000, 10**6, 1)))
     job = client.enqueue("x", model="demo", tenant="t")
@@ -116,7 +114,7 @@ def test_a_tenant_at_its_limit_is_said_in_the_words_that_its_clients_see(
     said = f"job {job.id} waits: {late.value.why}; the first in its queue has waited "
     assert re.fullmatch(re.escape(said) + r"\d+ s", found["found"])
     assert (found["verdict"], found["advice"].split(" raises")[0]) == ("warn", "headrace tenants set")
-    client._run(set_policy(client._operations, "t", None))
+    client.admin.drop_tenant("t")
 
 
 @pytest.mark.leaves_jobs

@@ -14,7 +14,7 @@ from ...schemas.presence import has_name
 from ...schemas.settings.celery import CelerySettings
 from ...schemas.wire import WireJob
 from ..client import Client
-from ..operate import models
+from ..operate.models import only_model
 
 RETRIED_S = 0.001
 """A due time in the past, or a deadline that has passed, is one a moment from now."""
@@ -81,7 +81,8 @@ def default_model(settings: CelerySettings, client: Client) -> str:
     Raises:
         InvalidJob: none is set, and not exactly one is served.
     """
-    return client._run(models.default_model(client._operations, settings.default_model))
+    chosen = settings.default_model
+    return only_model(client.models()) if chosen is None else chosen
 
 
 def job_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ...schemas.settings.common import CommonSettings
 from ..async_client import AsyncClient
 from ..batch import BatchRun, Tally
 from ..batch_lines import STANDARD
-from ..operate.models import default_model
+from ..operate.models import only_model
 from .options import RedisUrl, waits_told
 
 TELL_S = 30.0
@@ -103,9 +103,9 @@ def batch(
 
 async def _choose_model(client: AsyncClient, given: dict[str, Any]) -> str:
     """Choose a model for lines that name none as `headrace enqueue` does; or what they are to be told."""
+    chosen = CommonSettings.load().default_model
     try:
-        chosen = CommonSettings.load().default_model
-        given["model"] = await client._run(default_model(client._operations, chosen))
+        given["model"] = only_model(await client.models()) if chosen is None else chosen
     except InvalidJob as none:
         return f"{none.reason}, or give --model for all such lines"
     return ""

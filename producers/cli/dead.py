@@ -8,8 +8,7 @@ import typer
 
 from ...schemas.errors import JobNotFound
 from ..client import Client
-from ..operate.dead import DeadLetter, drop_letter, find_dead, read_dead, read_dead_job, requeue_letter
-from ..steps import Steps
+from ..operate.dead import DeadLetter
 from .options import AsJson, RedisUrl, show
 from .words import facts, moment
 
@@ -42,25 +41,24 @@ def list_letters(
     """List dead letters, newest first."""
     columns = {"entry": "LETTER", "job_id": "JOB", "cause": "CAUSE", "attempts": "DEATHS", "offset": "TOKENS"}
     with Client.from_env(redis) as client:
-        letters = client._run(read_dead(client._operations, model, limit))
+        letters = client.admin.dead_letters(model, limit=limit)
     show(letters, columns, "no dead letters", as_json=as_json)
 
 
 def show_letter(name: Name, redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """Show one dead letter, its job, and the text generated so far."""
     with Client.from_env(redis) as client:
-        letter = client._run(find_dead(client._operations, name))
-        kept = client._run(read_dead_job(client._operations, letter))
+        letter = client.admin.dead_letter(name)
     if as_json:
-        typer.echo(json.dumps(letter.model_dump(mode="json") | kept.model_dump(mode="json"), indent=2))
+        typer.echo(json.dumps(letter.model_dump(mode="json"), indent=2))
         return
-    known = letter.model_dump(mode="json", exclude={"at_ms"})
+    known = letter.model_dump(mode="json", exclude={"at_ms", "job", "text"})
     when = moment(letter.at_ms) if letter.at_ms else None
     typer.echo(facts(*((name, value or None) for name, value in known.items()), ("at", when)))
-    if kept.job is not None:
-        typer.echo(f"{'job':<12} {json.dumps(kept.job, ensure_ascii=False)}")
-    if kept.text:
-        typer.echo(f"\n{kept.text}")
+    if letter.job is not None:
+        typer.echo(f"{'job':<12} {json.dumps(letter.job, ensure_ascii=False)}")
+    if letter.text:
+        typer.echo(f"\n{letter.text}")
 
 
 def requeue(
@@ -76,14 +74,14 @@ def requeue(
     """Queue a dead letter's job again with its attempts reset. Exit status 1 if a letter had no job."""
     with Client.from_env(redis) as client:
         letters = _chosen(client, name, model, every=every)
-        jobs = [letter for letter in letters if letter.job_id and letter.cause == "crashed"]
+        jobs = [letter for letter in letters if letter.has_job]
         queued = _each(
-            client, jobs, lambda letter: requeue_letter(client._operations, letter, from_scratch=from_scratch)
+            jobs, lambda letter: client.admin.requeue_dead_letter(letter, from_scratch=from_scratch)
         )
     for job_id in queued:
         typer.echo(job_id)
     for letter in letters:
-        if letter not in jobs:
+        if not letter.has_job:
             typer.echo(f"{letter.entry}: {letter.cause}: no job to queue; drop it", err=True)
     if len(queued) < len(letters):
         raise typer.Exit(1)
@@ -101,7 +99,7 @@ def drop(
         letters = _chosen(client, name, model, every=every)
         if letters and not yes:
             typer.confirm(f"permanently delete {len(letters)} dead letters?", abort=True)
-        dropped = _each(client, letters, lambda letter: drop_letter(client._operations, letter))
+        dropped = _each(letters, client.admin.drop_dead_letter)
     typer.echo(f"{len(dropped)} dropped")
 
 
@@ -109,16 +107,16 @@ def _chosen(client: Client, name: str | None, model: str | None, *, every: bool)
     if every == (name is not None):
         raise typer.BadParameter("give either an ID or --all")
     if name is not None:
-        return [client._run(find_dead(client._operations, name))]
-    return client._run(read_dead(client._operations, model, None))
+        return [client.admin.dead_letter(name)]
+    return client.admin.dead_letters(model, limit=None)
 
 
-def _each(client: Client, letters: list[DeadLetter], act: Callable[[DeadLetter], Steps[str]]) -> list[str]:
+def _each(letters: list[DeadLetter], act: Callable[[DeadLetter], str]) -> list[str]:
     """Act on each letter; one that has disappeared meanwhile is reported and doesn't stop the others."""
     done = []
     for letter in letters:
         try:
-            done.append(client._run(act(letter)))
+            done.append(act(letter))
         except JobNotFound:
             typer.echo(
                 f"{letter.entry}: the letter or its job no longer exists; see headrace dead list", err=True

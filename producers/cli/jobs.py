@@ -12,7 +12,7 @@ from ...schemas.events import JobResult, JobState, JobStatus
 from ...schemas.job import JobClass
 from ...schemas.settings.common import CommonSettings
 from ..client import Client, JobHandle
-from ..operate.models import default_model
+from ..operate.models import only_model
 from .options import AsJson, RedisUrl, waits_told
 from .words import duration, facts, moment
 
@@ -164,8 +164,9 @@ def _prompt(given: str) -> str:
 
 
 def _default_model(client: Client) -> str:
+    chosen = CommonSettings.load().default_model
     try:
-        return client._run(default_model(client._operations, CommonSettings.load().default_model))
+        return only_model(client.models()) if chosen is None else chosen
     except InvalidJob as error:
         raise InvalidJob(error.field, f"{error.reason}; --model names one") from None
 

@@ -32,7 +32,7 @@ def models(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = Fal
         "dtype": "DTYPE",
     }
     with Client.from_env(redis) as client:
-        show(client.models(), columns, "no worker has served a model here yet", as_json=as_json)
+        show(client.admin.models(), columns, "no worker has served a model here yet", as_json=as_json)
 
 
 def forget(
@@ -40,7 +40,7 @@ def forget(
 ) -> None:
     """Remove a model that nobody serves any more from the list; jobs for it are then refused."""
     with Client.from_env(redis) as client:
-        client.forget_model(model)
+        client.admin.forget_model(model)
     typer.echo(f"{model} is forgotten; a worker that serves it adds it again")
 
 
@@ -55,7 +55,7 @@ def queues(redis: RedisUrl = None, as_json: AsJson = False) -> None:
         "running": "RUNNING",
     }
     with Client.from_env(redis) as client:
-        show(client.queues(), columns, "no jobs are waiting or running", as_json=as_json)
+        show(client.admin.queues(), columns, "no jobs are waiting or running", as_json=as_json)
 
 
 def workers(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = False) -> None:
@@ -72,7 +72,7 @@ def workers(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = Fa
         "fingerprint": "FINGERPRINT",
     }
     with Client.from_env(redis) as client:
-        show(client.workers(), columns, "no workers", as_json=as_json)
+        show(client.admin.workers(), columns, "no workers", as_json=as_json)
 
 
 def drain(
@@ -85,5 +85,5 @@ def drain(
 ) -> None:
     """Have a worker hand over its jobs with their progress, then exit. Its host doesn't start it again."""
     with Client.from_env(redis) as client:
-        worker = client.drain(worker_id, finish_s=finish_s)
+        worker = client.admin.drain_worker(worker_id, finish_s=finish_s)
     typer.echo(f"{worker.id} hands over its {worker.running + worker.waiting} jobs")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from ...schemas.tenants import BadPolicy
+from ...schemas.errors import BadPolicy
 
 RedisUrl = Annotated[
     str | None, typer.Option("--redis", metavar="URL", help="Redis URL (HEADRACE_REDIS_URL).")

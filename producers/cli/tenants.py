@@ -1,13 +1,12 @@
 """`headrace tenants`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import BaseModel
 
 from ...schemas.tenants import DEFAULT, TenantPolicy
 from ..client import Client
-from ..operate.tenants import list_policies, policy_of, set_policy
 from .options import AsJson, RedisUrl, refusals, show
 from .webhooks import register_secrets
 
@@ -45,7 +44,7 @@ def register(app: typer.Typer) -> None:
 def list_tenants(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """List the tenants that have a policy."""
     with Client.from_env(redis) as client:
-        policies = client._run(list_policies(client._operations))
+        policies = client.admin.tenants()
     rows: list[BaseModel] = [
         _Listed(tenant=tenant, **policy.model_dump()) for tenant, policy in policies.items()
     ]
@@ -55,7 +54,7 @@ def list_tenants(redis: RedisUrl = None, as_json: AsJson = False) -> None:
 def show_tenant(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """Show the policy that applies to a tenant: its own, or the default."""
     with Client.from_env(redis) as client, refusals():
-        policy = client._run(policy_of(client._operations, tenant))
+        policy = client.admin.tenant(tenant)
     show([_Listed(tenant=tenant, **policy.model_dump())], _COLUMNS, "", as_json=as_json)
 
 
@@ -78,17 +77,21 @@ def set_tenant(
     ] = None,
 ) -> None:
     """Set a tenant's policy, at once and for every model. What is not given is not limited."""
-    fields: dict[str, Any] = dict(locals())
-    del fields["tenant"], fields["redis"]
-    with refusals():
-        policy = TenantPolicy.make(**{name: value for name, value in fields.items() if value is not None})
-        with Client.from_env(redis) as client:
-            client._run(set_policy(client._operations, tenant, policy))
+    with Client.from_env(redis) as client, refusals():
+        policy = client.admin.set_tenant(
+            tenant,
+            weight=weight,
+            max_running=max_running,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            max_queued_jobs=max_queued_jobs,
+            max_queued_bytes=max_queued_bytes,
+        )
     typer.echo(f"{tenant} {policy.to_wire()}")
 
 
 def drop(tenant: Tenant, redis: RedisUrl = None) -> None:
     """Drop a tenant's policy, so that the default applies."""
     with Client.from_env(redis) as client, refusals():
-        client._run(set_policy(client._operations, tenant, None))
+        client.admin.drop_tenant(tenant)
     typer.echo(f"{tenant} has no policy of its own")

@@ -8,14 +8,6 @@ from pydantic import BaseModel
 
 from ...schemas.webhooks.delivery import Delivery, DeliveryState
 from ..client import Client
-from ..operate.deliveries import (
-    add_secret,
-    drop_secret,
-    find_delivery,
-    list_deliveries,
-    replay,
-    tenant_secrets,
-)
 from .options import AsJson, RedisUrl, refusals, show
 from .words import duration, facts, moment
 
@@ -94,14 +86,14 @@ def list_webhooks(
 ) -> None:
     """List deliveries, newest first, with the outcome of each one's latest attempt."""
     with Client.from_env(redis) as client:
-        found = client._run(list_deliveries(client._operations, state=state, limit=limit))
+        found = client.admin.deliveries(state=state, limit=limit)
     show([_Listed.row(delivery) for delivery in found], _COLUMNS, "no deliveries", as_json=as_json)
 
 
 def show_webhook(delivery_id: Id, redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """Show one delivery and its attempts."""
     with Client.from_env(redis) as client:
-        delivery = client._run(find_delivery(client._operations, delivery_id))
+        delivery = client.admin.delivery(delivery_id)
     if as_json:
         typer.echo(json.dumps(delivery.model_dump(mode="json"), indent=2))
         return
@@ -139,10 +131,10 @@ def replay_webhooks(
     with Client.from_env(redis) as client:
         ids = [] if delivery_id is None else [delivery_id]
         if state is not None:
-            found = client._run(list_deliveries(client._operations, state=state, limit=10_000))
+            found = client.admin.deliveries(state=state, limit=10_000)
             ids = [delivery.id for delivery in found]
         for each in ids:
-            client._run(replay(client._operations, each))
+            client.admin.replay_delivery(each)
     typer.echo(f"{len(ids)} to be sent again")
 
 
@@ -155,14 +147,14 @@ def add(
 ) -> None:
     """Add a secret and print it, this one time. All of a tenant's secrets sign until they are dropped."""
     with Client.from_env(redis) as client, refusals():
-        added = client._run(add_secret(client._operations, tenant, secret))
+        added = client.admin.add_secret(tenant, secret)
     typer.echo(f"{added.id} {added.secret.get_secret_value()}")
 
 
 def list_secrets(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """List a tenant's secrets by id, without the secrets themselves."""
     with Client.from_env(redis) as client, refusals():
-        known = client._run(tenant_secrets(client._operations, tenant))
+        known = client.admin.secrets(tenant)
     rows = [_ListedSecret(id=secret.id, created_ms=secret.created_ms) for secret in known]
     show(rows, {"id": "ID", "created": "CREATED"}, "no secrets; webhooks are not signed", as_json=as_json)
 
@@ -174,5 +166,5 @@ def drop(
 ) -> None:
     """Drop a secret; it stops signing within five seconds."""
     with Client.from_env(redis) as client, refusals():
-        left = client._run(drop_secret(client._operations, tenant, secret_id))
+        left = client.admin.drop_secret(tenant, secret_id)
     typer.echo(f"{tenant} has {left} secrets left")

@@ -47,16 +47,19 @@ class DeadLetter(BaseModel):
     history: str = ""
     came_from: str = ""
 
+    @property
+    def has_job(self) -> bool:
+        """Whether there is a job that can be queued again: not so of an entry that could not be read."""
+        return bool(self.job_id) and self.cause == "crashed"
 
-class DeadJob(BaseModel):
-    """What was kept of a dead letter's job.
+
+class DeadLetterDetails(DeadLetter):
+    """One dead letter with what was kept of its job.
 
     Attributes:
         job: the job without defaults, the webhook's secret masked; None when it can't be read or is gone.
         text: what it had generated.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     job: dict[str, Any] | None = None
     text: str = ""
@@ -98,38 +101,49 @@ def find_dead(operations: Operations, name: str) -> Steps[DeadLetter]:
     raise JobNotFound(name)
 
 
-def read_dead_job(operations: Operations, letter: DeadLetter) -> Steps[DeadJob]:
-    """What was kept of the letter's job; nothing of an entry that named none, or one that is gone."""
+def show_dead(operations: Operations, name: str) -> Steps[DeadLetterDetails]:
+    """The dead letter of a job or entry id, with what was kept of its job: nothing of one that is gone.
+
+    Raises:
+        BadSetting: an empty name.
+        JobNotFound: there is none.
+    """
+    letter = yield from find_dead(operations, name)
+    known = letter.model_dump()
     if not letter.job_id:
-        return DeadJob()
+        return DeadLetterDetails(**known)
     key = _tag(operations, letter).job(letter.job_id)
     # An entry that no worker could read may name anything: what is there need not be a record.
     (kind,) = yield from operations.send(Read((("TYPE", key),)))
     if kind != b"hash":
-        return DeadJob()
+        return DeadLetterDetails(**known)
     ((spec, result),) = yield from operations.send(Read((("HMGET", key, "spec", "result"),)))
-    return DeadJob(job=_shown(spec), text=Output.model_validate_json(result).text if result else "")
+    return DeadLetterDetails(**known, job=_shown(spec), text=_text(result))
 
 
-def requeue_letter(operations: Operations, letter: DeadLetter, *, from_scratch: bool) -> Steps[str]:
+def requeue_letter(operations: Operations, letter: DeadLetter | str, *, from_scratch: bool) -> Steps[str]:
     """Queue its job again; gives the job's id.
 
     Raises:
+        BadSetting: an empty name.
         JobNotFound: the letter or its job is gone.
     """
+    found = letter if isinstance(letter, DeadLetter) else (yield from find_dead(operations, letter))
     job_id: str = yield from operations.send(
-        requeue_dead(_tag(operations, letter), letter.entry, from_scratch=from_scratch)
+        requeue_dead(_tag(operations, found), found.entry, from_scratch=from_scratch)
     )
     return job_id
 
 
-def drop_letter(operations: Operations, letter: DeadLetter) -> Steps[str]:
+def drop_letter(operations: Operations, letter: DeadLetter | str) -> Steps[str]:
     """Delete it, and what was kept of its job.
 
     Raises:
+        BadSetting: an empty name.
         JobNotFound: the letter is gone.
     """
-    job_id: str = yield from operations.send(drop_dead(_tag(operations, letter), letter.entry))
+    found = letter if isinstance(letter, DeadLetter) else (yield from find_dead(operations, letter))
+    job_id: str = yield from operations.send(drop_dead(_tag(operations, found), found.entry))
     return job_id
 
 
@@ -147,6 +161,13 @@ def _letter(tag: Tag, entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLet
         job_id=known.get("job", ""),
         came_from=known.get("from", ""),
     )
+
+
+def _text(result: bytes | None) -> str:
+    try:
+        return Output.model_validate_json(result).text if result else ""
+    except ValidationError:
+        return ""
 
 
 def _shown(spec: bytes | None) -> dict[str, Any] | None:

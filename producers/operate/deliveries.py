@@ -1,18 +1,11 @@
-"""Webhook deliveries as an operator sees them, and the secrets that sign them."""
+"""Webhook deliveries as an operator sees them."""
 
-import time
 from collections.abc import Mapping
-from secrets import token_hex
 
-from pydantic import SecretStr
-
-from ...schemas import keys
-from ...schemas.errors import DeliveryNotFound
+from ...schemas.errors import BadSetting, DeliveryNotFound
 from ...schemas.keys import Tag
 from ...schemas.scripts import replay_delivery
-from ...schemas.tenants import BadPolicy, check_tenant
-from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret, read_secrets
-from ...schemas.webhooks.signing import check_secret, new_secret
+from ...schemas.webhooks.delivery import Delivery, DeliveryState
 from ..operations import Operations
 from ..steps import Read, Steps, check_name
 from .overview import model_tags
@@ -23,18 +16,27 @@ PAGE = 500
 _SHOWN = tuple(name for name in Delivery.model_fields if name not in {"id", "next_ms"})
 _NAMES = tuple(name.encode() for name in _SHOWN)
 
-MAX_SECRETS = 4
-"""Of one tenant at once: the old and the new one, and room for a mistake."""
-
 
 def list_deliveries(
-    operations: Operations, *, state: DeliveryState | None = None, limit: int = 100
+    operations: Operations, *, state: DeliveryState | str | None = None, limit: int = 100
 ) -> Steps[list[Delivery]]:
-    """The newest deliveries of all models, at most `limit`, newest first; of one state if it is given."""
+    """The newest deliveries of all models, at most `limit`, newest first; of one state if it is given.
+
+    Raises:
+        BadSetting: there is no such state.
+    """
+    wanted = _state(state)
     found: list[Delivery] = []
     for tag in (yield from model_tags(operations)):
-        found += yield from _newest(operations, tag, state, limit)
+        found += yield from _newest(operations, tag, wanted, limit)
     return sorted(found, key=lambda delivery: delivery.created_ms, reverse=True)[:limit]
+
+
+def _state(name: str | None) -> DeliveryState | None:
+    try:
+        return None if name is None else DeliveryState(name)
+    except ValueError:
+        raise BadSetting(f"state = {name!r}: must be one of {', '.join(DeliveryState)}") from None
 
 
 def _newest(
@@ -94,7 +96,7 @@ def _next_ms(
     )
 
 
-def replay(operations: Operations, delivery_id: str) -> Steps[bool]:
+def replay(operations: Operations, delivery_id: str) -> Steps[None]:
     """Send it again, now, and take its endpoint for reachable.
 
     Raises:
@@ -104,56 +106,5 @@ def replay(operations: Operations, delivery_id: str) -> Steps[bool]:
     for tag in (yield from model_tags(operations)):
         replayed: bool = yield from operations.send(replay_delivery(tag, delivery_id))
         if replayed:
-            return True
+            return
     raise DeliveryNotFound(delivery_id)
-
-
-def tenant_secrets(operations: Operations, tenant: str) -> Steps[tuple[TenantSecret, ...]]:
-    """A tenant's secrets, the newest first."""
-    _check(tenant)
-    (fields,) = yield from operations.send(Read((("HGETALL", _secrets(operations, tenant)),)))
-    return read_secrets(fields)
-
-
-def add_secret(operations: Operations, tenant: str, secret: str | None = None) -> Steps[TenantSecret]:
-    """Add a secret, a new random one unless it is given; all of a tenant's sign until they are dropped.
-
-    Raises:
-        BadPolicy: it can't sign, or the tenant has `MAX_SECRETS` already.
-    """
-    known = yield from tenant_secrets(operations, tenant)
-    if len(known) >= MAX_SECRETS:
-        raise BadPolicy(f"{tenant} has {len(known)} secrets, the maximum; drop one first")
-    text = new_secret() if secret is None else secret
-    try:
-        check_secret(text)
-    except ValueError as error:
-        raise BadPolicy(str(error)) from None
-    added = TenantSecret(id=token_hex(4), secret=SecretStr(text), created_ms=time.time_ns() // 1_000_000)
-    # Sent as reads are, and as safe to repeat; so is dropping. Neither touches another secret.
-    yield from operations.send(Read((("HSET", _secrets(operations, tenant), added.id, added.to_wire()),)))
-    return added
-
-
-def drop_secret(operations: Operations, tenant: str, secret_id: str) -> Steps[int]:
-    """Drop one of a tenant's secrets; how many are left.
-
-    Raises:
-        BadPolicy: it has none of that id.
-    """
-    known = yield from tenant_secrets(operations, tenant)
-    if secret_id not in {secret.id for secret in known}:
-        raise BadPolicy(f"{tenant} has no secret {secret_id!r}; see `headrace tenants secret list {tenant}`")
-    yield from operations.send(Read((("HDEL", _secrets(operations, tenant), secret_id),)))
-    left = yield from tenant_secrets(operations, tenant)
-    return len(left)
-
-
-def _secrets(operations: Operations, tenant: str) -> str:
-    return keys.webhook_secrets(tenant, operations.settings.namespace)
-
-
-def _check(tenant: str) -> None:
-    check_tenant(tenant)
-    if tenant == "*":
-        raise BadPolicy("every tenant has secrets of its own; name a tenant")

@@ -30,7 +30,7 @@ from ...schemas.redis.connection import (
     is_cluster,
     server_info,
 )
-from ...schemas.settings.common import CommonSettings
+from ...schemas.settings.queue import QueueSettings
 from .findings import Finding, Verdict, fine, judge
 from .rights import denied_commands
 from .standing import what_waits
@@ -53,11 +53,12 @@ HEADROOM = 0.2
 """Of maxmemory, below which the queue may soon be refused."""
 
 
-def examine(settings: CommonSettings) -> Iterator[Finding]:
+def examine(url: str, settings: QueueSettings, *, machine: bool = True) -> Iterator[Finding]:
     """Look at everything, the first thing that stands in the way of the others first."""
-    yield from _machine()
+    if machine:
+        yield from _machine()
     try:
-        with connect(settings.redis_url) as redis:
+        with connect(url) as redis:
             yield from _server(redis)
             if not is_cluster(redis):  # a Cluster has as many settings as nodes
                 yield from _settings(redis)
@@ -234,7 +235,7 @@ def _rights(redis: Redis, namespace: str) -> Finding:
     )
 
 
-def _queue(redis: Redis, settings: CommonSettings) -> Iterator[Finding]:
+def _queue(redis: Redis, settings: QueueSettings) -> Iterator[Finding]:
     with broker_errors():
         models = sorted(text(name) for name in redis.hkeys(keys.models(settings.namespace)))
         now_ms = int(server_info(redis)["server_time_usec"]) // 1000

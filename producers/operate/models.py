@@ -72,18 +72,15 @@ def _model(facts: dict[str, object], workers: Sequence[tuple[float, bool]]) -> M
     return ModelInfo.model_validate(facts | {"workers": living, "ready": ready})
 
 
-def default_model(operations: Operations, chosen: str | None) -> Steps[str]:
-    """The model of a job that names none: the operator's choice, else the only one served here.
+def only_model(served: Sequence[ModelInfo]) -> str:
+    """The model of a job that names none, where the operator has chosen none: the only one served.
 
     Raises:
-        InvalidJob: nothing was chosen, and not exactly one is served.
+        InvalidJob: not exactly one is served.
     """
-    if chosen is not None:
-        return chosen
-    served = [model.id for model in (yield from read_models(operations))]
     if len(served) == 1:
-        return served[0]
-    known = ", ".join(served) or "no models yet"
+        return served[0].id
+    known = ", ".join(model.id for model in served) or "no models yet"
     raise InvalidJob("model", f"name one (served here: {known}), or set HEADRACE_DEFAULT_MODEL")
 
 

@@ -1,7 +1,7 @@
 """Tenants' policies: what operators set, and where the scripts find it."""
 
 from ...schemas import keys
-from ...schemas.tenants import DEFAULT, VERSION, TenantPolicy, check_tenant, read_policies
+from ...schemas.tenants import DEFAULT, VERSION, TenantLimits, TenantPolicy, check_tenant, read_policies
 from ..operations import Operations
 from ..steps import Read, Steps
 from .overview import model_tags
@@ -24,12 +24,27 @@ def policy_of(operations: Operations, tenant: str) -> Steps[TenantPolicy]:
     return policies.get(tenant) or policies.get(DEFAULT) or TenantPolicy()
 
 
-def set_policy(operations: Operations, tenant: str, policy: TenantPolicy | None) -> Steps[None]:
-    """Set a tenant's policy, or with None forget it, here and in every queue that there is.
+def set_policy(operations: Operations, tenant: str, limits: TenantLimits) -> Steps[TenantPolicy]:
+    """Set a tenant's policy, here and in every queue that there is.
+
+    Raises:
+        BadPolicy: a limit is wrong, or no tenant can have this name.
+    """
+    policy = TenantPolicy.make(**limits)
+    yield from _change(operations, tenant, policy)
+    return policy
+
+
+def drop_policy(operations: Operations, tenant: str) -> Steps[None]:
+    """Forget a tenant's policy, here and in every queue that there is.
 
     Raises:
         BadPolicy: no tenant can have this name.
     """
+    yield from _change(operations, tenant, None)
+
+
+def _change(operations: Operations, tenant: str, policy: TenantPolicy | None) -> Steps[None]:
     check_tenant(tenant)
     settings = operations.settings
     # Sent as reads are, and as safe to repeat: writing the same policy twice changes nothing.

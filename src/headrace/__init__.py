@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .producers.async_client import AsyncClient, AsyncJobHandle
     from .producers.client import Client, JobHandle
+    from .producers.operate.admin import Admin
+    from .producers.operate.dead import DeadLetter, DeadLetterDetails
+    from .producers.operate.findings import Finding, Verdict
     from .producers.operate.models import ModelInfo
     from .producers.operate.overview import QueueInfo, WorkerInfo
     from .schemas.errors import (
+        BadPolicy,
         BadSetting,
         BrokerUnavailable,
+        DeliveryNotFound,
         HeadraceError,
         IdempotencyConflict,
         InvalidJob,
@@ -44,17 +49,27 @@ if TYPE_CHECKING:
     from .schemas.job import Job, JobClass, Webhook
     from .schemas.scripts.cancel import CancelStatus
     from .schemas.settings.queue import Limits
+    from .schemas.tenants import TenantPolicy
+    from .schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Admin",
     "AsyncClient",
     "AsyncJobHandle",
+    "BadPolicy",
     "BadSetting",
     "BrokerUnavailable",
     "CancelStatus",
     "Chunk",
     "Client",
+    "DeadLetter",
+    "DeadLetterDetails",
+    "Delivery",
+    "DeliveryNotFound",
+    "DeliveryState",
+    "Finding",
     "HeadraceError",
     "IdempotencyConflict",
     "InvalidJob",
@@ -78,8 +93,11 @@ __all__ = [
     "RecordDamaged",
     "ResultTimeout",
     "StreamReset",
+    "TenantPolicy",
+    "TenantSecret",
     "Unauthorized",
     "UnknownModel",
+    "Verdict",
     "Webhook",
     "WorkerInfo",
     "WorkerNotFound",
@@ -89,12 +107,17 @@ __all__ = [
 _HOMES = {
     "producers.async_client": ("AsyncClient", "AsyncJobHandle"),
     "producers.client": ("Client", "JobHandle"),
+    "producers.operate.admin": ("Admin",),
+    "producers.operate.dead": ("DeadLetter", "DeadLetterDetails"),
+    "producers.operate.findings": ("Finding", "Verdict"),
     "producers.operate.models": ("ModelInfo",),
     "producers.operate.overview": ("QueueInfo", "WorkerInfo"),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
     "schemas.scripts.cancel": ("CancelStatus",),
     "schemas.settings.queue": ("Limits",),
+    "schemas.tenants": ("TenantPolicy",),
+    "schemas.webhooks.delivery": ("Delivery", "DeliveryState", "TenantSecret"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -25,9 +25,7 @@ from typing import Any
 from redis import Redis
 
 from headrace import AsyncClient, Client
-from headrace.producers.operate.tenants import set_policy
 from headrace.schemas.redis.connection import connect
-from headrace.schemas.tenants import TenantPolicy
 
 from .attacks import (
     ALLOWED_DELAYED,
@@ -335,9 +333,8 @@ async def _prompt_tokens(client: AsyncClient, ended: Watched) -> int:
 def _set_policies(url: str) -> None:
     with Client(url) as client:
         for tenant, weight in WEIGHTS.items():
-            client._run(set_policy(client._operations, tenant, TenantPolicy(weight=weight)))
-        policy = TenantPolicy(weight=1, max_queued_jobs=ALLOWED_DELAYED)
-        client._run(set_policy(client._operations, MALLORY, policy))
+            client.admin.set_tenant(tenant, weight=weight)
+        client.admin.set_tenant(MALLORY, weight=1, max_queued_jobs=ALLOWED_DELAYED)
 
 
 async def _settle(storm: Storm, callbacks: Callbacks) -> None:

@@ -105,4 +105,4 @@ def test_draining_nobody_says_who_there_is(redis_url, start_worker):
     worker = start_worker(redis_url)
     wait_until(worker.client.workers)
     with pytest.raises(WorkerNotFound, match="'nobody' does not name one worker; alive: worker-"):
-        worker.client.drain("nobody")
+        worker.client.admin.drain_worker("nobody")

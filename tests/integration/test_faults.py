@@ -76,7 +76,7 @@ def test_a_worker_that_wakes_up_after_its_lease_writes_nothing_and_serves_again(
     assert reader.end() == assert_whole(redis, job) == expected_tokens(**LONG)
     wait_until(lambda: idle(worker.client))
     (other,) = {w.id for w in worker.client.workers()} - {zombie}
-    worker.client.drain(other)
+    worker.client.admin.drain_worker(other)
     wait_until(lambda: [w.id for w in worker.client.workers()] == [zombie])
     assert worker.client.enqueue(**SHORT).result(timeout_s=60).worker == zombie
     assert worker.events("engine_died") == []

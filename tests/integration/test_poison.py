@@ -33,12 +33,11 @@ def good(number: int) -> dict[str, object]:
 def assert_dead(client, redis, culprits, attempts: int) -> None:
     """Each culprit is dead-lettered for as many deaths that it died alone, and nobody else is."""
     from headrace import JobFailed
-    from headrace.producers.operate.dead import read_dead
 
     for culprit in culprits:
         with pytest.raises(JobFailed, match="crashed"):
             culprit.result(timeout_s=END_S)
-    letters = {letter.job_id: letter for letter in client._run(read_dead(client._operations, "demo", 100))}
+    letters = {letter.job_id: letter for letter in client.admin.dead_letters("demo")}
     assert set(letters) == {culprit.id for culprit in culprits}
     for letter in letters.values():
         history = json.loads(letter.history)

@@ -6,8 +6,6 @@ import pytest
 from redis import Redis
 
 from headrace import AsyncClient, BadSetting, Client, JobNotFound, ModelInUse, UnknownModel
-from headrace.producers.operate.dead import find_dead
-from headrace.producers.operate.deliveries import find_delivery, replay
 from headrace.schemas import keys
 from headrace.schemas.scripts import drain, forget_worker, heartbeat, run
 
@@ -35,7 +33,7 @@ def test_a_model_that_nobody_serves_is_forgotten_and_refused(
 ) -> None:
     run(redis, heartbeat(worker.tag, "w", {"pages_free": 1}))
     with pytest.raises(ModelInUse, match="1 of its workers live"):
-        client.forget_model(MODEL)
+        client.admin.forget_model(MODEL)
     forget_worker(redis, worker.tag, "w")
     job = client.enqueue("x", model=MODEL, delay_s=60)
     assert "1 of its jobs or their callbacks wait" in cli("models", "forget", MODEL, status=1)
@@ -45,12 +43,12 @@ def test_a_model_that_nobody_serves_is_forgotten_and_refused(
     with Client(client._url) as other, pytest.raises(UnknownModel):
         other.enqueue("x", model=MODEL)
     with pytest.raises(UnknownModel):
-        client.forget_model(MODEL)
+        client.admin.forget_model(MODEL)
 
 
 async def test_the_async_client_forgets_too(redis_url: str, worker: ScriptedWorker) -> None:
     async with AsyncClient(redis_url) as client:
-        await client.forget_model(MODEL)
+        await client.admin.forget_model(MODEL)
         assert await client.models() == []
 
 
@@ -60,13 +58,12 @@ def test_an_empty_name_chooses_nothing(
 ) -> None:
     run(redis, heartbeat(worker.tag, "the-only-one", {"pages_free": 1}))
     redis.xadd(worker.tag.dead, {"cause": "malformed entry", "at_ms": 1})  # it names no job
-    operations = client._operations
     for attempt in (
-        lambda: client.drain(nothing),  # type: ignore[arg-type]
-        lambda: client.forget_model(nothing),  # type: ignore[arg-type]
-        lambda: client._run(find_dead(operations, nothing)),  # type: ignore[arg-type]
-        lambda: client._run(find_delivery(operations, nothing)),  # type: ignore[arg-type]
-        lambda: client._run(replay(operations, nothing)),  # type: ignore[arg-type]
+        lambda: client.admin.drain_worker(nothing),  # type: ignore[arg-type]
+        lambda: client.admin.forget_model(nothing),  # type: ignore[arg-type]
+        lambda: client.admin.dead_letter(nothing),  # type: ignore[arg-type]
+        lambda: client.admin.delivery(nothing),  # type: ignore[arg-type]
+        lambda: client.admin.replay_delivery(nothing),  # type: ignore[arg-type]
     ):
         with pytest.raises(BadSetting, match="must be a name; is a variable not set"):
             attempt()
@@ -91,7 +88,7 @@ def test_a_limit_that_is_no_number_of_seconds_is_named(wrong: object, client: Cl
     for attempt in (
         lambda: job.result(timeout_s=wrong),  # type: ignore[arg-type]
         lambda: job.stream(timeout_s=wrong),  # type: ignore[arg-type]
-        lambda: client.drain("w", finish_s=wrong),  # type: ignore[arg-type]
+        lambda: client.admin.drain_worker("w", finish_s=wrong),  # type: ignore[arg-type]
     ):
         with pytest.raises(BadSetting, match=r"(timeout|finish)_s = .*must be a number of seconds"):
             attempt()

@@ -63,11 +63,8 @@ def test_jobs_are_in_front(client: Client, alive) -> None:
 
 
 def test_the_tenant_is_at_its_limit(client: Client, worker, alive) -> None:
-    from headrace.producers.operate.tenants import set_policy
-    from headrace.schemas.tenants import TenantPolicy
-
     alive()
-    client._run(set_policy(client._operations, "t", TenantPolicy(max_running=1)))
+    client.admin.set_tenant("t", max_running=1)
     client.enqueue("x", model=MODEL, tenant="t")
     running = worker.start()
     job = client.enqueue("x", model=MODEL, tenant="t")
@@ -75,7 +72,7 @@ def test_the_tenant_is_at_its_limit(client: Client, worker, alive) -> None:
     assert reason is WaitReason.TENANT_LIMIT
     assert text == "tenant 't' has 1 job running and may have 1 (headrace tenants show t)"
     running.finish()
-    client._run(set_policy(client._operations, "t", None))
+    client.admin.drop_tenant("t")
 
 
 def test_the_class_is_not_served_and_then_its_workers_are_drained(

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from headrace import InvalidJob
-from headrace.producers.operate.deliveries import add_secret, drop_secret, tenant_secrets
+from headrace.producers.operate import secrets
 from headrace.schemas import keys
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.scripts import accept_delivery, claim_deliveries, run, settle_delivery
@@ -127,8 +127,9 @@ def test_secrets_are_shown_once_and_rotate(cli, redis):
 
 
 def test_two_who_add_and_drop_secrets_at_once_lose_none(client):
-    old = client._run(add_secret(client._operations, "shop"))
-    dropping, adding = drop_secret(client._operations, "shop", old.id), add_secret(client._operations, "shop")
+    old = client.admin.add_secret("shop")
+    operations = client._operations
+    dropping, adding = secrets.drop(operations, "shop", old.id), secrets.add(operations, "shop")
     perform = client._link().perform
     begun = [(steps, perform(next(steps))) for steps in (dropping, adding)]  # both have read what there is
     for steps, reply in begun:
@@ -136,7 +137,7 @@ def test_two_who_add_and_drop_secrets_at_once_lose_none(client):
             request = steps.send(reply)
             while True:
                 request = steps.send(perform(request))
-    (left,) = client._run(tenant_secrets(client._operations, "shop"))
+    (left,) = client.admin.secrets("shop")
     assert left.id != old.id
 
 

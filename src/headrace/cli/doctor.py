@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import typer
 
 from ..producers.cli.options import AsJson, RedisUrl
-from ..producers.operate.doctor import examine
+from ..producers.client import Client
 from ..producers.operate.findings import Finding, Verdict
-from ..schemas.settings.common import CommonSettings
 from ..workers.known_settings import unknown
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
@@ -22,7 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def doctor(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """Check Redis, the queues and this machine. Exit status 1 if something is wrong, with what to change."""
-    findings = [*_settings(), *examine(CommonSettings.load(redis_url=redis))]
+    with Client.from_env(redis) as client:
+        findings = [*_settings(), *client.admin.doctor()]
     if as_json:
         typer.echo(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
     else:

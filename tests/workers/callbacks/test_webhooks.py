@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 
-from headrace.producers.operate.deliveries import find_delivery, list_deliveries, replay
 from headrace.schemas import keys
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.redis.connection import connect_async
@@ -254,11 +253,11 @@ def test_gone_disables_the_endpoint_until_somebody_replays(redis, redis_url, job
     assert len(receiver.received) == 1
     receiver.status = 200
     with Client(redis_url) as client:
-        listed = client._run(list_deliveries(client._operations, state=DeliveryState.DISABLED))
+        listed = client.admin.deliveries(state=DeliveryState.DISABLED)
         assert {one.job_id for one in listed} == {first, second}
-        assert client._run(replay(client._operations, listed[0].id))
+        client.admin.replay_delivery(listed[0].id)
         in_state(redis, listed[0].job_id, "delivered")
-        found = client._run(find_delivery(client._operations, listed[0].id))
+        found = client.admin.delivery(listed[0].id)
     assert (found.state, found.last.status) == (DeliveryState.DELIVERED, 200)
     assert receiver.ids() == [receiver.received[0].id, listed[0].id]
 
