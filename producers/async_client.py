@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..schemas.errors import BrokerUnavailable
 from ..schemas.events import Chunk, JobResult, JobStatus
@@ -19,6 +19,9 @@ from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive_async
+
+if TYPE_CHECKING:
+    from .operate.async_admin import AsyncAdmin
 
 REPLY_S = 15.0
 """A Redis that has not answered by then counts as lost."""
@@ -154,6 +157,13 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
     async def workers(self) -> list[WorkerInfo]:
         """See `Client.workers`."""
         return await self._run(read_workers(self._operations))
+
+    @property
+    def admin(self) -> "AsyncAdmin":
+        """See `Client.admin`; nothing to await."""
+        from .operate.async_admin import AsyncAdmin  # most clients enqueue and read, and need none of it
+
+        return AsyncAdmin(self._operations, self._run, self._url)
 
     async def close(self) -> None:
         """End this loop's connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""

@@ -11,6 +11,7 @@ import headrace
 
 OF_THE_DESIGN = {
     "Admin",
+    "AsyncAdmin",
     "AsyncClient",
     "BrokerUnavailable",
     "Client",

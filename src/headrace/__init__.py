@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .producers.async_client import AsyncClient, AsyncJobHandle
     from .producers.client import Client, JobHandle
     from .producers.operate.admin import Admin
+    from .producers.operate.async_admin import AsyncAdmin
     from .producers.operate.dead import DeadLetter, DeadLetterDetails
     from .producers.operate.findings import Finding, Verdict
     from .producers.operate.models import ModelInfo
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Admin",
+    "AsyncAdmin",
     "AsyncClient",
     "AsyncJobHandle",
     "BadPolicy",
@@ -108,6 +110,7 @@ _HOMES = {
     "producers.async_client": ("AsyncClient", "AsyncJobHandle"),
     "producers.client": ("Client", "JobHandle"),
     "producers.operate.admin": ("Admin",),
+    "producers.operate.async_admin": ("AsyncAdmin",),
     "producers.operate.dead": ("DeadLetter", "DeadLetterDetails"),
     "producers.operate.findings": ("Finding", "Verdict"),
     "producers.operate.models": ("ModelInfo",),

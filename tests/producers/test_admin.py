@@ -1,6 +1,7 @@
 """`client.admin`: what an operator sees and changes, typed, from a program."""
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from redis import Redis
 
 from headrace import (
+    Admin,
+    AsyncAdmin,
+    AsyncClient,
     BadPolicy,
     BadSetting,
     Client,
@@ -145,6 +149,31 @@ def test_a_redis_that_is_away_is_a_finding_and_no_error() -> None:
     with Client("redis://127.0.0.1:1/0") as client:
         (finding,) = client.admin.doctor(machine=False)
     assert (finding.check, finding.verdict) == ("redis", Verdict.FAIL)
+
+
+def test_the_async_surface_is_the_same_one_awaited() -> None:
+    def public(kind: type) -> dict[str, inspect.Signature]:
+        members = inspect.getmembers(kind, inspect.isfunction)
+        return {name: inspect.signature(each) for name, each in members if not name.startswith("_")}
+
+    assert public(AsyncAdmin) == public(Admin)
+    assert all(inspect.iscoroutinefunction(getattr(AsyncAdmin, name)) for name in public(Admin))
+
+
+async def test_the_async_client_has_it_too(
+    redis_url: str, dead_job: JobHandle, delivery_id: str, redis: Redis
+) -> None:
+    run(redis, heartbeat(TAG, "w1", {"model": MODEL}))
+    async with AsyncClient(redis_url) as client:
+        (letter,) = await client.admin.dead_letters()
+        assert await client.admin.requeue_dead_letter(letter, from_scratch=True) == dead_job.id
+        assert await client.admin.set_tenant("acme", weight=2) == await client.admin.tenant("acme")
+        added = await client.admin.add_secret("acme")
+        assert await client.admin.drop_secret("acme", added.id) == 0
+        await client.admin.replay_delivery((await client.admin.deliveries())[0].id)
+        assert (await client.admin.drain_worker("w1")).id == "w1"
+        findings = await client.admin.doctor(machine=False)
+    assert Finding(check="eviction", verdict=Verdict.OK, found="noeviction") in findings
 
 
 def private_names(path: Path) -> Iterator[str]:

@@ -1,0 +1,115 @@
+"""The operator's side of an asyncio client: `client.admin`."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar, Unpack
+
+from ...schemas.tenants import TenantLimits, TenantPolicy
+from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
+from ..operations import Operations
+from ..steps import Steps
+from . import dead, deliveries, doctor, models, overview, secrets, tenants
+from .dead import DeadLetter, DeadLetterDetails
+from .doctor import Finding
+from .models import ModelInfo
+from .overview import QueueInfo, WorkerInfo
+
+T = TypeVar("T")
+
+
+class RunAsync(Protocol):
+    """Performs an operation by awaiting."""
+
+    def __call__(self, steps: Steps[T], /) -> Awaitable[T]: ...
+
+
+class AsyncAdmin:
+    """What an operator sees and changes; `AsyncClient.admin`, which is `Admin` with `await`."""
+
+    __slots__ = ("_operations", "_run", "_url")
+
+    def __init__(self, operations: Operations, run: RunAsync, url: str) -> None:
+        self._operations, self._run, self._url = operations, run, url
+
+    async def dead_letters(self, model: str | None = None, *, limit: int | None = 100) -> list[DeadLetter]:
+        """See `Admin.dead_letters`."""
+        return await self._run(dead.read_dead(self._operations, model, limit))
+
+    async def dead_letter(self, name: str) -> DeadLetterDetails:
+        """See `Admin.dead_letter`."""
+        return await self._run(dead.show_dead(self._operations, name))
+
+    async def requeue_dead_letter(self, letter: DeadLetter | str, *, from_scratch: bool = False) -> str:
+        """See `Admin.requeue_dead_letter`."""
+        return await self._run(dead.requeue_letter(self._operations, letter, from_scratch=from_scratch))
+
+    async def drop_dead_letter(self, letter: DeadLetter | str) -> str:
+        """See `Admin.drop_dead_letter`."""
+        return await self._run(dead.drop_letter(self._operations, letter))
+
+    async def tenants(self) -> dict[str, TenantPolicy]:
+        """See `Admin.tenants`."""
+        return await self._run(tenants.list_policies(self._operations))
+
+    async def tenant(self, tenant: str) -> TenantPolicy:
+        """See `Admin.tenant`."""
+        return await self._run(tenants.policy_of(self._operations, tenant))
+
+    async def set_tenant(self, tenant: str, **limits: Unpack[TenantLimits]) -> TenantPolicy:
+        """See `Admin.set_tenant`."""
+        return await self._run(tenants.set_policy(self._operations, tenant, limits))
+
+    async def drop_tenant(self, tenant: str) -> None:
+        """See `Admin.drop_tenant`."""
+        await self._run(tenants.drop_policy(self._operations, tenant))
+
+    async def secrets(self, tenant: str) -> list[TenantSecret]:
+        """See `Admin.secrets`."""
+        return await self._run(secrets.read_all(self._operations, tenant))
+
+    async def add_secret(self, tenant: str, secret: str | None = None) -> TenantSecret:
+        """See `Admin.add_secret`."""
+        return await self._run(secrets.add(self._operations, tenant, secret))
+
+    async def drop_secret(self, tenant: str, secret_id: str) -> int:
+        """See `Admin.drop_secret`."""
+        return await self._run(secrets.drop(self._operations, tenant, secret_id))
+
+    async def deliveries(
+        self, *, state: DeliveryState | str | None = None, limit: int = 100
+    ) -> list[Delivery]:
+        """See `Admin.deliveries`."""
+        return await self._run(deliveries.list_deliveries(self._operations, state=state, limit=limit))
+
+    async def delivery(self, delivery_id: str) -> Delivery:
+        """See `Admin.delivery`."""
+        return await self._run(deliveries.find_delivery(self._operations, delivery_id))
+
+    async def replay_delivery(self, delivery_id: str) -> None:
+        """See `Admin.replay_delivery`."""
+        await self._run(deliveries.replay(self._operations, delivery_id))
+
+    async def workers(self) -> list[WorkerInfo]:
+        """See `Admin.workers`."""
+        return await self._run(overview.read_workers(self._operations))
+
+    async def drain_worker(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:
+        """See `Admin.drain_worker`."""
+        return await self._run(overview.drain_worker(self._operations, worker_id, finish_s))
+
+    async def queues(self) -> list[QueueInfo]:
+        """See `Admin.queues`."""
+        return await self._run(overview.read_queues(self._operations))
+
+    async def models(self) -> list[ModelInfo]:
+        """See `Admin.models`."""
+        return await self._run(models.read_models(self._operations))
+
+    async def forget_model(self, model: str) -> None:
+        """See `Admin.forget_model`."""
+        await self._run(models.forget_model(self._operations, model))
+
+    async def doctor(self, *, machine: bool = True) -> list[Finding]:
+        """See `Admin.doctor`."""
+        findings = doctor.examine(self._url, self._operations.settings, machine=machine)
+        return await asyncio.to_thread(list, findings)  # each look blocks
