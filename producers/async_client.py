@@ -18,7 +18,7 @@ from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive_async
+from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, Write, drive_async
 
 if TYPE_CHECKING:
     from .operate.async_admin import AsyncAdmin
@@ -56,13 +56,13 @@ class _Link:
             except TimeoutError as error:
                 raise BrokerUnavailable(f"Redis: no answer within {REPLY_S:g} s") from error
 
-    async def _ask(self, request: Call[Any] | Calls | Confirmed | Read | Info) -> Any:
+    async def _ask(self, request: Call[Any] | Calls | Confirmed | Read | Write | Info) -> Any:
         match request:
             case Calls(calls):
                 return await run_many_async(self._redis, calls)
             case Confirmed(calls, replicas, wait_ms):
                 return await run_confirmed_async(self._redis, calls, replicas, wait_ms)
-            case Read(commands):
+            case Read(commands) | Write(commands):
                 pipe = self._redis.pipeline(transaction=False)
                 for command in commands:
                     pipe.execute_command(*command)

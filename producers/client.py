@@ -20,7 +20,7 @@ from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, drive
+from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, Write, drive
 
 if TYPE_CHECKING:
     from .operate.admin import Admin
@@ -57,7 +57,7 @@ class _Link:
                     return run_many(self._redis, calls)
                 case Confirmed(calls, replicas, wait_ms):
                     return run_confirmed(self._redis, calls, replicas, wait_ms)
-                case Read(commands):
+                case Read(commands) | Write(commands):
                     pipe = self._redis.pipeline(transaction=False)
                     for command in commands:
                         pipe.execute_command(*command)

@@ -16,7 +16,7 @@ from ..schemas.keys import Tag
 from ..schemas.redis.connection import check_version
 from ..schemas.scripts import Call, CancelStatus, cancel, enqueue, one
 from ..schemas.settings.queue import QueueSettings
-from .steps import Calls, Confirmed, Info, Read, Request, Steps, persist
+from .steps import Calls, Confirmed, Info, Read, Request, Steps, Write, persist
 from .waiting import Waits
 
 BATCH_JOBS = 500
@@ -188,7 +188,7 @@ class Operations:
         name = keys.celery_key(self.settings.namespace)
         # What was used before is kept, should Redis have come back without it.
         commands = (("SET", name, self._celery_key.decode(), "NX"), ("GET", name))
-        _, kept = yield from self.send(Read(commands))
+        _, kept = yield from self.send(Write(commands))
         self._celery_key, self._celery_key_until = kept, now + KNOWN_S
         return self._celery_key
 

@@ -43,6 +43,17 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Write:
+    """Commands that change something, in one round trip; the reply has theirs, in order.
+
+    They are sent again when their reply was lost, so a second time must do no harm: fields are set to a value
+    or deleted, a version may rise twice. What can't be done so is a script.
+    """
+
+    commands: Sequence[tuple[str | int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Let time pass."""
 
@@ -62,7 +73,7 @@ class Info:
     """What the server is; the reply is that of INFO server."""
 
 
-Request = Call[Any] | Calls | Confirmed | Read | Info | Pause | Listen
+Request = Call[Any] | Calls | Confirmed | Read | Write | Info | Pause | Listen
 Steps = Generator[Request, Any, T]
 
 
@@ -119,7 +130,8 @@ class Backoff:
 def persist(request: Request, patience_s: float) -> Steps[Any]:
     """The reply to `request`, asked again while the connection is lost, for at most `patience_s`.
 
-    Every read and every script may be sent twice: the protocol makes the second a no-op.
+    Each may be sent twice. A read changes nothing, and a `Write` nothing more; a script knows by its job's
+    state and fence what was done before, or remembers the request (`schemas/scripts/lib/once.lua`).
     """
     deadline, backoff = time.monotonic() + patience_s, Backoff()
     while True:

@@ -199,6 +199,10 @@ class Tag:
         """String with TTL: job id and body hash of an idempotent request."""
         return f"{self.base}:idem:{tenant}:{idempotency_key}"
 
+    def request(self, request: str) -> str:
+        """String with TTL: what an operator's request was answered, for when it is sent again."""
+        return f"{self.base}:request:{request}"
+
     @property
     def bell(self) -> str:
         """List: wake-up tokens for idle workers, bounded."""

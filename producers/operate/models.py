@@ -8,7 +8,7 @@ from ...schemas.errors import InvalidJob, ModelInUse, UnknownModel
 from ...schemas.keys import Tag
 from ..operations import Operations
 from ..steps import Info as ServerInfo
-from ..steps import Read, Steps, check_name
+from ..steps import Read, Steps, Write, check_name
 from ..waiting import SILENT_S
 from .overview import Info, read_queues
 
@@ -108,4 +108,5 @@ def forget_model(operations: Operations, model: str) -> Steps[None]:
         raise ModelInUse(
             model, f"{waiting} of its jobs or their callbacks wait; let them end, or cancel them"
         )
-    yield from operations.send(Read((("HDEL", keys.models(settings.namespace), model),)))
+    # Should a worker start between two tries, it puts its model back within five seconds.
+    yield from operations.send(Write((("HDEL", keys.models(settings.namespace), model),)))

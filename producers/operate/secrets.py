@@ -11,7 +11,7 @@ from ...schemas.tenants import DEFAULT, check_tenant
 from ...schemas.webhooks.delivery import TenantSecret, read_secrets
 from ...schemas.webhooks.signing import check_secret, new_secret
 from ..operations import Operations
-from ..steps import Read, Steps
+from ..steps import Read, Steps, Write
 
 MAX_SECRETS = 4
 """Of one tenant at once: the old and the new one, and room for a mistake."""
@@ -43,8 +43,8 @@ def add(operations: Operations, tenant: str, secret: str | None = None) -> Steps
     except ValueError as error:
         raise BadPolicy(str(error)) from None
     added = TenantSecret(id=token_hex(4), secret=SecretStr(text), created_ms=time.time_ns() // 1_000_000)
-    # Sent as reads are, and as safe to repeat; so is dropping. Neither touches another secret.
-    yield from operations.send(Read((("HSET", _key(operations, tenant), added.id, added.to_wire()),)))
+    # One field of a name that is new, or known: neither adding nor dropping touches another secret.
+    yield from operations.send(Write((("HSET", _key(operations, tenant), added.id, added.to_wire()),)))
     return added
 
 
@@ -57,7 +57,7 @@ def drop(operations: Operations, tenant: str, secret_id: str) -> Steps[int]:
     known = yield from read_all(operations, tenant)
     if secret_id not in {secret.id for secret in known}:
         raise BadPolicy(f"{tenant} has no secret {secret_id!r}; see `headrace tenants secret list {tenant}`")
-    yield from operations.send(Read((("HDEL", _key(operations, tenant), secret_id),)))
+    yield from operations.send(Write((("HDEL", _key(operations, tenant), secret_id),)))
     return len((yield from read_all(operations, tenant)))
 
 

@@ -3,7 +3,7 @@
 from ...schemas import keys
 from ...schemas.tenants import DEFAULT, VERSION, TenantLimits, TenantPolicy, check_tenant, read_policies
 from ..operations import Operations
-from ..steps import Read, Steps
+from ..steps import Read, Steps, Write
 from .overview import model_tags
 
 
@@ -47,9 +47,9 @@ def drop_policy(operations: Operations, tenant: str) -> Steps[None]:
 def _change(operations: Operations, tenant: str, policy: TenantPolicy | None) -> Steps[None]:
     check_tenant(tenant)
     settings = operations.settings
-    # Sent as reads are, and as safe to repeat: writing the same policy twice changes nothing.
     source = keys.tenants(settings.namespace)
-    yield from operations.send(Read((_write(source, tenant, policy), ("HINCRBY", source, VERSION, 1))))
+    # Sent twice it raises the version by two: the copies below then count as old, and workers renew them.
+    yield from operations.send(Write((_write(source, tenant, policy), ("HINCRBY", source, VERSION, 1))))
     (version,) = yield from operations.send(Read((("HGET", source, VERSION),)))
     shared = None if policy is None else policy.shared_among(settings.partitions)
     tags = yield from model_tags(operations)
@@ -61,7 +61,7 @@ def _change(operations: Operations, tenant: str, policy: TenantPolicy | None) ->
         if int(known or 0) == int(version) - 1:
             writes.append(("HSET", tag.tenants, VERSION, int(version)))
     if writes:
-        yield from operations.send(Read(writes))
+        yield from operations.send(Write(writes))
 
 
 def _write(key: str, tenant: str, policy: TenantPolicy | None) -> tuple[str | int, ...]:

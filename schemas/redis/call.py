@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -76,6 +77,11 @@ class Call(Generic[R]):
     def by_source(self) -> tuple[Arg, ...]:
         """The EVAL command, which also makes Redis remember the script."""
         return ("EVAL", self.script.source, 1, self.base, *self.args)
+
+
+def new_request() -> str:
+    """The name of one request, for scripts that know by it when the same call is sent again."""
+    return secrets.token_hex(8)
 
 
 def run(redis: Redis, call: Call[R]) -> R:

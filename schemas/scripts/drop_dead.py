@@ -2,7 +2,7 @@
 
 from ..errors import JobNotFound
 from ..keys import Tag
-from ..redis.call import Call, script, text
+from ..redis.call import Call, new_request, script, text
 
 
 def drop_dead(tag: Tag, entry_id: str) -> Call[str]:
@@ -18,4 +18,4 @@ def drop_dead(tag: Tag, entry_id: str) -> Call[str]:
             raise JobNotFound(entry_id)
         return answer
 
-    return Call(script("drop_dead"), tag.base, (entry_id,), parse)
+    return Call(script("drop_dead"), tag.base, (entry_id, new_request()), parse)

@@ -1,6 +1,8 @@
 -- Send a delivery again, from the start of its schedule, because somebody says so: its endpoint is there again.
--- uses: deliveries
-local id, per_endpoint = ARGV[1], tonumber(ARGV[2])
+-- uses: deliveries once
+local id, per_endpoint, request = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local before = answered(request)
+if before then return before end
 local known = redis.call('HMGET', key('delivery', id), 'endpoint', 'retention_ms', 'tenant')
 local endpoint, now = known[1], now_ms()
 if not endpoint then return 'missing' end
@@ -10,4 +12,4 @@ redis.call('PEXPIRE', key('delivery', id), known[2])  -- the schedule takes days
 redis.call('ZADD', key('deliveries'), now, id)
 redis.call('ZADD', key('waiting', endpoint), now, id)
 plan_endpoint(known[3], endpoint, per_endpoint)
-return 'ok'
+return answer(request, 'ok')

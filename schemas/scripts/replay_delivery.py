@@ -1,7 +1,7 @@
 """Send a webhook again."""
 
 from ..keys import Tag
-from ..redis.call import Call, script, text
+from ..redis.call import Call, new_request, script, text
 from ..webhooks.delivery import PER_ENDPOINT
 
 
@@ -11,4 +11,4 @@ def replay_delivery(tag: Tag, delivery_id: str) -> Call[bool]:
     def parse(reply: bytes | str) -> bool:
         return text(reply) == "ok"
 
-    return Call(script("replay_delivery"), tag.base, (delivery_id, PER_ENDPOINT), parse)
+    return Call(script("replay_delivery"), tag.base, (delivery_id, PER_ENDPOINT, new_request()), parse)

@@ -2,7 +2,7 @@
 
 from ..errors import JobNotFound
 from ..keys import Tag
-from ..redis.call import Call, script, text
+from ..redis.call import Call, new_request, script, text
 
 
 def requeue_dead(tag: Tag, entry_id: str, *, from_scratch: bool = False) -> Call[str]:
@@ -18,4 +18,4 @@ def requeue_dead(tag: Tag, entry_id: str, *, from_scratch: bool = False) -> Call
             raise JobNotFound(entry_id)
         return answer
 
-    return Call(script("requeue_dead"), tag.base, (entry_id, int(from_scratch)), parse)
+    return Call(script("requeue_dead"), tag.base, (entry_id, int(from_scratch), new_request()), parse)

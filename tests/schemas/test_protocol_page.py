@@ -139,6 +139,8 @@ def seen(queue, redis) -> Seen:
     queue.claim(worker="dead", suspect_slots=0)
     queue.recover("dead", blamed=True)
     queue.add()
+    ((letter, _), *_) = redis.xrange(tag.dead)
+    queue.call(drop_dead(tag, letter.decode()))
     seen.look(redis, tag)
     return seen
 

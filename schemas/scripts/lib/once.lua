@@ -1,0 +1,15 @@
+-- For scripts that can't tell a request that is sent again, because its reply was lost, from a new one.
+-- uses: base
+
+local REMEMBERED_MS = 60 * 1000  -- a client asks again for a few seconds
+
+-- What was answered to the request before; false for a new one, and for one without a name.
+local function answered(request)
+  return (request or '') ~= '' and redis.call('GET', key('request', request))
+end
+
+-- Remember the answer. This comes last: of a first try that was interrupted nothing is remembered.
+local function answer(request, reply)
+  if (request or '') ~= '' then redis.call('SET', key('request', request), reply, 'PX', REMEMBERED_MS) end
+  return reply
+end
