@@ -57,6 +57,19 @@ def test_every_extra_that_readme_installs_is_one():
     assert set(re.findall(r'`"\.\[(\w+)\]"`', table)) == extras
 
 
+def test_the_operators_page_has_every_call_as_it_is():
+    import inspect
+
+    from headrace import Admin
+
+    page = (ROOT / "docs" / "admin.md").read_text()
+    named = re.findall(r"^\| `(\w+)\((.*?)\)` \|", page, re.MULTILINE)
+    calls = inspect.getmembers(Admin, inspect.isfunction)
+    assert sorted((name, re.findall(r"(\w+)(?:=[\w.]+)?(?:, |$)", taken)) for name, taken in named) == [
+        (name, [*inspect.signature(call).parameters][1:]) for name, call in calls if not name.startswith("_")
+    ]
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_shown_exists(path):
     from typer.main import get_command

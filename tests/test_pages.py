@@ -14,7 +14,7 @@ from tests.test_docs import ROOT, blocks
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300), pytest.mark.xdist_group("pages")]
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "docs" / "client.md"]
+PAGES = [README, ROOT / "docs" / "client.md", ROOT / "docs" / "admin.md"]
 ELSEWHERE = ("make", "pip")
 """What begins with these installs something, or is run by tests of its own."""
 

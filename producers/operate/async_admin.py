@@ -10,7 +10,7 @@ from ..operations import Operations
 from ..steps import Steps
 from . import dead, deliveries, doctor, models, overview, secrets, tenants
 from .dead import DeadLetter, DeadLetterDetails
-from .doctor import Finding
+from .findings import Finding
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
 
