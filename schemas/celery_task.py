@@ -1,7 +1,7 @@
-"""What of a Celery task's message travels in its job, and how to tell that `generate` wrote it.
+"""The part of a Celery task's message that travels in its job, and how to tell that `generate` wrote it.
 
-It says which tasks are sent when the job has ended, so nobody else may have written it: it is signed together
-with the job's id, with a key that no job has in it, and the job's id is made of the task's.
+It says which tasks are sent when the job has ended, so nobody else may have written it. It is signed together
+with the job's id, with a key that no job contains, and the job's id is derived from the task's.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from .keys import job_id_of
 from .plain_json import check_json
 
 DEEPEST = 200
-"""Levels of a canvas, each of which is some levels of JSON."""
+"""Levels of JSON in a message; each level of a canvas takes several."""
 
 _SIGNED = re.compile(r'(.*),"signature":"([0-9a-f]{64})"\}', re.DOTALL)
 
@@ -24,7 +24,7 @@ _Id = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class TaskHeaders(BaseModel):
-    """What is known of a task beside what follows from it. The representations show what may be shown."""
+    """A task's headers, without what follows it; `argsrepr` and `kwargsrepr` hold only what may be shown."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -46,19 +46,19 @@ class _Part(BaseModel):
 
 
 def read_headers(celery: str) -> TaskHeaders:
-    """The headers of a task's message, which is whole.
+    """Read the headers of a task's message, and check the whole message.
 
     Raises:
-        ValueError: it is no message of a task.
+        ValueError: it isn't a task's message.
     """
     return _read(celery).headers
 
 
 def read_app(celery: str) -> str | None:
-    """The Celery app that a task is of; None where that has no name.
+    """The name of a task's Celery app; None if the app has no name.
 
     Raises:
-        ValueError: it is no message of a task.
+        ValueError: it isn't a task's message.
     """
     return _read(celery).app
 
@@ -73,18 +73,18 @@ def _read(celery: str) -> _Part:
 
 
 def sign_part(part: str, job_id: str, key: bytes) -> str:
-    """The part with its signature as its last field."""
+    """Add a signature to the part, as its last field."""
     return f'{part[:-1]},"signature":"{_signature(part, job_id, key)}"}}'
 
 
 def is_signed(celery: str, job_id: str, key: bytes) -> bool:
-    """Whether the part is as `sign_part` made it for this job."""
+    """Whether `sign_part` made the part for this job."""
     found = _SIGNED.fullmatch(celery)
     return found is not None and hmac.compare_digest(_signature(f"{found[1]}}}", job_id, key), found[2])
 
 
 def task_job_id(headers: TaskHeaders, model: str, partitions: int) -> str:
-    """The id of the one job of a task; a retry is another job."""
+    """The id of a task's only job; a retry of the task is another job."""
     identity = f"{headers.id}/{headers.retries}" if headers.retries else headers.id
     return job_id_of(identity, model, partitions)
 

@@ -1,4 +1,4 @@
-"""JSON of a caller's own, which nobody here interprets: it must survive the way all the same."""
+"""JSON that belongs to a caller and isn't interpreted here; it must still survive the journey."""
 
 import math
 from typing import TypeVar
@@ -6,19 +6,19 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DEEPEST = 64
-"""Levels of lists and objects in one another. Parsers and templates on the way give up at a few hundred."""
+"""Levels of nested lists and objects. Parsers and templates along the way give up at a few hundred."""
 
 LONGEST_NUMBER_BITS = 1024
-"""Of a whole number; Python itself writes no number of more than 4,300 digits."""
+"""Bits of the largest whole number; Python itself doesn't write numbers of more than 4,300 digits."""
 
 
 def check_json(value: T, deepest: int = DEEPEST) -> T:
-    """The value itself, if it can be written as JSON and read again, in any language.
+    """Return the value, after checking that any language can write it as JSON and read it again.
 
-    Objects of other kinds are left to whoever writes them.
+    Objects of other types are left to the code that writes them.
 
     Raises:
-        ValueError: naming what can't.
+        ValueError: it can't; the message says why.
     """
     match value:
         case str():
@@ -41,10 +41,10 @@ def check_json(value: T, deepest: int = DEEPEST) -> T:
 
 
 def check_text(text: str) -> None:
-    """Refuse what is no text in UTF-8.
+    """Check that a text can be encoded as UTF-8.
 
     Raises:
-        ValueError: it has half of a surrogate pair.
+        ValueError: it contains half of a surrogate pair.
     """
     try:
         text.encode()

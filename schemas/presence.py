@@ -1,4 +1,4 @@
-"""Of which Celery apps `headrace callbacks` are alive: each says so every two seconds."""
+"""Which Celery apps have `headrace callbacks` alive; each process says so every two seconds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from . import keys
 from .redis.connection import broker_errors
 
 SILENT_MS = 10_000
-"""Callbacks not heard of for so long are gone, or can't reach Redis."""
+"""Callbacks that have been silent for this long are gone, or can't reach Redis."""
 
 FORGOTTEN_MS = 7 * 86_400_000
 
 
 def note_presence(redis: Redis, app: str, namespace: str) -> frozenset[str]:
-    """Say that callbacks of `app` are alive; gives all apps of which some are.
+    """Record that callbacks of `app` are alive; return all apps that have some alive.
 
     Raises:
         BrokerUnavailable: Redis can't be reached or refuses.
@@ -32,17 +32,17 @@ def note_presence(redis: Redis, app: str, namespace: str) -> frozenset[str]:
 
 
 def present(now: tuple[int, int], said: Mapping[bytes, bytes]) -> frozenset[str]:
-    """The apps of which callbacks are alive, by the replies to TIME and to HGETALL of their key."""
+    """The apps that have callbacks alive, from the replies to TIME and to HGETALL of their key."""
     return frozenset(app.decode() for app, at in said.items() if _ms(now) - int(at) < SILENT_MS)
 
 
 def serves(living: frozenset[str], app: str | None) -> bool:
-    """Whether some of the living callbacks complete tasks of `app`; of one without a name any do."""
+    """Whether any living callbacks complete tasks of `app`. If it has no name, all of them do."""
     return app in living if has_name(app) else bool(living)
 
 
 def has_name(app: str | None) -> bool:
-    """Whether an app has a name of its own: `Celery(__name__)` in a script is called `__main__`."""
+    """Whether an app has a name of its own; `Celery(__name__)` in a script is called `__main__`."""
     return app not in (None, "", "__main__")
 
 

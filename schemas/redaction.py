@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 SHOWN_CHARACTERS = 40
-"""Of a prompt whose start may be shown."""
+"""Characters shown of a prompt whose start may be shown."""
 
 _SHOWN_BITS = 128
 
@@ -17,14 +17,14 @@ _PLAIN = frozenset(
         *("delay_s", "deadline_s", "max_runtime_s", "max_attempts"),
     }
 )
-"""Fields of a job that are shown as they are. All others may hold what a user wrote, or secrets, and so may
-whatever is no field at all."""
+"""Fields of a job that are shown unchanged. All others, and anything that isn't a field, may hold a user's
+text or secrets."""
 
 _QUOTED = _PLAIN | {"idempotency_key", "logit_bias"}
-"""Fields of which errors quote what is wrong; of all others at most how large it is."""
+"""Fields whose wrong values errors quote; of all others they give at most the size."""
 
 _SECRET = re.compile(r"whsec_|://|@")
-"""What may have a secret in it: nothing of such a text is quoted, wherever it stands."""
+"""Text that may contain a secret, and is therefore never quoted."""
 
 _PLACE = re.compile(r"([a-z+]{1,16}://[A-Za-z0-9.:\[\]-]{1,64})(?:[/?#][^@]*)?")
 _WORD = re.compile(r"[a-z]{1,16}(\.[a-z]{1,16})?")
@@ -49,14 +49,14 @@ def shown(
 
 
 def shown_answer(text: str, tokens: int, policy: Literal["size", "start", "all"]) -> str:
-    """What a generation gave, as a task's result is shown."""
+    """A generation's output as it is shown for a task's result."""
     if policy == "all":
         return repr(text)
     return f"<{tokens} tokens>" if policy == "size" else _short(text, policy)
 
 
 def shown_in_error(location: Sequence[str], value: Any, *, known: bool = True) -> str:
-    """What an error quotes of a wrong field, which is not `known` if there is no such: errors are logged."""
+    """What an error, which may be logged, quotes of a wrong field; an unknown field isn't `known`."""
     if known and isinstance(value, str):
         if location[0] in _QUOTED and not _SECRET.search(value):
             return shortened(repr(value))
@@ -68,17 +68,17 @@ def shown_in_error(location: Sequence[str], value: Any, *, known: bool = True) -
 
 
 def shown_name(name: str) -> str:
-    """The name of a field, which may be a user's own."""
+    """The name of a field, which a user may have made up."""
     return _short(name, "size") if _SECRET.search(name) else shortened(name)
 
 
 def shortened(text: str) -> str:
-    """At most 80 characters of it."""
+    """The text, cut to 80 characters."""
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class _Shown(str):
-    """Text that stands for a value, without quotes."""
+    """Text that stands for a value and is shown without quotes."""
 
     __slots__ = ()
 
@@ -87,7 +87,7 @@ class _Shown(str):
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether it is a text or a list of ordinary numbers; a number on its own is always shown."""
+    """Whether a value is a text or a list of ordinary numbers; a single number is always shown."""
     if isinstance(value, list | tuple):
         return all(isinstance(item, int) and item.bit_length() <= _SHOWN_BITS for item in value)
     return isinstance(value, str)

@@ -1,4 +1,4 @@
-"""What a tenant may do: the policy that operators set, and its copies where the scripts can read it."""
+"""Tenants' policies: what operators set, and the copies that the scripts can read."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,10 +15,10 @@ from .redis.call import text
 from .redis.connection import broker_errors
 
 DEFAULT = "*"
-"""The tenant whose policy holds for all that have none of their own."""
+"""The tenant whose policy applies to all tenants without one of their own."""
 
 VERSION = "*version"
-"""The field that counts the changes."""
+"""The field that counts changes."""
 
 
 class TenantLimits(TypedDict, total=False):
@@ -33,15 +33,16 @@ class TenantLimits(TypedDict, total=False):
 
 
 class TenantPolicy(BaseModel):
-    """Limits of one tenant, each for every model it uses; what is None is not limited.
+    """One tenant's limits, which apply to each model separately; None is no limit.
 
     Attributes:
-        weight: its share of the workers against the others' when there is not enough for all.
-        max_running: jobs that workers run for it at once.
-        requests_per_minute: jobs it may enqueue; a minute's worth may come at once.
-        tokens_per_minute: prompt tokens (estimated while it is text) and `max_tokens` it may enqueue.
-        max_queued_jobs: its waiting jobs, of all classes together.
-        max_queued_bytes: their size as JSON.
+        weight: its share of the workers, relative to other tenants, when there isn't enough for all.
+        max_running: maximum number of its running jobs.
+        requests_per_minute: jobs that it may enqueue per minute; a minute's worth may come at once.
+        tokens_per_minute: prompt tokens (estimated if the prompt is text) and `max_tokens` that it may
+            enqueue per minute.
+        max_queued_jobs: maximum number of its waiting jobs, over all classes.
+        max_queued_bytes: maximum size of its waiting jobs as JSON.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,7 +56,7 @@ class TenantPolicy(BaseModel):
 
     @classmethod
     def make(cls, **fields: object) -> Self:
-        """A validated policy; what is None was not given.
+        """Make a validated policy; a field that is None was not given.
 
         Raises:
             BadPolicy: naming the first field that is wrong.
@@ -68,11 +69,11 @@ class TenantPolicy(BaseModel):
             raise BadPolicy(f"{name} = {first.get('input')!r}: {first['msg']}") from None
 
     def to_wire(self) -> str:
-        """The policy as JSON, defaults left out."""
+        """The policy as JSON, without defaults."""
         return self.model_dump_json(exclude_defaults=True)
 
     def shared_among(self, partitions: int) -> "TenantPolicy":
-        """The part of it for each of a model's partitions."""
+        """The policy for each of a model's partitions."""
         if partitions == 1:
             return self
         shared: dict[str, Any] = {
@@ -88,10 +89,10 @@ class TenantPolicy(BaseModel):
 
 
 def check_tenant(name: str) -> None:
-    """Refuse a name that no job can have, and with it the field that counts the changes.
+    """Refuse a name that no job can have, including the field that counts changes.
 
     Raises:
-        BadPolicy: saying what a name looks like.
+        BadPolicy: the message says what a name looks like.
     """
     try:
         TypeAdapter(TenantName).validate_python(name)
@@ -103,7 +104,7 @@ def check_tenant(name: str) -> None:
 
 
 def read_policies(fields: Mapping[Any, Any]) -> dict[str, TenantPolicy]:
-    """The policies in `hr:tenants`, as redis-py reads it, by tenant; one that can't be read is left out."""
+    """The policies in `hr:tenants` by tenant, from redis-py's reply; unreadable ones are left out."""
     policies = {}
     for name, policy in fields.items():
         with suppress(ValidationError):
@@ -115,9 +116,9 @@ def read_policies(fields: Mapping[Any, Any]) -> dict[str, TenantPolicy]:
 def copy_policies(
     redis: Redis, tags: Iterable[Tag], namespace: str = NAMESPACE, *, partitions: int = 1
 ) -> int:
-    """Bring the copies in these tags up to date; gives how many were not.
+    """Bring the copies in these tags up to date; return how many were not.
 
-    Cheap when nothing has changed: the versions are compared first.
+    This is cheap if nothing has changed, because versions are compared first.
 
     Raises:
         BrokerUnavailable: Redis can't be reached or refuses.

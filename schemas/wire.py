@@ -1,4 +1,4 @@
-"""A job as it travels through Redis: what was asked for, and what only headrace itself adds."""
+"""A job as it travels through Redis: what was asked for, and what headrace itself adds."""
 
 import json
 from typing import Annotated, Self
@@ -11,12 +11,12 @@ from .job import SCHEMA_VERSION, Job, WebhookEvent, invalid
 
 
 class WireJob(Job):
-    """What travels; nothing that a user writes is ever read as one.
+    """A job as it travels. User input is never parsed as one.
 
     Attributes:
-        v: the schema version that the job needs to be understood.
-        celery: what completes a Celery task when the job has ended: the task's message without its arguments,
-            as JSON, signed (see `task_part`); the task `headrace.generate` writes it.
+        v: the schema version that a reader must know to understand the job.
+        celery: completes a Celery task when the job has ended: the task's message without its arguments, as
+            JSON, signed (see `task_part`). The task `headrace.generate` writes it.
     """
 
     v: Annotated[int, Field(ge=1, lt=2**31)] = SCHEMA_VERSION
@@ -31,14 +31,14 @@ class WireJob(Job):
 
     @classmethod
     def of(cls, job: Job, celery: str | None = None) -> Self:
-        """A job that was asked for, on its way; one that is under way already is itself."""
+        """Make a travelling job from one that was asked for; a `WireJob` is returned as it is."""
         if isinstance(job, cls):
             return job
         return cls.model_construct(**{name: getattr(job, name) for name in Job.model_fields}, celery=celery)
 
     @classmethod
     def from_wire(cls, spec: str | bytes) -> Self:
-        """The job a producer wrote; see `to_wire`.
+        """Read the job that a producer wrote with `to_wire`.
 
         Raises:
             InvalidJob: the record is not a job of this or an earlier schema version.
@@ -49,10 +49,10 @@ class WireJob(Job):
             raise invalid(error) from None
 
     def to_wire(self) -> str:
-        """The job as JSON, defaults left out.
+        """The job as JSON, without defaults.
 
         Raises:
-            InvalidJob: something that was handed over has changed since, and can't be written.
+            InvalidJob: a value was changed after validation and can't be written.
         """
         try:
             fields = self.model_dump(mode="json", exclude_defaults=True)
@@ -65,6 +65,6 @@ class WireJob(Job):
     @property
     def events(self) -> tuple[WebhookEvent, ...]:
         """The events for which the protocol writes an outbox entry."""
-        if self.celery is not None:  # a task's state follows every one of them
+        if self.celery is not None:  # a task's state follows all of them
             return tuple(WebhookEvent)
         return self.webhook.events if self.webhook else ()

@@ -1,1 +1,1 @@
-"""Talking to Redis however it is run."""
+"""Talking to Redis, whether it is one server, Sentinels or a Cluster."""

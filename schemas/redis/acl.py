@@ -1,4 +1,4 @@
-"""The rights that a Redis user needs: `headrace acl` prints them, a test runs a service with them."""
+"""The rights that a Redis user needs. `headrace acl` prints them, and a test runs a service with them."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from ..keys import NAMESPACE
 
 
 class Role(StrEnum):
-    """Who connects."""
+    """What connects to Redis, and therefore which rights it needs."""
 
     PRODUCER = "producer"
     WORKER = "worker"
@@ -40,7 +40,7 @@ _COMMANDS = {
 
 
 _RESULTS = ("celery:celery-task-meta-*", "celery:celery-taskset-meta-*")
-"""Of Celery's keys those that have results, and the channels that tell of them."""
+"""Celery's keys that hold results, and the channels that announce them."""
 
 # Beside the queues' own keys, whose names begin with a tag in braces.
 _KEYS = {
@@ -52,15 +52,15 @@ _KEYS = {
 
 
 def acl_line(role: Role, user: str, namespace: str = NAMESPACE) -> str:
-    """The command that makes the user; `<password>` stands where the password goes.
+    """The command that creates the user, with `<password>` in place of the password.
 
-    Scripts run with the rights of who runs them, so that a producer needs their commands too.
+    Scripts run with the rights of their caller, so a producer needs the scripts' commands too.
     """
     commands = dict.fromkeys(command for group in _COMMANDS[role] for command in group.split())
     rights = " ".join(f"+{command}" for command in commands)
     names = " ".join(f"~{namespace}:{name}" for name in _KEYS[role])
-    # Celery's workers subscribe by pattern, which Redis allows for the very same pattern alone, or for all.
-    # Who may publish there may tell them to stop: no producer may.
+    # Celery's workers subscribe by pattern, which Redis only allows for exactly the same pattern, or for all.
+    # Anyone who may publish there can tell them to stop, so producers may not.
     producers = " ".join(f"&{namespace}:{name}" for name in ("{*", *_RESULTS))
     channels = producers if role is Role.PRODUCER else "&*"
     return f"ACL SETUSER {user} on ><password> resetchannels {names} {channels} -@all {rights}"

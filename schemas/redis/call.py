@@ -24,7 +24,7 @@ _USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua file behind the libraries that it uses."""
+    """A Lua file, preceded by the libraries that it uses."""
 
     name: str
     source: str
@@ -33,9 +33,10 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script in `<name>.lua`.
+    """Read the script in `<name>.lua`.
 
-    Redis runs all of a script's source at each call: what a library defines costs every script that uses it.
+    Redis runs all of a script's source at each call, so a library's definitions cost every script that uses
+    it.
     """
     parts: dict[Path, str] = {}
     _add(_FOLDER / f"{name}.lua", parts)
@@ -44,7 +45,7 @@ def script(name: str) -> Script:
 
 
 def _add(path: Path, parts: dict[Path, str]) -> None:
-    """Add a file behind the libraries that its line `-- uses: ` names, and those that they use."""
+    """Add a file after the libraries that its line `-- uses: ` names, and those that they use."""
     lua = path.read_text()
     uses = _USES.search(lua)
     for name in uses[1].split() if uses else ():
@@ -89,7 +90,7 @@ def run(redis: Redis, call: Call[R]) -> R:
 
     Raises:
         BrokerUnavailable: Redis can't be reached or refuses.
-        HeadraceError: what the script's answer means, as each caller documents.
+        HeadraceError: the script refused; each caller documents its errors.
     """
     return cast("R", one(run_many(redis, [call])))
 
@@ -100,10 +101,10 @@ async def run_async(redis: AsyncRedis, call: Call[R]) -> R:
 
 
 def one(results: list[Any]) -> Any:
-    """The one result.
+    """Return the only result.
 
     Raises:
-        Exception: the result is one.
+        Exception: the result is an exception.
     """
     (result,) = results
     if isinstance(result, Exception):
@@ -112,7 +113,7 @@ def one(results: list[Any]) -> Any:
 
 
 def run_many(redis: Redis, calls: Sequence[Call[Any]]) -> list[Any]:
-    """Run calls in order in one round trip; each item is its call's result, or the exception it raised.
+    """Run calls in order, in one round trip; each item is the call's result or the exception that it raised.
 
     Raises:
         BrokerUnavailable: Redis could not be reached; which calls took effect is then unknown.
@@ -130,7 +131,7 @@ def run_many(redis: Redis, calls: Sequence[Call[Any]]) -> list[Any]:
 def run_confirmed(
     redis: Redis, calls: Sequence[Call[Any]], replicas: int, wait_ms: int
 ) -> tuple[list[Any], int]:
-    """`run_many`, and how many replicas have its writes after at most `wait_ms` (not on a Cluster)."""
+    """`run_many`, plus how many replicas confirm the writes within `wait_ms` (not on a Cluster)."""
     with broker_errors():
         replies = _send(redis, [*(call.by_hash for call in calls), ("WAIT", replicas, wait_ms)])
         if _unknown(replies):
@@ -170,7 +171,9 @@ def _send(redis: Redis, commands: list[tuple[Arg, ...]]) -> list[Any]:
     failed_over = next((reply for reply in replies if passing(reply)), None)
     if failed_over is not None:
         if not is_cluster(redis):
-            with redis.client() as latest:  # whoever asks next finds the primary anew; others use theirs
+            with (
+                redis.client() as latest
+            ):  # the next caller looks for the primary again; the others keep theirs
                 latest.connection.disconnect()
         raise failed_over
     return replies
@@ -206,10 +209,10 @@ def _parse(call: Call[R], reply: object) -> R | Exception:
         return refusal
     try:
         return call.parse(reply)
-    except Exception as error:  # handed to the caller in the item's place
+    except Exception as error:  # returned to the caller in place of the item
         return error
 
 
 def text(value: bytes | str) -> str:
-    """A reply's string, whatever the connection's `decode_responses` is."""
+    """A reply as a string, whether or not the connection decodes responses."""
     return value.decode() if isinstance(value, bytes) else value

@@ -1,4 +1,4 @@
-"""Redis as Celery writes it: the broker URL and options for wherever headrace's own Redis is."""
+"""Headrace's own Redis in Celery's terms: the broker URL and options."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +13,9 @@ class Broker:
     """Settings for a Celery app.
 
     Attributes:
-        url: the broker's, and the result backend's.
+        url: URL of the broker and of the result backend.
         tls: `broker_use_ssl`; None without TLS.
-        transport_options: for the broker, and for a result backend.
+        transport_options: options of the broker and of the result backend.
     """
 
     url: str = field(repr=False)
@@ -24,10 +24,10 @@ class Broker:
 
 
 def broker(redis_url: str, namespace: str) -> Broker | None:
-    """Celery's way to the Redis at `redis_url`; None where it has none: kombu can't use a Redis Cluster.
+    """How Celery reaches the Redis at `redis_url`; None for a Redis Cluster, which kombu can't use.
 
     Raises:
-        ValueError: it is no Redis URL.
+        ValueError: it isn't a Redis URL.
     """
     address = Address.parse(redis_url)
     options: dict[str, Any] = {"global_keyprefix": celery_prefix(namespace)}

@@ -1,1 +1,1 @@
-"""What a webhook is: its delivery, its signature, its address."""
+"""Webhooks: deliveries, signatures and addresses."""

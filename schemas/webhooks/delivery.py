@@ -1,4 +1,4 @@
-"""What is kept of webhook deliveries, and the secrets that sign them."""
+"""Webhook deliveries as they are stored, and the secrets that sign them."""
 
 import hashlib
 import json
@@ -11,20 +11,20 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 PER_ENDPOINT = 8
-"""Attempts under way at once to one endpoint."""
+"""Maximum number of attempts in flight to one endpoint."""
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery is: pending until one of the others."""
+    """The state of a delivery; it is pending until it reaches one of the others."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
     """Every attempt of the schedule failed."""
     REFUSED = "refused"
-    """The receiver's address is not one that webhooks may be sent to."""
+    """Webhooks may not be sent to the receiver's address."""
     DISABLED = "disabled"
-    """The endpoint said that it is gone (410), to this delivery or to one before."""
+    """The endpoint answered 410 Gone, to this delivery or an earlier one."""
 
 
 class Attempted(BaseModel):
@@ -32,7 +32,7 @@ class Attempted(BaseModel):
 
     Attributes:
         at_ms: when it ended, by Redis's clock.
-        status: the receiver's HTTP status; None when it gave none.
+        status: the receiver's HTTP status; None if there was no answer.
         took_s: how long it took.
         error: what went wrong; empty for a 2xx.
     """
@@ -49,13 +49,14 @@ class Delivery(BaseModel):
     """One delivery. The payload and secrets are not shown.
 
     Attributes:
-        id: the receiver's `webhook-id`.
-        job_id: the job it tells of.
-        event: what of it.
-        url: where to, without what may be secret in it.
-        attempts: since it was accepted, or replayed.
-        history: the latest attempts, replays included.
-        next_ms: of one that waits, when it is tried next, by Redis's clock; known where one was asked for.
+        id: the `webhook-id` that the receiver sees.
+        job_id: the job that it is about.
+        event: the job's event.
+        url: the receiver, without parts that may be secret.
+        attempts: number of attempts since it was accepted or replayed.
+        history: the latest attempts, including those before a replay.
+        next_ms: when a waiting delivery is tried next, by Redis's clock; only known if a single one was asked
+            for.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -73,22 +74,22 @@ class Delivery(BaseModel):
 
     @property
     def last(self) -> Attempted:
-        """The latest attempt; an empty one before the first."""
+        """The latest attempt; an empty one if there has been none."""
         return self.history[-1] if self.history else Attempted()
 
     @classmethod
     def of(cls, delivery_id: str, fields: Mapping[bytes, bytes]) -> Self:
-        """The delivery in a hash as redis-py reads it."""
+        """Read a delivery from redis-py's reply to HGETALL."""
         known: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
         known["history"] = json.loads(known.get("history", "[]"))
         return cls(**known | {"id": delivery_id, "url": shown_url(known["url"])})
 
 
 class TenantSecret(BaseModel):
-    """One of a tenant's secrets; while several are there, all of them sign.
+    """One of a tenant's secrets; if there are several, all of them sign.
 
     Attributes:
-        id: names it where it must not be shown.
+        id: identifies the secret without showing it.
         created_ms: when it was added.
     """
 
@@ -99,32 +100,32 @@ class TenantSecret(BaseModel):
     created_ms: int
 
     def to_wire(self) -> str:
-        """Its field in `keys.webhook_secrets()`; the secret is in it as it is."""
+        """Its field in `keys.webhook_secrets()`, with the secret in plain text."""
         return json.dumps(self.model_dump() | {"secret": self.secret.get_secret_value()})
 
 
 def read_secrets(fields: Mapping[Any, bytes | str]) -> tuple[TenantSecret, ...]:
-    """The secrets in a `keys.webhook_secrets()`, the newest first."""
+    """The secrets in a `keys.webhook_secrets()`, newest first."""
     known = [TenantSecret.model_validate_json(value) for value in fields.values()]
     return tuple(sorted(known, key=lambda secret: secret.created_ms, reverse=True))
 
 
 def delivery_id(job_id: str, entry_id: str) -> str:
-    """The `webhook-id` of what an outbox entry tells: the same however often it is sent."""
+    """The `webhook-id` of an outbox entry's event: the same however often it is sent."""
     return f"msg_{job_id.partition('.')[0]}_{entry_id}"
 
 
 def origin_id(url: str) -> str:
-    """Whose silence counts together: scheme, host and port of an address, whatever its spelling."""
+    """The id of an origin, that is scheme, host and port, whose attempts in flight count together."""
     scheme, _, rest = url.partition("://")
     host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].lower()
     return _digest(f"{scheme}://{host.removesuffix(':443' if scheme == 'https' else ':80')}")
 
 
 def endpoint_id(tenant: str, url: str) -> str:
-    """Whose failures count together: one tenant's deliveries to one address, whatever its query.
+    """The id of an endpoint, that is one tenant's URL without its query, whose failures count together.
 
-    It begins with the address's origin, which the scripts read there.
+    It begins with the URL's origin, which the scripts read from it.
     """
     place = url.partition("?")[0].partition("#")[0]
     return f"{origin_id(url)}.{_digest(f'{tenant} {place}')}"
@@ -135,7 +136,7 @@ def _digest(name: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """An address without user, password, query and fragment; nothing of one that can't be read."""
+    """An address without user, password, query and fragment; an unreadable one isn't shown at all."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,7 +1,7 @@
 """Signatures of webhooks by the Standard Webhooks specification, version `v1`: HMAC-SHA256.
 
-What is signed is `<id>.<timestamp>.<body>`. While a secret is being replaced, each of the two signs, and a
-receiver that knows one of them is content.
+The signature covers `<id>.<timestamp>.<body>`. While a secret is being replaced, both the old and the new one
+sign, and a receiver needs to know only one of them.
 """
 
 import base64
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from secrets import token_bytes
 
 PREFIX = "whsec_"
-"""What follows is the key in base64; without it a secret's own bytes are the key."""
+"""Introduces a key in base64; without this prefix, a secret's own bytes are the key."""
 
 MIN_KEY_BYTES = 16
 _NEW_KEY_BYTES = 32
 _ID = re.compile(r"[!-\-/-~]{1,256}")
-"""Visible ASCII without the full stop, which separates what is signed."""
+"""Visible ASCII without the full stop, which separates the parts that are signed."""
 
 
 def sign(webhook_id: str, timestamp_s: int, body: bytes, secrets: Sequence[str]) -> str:
@@ -26,8 +26,8 @@ def sign(webhook_id: str, timestamp_s: int, body: bytes, secrets: Sequence[str])
 
     Args:
         webhook_id: the value of `webhook-id`.
-        timestamp_s: the value of `webhook-timestamp`, seconds since the epoch.
-        body: the request's body as it is sent.
+        timestamp_s: the value of `webhook-timestamp`, in seconds since the epoch.
+        body: the request's body as sent.
         secrets: see `check_secret`.
 
     Raises:
@@ -41,23 +41,23 @@ def sign(webhook_id: str, timestamp_s: int, body: bytes, secrets: Sequence[str])
 
 
 def check_secret(text: str) -> None:
-    """See whether `text` can sign: `whsec_` and a key in base64, or any other text; 16 bytes at least.
+    """Check that `text` can sign: `whsec_` and a key in base64, or any other text, of at least 16 bytes.
 
     Raises:
-        ValueError: it can't; the reason does not contain it.
+        ValueError: it can't; the message doesn't contain it.
     """
     _key(text)
 
 
 def new_secret() -> str:
-    """A random secret that every library for Standard Webhooks takes."""
+    """Make a random secret that every Standard Webhooks library accepts."""
     return PREFIX + base64.b64encode(token_bytes(_NEW_KEY_BYTES)).decode()
 
 
 def _key(secret: str) -> bytes:
     key = secret.encode()
     if secret.startswith(PREFIX):
-        try:  # strictly: not every receiver's library takes base64 without its padding
+        try:  # strict, because not every receiver's library accepts base64 without padding
             key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
         except (binascii.Error, ValueError):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A webhook's URL taken apart, once, so that what is judged is what is connected to."""
+"""A webhook's URL, parsed once, so that what is checked is what is connected to."""
 
 import re
 import socket
@@ -12,7 +12,7 @@ _PORT_OF = {"http": 80, "https": 443}
 
 
 class Refused(Exception):
-    """Webhooks may not be sent to a URL; the text says why, without what may be secret in it."""
+    """Webhooks may not be sent to a URL; the message says why, without parts that may be secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Target:
     Attributes:
         secure: whether it is https.
         host: a name in lower case, or an address without brackets.
-        path: with the query.
+        path: the path, including the query.
     """
 
     secure: bool
@@ -32,10 +32,10 @@ class Target:
 
     @classmethod
     def of(cls, url: str) -> "Target":
-        """The parts of an absolute http or https URL.
+        """Parse an absolute http or https URL.
 
         Raises:
-            Refused: it is none, or it has a user or password.
+            Refused: it isn't one, or it has a user or password.
         """
         if not re.fullmatch(r"[!-~]+", url):
             raise Refused("the URL has characters that must be percent-encoded")
@@ -61,15 +61,17 @@ class Target:
 
 
 def check_url(url: str) -> None:
-    """Refuse a URL that nothing can ever be sent to, whatever an operator allows.
+    """Refuse a URL that nothing can be sent to, whatever an operator allows.
 
     Raises:
-        Refused: saying why.
+        Refused: the message says why.
     """
     target = Target.of(url)
     if target.port == 0:
         raise Refused("the URL's port is 0")
-    if re.search(r"^[^:]*(?:^|\.)(\d+|0x[0-9a-f]*)\.?$", target.host):  # what ends in a number is an address
+    if re.search(
+        r"^[^:]*(?:^|\.)(\d+|0x[0-9a-f]*)\.?$", target.host
+    ):  # a host that ends in a number is an address
         try:
             socket.inet_aton(target.host.removesuffix("."))
         except OSError:

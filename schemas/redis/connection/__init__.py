@@ -1,4 +1,4 @@
-"""Connecting to Redis, however it is run, and what its errors mean."""
+"""Connecting to one Redis server, to Sentinels or to a Cluster, and what Redis's errors mean."""
 
 from .address import Address, Kind
 from .connect import (

@@ -4,14 +4,14 @@
     redis+sentinel://[user:password@]host:port[,host:port...]/service[/db]
     redis+cluster://[user:password@]host:port[,host:port...]
 
-Several hosts are Sentinels, or nodes of the Cluster to begin with. `rediss+sentinel://` and
-`rediss+cluster://` use TLS. Options may follow `?`: `db=`, `username=`, `password=`, `client_name=`; with TLS
-`ssl_ca_certs=`, `ssl_certfile=`, `ssl_keyfile=`, `ssl_cert_reqs=` and some more; `sentinel_username=` and
-`sentinel_password=` are for the Sentinels themselves. The other options of redis-py may be there, as a URL is
-often shared with other programs, and do nothing: protocol, decoding, timeouts, retries and the pool are what
-headrace needs them to be.
+Several hosts are Sentinels, or the Cluster nodes to start from. `rediss+sentinel://` and `rediss+cluster://`
+use TLS. Options may follow `?`: `db=`, `username=`, `password=`, `client_name=`; with TLS `ssl_ca_certs=`,
+`ssl_certfile=`, `ssl_keyfile=`, `ssl_cert_reqs=` and some more; `sentinel_username=` and `sentinel_password=`
+are for the Sentinels themselves. A URL is often shared with other programs, so redis-py's other options are
+accepted but ignored: headrace chooses the protocol, decoding, timeouts, retries and the pool itself.
 
-A URL is read here alone, and no error quotes from it: what can't be read may be a piece of a password.
+URLs are parsed only here, and no error quotes any part of one, since the unreadable part may belong to a
+password.
 """
 
 import re
@@ -39,11 +39,11 @@ _UNUSED = frozenset(
         *("socket_keepalive", "socket_read_size", "socket_type", "lib_name", "lib_version"),
     }
 )
-"""Options of redis-py that a URL may have for other programs' sake."""
+"""redis-py's options that a URL may have for the sake of other programs."""
 
 
 class Kind(Enum):
-    """How Redis is run."""
+    """Redis's topology."""
 
     SERVER = "server"
     SENTINEL = "sentinel"
@@ -58,13 +58,13 @@ class Address:
     """Where Redis is.
 
     Attributes:
-        kind: how it is run.
-        hosts: the server, the Sentinels, or nodes of the Cluster; none for a socket of this machine.
-        path: that socket.
+        kind: the topology.
+        hosts: the server, the Sentinels, or nodes of the Cluster; empty for a socket on this machine.
+        path: the path of that socket.
         service: the Sentinels' name for the primary.
         tls: whether connections are encrypted.
-        options: redis-py's options of a connection, the login and the database among them.
-        sentinel_options: those of a connection to a Sentinel.
+        options: redis-py's options for a connection, including the login and the database.
+        sentinel_options: redis-py's options for a connection to a Sentinel.
     """
 
     kind: Kind
@@ -77,10 +77,10 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """The address in a URL.
+        """Parse a URL.
 
         Raises:
-            ValueError: it is no Redis URL; the message says what is wrong with it, and quotes nothing of it.
+            ValueError: it isn't a Redis URL; the message says what is wrong without quoting it.
         """
         if not isinstance(url, str):
             raise ValueError("it is not a string; is a variable unset?")  # noqa: TRY004 - a wrong setting
@@ -161,7 +161,7 @@ def _options(query: str, kind: Kind, tls: bool) -> tuple[dict[str, Any], dict[st
             raise ValueError(f"{name} needs TLS: rediss://")
         read = _READERS.get(name) or _TLS_READERS.get(name)
         if read is None:
-            secret = "password=" in query  # an unescaped & of it ends a password
+            secret = "password=" in query  # an unescaped & in a password would end it
             raise ValueError(
                 f"headrace has no option {name}"
                 if _OPTION.fullmatch(name) and not secret
@@ -194,7 +194,7 @@ def _bool(text: str) -> bool:
 
 
 def _certificates(text: str) -> str:
-    """Celery writes CERT_REQUIRED where redis-py has required."""
+    """Translate Celery's CERT_REQUIRED to redis-py's required."""
     word = text.lower().removeprefix("cert_")
     if word not in {"none", "optional", "required"}:
         raise ValueError("must be none, optional or required")

@@ -1,4 +1,4 @@
-"""Connecting: one place for the protocol, the timeouts, and how Redis is run."""
+"""Making connections: the one place that knows the protocol, the timeouts and the topologies."""
 
 import random
 import threading
@@ -29,10 +29,10 @@ _OPTIONS: dict[str, Any] = {
 
 
 def connect(url: str, **options: Any) -> Redis:
-    """A connection pool to the Redis at `url`; nothing is sent yet.
+    """Make a connection pool for the Redis at `url`, without sending anything yet.
 
     Raises:
-        BadSetting: `url` is no Redis URL.
+        BadSetting: `url` isn't a Redis URL.
     """
     address, options = address_of(url), _OPTIONS | options
     match address.kind:
@@ -81,7 +81,7 @@ def connect_async(url: str, **options: Any) -> "AsyncRedis":
 
 
 def connect_subscriber(url: str, **options: Any) -> "AsyncRedis":
-    """A connection pool for Pub/Sub, for asyncio: in a Cluster every node has every message."""
+    """Make a connection pool for Pub/Sub, for asyncio. In a Cluster, every node receives every message."""
     address = address_of(url)
     if address.kind is not Kind.CLUSTER:
         return connect_async(url, **options)
@@ -94,10 +94,10 @@ def connect_subscriber(url: str, **options: Any) -> "AsyncRedis":
 
 
 class _Primary(Redis):
-    """The primary that Sentinels name; the connections to them end with its own."""
+    """A client of the primary that Sentinels name; closing it also closes the connections to them."""
 
     def close(self) -> None:
-        """End all connections; of a `client()`, its own alone."""
+        """Close all connections; a `client()` closes only its own."""
         super().close()
         if self.auto_close_connection_pool:
             for sentinel in self.connection_pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]
@@ -105,10 +105,9 @@ class _Primary(Redis):
 
 
 class _LazyCluster:
-    """A `RedisCluster` that is made at its first use, and then for as long as it takes.
+    """A `RedisCluster` that is constructed at its first use, and again until that succeeds.
 
-    redis-py asks the nodes for their slots in the constructor, and raises errors of another family from
-    there.
+    redis-py's constructor asks the nodes for their slots, and raises other errors than its commands do.
     """
 
     def __init__(self, address: Address, options: dict[str, Any]) -> None:
@@ -133,7 +132,7 @@ class _LazyCluster:
             return self._made
 
     def close(self) -> None:
-        """End its connections."""
+        """Close its connections."""
         if self._made is not None:
             self._made.close()
 
@@ -145,12 +144,12 @@ class _LazyCluster:
 
 
 def is_cluster(redis: object) -> bool:
-    """Whether commands on several keys may meet several servers."""
+    """Whether keys may be on different servers."""
     return isinstance(redis, _LazyCluster) or type(redis).__name__ == "RedisCluster"
 
 
 def server_info(redis: Redis) -> dict[str, Any]:
-    """INFO server of the server, or of any node."""
+    """The reply to INFO server, from the server or from any node."""
     if not is_cluster(redis):
         return redis.info("server")
     found: dict[str, Any] = redis.execute_command("INFO", "server", target_nodes="random")
@@ -166,7 +165,7 @@ async def server_info_async(redis: "AsyncRedis") -> dict[str, Any]:
 
 
 def _server_options(address: Address, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of connections to one server, or to a socket."""
+    """Keyword arguments for connections to one server or socket."""
     if address.path:
         known = {name: value for name, value in options.items() if name != "socket_keepalive"}
         return known | address.options | {"path": address.path}
@@ -195,10 +194,10 @@ def _sentinel_options(address: Address, options: dict[str, Any]) -> dict[str, An
 
 
 def address_of(url: str, setting: str = "url") -> Address:
-    """The address in a URL that the setting or argument `setting` has.
+    """Parse the URL given by the setting or argument `setting`.
 
     Raises:
-        BadSetting: it is no Redis URL.
+        BadSetting: it isn't a Redis URL.
     """
     try:
         return Address.parse(url)
@@ -208,7 +207,7 @@ def address_of(url: str, setting: str = "url") -> Address:
 
 
 def not_a_url(reason: ValueError) -> str:
-    """The sentence about a Redis URL that can't be read."""
+    """Say what is wrong with a Redis URL, and what one looks like."""
     return (
         f"is not a Redis URL: {reason}; write redis://user:password@host:6379/0, unix:///run/redis.sock, "
         "redis+sentinel://host:26379/service or redis+cluster://host:6379"

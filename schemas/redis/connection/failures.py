@@ -1,4 +1,4 @@
-"""What Redis's errors mean: try again, or tell the user."""
+"""What Redis's errors mean: whether to retry, and what to tell the user."""
 
 import errno
 import re
@@ -28,19 +28,20 @@ from .masking import without_password
 MIN_VERSION = (6, 2)
 
 _PASSING = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError, TryAgainError)
-"""A server that is no primary any more, or not yet: what it refuses, another will take in a moment.
+"""Errors of a server that isn't the primary, or not yet: another server will soon accept what it refuses.
 
-redis-py takes a code that it knows off the message, so the class tells; a script's own may still hold one.
+redis-py removes codes that it knows from the message, so the class tells; a script's error may still contain
+one.
 """
 
 _PASSING_CODE = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|FAILOVER|UNBLOCKED)\b")
 
 _REFUSED = re.compile(rf"\b(Error|Errno) {errno.ECONNREFUSED}\b")
-"""How redis-py words it when nothing listens."""
+"""redis-py's wording when nothing listens."""
 
 
 def check_version(info: dict[str, Any]) -> None:
-    """Refuse a server older than the protocol's floor; `info` is the reply to INFO server.
+    """Refuse a server that is too old; `info` is the reply to INFO server.
 
     Raises:
         BrokerUnavailable: naming the version found and the one needed.
@@ -62,13 +63,13 @@ def broker_errors() -> Iterator[None]:
 
 
 def unavailable(error: Exception) -> BrokerUnavailable:
-    """What a Redis error means to the user; the error is left as its cause, without the steps to it.
+    """Translate a Redis error for the user, with the error itself as its cause but without its traceback.
 
-    Those are redis-py's own, some seventy lines, and stand in front of the one sentence that helps.
+    That is some seventy lines of redis-py's own, and would stand in front of the one sentence that helps.
     """
     error.__context__ = error.__traceback__ = None
     message = without_password(str(error)) or type(error).__name__
-    if "used memory > 'maxmemory'" in message:  # redis-py may have taken its code, OOM, off
+    if "used memory > 'maxmemory'" in message:  # redis-py may have removed its code, OOM
         message = "Redis is out of memory (maxmemory) and refuses new data; free memory or raise maxmemory"
     elif isinstance(error, ReadOnlyError) or "READONLY" in message:
         message = "this Redis is a read-only replica; connect to the primary"
@@ -97,14 +98,14 @@ def unavailable(error: Exception) -> BrokerUnavailable:
 
 
 def passing(error: object) -> bool:
-    """Whether a server refused because of what it is just now, as in a failover: to be asked again, anew."""
+    """Whether a server refused because of its present state, as in a failover: retry on a new connection."""
     return isinstance(error, RedisError) and (
         isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)) is not None
     )
 
 
 def connection_lost(error: BrokerUnavailable) -> bool:
-    """Whether the connection broke or could not be made, or Redis is failing over: try again."""
+    """Whether to retry: the connection broke, could not be made, or Redis is failing over."""
     cause = error.__cause__
     if isinstance(cause, AuthenticationError | AuthorizationError | MaxConnectionsError):
         return False

@@ -9,14 +9,14 @@ _USER = re.compile(r"[\w.-]*:")
 _LOGIN_IN_TEXT = re.compile(r"(://(?:[\w.-]*:)?)\S*@")
 _HOST = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d+)?"
 _PLACES = re.compile(rf"(?:{_HOST}(?:,{_HOST})*)?(?:[/?#]|$)")
-"""Hosts with their ports; what looks otherwise may be a password whose `@` is missing."""
+"""Hosts with their ports. Anything that looks different may be a password with its `@` missing."""
 
 
 def shown_url(url: str) -> str:
-    """A URL fit for logs, be it well-formed or not.
+    """A URL that is safe to log, even if it is malformed.
 
-    Nothing before the last `@` is shown but the scheme and a user's name, and nothing from the first option
-    on that may be a secret: a password that was pasted as it is may have any character in it.
+    Before the last `@` only the scheme and the user's name are shown, and nothing from the first option that
+    may be a secret onwards: a password that was pasted unescaped may contain any character.
     """
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     rest = _OPTION_OF_URL.sub(r"\1***", rest)
@@ -30,12 +30,12 @@ def shown_url(url: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """A text fit for logs: of the URLs in it nothing between `://` and the last `@` but the user's name."""
+    """A text that is safe to log: its URLs keep only the user's name between `://` and the last `@`."""
     return _LOGIN_IN_TEXT.sub(r"\1***@", _OPTION_IN_TEXT.sub(r"\1***", text))
 
 
 def is_unescaped(url: str) -> bool:
-    """Whether a login seems to have characters that end it where they are not escaped: / # or ?."""
+    """Whether a login seems to contain characters that would end it unless escaped: / # or ?."""
     _, _, rest = url.partition("://")
     login, at, _ = rest.rpartition("@")
     authority = re.split(r"[/?#]", login, maxsplit=1)[0]
@@ -43,4 +43,4 @@ def is_unescaped(url: str) -> bool:
         return False
     if not _PLACES.fullmatch(authority):
         return "@" not in authority
-    return re.match(r"[^?#]*\?[^=@]+=", login) is None  # the @ of an option's value is its own
+    return re.match(r"[^?#]*\?[^=@]+=", login) is None  # an @ in an option's value doesn't end the login
