@@ -50,7 +50,7 @@ from headrace.schemas.scripts import (
     upkeep,
 )
 from headrace.schemas.settings.queue import QueueSettings
-from headrace.schemas.webhooks.delivery import Attempted, DeliveryState, delivery_id
+from headrace.schemas.webhooks.delivery import DeliveryAttempt, DeliveryState, delivery_id
 
 from .machine import machine
 
@@ -155,7 +155,9 @@ class World:
         yield "trial", [trial(TAG, "w", 10_000, tuple(JobClass)) for _ in range(CALLS)]
         yield "claim_deliveries", [claim_deliveries(TAG, 1, 60, "n") for _ in range(few)]
         due = run(self.redis, claim_deliveries(TAG, 32, 60, "m")).due
-        settled = [settle_delivery(each, DeliveryState.DELIVERED, Attempted(status=200), 60) for each in due]
+        settled = [
+            settle_delivery(each, DeliveryState.DELIVERED, DeliveryAttempt(status=200), 60) for each in due
+        ]
         yield "settle_delivery", settled
         yield "replay_delivery", [replay_delivery(TAG, delivery_id("j", entry)) for entry in entries]
         yield "upkeep", [upkeep(TAG, SETTINGS) for _ in range(CALLS)]

@@ -40,6 +40,7 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "DeadLetter",
     "DeadLetterDetails",
     "Delivery",
+    "DeliveryAttempt",
     "DeliveryNotFound",
     "DeliveryState",
     "Finding",

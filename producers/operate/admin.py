@@ -22,11 +22,11 @@ class Run(Protocol):
 
 
 class Admin:
-    """What an operator sees and changes; `client.admin`. The `headrace` commands do all they do with it.
+    """The operator's side of a `Client`, which the `headrace` commands are built on.
 
-    Calls are as a client's own: thread-safe, and tried again while the connection to Redis is lost, which
-    changes nothing a second time. All of them raise `BrokerUnavailable` where Redis can't be reached or
-    refuses, and `BadSetting` for an empty name.
+    It is as thread-safe as its client, and retries while the connection to Redis is lost; a retried call
+    takes effect once. Every call raises `BrokerUnavailable` if Redis can't be reached or refuses, and
+    `BadSetting` for an empty name.
     """
 
     __slots__ = ("_operations", "_run", "_url")
@@ -35,11 +35,11 @@ class Admin:
         self._operations, self._run, self._url = operations, run, url
 
     def dead_letters(self, model: str | None = None, *, limit: int | None = 100) -> list[DeadLetter]:
-        """Jobs that ended because workers died over them, newest first.
+        """The dead letters, newest first: jobs that ended because workers died over them.
 
         Args:
-            model: only those of this one.
-            limit: at most this many, the newest; None is all.
+            model: only the dead letters of this model.
+            limit: return at most this many, the newest; None returns all.
         """
         return self._run(dead.read_dead(self._operations, model, limit))
 
@@ -52,11 +52,11 @@ class Admin:
         return self._run(dead.show_dead(self._operations, name))
 
     def requeue_dead_letter(self, letter: DeadLetter | str, *, from_scratch: bool = False) -> str:
-        """Queue the job of a dead letter again, as if no worker had died over it; gives the job's id.
+        """Queue a dead letter's job again with its attempts reset; returns the job's id.
 
         Args:
             letter: the letter, its id, or its job's.
-            from_scratch: forget what was generated; else the job resumes behind it.
+            from_scratch: discard what was generated instead of continuing after it.
 
         Raises:
             JobNotFound: the letter or its job is gone, or it never had one (`letter.has_job`).
@@ -64,7 +64,7 @@ class Admin:
         return self._run(dead.requeue_letter(self._operations, letter, from_scratch=from_scratch))
 
     def drop_dead_letter(self, letter: DeadLetter | str) -> str:
-        """Delete a dead letter, with its job's record and output; gives the job's id, empty if it had none.
+        """Delete a dead letter with its job's record and output; returns the job's id, empty if it had none.
 
         Args:
             letter: the letter, its id, or its job's.
@@ -75,11 +75,11 @@ class Admin:
         return self._run(dead.drop_letter(self._operations, letter))
 
     def tenants(self) -> dict[str, TenantPolicy]:
-        """The policies by tenant; that of `*` holds for all who have none."""
+        """The policies by tenant; `*` is the default, for tenants without a policy."""
         return self._run(tenants.list_policies(self._operations))
 
     def tenant(self, tenant: str) -> TenantPolicy:
-        """What holds for a tenant: its own policy, that of `*`, or no limit at all.
+        """The policy that applies to a tenant: its own, the default, or one without limits.
 
         Raises:
             BadPolicy: no tenant can have this name.
@@ -87,11 +87,11 @@ class Admin:
         return self._run(tenants.policy_of(self._operations, tenant))
 
     def set_tenant(self, tenant: str, **limits: Unpack[TenantLimits]) -> TenantPolicy:
-        """Set a tenant's policy; it holds at once, for every model.
+        """Set a tenant's policy, at once and for every model.
 
         Args:
-            tenant: its name, or `*` for all who have no policy.
-            limits: the fields of the `TenantPolicy`; what is None or not given is not limited.
+            tenant: its name, or `*` for the default.
+            limits: the fields of `TenantPolicy`; what is None or not given is not limited.
 
         Raises:
             BadPolicy: a limit is wrong, or no tenant can have this name.
@@ -99,7 +99,7 @@ class Admin:
         return self._run(tenants.set_policy(self._operations, tenant, limits))
 
     def drop_tenant(self, tenant: str) -> None:
-        """Forget a tenant's policy: what holds for all others holds for it too.
+        """Delete a tenant's policy; the default applies to it from then on.
 
         Raises:
             BadPolicy: no tenant can have this name.
@@ -107,7 +107,7 @@ class Admin:
         self._run(tenants.drop_policy(self._operations, tenant))
 
     def secrets(self, tenant: str) -> list[TenantSecret]:
-        """What signs a tenant's webhooks, the newest first.
+        """The secrets that sign a tenant's webhooks, newest first.
 
         Raises:
             BadPolicy: no tenant can have this name.
@@ -115,11 +115,11 @@ class Admin:
         return self._run(secrets.read_all(self._operations, tenant))
 
     def add_secret(self, tenant: str, secret: str | None = None) -> TenantSecret:
-        """Add a secret; all of a tenant's sign until they are dropped, so that one can replace another.
+        """Add a secret. All of a tenant's secrets sign until they are dropped, so one can replace another.
 
         Args:
             tenant: whose webhooks it signs.
-            secret: one of your own; a random one without it.
+            secret: the secret; a random one by default.
 
         Raises:
             BadPolicy: it can't sign, or the tenant has four already.
@@ -127,7 +127,7 @@ class Admin:
         return self._run(secrets.add(self._operations, tenant, secret))
 
     def drop_secret(self, tenant: str, secret_id: str) -> int:
-        """Drop one of a tenant's secrets, which signs no more after at most five seconds; how many are left.
+        """Drop a secret, which stops signing within five seconds; returns how many the tenant has left.
 
         Raises:
             BadPolicy: the tenant has no secret of that id.
@@ -139,7 +139,7 @@ class Admin:
 
         Args:
             state: only those in this state: `pending`, `delivered`, `failed`, `refused` or `disabled`.
-            limit: at most this many, the newest.
+            limit: return at most this many, the newest.
 
         Raises:
             BadSetting: there is no such state.
@@ -155,7 +155,7 @@ class Admin:
         return self._run(deliveries.find_delivery(self._operations, delivery_id))
 
     def replay_delivery(self, delivery_id: str) -> None:
-        """Send a delivery again, now, with the same id; its endpoint is taken for reachable.
+        """Send a delivery again now, with the same id, and treat its endpoint as reachable.
 
         Raises:
             DeliveryNotFound: there is none, or its retention has ended.
@@ -167,14 +167,17 @@ class Admin:
         return self._run(overview.read_workers(self._operations))
 
     def drain_worker(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:
-        """Have a worker hand its jobs over, with their tokens, and end within a second; gives what it was at.
+        """Have a worker hand over its jobs with their tokens and exit, within a second.
 
         Args:
-            worker_id: its id, or the unique beginning of it.
-            finish_s: its jobs may continue for this long, to end by themselves.
+            worker_id: its id, or a beginning that no other worker's id has.
+            finish_s: let its jobs finish for up to this many seconds first.
+
+        Returns:
+            The worker as it was when it was asked.
 
         Raises:
-            WorkerNotFound: no worker, or more than one, is named so.
+            WorkerNotFound: no worker, or more than one, has that name.
         """
         return self._run(overview.drain_worker(self._operations, worker_id, finish_s))
 
@@ -187,21 +190,20 @@ class Admin:
         return self._run(models.read_models(self._operations))
 
     def forget_model(self, model: str) -> None:
-        """Take a model that nobody serves any more off the list, so that jobs for it raise `UnknownModel`.
+        """Remove a model that nobody serves any more from the list; jobs for it raise `UnknownModel` then.
 
         Raises:
             UnknownModel: no worker has ever served it here.
-            ModelInUse: workers serve it, or jobs of it wait, run or are still told of.
+            ModelInUse: workers serve it, or its jobs or their callbacks are unfinished.
         """
         self._run(models.forget_model(self._operations, model))
 
     def doctor(self, *, machine: bool = True) -> list[Finding]:
-        """Look at Redis and the queue, as `headrace doctor` does, over a connection of its own.
+        """Check Redis and the queues as `headrace doctor` does, over a connection of its own.
 
-        A Redis that is away is a finding too, and no error.
+        A Redis that can't be reached is a finding, not an error.
 
         Args:
-            machine: look at this machine as well: packages, GPU, compiler. That imports torch where it is
-                installed.
+            machine: check this machine as well: packages, GPU, compiler. Imports torch if it is installed.
         """
         return list(doctor.examine(self._url, self._operations.settings, machine=machine))

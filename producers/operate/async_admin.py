@@ -24,7 +24,7 @@ class RunAsync(Protocol):
 
 
 class AsyncAdmin:
-    """What an operator sees and changes; `AsyncClient.admin`, which is `Admin` with `await`."""
+    """The operator's side of an `AsyncClient`: `Admin` with `await`."""
 
     __slots__ = ("_operations", "_run", "_url")
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Verdict(StrEnum):
-    """How bad it is."""
+    """How serious a finding is."""
 
     OK = "ok"
     WARN = "warn"
@@ -14,12 +14,13 @@ class Verdict(StrEnum):
 
 
 class Finding(BaseModel):
-    """One thing that was looked at.
+    """One thing that the doctor checked.
 
     Attributes:
-        check: what.
-        found: how it is.
-        advice: what to change; empty when nothing is to be.
+        check: what was checked, for example `eviction`, or `demo: outbox` of one model.
+        verdict: whether something should change (`warn`) or must (`fail`).
+        found: what was found.
+        advice: what to change; empty if nothing needs to.
     """
 
     model_config = ConfigDict(frozen=True)

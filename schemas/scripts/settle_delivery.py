@@ -1,14 +1,14 @@
 """Note what became of an attempt to deliver a webhook."""
 
 from ..redis.call import Call, script, text
-from ..webhooks.delivery import PER_ENDPOINT, Attempted, DeliveryState
+from ..webhooks.delivery import PER_ENDPOINT, DeliveryAttempt, DeliveryState
 from .claim_deliveries import DueDelivery
 
 
 def settle_delivery(
     due: DueDelivery,
     state: DeliveryState,
-    attempt: Attempted,
+    attempt: DeliveryAttempt,
     retention_s: float,
     *,
     delay_s: float = 0.0,

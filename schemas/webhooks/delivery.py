@@ -27,8 +27,8 @@ class DeliveryState(StrEnum):
     """The endpoint answered 410 Gone, to this delivery or an earlier one."""
 
 
-class Attempted(BaseModel):
-    """One attempt.
+class DeliveryAttempt(BaseModel):
+    """One attempt to deliver a webhook.
 
     Attributes:
         at_ms: when it ended, by Redis's clock.
@@ -46,7 +46,7 @@ class Attempted(BaseModel):
 
 
 class Delivery(BaseModel):
-    """One delivery. The payload and secrets are not shown.
+    """One webhook delivery, without its payload and secrets.
 
     Attributes:
         id: the `webhook-id` that the receiver sees.
@@ -69,13 +69,13 @@ class Delivery(BaseModel):
     state: DeliveryState
     created_ms: int
     attempts: int = 0
-    history: tuple[Attempted, ...] = ()
+    history: tuple[DeliveryAttempt, ...] = ()
     next_ms: int | None = None
 
     @property
-    def last(self) -> Attempted:
+    def last(self) -> DeliveryAttempt:
         """The latest attempt; an empty one if there has been none."""
-        return self.history[-1] if self.history else Attempted()
+        return self.history[-1] if self.history else DeliveryAttempt()
 
     @classmethod
     def of(cls, delivery_id: str, fields: Mapping[bytes, bytes]) -> Self:

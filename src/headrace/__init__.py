@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .schemas.scripts.cancel import CancelStatus
     from .schemas.settings.queue import Limits
     from .schemas.tenants import TenantPolicy
-    from .schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
+    from .schemas.webhooks.delivery import Delivery, DeliveryAttempt, DeliveryState, TenantSecret
 
 __version__ = "0.1.0"
 
@@ -69,6 +69,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetterDetails",
     "Delivery",
+    "DeliveryAttempt",
     "DeliveryNotFound",
     "DeliveryState",
     "Finding",
@@ -120,7 +121,7 @@ _HOMES = {
     "schemas.scripts.cancel": ("CancelStatus",),
     "schemas.settings.queue": ("Limits",),
     "schemas.tenants": ("TenantPolicy",),
-    "schemas.webhooks.delivery": ("Delivery", "DeliveryState", "TenantSecret"),
+    "schemas.webhooks.delivery": ("Delivery", "DeliveryAttempt", "DeliveryState", "TenantSecret"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -24,7 +24,7 @@ from headrace.schemas.scripts import (
 )
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.tenants import VERSION
-from headrace.schemas.webhooks.delivery import Attempted
+from headrace.schemas.webhooks.delivery import DeliveryAttempt
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -134,7 +134,7 @@ def operated(lossy, redis):
 def send(redis, state):
     """Try the delivery that is due, which ends so."""
     (due,) = run(redis, claim_deliveries(TAG, 1, 60, "n")).due
-    assert run(redis, settle_delivery(due, state, Attempted(), 600))
+    assert run(redis, settle_delivery(due, state, DeliveryAttempt(), 600))
 
 
 def test_a_dead_letter_queued_again_whose_reply_was_lost_is_told_as_queued(operated, redis):

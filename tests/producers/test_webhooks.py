@@ -11,7 +11,7 @@ from headrace.producers.operate import secrets
 from headrace.schemas import keys
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.scripts import accept_delivery, claim_deliveries, run, settle_delivery
-from headrace.schemas.webhooks.delivery import Attempted, DeliveryState, read_secrets
+from headrace.schemas.webhooks.delivery import DeliveryAttempt, DeliveryState, read_secrets
 from headrace.schemas.webhooks.signing import check_secret
 
 TAG = Tag("demo")
@@ -43,7 +43,7 @@ def deliver(redis):
         assert run(redis, call)
         if state is not None:
             (due,) = run(redis, claim_deliveries(TAG, 1, 60, "n")).due
-            attempt = Attempted(status=500, took_s=0.25, error="500 Internal Server Error")
+            attempt = DeliveryAttempt(status=500, took_s=0.25, error="500 Internal Server Error")
             assert run(redis, settle_delivery(due, state, attempt, 600))
         return f"msg_{job_id.partition('.')[0]}_{entry}"
 
@@ -96,7 +96,7 @@ def test_show_says_in_words_when_it_is_tried_next_and_what_to_do(cli, deliver, r
     pending = deliver(url="https://other.example/")
     due = next(due for due in run(redis, claim_deliveries(TAG, 10, 60, "n")).due if due.id == pending)
     assert "an attempt is under way" in cli("webhooks", "show", pending)
-    later = Attempted(status=500, took_s=0.25, error="500")
+    later = DeliveryAttempt(status=500, took_s=0.25, error="500")
     assert run(redis, settle_delivery(due, DeliveryState.PENDING, later, 600, delay_s=3600))
     assert re.search(r"^next try .* \(in (59 min|1 h).*\)$", cli("webhooks", "show", pending), re.MULTILINE)
 

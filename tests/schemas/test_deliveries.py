@@ -19,7 +19,7 @@ from headrace.schemas.scripts import (
     run,
     settle_delivery,
 )
-from headrace.schemas.webhooks.delivery import PER_ENDPOINT, Attempted, DeliveryState, endpoint_id
+from headrace.schemas.webhooks.delivery import PER_ENDPOINT, DeliveryAttempt, DeliveryState, endpoint_id
 
 URL = "https://example.com/hook"
 LEASE_S = 30.0
@@ -70,7 +70,7 @@ class Deliveries:
 
     def settle(self, due: DueDelivery, state: str = "delivered", delay_s: float = 0.0) -> bool:
         status = {"delivered": 200, "disabled": 410}.get(state, 503)
-        attempt = Attempted(status=status, took_s=0.1)
+        attempt = DeliveryAttempt(status=status, took_s=0.1)
         return self.call(settle_delivery(due, DeliveryState(state), attempt, RETENTION_S, delay_s=delay_s))
 
     def fail(self, times: int, delay_s: float = 0.0) -> None:

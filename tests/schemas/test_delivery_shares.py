@@ -15,7 +15,7 @@ from headrace.schemas.scripts import (
     run_many,
     settle_delivery,
 )
-from headrace.schemas.webhooks.delivery import Attempted, DeliveryState, endpoint_id, origin_id
+from headrace.schemas.webhooks.delivery import DeliveryAttempt, DeliveryState, endpoint_id, origin_id
 
 TAG = Tag("m")
 AT_ONCE = 64
@@ -171,7 +171,7 @@ def test_a_delivery_that_was_damaged_keeps_no_other_from_being_sent(sender: Send
     else:
         redis.hset(damaged, field, value)
     for due in sender.claim():
-        run(redis, settle_delivery(due, DeliveryState.DELIVERED, Attempted(status=200), 60))
+        run(redis, settle_delivery(due, DeliveryState.DELIVERED, DeliveryAttempt(status=200), 60))
     whole = next(key for key in redis.scan_iter(f"{TAG.base}:delivery:*") if key != damaged)
     assert redis.hget(whole, "state") == b"delivered"
 
@@ -183,7 +183,7 @@ def test_an_endpoint_whose_record_was_damaged_is_sent_to_all_the_same(sender: Se
     redis.hset(endpoint, field, "x")
     redis.expire(endpoint, 60)
     (due,) = sender.claim()
-    run(redis, settle_delivery(due, DeliveryState.PENDING, Attempted(status=500), 60, delay_s=5))
+    run(redis, settle_delivery(due, DeliveryState.PENDING, DeliveryAttempt(status=500), 60, delay_s=5))
     assert redis.hget(endpoint, "failures") == b"1"
 
 

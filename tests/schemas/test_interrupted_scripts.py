@@ -39,7 +39,7 @@ from headrace.schemas.scripts import (
     upkeep,
 )
 from headrace.schemas.scripts.claim import ClaimRequest
-from headrace.schemas.webhooks.delivery import Attempted, DeliveryState, endpoint_id
+from headrace.schemas.webhooks.delivery import DeliveryAttempt, DeliveryState, endpoint_id
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -243,14 +243,14 @@ class Scenarios:
         return taken
 
     def settle_delivery(self, queue):
-        return settle_delivery(self._taken(queue), DeliveryState.DELIVERED, Attempted(), 600)
+        return settle_delivery(self._taken(queue), DeliveryState.DELIVERED, DeliveryAttempt(), 600)
 
     def settle_delivery_that_failed(self, queue):
-        return settle_delivery(self._taken(queue), DeliveryState.PENDING, Attempted(), 600, delay_s=5)
+        return settle_delivery(self._taken(queue), DeliveryState.PENDING, DeliveryAttempt(), 600, delay_s=5)
 
     def replay_delivery(self, queue):
         due = self._taken(queue)
-        queue.call(settle_delivery(due, DeliveryState.FAILED, Attempted(), 600))
+        queue.call(settle_delivery(due, DeliveryState.FAILED, DeliveryAttempt(), 600))
         return replay_delivery(queue.tag, due.id)
 
 

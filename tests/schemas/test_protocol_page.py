@@ -43,7 +43,7 @@ from headrace.schemas.scripts import (
 from headrace.schemas.scripts.advance import AdvanceStatus
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.webhooks.delivery import (
-    Attempted,
+    DeliveryAttempt,
     DeliveryState,
     TenantSecret,
     delivery_id,
@@ -172,7 +172,7 @@ def deliver(queue, redis, seen: Seen) -> None:
     queue.call(accept(tag, entry_id.decode()))
     (due,) = queue.call(claim_deliveries(tag, 1, 60, "n")).due
     seen.look(redis, tag)
-    queue.call(settle_delivery(due, DeliveryState.PENDING, Attempted(status=500), 60))
+    queue.call(settle_delivery(due, DeliveryState.PENDING, DeliveryAttempt(status=500), 60))
     seen.look(redis, tag)
 
 
@@ -203,7 +203,7 @@ def test_every_field_of_a_delivery_is_in_the_table_and_the_other_way_round(seen)
     states = next(meaning for cell, meaning in table("field of a delivery") if cell == "`state`")
     assert names(states) == [state.value for state in DeliveryState]
     history = next(meaning for cell, meaning in table("field of a delivery") if "`history`" in cell)
-    assert set(re.findall(r'"(\w+)"', history)) == set(Attempted.model_fields)
+    assert set(re.findall(r'"(\w+)"', history)) == set(DeliveryAttempt.model_fields)
     secrets = next(holds for cell, _, holds in table("key |") if keys.webhook_secrets("<tenant>") in cell)
     assert set(re.findall(r'"(\w+)"', secrets)) == set(TenantSecret.model_fields)
     assert delivery_id("ULID.0.m", "1-0") == "msg_ULID_1-0"
@@ -261,7 +261,7 @@ def test_scripts_take_as_many_arguments_as_the_table_names():
         drain(tag, "w", 1),
         accept(tag, "1-0"),
         claim_deliveries(tag, 1, 1, "n"),
-        settle_delivery(due, DeliveryState.DELIVERED, Attempted(), 60),
+        settle_delivery(due, DeliveryState.DELIVERED, DeliveryAttempt(), 60),
         replay_delivery(tag, "d"),
     ]
     fields = {"accept_delivery": 6}  # which the page names, and their values, which it does not

@@ -26,7 +26,7 @@ from ...schemas.errors import BrokerUnavailable
 from ...schemas.keys import Tag
 from ...schemas.redis.connection import broker_errors, connect_async
 from ...schemas.scripts import DeliveriesReply, DueDelivery, claim_deliveries, run_async, settle_delivery
-from ...schemas.webhooks.delivery import Attempted, DeliveryState, read_secrets
+from ...schemas.webhooks.delivery import DeliveryAttempt, DeliveryState, read_secrets
 from ...telemetry.seldom import Seldom
 from ..settings import CallbacksSettings
 from .metrics import CallbackMetrics
@@ -158,7 +158,7 @@ class Deliveries:
         state, delay_s = self._what_follows(due, attempt)
         self._metrics.attempted(state.value, attempt.took_s)
         log.info("webhook", id=due.id, state=state.value, status=attempt.status, error=attempt.error)
-        noted = Attempted(status=attempt.status, took_s=round(attempt.took_s, 3), error=attempt.error)
+        noted = DeliveryAttempt(status=attempt.status, took_s=round(attempt.took_s, 3), error=attempt.error)
         call = settle_delivery(due, state, noted, self._settings.webhook_retention_s, delay_s=delay_s)
         while time.monotonic() < give_up_at:
             try:
