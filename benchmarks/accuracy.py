@@ -15,12 +15,12 @@ from torch import Tensor
 
 import headrace.workers
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
-from headrace.engine.batch import StepInput
 from headrace.engine.models.cache import KVCache
 from headrace.engine.models.config import ModelConfig, load_config
 from headrace.engine.models.decoder import Model
 from headrace.engine.models.source import read_json
 from headrace.engine.models.weights import load_decoder
+from headrace.engine.step_input import StepInput
 
 from .machine import machine, save
 from .tables import accuracy_table

@@ -1,16 +1,26 @@
-"""Continuous batching over paged KV: token ids in, token ids out."""
+"""Continuous batching over paged KV: token ids in, token ids out.
 
-from .config import EngineConfig
-from .engine import Engine, EngineStats
-from .errors import ModelError, RequestError, is_out_of_memory
-from .executor import Executor, ModelInfo
-from .fingerprint import model_fingerprint
-from .request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
-from .self_test import self_test
+Names are imported when they are first used: what plans steps (scheduler, pages, pacing) and what describes
+engines needs no torch, and whoever imports only that does not wait for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import EngineConfig
+    from .engine import Engine
+    from .errors import ModelError, RequestError, is_out_of_memory
+    from .fingerprint import model_fingerprint
+    from .first_tokens import self_test
+    from .protocol import EngineProtocol, EngineStats, ModelInfo
+    from .request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
+    from .step_input import Executor
 
 __all__ = [
     "Engine",
     "EngineConfig",
+    "EngineProtocol",
     "EngineStats",
     "Executor",
     "FinishReason",
@@ -25,3 +35,28 @@ __all__ = [
     "model_fingerprint",
     "self_test",
 ]
+
+_HOMES = {
+    "config": ("EngineConfig",),
+    "engine": ("Engine",),
+    "errors": ("ModelError", "RequestError", "is_out_of_memory"),
+    "fingerprint": ("model_fingerprint",),
+    "first_tokens": ("self_test",),
+    "protocol": ("EngineProtocol", "EngineStats", "ModelInfo"),
+    "request": ("FinishReason", "Progress", "Request", "SamplingParams", "TokenLogprobs"),
+    "step_input": ("Executor",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,6 @@ decode step is a handful of vectorised operations however many sequences it has.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,33 +13,7 @@ from torch import Tensor
 
 from .scheduler import Chunk
 from .sequence import Sequence
-
-
-@dataclass(slots=True)
-class StepInput:
-    """One step's input: T query tokens of B sequences, S of which get a new token.
-
-    Attributes:
-        token_ids, positions, slots: int64 [T]; a slot is page * page_size + offset.
-        query_starts: int32 [B + 1].
-        context_lens: int32 [B], this step's tokens included.
-        block_tables: int32 [B, P].
-        sampled: int64 [S], the query rows whose logits are wanted; None when they are all T in order.
-        max_rows, max_context: no sequence has more tokens in this step, or in the cache; None where the
-            arrays alone say so.
-        logits: float32 [S, vocab], where the logits should go; None where they get memory of their own.
-    """
-
-    token_ids: Tensor
-    positions: Tensor
-    slots: Tensor
-    query_starts: Tensor
-    context_lens: Tensor
-    block_tables: Tensor
-    sampled: Tensor | None
-    max_rows: int | None = None
-    max_context: int | None = None
-    logits: Tensor | None = None
+from .step_input import StepInput
 
 
 class Batch:

@@ -3,19 +3,21 @@
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .config import EngineConfig
 from .errors import RequestError, is_of_the_device, is_out_of_memory
-from .executor import Executor, ModelInfo, load_executor
+from .loading import load_executor
 from .pacing import Load, Pacer
 from .pages import PagePool
+from .protocol import EngineStats, ModelInfo
 from .request import FinishReason, Progress, Request
 from .sampling.parameters import computable
 from .sampling.sampler import Sampled
 from .scheduler import Chunk, Scheduler
 from .sequence import Sequence
 from .step import Flight, PlainSteps, Steps
+from .step_input import Executor
 
 MOST_BLAMED = 8
 """Sequences in a row that may fail alone, with no step between them that went well. More of them are not to
@@ -27,30 +29,6 @@ _UNSAMPLED = (
 )
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, frozen=True)
-class EngineStats:
-    """The engine now, and counters since its start.
-
-    Attributes:
-        tokens_held: tokens whose keys and values lie in held pages; shared ones count for each holder.
-        host_s: seconds that all steps took on the host besides computing models or waiting for the device.
-    """
-
-    running: int
-    waiting: int
-    pages_total: int
-    pages_free: int
-    pages_cached: int
-    pages_held: int
-    tokens_held: int
-    preemptions: int
-    prefix_query_tokens: int
-    prefix_hit_tokens: int
-    steps: int
-    step_tokens: int
-    host_s: float
 
 
 class Engine:

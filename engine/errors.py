@@ -1,7 +1,5 @@
 """What can go wrong in the engine, as exceptions a caller can tell apart."""
 
-import torch
-
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "not enough memory", "could not create a memory object"),
     *("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
@@ -16,9 +14,10 @@ class ModelError(ValueError):
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device or the machine had no memory for a step: it can be tried with less.
 
-    torch has a class of its own for what its GPU allocator lacks; all others raise RuntimeError.
+    torch has a class of its own for what its GPU allocator lacks, which is told by its name, so that nobody
+    imports torch to ask; all others raise RuntimeError.
     """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     message = str(error)
     return isinstance(error, RuntimeError) and any(sign in message for sign in _OUT_OF_MEMORY)

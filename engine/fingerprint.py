@@ -15,7 +15,8 @@ from typing import Any
 
 from .config import EngineConfig
 from .errors import ModelError
-from .executor import dtype_of, model_folder
+from .hub import model_folder
+from .loading import dtype_of
 from .models import load_config, read_configs
 from .models.checkpoint import shards
 

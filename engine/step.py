@@ -12,10 +12,10 @@ import numpy as np
 
 from .batch import Batch
 from .config import EngineConfig
-from .executor import Executor
 from .sampling.sampler import Sampled, Sampler
 from .scheduler import Chunk
 from .sequence import Sequence
+from .step_input import Executor
 
 
 class Flight(Protocol):

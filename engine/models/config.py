@@ -4,7 +4,7 @@ One decoder serves all families here; a family is a set of switches. What a chec
 decoder can't do is refused with the reason, never ignored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +60,21 @@ class ModelConfig:
     dtype: str | None
     int4: Int4Format | None
     mixture: Mixture | None
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights, those of all experts included; norms and biases are not counted."""
+        attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_dim * self.hidden_size
+        embeddings = (1 if self.tie_embeddings else 2) * self.vocab_size * self.hidden_size
+        return self.num_layers * attention + sum(self._mlps()) * self.hidden_size + embeddings
+
+    def _mlps(self) -> Iterator[int]:
+        """The parameters of each layer's MLPs, by input."""
+        for index in range(self.num_layers):
+            if self.mixture is not None and self.mixture.sparse[index]:
+                yield self.mixture.experts * (3 * self.mixture.intermediate_size + 1)
+            else:
+                yield 3 * self.intermediate_size
 
 
 def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:

@@ -15,7 +15,7 @@ from ...kernels.attention import paged_attention
 from ...kernels.compiled import CompiledDecoder
 from ...kernels.norm import add_rms_norm, rms_norm
 from ...kernels.rope_cache import rope_and_cache
-from ..batch import StepInput
+from ..step_input import StepInput
 from .cache import KVCache
 from .config import ModelConfig
 from .layers import DenseLayer, SparseLayer

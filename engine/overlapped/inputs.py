@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...kernels.sample import SampleNeeds
-from ..batch import Batch, StepInput
+from ..batch import Batch
 from ..sampling.rows import RowParams
 from ..scheduler import Chunk
+from ..step_input import StepInput
 from .shapes import PaddedShapes, StepShape
 
 Array = TypeVar("Array", NDArray[np.generic], Tensor)

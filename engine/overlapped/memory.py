@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels.sample import SampleNeeds, SamplingTable, sample
-from ..batch import StepInput
 from ..config import EngineConfig
 from ..errors import ModelError, is_out_of_memory
 from ..models.cache import KVCache, kv_dtype
 from ..models.decoder import Model
+from ..step_input import StepInput
 from .inputs import buffer_bytes
 from .shapes import shapes_for
 

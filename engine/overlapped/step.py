@@ -22,11 +22,11 @@ from ...kernels.sample import Sampled as SampledOnDevice
 from ...kernels.sample import SampleNeeds, SamplingTable, sample
 from ..batch import Batch
 from ..config import EngineConfig
-from ..executor import Executor
 from ..sampling.rows import RowParams
 from ..sampling.sampler import Sampled
 from ..scheduler import Chunk
 from ..sequence import Sequence
+from ..step_input import Executor
 from .graphs import CudaGraphs, Graphs, NoGraphs
 from .inputs import Packed, PackedInputs
 from .results import Pending, Results

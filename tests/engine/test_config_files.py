@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from headrace.engine import EngineConfig, ModelError
-from headrace.engine.executor import load_executor
+from headrace.engine.loading import load_executor
 from headrace.engine.models import load_config
 from headrace.engine.models.config import FAMILIES
 from headrace.engine.models.source import DEFAULTS

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from headrace.engine import EngineConfig, ModelError, Request, SamplingParams
-from headrace.engine.executor import load_executor
+from headrace.engine.loading import load_executor
 from headrace.engine.overlapped.graphs import CudaGraphs
 from headrace.engine.overlapped.inputs import Arrays, _split, packed_bytes
 from headrace.engine.overlapped.shapes import PaddedShapes, StepShape

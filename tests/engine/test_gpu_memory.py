@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headrace.engine import EngineConfig, ModelError
-from headrace.engine.executor import _device, load_executor
+from headrace.engine.loading import _device, load_executor
 from headrace.engine.overlapped.memory import kv_memory
 
 MIB, GIB = 1 << 20, 1 << 30

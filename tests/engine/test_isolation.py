@@ -7,7 +7,7 @@ import torch
 
 from headrace.engine import Engine, EngineConfig, FinishReason, Request, RequestError, SamplingParams
 from headrace.engine.engine import MOST_BLAMED
-from headrace.engine.executor import load_executor
+from headrace.engine.loading import load_executor
 
 from .conftest import greedy, prompt, run
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
-from .engine import Engine
 from .errors import ModelError, is_out_of_memory
+from .protocol import EngineProtocol
 from .request import FinishReason, Request, SamplingParams
 
 _TOKENS = 2
 """The first follows from a prompt, the second from a decode."""
 
 
-def self_test(engine: Engine) -> None:
+def self_test(engine: EngineProtocol) -> None:
     """Generate after single tokens from the beginning, the middle and the end of the vocabulary.
 
     One that brings nothing may be a token that was never trained; where all do, it is the model.
@@ -40,7 +40,7 @@ def self_test(engine: Engine) -> None:
         raise ModelError(f"the model gives no token whatever the prompt: {errors[0]}")
 
 
-def _errors(engine: Engine) -> Iterator[str]:
+def _errors(engine: EngineProtocol) -> Iterator[str]:
     while engine.has_work:
         for progress in engine.step():
             if progress.finish_reason is FinishReason.ERROR:

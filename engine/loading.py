@@ -1,0 +1,98 @@
+"""From a model's name to an executor that computes it: its files, its type, its device, its weights."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from ..kernels import native
+from .config import EngineConfig
+from .errors import ModelError
+from .executor import ModelExecutor
+from .hub import model_folder
+from .models import ModelConfig, load_config, load_decoder, read_configs
+from .models.checkpoint import refuse_other_folders, stored_dtype
+from .protocol import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+
+def load_executor(config: EngineConfig) -> ModelExecutor:
+    """Load the model that `config` names.
+
+    Raises:
+        ModelError: there is no such model, it can't be read, or it does not fit; the message says why.
+    """
+    if config.threads is not None:
+        if config.threads > (cores := os.cpu_count() or 1):
+            logger.warning(
+                "threads is %d, this machine has %d cores: fewer are faster", config.threads, cores
+            )
+        torch.set_num_threads(config.threads)
+    device = _device(config.device)
+    if device.type == "cpu":
+        native.shared_library()  # built here on a machine's first run, not in the middle of a step
+    folder = model_folder(config.model)
+    if not (folder / "config.json").exists():
+        refuse_other_folders(folder)
+    model = load_config(config.model, *read_configs(folder, logger.warning))
+    dtype = dtype_of(config, model, folder)
+    context = config.max_context_tokens or model.context_tokens
+    if context > model.context_tokens:
+        raise ModelError(
+            f"max_context_tokens is {context}, but {config.model} takes {model.context_tokens} "
+            "(max_position_embeddings in its config.json); lower it or leave it unset"
+        )
+    with torch.inference_mode():
+        decoder = load_decoder(
+            folder,
+            model,
+            dtype,
+            device,
+            positions=context,
+            rows_hint=config.max_batch_size,
+            int8=config.quantization == "int8",
+            fp8_cache=config.kv_dtype == "fp8",
+        )
+    info = ModelInfo(
+        family=model.family,
+        vocab_size=model.vocab_size,
+        context_tokens=context,
+        eos_token_ids=tuple(token_id for token_id in model.eos_token_ids if 0 <= token_id < model.vocab_size),
+        num_parameters=model.num_parameters,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+    return ModelExecutor(decoder, config, info, device)
+
+
+def dtype_of(config: EngineConfig, model: ModelConfig, folder: Path) -> torch.dtype:
+    """What a model is computed in: what `config` says, else its config.json, else the type of its tensors.
+
+    Raises:
+        ModelError: config.json names a type that torch does not know.
+    """
+    if config.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        return dtype
+    if model.dtype is None:
+        return stored_dtype(folder)
+    known = getattr(torch, model.dtype.removeprefix("torch."), None)
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise ModelError(
+            f"{config.model}: config.json has dtype={model.dtype!r}, which torch does not know as a float"
+        )
+    return known
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"device {name!r}: there is no CUDA GPU here (or torch was built without CUDA); use cpu"
+        )
+    if device.type == "cuda":
+        # An engine process has one GPU: kernels are launched on the current one.
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    return device
