@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import EngineConfig
     from .engine import Engine
-    from .errors import ModelError, RequestError, is_out_of_memory
+    from .errors import ModelError, RequestError, UnknownEngine, is_out_of_memory
     from .fingerprint import model_fingerprint
     from .first_tokens import self_test
     from .protocol import EngineProtocol, EngineStats, ModelInfo
+    from .registry import EngineSpec, engine_spec, register
     from .request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
     from .step_input import Executor
 
@@ -21,6 +22,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineProtocol",
+    "EngineSpec",
     "EngineStats",
     "Executor",
     "FinishReason",
@@ -31,18 +33,22 @@ __all__ = [
     "RequestError",
     "SamplingParams",
     "TokenLogprobs",
+    "UnknownEngine",
+    "engine_spec",
     "is_out_of_memory",
     "model_fingerprint",
+    "register",
     "self_test",
 ]
 
 _HOMES = {
     "config": ("EngineConfig",),
     "engine": ("Engine",),
-    "errors": ("ModelError", "RequestError", "is_out_of_memory"),
+    "errors": ("ModelError", "RequestError", "UnknownEngine", "is_out_of_memory"),
     "fingerprint": ("model_fingerprint",),
     "first_tokens": ("self_test",),
     "protocol": ("EngineProtocol", "EngineStats", "ModelInfo"),
+    "registry": ("EngineSpec", "engine_spec", "register"),
     "request": ("FinishReason", "Progress", "Request", "SamplingParams", "TokenLogprobs"),
     "step_input": ("Executor",),
 }

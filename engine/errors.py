@@ -11,6 +11,10 @@ class ModelError(ValueError):
     """The model can't be loaded; the message says what is wrong with it and what is supported."""
 
 
+class UnknownEngine(ModelError):
+    """There is no engine of the name that was asked for; the message lists those that exist."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device or the machine had no memory for a step: it can be tried with less.
 

@@ -24,6 +24,7 @@ class WorkerSettings(CelerySettings):
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is the checkpoint's own.
         quantization: `int8` stores weights as bytes; for bfloat16 on a CPU.
+        engine: name of the engine to compute with: `headrace`, or one that an installed package provides.
         engines: number of engine processes on this machine, which share its GPUs and CPU cores.
         page_size: tokens per KV page.
         num_pages: KV pages per engine; by default derived from `kv_memory_bytes`.
@@ -68,6 +69,7 @@ class WorkerSettings(CelerySettings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["int8"] | None = None
+    engine: Annotated[str, Field(min_length=1)] = "headrace"
     engines: Annotated[int, Field(ge=1, le=64)] = 1
     page_size: Annotated[int, Field(ge=1, le=256)] = 16
     num_pages: Annotated[int, Field(ge=2)] | None = None

@@ -23,7 +23,16 @@ import torch
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
-from ...engine import Engine, EngineConfig, ModelError, is_out_of_memory, model_fingerprint, self_test
+from ...engine import (
+    EngineConfig,
+    EngineProtocol,
+    EngineSpec,
+    ModelError,
+    engine_spec,
+    is_out_of_memory,
+    self_test,
+)
+from ...engine.registry import DEFAULT
 from ...schemas import keys
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.redis.connection import broker_errors, check_version, connect, connection_lost, server_info
@@ -79,11 +88,14 @@ def main(pipe_fd: int) -> int:
 
 
 def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: EnginePipe) -> Runner:
+    spec = engine_spec(settings.engine)
     model = resolve_model(settings.model)
     check_files(model)
     limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
     places = Places(Order(model, settings.show_prompts, *limits, settings.sanitize_control_tokens))
-    engine, tokenizer, fingerprint = _load(_engine_config(settings, launch, model), places)
+    engine, tokenizer, fingerprint = _load(spec, _engine_config(settings, launch, model), places)
+    if settings.engine != DEFAULT:  # another engine's tokens are others, whatever the model
+        fingerprint = _digest(f"{fingerprint} by {settings.engine}")
     tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
     redis = connect(settings.redis_url, socket_timeout=socket_timeout_s(settings.lease_s))
     facts: dict[str, str | int] = {
@@ -125,12 +137,12 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
     return Runner(settings, engine, queue, metrics.Metrics(name), pipe, name)
 
 
-def _load(config: EngineConfig, places: Places) -> tuple[Engine, TokenText, str]:
+def _load(spec: EngineSpec, config: EngineConfig, places: Places) -> tuple[EngineProtocol, TokenText, str]:
     """The engine, the tokenizer, and the fingerprint of the two, which is computed beside their loading."""
     beside = ThreadPoolExecutor(1)
     try:
-        weights = beside.submit(model_fingerprint, config)
-        engine = Engine(config)
+        weights = beside.submit(spec.fingerprint_of, config)
+        engine = spec.load(config)
         self_test(engine)
         tokenizer, fingerprint = places.tokenizer()
         identity = weights.result() + fingerprint
@@ -145,7 +157,11 @@ def _load(config: EngineConfig, places: Places) -> tuple[Engine, TokenText, str]
         raise ModelError(_sentence(config.model, error)) from error
     finally:
         beside.shutdown(wait=False)  # what can't be served ends at once, and not when all of it is hashed
-    return engine, tokenizer, blake2b(identity.encode(), digest_size=8).hexdigest()
+    return engine, tokenizer, _digest(identity)
+
+
+def _digest(identity: str) -> str:
+    return blake2b(identity.encode(), digest_size=8).hexdigest()
 
 
 def _sentence(model: str, error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
 
-from ...engine import Engine, FinishReason, Progress, RequestError
+from ...engine import EngineProtocol, FinishReason, Progress, RequestError
 from ...schemas.events import FailureCode, FinishReasonName, JobState
 from ...schemas.scripts import Advance, AdvanceStatus, ReleaseReason
 from ..metrics import Metrics
@@ -59,7 +59,7 @@ class Roster:
         urgent: there is something that a reader should not wait for: a first token or an end.
     """
 
-    engine: Engine
+    engine: EngineProtocol
     tokenizer: TokenText
     metrics: Metrics
     estimates: Estimates = field(default_factory=Estimates)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from ...engine import Engine
+from ...engine import EngineProtocol
 from ...schemas.errors import BrokerUnavailable
 from ...schemas.job import SCHEMA_VERSION
 from ...schemas.scripts import ReleaseReason
@@ -47,7 +47,7 @@ class Runner:
     def __init__(
         self,
         settings: WorkerSettings,
-        engine: Engine,
+        engine: EngineProtocol,
         queue: Queue,
         metrics: Metrics,
         pipe: EnginePipe,

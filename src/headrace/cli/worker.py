@@ -21,6 +21,9 @@ def worker(
     quantization: Annotated[
         str | None, typer.Option(help="int8 stores weights as bytes; for bfloat16 on a CPU.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine to compute with: headrace, or one from an installed package.")
+    ] = None,
     engines: Annotated[
         int | None, typer.Option(help="Number of engine processes, which share the GPUs and cores.")
     ] = None,

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from headrace.engine import EngineConfig, ModelError
+from headrace.engine import EngineConfig, EngineSpec, ModelError
 from headrace.schemas.errors import BadSetting
 from headrace.workers.engine_process import main as engine_process
 from headrace.workers.models import NotAFile, check_files, name_to_serve
@@ -78,14 +78,13 @@ class NoPlaces:
         (ModelError("its own words"), r"^its own words$"),
     ],
 )
-def test_all_that_loading_raises_is_one_sentence(monkeypatch, raised, sentence):
+def test_all_that_loading_raises_is_one_sentence(raised, sentence):
     def failing(config):
         raise raised
 
-    monkeypatch.setattr(engine_process, "Engine", failing)
-    monkeypatch.setattr(engine_process, "model_fingerprint", lambda config: "f")
+    spec = EngineSpec(failing, fingerprint=lambda config: "f")
     with pytest.raises(ModelError, match=sentence):
-        engine_process._load(EngineConfig(model="m"), NoPlaces())
+        engine_process._load(spec, EngineConfig(model="m"), NoPlaces())
 
 
 @pytest.mark.parametrize("name", ["my model", "-dash", "ü", "a" * 129, "a:b", "/"])

@@ -1,0 +1,160 @@
+"""Whether an engine keeps what `EngineProtocol` promises: checks that any engine can be run through.
+
+Each of `CHECKS` takes a fresh engine that runs nothing and raises AssertionError at the first broken promise:
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def test_mine_conforms(check):
+        check(load(EngineConfig(model="folder", max_batch_size=4)))
+
+The engine's model has 16 tokens or more, its capacity is 64 tokens or more.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from .errors import RequestError
+from .protocol import EngineProtocol
+from .request import FinishReason, Progress, Request, SamplingParams
+
+_MOST_STEPS = 10_000
+"""An engine that has work for more of them makes no progress."""
+
+_GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
+_SAMPLED = replace(_GREEDY, temperature=1.0, seed=7)
+
+
+def an_idle_engine_has_all_its_room(engine: EngineProtocol) -> None:
+    """It has no work, all its room, and knows nobody."""
+    assert not engine.has_work
+    assert engine.step() == []
+    assert engine.free_slots > 0
+    assert engine.free_tokens >= engine.capacity_tokens > 0
+    assert engine.free_tokens % engine.page_size == 0
+    assert engine.capacity_tokens <= engine.model_info.context_tokens
+    assert engine.held_tokens("nobody") == 0
+    assert not engine.cancel("nobody")
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    engine.check()
+
+
+def a_request_gets_its_tokens_and_gives_its_room_back(engine: EngineProtocol) -> None:
+    """As many tokens as were asked for, one end, and then the engine is as it was."""
+    room = engine.free_slots, engine.free_tokens
+    (progress,) = _run(engine, Request("a", _prompt(engine), _GREEDY)).values()
+    assert len(_tokens(progress)) == _GREEDY.max_tokens
+    assert all(0 <= token_id < engine.model_info.vocab_size for token_id in _tokens(progress))
+    assert [each.finish_reason for each in progress if each.finish_reason] == [FinishReason.LENGTH]
+    assert progress[-1].finish_reason is FinishReason.LENGTH
+    assert (engine.free_slots, engine.free_tokens, engine.held_tokens("a")) == (*room, 0)
+
+
+def a_running_request_holds_room(engine: EngineProtocol) -> None:
+    """A slot and tokens in whole pages, which its cancellation gives back."""
+    room = engine.free_slots, engine.free_tokens
+    engine.submit(Request("a", _prompt(engine), replace(_GREEDY, max_tokens=32)))
+    engine.step()
+    held = engine.held_tokens("a")
+    assert held > 0
+    assert held % engine.page_size == 0
+    assert engine.free_slots == room[0] - 1
+    assert engine.free_tokens <= room[1] - held
+    assert engine.stats().running + engine.stats().waiting == 1
+    assert engine.cancel("a")
+    assert not engine.cancel("a")
+    assert _run(engine) == {}
+    assert (engine.free_slots, engine.free_tokens, engine.held_tokens("a")) == (*room, 0)
+    engine.check()
+
+
+def what_can_not_run_is_refused_alone(engine: EngineProtocol) -> None:
+    """RequestError for a request that could never run; the one beside it gets its tokens."""
+    prompt = _prompt(engine)
+    engine.submit(Request("a", prompt, _GREEDY))
+    free = engine.free_slots
+    for request in (
+        Request("a", prompt, _GREEDY),
+        Request("no prompt", [], _GREEDY),
+        Request("unknown token", [engine.model_info.vocab_size], _GREEDY),
+        Request("too long", [1] * (engine.capacity_tokens + 1), _GREEDY),
+        Request("no number", prompt, replace(_GREEDY, temperature=float("nan"))),
+    ):
+        try:
+            engine.submit(request)
+        except RequestError:
+            continue
+        raise AssertionError(f"the request {request.id!r} is taken, though it could never run")
+    assert engine.free_slots == free
+    assert len(_tokens(_run(engine)["a"])) == _GREEDY.max_tokens
+
+
+def an_interrupted_answer_continues_with_the_same_tokens(engine: EngineProtocol) -> None:
+    """Greedy or sampled, after every token that may have been the last one published."""
+    for params in (_GREEDY, _SAMPLED):
+        whole = _tokens(_run(engine, Request("a", _prompt(engine), params))["a"])
+        for known in range(1, len(whole)):
+            rest = _run(engine, Request("a", _prompt(engine), params, output_ids=whole[:known]))["a"]
+            assert _tokens(rest) == whole[known:], f"after {known} tokens of {whole}"
+
+
+def an_answer_that_has_ended_already_ends_again(engine: EngineProtocol) -> None:
+    """Its last worker may have died between the last token and the word of its end."""
+    whole = _tokens(_run(engine, Request("a", _prompt(engine), _GREEDY))["a"])
+    (progress,) = _run(engine, Request("a", _prompt(engine), _GREEDY, output_ids=whole))["a"]
+    assert (progress.token_ids, progress.finish_reason) == ([], FinishReason.LENGTH)
+
+
+def neighbours_do_not_change_an_answer(engine: EngineProtocol) -> None:
+    """More requests than fit at once all get the tokens that each gets alone."""
+    requests = [
+        Request(f"{number}", _prompt(engine, number), replace(_SAMPLED, seed=number))
+        for number in range(min(2 * engine.free_slots, 16))
+    ]
+    alone = {request.id: _tokens(_run(engine, request)[request.id]) for request in requests}
+    together = {name: _tokens(progress) for name, progress in _run(engine, *requests).items()}
+    assert together == alone
+
+
+def a_token_can_be_made_to_end_texts(engine: EngineProtocol) -> None:
+    """`end_also_at` ends a text with that token, unless the request ignores such ends."""
+    whole = _tokens(_run(engine, Request("a", _prompt(engine), _GREEDY))["a"])
+    engine.end_also_at([whole[-1]])
+    assert whole[-1] in engine.model_info.eos_token_ids
+    ends = replace(_GREEDY, ignore_eos=False)
+    progress = _run(engine, Request("a", _prompt(engine), ends))["a"]
+    assert progress[-1].finish_reason is FinishReason.STOP
+    assert _tokens(_run(engine, Request("a", _prompt(engine), _GREEDY))["a"]) == whole
+
+
+CHECKS: tuple[Callable[[EngineProtocol], None], ...] = (
+    an_idle_engine_has_all_its_room,
+    a_request_gets_its_tokens_and_gives_its_room_back,
+    a_running_request_holds_room,
+    what_can_not_run_is_refused_alone,
+    an_interrupted_answer_continues_with_the_same_tokens,
+    an_answer_that_has_ended_already_ends_again,
+    neighbours_do_not_change_an_answer,
+    a_token_can_be_made_to_end_texts,
+)
+
+
+def _prompt(engine: EngineProtocol, salt: int = 0) -> list[int]:
+    return [(3 + place * (salt + 1)) % engine.model_info.vocab_size for place in range(9)]
+
+
+def _run(engine: EngineProtocol, *requests: Request) -> dict[str, list[Progress]]:
+    """What each request got, once the engine has no more work."""
+    for request in requests:
+        engine.submit(request)
+    got: dict[str, list[Progress]] = {}
+    for _ in range(_MOST_STEPS):
+        if not engine.has_work:
+            engine.check()
+            return got
+        for progress in engine.step():
+            got.setdefault(progress.id, []).append(progress)
+        assert engine.free_slots >= 0
+    raise AssertionError(f"the engine has work after {_MOST_STEPS} steps")
+
+
+def _tokens(progress: Iterable[Progress]) -> list[int]:
+    return [token_id for each in progress for token_id in each.token_ids]

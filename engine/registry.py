@@ -1,0 +1,99 @@
+"""Engines by name: headrace's own, and those that other packages bring along.
+
+A package offers an engine under an entry point of the group `headrace.engines`; its object is called with an
+`EngineConfig` and returns an engine, or is an `EngineSpec`:
+
+    [project.entry-points."headrace.engines"]
+    mine = "my_package.engine:load"
+
+Code that runs before the engine is loaded may call `register` instead.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from .config import EngineConfig
+from .errors import UnknownEngine
+from .protocol import EngineProtocol
+
+GROUP = "headrace.engines"
+DEFAULT = "headrace"
+
+
+@dataclass(slots=True, frozen=True)
+class EngineSpec:
+    """How an engine is made.
+
+    Attributes:
+        load: makes it; raises `ModelError` where the model can't be loaded or does not fit.
+        fingerprint: of all that decides the tokens, by which workers tell whether they may continue each
+            other's jobs. It is computed beside `load`, in a thread of its own. None takes the digest of the
+            checkpoint as headrace's own engine reads it.
+    """
+
+    load: Callable[[EngineConfig], EngineProtocol]
+    fingerprint: Callable[[EngineConfig], str] | None = None
+
+    def fingerprint_of(self, config: EngineConfig) -> str:
+        """The fingerprint of the model that `config` names, on this engine."""
+        if self.fingerprint is not None:
+            return self.fingerprint(config)
+        from .fingerprint import model_fingerprint
+
+        return model_fingerprint(config)
+
+
+_registered: dict[str, EngineSpec] = {}
+
+
+def register(
+    name: str,
+    load: Callable[[EngineConfig], EngineProtocol],
+    *,
+    fingerprint: Callable[[EngineConfig], str] | None = None,
+) -> None:
+    """Make an engine known in this process by a name, which replaces an earlier one of that name.
+
+    Args:
+        name: what `headrace worker --engine` calls it.
+        load: as in `EngineSpec`.
+        fingerprint: as in `EngineSpec`.
+    """
+    _registered[name] = EngineSpec(load, fingerprint)
+
+
+def engine_spec(name: str) -> EngineSpec:
+    """The engine of this name: one that was registered, else an installed package's.
+
+    Raises:
+        UnknownEngine: there is none, or it can't be imported; the message lists those that exist.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name == DEFAULT:
+        return _own()
+    offered = {point.name: point for point in entry_points(group=GROUP)}
+    if name in offered:
+        return _imported(offered[name])
+    there = ", ".join(sorted({DEFAULT, *_registered, *offered}))
+    raise UnknownEngine(
+        f"there is no engine {name!r}; there are: {there}. A package adds one by an entry point in {GROUP}"
+    )
+
+
+def _own() -> EngineSpec:
+    from .engine import Engine
+    from .fingerprint import model_fingerprint
+
+    return EngineSpec(Engine, model_fingerprint)
+
+
+def _imported(point: EntryPoint) -> EngineSpec:
+    try:
+        found = point.load()
+    except Exception as error:
+        raise UnknownEngine(
+            f"engine {point.name!r} ({point.value}) can't be imported: {type(error).__name__}: {error}"
+        ) from error
+    return found if isinstance(found, EngineSpec) else EngineSpec(found)
