@@ -21,8 +21,6 @@ _POINTER = b"version https://git-lfs"
 
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
 
 class Checkpoint:
     """The tensors of a checkpoint folder, by name."""
@@ -35,16 +33,17 @@ class Checkpoint:
         device: torch.device,
         int4: Int4Format | None,
         *,
-        tied: bool = False,
+        tied: tuple[str, str] | None = None,
     ) -> None:
+        """The tensors of `folder`; `tied` names embedding and head where they are one."""
         self._dtype, self._device, self._int4 = dtype, device, int4
         found: dict[str, tuple[Any, str]] = {}
         for path in shards(folder):
             file = stack.enter_context(_opened(path))
             found |= {name: (file, name) for name in file.keys()}  # noqa: SIM118
         self._files = _as_saved_whole(found)
-        if tied and _HEAD in self._files:  # tools that drop one of two equal tensors may have kept this one
-            self._files.setdefault(_EMBEDDING, self._files[_HEAD])
+        if tied and tied[1] in self._files:  # tools that drop one of two equal tensors may have kept this one
+            self._files.setdefault(tied[0], self._files[tied[1]])
 
     def __contains__(self, name: str) -> bool:
         return name in self._files

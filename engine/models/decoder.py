@@ -50,9 +50,10 @@ class Decoder:
 
     def forward(self, step: StepInput, cache: KVCache) -> Tensor:
         """Write the step's keys and values into the cache; float32 logits [S, vocab] of its sampled rows."""
-        config = self.config
-        rows, eps, scale = len(step.token_ids), config.norm_eps, config.head_dim**-0.5
-        residual = self.embedding[step.token_ids]
+        config, spec = self.config, self.config.spec
+        rows, eps = len(step.token_ids), spec.norm_eps
+        scale = config.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
+        residual = _times(self.embedding[step.token_ids], spec.embedding_multiplier)
         x = rms_norm(residual, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
             keys, values = cache.keys[index], cache.values[index]
@@ -78,18 +79,27 @@ class Decoder:
                 step.context_lens,
                 scale=scale,
                 sliding_window=layer.sliding_window,
+                soft_cap=spec.attention_soft_cap,
                 max_rows=step.max_rows,
                 max_context=step.max_context,
             )
-            x, residual = add_rms_norm(layer.output(attended.view(rows, -1)), residual, layer.mlp_norm, eps)
-            x = layer.mlp(x)
+            x = _times(layer.output(attended.view(rows, -1)), spec.residual_multiplier)
+            x, residual = add_rms_norm(x, residual, layer.mlp_norm, eps)
+            x = _times(layer.mlp(x), spec.residual_multiplier)
             if index + 1 < len(self.layers):
                 x, residual = add_rms_norm(x, residual, self.layers[index + 1].input_norm, eps)
         residual += x
         if step.sampled is not None:
             residual = residual[step.sampled]
-        logits = self.head(rms_norm(residual, self.norm, eps))
+        logits = _times(self.head(rms_norm(residual, self.norm, eps)), spec.logit_multiplier)
+        if cap := spec.logit_soft_cap:
+            logits = cap * torch.tanh(logits.to(torch.float32) / cap)
         return logits.to(torch.float32) if step.logits is None else step.logits.copy_(logits)
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    """X times the factor; x itself for 1, which most families have."""
+    return x if factor == 1 else x * factor
 
 
 @dataclass(slots=True)

@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterator
 from ..errors import ModelError
 from .checkpoint import Checkpoint
 from .config import ModelConfig
-from .mixture import Mixture, apart
+from .mixture import STACKED, Mixture, apart
 from .quantization.int4 import Int4Format
 
 Shape = tuple[int, ...]
+Sizes = tuple[int, int]
 
 _NAMED = 3
 """Of so many tensors the names are told; more say nothing new."""
@@ -90,37 +91,44 @@ def _some(names: Collection[str]) -> str:
 
 
 def _wanted(weights: Checkpoint, config: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    hidden = config.hidden_size
-    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    hidden, names = config.hidden_size, config.tensors
+    yield f"{names.embedding}.weight", (config.vocab_size, hidden)
     for index in range(config.num_layers):
         yield from _layer(weights, config, index)
-    yield "model.norm.weight", (hidden,)
-    if not config.tie_embeddings or any(f"lm_head.{kind}" in weights for kind in ("weight", "qweight")):
-        yield from _linear(weights, config.int4, "lm_head", hidden, config.vocab_size)
+    yield f"{names.final_norm}.weight", (hidden,)
+    if not config.tie_embeddings or any(f"{names.head}.{kind}" in weights for kind in ("weight", "qweight")):
+        yield from _linear(weights, config.int4, names.head, hidden, config.vocab_size)
 
 
 def _layer(weights: Checkpoint, config: ModelConfig, index: int) -> Iterator[tuple[str, Shape]]:
-    hidden, prefix = config.hidden_size, f"model.layers.{index}."
+    names, spec, hidden = config.tensors, config.spec, config.hidden_size
+    prefix = names.of_layer(index)
+
+    def maps(*each: tuple[str, Sizes, bool]) -> Iterator[tuple[str, Shape]]:
+        for name, (inputs, outputs), bias in each:
+            yield from _linear(weights, config.int4, f"{prefix}{name}", inputs, outputs, bias=bias)
+
     queries, values = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    attention = f"{prefix}self_attn."
-    for name, outputs in (("q_proj", queries), ("k_proj", values), ("v_proj", values)):
-        yield from _linear(weights, config.int4, f"{attention}{name}", hidden, outputs, bias=config.qkv_bias)
-    yield from _linear(weights, config.int4, f"{attention}o_proj", queries, hidden, bias=config.output_bias)
-    for name in ("input_layernorm", "post_attention_layernorm"):
+    yield from maps(
+        (names.q, (hidden, queries), spec.qkv_bias),
+        (names.k, (hidden, values), spec.qkv_bias),
+        (names.v, (hidden, values), spec.qkv_bias),
+        (names.output, (queries, hidden), spec.output_bias),
+    )
+    for name in (names.input_norm, names.mlp_norm):
         yield f"{prefix}{name}.weight", (hidden,)
-    if config.qk_norm:
-        for name in ("q_norm", "k_norm"):
-            yield f"{attention}{name}.weight", (config.head_dim,)
-    if config.mixture is not None and config.mixture.sparse[index]:
-        yield from _experts(weights, config, config.mixture, prefix)
+    if spec.qk_norm:
+        for name in (names.q_norm, names.k_norm):
+            yield f"{prefix}{name}.weight", (config.head_dim,)
+    if spec.mixture is not None and spec.mixture.sparse[index]:
+        yield from _experts(weights, config, spec.mixture, prefix)
         return
     inner = config.intermediate_size
-    for name, sizes in (
-        ("gate_proj", (hidden, inner)),
-        ("up_proj", (hidden, inner)),
-        ("down_proj", (inner, hidden)),
-    ):
-        yield from _linear(weights, config.int4, f"{prefix}mlp.{name}", *sizes, bias=config.mlp_bias)
+    yield from maps(
+        (names.gate, (hidden, inner), spec.mlp_bias),
+        (names.up, (hidden, inner), spec.mlp_bias),
+        (names.down, (inner, hidden), spec.mlp_bias),
+    )
 
 
 def _experts(
@@ -128,17 +136,20 @@ def _experts(
 ) -> Iterator[tuple[str, Shape]]:
     """As `read_sparse` reads them."""
     hidden, inner, count = config.hidden_size, mixture.intermediate_size, mixture.experts
-    stacked = f"{prefix}mlp.experts."
+    stacked = f"{prefix}{STACKED}.experts."
     if f"{stacked}gate_up_proj" in weights:
-        yield from _linear(weights, config.int4, f"{prefix}mlp.gate", hidden, count)
+        yield from _linear(weights, config.int4, f"{prefix}{STACKED}.gate", hidden, count)
         yield f"{stacked}gate_up_proj", (count, 2 * inner, hidden)
         yield f"{stacked}down_proj", (count, hidden, inner)
         return
-    block, gate, up, down = apart(weights, prefix)
+    own = apart(weights, prefix, config.tensors.experts)
+    block = f"{prefix}{own.block}"
     yield from _linear(weights, config.int4, f"{block}.gate", hidden, count)
     for expert in range(count):
-        for name, sizes in ((gate, (hidden, inner)), (up, (hidden, inner)), (down, (inner, hidden))):
-            yield from _linear(weights, config.int4, f"{block}.experts.{expert}.{name}", *sizes)
+        each = f"{block}.experts.{expert}."
+        for name in (own.gate, own.up):
+            yield from _linear(weights, config.int4, f"{each}{name}", hidden, inner)
+        yield from _linear(weights, config.int4, f"{each}{own.down}", inner, hidden)
 
 
 def _linear(

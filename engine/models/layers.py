@@ -1,13 +1,21 @@
 """A decoder's layers: the weights of each, projections of the same input fused."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
 from torch import Tensor
 
-from ...kernels.activation import silu_and_mul
+from ...kernels.activation import gelu_tanh_and_mul, silu_and_mul
 from ...kernels.moe import Experts, route
 from .linears import LinearMap, Weight
+from .spec import Activation
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "silu": silu_and_mul,
+    "gelu_tanh": gelu_tanh_and_mul,
+}
+"""Gate and up projection, side by side, to what the down projection takes."""
 
 
 @dataclass(slots=True)
@@ -29,10 +37,11 @@ class DenseLayer(Layer[Weight]):
 
     gate_up: Weight
     down: Weight
+    activation: Callable[[Tensor], Tensor]
 
     def mlp(self: "DenseLayer[LinearMap]", x: Tensor) -> Tensor:
         """The gated MLP of x [T, hidden]."""
-        return self.down(silu_and_mul(self.gate_up(x)))
+        return self.down(self.activation(self.gate_up(x)))
 
 
 @dataclass(slots=True)

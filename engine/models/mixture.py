@@ -1,4 +1,4 @@
-"""Mixtures of experts in checkpoints: what config.json says of them, and their tensors, stacked.
+"""Mixtures of experts: what there is to say of one, and its tensors in checkpoints, stacked.
 
 The tensors have three layouts. Qwen3-MoE keeps the projections of each expert under the dense MLP's names,
 Mixtral under names of its own; transformers 5 can save either with all experts of a layer in one tensor.
@@ -7,13 +7,15 @@ Experts of four bits are dequantised: their grouped product multiplies floats.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
 from .checkpoint import Checkpoint
+from .tensor_names import ExpertNames
+
+STACKED = "mlp"
+"""The block in which transformers 5 saves all experts of a layer in one tensor, whatever the family."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -35,37 +37,6 @@ class Mixture:
     sparse: tuple[bool, ...]
 
 
-def read_mixture(path: str, family: str, source: Any) -> Mixture | None:
-    """What a configuration says of experts; None for a family that has none.
-
-    Args:
-        path: the model's name, for messages.
-        family: of the model.
-        source: its configuration.
-
-    Raises:
-        ModelError: a token is to go to more experts than there are.
-    """
-    layers = range(source.num_hidden_layers)
-    if family == "mixtral":
-        experts, top_k = source.num_local_experts, source.num_experts_per_tok
-        mixture = Mixture(experts, top_k, source.intermediate_size, True, tuple(True for _ in layers))
-    elif family == "qwen3_moe":
-        # transformers 4 writes num_experts, 5 num_local_experts
-        experts = getattr(source, "num_local_experts", None) or source.num_experts
-        dense, step = getattr(source, "mlp_only_layers", None) or (), source.decoder_sparse_step
-        sparse = tuple(index not in dense and (index + 1) % step == 0 for index in layers)
-        top_k, renormalize = source.num_experts_per_tok, bool(source.norm_topk_prob)
-        mixture = Mixture(experts, top_k, source.moe_intermediate_size, renormalize, sparse)
-    else:
-        return None
-    if mixture.top_k > mixture.experts:
-        raise ModelError(
-            f"{path}: num_experts_per_tok is {mixture.top_k}, but there are {mixture.experts} experts"
-        )
-    return mixture
-
-
 @dataclass(slots=True, frozen=True)
 class SparseTensors:
     """The tensors of one layer's mixture.
@@ -81,30 +52,38 @@ class SparseTensors:
     down: Tensor
 
 
-def read_sparse(weights: Checkpoint, prefix: str, experts: int) -> SparseTensors:
+def read_sparse(weights: Checkpoint, prefix: str, experts: int, names: ExpertNames) -> SparseTensors:
     """Reads the mixture of the layer whose tensors' names begin with `prefix`.
+
+    Args:
+        weights: the checkpoint.
+        prefix: of the layer.
+        experts: how many it has.
+        names: what the family calls them.
 
     Raises:
         ModelError: tensors are missing.
     """
-    if f"{prefix}mlp.experts.gate_up_proj" in weights:
-        gate_up, down = (weights.get(f"{prefix}mlp.experts.{name}") for name in ("gate_up_proj", "down_proj"))
-        return SparseTensors(f"{prefix}mlp.gate", gate_up.clone(), down.clone())
-    block, gate, up, down_name = apart(weights, prefix)
-    names = [f"{block}.experts.{expert}." for expert in range(experts)]
+    stacked = f"{prefix}{STACKED}.experts."
+    if f"{stacked}gate_up_proj" in weights:
+        gate_up, down = (weights.get(f"{stacked}{name}") for name in ("gate_up_proj", "down_proj"))
+        return SparseTensors(f"{prefix}{STACKED}.gate", gate_up.clone(), down.clone())
+    own = apart(weights, prefix, names)
+    block = f"{prefix}{own.block}"
+    each = [f"{block}.experts.{expert}." for expert in range(experts)]
     return SparseTensors(
         f"{block}.gate",
-        _stack(experts, (weights.get(f"{name}{gate}.weight", f"{name}{up}.weight") for name in names)),
-        _stack(experts, (weights.get(f"{name}{down_name}.weight") for name in names)),
+        _stack(experts, (weights.get(f"{name}{own.gate}.weight", f"{name}{own.up}.weight") for name in each)),
+        _stack(experts, (weights.get(f"{name}{own.down}.weight") for name in each)),
     )
 
 
-def apart(weights: Checkpoint, prefix: str) -> tuple[str, str, str, str]:
-    """What the mixture of a layer with experts apart is called, and the gates, ups and downs of each."""
-    block = f"{prefix}block_sparse_moe"
-    if any(f"{block}.{name}" in weights for name in ("gate.weight", "experts.0.w1.weight")):
-        return block, "w1", "w3", "w2"
-    return f"{prefix}mlp", "gate_proj", "up_proj", "down_proj"
+def apart(weights: Checkpoint, prefix: str, names: ExpertNames) -> ExpertNames:
+    """What the tensors of a layer with experts apart are called: as the family has it, or as most have it."""
+    block = f"{prefix}{names.block}"
+    if any(f"{block}.{name}.weight" in weights for name in ("gate", f"experts.0.{names.gate}")):
+        return names
+    return ExpertNames()
 
 
 def _stack(count: int, parts: Iterator[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .decoder import CompiledModel, Decoder, Model
 from .inventory import check_tensors
-from .layers import DenseLayer, SparseLayer
+from .layers import ACTIVATIONS, DenseLayer, SparseLayer
 from .linears import FloatLinears, Int4Linears, LinearMap, Linears, Weight
 from .mixture import Mixture, read_sparse
 from .rope import cos_sin_table
@@ -49,13 +49,16 @@ def load_decoder(
             fp8_cache can't be had here.
     """
     with ExitStack() as stack:
-        weights = Checkpoint(folder, stack, dtype, device, config.int4, tied=config.tie_embeddings)
+        names, spec = config.tensors, config.spec
+        embedded = f"{names.embedding}.weight"
+        tied = (embedded, f"{names.head}.weight") if config.tie_embeddings else None
+        weights = Checkpoint(folder, stack, dtype, device, config.int4, tied=tied)
         check_tensors(str(folder), weights, config)
-        embedding = weights.get("model.embed_tokens.weight").clone()
-        norm = weights.get("model.norm.weight").clone()
+        embedding = weights.get(embedded).clone()
+        norm = weights.get(f"{names.final_norm}.weight").clone()
         cos_sin = cos_sin_table(config, positions).to(device)
         inputs = config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size
-        if config.mixture is None and can_compile(dtype, device, *inputs):
+        if not spec.beyond_compiled and can_compile(dtype, device, *inputs):
             if fp8_cache:
                 raise ModelError(
                     "kv_dtype fp8 is for GPUs: a CPU's compiled bfloat16 step keeps keys and values as "
@@ -70,15 +73,15 @@ def load_decoder(
                 cos_sin,
                 num_heads=config.num_heads,
                 num_kv_heads=config.num_kv_heads,
-                eps=config.norm_eps,
+                eps=spec.norm_eps,
             )
             return CompiledModel(config, embedding, compiled)
         if int8:
             raise ModelError(_why_no_int8(config, dtype, device, inputs))
         linears = _linears(weights, config, dtype, rows_hint)
         layers = [
-            _sparse(weights, config, config.mixture, index, linears, rows_hint)
-            if config.mixture is not None and config.mixture.sparse[index]
+            _sparse(weights, config, spec.mixture, index, linears, rows_hint)
+            if spec.mixture is not None and spec.mixture.sparse[index]
             else _dense(weights, config, index, linears)
             for index in range(config.num_layers)
         ]
@@ -93,7 +96,9 @@ def _why_no_int8(
     wide = [width for width in inputs if width % 32]
     reason = (
         "a model without experts, and this one has some"
-        if config.mixture is not None
+        if config.spec.mixture is not None
+        else f"a decoder that is compiled, and there is no such code for {' and '.join(beyond)}"
+        if (beyond := config.spec.beyond_compiled)
         else f"device cpu, and this is {device.type}"
         if device.type != "cpu"
         else f"dtype bfloat16, and this is {str(dtype).removeprefix('torch.')}"
@@ -116,21 +121,24 @@ def _linears(
 
 def _head(weights: Checkpoint, config: ModelConfig, embedding: Tensor, linears: Linears[Weight]) -> Weight:
     """The map to the vocabulary: the embedding where the two are tied and the files hold no other."""
-    name = "lm_head.weight"
-    own = name in weights or "lm_head.qweight" in weights
+    head = config.tensors.head
+    name = f"{head}.weight"
+    own = name in weights or f"{head}.qweight" in weights
     if not own or (config.tie_embeddings and name in weights and torch.equal(weights.get(name), embedding)):
         return linears.pack(embedding)
-    return linears.read("lm_head")
+    return linears.read(head)
 
 
 def _dense(
     weights: Checkpoint, config: ModelConfig, index: int, linears: Linears[Weight]
 ) -> DenseLayer[Weight]:
-    mlp = f"{_prefix(index)}mlp."
+    names, bias = config.tensors, config.spec.mlp_bias
+    prefix = names.of_layer(index)
     return DenseLayer(
         *_common(weights, config, index, linears),
-        gate_up=linears.read(f"{mlp}gate_proj", f"{mlp}up_proj", bias=config.mlp_bias),
-        down=linears.read(f"{mlp}down_proj", bias=config.mlp_bias),
+        gate_up=linears.read(f"{prefix}{names.gate}", f"{prefix}{names.up}", bias=bias),
+        down=linears.read(f"{prefix}{names.down}", bias=bias),
+        activation=ACTIVATIONS[config.spec.activation],
     )
 
 
@@ -142,7 +150,10 @@ def _sparse(
     linears: Linears[LinearMap],
     rows_hint: int,
 ) -> SparseLayer:
-    tensors = read_sparse(weights, _prefix(index), mixture.experts)
+    if config.spec.activation != "silu":
+        raise ModelError(f"experts with {config.spec.activation} are not supported; it must be silu")
+    names = config.tensors
+    tensors = read_sparse(weights, names.of_layer(index), mixture.experts, names.experts)
     rows = max(1, rows_hint * mixture.top_k // mixture.experts)
     return SparseLayer(
         *_common(weights, config, index, linears),
@@ -157,21 +168,18 @@ def _common(
     weights: Checkpoint, config: ModelConfig, index: int, linears: Linears[Weight]
 ) -> tuple[Tensor, Weight, Weight, Tensor, Tensor | None, Tensor | None, int]:
     """What `Layer` holds, in order."""
-    prefix = _prefix(index)
+    names, spec = config.tensors, config.spec
+    prefix = names.of_layer(index)
 
     def norm(name: str) -> Tensor:
         return weights.get(f"{prefix}{name}.weight").clone()
 
     return (
-        norm("input_layernorm"),
-        linears.read(*(f"{prefix}self_attn.{name}_proj" for name in "qkv"), bias=config.qkv_bias),
-        linears.read(f"{prefix}self_attn.o_proj", bias=config.output_bias),
-        norm("post_attention_layernorm"),
-        norm("self_attn.q_norm") if config.qk_norm else None,
-        norm("self_attn.k_norm") if config.qk_norm else None,
-        config.sliding_windows[index],
+        norm(names.input_norm),
+        linears.read(*(f"{prefix}{name}" for name in (names.q, names.k, names.v)), bias=spec.qkv_bias),
+        linears.read(f"{prefix}{names.output}", bias=spec.output_bias),
+        norm(names.mlp_norm),
+        norm(names.q_norm) if spec.qk_norm else None,
+        norm(names.k_norm) if spec.qk_norm else None,
+        spec.sliding_windows[index],
     )
-
-
-def _prefix(index: int) -> str:
-    return f"model.layers.{index}."

@@ -11,7 +11,7 @@ import torch
 from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
-FAMILIES = (*DENSE, "mixtral", "qwen3_moe")
+FAMILIES = (*DENSE, "mixtral", "qwen3_moe", "granite")
 NEW_TOKENS = 20
 VOCAB = 300
 
@@ -24,6 +24,8 @@ def _one_thread() -> None:
 @cache
 def _model(family: str):
     from transformers import (
+        GraniteConfig,
+        GraniteForCausalLM,
         LlamaConfig,
         LlamaForCausalLM,
         MistralConfig,
@@ -56,6 +58,15 @@ def _model(family: str):
         "mistral": lambda: MistralForCausalLM(MistralConfig(**shape, sliding_window=40)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True)),
         "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=32)),
+        "granite": lambda: GraniteForCausalLM(
+            GraniteConfig(
+                **shape,
+                embedding_multiplier=3.0,
+                attention_multiplier=0.15,
+                residual_multiplier=0.6,
+                logits_scaling=4.0,
+            )
+        ),
         "mixtral": lambda: MixtralForCausalLM(
             MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2)
         ),

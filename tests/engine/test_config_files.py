@@ -13,8 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from headrace.engine import EngineConfig, ModelError
 from headrace.engine.loading import load_executor
 from headrace.engine.models import load_config
-from headrace.engine.models.config import FAMILIES
-from headrace.engine.models.source import DEFAULTS
+from headrace.engine.models.families import FAMILIES
 
 NAMES = {
     "llama": "Llama",
@@ -23,7 +22,10 @@ NAMES = {
     "qwen3": "Qwen3",
     "mixtral": "Mixtral",
     "qwen3_moe": "Qwen3Moe",
+    "granite": "Granite",
 }
+
+ONE_MASK = {"llama", "granite"}
 
 SMALL: dict[str, Any] = {
     "vocab_size": 300,
@@ -133,8 +135,8 @@ def file(model_type: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def windows(theirs: Any) -> tuple[int, ...]:
-    """By layer, as transformers' models choose their masks; its Llama has only the one."""
-    if theirs.model_type == "llama":
+    """By layer, as transformers' models choose their masks; some have only the one."""
+    if theirs.model_type in ONE_MASK:
         return (0,) * theirs.num_hidden_layers
     layers = getattr(theirs, "layer_types", None) or ["sliding_attention"] * theirs.num_hidden_layers
     window = getattr(theirs, "sliding_window", None) or 0
@@ -142,20 +144,22 @@ def windows(theirs: Any) -> tuple[int, ...]:
 
 
 def test_every_family_is_compared():
-    assert {f"{NAMES[model_type]}ForCausalLM" for model_type in DEFAULTS} == set(FAMILIES)
+    assert {name: f"{NAMES[name]}ForCausalLM" for name in FAMILIES} == {
+        name: family.architecture for name, family in FAMILIES.items()
+    }
 
 
 @pytest.mark.skipif(
     transformers.__version__ < "5", reason="leaves more to its models than to its configurations"
 )
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES)
-@pytest.mark.parametrize("model_type", DEFAULTS)
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_configuration_means_what_transformers_takes_it_for(model_type, content, tmp_path):
     config = file(model_type, content)
     (tmp_path / "config.json").write_text(json.dumps(config))
     theirs = AutoConfig.from_pretrained(tmp_path)
-    if model_type == "llama" and content.get("sliding_window"):  # theirs then has windows while it decodes
-        with pytest.raises(ModelError, match="sliding_window=128 is not supported for Llama"):
+    if model_type in ONE_MASK and content.get("sliding_window"):  # theirs then has windows while it decodes
+        with pytest.raises(ModelError, match=f"sliding_window=128 is not supported for {NAMES[model_type]}"):
             load_config("m", config, {})
         return
     ours = load_config("m", config, {})
@@ -180,15 +184,16 @@ def test_a_configuration_means_what_transformers_takes_it_for(model_type, conten
         "eos_token_ids": tuple(ends) if isinstance(ends, list) else (() if ends is None else (ends,)),
         "dtype": None if theirs.dtype is None else str(theirs.dtype).removeprefix("torch."),
     }
-    assert {name: getattr(ours, name) for name in expected} == expected
+    spec = ours.spec
+    assert {name: getattr(spec if hasattr(spec, name) else ours, name) for name in expected} == expected
     rope = theirs.rope_parameters
     kind = "default" if rope["rope_type"] == "dynamic" else rope["rope_type"]
-    assert (ours.rope.kind, ours.rope.theta) == (kind, rope["rope_theta"])
+    assert (spec.rope.kind, spec.rope.theta) == (kind, rope["rope_theta"])
     if rope["rope_type"] != "default":
         theirs.head_dim = ours.head_dim  # their YaRN can't do with a null one, as in Mixtral's
         inverse, amplitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](theirs, torch.device("cpu"))
-        assert torch.equal(ours.rope.inverse_frequencies(ours.head_dim), inverse)
-        assert ours.rope.amplitude == amplitude
+        assert torch.equal(spec.rope.inverse_frequencies(ours.head_dim), inverse)
+        assert spec.rope.amplitude == amplitude
 
 
 @pytest.mark.parametrize("kinds", [["full_attention"], ["chunked_attention"] * 5])
@@ -207,7 +212,7 @@ def test_the_ends_of_both_files_count():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "gemma9"}, "model_type='gemma9'; supported are llama, mistral"),
+        ({"model_type": "gemma9"}, "model_type='gemma9'; supported are granite, llama, mistral"),
         ({"architectures": None, "model_type": "bert"}, "model_type='bert' is not supported; supported are"),
         ({"hidden_size": "96"}, "hidden_size='96'; it must be a positive integer"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0; it must be a positive integer"),

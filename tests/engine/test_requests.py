@@ -102,7 +102,8 @@ def load(folder, **options: object) -> Engine:
 
 
 def test_an_unknown_architecture_is_refused_with_those_supported(checkpoint):
-    with pytest.raises(ModelError, match="GPT2LMHeadModel is not supported; supported are LlamaForCausalLM"):
+    supported = "GraniteForCausalLM, LlamaForCausalLM"
+    with pytest.raises(ModelError, match=f"GPT2LMHeadModel is not supported; supported are {supported}"):
         load(checkpoint(architectures=["GPT2LMHeadModel"]))
 
 

@@ -1,0 +1,49 @@
+"""The model families that there is code for, a file each: to add one, add its file and its name here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ModelError
+from . import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe
+from .family import Family
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY
+    for module in (llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, granite)
+}
+"""By model_type."""
+
+_BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES.values()}
+
+
+def family_of(path: str, config: Mapping[str, Any]) -> Family:
+    """The family that config.json names in `architectures`, or where that is empty in `model_type`.
+
+    Args:
+        path: the model's name, for messages.
+        config: the file's content.
+
+    Raises:
+        ModelError: neither is supported, or they contradict each other.
+    """
+    model_type, named = config.get("model_type"), config.get("architectures") or []
+    if not named and model_type in FAMILIES:
+        return FAMILIES[model_type]
+    architecture = str(named[0]) if isinstance(named, list) and named else f"model_type={model_type!r}"
+    family = _BY_ARCHITECTURE.get(architecture)
+    if family is None:
+        raise ModelError(
+            f"{path}: {architecture} is not supported; supported are {', '.join(sorted(_BY_ARCHITECTURE))}"
+        )
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"{path}: config.json has model_type={model_type!r}; supported are {', '.join(sorted(FAMILIES))}"
+        )
+    if model_type != family.name:
+        raise ModelError(
+            f"{path}: config.json contradicts itself: {architecture}, but model_type={model_type!r}"
+        )
+    return family
+
+
+__all__ = ["FAMILIES", "Family", "family_of"]
