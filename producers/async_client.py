@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from .operate.async_admin import AsyncAdmin
 
 REPLY_S = 15.0
-"""A Redis that has not answered by then counts as lost."""
+"""Seconds after which a Redis that has not answered counts as lost."""
 
 T = TypeVar("T")
 
 
 class _Link:
-    """The connections to Redis of one event loop, which can be used in no other."""
+    """One event loop's connections to Redis; they can't be used in any other loop."""
 
     def __init__(self, url: str) -> None:
         # `perform` has a timeout of its own: with one on the socket, redis-py sends inside a `wait_for`,
@@ -79,7 +79,7 @@ class _Link:
             return
         self._closed = True
         await self._hub.close()
-        for _ in range(MAX_CONNECTIONS):  # what is under way may end
+        for _ in range(MAX_CONNECTIONS):  # requests in flight may finish
             await self._slots.acquire()
         await self._redis.aclose()
         for _ in range(MAX_CONNECTIONS):
@@ -87,10 +87,10 @@ class _Link:
 
 
 class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
-    """`Client` for asyncio. It may be made anywhere, and used in one event loop after the other.
+    """`Client` for asyncio. It can be made anywhere, and used in one event loop after another.
 
-    However many streams are read, one Pub/Sub connection and one task serve them in each loop. A loop's
-    connections end with it; `await close()`, or an `async with` block, ends them before that.
+    In each loop, one Pub/Sub connection and one task serve any number of streams. A loop's connections close
+    with the loop; `await close()`, or an `async with` block, closes them earlier.
     """
 
     def _connect(self, url: str) -> None:
@@ -109,7 +109,7 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         return await self._links[loop][0].perform(request)
 
     async def _until_the_end_of(self, loop: asyncio.AbstractEventLoop, link: _Link) -> AsyncGenerator[None]:
-        """Asyncio ends the generators of a loop before it closes the loop, and with this one the link."""
+        """Close the link with its loop: asyncio ends a loop's generators before it closes the loop."""
         try:
             yield
         finally:
@@ -135,7 +135,7 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
     def as_completed(
         self, jobs: "Iterable[AsyncJobHandle]", timeout_s: float | None = None
     ) -> "AsyncIterator[AsyncJobHandle]":
-        """See `Client.as_completed`; to be read with `async for`."""
+        """See `Client.as_completed`; read it with `async for`."""
         return self._completed(Completed(self._operations, jobs, timeout_s, asyncio.Event()))
 
     async def _completed(self, completed: "Completed[AsyncJobHandle]") -> "AsyncIterator[AsyncJobHandle]":
@@ -166,7 +166,7 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         return AsyncAdmin(self._operations, self._run, self._url)
 
     async def close(self) -> None:
-        """End this loop's connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""
+        """Close this loop's connections; pending and later calls raise `BrokerUnavailable`."""
         self._closed = True
         link, _ = self._links.get(asyncio.get_running_loop(), (None, None))
         if link is not None:
@@ -187,7 +187,7 @@ class AsyncJobHandle(Handle[AsyncClient]):
     __slots__ = ()
 
     def stream(self, from_offset: int = 0, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
-        """See `JobHandle.stream`; to be read with `async for`."""
+        """See `JobHandle.stream`; read it with `async for`."""
         operations = self._client._operations
         return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, asyncio.Event()))
 

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from .operate.admin import Admin
 
 CLOSE_S = 2.0
-"""What is under way may end before the connections do. No longer: a Ctrl-C in the middle of taking or giving
-back a slot loses it."""
+"""How long `close` waits for requests in flight. Not longer, because a Ctrl-C while a slot is taken or
+returned loses the slot."""
 
 T = TypeVar("T")
 
 
 class _Link:
-    """One process's connections to Redis; performs requests by blocking. Thread-safe."""
+    """One process's connections to Redis, which perform requests by blocking. Thread-safe."""
 
     def __init__(self, url: str) -> None:
         self._pid = os.getpid()
@@ -84,8 +84,8 @@ class _Link:
 class Client(Producer["JobHandle"]):
     """Enqueues jobs and reads their streams and results.
 
-    Thread-safe, and usable in forked children: each process makes connections of its own. However many
-    streams are read, one Pub/Sub connection serves them. `close()`, or a `with` block, ends the connections.
+    Thread-safe, and usable in forked children: each process makes connections of its own. One Pub/Sub
+    connection serves any number of streams. `close()`, or a `with` block, closes the connections.
     """
 
     def _connect(self, url: str) -> None:
@@ -111,21 +111,21 @@ class Client(Producer["JobHandle"]):
         return JobHandle(self, self._run(self._operations.job_of_task(task_id)))
 
     def enqueue_many(self, jobs: Iterable[JobLike]) -> "list[JobHandle]":
-        """Enqueue jobs, each a `Job` or a dict of `enqueue`'s arguments, a few hundred in one round trip.
+        """Enqueue jobs, each a `Job` or a dict of `enqueue`'s arguments, a few hundred per round trip.
 
-        Every job that can be enqueued is, whatever becomes of the others. The jobs may come from a generator
-        of any length; handles are returned in their order.
+        Every job that can be enqueued is, even if others are refused. The jobs may come from a generator of
+        any length; handles are returned in the same order.
 
         Raises:
             JobsRefused: some were refused, or not accepted before the connection was lost for too long, or
-                `jobs` raised; its `outcomes` has a handle or an error for each.
+                `jobs` raised; its `outcomes` holds a handle or an error for each.
             BrokerUnavailable: Redis could not be reached before any job was accepted.
         """
         outcomes = self._run(self._operations.enqueue_many(jobs))
         return handles(outcomes, lambda job_id: JobHandle(self, job_id))
 
     def job(self, job_id: str) -> "JobHandle":
-        """A handle to a job enqueued elsewhere. Nothing is asked of Redis yet.
+        """Make a handle to a job that was enqueued elsewhere, without asking Redis yet.
 
         Raises:
             JobNotFound: `job_id` is not the id of any job.
@@ -136,15 +136,15 @@ class Client(Producer["JobHandle"]):
     def as_completed(
         self, jobs: "Iterable[JobHandle]", timeout_s: float | None = None
     ) -> "Iterator[JobHandle]":
-        """Each of the jobs once, as soon as it has ended, however it ended: the first to end comes first.
+        """Yield each of the jobs once, as soon as it has ended in any way; the first to end comes first.
 
-        `job.result()` then answers, or raises, without a wait. All of them are listened for at once, over the
-        client's one Pub/Sub connection.
+        `job.result()` then returns or raises without waiting. The client's one Pub/Sub connection listens for
+        all of them at once.
 
         Raises:
-            ResultTimeout: some have not ended `timeout_s` after the call; they go on.
-            BrokerUnavailable: Redis was away for too long, or the client was closed.
-            BadSetting: something that is no handle, or no number of seconds.
+            ResultTimeout: some have not ended `timeout_s` after the call; they continue.
+            BrokerUnavailable: Redis was unreachable for too long, or the client was closed.
+            BadSetting: something isn't a handle, or isn't a number of seconds.
         """
         return self._completed(Completed(self._operations, jobs, timeout_s, Event()))
 
@@ -156,7 +156,7 @@ class Client(Producer["JobHandle"]):
             completed.leave()
 
     def models(self) -> list[ModelInfo]:
-        """The models that workers have served here, by name, with how many workers serve each now."""
+        """The models that have been served here, by name, with how many workers serve each now."""
         return self._run(read_models(self._operations))
 
     def queues(self) -> list[QueueInfo]:
@@ -164,7 +164,7 @@ class Client(Producer["JobHandle"]):
         return self._run(read_queues(self._operations))
 
     def workers(self) -> list[WorkerInfo]:
-        """The engine processes of those models that were heard of within the last minute."""
+        """The engine processes of those models that were heard from in the last minute."""
         return self._run(read_workers(self._operations))
 
     @property
@@ -175,7 +175,7 @@ class Client(Producer["JobHandle"]):
         return Admin(self._operations, self._run, self._url)
 
     def close(self) -> None:
-        """End this process's connections; calls still waiting, and later ones, raise `BrokerUnavailable`."""
+        """Close this process's connections; pending and later calls raise `BrokerUnavailable`."""
         self._link().close()
 
     def __enter__(self) -> Self:
@@ -188,26 +188,26 @@ class Client(Producer["JobHandle"]):
 
 
 class JobHandle(Handle[Client]):
-    """One job. Handles are cheap, and equal when their ids are; `client.job(id)` makes one anywhere."""
+    """One job. Handles are cheap, and equal if their ids are; `client.job(id)` makes one anywhere."""
 
     __slots__ = ()
 
     def stream(self, from_offset: int = 0, timeout_s: float | None = None) -> Iterator[Chunk]:
-        """The job's output as it is generated, from token `from_offset` on: no token twice, none left out.
+        """Yield the job's output as it is generated, from token `from_offset` on, every token exactly once.
 
-        A chunk's `offset` is the cursor to go on from. The stream survives the death of workers, restarts of
-        Redis and lost connections; it bears that Redis is away for two minutes. When `from_offset` lies
-        inside a chunk, the first chunk has the tokens after it and, as text has no exact token boundaries,
-        its whole text. Text that became final only with the end comes in a last chunk without tokens.
+        A chunk's `offset` is the cursor to continue from. The stream survives the death of workers, restarts
+        of Redis and lost connections, and waits up to two minutes for an unreachable Redis. If `from_offset`
+        lies inside a chunk, the first chunk holds the tokens after it, but its whole text, since text has no
+        exact token boundaries. Text that only became final with the end comes in a last chunk without tokens.
 
         Raises:
-            JobFailed, JobCancelled, JobExpired: after the last chunk, when the job did not succeed.
-            ResultTimeout: it has not ended after `timeout_s`; it goes on.
+            JobFailed, JobCancelled, JobExpired: after the last chunk, if the job did not succeed.
+            ResultTimeout: the job has not ended after `timeout_s`; it continues.
             JobNotFound: there is no such job, or its retention has ended.
             StreamReset: Redis lost tokens that this reader has seen.
-            RecordDamaged: its log can't be read.
-            BrokerUnavailable: Redis was away for too long, or the client was closed.
-            BadSetting: an offset that is negative or no number, or a limit that is no number of seconds.
+            RecordDamaged: the job's log can't be read.
+            BrokerUnavailable: Redis was unreachable for too long, or the client was closed.
+            BadSetting: the offset is negative or not a number, or the limit isn't a number of seconds.
         """
         operations = self._client._operations
         return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, Event()))
@@ -220,13 +220,14 @@ class JobHandle(Handle[Client]):
             reader.mailbox.leave()
 
     def result(self, timeout_s: float | None = None) -> JobResult:
-        """The job's result, once it has ended; waits at most `timeout_s`.
+        """Wait for the job to end, for at most `timeout_s`, and return its result.
 
         Raises:
-            ResultTimeout: it has not ended in time; it goes on. Its text says what the job waits for.
-            JobFailed, JobCancelled, JobExpired: it did not succeed.
+            ResultTimeout: the job has not ended in time; it continues. The message says what it is waiting
+            for.
+            JobFailed, JobCancelled, JobExpired: the job did not succeed.
             JobNotFound: there is no such job, or its retention has ended.
-            BrokerUnavailable: Redis was away for too long, or the client was closed.
+            BrokerUnavailable: Redis was unreachable for too long, or the client was closed.
         """
         operations = self._client._operations
         mailbox = result_mailbox(operations, self.id, Event())
@@ -244,10 +245,10 @@ class JobHandle(Handle[Client]):
         return self._client._run(self._client._operations.status(self.id))
 
     def cancel(self) -> CancelStatus:
-        """Cancel the job: at once while it waits, at its worker's next flush while it runs.
+        """Cancel the job: at once if it is waiting, at its worker's next flush if it is running.
 
         Returns:
-            "cancelled", "cancelling", or "already" when it had ended before.
+            "cancelled", "cancelling", or "already" if it had ended before.
 
         Raises:
             JobNotFound: there is no such job, or its retention has ended.

@@ -1,4 +1,4 @@
-"""What producers do to the queue, as operations that neither block nor await (see `steps`)."""
+"""What producers ask of the queue, as operations that neither block nor await (see `steps`)."""
 
 import random
 import secrets
@@ -21,26 +21,26 @@ from .waiting import Waits
 
 BATCH_JOBS = 500
 BATCH_BYTES = 4 * 2**20
-"""One pipeline carries at most this many jobs, or about this much prompt; whichever is reached first."""
+"""A pipeline carries at most this many jobs, or about this much prompt, whichever is reached first."""
 
 MAX_RETRIES = 10
 """A Celery task that was retried more often than this is not found by its id."""
 
 KNOWN_S = 60.0
-"""A model seen among the served ones is taken to be there for this long."""
+"""A model seen among the served ones is assumed to stay there for this long."""
 
 JobLike = Job | Mapping[str, Any]
 
 
 class Operations:
-    """The operations of one client, and what it knows of the queue. Thread-safe: fields are written whole.
+    """One client's operations, and what it knows about the queue. Thread-safe: fields are replaced whole.
 
     Args:
         settings: how jobs are kept.
         check_model: refuse jobs for models that were never served here.
-        retry_s: how long an operation is tried again while the connection is lost.
+        retry_s: how long an operation is retried while the connection is lost.
         wait_replicas: how many replicas must have a job before it counts as enqueued.
-        wait_s: how long one try waits for them.
+        wait_s: how long each try waits for them.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Operations:
         return keys.tag_of(job_id, self.settings.namespace)
 
     def send(self, request: Request, patience_s: float | None = None) -> Steps[Any]:
-        """The reply to `request` from a Redis that is new enough, tried again for `patience_s`."""
+        """Return the reply to `request` from a Redis that is new enough, retrying for `patience_s`."""
         patience_s = self.retry_s if patience_s is None else patience_s
         if not self._version_checked:
             info = yield from persist(Info(), patience_s)
@@ -79,7 +79,7 @@ class Operations:
         return (yield from persist(request, patience_s))
 
     def enqueue(self, job: Job, job_id: str | None = None) -> Steps[str]:
-        """Enqueue one job, under an id of the caller's if it has one; its id."""
+        """Enqueue one job, under the caller's id if there is one, and return its id."""
         call = self._call(job, job_id)
         known = yield from self._known_models([job.model])
         self._check_known(job.model, known)
@@ -87,7 +87,7 @@ class Operations:
         return accepted
 
     def _accept(self, calls: list[Call[str]]) -> Steps[list[Any]]:
-        """Send jobs; with `wait_replicas` until so many replicas have them."""
+        """Send jobs and, with `wait_replicas`, repeat until that many replicas have them."""
         if not self._wait_replicas:
             accepted: list[Any] = yield from self.send(Calls(calls))
             return accepted
@@ -106,7 +106,7 @@ class Operations:
                 )
 
     def enqueue_many(self, jobs: Iterable[JobLike]) -> Steps[list[str | HeadraceError]]:
-        """Enqueue jobs in pipelined batches; for each its id, or why it was refused.
+        """Enqueue jobs in pipelines; return each one's id, or why it was refused.
 
         Raises:
             BrokerUnavailable: Redis was lost before any job was accepted.
@@ -140,7 +140,7 @@ class Operations:
             return self._call(job)
         except HeadraceError as refusal:
             return refusal
-        except Exception as error:  # made without validation, or changed since
+        except Exception as error:  # made without validation, or changed afterwards
             return InvalidJob("job", f"can't be written ({type(error).__name__})")
 
     def _call(self, job: Job, job_id: str | None = None) -> Call[str]:
@@ -154,7 +154,7 @@ class Operations:
         return zlib.crc32(f"{job.tenant}:{job.idempotency_key}".encode()) % self.settings.partitions
 
     def _known_models(self, wanted: Iterable[str]) -> Steps[list[str]]:
-        """The models served here, read only if one of `wanted` is not known to be among them."""
+        """The models served here, read only if one of `wanted` isn't known to be among them."""
         now = time.monotonic()
         if not self._check_model or all(self._known_until.get(model, 0.0) > now for model in wanted):
             return list(self._known_until)
@@ -193,10 +193,10 @@ class Operations:
         return self._celery_key
 
     def job_of_task(self, task_id: str) -> Steps[str]:
-        """The id of the job that a Celery task is, the latest if it was retried.
+        """The id of a Celery task's job; the latest job if the task was retried.
 
         Raises:
-            JobNotFound: there is none, or its retention has ended.
+            JobNotFound: there is no such job, or its retention has ended.
         """
         (models,) = yield from self.send(Read((("HKEYS", keys.models(self.settings.namespace)),)))
         known = [
@@ -211,7 +211,7 @@ class Operations:
         raise JobNotFound(task_id)
 
     def cancel(self, job_id: str) -> Steps[CancelStatus]:
-        """Ask for the job's end."""
+        """Cancel the job."""
         status: CancelStatus = yield from self.send(cancel(self.tag_of(job_id), job_id))
         return status
 
@@ -230,7 +230,7 @@ def _job(item: object) -> Job | HeadraceError:
 
 
 def _jobs(items: Iterable[object]) -> Iterator[Job | HeadraceError]:
-    """Each item as a job, or why it is none; the last is what ended the items before their time."""
+    """Yield each item as a job or as an error; the last may be the error that ended the iterable early."""
     try:
         for item in items:
             yield _job(item)
@@ -253,7 +253,7 @@ def _batches(items: Iterator[Job | HeadraceError]) -> Iterator[list[Job | Headra
     size = 0
     for item in items:
         batch.append(item)
-        with suppress(Exception):  # of a job that can't be written; that is refused when it is tried
+        with suppress(Exception):  # a job that can't be written, which is refused when it is sent
             size += item.prompt_bytes + 8 * len(item.prompt_token_ids or ()) if isinstance(item, Job) else 0
         if len(batch) == BATCH_JOBS or size >= BATCH_BYTES:
             yield batch

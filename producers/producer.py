@@ -18,7 +18,7 @@ from .operations import Operations
 DEFAULT_URL = "redis://localhost:6379/0"
 
 MAX_CONNECTIONS = 16
-"""Requests that one client has under way at once, so that a thousand streams that come back to life together
+"""Maximum number of requests that one client has in flight, so that a thousand streams that resume together
 don't open a thousand connections."""
 
 Enqueued = TypeVar("Enqueued")
@@ -28,7 +28,7 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 
 def _suggesting(method: M) -> M:
-    """Have a misspelt argument's `TypeError` name the one that was likely meant."""
+    """Make the `TypeError` for a misspelt argument name the one that was probably meant."""
     known = inspect.signature(method).parameters.keys()
 
     @wraps(method)
@@ -42,7 +42,7 @@ def _suggesting(method: M) -> M:
 
 
 class Producer(ABC, Generic[Enqueued]):
-    """The settings of a client and `enqueue`, which gives an `Enqueued`: a handle, or one to be awaited."""
+    """The settings of a client, and `enqueue`, which returns an `Enqueued`: a handle, or an awaitable one."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Producer(ABC, Generic[Enqueued]):
         wait_replicas: int = 0,
         wait_s: float = 1.0,
     ) -> None:
-        """Nothing is sent before the first call.
+        """Make a client; it doesn't connect before the first call.
 
         Args:
             url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix:///path`,
@@ -69,13 +69,13 @@ class Producer(ABC, Generic[Enqueued]):
             idempotency_s: how long an idempotency key is remembered.
             limits: the largest job, and how much one class of one tenant may queue.
             check_model: refuse jobs for a model that no worker has ever served here.
-            retry_s: how long a call is tried again while the connection to Redis is lost.
-            wait_replicas: replicas that must have a job before `enqueue` returns, so that a failover can't
-                lose it; not on a Cluster.
-            wait_s: how long to wait for them, again and again within `retry_s`.
+            retry_s: how long a call is retried while the connection to Redis is lost.
+            wait_replicas: number of replicas that must have a job before `enqueue` returns, so that a
+                failover can't lose it; not on a Cluster.
+            wait_s: how long each try waits for them; tries are repeated within `retry_s`.
 
         Raises:
-            BadSetting: a setting is out of its range, or `url` is not a Redis URL.
+            BadSetting: a setting is out of range, or `url` is not a Redis URL.
         """
         address = address_of(url)
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", namespace):
@@ -108,13 +108,13 @@ class Producer(ABC, Generic[Enqueued]):
 
     @classmethod
     def from_env(cls, url: str | None = None, *, check_model: bool = True, retry_s: float = 5.0) -> Self:
-        """A client with the settings of `HEADRACE_*` variables and `headrace.toml`; `url` goes before them.
+        """Make a client with settings from `HEADRACE_*` variables and `headrace.toml`; `url` overrides them.
 
         Raises:
-            BadSetting: naming the first setting that is wrong.
+            BadSetting: a setting is wrong; the message names the first one.
         """
         from ..schemas.settings.common import (
-            CommonSettings,  # not needed by the client itself, and slow to import
+            CommonSettings,  # slow to import, and the client itself doesn't need it
         )
 
         settings = CommonSettings.load(redis_url=url)
@@ -170,52 +170,52 @@ class Producer(ABC, Generic[Enqueued]):
     ) -> Enqueued:
         """Enqueue one generation job and return a handle to it.
 
-        Exactly one of `prompt`, `messages` and `prompt_token_ids` is given. An argument that is None was not
-        given. When the connection is lost the call is repeated for up to the client's `retry_s`; the job is
-        still enqueued once.
+        Give exactly one of `prompt`, `messages` and `prompt_token_ids`; None means not given. If the
+        connection is lost, the call is retried for up to the client's `retry_s`; the job is still enqueued
+        only once.
 
         Args:
-            prompt: text to go on from, as it is.
+            prompt: text to continue.
             model: the served name of the model; see `client.models()`.
             messages: a chat, `[{"role": ..., "content": ...}]`, formatted by the model's chat template.
-            prompt_token_ids: a prompt that is tokens already.
-            tools: function definitions, handed to the chat template.
-            max_tokens: most tokens to generate; generation also ends where the model's context is full.
-            min_tokens: no end of text, stop token or stop string before this many tokens.
+            prompt_token_ids: a prompt as token ids.
+            tools: function definitions for the chat template.
+            max_tokens: maximum number of tokens to generate; a full context ends generation too.
+            min_tokens: before this many tokens, no end of text, stop token or stop string ends the job.
             temperature: 0 is greedy; 1 samples from the model's distribution.
             top_p: sample from the most likely tokens that together have this probability.
-            top_k: sample from this many most likely tokens; 0 from all.
+            top_k: sample from this many of the most likely tokens; 0 is all.
             min_p: sample from tokens at least this likely, relative to the most likely one.
-            presence_penalty: subtracted from the logits of tokens that were generated before.
-            frequency_penalty: the same, times how often.
-            repetition_penalty: divides the logits of tokens seen before; 1 does nothing.
+            presence_penalty: subtracted from the logits of tokens generated before.
+            frequency_penalty: the same, multiplied by how often they were generated.
+            repetition_penalty: divides the logits of tokens seen before; 1 has no effect.
             logit_bias: added to the logits of these token ids.
-            seed: the same seed gives the same tokens; without one it follows from the job's id.
+            seed: the same seed gives the same tokens; by default it is derived from the job's id.
             stop: strings that end the text; they are not part of it.
             stop_token_ids: tokens that end the text.
-            ignore_eos: go on after the model's end-of-text token.
-            logprobs: give log-probabilities, and those of this many most likely tokens.
-            response_format: "text" is what there is.
-            n: 1; use `enqueue_many` for several answers.
-            job_class: "interactive" goes before "standard" before "batch".
-            tenant: whose job it is; tenants share the workers fairly.
+            ignore_eos: continue past the model's end-of-text token.
+            logprobs: return log-probabilities, and those of this many of the most likely tokens.
+            response_format: only "text" is supported.
+            n: only 1 is supported; use `enqueue_many` for several answers.
+            job_class: "interactive" runs before "standard", which runs before "batch".
+            tenant: the tenant that owns the job; tenants share the workers fairly.
             idempotency_key: a second job with the same key and body is the first one.
-            delay_s: not before this many seconds from now.
-            deadline_s: the job expires when it has not ended within this many seconds.
-            max_runtime_s: the job expires when it has not ended this many seconds after its first start.
-            max_attempts: how often a worker may die over this job alone before it counts as failed.
-            webhook: who to tell of the job's start and end.
-            stream: False when nobody will read the stream: it is then written less often.
+            delay_s: don't start for this many seconds.
+            deadline_s: expire if the job has not ended within this many seconds.
+            max_runtime_s: expire if the job has not ended this many seconds after it first started.
+            max_attempts: how often a worker may die while running this job alone before it fails.
+            webhook: a receiver for the job's events.
+            stream: False if nobody will read the stream, which is then written less often.
             metadata: returned with the job's status and webhooks; at most 64 keys of at most 64 characters,
                 with values of at most 512.
 
         Raises:
-            InvalidJob: an argument is out of its range, or the job is too large.
+            InvalidJob: an argument is out of range, or the job is too large.
             UnknownModel: no worker has ever served that model here.
             QueueFull: the tenant's queue is at its limit; see `retry_after_s`.
-            RateLimited: the tenant has had its requests or tokens of this minute; see `retry_after_s`.
+            RateLimited: the tenant has used up this minute's requests or tokens; see `retry_after_s`.
             IdempotencyConflict: the idempotency key was used with another body.
-            BrokerUnavailable: Redis can't be reached, refuses, or is too old.
+            BrokerUnavailable: Redis can't be reached, refuses the command, or is too old.
         """
         arguments = {name: value for name, value in locals().items() if name != "self" and value is not None}
         return self._enqueue(Job.make(**arguments))
@@ -225,7 +225,7 @@ class Producer(ABC, Generic[Enqueued]):
 
 
 class Handle(Generic[C]):
-    """A job by its id, and the client to ask about it."""
+    """A job's id, and the client that asks about it."""
 
     __slots__ = ("_client", "id")
 
@@ -244,10 +244,10 @@ class Handle(Generic[C]):
 
 
 def handles(outcomes: list[str | HeadraceError], handle: Callable[[str], H]) -> list[H]:
-    """The handles of enqueued jobs.
+    """Return the handles of enqueued jobs.
 
     Raises:
-        JobsRefused: some were not enqueued.
+        JobsRefused: some jobs were not enqueued.
     """
     made = [handle(outcome) if isinstance(outcome, str) else outcome for outcome in outcomes]
     accepted = [outcome for outcome in made if not isinstance(outcome, HeadraceError)]

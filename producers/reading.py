@@ -1,9 +1,9 @@
 """Reading one job: its stream from any token offset, and its result.
 
-Live messages and the durable log carry the same chunks, and each says which tokens it holds; a `Cursor`
-takes every token once and in order from either. The log is read first, at every gap, and after every doubt
-(see `mailbox`); between that the reader waits, and looks at the log by itself after a while of silence, so
-that no lost message can make it wait for ever.
+Live messages and the durable log carry the same chunks, and each chunk says which tokens it holds; a `Cursor`
+takes every token once and in order from either. The log is read first, at every gap, and whenever messages
+may have been missed (see `mailbox`). In between the reader waits, and looks at the log by itself after some
+silence, so that a lost message can't make it wait for ever.
 """
 
 import random
@@ -30,14 +30,14 @@ from .steps import Listen, Read, Steps, check_seconds
 from .waiting import EXPLAIN_S, explain
 
 LOG_PAGE = 1000
-"""Log entries read at once; bounds memory and how long one reader holds Redis up."""
+"""Log entries read at once; limits memory, and how long one reader occupies Redis."""
 
 OUTAGE_S = 120.0
-"""A reader bears that Redis is away for this long."""
+"""How long a reader waits for an unreachable Redis."""
 
 SILENCE_S = 5.0
 MAX_SILENCE_S = 30.0
-"""A reader that hears nothing looks at the log after this long; less often the longer nothing happens."""
+"""A reader that hears nothing looks at the log after this long, then ever less often."""
 
 _RESULT_FIELDS = (
     "state",
@@ -56,7 +56,7 @@ _RESULT_FIELDS = (
 
 
 class Gap(Exception):
-    """The event does not follow on what was seen: one before it was missed."""
+    """An event doesn't follow what has been seen: an earlier one was missed."""
 
 
 @dataclass(slots=True)
@@ -74,11 +74,11 @@ class Cursor:
     _delivered: bool = False
 
     def take(self, event: Event) -> Chunk | None:
-        """The part of `event` that is new, as a chunk.
+        """Return the new part of `event` as a chunk.
 
         Raises:
             Gap: tokens before it were missed.
-            StreamReset: it begins before, or ends at, less than what was delivered already.
+            StreamReset: the stream now has fewer tokens than were delivered.
         """
         if isinstance(event, End):
             self._check_follows(event.offset)
@@ -94,7 +94,7 @@ class Cursor:
         return event
 
     def take_all(self, payloads: Iterable[bytes]) -> tuple[list[Chunk], Gap | StreamReset | None]:
-        """What is new in log entries or messages, up to the first that can't be taken, and why it can't."""
+        """Take new chunks from log entries or messages, up to the first that can't be taken, and say why."""
         chunks: list[Chunk] = []
         for payload in payloads:
             try:
@@ -119,11 +119,11 @@ def _without_first(chunk: Chunk, count: int) -> Chunk:
 
 
 class Silence:
-    """How long to wait for news before looking at the log, and at most in all.
+    """How long to wait for news before looking at the log, and how long in total.
 
     Attributes:
-        job_id: whose wait is explained.
-        others: how many jobs are waited for beside it.
+        job_id: the job whose wait is explained.
+        others: how many other jobs are awaited together with it.
     """
 
     __slots__ = ("_deadline", "_tell_at", "_timeout_s", "_wait_s", "job_id", "others")
@@ -137,18 +137,18 @@ class Silence:
 
     @property
     def left_s(self) -> float:
-        """The time that the reader still has, at most `OUTAGE_S`."""
+        """The time left to the reader, at most `OUTAGE_S`."""
         if self._deadline is None:
             return OUTAGE_S
         return min(OUTAGE_S, max(0.0, self._deadline - time.monotonic()))
 
     def wait(self, operations: Operations, mailbox: Listening) -> Steps[None]:
-        """Wait for news; where none comes for long, have the log looked at.
+        """Wait for news, and after a long silence have the log looked at.
 
-        Who has waited for a moment without a sign is told why, once.
+        After a short silence, warn once about why the job waits.
 
         Raises:
-            ResultTimeout: the reader's time is over.
+            ResultTimeout: the reader's time is up.
         """
         if self._tell_at is not None:
             wait_s = min(max(0.0, self._tell_at - time.monotonic()), self.left_s)
@@ -169,7 +169,7 @@ class Silence:
         mailbox.resync()
 
     def started(self) -> None:
-        """The job runs, or has run: nobody needs to be told why it waits."""
+        """Note that the job has started, so that no warning about waiting is needed."""
         self._tell_at = None
 
 
@@ -186,10 +186,10 @@ class StreamReader:
     _restarts: int | None = None
 
     def read(self) -> Steps[list[Chunk] | None]:
-        """The next chunks, or None after the end of a job that succeeded.
+        """Return the next chunks, or None after the end of a job that succeeded.
 
         Raises:
-            JobFailed, JobCancelled, JobExpired: after the last chunk, when the job ended so.
+            JobFailed, JobCancelled, JobExpired: after the last chunk, if the job ended that way.
             ResultTimeout, JobNotFound, StreamReset, BrokerUnavailable: see `JobHandle.stream`.
         """
         if self._failure is not None:
@@ -223,7 +223,7 @@ class StreamReader:
         if state is None:
             raise JobNotFound(job_id)
         known, self._restarts = self._restarts, int(restarts or 0)
-        if known not in {None, self._restarts} and seen:  # what follows may be another model's
+        if known not in {None, self._restarts} and seen:  # what follows may come from another model
             raise StreamReset(job_id, seen, 0)
         if int(offset or 0) < seen:
             raise StreamReset(job_id, seen, int(offset or 0))
@@ -246,10 +246,10 @@ class StreamReader:
 def stream_reader(
     operations: Operations, job_id: str, from_offset: int, timeout_s: float | None, news: Signal
 ) -> StreamReader:
-    """A reader of the job's stream from token `from_offset` on, for at most `timeout_s`, woken by `news`.
+    """Make a reader of the job's stream from `from_offset` on, for at most `timeout_s`, woken by `news`.
 
     Raises:
-        BadSetting: an offset that is negative or no number, or no number of seconds.
+        BadSetting: the offset is negative or not a number, or the limit isn't a number of seconds.
     """
     if isinstance(from_offset, bool) or not isinstance(from_offset, int) or from_offset < 0:
         raise BadSetting(f"from_offset = {from_offset!r}: must be a number of tokens, 0 or more")
@@ -267,12 +267,12 @@ def result_mailbox(operations: Operations, job_id: str, news: S) -> Mailbox[S]:
 def read_result(
     operations: Operations, job_id: str, mailbox: Mailbox[Any], timeout_s: float | None
 ) -> Steps[JobResult]:
-    """The result of a job, once it has ended.
+    """Wait for a job's end and return its result.
 
     Raises:
-        BadSetting: `timeout_s` is no number of seconds.
-        ResultTimeout: it has not ended within `timeout_s`.
-        JobFailed, JobCancelled, JobExpired: it ended so.
+        BadSetting: `timeout_s` isn't a number of seconds.
+        ResultTimeout: the job has not ended within `timeout_s`.
+        JobFailed, JobCancelled, JobExpired: the job ended that way.
         JobNotFound, BrokerUnavailable: see `JobHandle.result`.
     """
     check_seconds("timeout_s", timeout_s)
@@ -294,7 +294,7 @@ def read_result(
 
 
 def may_end(payload: bytes) -> bool:
-    """Whether a message is of a job's end; of one that can't be read, its record says."""
+    """Whether a message announces a job's end. If it can't be read, the job's record tells."""
     try:
         return isinstance(parse_event(payload), End)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Operations on the queue as generators: what to ask next, whoever does the asking.
+"""Operations on the queue as generators, independent of how their requests are performed.
 
-An operation yields requests and is sent their replies, so that it is written once: `drive` performs the
+An operation yields requests and is sent their replies, so it is written only once: `drive` performs the
 requests with blocking calls, `drive_async` with awaited ones. A lost connection is thrown into the operation,
-which decides whether asking again is safe.
+which decides whether it is safe to ask again.
 """
 
 import random
@@ -28,7 +28,7 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """Scripts whose writes replicas are to confirm; the reply has the results and how many replicas did."""
+    """Scripts whose writes replicas must confirm; the reply has the results and how many replicas did."""
 
     calls: Sequence[Call[Any]]
     replicas: int
@@ -46,8 +46,8 @@ class Read:
 class Write:
     """Commands that change something, in one round trip; the reply has theirs, in order.
 
-    They are sent again when their reply was lost, so a second time must do no harm: fields are set to a value
-    or deleted, a version may rise twice. What can't be done so is a script.
+    They are sent again if their reply is lost, so a second time must do no harm: fields are set to a value or
+    deleted, a version may rise twice. Anything else must be a script.
     """
 
     commands: Sequence[tuple[str | int, ...]]
@@ -55,7 +55,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Let time pass."""
+    """Wait."""
 
     seconds: float
 
@@ -70,7 +70,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What the server is; the reply is that of INFO server."""
+    """Ask for the server's version; the reply is that of INFO server."""
 
 
 Request = Call[Any] | Calls | Confirmed | Read | Write | Info | Pause | Listen
@@ -110,7 +110,7 @@ async def drive_async(steps: Steps[T], perform: Callable[[Request], Awaitable[An
 
 
 class Backoff:
-    """Growing pauses between tries, jittered so that many clients don't come back in step."""
+    """Growing pauses between tries, jittered so that clients don't retry in step."""
 
     def __init__(self, first_s: float = 0.05, most_s: float = 2.0) -> None:
         self._first_s, self._most_s = first_s, most_s
@@ -123,15 +123,16 @@ class Backoff:
         return pause_s
 
     def reset(self) -> None:
-        """It worked: begin with short pauses again."""
+        """Start again with short pauses, after a success."""
         self._next_s = self._first_s
 
 
 def persist(request: Request, patience_s: float) -> Steps[Any]:
-    """The reply to `request`, asked again while the connection is lost, for at most `patience_s`.
+    """Return the reply to `request`, which is retried for at most `patience_s` while the connection is lost.
 
-    Each may be sent twice. A read changes nothing, and a `Write` nothing more; a script knows by its job's
-    state and fence what was done before, or remembers the request (`schemas/scripts/lib/once.lua`).
+    Every request may be sent twice. A read changes nothing, and a second `Write` nothing more; a script tells
+    from its job's state and fence what was done before, or remembers the request
+    (`schemas/scripts/lib/once.lua`).
     """
     deadline, backoff = time.monotonic() + patience_s, Backoff()
     while True:
@@ -145,20 +146,20 @@ def persist(request: Request, patience_s: float) -> Steps[Any]:
 
 
 def check_name(argument: str, value: object) -> None:
-    """Refuse what names nothing: an empty text is the beginning of every name, and a variable not set.
+    """Refuse an empty name, which would match every name and is usually an unset variable.
 
     Raises:
-        BadSetting: naming the argument.
+        BadSetting: the message names the argument.
     """
     if not isinstance(value, str) or not value.strip():
         raise BadSetting(f"{argument} = {value!r}: must be a name; is a variable unset?")
 
 
 def check_seconds(argument: str, value: object) -> None:
-    """Refuse what is no span of time; None is no limit.
+    """Refuse anything but a number of seconds, or None for no limit.
 
     Raises:
-        BadSetting: naming the argument.
+        BadSetting: the message names the argument.
     """
     if value is None:
         return

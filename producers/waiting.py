@@ -1,7 +1,7 @@
-"""Why a job has not ended: decided here alone, from one bounded look at Redis, for all who tell of it.
+"""Why a job has not ended, decided only here, from one bounded look at Redis.
 
-The client's log, the command line, `ResultTimeout` and Celery's results word nothing of their own: they show
-`Waiting.text`. What stands in the way most is named, as nobody can act on the rest before that is mended.
+The client's log, the command line, `ResultTimeout` and Celery's results all show `Waiting.text` instead of
+wording their own. It names the biggest obstacle, since the others don't matter until that is removed.
 """
 
 import json
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from .operations import Operations
 
 EXPLAIN_S = 1.5
-"""Who has waited for this long without a sign is told why."""
+"""A reader that has waited for this long without a sign is told why."""
 
 SILENT_S = 10.0
-"""A worker says every second that it lives; one not heard of for this long is likely gone."""
+"""A worker sends a heartbeat every second; one silent for this long is probably gone."""
 
 MOST_WORKERS = 32
 MOST_AHEAD = 200
-"""Of workers and of jobs in front, more than these are not looked at."""
+"""Maximum number of workers, and of jobs ahead, that are looked at."""
 
 
 class WaitReason(StrEnum):
-    """What a job waits for."""
+    """What a job is waiting for."""
 
     DELAYED = "delayed"
     NO_WORKER = "no_worker"
@@ -68,15 +68,15 @@ class Waiting:
 
     @property
     def expected(self) -> bool:
-        """Whether it is what was asked for, and nobody needs to be warned of it."""
+        """Whether the wait is as requested, so that nobody needs a warning."""
         return self.reason in _EXPECTED
 
 
 class Waits:
-    """Tells the log of one client's jobs that wait, once a job, and of few of many: a line says it for all.
+    """Logs why one client's jobs wait: once per job, and only for a few if there are many.
 
     Args:
-        a_minute: the most lines.
+        a_minute: maximum number of lines per minute.
     """
 
     def __init__(self, a_minute: int = 10) -> None:
@@ -85,14 +85,14 @@ class Waits:
         self._lines: deque[float] = deque([-math.inf] * a_minute, maxlen=a_minute)
 
     def tell(self, operations: "Operations", job_id: str) -> Steps[None]:
-        """Say what the job waits for, unless nobody needs to hear it."""
+        """Log what the job is waiting for, unless nobody needs to know."""
         if self.takes(job_id):
             waiting = yield from explain(operations, job_id)
             if waiting is not None and not waiting.expected:
                 self.say(f"job {job_id}", waiting.text)
 
     def takes(self, name: str) -> bool:
-        """Whether there is room for a line about it; it is taken before anything is asked of Redis."""
+        """Whether another line may be logged; the room is taken before Redis is asked anything."""
         now = time.monotonic()
         if name in self._told or now - self._lines[0] < 60:
             return False
@@ -107,7 +107,7 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
-    """A worker, and the seconds since it was last heard of."""
+    """A worker, and the seconds since its last heartbeat."""
 
     id: str
     silent_s: float
@@ -121,7 +121,7 @@ class _Worker:
 
 
 def explain(operations: "Operations", job_id: str) -> Steps[Waiting | None]:
-    """Why the job has not ended; None where it is not known, or there is no such job."""
+    """Why the job has not ended; None if that is unknown, or there is no such job."""
     try:
         return (yield from explain_at(operations.tag_of(job_id), job_id))
     except BrokerUnavailable:
@@ -129,10 +129,10 @@ def explain(operations: "Operations", job_id: str) -> Steps[Waiting | None]:
 
 
 def explain_at(tag: Tag, job_id: str) -> Steps[Waiting | None]:
-    """Why the job has not ended, by these keys; None where it can't be known, or there is no such job."""
+    """Why the job has not ended, from these keys; None if that can't be known, or there is no such job."""
     try:
         return (yield from _explain(tag, job_id))
-    except ValueError:  # what Redis holds was damaged
+    except ValueError:  # the record in Redis was damaged
         return None
 
 
@@ -175,7 +175,7 @@ def _explain(tag: Tag, job_id: str) -> Steps[Waiting | None]:
 
 
 def _details(tag: Tag, job: dict[str, str], workers: Sequence[str]) -> Steps[tuple[Any, ...]]:
-    """What each worker says of itself; the tenant's limits and its running jobs; who is in front."""
+    """Read what each worker reports, the tenant's limits and running jobs, and which jobs are ahead."""
     urgent = [tag.backlog(each) for each in JobClass if _rank(each) < _rank(job["class"])]
     before = ("XRANGE", job["stream"], "-", f"({job['entry']}", "COUNT", MOST_AHEAD)
     replies = yield Read(
@@ -205,7 +205,7 @@ def _worker(name: str, silent_s: float, facts: Sequence[bytes | None]) -> _Worke
 
 
 def _limit(*policies: bytes | None) -> int | None:
-    """How many jobs the tenant may have running, by its own policy or everybody else's."""
+    """How many jobs the tenant may have running, by its own policy or the default."""
     for policy in policies:
         if policy is not None:
             most = json.loads(policy).get("max_running")
