@@ -124,7 +124,7 @@ async def test_two_runs_do_not_write_one_file(
     requests, responses = write_requests(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "out.jsonl"
     first = asyncio.create_task(run(redis_url, requests, responses))
     await until_async(responses.exists)
-    with pytest.raises(HeadraceError, match="another run writes"):
+    with pytest.raises(HeadraceError, match="another run is writing"):
         await run(redis_url, requests, responses)
     await answer(worker, until_async, JobState.SUCCEEDED)
     await first

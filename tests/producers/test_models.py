@@ -65,7 +65,7 @@ def test_an_empty_name_chooses_nothing(
         lambda: client.admin.delivery(nothing),  # type: ignore[arg-type]
         lambda: client.admin.replay_delivery(nothing),  # type: ignore[arg-type]
     ):
-        with pytest.raises(BadSetting, match="must be a name; is a variable not set"):
+        with pytest.raises(BadSetting, match="must be a name; is a variable unset"):
             attempt()
     with pytest.raises(JobNotFound):
         client.job(nothing)  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def test_the_last_worker_died_a_while_ago(client: Client, redis: Redis, worker, 
     alive()
     redis.zincrby(worker.tag.workers, -42_000, "w")
     reason, text = reason_of(client, client.enqueue("x", model=MODEL).id)
-    assert (reason, "the last one was heard of 42 s ago" in text) == (WaitReason.NO_WORKER, True)
+    assert (reason, "the last one was heard from 42 s ago" in text) == (WaitReason.NO_WORKER, True)
 
 
 def test_jobs_are_in_front(client: Client, alive) -> None:

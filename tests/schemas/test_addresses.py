@@ -34,7 +34,7 @@ def test_a_cluster_url_names_nodes():
         ("redis+cluster://a:1/2", "a Cluster has no databases"),
         ("redis+cluster://a:1?db=2", "a Cluster has no databases"),
         ("redis+cluster://", "no host is named"),
-        ("redis+cluster://a:notaport", "a port that is a number"),
+        ("redis+cluster://a:notaport", "a numeric port"),
         ("redis://a,b", "several hosts need redis\\+sentinel"),
         ("redis://a:99999", "the port must be 1 to 65535"),
         ("redis://a/x", "must be a number"),
@@ -49,8 +49,8 @@ def test_a_cluster_url_names_nodes():
         ("unix://run/redis.sock", "unix:///run/redis.sock"),
         ("localhost:6379", "must begin with redis://"),
         ("", "must begin with redis://"),
-        (None, "is a variable not set"),
-        (b"redis://a", "is a variable not set"),
+        (None, "is a variable unset"),
+        (b"redis://a", "is a variable unset"),
     ],
 )
 @pytest.mark.parametrize("make", [connect, connect_async, Client])

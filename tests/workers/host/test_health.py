@@ -122,7 +122,7 @@ def test_a_worker_is_ready_when_each_of_its_engine_processes_is(redis_url: str, 
     [
         ("loading", "it has been loading its model for"),
         ("cut_off", "nothing listens there"),
-        ("alone", "it has not exchanged with Redis for 99 s, longer than its lease"),
+        ("alone", "it has not reached Redis for 99 s, longer than its lease"),
         ("crash", "it will be restarted in"),
     ],
 )
