@@ -20,15 +20,37 @@ Arg = str | bytes | int | float
 
 _FOLDER = Path(__file__).parents[1] / "scripts"
 _USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
+_ARGS = re.compile(r"^-- args: (.+(?:\n--   .+)*)$", re.MULTILINE)
+_BINDINGS = {"": "ARGV[{}]", "number": "tonumber(ARGV[{}])", "flag": "ARGV[{}] == '1'"}
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua file, preceded by the libraries that it uses."""
+    """A Lua file, preceded by the libraries that it uses, and the names of its arguments.
+
+    Its line `-- args:` declares them: `name` is a string in Lua, `name:number` a number and `name:flag` a
+    boolean. A last `name...` stands for all that follow, from the index `name_from` on.
+
+    Attributes:
+        args: the names, without that of the rest.
+        rest: the name of the rest; empty when there is none.
+    """
 
     name: str
     source: str
     sha: str
+    args: tuple[str, ...]
+    rest: str
+
+    def call(self, base: str, parse: "Callable[[Any], R]", /, *rest: Arg, **args: Arg) -> "Call[R]":
+        """The script with its arguments by name; `rest` follows them.
+
+        Raises:
+            TypeError: an argument is missing, or the script has none of that name.
+        """
+        if args.keys() != set(self.args) or (rest and not self.rest):
+            raise TypeError(f"script {self.name} takes {self.args}, not {tuple(args)} and {len(rest)} more")
+        return Call(self, base, (*(args[name] for name in self.args), *rest), parse)
 
 
 @cache
@@ -39,9 +61,25 @@ def script(name: str) -> Script:
     it.
     """
     parts: dict[Path, str] = {}
-    _add(_FOLDER / f"{name}.lua", parts)
-    source = "\n".join(parts.values())
-    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    path = _FOLDER / f"{name}.lua"
+    _add(path, parts)
+    own = parts.pop(path)
+    args, rest, binding = _declared(own)
+    source = "\n".join((*parts.values(), binding, own))
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, source, sha, args, rest)
+
+
+def _declared(lua: str) -> tuple[tuple[str, ...], str, str]:
+    """What a script's line `-- args:` names, the rest, and the Lua that gives its locals their values."""
+    declared = _ARGS.search(lua)
+    words = re.sub(r"\n--", "", declared[1]).split() if declared else []
+    rest = words.pop().removesuffix("...") if words and words[-1].endswith("...") else ""
+    names, kinds = [word.partition(":")[0] for word in words], [word.partition(":")[2] for word in words]
+    values = [_BINDINGS[kind].format(index) for index, kind in enumerate(kinds, start=1)]
+    bound = [*names, *([f"{rest}_from"] if rest else [])]
+    values += [str(len(names) + 1)] if rest else []
+    return tuple(names), rest, f"local {', '.join(bound)} = {', '.join(values)}" if bound else ""
 
 
 def _add(path: Path, parts: dict[Path, str]) -> None:

@@ -1,8 +1,7 @@
 -- An outbox entry becomes a delivery: from now on it is tried until it ends, whatever becomes of the job's record.
 -- The entry goes with it, unless more follows from it (`keep_entry`); its delivery is made once all the same.
+-- args: entry id endpoint retention_ms per_endpoint:number keep_entry:flag fields...
 -- uses: outbox deliveries
-local entry, id, endpoint, retention_ms, per_endpoint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local keep_entry = ARGV[6] == '1'
 local MAX_FORGOTTEN = 100  -- deliveries whose retention has ended, for each that comes
 
 if #redis.call('XRANGE', key('outbox'), entry, entry) == 0 then return 'already' end
@@ -17,10 +16,10 @@ if not known then
     redis.call('PEXPIRE', key('endpoint', endpoint), retention_ms)  -- as long as what can be replayed
   else
     redis.call('ZADD', key('waiting', endpoint), now, id)
-    plan_endpoint(to_fields({unpack(ARGV, 7)}).tenant, endpoint, per_endpoint)
+    plan_endpoint(to_fields({unpack(ARGV, fields_from)}).tenant, endpoint, per_endpoint)
   end
   redis.call('HSET', delivery, 'endpoint', endpoint, 'created_ms', now, 'retention_ms', retention_ms, 'attempts', 0,
-    'state', disabled and 'disabled' or 'pending', unpack(ARGV, 7))
+    'state', disabled and 'disabled' or 'pending', unpack(ARGV, fields_from))
 end
 redis.call('PEXPIRE', delivery, retention_ms)
 if not keep_entry then drop_entry(entry) end

@@ -1,7 +1,7 @@
 """Make a webhook delivery of an outbox entry."""
 
 from ..keys import Tag
-from ..redis.call import Arg, Call, script, text
+from ..redis.call import Call, script, text
 from ..webhooks.delivery import PER_ENDPOINT, delivery_id, endpoint_id
 
 
@@ -37,13 +37,14 @@ def accept_delivery(
         return text(reply) == "ok"
 
     fields = {"job_id": job_id, "event": event, "tenant": tenant, "url": url, "body": body, "secret": secret}
-    args: tuple[Arg, ...] = (
-        entry_id,
-        delivery_id(job_id, entry_id),
-        endpoint_id(tenant, url),
-        round(retention_s * 1000),
-        PER_ENDPOINT,
-        int(keep_entry),
+    return script("accept_delivery").call(
+        tag.base,
+        parse,
         *(part for field in fields.items() for part in field),
+        entry=entry_id,
+        id=delivery_id(job_id, entry_id),
+        endpoint=endpoint_id(tenant, url),
+        retention_ms=round(retention_s * 1000),
+        per_endpoint=PER_ENDPOINT,
+        keep_entry=int(keep_entry),
     )
-    return Call(script("accept_delivery"), tag.base, args, parse)

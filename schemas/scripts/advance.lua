@@ -1,8 +1,9 @@
--- Publish new tokens of running jobs and renew their leases. ARGV: lease_ms, then per job
--- id, fence, from, to, payload ('' renews only). One answer a job, in order.
+-- Publish new tokens of running jobs and renew their leases. A segment is id, fence, from, to, payload ('' renews
+-- only). One answer a segment, in order.
+-- args: lease_ms:number segments...
 -- uses: queue log
 allow_when_full()
-local now, lease_ms, answers = now_ms(), tonumber(ARGV[1]), {}
+local now, answers = now_ms(), {}
 
 local CHARGED_EVERY = 64  -- tokens by which a job has come to more than it was charged with
 
@@ -23,7 +24,7 @@ local function advance(id, fence, from, to, payload)
   return 'ok'
 end
 
-for i = 2, #ARGV, 5 do
+for i = segments_from, #ARGV, 5 do
   -- A job whose keys were damaged from outside answers alone; its neighbours in the batch go on.
   local fine, answer = pcall(advance, ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), ARGV[i + 4])
   if not fine and not is_damage(answer) then error(answer, 0) end

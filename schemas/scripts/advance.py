@@ -23,6 +23,17 @@ class Segment:
     offset: int
     payload: str = ""
 
+    @property
+    def args(self) -> dict[str, Arg]:
+        """The arguments of scripts that write one segment."""
+        return {
+            "id": self.job_id,
+            "fence": self.fence,
+            "from": self.start,
+            "to": self.offset,
+            "payload": self.payload,
+        }
+
 
 class AdvanceStatus(StrEnum):
     """What became of a write."""
@@ -60,11 +71,11 @@ def parse_answer(reply: bytes | str) -> Advance:
 
 def advance(tag: Tag, lease_ms: int, segments: Sequence[Segment]) -> Call[list[Advance]]:
     """Write the segments and renew every job's lease; one answer a segment, in order."""
-    args: list[Arg] = [lease_ms]
+    args: list[Arg] = []
     for segment in segments:
         args += (segment.job_id, segment.fence, segment.start, segment.offset, segment.payload)
 
     def parse(reply: list[Any]) -> list[Advance]:
         return [parse_answer(answer) for answer in reply]
 
-    return Call(script("advance"), tag.base, args, parse)
+    return script("advance").call(tag.base, parse, *args, lease_ms=lease_ms)

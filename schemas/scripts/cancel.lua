@@ -1,6 +1,6 @@
 -- Cancel a job: at once while it waits, by a flag that its worker's next `advance` sees while it runs.
+-- args: id
 -- uses: ends
-local id = ARGV[1]
 allow_when_full()
 local job = fields_of(id, 'state', 'retention_ms')
 if not job.state then return 'missing' end

@@ -31,4 +31,4 @@ def cancel(tag: Tag, job_id: str) -> Call[CancelStatus]:
             raise JobNotFound(job_id)
         return CancelStatus(status)
 
-    return Call(script("cancel"), tag.base, (job_id,), parse)
+    return script("cancel").call(tag.base, parse, id=job_id)

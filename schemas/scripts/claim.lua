@@ -1,15 +1,12 @@
 -- Take as many jobs as fit the worker's free KV pages, most urgent first, and no job that does not fit.
 -- The first head that does not fit ends the claim. It leaves its lane and is held for this worker, which takes
 -- nothing before it that is not more urgent; other workers pass it over, unless they have the room.
+-- args: worker nonce lease_ms:number budget:number slots:number page_size:number capacity:number
+--   output_ratio:number tokens_per_byte:number suspect_slots:number max_v:number resync:flag company:flag
+--   context:number interactive_room:number standard_room:number fingerprint classes...
 -- uses: ends
-local worker, nonce, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local budget, slots, page_size = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local capacity, output_ratio, tokens_per_byte = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local suspect_slots, max_v, resync = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
-local company, context = ARGV[13] == '1', tonumber(ARGV[14])
-local room = {interactive = tonumber(ARGV[15]), standard = tonumber(ARGV[16]), batch = 0}  -- once others gave way
-local fingerprint = ARGV[17]
-local classes = {unpack(ARGV, 18)}
+local room = {interactive = interactive_room, standard = standard_room, batch = 0}  -- once others gave way
+local classes = {unpack(ARGV, classes_from)}
 
 local MAX_LOOKS = 64   -- at what starts nothing: ended or broken heads, empty lanes, tenants at their limit
 local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; then as many, from anywhere behind them

@@ -106,27 +106,28 @@ class ClaimReply:
 
 def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
     """Take a suspect alone, or jobs until one does not fit: in each class what ran before, then the lanes."""
-    args = (
-        request.worker,
-        request.nonce,
-        request.lease_ms,
-        request.budget_tokens,
-        request.slots,
-        request.page_size,
-        request.capacity_tokens,
-        request.output_ratio,
-        request.tokens_per_byte,
-        request.suspect_slots,
-        request.max_v,
-        int(request.resync),
-        int(request.company),
-        request.context_tokens,
-        request.room_tokens.get(JobClass.INTERACTIVE, 0),
-        request.room_tokens.get(JobClass.STANDARD, 0),
-        request.fingerprint,
+    return script("claim").call(
+        tag.base,
+        _parse,
         *(job_class.value for job_class in request.classes),
+        worker=request.worker,
+        nonce=request.nonce,
+        lease_ms=request.lease_ms,
+        budget=request.budget_tokens,
+        slots=request.slots,
+        page_size=request.page_size,
+        capacity=request.capacity_tokens,
+        output_ratio=request.output_ratio,
+        tokens_per_byte=request.tokens_per_byte,
+        suspect_slots=request.suspect_slots,
+        max_v=request.max_v,
+        resync=int(request.resync),
+        company=int(request.company),
+        context=request.context_tokens,
+        interactive_room=request.room_tokens.get(JobClass.INTERACTIVE, 0),
+        standard_room=request.room_tokens.get(JobClass.STANDARD, 0),
+        fingerprint=request.fingerprint,
     )
-    return Call(script("claim"), tag.base, args, _parse)
 
 
 def _parse(reply: list[Any]) -> ClaimReply:

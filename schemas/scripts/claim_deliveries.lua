@@ -3,11 +3,11 @@
 -- free (`limit`, less what is taken) a tenant gets some while it has at most three times as many under way; of what it
 -- gets, an origin while it has at most twice as many; and an origin, whoever it is for, at most as many as are free.
 -- So a tenant has three quarters at most, an origin half, and several come to equal shares, with room for the next.
+-- args: limit:number lease_ms:number nonce per_endpoint:number pair_count:number under_way...
 -- uses: deliveries
-local limit, lease_ms, nonce, per_endpoint = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local tenants, at_origins, origins = {}, {}, {}  -- the sender's attempts under way
-local first_origin = 6 + 3 * ARGV[5]
-for i = 6, first_origin - 1, 3 do
+local first_origin = under_way_from + 3 * pair_count
+for i = under_way_from, first_origin - 1, 3 do
   local tenant, attempts = ARGV[i], tonumber(ARGV[i + 2])
   tenants[tenant] = (tenants[tenant] or 0) + attempts
   at_origins[tenant .. ' ' .. ARGV[i + 1]] = attempts

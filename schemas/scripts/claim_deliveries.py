@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..keys import Tag
-from ..redis.call import Arg, Call, script, text
+from ..redis.call import Call, script, text
 from ..webhooks.delivery import PER_ENDPOINT, origin_id
 
 
@@ -74,12 +74,17 @@ def claim_deliveries(
         part for (tenant, origin), count in (tenants or {}).items() for part in (tenant, origin, count)
     ]
     by_origin = [part for item in (under_way or {}).items() for part in item]
-    args: tuple[Arg, ...] = (
-        *(limit, round(lease_s * 1000), nonce, PER_ENDPOINT, len(tenants or ())),
+    return script("claim_deliveries").call(
+        tag.base,
+        parse,
         *by_both,
         *by_origin,
+        limit=limit,
+        lease_ms=round(lease_s * 1000),
+        nonce=nonce,
+        per_endpoint=PER_ENDPOINT,
+        pair_count=len(tenants or ()),
     )
-    return Call(script("claim_deliveries"), tag.base, args, parse)
 
 
 def _read(value: bytes | str) -> str:

@@ -13,4 +13,4 @@ def drain(tag: Tag, worker_id: str, finish_s: float) -> Call[bool]:
     def parse(reply: bytes | str) -> bool:
         return text(reply) == "ok"
 
-    return Call(script("drain"), tag.base, (worker_id, round(finish_s * 1000)), parse)
+    return script("drain").call(tag.base, parse, worker=worker_id, finish_ms=round(finish_s * 1000))

@@ -1,11 +1,11 @@
 -- Throw a dead letter away, with what was kept of its job for it.
+-- args: entry request
 -- uses: once
-local entry_id, request = ARGV[1], ARGV[2]
 local before = answered(request)
 if before then return before end
-local found = redis.call('XRANGE', key('dead'), entry_id, entry_id)[1]
+local found = redis.call('XRANGE', key('dead'), entry, entry)[1]
 if not found then return 'missing' end
 local id = to_fields(found[2]).job or ''
 if fields_of(id, 'state').state == 'failed' then redis.call('DEL', key('job', id), key('out', id)) end
-redis.call('XDEL', key('dead'), entry_id)
+redis.call('XDEL', key('dead'), entry)
 return answer(request, id)

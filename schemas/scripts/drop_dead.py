@@ -18,4 +18,4 @@ def drop_dead(tag: Tag, entry_id: str) -> Call[str]:
             raise JobNotFound(entry_id)
         return answer
 
-    return Call(script("drop_dead"), tag.base, (entry_id, new_request()), parse)
+    return script("drop_dead").call(tag.base, parse, entry=entry_id, request=new_request())

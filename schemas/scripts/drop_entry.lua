@@ -1,5 +1,6 @@
 -- All that was to follow from an outbox entry has.
+-- args: entry
 -- uses: outbox
 allow_when_full()
-drop_entry(ARGV[1])
+drop_entry(entry)
 return 'ok'

@@ -10,4 +10,4 @@ def drop_entry(tag: Tag, entry_id: str) -> Call[None]:
     def parse(_: bytes | str) -> None:
         return None
 
-    return Call(script("drop_entry"), tag.base, (entry_id,), parse)
+    return script("drop_entry").call(tag.base, parse, entry=entry_id)

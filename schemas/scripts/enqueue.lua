@@ -1,18 +1,15 @@
 -- Accept a job, exactly once for its id and for its idempotency key, or refuse it with the reason.
+-- args: id spec class tenant prompt_tokens prompt_bytes max_tokens v idempotency_key body_hash idempotency_ms
+--   delay_ms:number deadline_ms:number max_runtime_ms:number max_attempts retention_ms events
+--   max_queued_jobs:number max_queued_bytes:number
 -- uses: jobs
-local id, spec, class, tenant = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local prompt_tokens, prompt_bytes, max_tokens, v = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local idem_key, body_hash, idem_ms = ARGV[9], ARGV[10], ARGV[11]
-local delay_ms, deadline_ms, max_runtime_ms = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
-local max_attempts, retention_ms, events = ARGV[15], ARGV[16], ARGV[17]
-local max_jobs, max_bytes = tonumber(ARGV[18]), tonumber(ARGV[19])
 
 local MINUTE_MS = 60000
 local MAX_FORGOTTEN = 16  -- delayed jobs looked at before one is refused
 
 if redis.call('EXISTS', key('job', id)) == 1 then return {'ok', id} end  -- the first reply was lost
 
-local idem = idem_key ~= '' and key('idem', tenant, idem_key)
+local idem = idempotency_key ~= '' and key('idem', tenant, idempotency_key)
 if idem then
   local known = redis.call('GET', idem)
   if known then
@@ -53,7 +50,7 @@ local function room()
     local mean = tonumber(redis.call('HGET', key('pace', class), 'mean') or 5000)
     return {'full', count, size, math.ceil(math.max(1000, mean * math.min(most_jobs, 1e6) / 100))}
   end
-  return over(lane_jobs, lane_bytes, max_jobs, max_bytes)
+  return over(lane_jobs, lane_bytes, max_queued_jobs, max_queued_bytes)
     or over(jobs, bytes, policy.max_queued_jobs or math.huge, policy.max_queued_bytes or math.huge)
 end
 
@@ -88,7 +85,7 @@ local function note(name, value) record[#record + 1], record[#record + 2] = name
 
 if events ~= '' then note('events', events) end
 if max_runtime_ms > 0 then note('max_runtime_ms', max_runtime_ms) end
-if idem then redis.call('SET', idem, id .. ' ' .. body_hash, 'PX', idem_ms) end
+if idem then redis.call('SET', idem, id .. ' ' .. body_hash, 'PX', idempotency_ms) end
 if deadline_ms > 0 then
   note('deadline_ms', now + deadline_ms)
   redis.call('ZADD', key('deadlines'), now + deadline_ms, id)

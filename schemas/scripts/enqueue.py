@@ -44,28 +44,29 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[st
             raise IdempotencyConflict(job.idempotency_key or "", known_id)
         return known_id
 
-    args = (
-        job_id,
-        spec,
-        job.job_class.value,
-        job.tenant,
-        len(job.prompt_token_ids or ()),
-        job.prompt_bytes,
-        job.max_tokens,
-        job.v,
-        job.idempotency_key or "",
-        _body_hash(job),
-        round(settings.idempotency_s * 1000),
-        round(job.delay_s * 1000),
-        round((job.deadline_s or 0) * 1000),
-        round((job.max_runtime_s or 0) * 1000),
-        job.max_attempts,
-        round(settings.retention_s * 1000),
-        ",".join(job.events),
-        limits.max_queued_jobs,
-        limits.max_queued_bytes,
+    return script("enqueue").call(
+        tag.base,
+        parse,
+        id=job_id,
+        spec=spec,
+        **{"class": job.job_class.value},
+        tenant=job.tenant,
+        prompt_tokens=len(job.prompt_token_ids or ()),
+        prompt_bytes=job.prompt_bytes,
+        max_tokens=job.max_tokens,
+        v=job.v,
+        idempotency_key=job.idempotency_key or "",
+        body_hash=_body_hash(job),
+        idempotency_ms=round(settings.idempotency_s * 1000),
+        delay_ms=round(job.delay_s * 1000),
+        deadline_ms=round((job.deadline_s or 0) * 1000),
+        max_runtime_ms=round((job.max_runtime_s or 0) * 1000),
+        max_attempts=job.max_attempts,
+        retention_ms=round(settings.retention_s * 1000),
+        events=",".join(job.events),
+        max_queued_jobs=limits.max_queued_jobs,
+        max_queued_bytes=limits.max_queued_bytes,
     )
-    return Call(script("enqueue"), tag.base, args, parse)
 
 
 def _body_hash(job: WireJob) -> str:

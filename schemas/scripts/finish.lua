@@ -1,8 +1,6 @@
 -- End a running job: last tokens, terminal state, result, end marker and all effects in one step.
+-- args: id fence from:number to:number payload state output error end_payload prompt_tokens:number
 -- uses: ends
-local id, fence, from, to, payload = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local state, output, error, end_payload = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local prompt_tokens = tonumber(ARGV[10] or 0)
 
 allow_when_full()
 local job, now = fields_of(id, 'state', 'fence', 'offset', 'retention_ms'), now_ms()

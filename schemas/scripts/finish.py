@@ -11,16 +11,13 @@ def finish(tag: Tag, segment: Segment, end: End, output: Output) -> Call[Advance
 
     A second call is answered `ALREADY` and changes nothing.
     """
-    args = (
-        segment.job_id,
-        segment.fence,
-        segment.start,
-        segment.offset,
-        segment.payload,
-        end.end.value,
-        output.model_dump_json(exclude_none=True),
-        end.error.model_dump_json() if end.error else "",
-        end.model_dump_json(exclude_none=True),
-        output.usage.prompt_tokens,
+    return script("finish").call(
+        tag.base,
+        parse_answer,
+        **segment.args,
+        state=end.end.value,
+        output=output.model_dump_json(exclude_none=True),
+        error=end.error.model_dump_json() if end.error else "",
+        end_payload=end.model_dump_json(exclude_none=True),
+        prompt_tokens=output.usage.prompt_tokens,
     )
-    return Call(script("finish"), tag.base, args, parse_answer)

@@ -1,13 +1,14 @@
--- A worker says that it lives and what it has. ARGV: id, time to live in ms, then field, value, ... Of these,
+-- A worker says that it lives and what it has, as fields and values. Of these,
 -- `capacity_tokens` and `classes` tell smaller workers what they can leave to it; `fingerprint`, `max_v` and `classes`
 -- which jobs with tokens it can go on with.
 -- The answer is in how many ms it is to end by itself, if somebody has asked it to, and which other models were
 -- served under the same name within the last seconds.
+-- args: worker silence_ms facts...
 -- uses: workers
 local HEARD_OF_MS = 10 * 1000
 
 allow_when_full()
-local worker, facts, now = ARGV[1], to_fields({unpack(ARGV, 3)}), now_ms()
+local facts, now = to_fields({unpack(ARGV, facts_from)}), now_ms()
 redis.call('ZADD', key('workers'), now, worker)
 for _, class in ipairs(CLASSES) do
   local serves = not facts.classes or string.find(',' .. facts.classes .. ',', ',' .. class .. ',', 1, true)
@@ -20,8 +21,8 @@ for _, class in ipairs(CLASSES) do
     if readers ~= class then redis.call('ZADD', key('readers'), now, readers) end
   end
 end
-redis.call('HSET', key('worker', worker), unpack(ARGV, 3))
-redis.call('PEXPIRE', key('worker', worker), ARGV[2])
+redis.call('HSET', key('worker', worker), unpack(ARGV, facts_from))
+redis.call('PEXPIRE', key('worker', worker), silence_ms)
 
 local answer, seen = {redis.call('HGET', key('worker', worker), 'drain') or ''}, {[facts.fingerprint or ''] = true}
 for _, readers in ipairs(redis.call('ZRANGEBYSCORE', key('readers'), now - HEARD_OF_MS, '+inf', 'LIMIT', 0, 64)) do

@@ -7,7 +7,7 @@ from redis import Redis
 
 from ..job import JobClass
 from ..keys import Tag
-from ..redis.call import Arg, Call, script, text
+from ..redis.call import Call, script, text
 from ..redis.connection import broker_errors
 from .upkeep import WORKER_SILENCE_S
 
@@ -29,10 +29,13 @@ def heartbeat(tag: Tag, worker_id: str, facts: Mapping[str, str | int]) -> Call[
 
     Of that, `fingerprint`, `classes` (joined by commas) and `max_v` tell which jobs with tokens it can take.
     """
-    args: list[Arg] = [worker_id, round(WORKER_SILENCE_S * 1000)]
-    for name, value in facts.items():
-        args += (name, value)
-    return Call(script("heartbeat"), tag.base, args, _parse)
+    return script("heartbeat").call(
+        tag.base,
+        _parse,
+        *(part for fact in facts.items() for part in fact),
+        worker=worker_id,
+        silence_ms=round(WORKER_SILENCE_S * 1000),
+    )
 
 
 def _parse(reply: list[Any]) -> HeartbeatReply:

@@ -1,9 +1,7 @@
 -- A worker's process has ended: take its jobs back now instead of when their leases lapse, at most `limit` a call.
 -- The answer says how many that was, and how many are left for the next call.
+-- args: worker blamed:flag suspect_margin:number dead_retention_ms:number how limit:number most_attempts:number
 -- uses: deaths
-local worker, blamed = ARGV[1], ARGV[2] == '1'
-local suspect_margin, dead_retention_ms, how, limit = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-local most_attempts = tonumber(ARGV[7])
 
 allow_when_full()
 local now, held, count, looks = now_ms(), key('held', worker), 0, limit

@@ -27,13 +27,14 @@ def recover(
     def parse(reply: Any) -> Recovered:
         return Recovered(*map(int, reply))
 
-    args = (
-        worker_id,
-        int(blamed),
-        SUSPECT_MARGIN_TOKENS,
-        round(settings.dead_retention_s * 1000),
-        how,
-        ITEMS_A_CALL,
-        settings.max_attempts,
+    return script("recover").call(
+        tag.base,
+        parse,
+        worker=worker_id,
+        blamed=int(blamed),
+        suspect_margin=SUSPECT_MARGIN_TOKENS,
+        dead_retention_ms=round(settings.dead_retention_s * 1000),
+        how=how,
+        limit=ITEMS_A_CALL,
+        most_attempts=settings.max_attempts,
     )
-    return Call(script("recover"), tag.base, args, parse)

@@ -1,7 +1,6 @@
 -- Give a running job back with its progress. It goes ahead of the lanes and no attempt is counted.
+-- args: id fence from:number to:number payload prompt_tokens reason
 -- uses: ends
-local id, fence, from, to, payload = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local prompt_tokens, reason = ARGV[6], ARGV[7]
 
 allow_when_full()
 local job, now = fields_of(id, 'state', 'fence', 'offset', 'cancel', 'suspect', 'retention_ms'), now_ms()

@@ -25,13 +25,6 @@ def release(tag: Tag, segment: Segment, reason: ReleaseReason, prompt_tokens: in
 
     `prompt_tokens`, when known, makes the next claim's estimate exact.
     """
-    args = (
-        segment.job_id,
-        segment.fence,
-        segment.start,
-        segment.offset,
-        segment.payload,
-        prompt_tokens,
-        reason.value,
+    return script("release").call(
+        tag.base, parse_answer, **segment.args, prompt_tokens=prompt_tokens, reason=reason.value
     )
-    return Call(script("release"), tag.base, args, parse_answer)

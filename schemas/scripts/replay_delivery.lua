@@ -1,6 +1,6 @@
 -- Send a delivery again, from the start of its schedule, because somebody says so: its endpoint is there again.
+-- args: id per_endpoint:number request
 -- uses: deliveries once
-local id, per_endpoint, request = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local before = answered(request)
 if before then return before end
 local known = redis.call('HMGET', key('delivery', id), 'endpoint', 'retention_ms', 'tenant')

@@ -11,4 +11,6 @@ def replay_delivery(tag: Tag, delivery_id: str) -> Call[bool]:
     def parse(reply: bytes | str) -> bool:
         return text(reply) == "ok"
 
-    return Call(script("replay_delivery"), tag.base, (delivery_id, PER_ENDPOINT, new_request()), parse)
+    return script("replay_delivery").call(
+        tag.base, parse, id=delivery_id, per_endpoint=PER_ENDPOINT, request=new_request()
+    )

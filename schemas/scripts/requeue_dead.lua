@@ -1,14 +1,14 @@
 -- Give a dead letter another life, with its progress or from scratch.
+-- args: entry from_scratch:flag request
 -- uses: jobs log once
-local entry_id, from_scratch, request = ARGV[1], ARGV[2] == '1', ARGV[3]
 local before = answered(request)
 if before then return before end
-local found = redis.call('XRANGE', key('dead'), entry_id, entry_id)[1]
+local found = redis.call('XRANGE', key('dead'), entry, entry)[1]
 if not found then return 'missing' end
 local id = to_fields(found[2]).job
 local job, log = fields_of(id, 'state', 'offset'), key('out', id)
 if job.state and not TERMINAL[job.state] then  -- an earlier try was interrupted: it lives again
-  redis.call('XDEL', key('dead'), entry_id)
+  redis.call('XDEL', key('dead'), entry)
   return answer(request, id)
 end
 if job.state ~= 'failed' then return 'gone' end
@@ -38,5 +38,5 @@ else
 end
 redis.call('PERSIST', key('job', id))
 requeue(id, 'retry')
-redis.call('XDEL', key('dead'), entry_id)
+redis.call('XDEL', key('dead'), entry)
 return answer(request, id)

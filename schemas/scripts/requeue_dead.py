@@ -18,4 +18,6 @@ def requeue_dead(tag: Tag, entry_id: str, *, from_scratch: bool = False) -> Call
             raise JobNotFound(entry_id)
         return answer
 
-    return Call(script("requeue_dead"), tag.base, (entry_id, int(from_scratch), new_request()), parse)
+    return script("requeue_dead").call(
+        tag.base, parse, entry=entry_id, from_scratch=int(from_scratch), request=new_request()
+    )

@@ -1,7 +1,6 @@
 -- Note what became of an attempt, for the delivery and for its endpoint.
+-- args: id fence state delay_ms:number attempt gone:flag retention_ms per_endpoint:number
 -- uses: deliveries
-local id, fence, state, delay_ms, attempt = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local gone, retention_ms, per_endpoint = ARGV[6] == '1', ARGV[7], tonumber(ARGV[8])
 
 allow_when_full()
 local delivery = key('delivery', id)

@@ -21,14 +21,15 @@ def settle_delivery(
     def parse(reply: bytes | str) -> bool:
         return text(reply) == "ok"
 
-    args = (
-        due.id,
-        due.fence,
-        state.value,
-        round(delay_s * 1000),
-        attempt.model_dump_json(exclude={"at_ms"}, exclude_none=True),
-        int(state is DeliveryState.DISABLED),
-        round(retention_s * 1000),
-        PER_ENDPOINT,
+    return script("settle_delivery").call(
+        due.tag.base,
+        parse,
+        id=due.id,
+        fence=due.fence,
+        state=state.value,
+        delay_ms=round(delay_s * 1000),
+        attempt=attempt.model_dump_json(exclude={"at_ms"}, exclude_none=True),
+        gone=int(state is DeliveryState.DISABLED),
+        retention_ms=round(retention_s * 1000),
+        per_endpoint=PER_ENDPOINT,
     )
-    return Call(script("settle_delivery"), due.tag.base, args, parse)

@@ -1,11 +1,9 @@
 -- Whether a worker that holds jobs is to give them back and try suspects: one has waited for long, and nobody tries
--- any. One worker of the queue is asked at a time. ARGV: the worker, its lease in ms, the newest schema version that it
--- reads, its model's fingerprint, what it takes a prompt to be while nobody has counted it, and the classes of which it
--- can try jobs now. What is listed as held by the worker is kept for as long as its leases at least.
+-- any. One worker of the queue is asked at a time. `max_v` is the newest schema version that it reads, `classes` are those
+-- of which it can try jobs now. What is listed as held by the worker is kept for as long as its leases at least.
+-- args: worker lease_ms:number max_v:number fingerprint tokens_per_byte:number classes...
 -- uses: queue workers
-local worker, lease_ms, max_v, fingerprint = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local tokens_per_byte = tonumber(ARGV[5])
-local classes = {unpack(ARGV, 6)}
+local classes = {unpack(ARGV, classes_from)}
 
 local PATIENCE_MS = 2 * 1000  -- a worker that was started again for the suspects' sake comes sooner, as a rule
 local LOOKS = 16              -- at suspects of a class

@@ -25,6 +25,13 @@ def trial(
     def parse(reply: Any) -> bool:
         return bool(int(reply))
 
-    told = (worker_id, lease_ms, SCHEMA_VERSION, fingerprint, tokens_per_byte)
-    args = (*told, *(job_class.value for job_class in classes))
-    return Call(script("trial"), tag.base, args, parse)
+    return script("trial").call(
+        tag.base,
+        parse,
+        *(job_class.value for job_class in classes),
+        worker=worker_id,
+        lease_ms=lease_ms,
+        max_v=SCHEMA_VERSION,
+        fingerprint=fingerprint,
+        tokens_per_byte=tokens_per_byte,
+    )

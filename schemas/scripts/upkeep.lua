@@ -1,10 +1,9 @@
 -- What time does: due delayed jobs, passed deadlines, lapsed leases, dead workers; and tenants that were parked
 -- under a policy that may have changed. Anybody may run it, any number of times; at most `limit` items of each kind
 -- a call (the count of jobs that wait is of `limit` tenants a class at most).
+-- args: limit:number suspect_margin:number worker_silence_ms:number dead_retention_ms:number lease_ms:number
+--   most_attempts:number model_grace_ms:number on_model_change
 -- uses: deaths
-local limit, suspect_margin = tonumber(ARGV[1]), tonumber(ARGV[2])
-local worker_ms, dead_retention_ms, lease_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local most_attempts, model_grace_ms, on_model_change = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 
 local CLOCK_STEP_MS = 1000  -- by which a clock that was ahead is set back at least; less is kept right in passing
 
@@ -108,7 +107,7 @@ for _, id in ipairs(lapsed) do
   if outcome then counts[outcome] = counts[outcome] + 1 end
 end
 
-for _, worker in ipairs(ripe('workers', now - worker_ms)) do
+for _, worker in ipairs(ripe('workers', now - worker_silence_ms)) do
   forget_worker(worker)
   counts.workers = counts.workers + 1
 end

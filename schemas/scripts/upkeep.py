@@ -60,14 +60,15 @@ def upkeep(
     def parse(reply: list[Any]) -> UpkeepReply:
         return UpkeepReply(*(int(count) for count in reply))
 
-    args = (
-        ITEMS_A_CALL,
-        SUSPECT_MARGIN_TOKENS,
-        round(WORKER_SILENCE_S * 1000),
-        round(settings.dead_retention_s * 1000),
-        lease_ms,
-        settings.max_attempts,
-        round(model_change.grace_s * 1000) if model_change else 0,
-        model_change.action if model_change else "",
+    return script("upkeep").call(
+        tag.base,
+        parse,
+        limit=ITEMS_A_CALL,
+        suspect_margin=SUSPECT_MARGIN_TOKENS,
+        worker_silence_ms=round(WORKER_SILENCE_S * 1000),
+        dead_retention_ms=round(settings.dead_retention_s * 1000),
+        lease_ms=lease_ms,
+        most_attempts=settings.max_attempts,
+        model_grace_ms=round(model_change.grace_s * 1000) if model_change else 0,
+        on_model_change=model_change.action if model_change else "",
     )
-    return Call(script("upkeep"), tag.base, args, parse)

@@ -7,7 +7,6 @@ import pytest
 
 from headrace import RateLimited
 from headrace.schemas.job import JobClass
-from headrace.schemas.redis.call import Script
 from headrace.schemas.scripts import heartbeat, run, trial, upkeep
 
 from .conftest import Queue
@@ -25,7 +24,9 @@ class AnHourAhead(Queue):
         known = call.script
         source = known.source.replace("return t[1] * 1000", f"return {HOUR_MS} + t[1] * 1000")
         assert source != known.source
-        script = Script(known.name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        script = replace(
+            known, source=source, sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        )
         return run(self.redis, replace(call, script=script))
 
 

@@ -4,44 +4,30 @@ import hashlib
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from headrace.schemas import keys
-from headrace.schemas.events import End, FailureCode, JobState, Output
-from headrace.schemas.job import SCHEMA_VERSION, Job, JobClass, WebhookEvent
+from headrace.schemas.events import FailureCode, JobState
+from headrace.schemas.job import SCHEMA_VERSION, JobClass, WebhookEvent
 from headrace.schemas.keys import Tag
+from headrace.schemas.redis.call import script
 from headrace.schemas.scripts import (
     CancelStatus,
-    ClaimRequest,
-    DueDelivery,
     ModelChange,
     ReleaseReason,
-    Segment,
     UpkeepReply,
     accept_delivery,
-    advance,
-    cancel,
-    claim,
     claim_deliveries,
-    drain,
     drop_dead,
-    drop_entry,
-    enqueue,
-    finish,
     heartbeat,
-    recover,
-    release,
-    replay_delivery,
-    requeue_dead,
     settle_delivery,
-    trial,
     upkeep,
 )
 from headrace.schemas.scripts.advance import AdvanceStatus
-from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.webhooks.delivery import (
     DeliveryAttempt,
     DeliveryState,
@@ -236,41 +222,14 @@ def test_states_codes_and_answers_are_those_of_the_code():
     assert keys.celery_prefix() + "*" in {names(cell)[0] for cell, *_ in table("key |")}
 
 
-def test_scripts_take_as_many_arguments_as_the_table_names():
-    tag, settings, segment = Tag("m"), QueueSettings(), Segment("j", "1.n", 0, 0)
-    due = DueDelivery(tag, "d", "1.n", "https://example.com", "t", b"", "")
-    calls = [
-        enqueue(tag, "j", Job.make(model="m", prompt="x"), settings),
-        claim(tag, ClaimRequest("w", "n", 1, 1, 1, classes=())),
-        advance(tag, 1, [segment]),
-        finish(
-            tag,
-            segment,
-            End(offset=0, end=JobState.FAILED, finish_reason="error"),
-            Output(finish_reason="stop"),
-        ),
-        release(tag, segment, ReleaseReason.DRAIN),
-        cancel(tag, "j"),
-        recover(tag, "w", settings, blamed=True),
-        trial(tag, "w", 1, ()),
-        requeue_dead(tag, "1-0"),
-        drop_dead(tag, "1-0"),
-        drop_entry(tag, "1-0"),
-        upkeep(tag, settings),
-        heartbeat(tag, "w", {}),
-        drain(tag, "w", 1),
-        accept(tag, "1-0"),
-        claim_deliveries(tag, 1, 1, "n"),
-        settle_delivery(due, DeliveryState.DELIVERED, DeliveryAttempt(), 60),
-        replay_delivery(tag, "d"),
-    ]
-    fields = {"accept_delivery": 6}  # which the page names, and their values, which it does not
-    documented = {
-        names(script)[0]: len(names(arguments)) for script, arguments in table("script | arguments")
-    }
-    taken = {call.script.name: len(call.args) - fields.get(call.script.name, 0) for call in calls}
-    assert documented == taken
-    described = {names(script)[0] for script, *_ in table("script | effect")}
+def test_the_table_names_every_scripts_arguments_in_their_order():
+    documented = {names(name)[0]: arguments for name, arguments in table("script | arguments")}
+    assert set(documented) == {path.stem for path in (ROOT / "schemas" / "scripts").glob("*.lua")}
+    for name, arguments in documented.items():
+        named, then, _ = arguments.partition(", then")
+        assert names(named) == list(script(name).args), name
+        assert bool(then) == bool(script(name).rest), name
+    described = {names(name)[0] for name, *_ in table("script | effect")}
     assert described == set(documented)
     assert len(UpkeepReply._fields) == 7
 
@@ -278,7 +237,9 @@ def test_scripts_take_as_many_arguments_as_the_table_names():
 def test_the_shell_example_prints_what_the_page_shows(redis, redis_server):
     cli = shutil.which("redis-cli") or _cli_beside_the_server()
     port = redis_server.url.partition("//")[2].rpartition(":")[2].partition("/")[0]
-    preamble = f'set -eu\nredis-cli() {{ "{cli}" -p {port} "$@"; }}\n'
+    preamble = (
+        f'set -eu\nredis-cli() {{ "{cli}" -p {port} "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
+    )
     shell = subprocess.run(
         ["bash", "-c", preamble + code_block("bash")], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

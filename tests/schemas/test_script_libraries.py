@@ -47,3 +47,19 @@ def test_a_script_comes_with_each_library_once_behind_those_that_it_uses(name):
 def test_scripts_of_deliveries_come_without_what_moves_jobs():
     assert "local function enter_lane" not in script("settle_delivery").source
     assert "local function plan_endpoint" not in script("advance").source
+
+
+def test_arguments_are_bound_by_what_the_script_declares():
+    claim = script("claim")
+    binding = next(line for line in claim.source.splitlines() if line.startswith("local worker, nonce"))
+    assert claim.args[:3] == ("worker", "nonce", "lease_ms")
+    assert "= ARGV[1], ARGV[2], tonumber(ARGV[3])" in binding
+    assert binding.endswith(f", {len(claim.args) + 1}")
+    assert claim.rest == "classes"
+
+
+def test_a_call_with_other_arguments_than_the_script_declares_is_refused():
+    with pytest.raises(TypeError, match="script cancel takes"):
+        script("cancel").call("hr:{m:0}", str, job="j")
+    with pytest.raises(TypeError, match="and 1 more"):
+        script("cancel").call("hr:{m:0}", str, "rest", id="j")
