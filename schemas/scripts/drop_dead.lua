@@ -8,4 +8,4 @@ if not found then return 'missing' end
 local id = to_fields(found[2]).job or ''
 if fields_of(id, 'state').state == 'failed' then redis.call('DEL', key('job', id), key('out', id)) end
 redis.call('XDEL', key('dead'), entry)
-return answer(request, id)
+return remember(request, id)

@@ -12,4 +12,4 @@ redis.call('PEXPIRE', key('delivery', id), known[2])  -- the schedule takes days
 redis.call('ZADD', key('deliveries'), now, id)
 redis.call('ZADD', key('waiting', endpoint), now, id)
 plan_endpoint(known[3], endpoint, per_endpoint)
-return answer(request, 'ok')
+return remember(request, 'ok')

@@ -9,7 +9,7 @@ local id = to_fields(found[2]).job
 local job, log = fields_of(id, 'state', 'offset'), key('out', id)
 if job.state and not TERMINAL[job.state] then  -- an earlier try was interrupted: it lives again
   redis.call('XDEL', key('dead'), entry)
-  return answer(request, id)
+  return remember(request, id)
 end
 if job.state ~= 'failed' then return 'gone' end
 local offset = tonumber(job.offset or 0)
@@ -39,4 +39,4 @@ end
 redis.call('PERSIST', key('job', id))
 requeue(id, 'retry')
 redis.call('XDEL', key('dead'), entry)
-return answer(request, id)
+return remember(request, id)

@@ -287,7 +287,7 @@ class Walk:
         assert told == endings
         for key in redis.scan_iter(count=1000):
             name = key.decode()
-            if any(kind in name for kind in (":idem:", ":held:", ":trial")):
+            if any(kind in name for kind in (":idem:", ":held:", ":trial", ":request:")):
                 assert redis.ttl(key) > 0, name
             elif not is_permanent(name):
                 ended = self.jobs[name.rpartition(":")[2]].state in TERMINAL

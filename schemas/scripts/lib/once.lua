@@ -9,7 +9,7 @@ local function answered(request)
 end
 
 -- Remember the answer. This comes last: of a first try that was interrupted nothing is remembered.
-local function answer(request, reply)
+local function remember(request, reply)
   if (request or '') ~= '' then redis.call('SET', key('request', request), reply, 'PX', REMEMBERED_MS) end
   return reply
 end
