@@ -2,14 +2,18 @@
 -- args: entry from_scratch:flag request
 -- uses: jobs log once
 local before = answered(request)
-if before then return before end
+if before then  -- what comes after the answer may not have come any more
+  redis.call('XDEL', key('dead'), entry)
+  return before
+end
 local found = redis.call('XRANGE', key('dead'), entry, entry)[1]
 if not found then return 'missing' end
 local id = to_fields(found[2]).job
 local job, log = fields_of(id, 'state', 'offset'), key('out', id)
 if job.state and not TERMINAL[job.state] then  -- an earlier try was interrupted: it lives again
+  keep_answer(request, id)
   redis.call('XDEL', key('dead'), entry)
-  return remember(request, id)
+  return id
 end
 if job.state ~= 'failed' then return 'gone' end
 local offset = tonumber(job.offset or 0)
@@ -38,5 +42,6 @@ else
 end
 redis.call('PERSIST', key('job', id))
 requeue(id, 'retry')
+keep_answer(request, id)
 redis.call('XDEL', key('dead'), entry)
-return remember(request, id)
+return id

@@ -8,8 +8,8 @@ local function answered(request)
   return (request or '') ~= '' and redis.call('GET', key('request', request))
 end
 
--- Remember the answer. This comes last: of a first try that was interrupted nothing is remembered.
-local function remember(request, reply)
+-- Remember the answer. This comes in front of what makes a second try find nothing; a try that was interrupted before
+-- it is made again from the start.
+local function keep_answer(request, reply)
   if (request or '') ~= '' then redis.call('SET', key('request', request), reply, 'PX', REMEMBERED_MS) end
-  return reply
 end
