@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..support.waiting import wait_until_async
+
 if TYPE_CHECKING:
     from headrace.local.embedded_redis import EmbeddedRedis
 
@@ -213,15 +215,7 @@ def _prepare(redis: Any) -> None:
 @pytest.fixture
 def eventually() -> Callable[..., Any]:
     """`await eventually(predicate)` waits until it is true."""
-
-    async def wait(predicate: Callable[[], bool], timeout_s: float = 90.0) -> None:
-        async with asyncio.timeout(timeout_s):
-            for pause_s in repeat(0.02):
-                if predicate():
-                    return
-                await asyncio.sleep(pause_s)
-
-    return wait
+    return wait_until_async
 
 
 def recorded(path: Path) -> "set[Fault]":

@@ -27,6 +27,7 @@ from redis import Redis
 from headrace import AsyncClient, Client
 from headrace.schemas.redis.connection import connect
 
+from ..support.waiting import wait_until_async
 from .attacks import (
     ALLOWED_DELAYED,
     ATTACKS,
@@ -49,7 +50,6 @@ from .hostile_world import Callbacks, hostile_model, left_over
 from .innocents import STREAMS, WEIGHTS, Innocents
 from .load import SPECS, uninterrupted
 from .receivers import Receivers
-from .storm import until
 from .witness import Uninterrupted, job_violations
 
 START_S = 180.0
@@ -298,7 +298,7 @@ async def hostile_storm(
     ):
         for _ in range(ATTACKERS):
             pool.submit(os.getpid)  # which starts them, while the engine processes start
-        await until(lambda: fleet.all_ready, START_S, "not every engine process is ready")
+        await wait_until_async(lambda: fleet.all_ready, START_S, "not every engine process is ready")
         async with Receivers(ORIGINS) as receivers, AsyncClient(fleet.redis.url) as client:
             await asyncio.to_thread(_set_policies, fleet.redis.url)
             jobs, outputs = await uninterrupted(client, SPECS)
@@ -341,11 +341,11 @@ async def _settle(storm: Storm, callbacks: Callbacks) -> None:
     """Everybody's webhooks arrive, engine processes have come back, and the fleet is stopped."""
     wanted = {(job.job_id, f"job.{job.end}") for job in storm.innocents.jobs if job.end is not None}
     try:
-        await until(lambda: wanted <= storm.receivers.heard.keys(), QUIET_S, "webhooks")
+        await wait_until_async(lambda: wanted <= storm.receivers.heard.keys(), QUIET_S, "webhooks")
     except AssertionError:
         missing = wanted - storm.receivers.heard.keys()
         storm.outcome.violations.append(f"{len(missing)} webhooks did not arrive: {sorted(missing)[:3]}")
-    await until(lambda: storm.fleet.all_ready, START_S, "not every engine process came back")
+    await wait_until_async(lambda: storm.fleet.all_ready, START_S, "not every engine process came back")
     for host in storm.fleet.hosts:
         await asyncio.to_thread(host.stop)
     await asyncio.to_thread(callbacks.stop)

@@ -11,6 +11,7 @@ from typing import Any
 from headrace import AsyncClient
 from headrace.schemas.keys import is_permanent
 
+from ..support.waiting import wait_until_async
 from .faults import Faults
 from .fleet import TAG, Fleet
 from .ledger import Ledger
@@ -74,7 +75,7 @@ async def storm(
     """Let faults rage for so long; logs go to `folder`."""
     ledger = Ledger()
     with Fleet(folder) as fleet:
-        await until(lambda: fleet.all_ready, START_S, "not every engine process is ready")
+        await wait_until_async(lambda: fleet.all_ready, START_S, "not every engine process is ready")
         async with AsyncClient(fleet.readers.url, retry_s=2.0) as client:
             load = Load(client, ledger, seed)
             uninterrupted = await load.uninterrupted()
@@ -99,8 +100,8 @@ async def _settle(fleet: Fleet) -> list[str]:
     """Let the fleet come to rest and stop it; what it may not leave."""
     found: list[str] = []
     try:
-        await until(lambda: fleet.all_ready, START_S, "not every engine process came back")
-        await until(lambda: _all_idle(fleet), 10.0, "a worker still holds jobs or pages")
+        await wait_until_async(lambda: fleet.all_ready, START_S, "not every engine process came back")
+        await wait_until_async(lambda: _all_idle(fleet), 10.0, "a worker still holds jobs or pages")
     except AssertionError as error:
         found.append(str(error))
     for host in fleet.hosts:
@@ -120,14 +121,6 @@ def _all_idle(fleet: Fleet) -> bool:
         and facts[b"pages_free"] == facts[b"pages_total"]
         for facts in workers
     )
-
-
-async def until(what: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
-    """Wait until `what()` is true; fail with `otherwise` after so long."""
-    give_up_at = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < give_up_at, otherwise
-        await asyncio.sleep(0.05)
 
 
 async def _report(ledger: Ledger, load: Load, say: Callable[[str], None], enough: asyncio.Event) -> None:

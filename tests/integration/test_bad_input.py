@@ -6,7 +6,8 @@ from headrace import BrokerUnavailable, InvalidJob, JobFailed, UnknownModel
 from headrace.schemas.keys import Tag, tag_of
 from headrace.schemas.redis.connection import connect
 
-from .conftest import assert_whole, wait_until
+from ..support.waiting import wait_until
+from .conftest import assert_whole
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 

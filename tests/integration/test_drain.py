@@ -11,7 +11,8 @@ import pytest
 
 from headrace import WorkerNotFound
 
-from .conftest import assert_whole, wait_until
+from ..support.waiting import wait_until
+from .conftest import assert_whole
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 

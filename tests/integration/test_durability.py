@@ -7,7 +7,8 @@ import pytest
 
 from headrace.schemas.keys import tag_of
 
-from .conftest import assert_whole, leaked_keys, wait_until
+from ..support.waiting import wait_until
+from .conftest import assert_whole, leaked_keys
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(400)]
 

@@ -18,7 +18,8 @@ from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 
 from ..chaos.proxy import Proxy
-from .conftest import assert_whole, leaked_keys, wait_until
+from ..support.waiting import wait_until
+from .conftest import assert_whole, leaked_keys
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 

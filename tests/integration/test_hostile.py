@@ -26,7 +26,8 @@ from headrace.workers.callbacks.run import INTERNAL_ERROR
 from headrace.workers.callbacks.service import Service
 from headrace.workers.settings import CallbacksSettings
 
-from .conftest import WorkerProcess, wait_until
+from ..support.waiting import wait_until
+from .conftest import WorkerProcess
 from .hostile import FOLLOWER, KEY, SECRET, TAG, Case, Fuzzer
 
 pytestmark = [

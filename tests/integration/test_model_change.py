@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from headrace import Client, JobHandle, StreamReset
 from headrace.workers.models import resolve_model
 
-from .conftest import Uninterrupted, WorkerProcess, assert_whole, wait_until
+from ..support.waiting import wait_until
+from .conftest import Uninterrupted, WorkerProcess, assert_whole
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(600)]
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from headrace import Client, InvalidJob, JobFailed, JobHandle
 
-from .conftest import assert_whole, leaked_keys, wait_until
+from ..support.waiting import wait_until
+from .conftest import assert_whole, leaked_keys
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 

@@ -9,7 +9,8 @@ from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimRequest, claim, recover, run
 from headrace.schemas.settings.queue import QueueSettings
 
-from .conftest import assert_whole, leaked_keys, wait_until
+from ..support.waiting import wait_until
+from .conftest import assert_whole, leaked_keys
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(600)]
 

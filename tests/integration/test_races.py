@@ -8,7 +8,8 @@ import pytest
 
 from headrace.schemas.keys import tag_of
 
-from .conftest import leaked_keys, log_of, wait_until
+from ..support.waiting import wait_until
+from .conftest import leaked_keys, log_of
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(240)]
 

@@ -24,7 +24,8 @@ from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
 
 from ..chaos.proxy import Proxy
-from .conftest import assert_whole, leaked_keys, wait_until
+from ..support.waiting import wait_until
+from .conftest import assert_whole, leaked_keys
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 

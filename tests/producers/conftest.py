@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +31,7 @@ from headrace.schemas.scripts import (
 from headrace.schemas.settings.queue import QueueSettings
 
 from ..conftest import Ran
+from ..support.waiting import wait_until, wait_until_async
 
 MODEL = "m"
 FIRST_TOKEN = 1000
@@ -159,28 +159,15 @@ def redis_at() -> Iterator[Callable[[str], Redis]]:
 
 
 @pytest.fixture
-def until() -> Callable[..., None]:
+def until() -> Callable[..., Any]:
     """Wait for a predicate."""
-
-    def wait(predicate: Callable[[], object], timeout_s: float = 20.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not predicate():
-            assert time.monotonic() < deadline, f"not in {timeout_s} s: {predicate}"
-            time.sleep(0.005)
-
-    return wait
+    return wait_until
 
 
 @pytest.fixture
-def until_async() -> Callable[..., Awaitable[None]]:
+def until_async() -> Callable[..., Awaitable[Any]]:
     """`until` for asyncio."""
-
-    async def wait(predicate: Callable[[], object], timeout_s: float = 20.0) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not predicate():  # noqa: ASYNC110 - the predicates look at Redis
-                await asyncio.sleep(0.005)
-
-    return wait
+    return wait_until_async
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import os
 import signal
 import sys
 import threading
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,23 +19,14 @@ from typing import Any
 import psutil
 import pytest
 from celery.backends.redis import RedisBackend
+from tests.support.waiting import wait_until
 
 from headrace import Client
 from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
 
 HERE = Path(__file__).parent
-WAIT_S = 60.0
 TEAM = "tests_team_app"
-
-
-def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
-    """The first true value of `what()`."""
-    pause, give_up_at = threading.Event(), time.monotonic() + timeout_s
-    while not (value := what()):
-        assert time.monotonic() < give_up_at, f"not within {timeout_s} s"
-        pause.wait(0.05)
-    return value
 
 
 @contextmanager

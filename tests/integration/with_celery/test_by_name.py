@@ -5,10 +5,11 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.support.waiting import wait_until
 
 from headrace import InvalidJob, JobExpired, JobNotFound
 
-from .conftest import Installation, hearing, wait_until
+from .conftest import Installation, hearing
 
 pytestmark = [
     pytest.mark.serial,

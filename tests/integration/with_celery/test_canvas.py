@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
+from tests.support.waiting import wait_until
 
 from headrace import InvalidJob, JobExpired, JobFailed
 
-from .conftest import Installation, wait_until
+from .conftest import Installation
 
 pytestmark = [
     pytest.mark.serial,

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import wait_until
 
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.celery_worker.control import drain, kv_stats
 
-from .conftest import Installation, wait_until
+from .conftest import Installation
 
 pytestmark = [
     pytest.mark.serial,

@@ -4,8 +4,9 @@ import re
 import urllib.request
 
 import pytest
+from tests.support.waiting import wait_until
 
-from .conftest import Installation, hearing, wait_until
+from .conftest import Installation, hearing
 
 pytestmark = [
     pytest.mark.serial,

@@ -4,8 +4,7 @@ import time
 
 import pytest
 from celery import chord
-
-from .conftest import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.serial,

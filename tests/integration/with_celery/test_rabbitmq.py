@@ -9,10 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 from celery import chord
+from tests.support.waiting import wait_until
 
 from headrace.local.embedded_redis.server import free_port
 
-from .conftest import installed, wait_until
+from .conftest import installed
 
 pytestmark = [
     pytest.mark.serial,

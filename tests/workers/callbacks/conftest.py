@@ -43,15 +43,6 @@ def logging_left_alone() -> Iterator[None]:
         setup_logging.disconnect(leave_alone)
 
 
-def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
-    """The first true value of `what()`."""
-    pause, give_up_at = threading.Event(), time.monotonic() + timeout_s
-    while not (value := what()):
-        assert time.monotonic() < give_up_at, f"not within {timeout_s} s"
-        pause.wait(0.01)
-    return value
-
-
 @dataclass(frozen=True, slots=True)
 class Received:
     """One request."""

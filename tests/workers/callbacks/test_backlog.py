@@ -10,7 +10,8 @@ from headrace.schemas.job import JobClass
 from headrace.schemas.scripts import ClaimRequest, claim, run
 from headrace.workers.callbacks.backlog import look
 
-from .conftest import TAG, Jobs, wait_until
+from ...support.waiting import wait_until
+from .conftest import TAG, Jobs
 
 
 def test_what_waits_is_counted_by_class_and_what_runs_is_not(redis: Redis, jobs: Jobs) -> None:

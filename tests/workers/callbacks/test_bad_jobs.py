@@ -13,7 +13,8 @@ from headrace.schemas.wire import WireJob
 from headrace.workers.callbacks.completion import _outcome
 from headrace.workers.callbacks.relay import Relay
 
-from .conftest import TAG, Jobs, Receiver, wait_until
+from ...support.waiting import wait_until
+from .conftest import TAG, Jobs, Receiver
 
 MESSAGE: dict[str, Any] = {
     "headers": {"id": "task-1", "task": "headrace.generate"},

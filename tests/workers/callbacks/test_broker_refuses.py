@@ -11,8 +11,8 @@ import pytest
 
 from headrace.local.embedded_redis import EmbeddedRedis
 
+from ...support.waiting import wait_until
 from ..refusals import CONSUMING, TELLING, Refusals
-from .conftest import wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 

@@ -11,7 +11,8 @@ from headrace.producers.celery.message import celery_part
 from headrace.schemas.job import SCHEMA_VERSION
 from headrace.workers.callbacks import relay, tasks
 
-from .conftest import TAG, Jobs, Receiver, wait_until
+from ...support.waiting import wait_until
+from .conftest import TAG, Jobs, Receiver
 
 
 def test_what_follows_from_a_newer_job_waits_for_a_newer_process_and_holds_up_no_other(

@@ -10,7 +10,8 @@ from headrace.schemas.scripts import accept_delivery, cancel, drop_entry, enqueu
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.workers.callbacks import tasks
 
-from .conftest import TAG, Jobs, Receiver, wait_until
+from ...support.waiting import wait_until
+from .conftest import TAG, Jobs, Receiver
 from .test_tasks import message
 
 RETENTION_MS = 50

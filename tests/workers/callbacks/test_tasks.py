@@ -25,7 +25,8 @@ from headrace.workers.callbacks.outbox import CONSUMER, Outbox
 from headrace.workers.callbacks.tasks import Tasks
 from headrace.workers.settings import CallbacksSettings
 
-from .conftest import TAG, Jobs, Receiver, wait_until
+from ...support.waiting import wait_until
+from .conftest import TAG, Jobs, Receiver
 
 RELAY_S = 60.0
 

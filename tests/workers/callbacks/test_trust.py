@@ -19,7 +19,8 @@ from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob
 
-from .conftest import TAG, Jobs, wait_until
+from ...support.waiting import wait_until
+from .conftest import TAG, Jobs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")
 

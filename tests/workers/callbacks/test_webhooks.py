@@ -22,7 +22,8 @@ from headrace.workers.callbacks.deliveries import SETTLE_S, Deliveries
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.settings import CallbacksSettings
 
-from .conftest import DAY, TAG, Jobs, Receiver, wait_until
+from ...support.waiting import wait_until
+from .conftest import DAY, TAG, Jobs, Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 MINUTE = 60
