@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +17,20 @@ from headrace import Client, JobHandle
 from headrace.schemas.events import Chunk, End, parse_event
 from headrace.schemas.keys import is_permanent, tag_of
 
-WAIT_S = 90.0
+from ..support.forkserver import Forked, Forkserver
+from ..support.waiting import wait_until
+
 BUS = 10_000
 """How far above its port a node of a Cluster listens for the others."""
 EPHEMERAL = 32_768
 """From here on Linux gives ports to whoever connects somewhere."""
 
 
-def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
-    """The first true value of `what()`."""
-    pause, give_up_at = threading.Event(), time.monotonic() + timeout_s
-    while not (value := what()):
-        assert time.monotonic() < give_up_at, f"not within {timeout_s} s"
-        pause.wait(0.05)
-    return value
-
-
 @dataclass
 class WorkerProcess:
     """A `headrace worker` process, its log and its engine processes."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked | subprocess.Popen[bytes]
     log: Path
     client: Client
 
@@ -79,9 +70,20 @@ def _alive(pid: int) -> bool:
     return pid > 0 and Path(f"/proc/{pid}").exists()
 
 
+@pytest.fixture(scope="session")
+def forkserver(no_process_left: None) -> Iterator[Forkserver]:
+    """Where workers start from; it has imported what they need."""
+    server = Forkserver(["tests.support.worker_modules"])
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start `headrace worker` on a Redis; float32, so that a resumed job can be compared token for token."""
+def start_worker(tmp_path: Path, forkserver: Forkserver) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start `headrace worker` on a Redis; float32, so that a resumed job can be compared token for token.
+
+    It is forked from the fork server, unless it has an environment of its own.
+    """
     started: list[WorkerProcess] = []
 
     def start(
@@ -102,8 +104,9 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
             for part in (f"--{name.replace('_', '-')}", str(value))
         ]
         log = tmp_path / f"worker-{len(started)}.log"
+        launch: Any = subprocess.Popen if environment else forkserver.start
         with log.open("wb") as out:
-            process = subprocess.Popen(
+            process = launch(
                 [sys.executable, *run, *flags, "--redis", url],
                 stdout=out,
                 stderr=out,

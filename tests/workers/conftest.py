@@ -4,8 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
+from ..support.forkserver import HELPER, Forked, Forkserver
+from ..support.waiting import WAIT_S, wait_until
+
 HERE = Path(__file__).parent
-WAIT_S = 20.0
-
-
-def wait_until(what: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
-    """The first true value of `what()`."""
-    pause, give_up_at = threading.Event(), time.monotonic() + timeout_s
-    while not (value := what()):
-        assert time.monotonic() < give_up_at, f"not within {timeout_s} s"
-        pause.wait(0.02)
-    return value
 
 
 @pytest.fixture
@@ -43,7 +34,7 @@ def engine_command() -> Callable[[str], list[str]]:
 class Host:
     """A host process and what it logged."""
 
-    process: psutil.Popen
+    process: Forked
     log: Path
     engines_seen: set[psutil.Process] = field(default_factory=set)
 
@@ -66,7 +57,8 @@ class Host:
     @property
     def engines(self) -> list[psutil.Process]:
         """Its engine processes."""
-        engines: list[psutil.Process] = self.process.children()
+        children = psutil.Process(self.process.pid).children()
+        engines = [child for child in children if child.name() != HELPER]
         self.engines_seen.update(engines)
         return engines
 
@@ -76,8 +68,16 @@ class Host:
         return int(self.process.wait(timeout_s))
 
 
+@pytest.fixture(scope="session")
+def host_forkserver(no_process_left: None) -> Iterator[Forkserver]:
+    """Where hosts start from; it has imported what they need."""
+    server = Forkserver(["tests.support.host_modules"])
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def start_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
+def start_host(tmp_path: Path, host_forkserver: Forkserver) -> Iterator[Callable[..., Host]]:
     """`start_host(redis_url, behaviour, **settings)` starts a host whose engine process is a stand-in."""
     hosts: list[Host] = []
 
@@ -89,7 +89,7 @@ def start_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
             json.dumps({"redis_url": redis_url, "model": "demo", **settings}),
         ]
         with log.open("wb") as stderr:
-            process = psutil.Popen([*command, behaviour], stderr=stderr, stdout=subprocess.DEVNULL)
+            process = host_forkserver.start([*command, behaviour], stderr=stderr, stdout=subprocess.DEVNULL)
         hosts.append(Host(process, log))
         return hosts[-1]
 
