@@ -19,10 +19,10 @@ ON_A_SERVER := tests/schemas tests/producers/test_dead.py tests/workers/callback
 
 INSTALLED := $(VENV)/.installed
 RUN := $(if $(REDIS),tools/with_redis $(REDIS)) $(VENV)/bin/python -m
-PYTEST := $(RUN) pytest $(ARGS)
+PYTEST := $(RUN) pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up install test chaos servers on_a_server bench peers lint types format references build clean
+.PHONY: help demo up install test check chaos servers on_a_server bench peers lint types format references build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -39,18 +39,22 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt tools/install
 	tools/install $(VENV) $(PYTHON)
 	@touch $@
 
-# Two test processes share the cores, so torch gets one thread in each. What starts whole installations (marked
-# `serial`) comes afterwards, handed out test by test; those that share an installation stay together (`xdist_group`).
-# Status 5 means that no test was selected: fine for one half, not for both.
-test: $(INSTALLED)  ## the test suite, without what is slow (ARGS="-k name" for a part of it, REDIS=server)
-	@parallel=0; serial=0; \
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not serial and not slow" -n 2 --dist worksteal || parallel=$$?; \
-	[ $$parallel = 0 ] || [ $$parallel = 5 ] || exit $$parallel; \
-	OMP_NUM_THREADS=1 $(PYTEST) -m "serial and not slow" -n 2 --dist loadgroup || serial=$$?; \
-	[ $$serial = 0 ] || [ $$serial$$parallel = 50 ]
+# What starts whole installations (marked `serial`) comes after the rest, handed out test by test; tests that share
+# an installation stay together (`xdist_group`), and since they wait more than they work there is one process more.
+# Status 5 means that no test was selected.
+test: $(INSTALLED)  ## the test suite, without what is slow; one plain run of pytest with ARGS="path -k name" (REDIS=server)
+ifeq ($(strip $(ARGS)),)
+	$(PYTEST) -m "not serial and not slow" -n 2 --dist worksteal
+	$(PYTEST) -m "serial and not slow" -n 3 --dist loadgroup
+else
+	$(PYTEST) -m "not slow" $(ARGS)
+endif
+
+check: lint types $(INSTALLED)  ## lint, types, and the tests of what differs from main
+	@changed=$$($(VENV)/bin/python tools/changed_tests.py) && { [ -z "$$changed" ] || $(PYTEST) -m "not slow" $$changed $(ARGS); }
 
 chaos: $(INSTALLED)  ## the slow tests, a storm of faults, one of hostile tenants (MINUTES=25, REDIS=server)
-	OMP_NUM_THREADS=1 $(PYTEST) -m slow -n 2
+	$(PYTEST) -m slow -n 2 $(ARGS)
 	$(RUN) tests.chaos --minutes $(MINUTES) $(CHAOS)
 	$(RUN) tests.chaos --hostile --minutes $(MINUTES) $(HOSTILE)
 
@@ -58,7 +62,7 @@ servers: $(INSTALLED)  ## what may differ between servers, on every Redis and Va
 	VENV=$(VENV) SERVERS="$(SERVERS)" tools/each_redis $(MAKE) --no-print-directory on_a_server
 
 on_a_server:
-	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal -m "not slow" $(ON_A_SERVER) --ignore tests/workers/callbacks/webhooks
+	$(PYTEST) -n 2 --dist worksteal -m "not slow" $(ON_A_SERVER) --ignore tests/workers/callbacks/webhooks $(ARGS)
 	$(RUN) tests.chaos --minutes 0.25 $(CHAOS)
 
 bench: $(INSTALLED)  ## measure; prints ratios within one run (BENCHMARKS="engine queue")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from headrace.local.embedded_redis import EmbeddedRedis
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch: test processes share the cores
+
 _UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
 _END_S = 5.0
 _MARK = "TEST_OF_HEADRACE_"
