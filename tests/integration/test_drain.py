@@ -9,10 +9,12 @@ import time
 
 import pytest
 
-from headrace import WorkerNotFound
+from headrace import Client, WorkerNotFound
+from headrace.schemas.keys import tag_of
 
 from ..support.waiting import wait_until
 from .conftest import assert_whole
+from .reply_proxy import ReplyProxy
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 
@@ -78,6 +80,24 @@ def test_what_has_not_finished_in_its_grace_is_handed_over(redis_url, redis, sta
     assert job.result(timeout_s=60).attempts == 0
     assert assert_whole(redis, job) == expected_tokens(**fields)
     assert second.events("engine_died") == []
+
+
+def test_a_worker_that_ends_gives_back_what_a_claim_took_whose_reply_was_lost(
+    redis_url, redis, start_worker, expected_tokens
+):
+    fields = {**SHORT, "prompt": "Nobody hears of this", "seed": 6}
+    with ReplyProxy(redis_url) as proxy, Client(redis_url) as client:
+        first = start_worker(proxy.url)
+        (engine,) = wait_until(client.workers)
+        proxy.lose(fields["prompt"].encode(), meanwhile=lambda: os.kill(engine.pid, signal.SIGTERM))
+        job = client.enqueue(**fields)
+        wait_until(lambda: first.events("engine_ended"))
+        assert (job.status().state, job.status().attempts) == ("queued", 0)
+        assert [event["released"] for event in first.events("engine_drained")] == [1]
+        start_worker(redis_url)
+        assert job.result(timeout_s=60).attempts == 0
+        assert redis.hget(tag_of(job.id).job(job.id), "history") is None
+        assert assert_whole(redis, job) == expected_tokens(**fields)
 
 
 def test_a_hand_over_that_hangs_is_cut_short_and_its_jobs_go_on_elsewhere(

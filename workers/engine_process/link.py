@@ -56,7 +56,7 @@ class Link:
     collected. An exchange that failed is met by saying the same again: every script allows that.
 
     Attributes:
-        closing: nothing more is claimed.
+        closing: nothing more is claimed; what a lost claim took is still asked for.
     """
 
     def __init__(
@@ -108,6 +108,11 @@ class Link:
         return self._outage.reason if self._outage is not None else self._refusal
 
     @property
+    def claim_lost(self) -> bool:
+        """Whether a claim may have taken jobs that nobody here knows of: its reply was lost."""
+        return self._claim_lost is not None
+
+    @property
     def is_out(self) -> bool:
         """Whether Redis does not answer."""
         return self._outage is not None
@@ -149,8 +154,7 @@ class Link:
         try:
             reply = self._flight.result(timeout=wait_s)
         except BrokerUnavailable as error:
-            if self._sent.claim is not None:
-                self._claim_lost = self._sent.claim[0]
+            self._note_lost_claim()
             self._broke(error)
         else:
             self._reached()
@@ -158,12 +162,26 @@ class Link:
         self._flight = None
 
     def exchange(self, flush: Flush) -> None:
-        """One exchange here and now, for the hand-over.
+        """One exchange here and now, for the hand-over; it asks for what a lost claim took, too.
 
         Raises:
-            BrokerUnavailable: Redis could not be reached.
+            BrokerUnavailable: Redis could not be reached, or does not say what the claim took.
         """
-        self.apply(self._queue.exchange(flush))
+        flush.claim = self._claim()
+        self._sent = flush
+        try:
+            reply = self._queue.exchange(flush)
+        except BrokerUnavailable:
+            self._note_lost_claim()
+            raise
+        self._reached()
+        self.apply(reply)
+        if reply.claim_error is not None:
+            raise BrokerUnavailable(str(reply.claim_error)) from reply.claim_error
+
+    def _note_lost_claim(self) -> None:
+        if self._sent.claim is not None:
+            self._claim_lost = self._sent.claim[0]
 
     def close(self) -> None:
         """End the I/O thread; an exchange under way is left to itself."""
@@ -187,8 +205,7 @@ class Link:
             self._trial_wanted = reply.trial
         if reply.claim_error is not None:
             log.warning("claim_refused", reason=str(reply.claim_error))
-            assert self._sent.claim is not None
-            self._claim_lost = self._sent.claim[0]  # it may have failed with some jobs taken
+            self._note_lost_claim()  # it may have failed with some jobs taken
         if reply.upkeep is not None:
             self._metrics.queued(reply.upkeep.queued)
             self._metrics.model_changed(self._settings.on_model_change, reply.upkeep.model_changed)
@@ -304,7 +321,7 @@ class Link:
         overflows = ReleaseReason.OVERFLOW in self._roster.leaving.values()
         alone = not self._roster.jobs
         on_trial = self._roster.on_trial or (self._trial_wanted is not None and not alone)
-        if self.closing or (not resync and (overflows or not classes or on_trial)):
+        if not resync and (self.closing or overflows or not classes or on_trial):
             return None
         tag, classes = self._next_queue(classes, more)
         request = ClaimRequest(

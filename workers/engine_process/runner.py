@@ -168,14 +168,18 @@ class Runner:
         self._listen_at = 0.0
 
     def _hand_over(self) -> None:
-        """Give every job back with its progress; what Redis can't be told within a lease lapses by itself."""
+        """Give every job back with its progress; what Redis can't be told within a lease lapses by itself.
+
+        What a claim took whose reply was lost is asked for and given back as well.
+        """
         give_up_at = time.monotonic() + self._settings.lease_s
         if self.roster or not self._link.is_out:  # else there is nothing to wait for a Redis that is away
             self._link.collect(wait_s=None)
-        for running in list(self.roster.active):
-            self.roster.give_back(running, ReleaseReason.DRAIN)
         released = len(self.roster.leaving)
-        while self.roster and time.monotonic() < give_up_at:
+        while (self.roster or self._link.claim_lost) and time.monotonic() < give_up_at:
+            for running in list(self.roster.active):
+                self.roster.give_back(running, ReleaseReason.DRAIN)
+                released += 1
             flush = Flush(
                 finishes=[running for running in self.roster.jobs.values() if running.ended],
                 releases=list(self.roster.leaving.items()),
@@ -183,6 +187,8 @@ class Runner:
             try:
                 self._link.exchange(flush)
             except BrokerUnavailable as error:
+                if not self.roster:  # one try is enough for jobs that may not exist
+                    break
                 log.warning("hand_over_waits", reason=str(error))
                 select.select([], [], [], 0.2)
         self._metrics.engine(self._engine.stats())
