@@ -15,7 +15,7 @@ local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so tha
 local MAX_UNFIT = 2    -- jobs a claim that no worker can hold, to be refused: reading them is work too
 local MOST_BYTES = 2 ^ 17  -- of specs in one claim: leases are renewed in the same round trip
 local PAGE = 16
-local DAMAGED = '{"code":"invalid_job","message":"its record was damaged: how far its log goes is no number"}'
+local DAMAGED = '{"code":"invalid_job","message":"its record was damaged: %s"}'
 
 allow_when_full()
 local now = now_ms()
@@ -114,9 +114,31 @@ local function start(id, job, cost, size)
   hand_out(id, job, fence, cost, size)
 end
 
-local function bury(stream, entry_id, entry, cause)
+-- A job whose record can't be gone by ends where its entry was found.
+local function end_damaged(id, job, stream, entry_id, what)
+  redis.call('HSET', key('job', id), 'state', 'queued', 'stream', stream, 'entry', entry_id)
+  end_unattended(id, 'failed', 'error', string.format(DAMAGED, what), retention_of(id), now)
+  looks = looks - looks_for(job) + 1  -- with the one that counts anyhow
+end
+
+-- An entry that nobody can run becomes a dead letter; if it has a record, its job ends.
+local function bury(stream, entry_id, entry, cause, job)
   redis.call('XADD', key('dead'), '*', 'job', entry.job or '', 'cause', cause, 'at_ms', now, 'from', stream)
+  if job and next(job) and not TERMINAL[job.state] then
+    end_damaged(entry.job, job, stream, entry_id, 'a part of it is missing')
+  end
   drop(stream, entry_id)
+end
+
+-- Whether a job to which this entry does not belong is where its record says: then this is a second one.
+local function is_elsewhere(id, job, stream, entry_id)
+  if job.state == 'running' then return redis.call('ZSCORE', key('leases'), id) end
+  if job.state == 'delayed' then return redis.call('ZSCORE', key('delayed'), id) end
+  if job.state ~= 'queued' then return TERMINAL[job.state] end
+  local named = job.stream or ''
+  if string.sub(named, 1, #KEYS[1] + 1) ~= KEYS[1] .. ':' or not job.entry then return false end
+  local found = (attempt('XRANGE', named, job.entry, job.entry) or {})[1]
+  return found and to_fields(found[2]).job == id and not (named == stream and found[1] == entry_id)
 end
 
 -- Whether the tenant has as many running jobs as it may have; forgets some of those that vanished without leaving.
@@ -162,16 +184,19 @@ local function look(stream, entry_id, entry, kind)
   local job = fields_of(id, unpack(JOB_FIELDS))
   local size = job.state and size_of(id)
   if not (size and job.class and job.tenant) then
-    bury(stream, entry_id, entry, 'job record missing')
+    bury(stream, entry_id, entry, 'job record missing', job)
     return 'cleared'
   end
-  if job.state ~= 'queued' or job.stream ~= stream or job.entry ~= entry_id then  -- an entry written twice: the other one counts
-    drop(stream, entry_id)
+  if job.state ~= 'queued' or job.stream ~= stream or job.entry ~= entry_id then
+    if not is_elsewhere(id, job, stream, entry_id) then
+      end_damaged(id, job, stream, entry_id, 'it does not say where the job is')
+    end
+    drop(stream, entry_id)  -- an entry written twice: the other one counts
     return 'cleared'
   end
   local offset = tonumber(job.offset or 0)
   if not offset then
-    end_unattended(id, 'failed', 'error', DAMAGED, retention_of(id), now)
+    end_damaged(id, job, stream, entry_id, 'how far its log goes is no number')
     return 'cleared'
   end
   if job.cancel or due(job, now) then

@@ -49,6 +49,19 @@ def test_a_claim_takes_the_neighbour(queue, damages):
         assert fine in queue.claimed()
 
 
+def test_a_claim_takes_it_or_ends_it_with_a_reason(queue, redis, damages):
+    for broken, fine, damage in damages():
+        damage()
+        taken = {*queue.claimed(), *queue.claimed()}
+        if broken not in taken:
+            job = queue.tag.job(broken)
+            state, error = redis.hmget(job, "state", "error")
+            assert state == b"cancelled" or (state == b"failed" and b"its record was damaged: " in error)
+            assert redis.ttl(job) > 0
+            assert set(redis.hkeys(queue.tag.queued_bytes)) <= {b"standard:a"}  # of whom nobody knows now
+        assert fine in taken
+
+
 def test_upkeep_and_recover_give_the_neighbour_back(queue, redis, damages):
     for broken, fine, damage in damages():
         assert {broken, fine} <= set(queue.claimed())
