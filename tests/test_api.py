@@ -1,6 +1,7 @@
 """The public names, and what importing them costs."""
 
 import inspect
+import re
 import subprocess
 import sys
 import textwrap
@@ -62,6 +63,18 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "WorkerNotFound",
     "__version__",
 }
+WHAT_ADMIN_GIVES = {
+    "DeadLetter",
+    "DeadLetterDetails",
+    "Delivery",
+    "DeliveryAttempt",
+    "Finding",
+    "ModelInfo",
+    "QueueInfo",
+    "TenantPolicy",
+    "TenantSecret",
+    "WorkerInfo",
+}
 
 
 def run(code: str) -> str:
@@ -84,6 +97,13 @@ def test_every_public_name_and_its_public_methods_are_documented(name: str) -> N
     for method_name, method in vars(public).items():
         if not method_name.startswith("_") and inspect.isroutine(method):
             assert inspect.getdoc(method), f"{name}.{method_name}"
+
+
+@pytest.mark.parametrize("name", sorted(WHAT_ADMIN_GIVES))
+def test_every_field_of_what_an_operator_is_given_is_documented(name: str) -> None:
+    public = getattr(headrace, name)
+    documented = set(re.findall(r"^ {8}(\w+): .", public.__doc__, re.MULTILINE))
+    assert documented == public.model_fields.keys() & public.__annotations__.keys()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

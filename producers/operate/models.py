@@ -17,15 +17,15 @@ GONE_S = 60.0
 
 
 class ModelInfo(Info):
-    """A model that some worker has served here.
+    """A model that has been served here.
 
     Attributes:
         id: the name to enqueue to.
-        context_tokens: the longest prompt and output together.
-        parameters: how many weights it has.
-        dtype: of its weights.
-        workers: engine processes that serve it, heard of within the last minute.
-        ready: those of them that were heard of just now and take jobs; others are silent or being drained.
+        context_tokens: maximum length of prompt and output together.
+        parameters: number of weights.
+        dtype: type of the weights.
+        workers: number of engine processes that serve it and were heard from within the last minute.
+        ready: how many of them take jobs; the others are silent or being drained.
     """
 
     id: str

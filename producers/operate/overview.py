@@ -1,4 +1,4 @@
-"""What waits and who works: behind `client.queues()` and `workers()`."""
+"""Queues and workers: behind `client.queues()` and `client.workers()`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..steps import Read, Steps, check_name, check_seconds
 
 
 class Info(BaseModel):
-    """What is told of one thing; older programs write less of it, newer ones more."""
+    """Facts that older programs write less of, and newer ones more."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -24,9 +24,12 @@ class QueueInfo(Info):
     """The jobs of one model, class and tenant.
 
     Attributes:
-        depth: jobs waiting, those on their way to another worker included.
-        bytes: size of the waiting jobs.
-        running: jobs that a worker has now.
+        model: the served name of the model.
+        job_class: the class of the jobs.
+        tenant: the tenant whose jobs they are.
+        depth: number of waiting jobs, including those on their way to another worker.
+        bytes: size of the waiting jobs as JSON.
+        running: number of running jobs.
     """
 
     model: str
@@ -38,16 +41,19 @@ class QueueInfo(Info):
 
 
 class WorkerInfo(Info):
-    """An engine process that has been heard of within the last minute.
+    """An engine process that was heard from within the last minute.
 
     Attributes:
+        id: its name, new with each start of the process.
         model: the served name of its model.
-        pages_total: KV pages it has.
-        pages_free: KV pages that no job holds.
-        running: jobs in its batch.
-        waiting: jobs it has claimed that are not in the batch yet.
-        fingerprint: of all that decides its tokens; jobs with tokens go on with an equal one only.
-        heartbeat_ms: when it was last heard of, in ms since the epoch by Redis's clock.
+        pages_total: number of its KV pages.
+        pages_free: number of KV pages that no job holds.
+        running: number of jobs in its batch.
+        waiting: number of jobs that it has claimed and not yet added to the batch.
+        max_batch_size: maximum number of jobs in its batch.
+        pid: its process id on its own machine.
+        fingerprint: identifies what decides its tokens; a job with tokens continues only on an equal one.
+        heartbeat_ms: when it was last heard from, in ms since the epoch by Redis's clock.
     """
 
     id: str

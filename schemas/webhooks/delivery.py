@@ -52,7 +52,10 @@ class Delivery(BaseModel):
         id: the `webhook-id` that the receiver sees.
         job_id: the job that it is about.
         event: the job's event.
+        tenant: the tenant whose job it is.
         url: the receiver, without parts that may be secret.
+        state: whether it is still pending, or how it ended.
+        created_ms: when it was accepted, by Redis's clock.
         attempts: number of attempts since it was accepted or replayed.
         history: the latest attempts, including those before a replay.
         next_ms: when a waiting delivery is tried next, by Redis's clock; only known if a single one was asked
@@ -90,6 +93,7 @@ class TenantSecret(BaseModel):
 
     Attributes:
         id: identifies the secret without showing it.
+        secret: the secret itself, masked unless `get_secret_value()` is called.
         created_ms: when it was added.
     """
 
