@@ -38,8 +38,9 @@ class RequestError(ValueError):
 
     Attributes:
         field: which of the request's fields is wrong.
+        reason: what is wrong with it.
     """
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
-        self.field = field
+        self.field, self.reason = field, reason

@@ -43,7 +43,7 @@ def test_each_bad_request_is_refused_by_name_and_good_ones_go_on(worker, redis):
     good = client.enqueue(**GOOD)
     for job, reason, words in (
         (too_long, "context_length", "5000 tokens"),
-        (bad_token, "invalid_job", "999999"),
+        (bad_token, "invalid_job", "prompt_token_ids: token id 999999 "),
         (bad_role, "template_error", "observation"),
     ):
         with pytest.raises(JobFailed, match=words) as failed:

@@ -83,6 +83,7 @@ class Prepared:
         trace: where something failed that nobody had thought of.
         fields: what is kept of the job (`NOT_KEPT` is not), as JSON has it; None when it can't be read.
         prompt_bytes: of the prompt's text.
+        prompt_field: the job's field that the prompt was given in.
         prompt_ids: the prompt.
         notice: what the host is told of it.
         replay: what an earlier worker did.
@@ -93,6 +94,7 @@ class Prepared:
     fields: dict[str, Any] | None = None
     prompt_bytes: int = 0
     prompt_tokens: int = 0
+    prompt_field: str = "prompt"
     prompt_ids: list[int] = field(default_factory=list)
     notice: JobStarted | None = None
     replay: Replay = field(default_factory=Replay)
@@ -107,6 +109,7 @@ class Prepared:
             "fields": self.fields,
             "prompt_bytes": self.prompt_bytes,
             "prompt_tokens": self.prompt_tokens,
+            "prompt_field": self.prompt_field,
             "notice": self.notice and asdict(self.notice),
             "replay": asdict(replace(self.replay, logprobs=[])) | {"position": self.replay.position},
             "pieces": len(pieces),

@@ -133,8 +133,9 @@ class Roster:
             return
         try:
             self.engine.submit(request)
-        except RequestError as error:
-            self.fail(running, FailureCode.INVALID, str(error))
+        except RequestError as error:  # it speaks of its own fields; the job's author knows the job's
+            asked = {"prompt_ids": prepared.prompt_field, "output_ids": "token log"}
+            self.fail(running, FailureCode.INVALID, f"{asked.get(error.field, error.field)}: {error.reason}")
             return
         self.metrics.admitted(running.waited_s, running.prompt_tokens, resumed=running.resumed_at > 0)
 

@@ -88,6 +88,7 @@ class Reader:
         self, prepared: Prepared, job: WireJob, context_tokens: int, at: Callable[[str], None]
     ) -> None:
         if job.prompt_token_ids is not None:
+            prepared.prompt_field = "prompt_token_ids"
             prompt_ids = list(job.prompt_token_ids)
         elif job.prompt is not None:
             self._refuse_by_bytes(job.prompt, job, context_tokens)
@@ -95,6 +96,7 @@ class Reader:
             prompt_ids = self._tokenizer.encode(job.prompt)
         else:
             assert job.messages is not None
+            prepared.prompt_field = "messages"
             messages = [message.model_dump(exclude_none=True) for message in job.messages]
             tools = self._tools_of(job)
             at("template")
