@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"__init__.py", "known_settings.py", "metrics.py", "models.py", "settings.py"}
+SHARED = {"__init__.py", "ended_jobs.py", "known_settings.py", "metrics.py", "models.py", "settings.py"}
 PROCESSES = {"engine_process", "host", "callbacks"}
 THEIRS = {"celery_worker", "supervision", "demo_model"}
 """What two of the processes share, and the built-in model."""

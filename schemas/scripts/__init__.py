@@ -22,6 +22,7 @@ from .claim_deliveries import DeliveriesReply, DueDelivery, claim_deliveries
 from .drain import drain
 from .drop_dead import drop_dead
 from .drop_entry import drop_entry
+from .ended import Ended
 from .enqueue import enqueue
 from .finish import finish
 from .heartbeat import HeartbeatReply, forget_worker, heartbeat
@@ -31,7 +32,7 @@ from .replay_delivery import replay_delivery
 from .requeue_dead import requeue_dead
 from .settle_delivery import settle_delivery
 from .trial import trial
-from .upkeep import ModelChange, UpkeepReply, upkeep
+from .upkeep import ModelChange, UpkeepCounts, UpkeepReply, upkeep
 
 __all__ = [
     "Advance",
@@ -43,12 +44,14 @@ __all__ = [
     "ClaimedJob",
     "DeliveriesReply",
     "DueDelivery",
+    "Ended",
     "HeartbeatReply",
     "ModelChange",
     "Recovered",
     "ReleaseReason",
     "Script",
     "Segment",
+    "UpkeepCounts",
     "UpkeepReply",
     "accept_delivery",
     "advance",

@@ -349,7 +349,7 @@ if resync then
       hand_out(id, job, job.fence, cost, size_of(id) or 0)
     end
   end
-  return {taken, {}, 0, 0}
+  return {taken, {}, 0, 0, {}}
 end
 
 local function a_suspect_waits()
@@ -396,4 +396,4 @@ end
 local more = (looks < 1 and cleared > 0) or (blocked and not blocked[1])
 -- Nothing waits: old wake-ups would only make the next worker look in vain. A claim of some classes can't know.
 if #taken == 0 and not (blocked or more or passed) and #classes == #CLASSES then redis.call('DEL', key('bell')) end
-return {taken, blocked or {}, more and 1 or 0, tried and a_suspect_waits() or 0}
+return {taken, blocked or {}, more and 1 or 0, tried and a_suspect_waits() or 0, unattended}

@@ -8,6 +8,7 @@ from typing import Any
 from ..job import SCHEMA_VERSION, JobClass
 from ..keys import Tag
 from ..redis.call import Call, script, text
+from .ended import Ended, read_ended, readable
 
 
 @dataclass(slots=True, frozen=True)
@@ -95,6 +96,7 @@ class ClaimReply:
             claim; it is held for this worker.
         more: the claim has looked at as much as one may: the next one finds more.
         suspect_waits: the worker, which held nothing, is to try another suspect next.
+        ended: what was found cancelled, expired or damaged, and has ended.
     """
 
     jobs: list[ClaimedJob]
@@ -102,6 +104,7 @@ class ClaimReply:
     blocked_tokens: int = 0
     more: bool = False
     suspect_waits: bool = False
+    ended: list[Ended] = field(default_factory=list)
 
 
 def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
@@ -131,9 +134,9 @@ def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
 
 
 def _parse(reply: list[Any]) -> ClaimReply:
-    taken, blocked, more, suspect_waits = reply
+    taken, blocked, more, suspect_waits, ended = reply
     jobs = [_claimed(item) for item in taken]
-    answer = ClaimReply(jobs, more=bool(more), suspect_waits=bool(suspect_waits))
+    answer = ClaimReply(jobs, more=bool(more), suspect_waits=bool(suspect_waits), ended=read_ended(ended))
     if blocked:
         answer.blocked_class, answer.blocked_tokens = JobClass(text(blocked[0])), int(blocked[1])
     return answer
@@ -143,22 +146,18 @@ def _claimed(item: list[Any]) -> ClaimedJob:
     job_id, fence, spec, offset, attempts, suspect, waited_ms, prompt_tokens, *rest = item
     job_class, tenant, cost, spec_bytes = rest
     claimed = ClaimedJob(
-        job_id=_readable(job_id),
-        fence=_readable(fence),
+        job_id=readable(job_id),
+        fence=readable(fence),
         spec=spec.encode() if isinstance(spec, str) else spec,
         offset=int(offset),
         attempts=int(attempts),
         suspect_until=int(suspect) if int(suspect) >= 0 else None,
         waited_ms=int(waited_ms),
         prompt_tokens=int(prompt_tokens),
-        tenant=_readable(tenant),
+        tenant=readable(tenant),
         cost_tokens=int(cost),
         spec_bytes=int(spec_bytes),
     )
     with suppress(ValueError):  # a record that was damaged from outside spoils its own job only
-        claimed.job_class = JobClass(_readable(job_class))
+        claimed.job_class = JobClass(readable(job_class))
     return claimed
-
-
-def _readable(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,5 +1,5 @@
 -- A worker's process has ended: take its jobs back now instead of when their leases lapse, at most `limit` a call.
--- The answer says how many that was, and how many are left for the next call.
+-- The answer says how many that was, how many are left for the next call, and which have ended.
 -- args: worker blamed:flag suspect_margin:number dead_retention_ms:number how limit:number most_attempts:number
 -- uses: deaths
 
@@ -19,4 +19,4 @@ for _, id in ipairs(redis.call('ZRANGE', held, 0, limit - 1)) do
   looks = looks - (took or 0)
 end
 forget_worker(worker)
-return {count, redis.call('ZCARD', held)}
+return {count, redis.call('ZCARD', held), unattended}

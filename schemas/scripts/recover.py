@@ -5,14 +5,16 @@ from typing import Any, NamedTuple
 from ..keys import Tag
 from ..redis.call import Call, script
 from ..settings.queue import QueueSettings
+from .ended import Ended, read_ended
 from .upkeep import ITEMS_A_CALL, SUSPECT_MARGIN_TOKENS
 
 
 class Recovered(NamedTuple):
-    """How many jobs one call took back, and how many it left to the next."""
+    """How many jobs one call took back, how many it left to the next, and those that have ended."""
 
     jobs: int
     left: int
+    ended: list[Ended]
 
 
 def recover(
@@ -25,7 +27,8 @@ def recover(
     """
 
     def parse(reply: Any) -> Recovered:
-        return Recovered(*map(int, reply))
+        jobs, left, ended = reply
+        return Recovered(int(jobs), int(left), read_ended(ended))
 
     return script("recover").call(
         tag.base,

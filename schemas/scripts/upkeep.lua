@@ -182,4 +182,7 @@ for _, class in ipairs(CLASSES) do
     queued = queued + depth(key('lane', class, tenant))
   end
 end
-return {counts.promoted, counts.expired, counts.recovered, counts.dead, counts.workers, counts.model_changed, queued}
+return {
+  counts.promoted, counts.expired, counts.recovered, counts.dead, counts.workers, counts.model_changed, queued,
+  unattended,
+}

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from ..keys import Tag
 from ..redis.call import Call, script
 from ..settings.queue import QueueSettings
+from .ended import Ended, read_ended
 
 ITEMS_A_CALL = 100
 """Bounds how long one call holds Redis up."""
@@ -32,7 +33,7 @@ class ModelChange:
     grace_s: float = 30.0
 
 
-class UpkeepReply(NamedTuple):
+class UpkeepCounts(NamedTuple):
     """How many items of each kind the call dealt with, and how many jobs wait now.
 
     Attributes:
@@ -48,6 +49,17 @@ class UpkeepReply(NamedTuple):
     queued: int
 
 
+class UpkeepReply(NamedTuple):
+    """What one call did.
+
+    Attributes:
+        ended: jobs whose deadline has passed, whose workers died too often, or whose model is gone.
+    """
+
+    counts: UpkeepCounts
+    ended: list[Ended]
+
+
 def upkeep(
     tag: Tag, settings: QueueSettings, lease_ms: int = 10_000, model_change: ModelChange | None = None
 ) -> Call[UpkeepReply]:
@@ -58,7 +70,8 @@ def upkeep(
     """
 
     def parse(reply: list[Any]) -> UpkeepReply:
-        return UpkeepReply(*(int(count) for count in reply))
+        *counts, ended = reply
+        return UpkeepReply(UpkeepCounts(*map(int, counts)), read_ended(ended))
 
     return script("upkeep").call(
         tag.base,

@@ -90,7 +90,7 @@ def test_a_busy_worker_gives_way_to_suspects(redis_url, redis, start_worker, exp
         requests = [{**good(number), "max_tokens": 1900} for number in range(2, 8)]
         busy = [client.enqueue(**request) for request in requests]
         wait_until(lambda: all(job.status().offset for job in busy))
-        assert run(redis, recover(TAG, "ghost", QueueSettings(), blamed=True)) == (2, 0)
+        assert run(redis, recover(TAG, "ghost", QueueSettings(), blamed=True))[:2] == (2, 0)
         assert [job.result(timeout_s=END_S).attempts for job in suspects] == [0, 0]
         assert [job.result(timeout_s=END_S).attempts for job in busy] == [0] * 6
         assert {redis.hget(TAG.job(job.id), "released") for job in busy} == {b"trial"}

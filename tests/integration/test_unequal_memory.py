@@ -32,7 +32,7 @@ def test_alone_a_small_worker_runs_to_what_it_holds_and_refuses_the_rest_with_a_
     redis_url, start_worker
 ):
     client = start_worker(redis_url, options=SMALL).client
-    with pytest.raises(JobFailed, match="prompt: the prompt has [0-9]+ tokens; at most 304 fit here"):
+    with pytest.raises(JobFailed, match=r"prompt: the prompt has [0-9]+ tokens; at most 304 fit here"):
         client.enqueue(PROMPT, model="demo", max_tokens=2).result(timeout_s=100)
     long_answer = client.enqueue("x", model="demo", max_tokens=600, ignore_eos=True).result(timeout_s=100)
     assert 200 < long_answer.usage.completion_tokens < 304

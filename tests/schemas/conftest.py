@@ -16,7 +16,7 @@ from headrace.schemas.scripts import (
     ClaimRequest,
     ReleaseReason,
     Segment,
-    UpkeepReply,
+    UpkeepCounts,
     advance,
     cancel,
     claim,
@@ -99,15 +99,15 @@ class Queue:
     def cancel(self, job_id: str) -> str:
         return self.call(cancel(self.tag, job_id))
 
-    def upkeep(self) -> UpkeepReply:
-        return self.call(upkeep(self.tag, self.settings))
+    def upkeep(self) -> UpkeepCounts:
+        return self.call(upkeep(self.tag, self.settings)).counts
 
     def recover(self, worker: str, *, blamed: bool) -> int:
         taken = self.call(recover(self.tag, worker, self.settings, blamed=blamed))
         assert taken.left == 0
         return taken.jobs
 
-    def lapse(self, job_id: str) -> UpkeepReply:
+    def lapse(self, job_id: str) -> UpkeepCounts:
         """Let the job's lease lapse."""
         self.redis.zadd(self.tag.leases, {job_id: 1})
         return self.upkeep()

@@ -30,7 +30,7 @@ def change(queue, action: str) -> int:
     for readers in queue.redis.zrange(queue.tag.readers, 0, -1):
         queue.redis.zadd(queue.tag.readers, {readers: 1})
     call = upkeep(queue.tag, queue.settings, model_change=ModelChange(action))
-    return queue.call(call).model_changed
+    return queue.call(call).counts.model_changed
 
 
 @pytest.mark.parametrize("how", ["released", "recovered", "suspected", "lapsed"])
@@ -151,7 +151,7 @@ def test_jobs_wait_for_their_model_within_the_grace_and_while_one_worker_has_it(
     queue.redis.zadd(queue.tag.readers, {f"standard:{A}": 1})
     beat(queue, "w1", A)
     call = upkeep(queue.tag, queue.settings, model_change=ModelChange("restart", 30))
-    assert queue.call(call).model_changed == 0
+    assert queue.call(call).counts.model_changed == 0
     assert queue.claimed(fingerprint=A) == [job_id]
 
 
@@ -161,7 +161,7 @@ def test_a_worker_that_serves_other_classes_does_not_keep_a_job_waiting(queue):
     queue.redis.zadd(queue.tag.readers, {f"standard:{A}": 1})
     beat(queue, "w1", A, classes="batch")
     call = upkeep(queue.tag, queue.settings, model_change=ModelChange("restart", 30))
-    assert queue.call(call).model_changed == 1
+    assert queue.call(call).counts.model_changed == 1
 
 
 def test_nobodys_model_counts_as_gone_right_after_a_silence_of_all(queue):

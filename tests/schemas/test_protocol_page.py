@@ -19,7 +19,7 @@ from headrace.schemas.scripts import (
     CancelStatus,
     ModelChange,
     ReleaseReason,
-    UpkeepReply,
+    UpkeepCounts,
     accept_delivery,
     claim_deliveries,
     drop_dead,
@@ -231,7 +231,7 @@ def test_the_table_names_every_scripts_arguments_in_their_order():
         assert bool(then) == bool(script(name).rest), name
     described = {names(name)[0] for name, *_ in table("script | effect")}
     assert described == set(documented)
-    assert len(UpkeepReply._fields) == 7
+    assert len(UpkeepCounts._fields) == 7
 
 
 def test_the_shell_example_prints_what_the_page_shows(redis, redis_server):

@@ -390,7 +390,7 @@ def test_a_dead_workers_jobs_come_back_in_pieces(queue, redis):
     taken, left = 0, True
     calls = 0
     while left:
-        jobs, left = queue.call(recover(queue.tag, "w", queue.settings, blamed=True))
+        jobs, left, _ = queue.call(recover(queue.tag, "w", queue.settings, blamed=True))
         taken, calls = taken + jobs, calls + 1
     assert (taken, calls) == (ITEMS_A_CALL + 7, 2)
     assert not redis.exists(queue.tag.held("w"), queue.tag.leases)

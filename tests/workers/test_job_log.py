@@ -7,6 +7,8 @@ from structlog.testing import capture_logs
 
 from headrace.schemas.events import FailureCode, JobError, JobState
 from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.scripts import Ended
+from headrace.workers.ended_jobs import log_ended
 from headrace.workers.engine_process.host_notices import HostNotices
 from headrace.workers.engine_process.running_job import RunningJob
 
@@ -77,3 +79,15 @@ def test_a_failure_has_its_code_and_not_its_reason_which_may_quote(running: Runn
 def test_a_job_that_goes_on_elsewhere_has_left(running: RunningJob, how: str) -> None:
     line = said(running, how)
     assert (line["event"], line["reason"], line["output_tokens"]) == ("job_left", how, 3)
+
+
+def test_the_end_of_a_job_that_no_worker_had_is_a_line_too() -> None:
+    ended = Ended("j", "failed", "crashed", "acme", "batch", 3, 17, 4.56789, "worker-1")
+    with capture_logs() as logs:
+        log_ended([ended, ended._replace(state="expired", code="", worker="")], model="demo")
+    about = {"event": "job_ended", "log_level": "info", "job": "j", "model": "demo", "tenant": "acme"}
+    about |= {"job_class": "batch", "attempts": 3, "output_tokens": 17, "age_s": 4.568}
+    assert logs == [
+        about | {"state": "failed", "code": "crashed", "last_worker": "worker-1"},
+        about | {"state": "expired", "code": None, "last_worker": None},
+    ]

@@ -17,6 +17,7 @@ from ...schemas.scripts import run_many, upkeep
 from ...telemetry.health import Report
 from ...telemetry.seldom import Seldom
 from ..celery_worker.revoke import Canceller
+from ..ended_jobs import log_ended
 from ..settings import CallbacksSettings
 from .backlog import look
 from .deliveries import Deliveries
@@ -197,8 +198,10 @@ class Service:
                     log.info("queue_noticed", model=tag.model, partition=partition)
 
     def _keep_up(self) -> None:
-        for answer in run_many(self._redis, [upkeep(tag, self._settings.queue) for tag in self._queues]):
+        answers = run_many(self._redis, [upkeep(tag, self._settings.queue) for tag in self._queues])
+        for tag, answer in zip(self._queues, answers, strict=True):
             if isinstance(answer, Exception):
                 raise answer
-            if any(answer[:-1]):
-                log.info("upkeep", **answer._asdict())
+            log_ended(answer.ended, model=tag.model)
+            if any(answer.counts[:-1]):
+                log.info("upkeep", **answer.counts._asdict())

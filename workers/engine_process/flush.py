@@ -25,10 +25,12 @@ from ...schemas.scripts import (
     ClaimedJob,
     ClaimReply,
     ClaimRequest,
+    Ended,
     HeartbeatReply,
     ModelChange,
     ReleaseReason,
     Segment,
+    UpkeepCounts,
     UpkeepReply,
     advance,
     claim,
@@ -83,6 +85,7 @@ class FlushReply:
         advanced: one answer a job; with `sent` the offset that the answer is about.
         jobs: claimed, each with what the queue said of it; they are at intake already, unless the claim was
             to list what is held here.
+        ended: jobs that upkeep or the claim has ended.
         trial: this worker is to give its jobs back and try suspects of this queue.
         drain_s: somebody wants this worker to end, after at most so long.
         beaten: why a heartbeat was refused, empty where none was; None where none was sent.
@@ -95,7 +98,8 @@ class FlushReply:
     released: Answered = field(default_factory=list)
     jobs: list[tuple[RunningJob, ClaimedJob]] = field(default_factory=list)
     claimed: ClaimReply | None = None
-    upkeep: UpkeepReply | None = None
+    ended: list[Ended] = field(default_factory=list)
+    upkeep: UpkeepCounts | None = None
     trial: Tag | None = None
     drain_s: float | None = None
     beaten: str | None = None
@@ -221,8 +225,10 @@ class Queue:
     def _add_upkeep(self, pipeline: _Pipeline, flush: Flush, reply: FlushReply) -> None:
         def upkept(result: UpkeepReply | Exception) -> None:
             if isinstance(result, UpkeepReply):
-                nothing = (0,) * len(result)
-                reply.upkeep = UpkeepReply(*map(sum, zip(reply.upkeep or nothing, result, strict=True)))
+                counts, ended = result
+                nothing = (0,) * len(counts)
+                reply.upkeep = UpkeepCounts(*map(sum, zip(reply.upkeep or nothing, counts, strict=True)))
+                reply.ended += ended
 
         def beaten(result: HeartbeatReply | Exception) -> None:
             if isinstance(result, Exception):
@@ -252,6 +258,7 @@ class Queue:
             return
         assert flush.claim is not None
         reply.claimed = result
+        reply.ended += result.ended
         now = time.monotonic()
         reply.jobs = [(RunningJob.of_claim(flush.claim[0], claimed, now), claimed) for claimed in result.jobs]
 

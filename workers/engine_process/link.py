@@ -13,6 +13,7 @@ from ...schemas.errors import BrokerUnavailable
 from ...schemas.job import JobClass
 from ...schemas.keys import Tag
 from ...schemas.scripts import ClaimReply, ClaimRequest, ReleaseReason
+from ..ended_jobs import log_ended
 from ..metrics import Metrics
 from ..settings import WorkerSettings, socket_timeout_s
 from .flush import Flush, FlushReply, Queue
@@ -206,6 +207,7 @@ class Link:
         if reply.claim_error is not None:
             log.warning("claim_refused", reason=str(reply.claim_error))
             self._note_lost_claim()  # it may have failed with some jobs taken
+        log_ended(reply.ended)
         if reply.upkeep is not None:
             self._metrics.queued(reply.upkeep.queued)
             self._metrics.model_changed(self._settings.on_model_change, reply.upkeep.model_changed)

@@ -9,6 +9,7 @@ from ...schemas.errors import BrokerUnavailable
 from ...schemas.keys import Tag
 from ...schemas.redis.connection import connect
 from ...schemas.scripts import recover, run
+from ..ended_jobs import log_ended
 from ..models import served_name
 from ..settings import WorkerSettings
 from ..supervision.lifeline import HUNG
@@ -46,8 +47,9 @@ def _recover(settings: WorkerSettings, worker_id: str, status: int) -> None:
                 tag, left = Tag(name, partition, settings.namespace), 1
                 while left:
                     call = recover(tag, worker_id, settings.queue, blamed=blamed, how=_how(status))
-                    jobs, left = run(redis, call)
+                    jobs, left, ended = run(redis, call)
                     recovered += jobs
+                    log_ended(ended, model=name)
     except BrokerUnavailable as error:
         log.warning("jobs_left_to_their_leases", engine=worker_id, reason=str(error))
         return

@@ -72,12 +72,22 @@ local function end_job(id, state, output, error, end_payload, retention_ms, now,
   note_pace(job.class, now)
 end
 
+-- What ended so in this call: no worker tells of it, and who called may. Ids and what logs have of a job's end.
+local unattended = {}
+
 -- The same for a job that ends where no worker has its text: cancelled, expired or dead in the queue.
 local function end_unattended(id, state, reason, error, retention_ms, now, ...)
-  local offset = number(fields_of(id, 'offset').offset)
+  local job = fields_of(id, 'offset', 'tenant', 'class', 'enqueued_ms', 'worker', 'attempts')
+  local offset = number(job.offset)
   local end_payload = '{"offset":' .. offset .. ',"end":"' .. state .. '","finish_reason":"' .. reason .. '"'
     .. (error ~= '' and (',"error":' .. error) or '') .. '}'
   end_job(id, state, output_so_far(id, reason), error, end_payload, retention_ms, now, ...)
+  local written = to_fields({...})
+  unattended[#unattended + 1] = {
+    id, state, string.match(error, '"code":"([%w_]+)"') or '', job.tenant or '', job.class or '',
+    number(written.attempts or job.attempts), offset, math.max(0, now - (tonumber(job.enqueued_ms) or now)),
+    job.worker or '',
+  }
 end
 
 local LOG_LOOK = 512  -- tokens of a log whose result is put together cost a call as much as one look more

@@ -1,0 +1,53 @@
+"""Jobs that a script has ended, as no worker had them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Ended(NamedTuple):
+    """A job that ended in the queue, or with its worker: nobody else tells of it.
+
+    Attributes:
+        state: cancelled, expired or failed.
+        code: why it failed.
+        tenant, job_class: as its record says.
+        attempts: how often a worker died over it alone.
+        output_tokens: tokens in its log.
+        age_s: time since it was enqueued, by Redis's clock.
+        worker: the last that had it.
+    """
+
+    job_id: str
+    state: str
+    code: str
+    tenant: str
+    job_class: str
+    attempts: int
+    output_tokens: int
+    age_s: float
+    worker: str
+
+
+def read_ended(reply: Sequence[Sequence[Any]]) -> list[Ended]:
+    """What a script's reply says of them; records that were damaged from outside are no harm."""
+    return [_ended(item) for item in reply]
+
+
+def _ended(item: Sequence[Any]) -> Ended:
+    job_id, state, code, tenant, job_class, attempts, output_tokens, age_ms, worker = item
+    return Ended(
+        job_id=readable(job_id),
+        state=readable(state),
+        code=readable(code),
+        tenant=readable(tenant),
+        job_class=readable(job_class),
+        attempts=int(attempts),
+        output_tokens=int(output_tokens),
+        age_s=int(age_ms) / 1000,
+        worker=readable(worker),
+    )
+
+
+def readable(value: bytes | str) -> str:
+    """A text of a record, which may have been damaged."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
