@@ -101,10 +101,20 @@ def load(folder, **options: object) -> Engine:
     return Engine(EngineConfig(model=str(folder), **options))
 
 
-def test_an_unknown_architecture_is_refused_with_those_supported(checkpoint):
+@pytest.mark.parametrize(
+    ("architecture", "model_type"),
+    [
+        ("GPT2LMHeadModel", "gpt2"),
+        ("BertForMaskedLM", "bert"),
+        ("T5ForConditionalGeneration", "t5"),
+        ("LlamaForSequenceClassification", "llama"),  # of a family that is known, with another head
+        ("Qwen3Model", "qwen3"),
+    ],
+)
+def test_an_unknown_architecture_is_refused_with_those_supported(checkpoint, architecture, model_type):
     supported = "GraniteForCausalLM, LlamaForCausalLM"
-    with pytest.raises(ModelError, match=f"GPT2LMHeadModel is not supported; supported are {supported}"):
-        load(checkpoint(architectures=["GPT2LMHeadModel"]))
+    with pytest.raises(ModelError, match=f"{architecture} is not supported; supported are {supported}"):
+        load(checkpoint(architectures=[architecture], model_type=model_type))
 
 
 def test_an_unsupported_rope_scaling_is_refused(checkpoint):
