@@ -307,11 +307,17 @@ class Job(_Wire):
         return 0
 
 
+_OF_A_KEY = "[key]"
+"""How pydantic says that it is a dict's key that is wrong, and not what stands under it."""
+
+
 def invalid(error: ValidationError, within: tuple[str, ...] = ()) -> InvalidJob:
     """The first thing wrong with a job, without secrets; `within` is the path to the checked fields."""
     first = error.errors(include_url=False)[0]
-    location = tuple(shown_name(str(part)) for part in (*within, *first["loc"]))
+    location = tuple(shown_name(str(part)) for part in (*within, *first["loc"]) if part != _OF_A_KEY)
     reason = in_words(first)
+    if _OF_A_KEY in first["loc"]:
+        reason = f"its key {reason}"
     if location and first["type"] != "missing" and "secret" not in location:
         known = first["type"] != "extra_forbidden"
         reason += f" (got {shown_in_error(location, first['input'], known=known)})"

@@ -13,6 +13,7 @@ from .job import TenantName
 from .keys import NAMESPACE, Tag
 from .redis.call import text
 from .redis.connection import broker_errors
+from .wording import in_words
 
 DEFAULT = "*"
 """The tenant whose policy applies to all tenants without one of their own."""
@@ -66,7 +67,7 @@ class TenantPolicy(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise BadPolicy(f"{name} = {first.get('input')!r}: {first['msg']}") from None
+            raise BadPolicy(f"{name} = {first.get('input')!r}: {in_words(first)}") from None
 
     def to_wire(self) -> str:
         """The policy as JSON, without defaults."""

@@ -138,7 +138,7 @@ def test_a_policy_is_set_listed_and_dropped_and_holds_at_once(cli, redis):
 
 
 def test_a_wrong_policy_names_the_field(cli):
-    assert "weight" in cli("tenants", "set", "acme", "--weight", "0", status=2)
+    assert "weight = 0.0: must be above 0" in cli("tenants", "set", "acme", "--weight", "0", status=2)
 
 
 def test_workers_copy_the_policies_once_for_each_change(redis, redis_url):
