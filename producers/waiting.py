@@ -252,7 +252,8 @@ def _held_back(
 def _queue(job: dict[str, str], ahead: int, urgent: int, running: int, workers: Sequence[_Worker]) -> str:
     living = sum(worker.alive for worker in workers)
     many = f"{ahead} or more" if ahead == MOST_AHEAD else f"{ahead}"
-    text = f"it is queued behind {many} {_jobs(ahead)} of tenant {job['tenant']!r} in class {job['class']}"
+    place = f"queued behind {many} {_jobs(ahead)}" if ahead else "next in the queue"
+    text = f"it is {place} of tenant {job['tenant']!r} in class {job['class']}"
     if urgent:
         text += f" and more urgent ones of {urgent} {'tenant' if urgent == 1 else 'tenants'}"
     return f"{text}; {running} {_jobs(running)} run on {living} {'worker' if living == 1 else 'workers'}"

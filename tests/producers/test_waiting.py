@@ -164,6 +164,17 @@ def test_a_job_that_runs_is_no_reason_to_warn(
     assert lines(caplog) == []
 
 
+def test_the_status_of_a_job_that_waits_says_why(client: Client, cli: Callable[..., str], alive) -> None:
+    job = client.enqueue("x", model=MODEL)
+    assert f"waits        {reason_of(client, job.id)[1]}\n" in cli("status", job.id)
+    alive()
+    assert "waits        it is next in the queue of tenant 'default' in class standard; 0 jobs run" in cli(
+        "status", job.id
+    )
+    job.cancel()
+    assert "waits" not in cli("status", job.id)
+
+
 def test_the_command_line_says_it_on_stderr(
     client: Client, cli: Callable[..., str], until: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
