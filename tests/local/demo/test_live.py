@@ -61,6 +61,12 @@ def test_a_kill_and_its_resumption_are_watched_and_the_facts_stay(tmp_path):
     ]
     assert any(text.count("resumed at ") > 1 and "KV pages" in text and "wait" in text for text in told)
 
+    celery = [text for _, text in seen if "Now from Celery" in text]
+    assert any('delay("A list is").get(), and its signed webhook ...' in text for text in celery)
+    assert any(
+        re.search(r"engine \w .* pages, +0 jobs", text) for text in celery
+    )  # as they are, not as they were
+
     first = next(at for at, text in seen if re.search("╰─+ token ", text))
     last = next(at for at, text in seen if "56 of 56 jobs have ended" in text)
     assert last - first >= SOONEST_S

@@ -1,5 +1,6 @@
 """A team's backend, a process of its own: a generation by Celery, and its webhook received and verified."""
 
+import asyncio
 import hmac
 import json
 import os
@@ -16,6 +17,7 @@ ADDRESS = "127.0.0.1"
 
 PROMPT = "A list is"
 WAIT_S = 60.0
+_TO_THE_SECOND = len("2026-01-31T12:00:00")
 
 
 class Receiver(HTTPServer):
@@ -48,17 +50,28 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def run(redis_url: str) -> list[tuple[str, str]]:
-    """Run `main` in a process of its own; what it found."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import main; main()"],
+async def run(redis_url: str) -> list[tuple[str, str]]:
+    """Run `main` in a process of its own; what it found.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    command = [sys.executable, "-c", f"from {__name__} import main; main()"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
         env=os.environ | {"HEADRACE_REDIS_URL": redis_url},
         stdout=subprocess.PIPE,
-        text=True,
-        check=True,
         process_group=0,  # a terminal's Ctrl-C is for the tour, which then ends it
     )
-    return [(name, value) for name, value in json.loads(done.stdout)]
+    try:
+        found, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return [(name, value) for name, value in json.loads(found)]
 
 
 def main() -> None:
@@ -76,6 +89,6 @@ def main() -> None:
         (event,) = receiver.verified
     told = [
         (f'generate.delay("{PROMPT}").get()', f"{' '.join(text.split())} ({took_s:.1f} s)"),
-        ("webhook, signature verified", f"{event['type']} at {event['timestamp']}"),
+        ("webhook, signature verified", f"{event['type']} at {event['timestamp'][:_TO_THE_SECOND]}"),
     ]
     sys.stdout.write(json.dumps(told))

@@ -48,6 +48,7 @@ class PlainScreen:
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self._last = 0.0
+        self._over = False
 
     def say(self, line: str, style: str = "") -> None:
         """Something happened."""
@@ -60,9 +61,9 @@ class PlainScreen:
             self.say(f"Flower, meanwhile: {flower_url}")
 
     def draw(self) -> None:
-        """A line of progress, at most one a second."""
+        """A line of progress, at most one a second; none once there are facts."""
         scene = self._scene
-        if scene.elapsed_s - self._last < 1.0:
+        if self._over or scene.elapsed_s - self._last < 1.0:
             return
         self._last = scene.elapsed_s
         pages = " ".join(f"{engine.used:4.0%}" for engine in scene.engines)
@@ -74,6 +75,7 @@ class PlainScreen:
 
     def table(self, title: str, rows: Rows) -> None:
         """One fact a line."""
+        self._over = True
         self.say(f"\n{title}")
         for name, value in rows:
             self.say(f"  {name:<34} {value}")

@@ -56,11 +56,7 @@ def _run_all(running: Stack, scene: Scene, shown: Screen) -> Outcome:
     with Client.from_env(running.redis_url) as client:
         running.wait_ready(client)
     shown.ready(shown_url(running.redis_url), running.flower_url)
-    outcome = asyncio.run(_tour(running, scene, shown))
-    shown.table("What happened", outcome.rows(slowed=shown.pace.step_s > 0))
-    shown.say('Now from a Celery project: generate.delay("A list is").get(), and its signed webhook ...')
-    shown.table("From a Celery project", backend.run(running.redis_url))
-    return outcome
+    return asyncio.run(_tour(running, scene, shown))
 
 
 async def _tour(running: Stack, scene: Scene, shown: Screen) -> Outcome:
@@ -73,11 +69,14 @@ async def _tour(running: Stack, scene: Scene, shown: Screen) -> Outcome:
         watcher = asyncio.create_task(_watch(client, scene, shown, streams))
         try:
             results, kill = await _run(running, scene, shown, streams, background)
+            outcome = Outcome(scene, results, kill, scene.elapsed_s)
+            shown.draw()
+            shown.table("What happened", outcome.rows(slowed=shown.pace.step_s > 0))
+            shown.say('Now from Celery: generate.delay("A list is").get(), and its signed webhook ...')
+            shown.table("From a Celery project", await backend.run(running.redis_url))
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-        outcome = Outcome(scene, results, kill, scene.elapsed_s)
-        shown.draw()
         return outcome
 
 
