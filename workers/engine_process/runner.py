@@ -79,6 +79,7 @@ class Runner:
                 self._link.collect()
                 self._admit()
                 stepped = self._step()
+                self._link.collect()  # or an exchange that ended meanwhile would put the next off by a step
                 self._link.launch()
                 self._report()
                 if not stepped:
