@@ -45,7 +45,9 @@ def changed(make_engine, **spec: object) -> Engine:
     return engine
 
 
-@pytest.mark.parametrize("name", CHANGES.keys() - {"activation", "logit_multiplier", "logit_soft_cap"})
+@pytest.mark.parametrize(
+    "name", sorted(CHANGES.keys() - {"activation", "logit_multiplier", "logit_soft_cap"})
+)
 def test_the_decoder_heeds_each_field_of_a_spec(make_engine, name: str):
     request = Request("a", list(prompt(31)), greedy())
     assert run(changed(make_engine, **{name: CHANGES[name]}), request) != run(make_engine(), request)
