@@ -1,4 +1,4 @@
-"""Which version runs, as a metric."""
+"""A metric that says which version is running."""
 
 import platform
 from importlib.metadata import version
@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 
 def build_info(registry: CollectorRegistry) -> None:
-    """A metric that is always 1 and says by its labels what runs here."""
+    """A metric that is always 1 and whose labels say what is running."""
     Gauge(
         "headrace_build_info",
         "What runs here, by its labels; always 1.",

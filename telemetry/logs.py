@@ -1,8 +1,8 @@
-"""Logs: JSON lines on stderr, or readable ones where stderr is a terminal. Never prompt text, never a secret.
+"""Logs: JSON lines on stderr, or readable ones if stderr is a terminal. Never prompt text, never a secret.
 
-The standard library's loggers (celery, kombu, redis, transformers) go the same way as structlog's. Every line
-passes `_withhold` last: values under names that carry content are left out wherever they are nested, and
-passwords in URLs are masked even inside messages and tracebacks.
+The standard library's loggers (celery, kombu, redis, transformers) take the same path as structlog's. Every
+line passes through `_withhold` last: values under names that carry content are removed however deeply they
+are nested, and passwords in URLs are masked even inside messages and tracebacks.
 """
 
 import logging
@@ -40,7 +40,7 @@ _MASKS = (
         re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL),
         "input_value=...",
     ),  # pydantic quotes its input
-    # Celery quotes messages that it can't make sense of.
+    # Celery quotes messages that it can't understand.
     (re.compile(r"(?s)(contents of the message body was:|\[type:).*"), r"\1 ..."),
     (re.compile(r"whsec_[A-Za-z0-9+/=]+"), "whsec_***"),
     (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer ***"),
@@ -52,7 +52,7 @@ def configure(level: str, **bound: str | int) -> None:
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
-        bound: fields of every line, such as the worker's id and its model.
+        bound: fields to add to every line, such as the worker's id and model.
     """
     _open_closed_streams()
 
@@ -87,7 +87,10 @@ def configure(level: str, **bound: str | int) -> None:
         }
     )
     logging.captureWarnings(True)
-    for name in ("redis.connection", "redis.asyncio.connection"):  # a line a connection, of what it can't do
+    for name in (
+        "redis.connection",
+        "redis.asyncio.connection",
+    ):  # logs one line per connection about what it can't do
         logging.getLogger(name).setLevel(logging.INFO)
     sys.excepthook, threading.excepthook = _log_crash, _log_thread_crash
     structlog.configure(
@@ -106,12 +109,12 @@ def configure(level: str, **bound: str | int) -> None:
 def _handler() -> dict[str, Any]:
     try:
         return {"()": LineHandler, "fd": sys.stderr.fileno()}
-    except (OSError, ValueError):  # it is no file
+    except (OSError, ValueError):  # it isn't a file
         return {"class": "logging.StreamHandler"}
 
 
 def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What ends the process is an event as any other, and not a traceback over many lines."""
+    """Log the exception that ends the process as one event, instead of a traceback of many lines."""
     if not issubclass(kind, KeyboardInterrupt):
         log.critical("crashed", exc_info=(kind, error, trace))
 
@@ -124,32 +127,32 @@ def _log_thread_crash(thread: threading.ExceptHookArgs) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Where the process was started without stdout, say, /dev/null takes its place.
+    """Open /dev/null in place of a standard stream that was closed at startup.
 
-    Its number would be given to the next socket otherwise, and whatever is printed here and in the processes
-    that are started from here would go there.
+    Otherwise the next socket would get its number, and receive everything that is printed here and in the
+    processes that are started from here.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
             continue
-        null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one, unless it is taken
+        null = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one, unless it is taken
         os.set_inheritable(null, null == number)
         setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w"))
 
 
 def settle() -> None:
-    """Give up what can't be written any more, at the end: Python's exit status would tell of nothing else."""
+    """Discard what can no longer be written at exit, or Python's exit status would report only that."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # the disk is full, or whoever read it has gone
+        except OSError:  # the disk is full, or the reader is gone
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
 
 
 def adopt(logger_name: str) -> None:
-    """Take over a library's own logger that prints by itself (`transformers`), after it was imported."""
+    """Take over a library's logger that prints by itself (`transformers`), once it has been imported."""
     logger = logging.getLogger(logger_name)
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
@@ -163,7 +166,7 @@ def _renderer() -> Processor:
 
 
 def _withhold(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """The last word before a line is written: no content, no secrets, nothing that prints itself at will."""
+    """Remove content, secrets and objects with a repr of their own, just before a line is written."""
     return {str(name): _clean(value) for name, value in event.items() if name not in WITHHELD}
 
 
@@ -179,7 +182,7 @@ def _clean(value: Any) -> Any:
             return {str(name): _clean(item) for name, item in value.items() if name not in WITHHELD}
         case list() | tuple() | set() | frozenset():
             return [_clean(item) for item in value]
-        case _:  # its repr may hold anything, a whole job say
+        case _:  # its repr may contain anything, such as a whole job
             return f"<{type(value).__name__}>"
 
 

@@ -1,4 +1,4 @@
-"""Serves `/metrics` for Prometheus, `/livez` and `/readyz` for whoever restarts processes; nothing else."""
+"""Serves `/metrics` for Prometheus, and `/livez` and `/readyz` for orchestrators; nothing else."""
 
 import errno
 import json
@@ -18,13 +18,13 @@ from ..schemas.errors import BadSetting
 from .health import Health
 
 TAKEN_S = 5.0
-"""How often a port that is another process's is tried again."""
+"""How often a port that another process holds is tried again."""
 
 log = structlog.get_logger(__name__)
 
 
 def pages(registry: CollectorRegistry, health: Health) -> WSGIApplication:
-    """The pages: `/metrics`; `/livez` and `/readyz`, 200 or 503 with the reasons as JSON; 404 elsewhere."""
+    """The WSGI app: `/metrics`; `/livez` and `/readyz`, 200 or 503 with reasons as JSON; 404 elsewhere."""
     metrics, answers = make_wsgi_app(registry), {"/livez": health.live, "/readyz": health.ready}
 
     def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
@@ -55,12 +55,12 @@ def _say(
 
 @contextmanager
 def served(registry: CollectorRegistry, health: Health, host: str, port: int) -> Iterator[None]:
-    """Serve `registry` and `health` while the context lasts; port 0 takes a free one.
+    """Serve `registry` and `health` while the context lasts; port 0 picks a free one.
 
-    A port that is taken, by the process that this one follows perhaps, is listened on when it is free.
+    If the port is taken, perhaps by the process that this one replaces, listen as soon as it is free.
 
     Raises:
-        BadSetting: the port can never be had here.
+        BadSetting: this process can never listen on the port.
     """
     server = _Server(pages(registry, health), host, port)
     if not server.start():
@@ -72,10 +72,10 @@ def served(registry: CollectorRegistry, health: Health, host: str, port: int) ->
 
 
 class _HTTP(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # one who asks and then says nothing holds up neither others nor the end
+    daemon_threads = True  # a silent client delays neither other clients nor the shutdown
 
     def handle_error(self, *_: Any) -> None:
-        """One who hung up early is nothing to log."""
+        """Log nothing about a client that hung up early."""
 
 
 class _HTTP6(_HTTP):
@@ -83,10 +83,10 @@ class _HTTP6(_HTTP):
 
 
 class _Quiet(WSGIRequestHandler):
-    timeout = 10  # a connection that asks nothing
+    timeout = 10  # a connection without a request
 
     def log_message(self, *_: Any) -> None:
-        """What is asked every few seconds is nothing to log."""
+        """Log nothing about requests that come every few seconds."""
 
 
 class _Server:
@@ -97,7 +97,7 @@ class _Server:
         self._waiter = threading.Thread(target=self._wait, name="headrace-metrics", daemon=True)
 
     def start(self) -> bool:
-        """Serve now, which gives True, or as soon as the port is free."""
+        """Serve now and return True, or as soon as the port is free."""
         if not self._listen():
             self._waiter.start()
         return self._served is not None

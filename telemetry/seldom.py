@@ -1,4 +1,4 @@
-"""What keeps happening is said at once and then ever more seldom: Redis may be away for days."""
+"""Logs what keeps happening at once, then ever less often: Redis may be unreachable for days."""
 
 import time
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ FIRST_S, MOST_S = 5.0, 600.0
 
 @dataclass(slots=True)
 class Seldom:
-    """Decides when something is said again; for one thread."""
+    """Decides when something is logged again. For one thread."""
 
     _said: str = ""
     _next: float = 0.0
     _pause_s: float = 0.0
 
     def due(self, what: str) -> bool:
-        """Whether to say this now: it differs from the last, or that was long enough ago."""
+        """Whether to log this now: it differs from the last message, or that was long enough ago."""
         now = time.monotonic()
         if what == self._said and now < self._next:
             return False
@@ -24,5 +24,5 @@ class Seldom:
         return True
 
     def over(self) -> None:
-        """It has stopped happening; should it begin again, that is new."""
+        """Note that it has stopped happening, so that the next time is news."""
         self._said = ""

@@ -1,8 +1,9 @@
-"""Where lines of the log go: stderr, which may be closed, full, or a pipe that nobody reads any more.
+"""Writes log lines to stderr, which may be closed, full, or a pipe that nobody reads.
 
-A pipe that is full but open holds up whoever writes to it, for ever: a log collector that hangs would stop
-every worker behind it. So pipes and sockets get a moment to take a line. One that does not take it counts as
-stuck: lines are lost, without a wait, until it takes one again, and then how many were is said first.
+A pipe that is full but open blocks its writers for ever, so a log collector that hangs would stop every
+worker behind it. Pipes and sockets therefore get a moment to accept a line. One that doesn't is considered
+stuck: lines are dropped without waiting until it accepts one again, and then the first line says how many
+were lost.
 """
 
 import logging
@@ -13,11 +14,11 @@ import stat
 from io import FileIO
 
 MOMENT_S = 0.1
-"""What a reader gets to make room."""
+"""How long a reader may take to make room."""
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as a line to the open file `fd`, or loses it."""
+    """Writes each record as a line to the open file `fd`, or drops it."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -31,12 +32,14 @@ class LineHandler(logging.Handler):
         except Exception:
             self.handleError(record)
             return
-        if self._lost:  # in one write with the line: what is short fits where the line would be lost again
+        if (
+            self._lost
+        ):  # in one write with the line: alone it is short enough to fit where the line would be lost again
             line = f'{{"event": "log_lines_lost", "level": "warning", "lines": {self._lost}}}\n{line}'
         self._lost = 0 if self._put(line) else self._lost + 1
 
     def close(self) -> None:
-        """Close what was opened for this handler alone."""
+        """Close what was opened only for this handler."""
         self._to.close()
         super().close()
 
@@ -47,7 +50,7 @@ class LineHandler(logging.Handler):
                 written = self._to.write(data)
             except BlockingIOError:
                 written = None
-            except OSError:  # nobody reads it any more, or the disk is full
+            except OSError:  # nobody reads it, or the disk is full
                 return False
             if written is not None:
                 data, self._torn = data[written:], written < len(data)
@@ -71,12 +74,12 @@ class _Socket:
 
 
 def _opened(fd: int) -> "FileIO | _Socket":
-    """The open file `fd`, to be written to without waiting for a reader."""
+    """Open `fd` so that it can be written to without waiting for a reader."""
     kind = os.fstat(fd).st_mode
     if stat.S_ISSOCK(kind):
         return _Socket(fd)
     if stat.S_ISFIFO(kind):
-        try:  # opened again, because not to wait would hold for everybody who has inherited it
+        try:  # opened again, because non-blocking mode would apply to every process that has inherited it
             own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return FileIO(fd, "w", closefd=False)

@@ -1,1 +1,1 @@
-"""Everything that executes jobs: the Celery host, the engine process, text, the embedded Redis."""
+"""Everything that executes jobs: hosts, engine processes and callbacks."""

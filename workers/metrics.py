@@ -1,12 +1,12 @@
 """Every metric of a worker, declared here and nowhere else.
 
-The engine process notes things many times a second, the outside asks every few seconds. So histograms are
-counted in plain lists and published to prometheus_client once a second, by `Metrics.engine`; what a killed
-process loses is at most that last second.
+The engine process records things many times a second, but is scraped every few seconds. So histograms are
+counted in plain lists and published to prometheus_client once a second, by `Metrics.engine`; a killed process
+loses at most that last second.
 
 A host and its engine processes share one folder of memory-mapped values (`share`). Values are kept by the
-engine's place (`engine-0`) and not by process id: a restarted engine process counts on where its predecessor
-stopped, and the folder does not grow with restarts.
+engine's place (`engine-0`) rather than by process id, so a restarted engine process continues its
+predecessor's counts, and the folder doesn't grow with restarts.
 """
 
 import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 HOST_PLACE = "host"
 
-# Decades in steps of 1, 2.5, 5; from what an idle machine does to where users have long given up.
+# Decades in steps of 1, 2.5, 5, from what an idle machine does to where users have long given up.
 FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 TOTAL_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 WAIT_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -43,7 +43,7 @@ STEP_TOKENS = tuple(float(2**power) for power in range(14))
 
 
 def share(folder: str | Path, place: str) -> None:
-    """Keep this process's metrics in `folder` as `place` from now on; before any metric is made.
+    """Keep this process's metrics in `folder` as `place`. Call it before any metric is made.
 
     Only one living process may hold a place.
     """
@@ -52,12 +52,12 @@ def share(folder: str | Path, place: str) -> None:
 
 
 def engine_place(index: int) -> str:
-    """The place of the engine process `index`."""
+    """The place of engine process `index`."""
     return f"engine-{index}"
 
 
 def forget(folder: str | Path, place: str) -> None:
-    """What `place` holds now is nothing: its process has ended. What it has counted stays."""
+    """Zero the gauges of `place`, whose process has ended; its counters stay."""
     mark_process_dead(place, path=str(folder))
 
 
@@ -84,7 +84,7 @@ class _Family:
 
 
 class _Tally:
-    """A histogram counted here and published in one go."""
+    """A histogram that is counted here and published all at once."""
 
     __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
 
@@ -95,12 +95,12 @@ class _Tally:
         self._sum = 0.0
 
     def note(self, value: float, count: int = 1) -> None:
-        """`count` observations of `value`."""
+        """Record `count` observations of `value`."""
         self._counts[bisect_left(self._bounds, value)] += count
         self._sum += value * count
 
     def publish(self) -> None:
-        """Hand the counts over. The library observes one value a call, so its buckets are filled directly."""
+        """Publish the counts. The library observes one value per call, so its buckets are filled directly."""
         if not any(self._counts):
             return
         for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
@@ -112,11 +112,11 @@ class _Tally:
 
 
 class Metrics:
-    """What an engine process tells of its work; for its main thread.
+    """The metrics of an engine process. For its main thread.
 
     Args:
-        model: the served name; the one label that every metric carries.
-        registry: where the metrics are registered; one of their own when not given.
+        model: the served name, the one label that every metric carries.
+        registry: where the metrics are registered; by default a registry of their own.
     """
 
     def __init__(self, model: str, registry: CollectorRegistry | None = None) -> None:
@@ -187,57 +187,57 @@ class Metrics:
         self._tallies = [tally for tally in vars(self).values() if isinstance(tally, _Tally)]
 
     def admitted(self, waited_s: float, prompt_tokens: int, *, resumed: bool) -> None:
-        """A claimed job starts, `waited_s` after it was enqueued."""
+        """Record that a claimed job starts, `waited_s` after it was enqueued."""
         self._wait.note(waited_s)
         self._prompt_tokens.inc(prompt_tokens)
         if resumed:
             self._resumed.inc()
 
     def first_token(self, since_enqueue_s: float) -> None:
-        """A job's first token came."""
+        """Record a job's first token."""
         self._first_token.note(since_enqueue_s)
 
     def inter_token(self, gap_s: float, tokens: int = 1) -> None:
-        """A job's next tokens came, together, `gap_s` after the one before: the gap is shared among them."""
+        """Record a job's next tokens, which came together `gap_s` after the last; they share the gap."""
         self._inter_token.note(gap_s / tokens, tokens)
 
     def step(self, took_s: float, output_tokens: int) -> None:
-        """The engine made a step."""
+        """Record a step of the engine."""
         self._step.note(took_s)
         self._step_tokens.note(output_tokens)
         self._output_tokens.inc(output_tokens)
 
     def flush(self, took_s: float, *, claimed: int) -> None:
-        """A round trip to Redis, which brought this many jobs."""
+        """Record a round trip to Redis that brought this many jobs."""
         self._flush.note(took_s)
         if claimed:
             self._claim.note(took_s)
             self._claimed.inc(claimed)
 
     def ended(self, state: str, finish_reason: FinishReasonName, since_enqueue_s: float) -> None:
-        """Redis has confirmed a job's end in `state`, a terminal `JobState`."""
+        """Record that Redis has confirmed a job's end in `state`, a terminal `JobState`."""
         self._ended[state].inc()
         self._finished[finish_reason].inc()
         self._total.note(since_enqueue_s)
 
     def queued(self, jobs: int) -> None:
-        """So many jobs wait in the queue."""
+        """Record how many jobs wait in the queue."""
         self._queued.set(jobs)
 
     def fenced(self) -> None:
-        """A write was refused: the job is another worker's by now."""
+        """Record a write that was refused because the job belongs to another worker by now."""
         self._fenced.inc()
 
     def model_changed(self, action: Literal["restart", "resume", "fail"], jobs: int) -> None:
-        """So many jobs whose model was gone were restarted, resumed with another, or failed."""
+        """Record how many jobs whose model was gone were restarted, resumed with another, or failed."""
         self._model_changed[action].inc(jobs)
 
     def outage(self) -> None:
-        """Redis stopped answering."""
+        """Record that Redis stopped answering."""
         self._outages.inc()
 
     def engine(self, stats: "EngineStats") -> None:
-        """What the engine holds and has counted; publishes everything noted since the last call."""
+        """Publish the engine's state and counts, and everything recorded since the last call."""
         self._running.set(stats.running)
         self._waiting.set(stats.waiting)
         for name, gauge in self._pages.items():
@@ -251,7 +251,7 @@ class Metrics:
 
 
 class HostMetrics:
-    """What the host tells of its engine processes."""
+    """The host's metrics about its engine processes."""
 
     def __init__(self, model: str, registry: CollectorRegistry | None = None) -> None:
         registry = registry or CollectorRegistry()
@@ -262,10 +262,10 @@ class HostMetrics:
         self._looping = make.gauge("engines_crash_looping", "Engine processes that keep dying.")
 
     def engines(self, *, ready: int, crash_looping: int) -> None:
-        """How many engine processes are in which state."""
+        """Record how many engine processes are in which state."""
         self._ready.set(ready)
         self._looping.set(crash_looping)
 
     def restarted(self) -> None:
-        """An engine process that had died was started again."""
+        """Record the restart of an engine process that had died."""
         self._restarts.inc()

@@ -7,7 +7,7 @@ from ..schemas.keys import is_model_name
 
 
 class NotAFile(ValueError):
-    """Something in a model's folder is no file."""
+    """Something in a model's folder isn't a regular file."""
 
 
 DEMO = "demo"
@@ -15,15 +15,15 @@ DEMO = "demo"
 
 
 def resolve_model(name: str) -> str:
-    """What to load for a model's name: the built-in model's folder for `demo`, else the name itself."""
+    """What to load for a model's name: the built-in model's folder for `demo`, otherwise the name itself."""
     return str(Path(__file__).parent / "demo_model") if name == DEMO else name
 
 
 def check_files(folder: str) -> None:
-    """Refuse a folder in which something is no file: whoever reads a pipe waits without end.
+    """Refuse a folder that contains a pipe or the like, on which a reader would wait for ever.
 
     Raises:
-        NotAFile: naming the first.
+        NotAFile: the message names the first.
     """
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -31,19 +31,19 @@ def check_files(folder: str) -> None:
 
 
 def served_name(name: str) -> str:
-    """The name that producers use by default: a folder's own name, or the Hub name."""
+    """The default name under which producers ask for a model: its folder's own name, or its Hub name."""
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def name_to_serve(model: str, served: str | None) -> str:
-    """The name that producers use for a model.
+    """The name under which producers ask for a model.
 
     Args:
         model: what is served.
-        served: its name, where the operator gave one.
+        served: the name that the operator gave it, if any.
 
     Raises:
-        BadSetting: no producer may use it, or the model is a path at which there is nothing.
+        BadSetting: producers can't use the name, or the model is a path that doesn't exist.
     """
     name = served or served_name(model)
     if not served and model.startswith(("/", ".", "~")) and not Path(model).exists():

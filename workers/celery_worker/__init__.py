@@ -1,1 +1,1 @@
-"""What headrace's own Celery workers share: the hosts' and the callbacks'."""
+"""What headrace's two kinds of Celery workers, hosts and callbacks, have in common."""

@@ -1,9 +1,9 @@
-"""Celery's consumer, for processes that have more to do than to be one: whatever comes, it tries again.
+"""A Celery consumer that never gives up, for processes that have more important work than being one.
 
-Celery ends a worker whose broker refuses in a way that it does not take for a lost connection: a full Redis,
-a replica that only reads, missing rights, a node of a Cluster. What people see in Flower is no reason to stop
-serving. So here every exception, be it at the start, in an event, a heartbeat or a reply, is one more reason
-to connect again, after a pause that grows. Only an order to stop ends the consumer.
+Celery ends a worker whose broker refuses in a way that doesn't look like a lost connection: a full Redis, a
+read-only replica, missing rights, a Cluster node. But what people see in Flower is no reason to stop serving.
+So here every exception, at startup, in an event, a heartbeat or a reply, only leads to another connection,
+after a growing pause. Only an order to stop ends the consumer.
 """
 
 import logging
@@ -22,10 +22,10 @@ FIRST_PAUSE_S = 1.0
 MOST_PAUSE_S = 30.0
 
 STABLE_S = 10.0
-"""A connection that held for so long was well: its loss is the first again, and nothing to wait for."""
+"""A connection that lasted this long was fine: its loss counts as the first, without a pause."""
 
 _LOOK_S = 0.1
-"""How soon an order to stop is heard in a pause."""
+"""How soon an order to stop is noticed during a pause."""
 
 _ENDINGS = {"stop", "close", "shutdown", "terminate"}
 
@@ -33,11 +33,11 @@ log = structlog.get_logger(__name__)
 
 
 class Again(Exception):
-    """Something was in the way of the consumer; it has been logged."""
+    """The consumer failed; the reason has been logged."""
 
 
 class PatientConsumer(consumer.Consumer):  # type: ignore[misc]
-    """Outlives whatever its broker says; for `app.Worker(consumer_cls=...)`."""
+    """A consumer that survives anything its broker answers; for `app.Worker(consumer_cls=...)`."""
 
     class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[misc]
         """The steps of one connection."""
@@ -47,7 +47,7 @@ class PatientConsumer(consumer.Consumer):  # type: ignore[misc]
 
             Raises:
                 Again: it could not, or can no longer.
-                OSError, RedisError: the connection was lost, which Celery knows what to do about.
+                OSError, RedisError: the connection was lost, which Celery handles itself.
             """
             parent.pause()
             started_at = time.monotonic()
@@ -67,7 +67,7 @@ class PatientConsumer(consumer.Consumer):  # type: ignore[misc]
             propagate: bool = True,
             args: Sequence[Any] = (),
         ) -> None:
-            """Have each step do it; none is kept from its ending by another that can't say goodbye."""
+            """Call each step, so that a step that can't shut down cleanly doesn't keep the others from it."""
             if method not in _ENDINGS:
                 super().send_all(parent, method, description, reverse, propagate, args)
                 return
@@ -96,7 +96,7 @@ class PatientConsumer(consumer.Consumer):  # type: ignore[misc]
             time.sleep(min(left_s, _LOOK_S))
 
     def note(self, error: Exception, held_s: float) -> bool:
-        """Decide how long to wait for what was in the way, and say it once; whether Celery will say it."""
+        """Decide how long to wait after a failure, and log it once; return whether Celery will log it."""
         losses: tuple[type[Exception], ...] = self.conninfo.connection_errors
         lost = isinstance(error, losses) and getattr(error, "errno", 0) != EMFILE
         if held_s >= STABLE_S:
@@ -113,7 +113,7 @@ class PatientConsumer(consumer.Consumer):  # type: ignore[misc]
 
     @staticmethod
     def loop(patient: "PatientConsumer", connection: Any, *args: Any) -> None:
-        """Consume; what a timer or callback runs into ends the connection, instead of a line in the log."""
+        """Consume; an exception in a timer or callback ends the connection instead of only being logged."""
         connection.connection_errors = (Exception,)
         loop = loops.asynloop if patient.hub else loops.synloop
         loop(patient, connection, *args)
@@ -124,5 +124,5 @@ def _nothing(*_: Any) -> None:
 
 
 def _not_of_again(record: logging.LogRecord) -> bool:
-    """Whether Celery says something that was not said yet."""
+    """Whether Celery would log something that has not been logged yet."""
     return not any(isinstance(argument, Again) for argument in record.args or ())

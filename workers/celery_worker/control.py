@@ -26,7 +26,7 @@ def _carry_out(state: Any, command: str, *args: Any) -> Any:
 
 @control_command(args=[("finish_s", float)], signature="[finish_s=0]")  # type: ignore[untyped-decorator]
 def drain(state: Any, finish_s: float = 0.0, **_: Any) -> Any:
-    """Hand all jobs over and end the engines; the host stays, for `undrain`."""
+    """Hand all jobs over and stop the engines; the host keeps running, for `undrain`."""
     return _carry_out(state, "drain", float(finish_s))
 
 
@@ -38,7 +38,7 @@ def undrain(state: Any, **_: Any) -> Any:
 
 @control_command(args=[("job_id", str)], signature="<job or task id>")  # type: ignore[untyped-decorator]
 def cancel(state: Any, job_id: str, **_: Any) -> Any:
-    """Cancel a generation, wherever it is; the id is the job's or the Celery task's."""
+    """Cancel a generation, waiting or running; the id is the job's or the Celery task's."""
     return _carry_out(state, "cancel", job_id)
 
 

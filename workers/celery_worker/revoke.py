@@ -20,7 +20,7 @@ from ...schemas.scripts import CancelStatus, cancel, run_many
 from .control import operated
 
 MAX_RETRIES = 10
-"""A task that was retried more often than this is not found by its id."""
+"""A task that was retried more often than this can't be found by its id."""
 
 CONNECT_S = 2.0
 """The command runs between two heartbeats, so an unreachable Redis must not delay them for long."""
@@ -32,7 +32,7 @@ class Canceller:
     """Cancels jobs by their own id or their task's.
 
     Args:
-        models: the served names among whose jobs a task's is looked for.
+        models: the served names whose queues are searched for a task's job.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Canceller:
         self._namespace, self._partitions, self._models = namespace, partitions, models
 
     def cancel(self, name: str) -> str:
-        """Ask for the end of a job; says what it is at now, or `missing`.
+        """Cancel a job; return its state, or `missing`.
 
         Raises:
             BrokerUnavailable: Redis can't be reached or refuses.

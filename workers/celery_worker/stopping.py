@@ -1,4 +1,4 @@
-"""Ends a Celery worker from outside its own thread."""
+"""Stops a Celery worker from outside its own thread."""
 
 import os
 import threading
@@ -10,20 +10,21 @@ from celery.worker import state
 from ...telemetry import logs
 
 FAREWELL_S = 5.0
-"""What Celery gets to say goodbye: where its broker does not answer that would take minutes."""
+"""How long Celery may take to shut down; if its broker doesn't answer, it would take minutes."""
 
 log = structlog.get_logger(__name__)
 
 
 def stop_celery(status: int) -> None:
-    """Have the Celery worker stop with this exit status, at the next turn of its loop; from any thread."""
+    """Stop the Celery worker with this exit status at the next turn of its loop. Call from any thread."""
     state.should_stop = status
 
 
 def end_within(seconds: float, status: int, clean_up: Callable[[], None] = lambda: None) -> None:
-    """End the process with this exit status if it has not ended by then; returns at once.
+    """End the process with this exit status if it has not ended in time; returns at once.
 
-    For when all that matters is done. What is left is Celery's, which may be waiting for its broker.
+    Call it when all important work is done. Celery's own shutdown, which remains, may be waiting for its
+    broker.
     """
 
     def end() -> None:

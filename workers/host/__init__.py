@@ -1,1 +1,1 @@
-"""The host: a real Celery worker that supervises the engine processes of one machine. Imports no torch."""
+"""The host: a real Celery worker that supervises one machine's engine processes. It doesn't import torch."""

@@ -1,7 +1,7 @@
 """The host's Celery app: how it reaches Redis, and the step that ties the supervisor to the Celery worker.
 
-The host takes no tasks: it consumes from no queue at all, so that nothing it could lose is ever sent to it.
-It is a Celery worker for everything else: events, `inspect`, `control`, Flower.
+The host takes no tasks. It consumes from no queue at all, so nothing is ever sent to it that it could lose.
+In every other respect it is a Celery worker: events, `inspect`, `control`, Flower.
 """
 
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from .shutdown import on_signals
 from .supervisor import Supervisor
 
 UNUSED_QUEUE = "headrace.host"
-"""Celery wants the name of a default queue; the host is told not to consume from it."""
+"""The default queue, whose name Celery requires; the host doesn't consume from it."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Host:
-    """What carries out what Celery's control commands ask of the host (see `workers.control`)."""
+    """Carries out Celery's control commands on the host (see `celery_worker.control`)."""
 
     supervisor: Supervisor
     celery_view: CeleryView
     canceller: Canceller
 
     def drain(self, finish_s: float) -> str:
-        """Hand all jobs over and end the engines."""
+        """Hand all jobs over and stop the engines."""
         return self.supervisor.pause(finish_s)
 
     def undrain(self) -> str:
@@ -57,30 +57,30 @@ class EnginesStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, host: Host, **options: Any) -> None:
         super().__init__(worker, **options)
         self._supervisor = host.supervisor
-        worker.headrace = host  # where the steps of its consumer and the control commands find it
+        worker.headrace = host  # where the consumer's steps and the control commands find it
 
     def start(self, worker: Any) -> None:
-        """Start the engine processes; Celery's signal handlers are in place by now and are replaced."""
+        """Start the engine processes, and replace Celery's signal handlers, which are installed by now."""
         on_signals(self._supervisor)
         self._supervisor.start()
 
     def stop(self, worker: Any) -> None:
-        """Wait for the hand-over, where Celery's own shutdown came first (`control.shutdown`)."""
+        """Wait for the hand-over if Celery's own shutdown came first (`control.shutdown`)."""
         self._supervisor.drain()
         self._supervisor.join()
 
     def terminate(self, worker: Any) -> None:
-        """End now."""
+        """Stop at once."""
         self._supervisor.kill()
         self._supervisor.join()
 
     def info(self, worker: Any) -> dict[str, str | int]:
-        """Merged into `inspect stats`."""
+        """What is merged into `inspect stats`."""
         return self._supervisor.info()
 
 
 def make_app(settings: WorkerSettings) -> Celery:
-    """The Celery app of a host on the Redis of `settings`."""
+    """Make the Celery app of a host on the Redis of `settings`."""
     found = (
         Broker(settings.celery_broker_url, None, settings.celery_broker_transport_options)
         if settings.celery_broker_url
@@ -101,14 +101,14 @@ def make_app(settings: WorkerSettings) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 15,
         },
-        # Redis may be away for any time, at the start and later: engine processes and host wait for it.
+        # Redis may be unreachable for any time, at startup and later; host and engine processes wait.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_default_queue=UNUSED_QUEUE,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_cancel_long_running_tasks_on_connection_loss=True,  # there are none; undecided, Celery warns
+        worker_cancel_long_running_tasks_on_connection_loss=True,  # none exist; Celery warns if unset
     )
     app.steps["worker"].add(EnginesStep)
     app.steps["consumer"].add(CeleryViewStep)

@@ -1,4 +1,4 @@
-"""How long to wait before an engine process that died is started again."""
+"""How long to wait before restarting an engine process that died."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, frozen=True)
 class RestartPolicy:
-    """When to start again.
+    """When to restart.
 
     Attributes:
-        first_s: the wait after a first death; doubles with every further one.
+        first_s: the wait after the first death; it doubles with every further one.
         most_s: the longest wait.
-        stable_s: a process that lived this long was well; the next wait is the first again.
+        stable_s: a process that lived this long was healthy, and the next wait is `first_s` again.
         loop_deaths, loop_window_s: this many deaths within this time are a crash loop.
     """
 
@@ -24,18 +24,18 @@ class RestartPolicy:
 
 @dataclass(slots=True)
 class RestartBackoff:
-    """The deaths of one place's engine processes. Times are of any one clock, in seconds."""
+    """Counts the deaths of one place's engine processes. Times are in seconds, of any one clock."""
 
     policy: RestartPolicy
     _wait_s: float = 0.0
     _deaths: deque[float] = field(default_factory=deque)
 
     def died(self, now: float, lived_s: float, *, explained: bool = False) -> float:
-        """Note a death; how long to wait before the next start.
+        """Note a death and return how long to wait before the next start.
 
-        One that is `explained` says nothing against the place: its process had served jobs, or ran a single
-        one, which the queue holds to account. Others are not to wait for long until all such jobs have been
-        found, however many there are.
+        An `explained` death says nothing against the place: the process had served jobs, or was running a
+        single one, which the queue holds responsible. However many such jobs there are, the others should not
+        wait long until all have been found.
         """
         policy = self.policy
         if explained:
@@ -50,7 +50,7 @@ class RestartBackoff:
         return policy.most_s if self.crash_looping(now) else self._wait_s
 
     def crash_looping(self, now: float) -> bool:
-        """Whether it dies again and again: whatever the reason, starting it again does not help."""
+        """Whether it keeps dying, so that restarting it doesn't help."""
         while self._deaths and now - self._deaths[0] > self.policy.loop_window_s:
             self._deaths.popleft()
         return len(self._deaths) >= self.policy.loop_deaths

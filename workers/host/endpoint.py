@@ -15,10 +15,12 @@ from ..settings import WorkerSettings
 
 @contextmanager
 def metrics_endpoint(settings: WorkerSettings, health: Health) -> Iterator[str | None]:
-    """Serve what the processes of this host write into the folder given, and `health`; None when nobody asks.
+    """Serve `health` and the metrics that this host's processes write into the folder that is yielded.
+
+    Yields None if no port is set.
 
     Raises:
-        BadSetting: the port can't be had.
+        BadSetting: this process can't listen on the port.
     """
     if settings.metrics_port is None:
         yield None

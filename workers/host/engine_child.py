@@ -28,34 +28,34 @@ from ..supervision.pipe import (
 )
 
 STARTING_S = 30.0
-"""How often a start that takes its time is logged."""
+"""How often a slow start is logged."""
 
 EXIT_S = 10.0
-"""What an engine process gets to exit after its pipe has ended: a GPU takes its time to be given back."""
+"""How long an engine process may take to exit after its pipe has ended; releasing a GPU takes time."""
 
 SERVED = {JobState.SUCCEEDED.value, ReleaseReason.TRIAL.value}
-"""How jobs leave an engine process that can run them."""
+"""How jobs leave an engine process that is able to run them."""
 
 log = structlog.get_logger(__name__)
 
 
 class EngineChild:
-    """A started engine process; raises OSError when the system starts none.
+    """A started engine process. The constructor raises OSError if the system can't start it.
 
     Attributes:
-        launch: what it was told to be.
-        started_at: when, by the supervisor's clock.
-        pipe: to it.
-        signs: what becomes readable when it says something or ends.
-        heard_at: when it last said something, by the supervisor's clock.
+        launch: its instructions.
+        started_at: when it was started, by the supervisor's clock.
+        pipe: the host's end of the pipe to it.
+        signs: file descriptors that become readable when it sends something or ends.
+        heard_at: when it last sent something, by the supervisor's clock.
         noted_at: when its host last logged that it is still starting.
-        wedged: it was killed because it made no progress.
-        end_by: when it is killed if it has not ended by then; None when nothing says that it should end.
-        jobs: what runs there now, as far as it has said.
-        has_served: a job has ended there, or got as far as it was to be tried.
-        ready, stats, fatal: the last thing it said of that kind.
-        drained: it has handed its jobs over.
-        paused: it was told to, for a pause of its host.
+        wedged: whether it was killed for making no progress.
+        end_by: when it is killed if it has not ended; None if it isn't supposed to end.
+        jobs: the jobs running there, as far as it has reported.
+        has_served: whether a job has ended there, or a trial there has gone far enough.
+        ready, stats, fatal: its last message of that kind.
+        drained: whether it has handed its jobs over.
+        paused: whether it was told to, for a pause of its host.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class EngineChild:
         return self._process.poll() is not None
 
     def say(self, message: ToEngine) -> None:
-        """Send it a message; one that is gone hears nothing."""
+        """Send it a message, which is dropped if it is gone."""
         self.pipe.send(message)
 
     def listen(self, now: float) -> list[FromEngine]:
-        """What it has said since the last call."""
+        """Its messages since the last call."""
         said = self.pipe.receive()
         if said:
             self.heard_at = now
@@ -136,7 +136,7 @@ class EngineChild:
         return said
 
     def looks_at(self, settings: WorkerSettings) -> list[float]:
-        """When `look` has something to do, as far as is known now."""
+        """When `look` next has something to do, as far as is known now."""
         if self.wedged or self.pipe.closed:
             return []
         if self.ready is None:
@@ -144,7 +144,7 @@ class EngineChild:
         return [self.heard_at + settings.wedged_s]
 
     def look(self, now: float, settings: WorkerSettings) -> None:
-        """Kill it if it has made no progress for too long; log a start that takes its time."""
+        """Kill it if it has made no progress for too long; log a slow start."""
         if self.wedged or self.pipe.closed:
             return
         took_s, silent_s = now - self.started_at, now - self.heard_at
@@ -167,26 +167,26 @@ class EngineChild:
         self.kill()
 
     def leave(self, message: Drain | Stop, end_by: float) -> None:
-        """Have it end by then; at once where it is not ready: it has no jobs to hand over."""
+        """Make it end by then, or at once if it isn't ready: it has no jobs to hand over."""
         self.end_by = end_by
         if self.ready is None:
             self.kill(signal.SIGTERM)
         self.say(message)
 
     def hang_up(self, now: float) -> None:
-        """Its pipe has ended: from now on only its end itself is a sign."""
+        """Note that its pipe has ended, so that only its exit remains to be seen."""
         self.signs = [sign for sign in self.signs if sign is not self.pipe]
         self.end_by = min(now + EXIT_S, self.end_by or math.inf)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """A signal to it and to whatever it has started."""
+        """Send a signal to it and to the processes that it has started."""
         try:
             os.killpg(self._process.pid, signum)
         except ProcessLookupError:
             return
 
     def reap(self) -> int:
-        """Its exit status (minus the signal that killed it); waits for it, and kills what takes too long."""
+        """Wait for its exit status (minus the signal that killed it), and kill it if it takes too long."""
         try:
             status = self._process.wait(EXIT_S)
         except subprocess.TimeoutExpired:
@@ -201,5 +201,5 @@ class EngineChild:
 def _pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
-    except OSError:  # a kernel before 5.3: the pipe's end has to do
+    except OSError:  # a kernel before 5.3: the end of the pipe must do
         return None

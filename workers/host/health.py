@@ -1,4 +1,4 @@
-"""How a worker is: its supervisor's loop, and each engine process as it last said."""
+"""A worker's health: its supervisor's loop, and each engine process as it last reported."""
 
 import time
 from typing import Any
@@ -11,10 +11,10 @@ class HostHealth:
     """Answers for one host.
 
     Args:
-        lease_s: who has not exchanged with Redis for so long has lost its jobs.
+        lease_s: an engine process that has not reached Redis for this long has lost its jobs.
 
     Attributes:
-        supervisor: of its engine processes; None until there is one.
+        supervisor: the supervisor of its engine processes; None until it exists.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -22,7 +22,7 @@ class HostHealth:
         self.supervisor: Supervisor | None = None
 
     def live(self) -> Report:
-        """Whether the supervisor's loop turns; Celery's may wait for its broker for any time."""
+        """Whether the supervisor's loop is running; Celery's may wait for its broker indefinitely."""
         if self.supervisor is None or self.supervisor.turns(TURN_S):
             return Report()
         return Report(
@@ -30,7 +30,7 @@ class HostHealth:
         )
 
     def ready(self) -> Report:
-        """Whether every engine process has its model and pages, and exchanges with Redis."""
+        """Whether every engine process has its model and pages, and reaches Redis."""
         if self.supervisor is None:
             return Report(["the host is starting"])
         engines = [self._engine(place, time.monotonic()) for place in self.supervisor.places]

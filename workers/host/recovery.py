@@ -1,4 +1,4 @@
-"""Word of an engine process's death, given to the queue at once instead of when its leases lapse."""
+"""Tells the queue of an engine process's death at once, before its leases lapse."""
 
 import signal
 import threading
@@ -15,7 +15,7 @@ from ..settings import WorkerSettings
 from ..supervision.lifeline import HUNG
 
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
-"""Exit statuses that say nothing against the jobs: somebody, or the kernel, ended the process."""
+"""Exit statuses for which the jobs aren't to blame: somebody, or the kernel, ended the process."""
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 def recover_jobs(settings: WorkerSettings, worker_id: str, status: int) -> None:
     """Queue the jobs of an engine process that ended with `status`; returns at once.
 
-    Where Redis does not answer, their leases lapse by themselves.
+    If Redis doesn't answer, their leases lapse by themselves.
     """
     threading.Thread(
         target=_recover, args=(settings, worker_id, status), name="headrace-recovery", daemon=True

@@ -40,15 +40,15 @@ def run(
     engine_command: Sequence[str] = ENGINE_COMMAND,
     policy: RestartPolicy | None = None,
 ) -> int:
-    """Serve until told to stop; the exit status: 0 after a hand-over, 1 when the model can't be served.
+    """Serve until told to stop; return the exit status: 0 after a hand-over, 1 if the model can't be served.
 
     Args:
         settings: what to serve and how.
         engine_command: starts an engine process.
-        policy: when to start one again that died.
+        policy: when to restart one that died.
 
     Raises:
-        BadSetting, BrokerUnavailable: a setting can't be used, seen before anything is started.
+        BadSetting, BrokerUnavailable: a setting can't be used; nothing has been started.
     """
     model = name_to_serve(settings.model, settings.served_name)
     hostname = f"headrace@{platform.node()}-{os.getpid()}"
@@ -103,10 +103,10 @@ def run(
 
 
 def _end(metrics_dir: str | None, status: int) -> None:
-    """Every engine process has ended: so does the Celery worker."""
+    """Stop the Celery worker, because every engine process has ended."""
     stop_celery(status)
     end_within(FAREWELL_S, status, lambda: shutil.rmtree(metrics_dir or "", ignore_errors=True))
 
 
 def _keep_logging(**_: Any) -> None:
-    """Celery sets up no logging of its own where something listens to this signal."""
+    """Keep Celery from setting up logging of its own, by listening to its signal."""

@@ -1,7 +1,6 @@
-"""Shares a machine out among its engine processes: cores evenly, GPUs one each, in turn.
+"""Divides a machine among its engine processes: cores evenly, GPUs one each, in turn.
 
-All of it has to be in the environment before an engine process imports torch, and the host itself imports
-none.
+All of it must be in the environment before an engine process imports torch, which the host itself doesn't.
 """
 
 import os
@@ -12,10 +11,10 @@ from pathlib import Path
 SPINS = 20_000
 """How long a thread of a team spins at a barrier (some 20 µs) before it sleeps.
 
-By default libgomp's threads spin for as long as it takes, which is best where the team has its cores to
-itself. Where anything else wants them, Redis or a client for one, a spinning thread keeps its core from the
-thread that it waits for. Measured on two cores, both wanted by others, two threads: 48 tokens/s spinning, 980
-to 1,100 so.
+By default libgomp's threads spin indefinitely, which is best if the team has its cores to itself. If anything
+else wants them, such as Redis or a client, a spinning thread keeps its core from the very thread that it
+waits for. Measured with two threads on two cores that others wanted too: 48 tokens/s spinning, 980 to 1,100
+with this limit.
 """
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -23,12 +22,12 @@ _GPU_FILE = re.compile(r"nvidia\d+")
 
 
 def cores_each(engines: int) -> int:
-    """Threads for each of so many engine processes."""
+    """Threads for each of this many engine processes."""
     return max(1, len(os.sched_getaffinity(0)) // engines)
 
 
 def engine_environment(device: str, index: int, threads: int) -> dict[str, str]:
-    """What the engine process `index` gets on top of the host's own environment."""
+    """The environment variables of engine process `index`, beyond those of the host."""
     environment = {"OMP_NUM_THREADS": str(threads)}
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         environment["GOMP_SPINCOUNT"] = str(SPINS)
@@ -37,7 +36,7 @@ def engine_environment(device: str, index: int, threads: int) -> dict[str, str]:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this machine lets us use, by the names that CUDA knows them by."""
+    """The GPUs that may be used, by CUDA's names for them."""
     visible = os.environ.get(GPU_VARIABLE)
     if visible is not None:
         return [name for name in visible.split(",") if name]
@@ -46,7 +45,7 @@ def gpus() -> list[str]:
 
 
 def gpu_of(device: str, index: int, available: Sequence[str]) -> str | None:
-    """The one GPU that the engine process `index` sees; None when it needs none.
+    """The only GPU that engine process `index` sees; None if it doesn't need one.
 
     With `cuda:N` the first engine process takes GPU N and the others those after it.
     """

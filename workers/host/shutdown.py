@@ -1,8 +1,8 @@
 """What signals mean to the host.
 
-SIGTERM, SIGHUP and a first SIGINT: hand over. The Celery worker goes on meanwhile, so that heartbeats and
-`inspect` show the host as alive until its last job is another's; then it stops too. SIGQUIT or a second
-SIGINT: end within a second.
+SIGTERM, SIGHUP and the first SIGINT mean hand over. The Celery worker keeps running meanwhile, so that
+heartbeats and `inspect` show the host as alive until its last job has gone to another; then it stops too.
+SIGQUIT or a second SIGINT mean end within a second.
 """
 
 import signal
@@ -12,7 +12,7 @@ from .supervisor import Supervisor
 
 
 def on_signals(supervisor: Supervisor) -> None:
-    """Handle this process's signals from now on; call in its main thread."""
+    """Handle this process's signals from now on. Call it in the main thread."""
 
     def drain(signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and supervisor.draining:

@@ -1,12 +1,12 @@
-"""Keeps a host's engine processes running, and ends them in order.
+"""Keeps a host's engine processes running, and stops them in order.
 
-One thread waits on every pipe, every process and every deadline at once. Whoever wants something (a signal
-handler, the Celery worker) sets a flag and rings; nothing else is shared. It is this thread that starts the
+One thread waits for every pipe, every process and every deadline at once. Others that want something (a
+signal handler, the Celery worker) set a flag and wake it; nothing else is shared. This thread also starts the
 engine processes, because the kernel's parent-death signal follows the thread: should it ever die, its engine
 processes hand over and end instead of running unsupervised.
 
     started ──► starting ──► ready ──► ended ──► (waits) ──► started …
-                                         └─► draining: not started again, but by `resume`
+                                         └─► draining: only `resume` starts it again
 """
 
 import os
@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 
 
 class Phase(IntEnum):
-    """What the supervisor is at; it only ever rises."""
+    """The supervisor's stage, which only ever rises."""
 
     RUN = 0
     DRAIN = 1
@@ -61,13 +61,13 @@ def _kept(stats: Stats) -> dict[str, int]:
 
 @dataclass(slots=True)
 class Place:
-    """Where one engine process runs, and the next after it.
+    """A place in which one engine process runs, and after it the next.
 
     Attributes:
-        child: the one that runs now.
-        start_at: when the next is due; None when it is not.
-        paused: none is to run here for now.
-        served: one has been ready here, so what keeps another from it may pass.
+        child: the one that is running.
+        start_at: when to start the next; None if none is due.
+        paused: whether no process should run here for now.
+        served: whether a process has been ready here, so that an obstacle to the next one may pass.
     """
 
     index: int
@@ -82,17 +82,19 @@ class Place:
 class Supervisor:
     """Runs `settings.engines` engine processes until told to stop, or until one can't run where none has.
 
+    The callbacks are called from the supervisor's thread.
+
     Args:
-        settings: handed to every engine process.
+        settings: passed to every engine process.
         command: starts an engine process; the number of its end of the pipe is appended.
-        metrics: told of starts and deaths.
-        metrics_dir: where engine processes keep their metrics; None when nobody asks for them.
-        on_death: called from the supervisor's thread with the id and exit status of an engine process that
-            ended without having handed its jobs over.
-        on_job: called from the supervisor's thread with an engine process's id and what it says of a job.
-        on_engine: called from the supervisor's thread with what befell an engine process, its id, and facts.
-        on_end: called from the supervisor's thread with the exit status, once every engine process has ended.
-        policy: when to start again.
+        metrics: counts starts and deaths.
+        metrics_dir: where engine processes keep their metrics; None if metrics aren't served.
+        on_death: called with the id and exit status of an engine process that ended without having handed its
+            jobs over.
+        on_job: called with an engine process's id and its notice about a job.
+        on_engine: called with an event about an engine process, its id, and facts.
+        on_end: called with the exit status, once every engine process has ended.
+        policy: when to restart.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class Supervisor:
         self._thread.start()
 
     def drain(self) -> None:
-        """Have every engine process hand its jobs over and end; returns at once. Safe in a signal handler."""
+        """Make every engine process hand over its jobs and end; returns at once. Safe in a signal handler."""
         self._ask(Phase.DRAIN)
 
     def kill(self) -> None:
@@ -138,20 +140,20 @@ class Supervisor:
         self._ask(Phase.COLD)
 
     def pause(self, finish_s: float = 0.0) -> str:
-        """Have every engine process end as `drain` does, but go on; says what it is at now."""
+        """Make every engine process end as `drain` does, but keep the host running; return its state."""
         self._pause_asked = finish_s
         self._ring()
         return "draining"
 
     def resume(self) -> str:
-        """Start engine processes again after `pause`; says what it is at now."""
+        """Start engine processes again after `pause`; return the host's state."""
         self._pause_asked = None
         self._ring()
         return "running"
 
     @property
     def draining(self) -> bool:
-        """Whether it has been told to stop."""
+        """Whether the supervisor has been told to stop."""
         return self._asked is not Phase.RUN
 
     def join(self) -> None:
@@ -160,7 +162,7 @@ class Supervisor:
             self._thread.join()
 
     def turns(self, within_s: float) -> bool:
-        """Whether its loop comes round within so long."""
+        """Whether the supervisor's loop makes a turn within this time."""
         turned = threading.Event()
         self._turns.append(turned)
         self._ring()
@@ -168,11 +170,11 @@ class Supervisor:
 
     @property
     def places(self) -> Sequence[Place]:
-        """Where its engine processes run; to look at."""
+        """The places of its engine processes, for reading only."""
         return self._places
 
     def info(self) -> dict[str, str | int]:
-        """What it knows of its engine processes, flat; shown by `celery inspect stats`."""
+        """What is known about the engine processes, as flat fields for `celery inspect stats`."""
         facts: dict[str, str | int] = {
             "engines": len(self._places),
             "draining": int(self.draining),
@@ -194,7 +196,7 @@ class Supervisor:
         return facts
 
     def kv_stats(self) -> list[dict[str, str | int]]:
-        """KV pages and jobs of each engine process, as it last said."""
+        """KV pages and jobs of each engine process, as last reported."""
         return [
             {"engine": child.launch.worker_id, "state": child.state, **_kept(child.stats)}
             for child in self._living
@@ -208,7 +210,7 @@ class Supervisor:
     def _ring(self) -> None:
         try:
             os.write(self._bell_write, b"!")
-        except BlockingIOError:  # it rings already
+        except BlockingIOError:  # it has been woken already
             return
 
     # The supervisor's own thread ---------------------------------------------------------------------------
@@ -219,7 +221,7 @@ class Supervisor:
 
     @property
     def _has_places(self) -> bool:
-        """Whether there is a place whose engine process was not drained for good."""
+        """Whether any place's engine process was not drained for good."""
         return any(place.start_at is not None or place.paused for place in self._places)
 
     def _run(self) -> None:
@@ -316,7 +318,7 @@ class Supervisor:
                 self._turns.popleft().set()
             return
         child = place.child
-        if child is None:  # two signs of one end
+        if child is None:  # a process's end shows in two ways
             return
         for message in child.listen(time.monotonic()):
             self._note(place, child, message)
@@ -347,7 +349,7 @@ class Supervisor:
                 log.info("engine_drained", engine=engine, released=message.released)
             case Fatal() if not self._failed:
                 log.error("engine_cannot_run", engine=engine, reason=message.reason)
-                if not place.served:  # else it is tried again: the others have jobs, and memory may come free
+                if not place.served:  # otherwise try again: the others have jobs, and memory may become free
                     self._failed = True
                     self.drain()
 

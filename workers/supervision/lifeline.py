@@ -1,8 +1,8 @@
-"""Ties an engine process to its host: it ends when the host ends, however that happens.
+"""Ties an engine process to its host, so that it ends when the host ends, however that happens.
 
-Three independent signs of the host's death reach the engine process: the pipe's end (seen by its loop),
+Three independent signs of the host's death reach the engine process: the end of the pipe (seen by its loop),
 SIGTERM from the kernel (prctl), and the host's pidfd (seen by a thread). The first two start the hand-over;
-the thread ends the process where the hand-over hangs, so that no orphan ever keeps a GPU.
+the thread ends the process if the hand-over hangs, so that no orphan ever keeps a GPU.
 """
 
 import ctypes
@@ -27,18 +27,18 @@ HUNG = 70
 
 
 def join_host(pipe_fd: int) -> tuple[EnginePipe, LaunchEngine]:
-    """Take the inherited end of the pipe, tie this process to its host, learn from it what to be.
+    """Take the inherited end of the pipe, tie this process to its host, and receive its instructions.
 
     Raises:
         SystemExit: the host is gone already.
     """
-    os.set_inheritable(pipe_fd, False)  # a process started from here must not keep the pipe open
+    os.set_inheritable(pipe_fd, False)  # a child process must not keep the pipe open
     pipe = EnginePipe(socket.socket(fileno=pipe_fd))
     host_pid = os.getppid()
     at_parents_end(signal.SIGTERM)
     host = _pidfd(host_pid)
     launch = _launch(pipe)
-    # A host that died before prctl took effect would never be told of; but then its end is closed.
+    # The kernel doesn't report a host that died before prctl took effect, but its end of the pipe is closed.
     if launch is None or pipe.closed or os.getppid() != host_pid:
         log.warning("host_gone", hint="engine processes are started by `headrace worker` and end with it")
         sys.exit(1)
@@ -59,7 +59,7 @@ def _launch(pipe: EnginePipe) -> LaunchEngine | None:
 
 
 def at_parents_end(signum: signal.Signals) -> None:
-    """Have the kernel send this process a signal when the thread that started it ends."""
+    """Make the kernel send this process a signal when the thread that started it ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -68,7 +68,7 @@ def at_parents_end(signum: signal.Signals) -> None:
 def _pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
-    except OSError:  # a kernel before 5.3, or the host is gone, which the caller finds out
+    except OSError:  # a kernel before 5.3, or the host is gone, which the caller will notice
         return None
 
 

@@ -1,9 +1,9 @@
-"""What the host and an engine process tell each other: JSON lines over a socket pair.
+"""Messages between the host and an engine process: JSON lines over a socket pair.
 
-The pipe carries notices only, never a job or its tokens. The end of the stream is a message too: an engine
-process whose host is gone hands its jobs over and exits; a host sees at once that an engine process died.
-Neither side ever blocks on the other: what the socket can't take now is kept, except `Stats`, which the
-next one replaces anyway, and news of jobs beyond `MOST_KEPT_BYTES`, which are only watched.
+The pipe only carries notices, never a job or its tokens. The end of the stream is a message too: an engine
+process whose host is gone hands its jobs over and exits, and a host sees at once that an engine process died.
+Neither side ever blocks on the other: what the socket can't accept now is kept, except for `Stats`, which the
+next one replaces anyway, and notices about jobs beyond `MOST_KEPT_BYTES`, which are only for display.
 """
 
 import json
@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Generic, TypeVar
 
 MOST_KEPT_BYTES = 8 << 20
-"""For a side that does not read, being stopped; its jobs go on."""
+"""Bytes kept for a side that doesn't read, because it is stopped; its jobs continue."""
 
 
 @dataclass(slots=True, frozen=True)
 class LaunchEngine:
-    """Host → engine, first of all: what to be. It carries the Redis password, so it is on no command line.
+    """Host → engine, the first message: its instructions. With the Redis password, so not on a command line.
 
     Attributes:
         worker_id: the name of this incarnation of the engine process.
@@ -26,7 +26,7 @@ class LaunchEngine:
         threads: its share of the CPU cores.
         grace_s: how long it may outlive its host.
         settings: `WorkerSettings` as JSON.
-        metrics_dir: the folder for `metrics.share`; None when nobody asks for metrics.
+        metrics_dir: the folder for `metrics.share`; None if metrics aren't served.
     """
 
     worker_id: str
@@ -42,7 +42,7 @@ class Drain:
     """Host → engine: claim no more, hand every job over, exit.
 
     Attributes:
-        finish_s: jobs may go on for so long first, to end by themselves.
+        finish_s: how long running jobs may take to finish first.
     """
 
     finish_s: float = 0.0
@@ -50,17 +50,17 @@ class Drain:
 
 @dataclass(slots=True, frozen=True)
 class Stop:
-    """Host → engine: as `Drain`, but SIGKILL follows within a second."""
+    """Host → engine: like `Drain`, but SIGKILL follows within a second."""
 
 
 @dataclass(slots=True, frozen=True)
 class Starting:
-    """Engine → host: the process lives and loads its model."""
+    """Engine → host: the process is alive and is loading its model."""
 
 
 @dataclass(slots=True, frozen=True)
 class Ready:
-    """Engine → host: the model is loaded and jobs are claimed from now on."""
+    """Engine → host: the model is loaded, and jobs are claimed from now on."""
 
     worker_id: str
     model: str
@@ -74,8 +74,8 @@ class Stats:
     """Engine → host, about once a second: what it holds now.
 
     Attributes:
-        late: for how many seconds something that should have come on has not: `exchange` with Redis (one
-            that fails has), `step` of the engine, `intake`. What has no work is not late.
+        late: for how many seconds each of these has made no progress: `exchange` with Redis (a failing one
+            does make progress), `step` of the engine, `intake`. A part without work isn't late.
     """
 
     running: int
@@ -89,12 +89,12 @@ class Stats:
 
 @dataclass(slots=True, frozen=True)
 class JobStarted:
-    """Engine → host: a job runs here from now on; for Flower and `inspect`.
+    """Engine → host: a job has started here; for Flower and `inspect`.
 
     Attributes:
-        task_id: the Celery task that the job is, or else its own id.
+        task_id: the id of the job's Celery task, or else its own id.
         args, kwargs: its arguments, as far as they may be shown.
-        root_id, parent_id, retries: of the task, if it is one.
+        root_id, parent_id, retries: those of the task, if there is one.
     """
 
     job_id: str
@@ -108,11 +108,11 @@ class JobStarted:
 
 @dataclass(slots=True, frozen=True)
 class JobLeft:
-    """Engine → host: a job runs here no more.
+    """Engine → host: a job no longer runs here.
 
     Attributes:
-        how: the terminal state; or why it was given back; or `lost`, when it is another worker's.
-        shown: the answer, or the error, as far as it may be shown.
+        how: the terminal state, or why it was given back, or `lost` if it belongs to another worker.
+        shown: the answer or the error, as far as it may be shown.
     """
 
     job_id: str
@@ -122,14 +122,14 @@ class JobLeft:
 
 @dataclass(slots=True, frozen=True)
 class Drained:
-    """Engine → host: done after `Drain`, with this many jobs handed over."""
+    """Engine → host: finished after `Drain`, with this many jobs handed over."""
 
     released: int
 
 
 @dataclass(slots=True, frozen=True)
 class Fatal:
-    """Engine → host: starting again can't help, for this reason (no such model, say)."""
+    """Engine → host: a restart can't help, for this reason (no such model, for example)."""
 
     reason: str
 
@@ -145,15 +145,15 @@ _BY_NAME: dict[str, type[Message]] = {
 
 
 def encode(message: Message) -> bytes:
-    """One line, its newline included."""
+    """Encode a message as one line, including its newline."""
     return json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """The message in one line.
+    """Decode the message in one line.
 
     Raises:
-        ValueError: it is none; both ends are the same version, so this is a fault and not a dialect.
+        ValueError: it isn't a message. Both ends are of the same version, so this is a bug.
     """
     try:
         name, fields = json.loads(line)
@@ -167,10 +167,10 @@ Received = TypeVar("Received", bound=Message)
 
 
 class Pipe(Generic[Sent, Received]):
-    """One end of the pair; for one thread.
+    """One end of the pair. For one thread.
 
     Attributes:
-        closed: the other side is gone; what it said before has been received.
+        closed: whether the other side is gone and everything it sent has been received.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -182,11 +182,11 @@ class Pipe(Generic[Sent, Received]):
         self.closed = False
 
     def fileno(self) -> int:
-        """For `select`: readable when there is something to receive, the end included."""
+        """The file descriptor for `select`, readable when there is something to receive, or at the end."""
         return self._socket.fileno()
 
     def send(self, message: Sent) -> None:
-        """Tell the other side, in order; dropped silently when it is gone (see `closed`)."""
+        """Send a message, in order; it is silently dropped if the other side is gone (see `closed`)."""
         if self._outgoing and isinstance(message, Stats):
             return
         if len(self._outgoing) > MOST_KEPT_BYTES and isinstance(message, JobStarted | JobLeft):
@@ -195,7 +195,7 @@ class Pipe(Generic[Sent, Received]):
         self._flush()
 
     def receive(self, wait_s: float = 0.0) -> list[Received]:
-        """What the other side has said since the last call; waits up to `wait_s` for it."""
+        """The messages since the last call, waiting for up to `wait_s`."""
         if wait_s > 0 and not self._put_back:
             select.select([self._socket], [], [], wait_s)
         self._flush()
@@ -215,13 +215,13 @@ class Pipe(Generic[Sent, Received]):
         return messages
 
     def receive_one(self, wait_s: float) -> Received | None:
-        """The next message alone, None when none came in time; `receive` goes on after it."""
+        """Only the next message, or None if none came in time; `receive` continues after it."""
         messages = self.receive(wait_s)
         self._put_back = messages[1:]
         return messages[0] if messages else None
 
     def close(self) -> None:
-        """End it; the other side notices."""
+        """Close it; the other side notices."""
         self._socket.close()
         self.closed = True
 
@@ -231,7 +231,7 @@ class Pipe(Generic[Sent, Received]):
                 del self._outgoing[: self._socket.send(self._outgoing)]
         except BlockingIOError:
             return
-        except OSError:  # the other side is gone; reading says so, after its last words
+        except OSError:  # the other side is gone, which reading will show after its last messages
             self._outgoing.clear()
 
 
