@@ -1,6 +1,7 @@
-"""What waits in the queues, for metrics: callbacks always run, workers may be scaled to none.
+"""What waits in the queues, for metrics. Callbacks export it because workers may be scaled to zero.
 
-A look is three round trips for all queues together and counts at most so many tenants a class.
+Looking takes three round trips for all queues together, and counts at most a fixed number of tenants per
+class.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from ...schemas.keys import GROUP, Tag
 from ...schemas.redis.connection import broker_errors
 
 MOST_TENANTS = 100
-"""Of one class; more are not counted."""
+"""Maximum number of tenants counted per class."""
 
 
 @dataclass(slots=True)
@@ -24,9 +25,9 @@ class Backlog:
     """What waits of one model.
 
     Attributes:
-        jobs, oldest_s: waiting jobs by class, and for how long the oldest of them has waited.
+        jobs, oldest_s: waiting jobs by class, and how long the oldest of them has waited.
         delayed: jobs that are not due yet.
-        outbox, outbox_s: entries whose consequences are to follow, and the age of the oldest.
+        outbox, outbox_s: entries waiting to be handled, and the age of the oldest.
         dead: dead letters.
     """
 
@@ -79,7 +80,7 @@ def _of_queues(tags: Sequence[Tag]) -> list[tuple[str | int, ...]]:
 def _count(
     redis: Redis, streams: Sequence[tuple[str, JobClass, str]], found: dict[str, Backlog], now_ms: int
 ) -> None:
-    """Add what waits in these streams, and since when: what comes after the last entry handed out."""
+    """Add what waits in these streams, and since when: the entries after the last one handed out."""
     lengths = _ask(redis, [("XLEN", stream) for *_, stream in streams])
     filled = [place for place, length in zip(streams, lengths, strict=True) if length]
     counted = dict(zip((stream for *_, stream in streams), lengths, strict=True))
@@ -96,7 +97,7 @@ def _count(
 
 
 def _group(groups: Any) -> tuple[int, str]:
-    """How many entries of a stream run, and the last that was handed out."""
+    """How many of a stream's entries are running, and the last one handed out."""
     for group in groups:
         facts = group if isinstance(group, dict) else dict(zip(group[::2], group[1::2], strict=True))
         if facts[b"name"] == GROUP.encode():
@@ -105,7 +106,7 @@ def _group(groups: Any) -> tuple[int, str]:
 
 
 def _ask(redis: Redis, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
-    """The replies, in order; nothing of a stream that has gone in between."""
+    """The replies, in order; empty for a stream that has disappeared meanwhile."""
     pipe = redis.pipeline(transaction=False)
     for command in commands:
         pipe.execute_command(*command)

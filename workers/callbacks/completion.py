@@ -1,13 +1,14 @@
 """Completing Celery tasks: what happens in Celery when a generation job starts and ends.
 
-The job's record has the message that Celery would have sent. When the job has ended, the task is traced with
-the outcome in the place of its work, so that Celery itself stores the result and goes on with callbacks,
+The job's record holds the message that Celery would have sent. When the job has ended, the task is traced
+with the outcome in place of its work, so that Celery itself stores the result and continues with callbacks,
 chains and chords.
 
-A process killed at it leaves the job's outbox entry, so it may happen again. Celery sends what follows first,
-then stores the result, then counts the part of a chord. So once the result is there nothing is sent again;
-what was sent just before is, with the same id, and a generation of the same id is the same job. A chord
-counts each part once, and while somebody has claimed the sending of its body everybody else waits.
+If a process is killed meanwhile, the job's outbox entry remains, so all this may happen again. Celery first
+sends what follows, then stores the result, then counts the part of a chord. Once the result is stored,
+nothing is sent again. What was sent just before is sent again under the same id, and a generation with the
+same id is the same job. A chord counts each part once, and while one process has claimed the sending of its
+body, all others wait.
 """
 
 from collections.abc import Iterator
@@ -47,12 +48,12 @@ log = structlog.get_logger(__name__)
 
 
 class NotCompleted(Exception):
-    """The task could not be completed now: Celery's broker or result backend refused. Try again."""
+    """The task could not be completed now, because Celery's broker or result backend refused: try again."""
 
 
 @contextmanager
 def _celery_errors(message: "TaskMessage") -> Iterator[None]:
-    """Whatever a broker, a backend or a serializer raises leaves the task to be completed later."""
+    """Turn anything that a broker, a backend or a serializer raises into `NotCompleted`."""
     try:
         yield
     except NotCompleted:
@@ -62,7 +63,7 @@ def _celery_errors(message: "TaskMessage") -> Iterator[None]:
 
 
 class _Ending(TraceInfo):  # type: ignore[misc]
-    """Only the job's own end makes the task fail; Celery would take a broker that is away for one too."""
+    """Let only the job's own end fail the task; Celery would also fail it for an unreachable broker."""
 
     __slots__ = ()
 
@@ -73,7 +74,7 @@ class _Ending(TraceInfo):  # type: ignore[misc]
 
 
 def note_started(app: Celery, message: TaskMessage, worker: str) -> None:
-    """Store `STARTED`: a task that nobody runs would be taken for pending, and revoked as such.
+    """Store `STARTED`, or the task would look pending and be revoked as such.
 
     Raises:
         NotCompleted: Celery's result backend refused.
@@ -94,7 +95,7 @@ def note_started(app: Celery, message: TaskMessage, worker: str) -> None:
 
 
 def complete(app: Celery, message: TaskMessage, record: Record) -> None:
-    """Let Celery do all that follows from the job's end; if that can't ever be, the task has failed.
+    """Let Celery do everything that follows the job's end; if that can never be done, fail the task.
 
     Raises:
         NotCompleted: Celery's broker or result backend refused, or a queue is full.
@@ -125,7 +126,7 @@ def _complete(app: Celery, message: TaskMessage, record: Record) -> None:
         )
         return
     request = {**message.request, OUTCOME: lambda: _believed(message, record), "errbacks": None}
-    request["chain"] = list(message.request.get("chain") or ())  # Celery takes the next step off it
+    request["chain"] = list(message.request.get("chain") or ())  # Celery removes the next step from it
     if _is_stored(app, message, record):
         request |= {"callbacks": None, "chain": None}
     trace = build_tracer(NAME, app.tasks[NAME], app=app, Info=_Ending)
@@ -138,14 +139,14 @@ def _complete(app: Celery, message: TaskMessage, record: Record) -> None:
 
 
 def is_final(error: BaseException | None) -> bool:
-    """Whether what was refused would be refused again; what nobody foresaw may pass."""
+    """Whether a refusal would be repeated; unforeseen errors may pass."""
     if isinstance(error, HeadraceError):
         return not isinstance(error, BrokerUnavailable | QueueFull | RateLimited)
     return isinstance(error, _FINAL)
 
 
 def _fail(app: Celery, message: TaskMessage, error: Exception) -> None:
-    """End a task whose job has ended, but from which something can't follow; with it what was to follow."""
+    """Fail a task whose job has ended but whose followers can't be sent, and its followers with it."""
     app.backend.mark_as_failure(
         message.task_id,
         error,
@@ -157,7 +158,7 @@ def _fail(app: Celery, message: TaskMessage, error: Exception) -> None:
 
 
 def _call_errbacks(app: Celery, message: TaskMessage, error: Exception) -> None:
-    """Each on its own: one that can't be sent ever is no reason to leave out the others."""
+    """Send each on its own, so that one that can never be sent doesn't keep the others from it."""
     for errback in message.request.get("errbacks") or ():
         request = Context({**message.request, "errbacks": [errback]})
         try:
@@ -169,18 +170,18 @@ def _call_errbacks(app: Celery, message: TaskMessage, error: Exception) -> None:
 
 
 def _told(error: BaseException | None) -> str:
-    """An error in a log: of those that are not headrace's own, the text may have anything in it."""
+    """An error for the log, without the text of errors that aren't headrace's, which may contain anything."""
     return str(error) if isinstance(error, HeadraceError) else type(error).__name__
 
 
 def _reach_broker(app: Celery) -> None:
-    """See that there is a broker to send to: Celery would wait for long, and then fail a chord's body."""
+    """Check that the broker can be reached; Celery would wait for long, then fail a chord's body."""
     with app.producer_or_acquire() as producer:
         producer.connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
 
 
 def _is_stored(app: Celery, message: TaskMessage, record: Record) -> bool:
-    """Whether the job's result is the task's already: all that follows it was sent before."""
+    """Whether the task already has the job's result, so that everything that follows has been sent."""
     if message.ignore_result or isinstance(app.backend, DisabledBackend):
         return False
     known = app.backend.get_task_meta(message.task_id)
@@ -188,7 +189,7 @@ def _is_stored(app: Celery, message: TaskMessage, record: Record) -> bool:
 
 
 def _parts(message: TaskMessage) -> Iterator[tuple[str, str]]:
-    """Chord and id of what this end may complete: itself, and if it fails, what it was to be followed by."""
+    """Chord and id of the parts that this end may complete: the task and, if it fails, its followers."""
     if message.request.get("chord") is not None:
         yield message.request["group"], message.task_id
     for later in message.request.get("chain") or ():
@@ -197,10 +198,10 @@ def _parts(message: TaskMessage) -> Iterator[tuple[str, str]]:
 
 
 def _await_claim(app: Celery, message: TaskMessage) -> None:
-    """Leave a chord alone while somebody has claimed the sending of its body.
+    """Leave a chord alone while a process has claimed the sending of its body.
 
-    When its owner was killed, the claim ends by itself. The owner's part is then counted again, and sends the
-    body; counted before, it would be told that there is nothing left to do.
+    If that process was killed, the claim expires. Its part is then counted again and sends the body; counted
+    earlier, it would be told that there is nothing left to do.
     """
     for group, _ in _parts(message):
         keys = [app.backend.get_key_for_group(group, part) for part in (".c", ".s")]
@@ -210,14 +211,14 @@ def _await_claim(app: Celery, message: TaskMessage) -> None:
 
 
 def _forget_failure(app: Celery, message: TaskMessage) -> None:
-    """Let what was to follow fail anew: where it has failed, Celery passes over its part of a chord."""
+    """Let the followers fail again: if they have failed already, Celery skips their part of a chord."""
     for _, task_id in _parts(message):
         if task_id != message.task_id and app.backend.get_state(task_id) in states.PROPAGATE_STATES:
             app.backend.forget(task_id)
 
 
 def _believed(message: TaskMessage, record: Record) -> dict[str, Any]:
-    """The outcome; a success is none where what was to follow from it can't be believed."""
+    """The outcome; a success counts as a failure if its followers can't be trusted."""
     outcome = _outcome(record)
     if message.cut:
         reason = "what should follow is not sent: the task's message is not as generate() signed it"
@@ -233,7 +234,7 @@ def _outcome(record: Record) -> dict[str, Any]:
         raise JobExpired(record.job_id)
     try:
         return record.result().model_dump(mode="json", exclude_none=True)
-    except (KeyError, ValueError) as error:  # damaged from outside; whoever waits is to hear of an end
+    except (KeyError, ValueError) as error:  # damaged from outside; those who wait must still hear of an end
         log.error("result_unreadable", job=record.job_id, reason=type(error).__name__)
         reason = f"its stored result can't be read ({type(error).__name__})"
         raise JobFailed(record.job_id, "unknown", reason) from None

@@ -1,12 +1,12 @@
-"""Sends the webhooks that are due: many at once, in one thread, each at most as long as its deadline.
+"""Sends the webhooks that are due, many at once in one thread, each within its deadline.
 
-One receiver that hangs must not delay the others, and neither must one tenant, whatever receivers it has:
-attempts are shared out by tenant, then by origin (scheme, host and port), and some are always left for the
-next that comes; and queues take turns.
+A hanging receiver must not delay the others, and neither must a tenant with many of them. Attempts are
+divided by tenant, then by origin (scheme, host and port), some are always left for the next one, and queues
+take turns.
 
-What is due, and whose turn it is, is decided in Redis (`claim_deliveries`), so that any number of processes
-may send. An attempt that is not settled, because its process died or Redis was away, is made again after a
-lease, with the same `webhook-id`.
+Redis decides what is due and whose turn it is (`claim_deliveries`), so any number of processes may send. An
+attempt that isn't settled, because its process died or Redis was unreachable, is made again after a lease,
+with the same `webhook-id`.
 """
 
 import asyncio
@@ -34,25 +34,25 @@ from .webhooks.schedule import Schedule
 from .webhooks.sender import Attempt, AttemptVerdict, Sender
 
 POLL_S = 0.25
-"""How late something may be that was not announced: a retry, or another process's delivery."""
+"""How late an unannounced delivery may be: a retry, or another process's."""
 
 SECRETS_S = 5.0
-"""How soon a tenant's new secret signs."""
+"""How soon a tenant's new secret starts to sign."""
 
 MOST_SECRETS = 1024
 """Tenants whose secrets are kept in memory."""
 
 FORGOTTEN_AT_ONCE = 4
-"""More than are remembered at once, so that they don't grow; the oldest come first."""
+"""How many are dropped at once, oldest first, so that they don't grow."""
 
 SETTLE_S = 1.0
-"""From the end of an attempt to Redis's knowing of it, at the least; later it is made again."""
+"""Minimum time to report an attempt's end to Redis, after which it is made again."""
 
 LAST_WORDS_S = 5.0
-"""What attempts under way get when the process stops; an unfinished one is made again elsewhere."""
+"""How long attempts in flight may take when the process stops; unfinished ones are made again elsewhere."""
 
 CONNECTIONS = 16
-"""Of attempts to Redis at once: those that end together wait for each other, a millisecond each."""
+"""Attempts reported to Redis at once; those that end together wait a millisecond for each other."""
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +61,8 @@ class Deliveries:
     """Sends what is due in all queues.
 
     Args:
-        queues: gives the queues there are.
-        sender: makes what sends; called in the thread that `run` is called in.
+        queues: returns the existing queues.
+        sender: makes the sender; called in the thread that calls `run`.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Deliveries:
         self._news: asyncio.Event | None = None
 
     def run(self, stopping: threading.Event) -> None:
-        """Send until told to stop (and called by `wake`)."""
+        """Send until told to stop and woken by `wake`."""
         asyncio.run(self._run(stopping))
 
     def wake(self) -> None:
-        """Say that something may be due; from any thread."""
+        """Signal that something may be due. Call from any thread."""
         loop, news = self._loop, self._news
         if loop is not None and news is not None and not loop.is_closed():
             loop.call_soon_threadsafe(news.set)
@@ -122,7 +122,7 @@ class Deliveries:
         self._news.clear()
 
     async def _claim(self, redis: "Redis", under_way: Sequence[DueDelivery]) -> list[DueDelivery]:
-        """What to send now, beside what is under way; a queue that had no turn has the next one."""
+        """Claim what to send now, besides what is in flight; a queue that had no turn gets the next one."""
         claimed: list[DueDelivery] = []
         tenants = Counter((due.tenant, due.origin) for due in under_way)
         origins = Counter(due.origin for due in under_way)
@@ -153,7 +153,7 @@ class Deliveries:
         give_up_at = time.monotonic() + self._lease_s
         signing = [due.secret] if due.secret else await self._secrets_of(redis, due)
         if signing is None or time.monotonic() + self._settings.webhook_timeout_s > give_up_at:
-            return  # made again when the lease ends, which it would before this attempt does
+            return  # made again when the lease ends, which would be before this attempt ends
         attempt = await sender.send(due.url, due.id, due.body, signing, int(time.time()))
         state, delay_s = self._what_follows(due, attempt)
         self._metrics.attempted(state.value, attempt.took_s)
@@ -174,7 +174,7 @@ class Deliveries:
                 return
 
     def _next(self, state: DeliveryState) -> None:
-        """An endpoint that answers may have more to be sent to it."""
+        """Look again soon: an endpoint that answers may have more deliveries waiting."""
         if state is DeliveryState.DELIVERED and self._news is not None:
             self._news.set()
 
@@ -191,12 +191,12 @@ class Deliveries:
                 return (DeliveryState.FAILED, 0.0) if delay_s is None else (DeliveryState.PENDING, delay_s)
 
     async def _secrets_of(self, redis: "Redis", due: DueDelivery) -> list[str] | None:
-        """The tenant's secrets; None while they can't be read, and the attempt is then made later."""
+        """The tenant's secrets; None while they can't be read, in which case the attempt is made later."""
         known = self._known_secrets(due.tenant)
         if known is not None:
             return known
         async with self._slots:
-            known = self._known_secrets(due.tenant)  # read for another attempt meanwhile
+            known = self._known_secrets(due.tenant)  # another attempt has read them meanwhile
             return known if known is not None else await self._read_secrets(redis, due)
 
     def _known_secrets(self, tenant: str) -> list[str] | None:
@@ -209,7 +209,7 @@ class Deliveries:
             with broker_errors():
                 kept = await redis.hgetall(keys.webhook_secrets(due.tenant, due.tag.namespace))
             found = [secret.secret.get_secret_value() for secret in read_secrets(kept)]
-        except (BrokerUnavailable, ValueError) as error:  # of a ValueError the text may have the secret
+        except (BrokerUnavailable, ValueError) as error:  # a ValueError's text may contain the secret
             reason = str(error) if isinstance(error, BrokerUnavailable) else type(error).__name__
             log.warning("secrets_unread", tenant=due.tenant, reason=reason)
             return None
@@ -217,7 +217,7 @@ class Deliveries:
         return found
 
     def _remember(self, tenant: str, until: float, found: list[str]) -> None:
-        """Keep a tenant's secrets, and those of no more than a number of others: what was read first goes."""
+        """Cache a tenant's secrets, dropping those read earliest beyond a maximum number of tenants."""
         self._secrets.pop(tenant, None)
         self._secrets[tenant] = until, found
         now = time.monotonic()

@@ -1,8 +1,8 @@
-"""The messages of generation tasks, as their jobs' records have them.
+"""The messages of generation tasks, as kept in their jobs' records.
 
-A record says which tasks are sent when its job has ended. Whoever may write to Redis may have written that,
-so a message is believed only if it is signed; and none is that names another task than the one whose id made
-the job's.
+A record says which tasks are sent when its job has ended. Anyone who can write to Redis may have written
+that, so a message is trusted only if it is signed, and only if it names the task from whose id the job's was
+derived.
 """
 
 import json
@@ -35,10 +35,10 @@ class TaskMessage:
 
     Attributes:
         task_id: the task's id.
-        request: what Celery's trace wants to know of the message.
-        ignore_result: nobody wants the result stored.
-        app: the name of the app that has it; None when it has none.
-        cut: something was to follow, but is not to be believed.
+        request: the part of the message that Celery's trace needs.
+        ignore_result: whether the result should not be stored.
+        app: the name of its app; None if the app has no name.
+        cut: whether followers were removed because they can't be trusted.
     """
 
     task_id: str
@@ -48,15 +48,15 @@ class TaskMessage:
     cut: bool = False
 
     def is_for(self, app: Celery) -> bool:
-        """Whether it is a task of this app, as far as their names tell."""
+        """Whether it is a task of this app, judging by their names."""
         return self.app is None or app.main is None or self.app == app.main
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "TaskMessage":
-        """The message in a job's spec; the webhook, which may have a secret, is not told to Celery.
+        """Read the message in a job's spec, keeping from Celery the webhook, which may contain a secret.
 
         Raises:
-            InvalidJob: it is none.
+            InvalidJob: it isn't a task's message.
         """
         with _reading():
             part = from_json(spec["celery"])
@@ -77,10 +77,10 @@ class TaskMessage:
 
     @classmethod
     def unsigned(cls, spec: Mapping[str, Any]) -> "TaskMessage":
-        """What can be believed of a message that anybody may have written: that its task is the job's.
+        """Reduce a message that anyone may have written to what can be trusted: that its task is the job's.
 
         Raises:
-            InvalidJob: it is none.
+            InvalidJob: it isn't a task's message.
         """
         headers = read_headers(spec["celery"])
         with _reading():
@@ -106,7 +106,7 @@ class Messages:
 
     Args:
         partitions: queues that a model's jobs are spread over.
-        unsigned: believe what is not signed, too: producers of a version that did not sign are still there.
+        unsigned: also trust unsigned messages, for producers of a version that didn't sign.
     """
 
     def __init__(self, redis: Redis, namespace: str, partitions: int, *, unsigned: bool) -> None:
@@ -118,7 +118,7 @@ class Messages:
         """The message of a job's task.
 
         Raises:
-            InvalidJob: it is none, or is not that of this job's task.
+            InvalidJob: it isn't a message, or not that of this job's task.
             BrokerUnavailable: Redis can't be reached.
         """
         assert job.celery is not None
@@ -141,7 +141,7 @@ class Messages:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """What is wrong with a message is said without anything of it."""
+    """Report what is wrong with a message without quoting it."""
     try:
         yield
     except Exception as error:
@@ -153,7 +153,7 @@ def _arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(signatures: Sequence[Mapping[str, Any]] | None, of: str) -> list[dict[str, Any]]:
-    """Callbacks with ids, so that one sent again is the same task; Celery would draw a new id each time."""
+    """Give callbacks ids, so that one sent again is the same task; Celery would make a new id each time."""
     return [
         {**found, "options": {"task_id": str(uuid5(NAMESPACE_OID, f"{of}/{number}")), **found["options"]}}
         for number, found in enumerate(signatures or ())

@@ -1,4 +1,4 @@
-"""What `headrace callbacks` counts."""
+"""Every metric of `headrace callbacks`."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ class CallbackMetrics:
     """The metrics of one callbacks process.
 
     Args:
-        registry: where they are registered; one of their own when not given.
+        registry: where they are registered; by default a registry of their own.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -67,16 +67,16 @@ class CallbackMetrics:
             self._relayed.labels(outcome)
 
     def relayed(self, outcome: str) -> None:
-        """An outbox entry was seen to: `done`, `waits` for Celery, `left` to others, or `dropped`."""
+        """Record an outbox entry as `done`, `waits` (for Celery), `left` (to others) or `dropped`."""
         self._relayed.labels(outcome).inc()
 
     def attempted(self, state: str, took_s: float) -> None:
-        """An attempt ended, and left its delivery in `state`."""
+        """Record an attempt that left its delivery in `state`."""
         self._attempts.labels(state).inc()
         self._took.observe(took_s)
 
     def backlog(self, found: Mapping[str, Backlog]) -> None:
-        """What waits, by model."""
+        """Record what waits, by model."""
         for model, backlog in found.items():
             for job_class in JobClass:
                 self._queued.labels(model, job_class.value).set(backlog.jobs[job_class])
@@ -87,9 +87,9 @@ class CallbackMetrics:
             self._dead.labels(model).set(backlog.dead)
 
     def expired(self, deliveries: int) -> None:
-        """The retention of so many ended before they were delivered or given up."""
+        """Record how many deliveries expired before they were delivered or given up."""
         self._expired.inc(deliveries)
 
     def sending(self, attempts: int) -> None:
-        """So many attempts are under way."""
+        """Record how many attempts are in flight."""
         self._sending.set(attempts)

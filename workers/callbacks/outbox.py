@@ -1,8 +1,9 @@
-"""The outbox of one queue, as all who see to it share it.
+"""The outbox of one queue, shared by all processes that handle it.
 
-They are one consumer of one group: how long an entry was left alone says that its reader is gone, not a
-name. Who took an entry up has it for `relay_s`; whoever comes by after that takes it up anew. So who comes to
-one of its entries late asks for it again (`keep`), and has it only if nobody took it up in between.
+They are one consumer of one group: an entry that was left alone for long, not a consumer's name, shows that
+its reader is gone. A process that takes up an entry has it for `relay_s`; after that, the next one may take
+it up. So a process that comes late to one of its entries asks for it again (`keep`), and gets it only if
+nobody else has.
 """
 
 import time
@@ -22,23 +23,23 @@ WAIT_S = 1.0
 """How long one read waits for entries; also how long a stop may take."""
 
 MOST_LEFT = 10_000
-"""Words to the callbacks of another app; what is beyond them they find a little later."""
+"""Maximum number of pending notes to another app's callbacks, which find other entries a little later."""
 
 _START = "0-0"
 _ROUNDING_MS = 5
 _LEFT_MS = 3_600_000
-"""An idle time beyond any `relay_s`, the other process's too."""
+"""An idle time beyond any process's `relay_s`."""
 
 Entry = tuple[str, dict[bytes, bytes]]
 """Its id and its fields."""
 
 
 class Outbox:
-    """Reads entries, and notes what became of them. Its methods raise `BrokerUnavailable`.
+    """Reads entries and records how they were handled. Its methods raise `BrokerUnavailable`.
 
     Args:
-        relay_s: for how long an entry is its reader's.
-        app: the Celery app whose tasks are completed here; empty where it has no name.
+        relay_s: how long an entry belongs to its reader.
+        app: the Celery app whose tasks are completed here; empty if it has no name.
     """
 
     def __init__(self, redis: Redis, tag: Tag, relay_s: float, app: str = "") -> None:
@@ -47,7 +48,7 @@ class Outbox:
         self._abandoned_at, self._abandoned_from = 0.0, _START
 
     def join(self) -> None:
-        """Make the groups if there are none yet."""
+        """Create the groups if they don't exist yet."""
         for stream in filter(None, (self._tag.outbox, self._left)):
             with broker_errors():
                 try:
@@ -55,12 +56,12 @@ class Outbox:
                 except ResponseError as error:
                     if "BUSYGROUP" not in str(error):
                         raise
-        if self._left:  # words to a process that has died: what they are of is found as abandoned
+        if self._left:  # notes to a process that has died: their entries are found as abandoned ones
             with broker_errors():
                 self._redis.xtrim(self._left, maxlen=0)
 
     def fresh(self) -> list[Entry]:
-        """Entries that nobody has seen, or that were left to this app; waits a moment for some."""
+        """New entries, or entries left to this app; waits a moment for some."""
         streams: dict[Any, Any] = dict.fromkeys(filter(None, (self._tag.outbox, self._left)), ">")
         with broker_errors():
             found: Any = self._redis.xreadgroup(
@@ -74,7 +75,7 @@ class Outbox:
         return read
 
     def _take(self, words: list[tuple[bytes, dict[bytes, bytes]]]) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """The entries that were left to this app's callbacks and are still nobody's."""
+        """The entries that were left to this app's callbacks and are still unclaimed."""
         assert self._left is not None
         with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
@@ -91,7 +92,7 @@ class Outbox:
         return [(entry_id, fields) for entry_id, fields in entries if fields]
 
     def abandoned(self) -> list[Entry]:
-        """Entries that somebody, perhaps this process, took up and did not end in time."""
+        """Entries that some process, perhaps this one, took up and didn't finish in time."""
         now = time.monotonic()
         if now < self._abandoned_at:
             return []
@@ -100,16 +101,16 @@ class Outbox:
                 self._tag.outbox, RELAY_GROUP, CONSUMER, self._relay_ms, self._abandoned_from, count=BATCH
             )
         self._abandoned_from = following.decode()
-        if self._abandoned_from == _START:  # all were looked at
+        if self._abandoned_from == _START:  # all have been looked at
             self._abandoned_at = now + self._relay_s / 4
         return [(entry_id.decode(), fields) for entry_id, fields in entries if fields]
 
     def keep(self, entry_id: str, since: float) -> bool:
-        """Have an entry for `relay_s` more; False where somebody else has taken it up, or it is gone.
+        """Keep an entry for another `relay_s`; return False if another process has it, or it is gone.
 
         Args:
             entry_id: its id.
-            since: the monotonic time when it was had for certain.
+            since: the monotonic time at which it was certainly ours.
         """
         idle_ms = max(0, int(1000 * (time.monotonic() - since)) - _ROUNDING_MS)
         with broker_errors():
@@ -118,11 +119,11 @@ class Outbox:
             )
 
     def leave(self, entry_id: str, app: str = "") -> None:
-        """Let the next one who comes by have it: it is for another process.
+        """Release an entry that is for another process.
 
         Args:
             entry_id: its id.
-            app: the Celery app whose callbacks are told of it.
+            app: the Celery app whose callbacks are told about it.
         """
         with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
@@ -132,11 +133,11 @@ class Outbox:
             pipe.execute()
 
     def remove(self, entry_id: str) -> None:
-        """All that follows is done."""
+        """Remove an entry, because everything that follows is done."""
         run(self._redis, drop_entry(self._tag, entry_id))
 
     def record(self, job_id: str) -> Record:
-        """What is known of a job; nothing when its retention has ended."""
+        """A job's record; empty if its retention has ended."""
         with broker_errors():
             known: dict[Any, Any] = self._redis.hgetall(self._tag.job(job_id))
         return Record(job_id, {name.decode(): value.decode() for name, value in known.items()})

@@ -1,4 +1,4 @@
-"""The body of a webhook (Standard Webhooks): what happened, when, and to which job."""
+"""The body of a webhook (Standard Webhooks): what happened to which job, and when."""
 
 import json
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from ...schemas.events import JobState, Record
 from ...schemas.job import Job, WebhookEvent
 
 MAX_BODY_BYTES = 256 * 1024
-"""Receivers limit what they read; a longer body has the job without its text and tokens, as a thin one."""
+"""Receivers limit what they read. A longer body is sent without the job's text and tokens, as a thin one."""
 
 _LARGE = {"text", "token_ids", "logprobs"}
 
@@ -18,10 +18,10 @@ log = structlog.get_logger(__name__)
 
 
 def body(event: WebhookEvent, at_ms: int, job: Job, record: Record) -> str:
-    """What is sent for an event, as JSON: `{"type", "timestamp", "data"}`.
+    """The body for an event, as JSON: `{"type", "timestamp", "data"}`.
 
-    `data` is the job's result, with its model, tenant and metadata; of a started one what is known then, and
-    of one whose result was damaged its state.
+    `data` is the job's result with its model, tenant and metadata; for a started job, what is known by then;
+    for a damaged result, only the job's state.
     """
     at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     about = {"job_id": record.job_id, "model": job.model, "tenant": job.tenant, "metadata": job.metadata}
@@ -32,7 +32,7 @@ def body(event: WebhookEvent, at_ms: int, job: Job, record: Record) -> str:
         )
 
     state = JobState.RUNNING if event is WebhookEvent.STARTED else event.value.partition(".")[2]
-    if event is WebhookEvent.STARTED or "result" not in record.fields:  # it may live again by now
+    if event is WebhookEvent.STARTED or "result" not in record.fields:  # it may have been requeued by now
         return written(about | {"state": state})
     try:
         result = record.result()

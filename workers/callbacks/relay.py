@@ -1,12 +1,12 @@
-"""From the outbox of one queue to what follows: a thread for webhooks, and beside it one for Celery's tasks.
+"""Handles the outbox of one queue: one thread for webhooks, and beside it one for Celery tasks.
 
-An entry is gone only when all that follows from it is done, or is kept elsewhere: a process killed in between
-leaves it to the next one, which does it again. So everything here may happen twice and must then be the same:
-a task is completed with the stored outcome, a delivery has the entry's id. A webhook is accepted at once; a
-task's turn comes after the tasks before it (`tasks`), so that a Celery that does not answer holds up tasks
-alone. Entries are taken up in order, but one that can't be ended now is taken up again later: an end may be
-told of before the start. One that is for another process is left for it: where the job is of a newer version,
-or the task of another Celery app, whose results are kept elsewhere.
+An entry is removed only when everything that follows is done or stored elsewhere; a process killed in between
+leaves it to the next one, which does it again. So everything here may happen twice and must then have the
+same effect: a task is completed with the stored outcome, a delivery has the entry's id. A webhook is accepted
+at once, while a task waits for the tasks before it (`tasks`), so that a Celery that doesn't answer delays
+only tasks. Entries are taken up in order, but one that can't be finished now is taken up again later, so an
+end may be reported before the start. An entry for another process is left for it: a job of a newer version,
+or a task of another Celery app, whose results are kept elsewhere.
 """
 
 import threading
@@ -38,16 +38,16 @@ log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """Sees to the outbox of one queue.
+    """Handles the outbox of one queue.
 
     Args:
-        app: has the generation task, and the broker and result backend of whoever waits for it.
-        stopping: ends `run`, and `tasks.run`.
+        app: the Celery app with the generation task, its broker and its result backend.
+        stopping: ends `run` and `tasks.run`.
         on_delivery: called when there is a webhook to send.
-        living: the Celery apps of which callbacks are alive.
+        living: the Celery apps that have callbacks alive.
 
     Attributes:
-        tasks: the Celery tasks that are to be completed, for a thread of their own.
+        tasks: the Celery tasks to complete, for a thread of their own.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Relay:
         self.tasks = Tasks(self._outbox, self._messages, app, metrics, stopping)
 
     def run(self) -> None:
-        """Relay until told to stop; a Redis that is away is waited for."""
+        """Relay until told to stop, waiting for Redis if it is unreachable."""
         seldom = Seldom()
         while not self._stopping.is_set():
             try:
@@ -89,7 +89,7 @@ class Relay:
                 self._stopping.wait(WAIT_S)
 
     def turn(self) -> None:
-        """See to what there is, and wait a moment for more.
+        """Handle the waiting entries, and wait a moment for more.
 
         Raises:
             BrokerUnavailable: Redis can't be reached or refuses.
@@ -104,7 +104,7 @@ class Relay:
                 self._see_to(entry_id, fields, since)
             except BrokerUnavailable:
                 raise
-            except Exception:  # whatever one job brings along, it is no reason to leave the others alone
+            except Exception:  # one job's error, whatever it is, must not keep the others from being handled
                 log.exception("outbox_entry_failed", entry=entry_id, queue=self._tag.base)
                 self._metrics.relayed("waits")
         if self._left and self._said.due(" ".join(sorted(self._left))):
@@ -113,7 +113,7 @@ class Relay:
         self._left.clear()
 
     def _see_to(self, entry_id: str, fields: dict[bytes, bytes], since: float) -> None:
-        """All that follows from one entry; one that can't be done now stays, and is tried again later."""
+        """Do everything that follows from one entry; if that can't be done now, it stays and is retried."""
         try:
             record = self._outbox.record(fields[b"job"].decode())
             if int(record.fields["v"]) > SCHEMA_VERSION:
@@ -156,7 +156,7 @@ class Relay:
         )
 
     def _task_of(self, job: WireJob, record: Record) -> TaskMessage | None:
-        """The job's Celery task; None where there is none, or none that can be read."""
+        """The job's Celery task; None if it has none, or an unreadable one."""
         if job.celery is None:
             return None
         try:
@@ -195,5 +195,5 @@ class Relay:
 
 
 def _told(error: Exception) -> str:
-    """What is wrong with a record, without anything of it: it may have secrets."""
+    """What is wrong with a record, without quoting it, since it may contain secrets."""
     return str(error) if isinstance(error, InvalidJob) else type(error).__name__

@@ -1,7 +1,7 @@
-"""`headrace callbacks`: a Celery worker that takes next to no tasks, and does what follows from jobs.
+"""`headrace callbacks`: a Celery worker that runs almost no tasks, but does what follows from jobs.
 
-Being one, it is seen in Flower, answers `inspect` and hears `revoke`. The tasks it takes are generations that
-were sent by their name alone: they are put on the stream.
+As a Celery worker it appears in Flower, answers `inspect` and obeys `revoke`. The only tasks it takes are
+generations that were sent by name, which it puts on the stream.
 """
 
 import logging
@@ -29,13 +29,13 @@ from .metrics import CallbackMetrics
 from .service import END_S, Service
 
 RESTORE_S = 60
-"""A task that this process took and did not finish within so long goes back to its queue."""
+"""A task that this process took but didn't finish within this time goes back to its queue."""
 
 ANSWER_S = 5.0
-"""How long Celery's Redis, broker or result backend, has for an answer; the task is then completed later."""
+"""How long Celery's broker or result backend may take to answer before the task is left for later."""
 
 INTERNAL_ERROR = "Exception raised outside body"
-"""What Celery warns of, with a traceback, where something can't follow from a task: that is logged."""
+"""Celery's warning, with a traceback, when something can't follow a task; it is logged separately."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.headrace = service  # where the control commands find it
 
     def start(self, worker: Any) -> None:
-        """Start its threads."""
+        """Start the service's threads."""
         self._service.start()
 
     def stop(self, worker: Any) -> None:
@@ -61,15 +61,15 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._service.stop()
 
     def info(self, worker: Any) -> dict[str, int]:
-        """Merged into `inspect stats`."""
+        """What is merged into `inspect stats`."""
         return self._service.info()
 
 
 def run(settings: CallbacksSettings, app: Celery) -> int:
-    """Serve until told to stop; the exit status.
+    """Serve until told to stop; return the exit status.
 
     Raises:
-        BadSetting, BrokerUnavailable: a setting can't be used, seen before anything is started.
+        BadSetting, BrokerUnavailable: a setting can't be used; nothing has been started.
     """
     hostname = f"callbacks@{platform.node()}-{os.getpid()}"
     logs.configure(settings.log_level, host=hostname)
@@ -107,7 +107,7 @@ def run(settings: CallbacksSettings, app: Celery) -> int:
 
 
 def configure(app: Celery, settings: CallbacksSettings) -> None:
-    """What this one worker of the app does differently from the others."""
+    """Configure what this worker of the app does differently from the others."""
     app.conf.update(
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
@@ -115,7 +115,7 @@ def configure(app: Celery, settings: CallbacksSettings) -> None:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_prefetch_multiplier=1,
-        worker_cancel_long_running_tasks_on_connection_loss=True,  # it has none; undecided, Celery warns
+        worker_cancel_long_running_tasks_on_connection_loss=True,  # none exist; Celery warns if unset
         task_create_missing_queues=True,
     )
     # Beside the app's own: what follows from a job is sent to those, as they are declared.
@@ -154,9 +154,9 @@ def _pages(
 
 
 def _end(exitcode: int = 0, **_: Any) -> None:
-    """Celery has been told to stop."""
+    """Note that Celery has been told to stop."""
     end_within(END_S + FAREWELL_S, exitcode)
 
 
 def _keep_logging(**_: Any) -> None:
-    """Celery sets up no logging of its own where something listens to this signal."""
+    """Keep Celery from setting up logging of its own, by listening to its signal."""

@@ -27,26 +27,26 @@ from .webhooks.guard import Guard
 from .webhooks.sender import Sender
 
 QUEUES_S = 2.0
-"""How soon a model that is served for the first time is noticed; also between two rounds of upkeep."""
+"""How soon a newly served model is noticed, and the time between two rounds of upkeep."""
 
 SILENT_S = 10.0
-"""A round that takes longer waits for a Redis that does not answer."""
+"""A round that takes longer than this is waiting for a Redis that doesn't answer."""
 
 LATE_S = 60.0
-"""A loop that waits for Redis comes round within this, whatever Redis does."""
+"""A loop that waits for Redis makes a turn within this time, whether or not Redis answers."""
 
 END_S = 10.0
-"""What a stop takes at most: attempts under way get five seconds of it."""
+"""Maximum duration of a stop; attempts in flight get five seconds of it."""
 
 log = structlog.get_logger(__name__)
 
 
 class Service:
-    """Does all that `headrace callbacks` does beside being a Celery worker.
+    """Does everything that `headrace callbacks` does, except for being a Celery worker.
 
     Args:
         app: the Celery app whose tasks are completed.
-        on_failure: called from any thread when one of them ended by an error nobody foresaw.
+        on_failure: called from any thread when one of them has ended with an unforeseen error.
 
     Raises:
         BadSetting: `webhook_allow` can't be used.
@@ -95,9 +95,9 @@ class Service:
         self._spawn("queues", self._watch)
 
     def stop(self) -> None:
-        """End the threads, and what they have under way as far as it ends soon.
+        """Stop the threads, letting their work in flight finish if that is soon.
 
-        A thread left waiting for Celery ends with the process, as if killed: its entry is taken up elsewhere.
+        A thread left waiting for Celery ends with the process, as if killed; its entry is taken up elsewhere.
         """
         self._stopping.set()
         self._deliveries.wake()
@@ -109,11 +109,11 @@ class Service:
         self._redis.close()
 
     def cancel(self, name: str) -> str:
-        """Cancel a job, by its own id or its task's; what `revoke` does here."""
+        """Cancel a job, by its own id or its task's; `revoke` calls this."""
         return self._canceller.cancel(name)
 
     def live(self) -> Report:
-        """Whether its threads run and the loop that looks for queues turns."""
+        """Whether its threads and the loop that looks for queues are running."""
         ended = [thread.name for thread in self._threads if not thread.is_alive()]
         problems = [f"thread {name} has ended" for name in ended]
         if (silent_s := time.monotonic() - self._turned) > LATE_S:
@@ -121,7 +121,7 @@ class Service:
         return Report(problems)
 
     def ready(self) -> Report:
-        """Whether it does what follows from jobs: Redis answers and takes what it writes."""
+        """Whether it can do its work: Redis answers and accepts its writes."""
         queues = [{"model": tag.model, "partition": tag.partition} for tag in self._queues]
         problems = [self._trouble] if self._trouble else []
         silent_s = time.monotonic() - self._turned
@@ -130,7 +130,7 @@ class Service:
         return Report(problems, {"app": self._app.main, "queues": queues})
 
     def info(self) -> dict[str, int]:
-        """What it does, flat; shown by `celery inspect stats`."""
+        """What it is doing, as flat fields for `celery inspect stats`."""
         return {"queues": len(self._queues)}
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
@@ -146,7 +146,7 @@ class Service:
         thread.start()
 
     def _watch(self) -> None:
-        """Notice queues, give each a relay, and do their upkeep."""
+        """Find queues, give each a relay, and do their upkeep."""
         seldom = Seldom()
         while not self._stopping.is_set():
             try:
@@ -162,7 +162,7 @@ class Service:
             self._stopping.wait(QUEUES_S * random.uniform(0.8, 1.2))
 
     def _turn(self) -> None:
-        """One round. A full Redis takes no word of this process, which is no reason to do no upkeep."""
+        """Do one round. A full Redis can't record this process's presence, but upkeep is still done."""
         refusal = None
         try:
             self._living = note_presence(self._redis, self._app.main or "", self._settings.namespace)

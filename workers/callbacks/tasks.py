@@ -1,9 +1,9 @@
-"""The Celery tasks of one queue whose jobs have started or ended, completed one after the other in a thread.
+"""Completes the Celery tasks of one queue whose jobs have started or ended, one after the other, in a thread.
 
-It is a thread of its own because Celery's broker or result backend may be slow, or not answer: nothing else
-waits for them. What it has not come to stays in the outbox, so what it keeps is a list of ids. When its turn
-comes an entry is taken up anew, unless another process took it in the meantime: a long list is no reason that
-anything is done twice.
+The thread is its own because Celery's broker or result backend may be slow or not answer, and nothing else
+should wait for them. Pending entries stay in the outbox, so it only keeps a list of ids. When its turn comes,
+an entry is taken up again, unless another process took it meanwhile, so a long list doesn't lead to work
+being done twice.
 """
 
 import threading
@@ -21,17 +21,17 @@ from .metrics import CallbackMetrics
 from .outbox import WAIT_S, Outbox
 
 MOST = 10_000
-"""Entries on the list; more wait in the outbox until somebody comes by for them."""
+"""Maximum number of entries on the list; others wait in the outbox until they are read again."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Turn:
-    """What is to be done for one entry.
+    """What to do for one entry.
 
     Attributes:
-        since: the monotonic time when the entry was had for certain.
+        since: the monotonic time at which the entry was certainly ours.
     """
 
     job_id: str
@@ -43,8 +43,8 @@ class Tasks:
     """Completes tasks. `add` may be called from any thread.
 
     Args:
-        messages: reads what is to be completed.
-        app: has the generation task, and the broker and result backend of whoever waits for it.
+        messages: reads the messages of the tasks.
+        app: the Celery app with the generation task, its broker and its result backend.
         stopping: ends `run`.
     """
 
@@ -63,7 +63,7 @@ class Tasks:
         self._changed = threading.Condition()
 
     def add(self, entry_id: str, job_id: str, event: WebhookEvent, since: float) -> None:
-        """Put an entry on the list; one that is there keeps its place."""
+        """Add an entry to the list; one that is already there keeps its place."""
         with self._changed:
             if entry_id in self._turns:
                 self._turns[entry_id].since = since
@@ -72,7 +72,7 @@ class Tasks:
                 self._changed.notify()
 
     def run(self) -> None:
-        """Complete tasks until told to stop; whatever is in the way leaves a task to be completed later."""
+        """Complete tasks until told to stop; any obstacle leaves a task to be completed later."""
         while not self._stopping.is_set():
             with self._changed:
                 if not self._changed.wait_for(lambda: self._turns, WAIT_S):
@@ -87,7 +87,7 @@ class Tasks:
             except BrokerUnavailable as error:
                 log.warning("tasks_wait", job=turn.job_id, reason=str(error))
                 self._stopping.wait(WAIT_S)
-            except Exception:  # as where entries are read: one job is no reason to leave the others alone
+            except Exception:  # as in the relay, one job's error must not keep the others from being handled
                 log.exception("outbox_entry_failed", entry=entry_id, job=turn.job_id)
                 self._metrics.relayed("waits")
 
@@ -98,7 +98,7 @@ class Tasks:
         message = self._messages.of(record, WireJob.from_wire(record.fields["spec"]))
         if turn.event is WebhookEvent.STARTED:
             note_started(self._app, message, record.fields.get("worker", ""))
-        elif record.state.terminal:  # else it was queued again, and this is not its end
+        elif record.state.terminal:  # otherwise it was queued again, and this isn't its end
             complete(self._app, message, record)
         self._outbox.remove(entry_id)
         self._metrics.relayed("done")

@@ -1,8 +1,8 @@
 """Which IP addresses are public: unicast, and reachable from everywhere on the internet.
 
-Written out from IANA's special-purpose registries rather than asked of `ipaddress`, whose `is_global` differs
-between versions of Python and counts multicast in. An IPv6 address that stands for an IPv4 address is judged
-as that one; the tunnels that could lead to one unseen (6to4, Teredo) are closed.
+The list is written out from IANA's special-purpose registries, because `is_global` of `ipaddress` differs
+between versions of Python and includes multicast. An IPv6 address that stands for an IPv4 address is judged
+as the latter; tunnels that could hide one (6to4, Teredo) are refused.
 """
 
 import re
@@ -33,7 +33,7 @@ _CLOSED_V4 = tuple(
     )
 )
 _OPEN_V6 = IPv6Network("2000::/3")
-"""All unicast that was ever given out; loopback, link-local, private and multicast addresses lie outside."""
+"""All unicast addresses allocated so far; loopback, link-local, private and multicast are outside."""
 
 _CLOSED_V6 = tuple(
     map(
@@ -61,15 +61,15 @@ def is_public(address: Address) -> bool:
 
 
 def plain(address: Address) -> Address:
-    """The address; of an IPv4-mapped one the IPv4 address that it stands for."""
+    """The address itself or, if it is IPv4-mapped, the IPv4 address that it stands for."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def literal(host: str) -> Address | None:
-    """The address that a URL's host (without brackets) spells, in any way a resolver takes; None of a name.
+    """The address that a URL's host (without brackets) spells, as resolvers accept it; None for a name.
 
     Raises:
-        ValueError: it looks like an address and is none.
+        ValueError: it looks like an address but isn't one.
     """
     if ":" in host:
         if "%" in host:
@@ -80,7 +80,7 @@ def literal(host: str) -> Address | None:
 
 
 def _ipv4(host: str) -> IPv4Address:
-    """An address as `inet_aton` reads it: up to four numbers of any base, the last one fills the rest."""
+    """An address as `inet_aton` reads it: up to four numbers in any base, the last one filling the rest."""
     parts = host.split(".")
     if len(parts) > 4 or not all(_NUMBER.fullmatch(part) for part in parts):
         raise ValueError("not an address")

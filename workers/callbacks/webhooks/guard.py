@@ -1,9 +1,9 @@
 """Keeps webhooks from reaching what only this machine can reach (server-side request forgery).
 
-Whoever may enqueue a job may name a URL, so by default only https to public addresses passes. A URL is judged
-twice by one rule: when it is read, by what can be told without DNS, and when its host was resolved, by every
-address that it has. The connection goes to one of the addresses judged, never to the name, so an answer of
-the DNS that changes in between (rebinding) changes nothing. Receivers that the operator lists are exempt.
+Anyone who may enqueue a job may name a URL, so by default only https to public addresses is allowed. A URL is
+checked twice by the same rule: when it is read, by what can be told without DNS, and when its host has been
+resolved, by every address. The connection is made to one of the checked addresses, never to the name, so a
+DNS answer that changes in between (rebinding) has no effect. Receivers that the operator lists are exempt.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from ....schemas.webhooks.target import NAME, Refused, Target
 from .addresses import Address, is_public, literal, plain
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Gives the addresses of a host name, for a port; raises `OSError` when there are none."""
+"""Returns the addresses of a host name, for a port; raises `OSError` if there are none."""
 
 _ALLOWED = "; private receivers are listed in HEADRACE_WEBHOOK_ALLOW"
-"""The way out, for the operator."""
+"""What the operator can do about it."""
 
 LOOKUPS = 64
-"""Lookups at once, each of another name. One of a dead name server lasts many seconds."""
+"""Maximum number of lookups at once, each of another name. With a dead name server one takes many seconds."""
 
 
 class Resolver:
-    """Asks the system, in threads of its own.
+    """Asks the system's resolver, in threads of its own.
 
-    Whoever asks for what is being looked up waits for the same answer: a thread can't be called back, so a
-    name whose server is dead would otherwise take them all.
+    Concurrent lookups of one name share an answer. A thread can't be interrupted, so a name whose server is
+    dead would otherwise occupy all of them.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Resolver:
     def _end(self, asked: tuple[str, int], lookup: asyncio.Future[list[str]]) -> None:
         del self._lookups[asked]
         if not lookup.cancelled():
-            lookup.exception()  # seen, even where all who asked have given up
+            lookup.exception()  # retrieved even if everyone who asked has given up
 
 
 def _look_up(host: str, port: int) -> list[str]:
@@ -61,12 +61,12 @@ def _look_up(host: str, port: int) -> list[str]:
 
 
 class Guard:
-    """The rule, and the operator's exceptions.
+    """The rule, and the operator's exceptions to it.
 
     Args:
-        allow_hosts: private receivers, which may be plain http, at private addresses and on any port: host
-            names and addresses, these with `:port` to allow only that one, and networks like `10.1.0.0/16`.
-        ports: what others may listen on.
+        allow_hosts: private receivers, which may use plain http, private addresses and any port: host names
+            and addresses, with `:port` to allow only that one, and networks like `10.1.0.0/16`.
+        ports: the ports that all other receivers may use.
         resolve: how names are resolved.
 
     Raises:
@@ -89,7 +89,7 @@ class Guard:
         self._hosts = frozenset(_listed(entry) for entry in entries if "/" not in entry)
 
     def check_url(self, url: str) -> Target:
-        """Take a URL apart, and refuse it for all that can be told without DNS.
+        """Parse a URL, and refuse it for anything that can be told without DNS.
 
         Raises:
             Refused: webhooks may not be sent there.
@@ -98,12 +98,12 @@ class Guard:
         address = _literal(target.host)
         if address is not None:
             self.check_addresses(target.secure, target.host, target.port, [address])
-        elif not self._networks:  # with some, the name may lead there
+        elif not self._networks:  # with networks listed, the name may resolve to one
             self.check_addresses(target.secure, target.host, target.port, [])
         return target
 
     def check_addresses(self, secure: bool, host: str, port: int, addresses: Sequence[Address]) -> None:
-        """Refuse a host when one of its addresses is not for webhooks; without any, for what else is known.
+        """Refuse a host if webhooks may not be sent to one of its addresses, or for what else is known of it.
 
         Raises:
             Refused: webhooks may not be sent there.
@@ -126,13 +126,13 @@ class Guard:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections for httpcore: looks the host up once, judges it, and connects to an address judged.
+    """Opens connections for httpcore: resolves the host once, checks it, and connects to a checked address.
 
-    httpcore does TLS on top, with the host's name for SNI and for the certificate.
+    httpcore adds TLS, with the host's name for SNI and the certificate.
 
     Args:
-        secure: whether TLS follows; httpcore does not say.
-        network: what connects.
+        secure: whether TLS follows, which httpcore doesn't say.
+        network: makes the connections.
     """
 
     def __init__(self, guard: Guard, secure: bool, network: httpcore.AsyncNetworkBackend) -> None:
@@ -146,11 +146,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect within `timeout` seconds, the lookup included; addresses are tried in their order.
+        """Connect within `timeout` seconds, including the lookup; addresses are tried in order.
 
         Raises:
-            Refused: one of the host's addresses is not for webhooks.
-            httpcore.ConnectError: the host has no address, or none that answers.
+            Refused: webhooks may not be sent to one of the host's addresses.
+            httpcore.ConnectError: the host has no address, or no address answers.
             httpcore.ConnectTimeout: it took too long.
         """
         clock = asyncio.get_running_loop().time
@@ -196,7 +196,7 @@ def _canonical(host: str) -> str:
 
 
 def _listed(entry: str) -> tuple[str, int | None]:
-    """The host and port of an allow-list's entry; no port stands for every one."""
+    """The host and port of an allow-list entry; no port means every port."""
     bare_v6 = entry.count(":") > 1 and not entry.startswith("[")
     try:
         parts = urlsplit(f"//[{entry}]" if bare_v6 else f"//{entry}")

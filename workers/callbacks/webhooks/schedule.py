@@ -1,8 +1,8 @@
 """When to try again: the delays between the attempts of one delivery.
 
-A receiver may be away for a weekend and still gets everything: with the delays below an attempt that fails is
-made again nine times in three days. Jitter only ever adds, so that neither a delay nor the receiver's own
-`Retry-After` is cut short, and what failed together does not come back together.
+A receiver may be down for a weekend and still get everything: with the delays below, a failed attempt is
+repeated nine times in three days. Jitter only ever adds, so that neither a delay nor the receiver's own
+`Retry-After` is cut short, and deliveries that failed together don't come back together.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ class Schedule:
     """The delays between the attempts of one delivery.
 
     Attributes:
-        delays_s: the wait after the first attempt, after the second, and so on; after as many and one more
-            attempts the delivery is given up.
+        delays_s: the wait after the first attempt, after the second, and so on. If the attempt after the last
+            wait fails too, the delivery is given up.
     """
 
     delays_s: tuple[float, ...] = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
@@ -28,12 +28,12 @@ class Schedule:
             raise ValueError(f"delays_s = {self.delays_s}: a delay can't be negative")
 
     def after(self, attempts: int, retry_after_s: float | None, jitter: Callable[[], float]) -> float | None:
-        """Seconds to wait before the next attempt; None when the delivery is given up.
+        """Seconds to wait before the next attempt; None if the delivery is given up.
 
         Args:
-            attempts: failed ones so far, at least 1.
-            retry_after_s: the least that the receiver asked for.
-            jitter: gives a number in [0, 1), as `random.random` does.
+            attempts: failed attempts so far, at least 1.
+            retry_after_s: the minimum wait that the receiver asked for.
+            jitter: returns a number in [0, 1), like `random.random`.
         """
         if attempts > len(self.delays_s):
             return None

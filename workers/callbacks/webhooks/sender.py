@@ -1,9 +1,9 @@
-"""Sends one webhook, once, and says what became of it.
+"""Sends one webhook, once, and reports the outcome.
 
-The status decides: a receiver that says 2xx has the event, whatever its body then does. The body is read only
-to leave the connection usable, never further than a bound, and all of it (lookup, connection, TLS, headers,
-body) ends at one deadline. Straight on httpcore, where nothing follows redirects, keeps cookies, decompresses
-or reads proxies from the environment.
+The status decides: a receiver that answers 2xx has the event, whatever its body does. The body is read only
+to keep the connection usable, and only up to a limit. Everything (lookup, connection, TLS, headers, body)
+shares one deadline. This uses httpcore directly, which doesn't follow redirects, keep cookies, decompress, or
+read proxies from the environment.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from ....schemas.webhooks.target import Refused, Target
 from .guard import Guard, GuardedBackend
 
 LONGEST_RETRY_AFTER_S = 86_400.0
-"""A receiver may ask for no longer silence than the schedule itself has."""
+"""The longest wait that a receiver may ask for, the same as the schedule's own."""
 
 KEEPALIVE_S = 4.0
-"""Shorter than the 5 s after which Node closes idle connections: no request meets one being closed."""
+"""Shorter than the 5 s after which Node closes idle connections, so no request meets one being closed."""
 
 _NETWORK_ERRORS = (
     httpcore.NetworkError,
@@ -44,23 +44,23 @@ class AttemptVerdict(StrEnum):
     DELIVERED = "delivered"
     """The receiver has it: 2xx."""
     GONE = "gone"
-    """The endpoint wants nothing more: 410."""
+    """The endpoint wants no more: 410."""
     REFUSED = "refused"
-    """It was not sent, and would not be the next time: the address is not allowed, or a secret can't sign."""
+    """It was not sent, and never would be: the address is not allowed, or a secret can't sign."""
     RETRY = "retry"
     """Anything else: another status (redirects too), or no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of one attempt.
+    """The outcome of one attempt.
 
     Attributes:
-        status: the receiver's HTTP status; None when it gave none.
+        status: the receiver's HTTP status; None if there was no answer.
         took_s: seconds from start to end.
-        error: what was wrong, in one line, without secrets and without the URL's query; it may be there
-            beside a 2xx, when the answer's body had to be cut off.
-        refused: it was not sent at all.
+        error: what was wrong, in one line, without secrets and without the URL's query; also set beside a 2xx
+            whose body had to be cut off.
+        refused: whether it was not sent at all.
         retry_after_s: seconds that the receiver asked to wait, at most `LONGEST_RETRY_AFTER_S`.
     """
 
@@ -72,7 +72,7 @@ class Attempt:
 
     @property
     def verdict(self) -> AttemptVerdict:
-        """What follows for the delivery."""
+        """What it means for the delivery."""
         if self.refused:
             return AttemptVerdict.REFUSED
         if self.status is not None and 200 <= self.status < 300:
@@ -82,7 +82,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class _Answer:
-    """What is known of the answer so far; it outlives the deadline."""
+    """The part of the answer known so far; it outlives the deadline."""
 
     status: int | None = None
     retry_after_s: float | None = None
@@ -94,12 +94,13 @@ class Sender:
 
     Args:
         timeout_s: the deadline of a whole attempt.
-        connect_s: the longest lookup and TCP connection, and the longest TLS handshake.
-        max_response_bytes: of an answer's body; what is longer is cut off.
-        max_connections: at once, to all receivers; give it as many as there are attempts at once.
-        user_agent: what to call ourselves; `headrace/<version>` when not given.
-        tls: trusts which certificates; the system's and certifi's authorities when not given.
-        network: what connects; asyncio's sockets when not given.
+        connect_s: the limit for lookup and TCP connection, and again for the TLS handshake.
+        max_response_bytes: how much of an answer's body is read.
+        max_connections: maximum number of connections, over all receivers; at least the number of attempts at
+        once.
+        user_agent: by default `headrace/<version>`.
+        tls: decides which certificates to trust; by default those of the system's and certifi's authorities.
+        network: makes the connections; by default with asyncio's sockets.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Sender:
         self._max_response_bytes = max_response_bytes
         self._user_agent = user_agent or f"headrace/{importlib.metadata.version('headrace')}"
         tls, network = tls or httpcore.default_ssl_context(), network or httpcore.AnyIOBackend()
-        self._pools = {  # by scheme, because what opens a connection is not told which it is for
+        self._pools = {  # one per scheme, because the code that opens a connection isn't told the scheme
             secure: httpcore.AsyncConnectionPool(
                 ssl_context=tls,
                 max_connections=max_connections,
@@ -133,13 +134,13 @@ class Sender:
     async def send(
         self, url: str, webhook_id: str, body: bytes, secrets: Sequence[str], timestamp_s: int
     ) -> Attempt:
-        """Make one attempt; whatever network and receiver do is in what it returns, and nothing is raised.
+        """Make one attempt. Whatever the network and the receiver do is returned; nothing is raised.
 
         Args:
-            url: where to.
+            url: where to send it.
             webhook_id: the same for every attempt of one delivery.
-            body: the payload, JSON.
-            secrets: each signs; without any there is no signature.
+            body: the JSON payload.
+            secrets: each one signs; without any there is no signature.
             timestamp_s: now, in seconds since the epoch.
         """
         started = time.monotonic()
@@ -208,7 +209,7 @@ class Sender:
 
 
 def _told(error: Exception) -> str:
-    """An error in a line; a receiver's own bytes, which some contain, are left out."""
+    """An error in one line, without the receiver's bytes, which some errors contain."""
     match error:
         case httpcore.ConnectTimeout():
             return str(error) or "no connection in time"
@@ -223,7 +224,7 @@ def _told(error: Exception) -> str:
 
 
 def _retry_after_s(headers: Sequence[tuple[bytes, bytes]], now_s: int) -> float | None:
-    """The header `Retry-After`, which is a number of seconds or a date; None when it is neither."""
+    """The header `Retry-After`, a number of seconds or a date; None if it is neither."""
     value = next(
         (value.decode("latin-1").strip() for name, value in headers if name.lower() == b"retry-after"), ""
     )
