@@ -1,8 +1,8 @@
-"""One Pub/Sub connection for any number of streams, kept alive for as long as somebody listens.
+"""One Pub/Sub connection for any number of streams, kept alive as long as anybody listens.
 
-`Hub` runs as one task of an event loop. A connection that breaks is made again with growing pauses, for ever:
-how long an outage a reader bears is the reader's decision. Every (re)subscription that Redis confirms marks
-the channel's mailboxes stale, so that whatever was published meanwhile is read from the log.
+`Hub` runs as one task of an event loop. A broken connection is remade for ever, with growing pauses: each
+reader decides how long an outage it tolerates. Every (re)subscription that Redis confirms marks the channel's
+mailboxes stale, so that everything published meanwhile is read from the log.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class _NobodyListens(Exception):
 
 
 class Hub:
-    """Fills mailboxes from Pub/Sub; to be used inside one event loop."""
+    """Fills mailboxes from Pub/Sub. Use it inside one event loop."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -45,7 +45,7 @@ class Hub:
         self._closed = False
 
     def join(self, mailbox: Mailbox[Any]) -> None:
-        """Fill `mailbox` from now on; it is marked stale as soon as nothing can be missed any more."""
+        """Fill `mailbox` from now on, and mark it stale as soon as nothing can be missed any more."""
         if self._closed:
             mailbox.close()
             return
@@ -60,7 +60,7 @@ class Hub:
             self._outgoing.put_nowait(("UNSUBSCRIBE", mailbox.channel))
 
     async def close(self) -> None:
-        """Disconnect; readers that still wait are told."""
+        """Disconnect, and tell the readers that are still waiting."""
         self._closed = True
         self._board.close()
         if self._task is not None:
@@ -81,7 +81,7 @@ class Hub:
                 await asyncio.sleep(backoff.next_s())
             finally:
                 await redis.aclose()
-        self._task = None  # before anything is awaited: who joins from here on starts a new one
+        self._task = None  # before anything is awaited: anyone who joins from here on starts a new one
 
     async def _serve(self, redis: Redis, backoff: Backoff) -> None:
         connection = redis.connection_pool.make_connection()
@@ -148,7 +148,7 @@ class ThreadedHub:
                 self._loop.call_soon_threadsafe(self._hub.leave, mailbox)
 
     def close(self) -> None:
-        """End the thread; readers that still wait are told."""
+        """Stop the thread, and tell the readers that are still waiting."""
         with self._lock:
             self._closed = True
             if self._loop is None or self._thread is None:

@@ -1,9 +1,9 @@
 """Live messages on their way from the one Pub/Sub connection to the readers.
 
 Invariant: a mailbox either holds every message published since its reader last emptied it, or is *stale*,
-which tells the reader to read the durable log instead. Marking it stale is therefore the answer to whatever
-may have lost a message: a new subscription, a reconnect, a reader too slow for the bound. While stale nothing
-is kept: the reader clears the mark before it reads the log, and a script writes the log before it publishes.
+which tells the reader to read the durable log instead. It is marked stale whenever a message may have been
+lost: by a new subscription, a reconnect, or a reader too slow for its bound. A stale mailbox keeps nothing:
+the reader clears the mark before it reads the log, and a script writes the log before it publishes.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ MAX_HELD = 512
 
 
 def client_closed() -> BrokerUnavailable:
-    """What becomes of calls on a client that is closed."""
+    """The error of calls on a closed client."""
     return BrokerUnavailable("the client was closed")
 
 
@@ -26,10 +26,10 @@ class Signal(Protocol):
     """A `threading.Event` or an `asyncio.Event`."""
 
     def set(self) -> object:
-        """There is news."""
+        """Signal that there is news."""
 
     def clear(self) -> object:
-        """The news were taken."""
+        """Note that the news has been taken."""
 
 
 S = TypeVar("S", bound=Signal)
@@ -53,10 +53,10 @@ class Listening(Protocol):
         """The event that is set while there is something to take."""
 
     def join(self, hub: Filler) -> None:
-        """Be filled by `hub`, if that is not so already."""
+        """Be filled by `hub`, unless it is already."""
 
     def resync(self) -> None:
-        """Have the reader look at what Redis keeps: messages may have been missed."""
+        """Tell the reader to look at Redis, because messages may have been missed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +64,7 @@ class Mailbox(Generic[S]):
     """One reader's live messages, bounded; filled by a hub, emptied by the reader.
 
     Attributes:
-        channel: what it listens to.
+        channel: the channel that it listens to.
         news: set while there is something to take.
     """
 
@@ -77,13 +77,13 @@ class Mailbox(Generic[S]):
     _lock: Lock = field(default_factory=Lock)
 
     def join(self, hub: Filler) -> None:
-        """Be filled by `hub`, if that is not so already."""
+        """Be filled by `hub`, unless it is already."""
         if self._hub is not hub:
             self._hub = hub
             hub.join(self)
 
     def leave(self) -> None:
-        """Be filled no longer."""
+        """Stop being filled."""
         if self._hub is not None:
             self._hub.leave(self)
 
@@ -98,14 +98,14 @@ class Mailbox(Generic[S]):
             self.news.set()
 
     def resync(self) -> None:
-        """Tell the reader to read the log: messages may have been missed."""
+        """Tell the reader to read the log, because messages may have been missed."""
         with self._lock:
             self._payloads.clear()
             self._stale = True
             self.news.set()
 
     def close(self) -> None:
-        """Tell the reader that nothing will come any more."""
+        """Tell the reader that nothing more will come."""
         with self._lock:
             self._closed = True
             self.news.set()
@@ -135,7 +135,7 @@ class _Channel:
 
 
 class Board:
-    """Who listens to which channel of the Pub/Sub connection."""
+    """The listeners of each channel of the Pub/Sub connection."""
 
     def __init__(self) -> None:
         self._channels: dict[bytes, _Channel] = {}
@@ -149,7 +149,7 @@ class Board:
         return list(self._channels)
 
     def add(self, mailbox: Mailbox[Any]) -> bool:
-        """Add a listener; says whether its channel must be subscribed to."""
+        """Add a listener; return whether its channel must be subscribed to."""
         channel = self._channels.setdefault(mailbox.channel.encode(), _Channel())
         channel.mailboxes.append(mailbox)
         if channel.confirmed:
@@ -157,7 +157,7 @@ class Board:
         return len(channel.mailboxes) == 1
 
     def remove(self, mailbox: Mailbox[Any]) -> bool:
-        """Remove a listener; says whether its channel must be unsubscribed from."""
+        """Remove a listener; return whether its channel must be unsubscribed from."""
         name = mailbox.channel.encode()
         channel = self._channels.get(name)
         if channel is None or mailbox not in channel.mailboxes:
@@ -169,7 +169,7 @@ class Board:
         return True
 
     def route(self, reply: object) -> None:
-        """Deliver what Redis said on the connection."""
+        """Deliver what Redis sent on the connection."""
         match reply:
             case [b"message", bytes(name), bytes(payload)] if name in self._channels:
                 for mailbox in self._channels[name].mailboxes:
@@ -180,12 +180,12 @@ class Board:
                     mailbox.resync()
 
     def lost(self) -> None:
-        """The connection broke: nothing is subscribed any more."""
+        """Note that the connection broke, so that nothing is subscribed any more."""
         for channel in self._channels.values():
             channel.confirmed = False
 
     def close(self) -> None:
-        """Tell every listener that nothing will come any more."""
+        """Tell every listener that nothing more will come."""
         for channel in self._channels.values():
             for mailbox in channel.mailboxes:
                 mailbox.close()

@@ -1,6 +1,6 @@
-"""The Celery app that has nothing but `generate`: for `celery -A headrace.celery flower`, or for lack of one.
+"""A Celery app with only `generate`, for `celery -A headrace.celery flower` and for projects without an app.
 
-A team with an app of its own needs none of this: `generate` is a shared task and is in every app.
+A project with an app of its own doesn't need it: `generate` is a shared task and belongs to every app.
 """
 
 from celery import Celery, _state

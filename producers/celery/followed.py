@@ -1,4 +1,4 @@
-"""Whether anybody will complete a task: said to who sends one, for nobody else would ever tell."""
+"""Warns the sender of a task if nobody will complete it, because nobody else would."""
 
 import logging
 import time
@@ -10,19 +10,19 @@ from ..client import Client
 from ..steps import Read
 
 KNOWN_S = 30.0
-"""How long callbacks that are alive are relied on, and how often it is said that there are none."""
+"""How long living callbacks are relied on, and how often their absence is logged."""
 
 log = logging.getLogger("headrace")
 
 
 class Followed:
-    """Warns where no callbacks of an app are alive; for one process."""
+    """Warns, in one process, if no callbacks of an app are alive."""
 
     def __init__(self) -> None:
         self._look_at: dict[str | None, float] = {}
 
     def check(self, client: Client, app: str | None) -> None:
-        """Look once in a while; a Redis that is away is no news of callbacks."""
+        """Look once in a while; an unreachable Redis says nothing about callbacks."""
         now = time.monotonic()
         if now < self._look_at.get(app, 0.0):
             return

@@ -1,4 +1,4 @@
-"""A Celery message for `generate` on its way: into the queue's stream instead of the broker."""
+"""Diverts Celery messages for `generate` into the queue's stream instead of the broker."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,11 +17,11 @@ from ..client import Client
 from ..operate.models import only_model
 
 RETRIED_S = 0.001
-"""A due time in the past, or a deadline that has passed, is one a moment from now."""
+"""Replaces a due time or deadline in the past: a moment from now."""
 
 
 class StreamProducer:
-    """Stands where Celery expects a kombu producer, and enqueues the job that the message asks for.
+    """Takes the place of a kombu producer, and enqueues the job that the message asks for.
 
     Everything but `publish` is the real producer's, so that result backends can use it.
     """
@@ -66,7 +66,7 @@ class StreamProducer:
 def _of_any_protocol(
     headers: Mapping[str, Any], body: Any
 ) -> tuple[Mapping[str, Any], tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]]:
-    """A message's headers and body as Celery's second protocol has them; its first has all in the body."""
+    """A message's headers and body in Celery's second protocol; the first has everything in the body."""
     if not isinstance(body, Mapping):
         return headers, body
     embed = {name: body.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
@@ -79,7 +79,7 @@ def default_model(settings: CelerySettings, client: Client) -> str:
     """The model for a task that names none.
 
     Raises:
-        InvalidJob: none is set, and not exactly one is served.
+        InvalidJob: no default is set, and no model or more than one is served.
     """
     chosen = settings.default_model
     return only_model(client.models()) if chosen is None else chosen
@@ -88,11 +88,11 @@ def default_model(settings: CelerySettings, client: Client) -> str:
 def job_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `Job` from the task's arguments.
 
-    The one positional argument is the prompt, or what the task before in a chain gave: a text, or the result
-    of a generation, whose text is meant.
+    The only positional argument is the prompt, or the result of the previous task in a chain: a text, or the
+    result of a generation, of which the text is used.
 
     Raises:
-        InvalidJob: there is more than one, or none that has a text.
+        InvalidJob: there is more than one positional argument, or it has no text.
     """
     fields = {name: value for name, value in kwargs.items() if value is not None}
     if not args:
@@ -119,10 +119,10 @@ def celery_part(
     properties: Mapping[str, Any],
     app_name: str | None = None,
 ) -> str:
-    """What completes the task when the job has ended: the message without its arguments, as JSON.
+    """The message without its arguments, as JSON, with which the task is completed when the job has ended.
 
-    It names the app that is to complete it, whose broker and result backend are meant; not so where the app
-    has no name of its own: `Celery(__name__)` in a script is called `__main__`.
+    It names the app that must complete it, because of the app's broker and result backend, unless the app has
+    no name of its own: `Celery(__name__)` in a script is called `__main__`.
 
     Raises:
         InvalidJob: a callback's arguments can't be written as JSON; pickles are neither made nor read.

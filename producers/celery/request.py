@@ -1,4 +1,4 @@
-"""A generation whose sender knew the task's name alone, as the Celery worker that receives it sees it."""
+"""A generation that was sent by the task's name, as seen by the Celery worker that receives it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,16 +7,16 @@ from celery.worker.request import Request
 
 
 class GenerateRequest(Request):  # type: ignore[misc]
-    """What `headrace callbacks` puts on the stream at once.
+    """A request that `headrace callbacks` puts on the stream at once.
 
-    Celery's events, logs and `inspect` see of the arguments what `show_prompts` allows. Its sender knows
-    nothing of that: its message shows all of them, a webhook's secret among them.
+    Celery's events, logs and `inspect` see only as much of the arguments as `show_prompts` allows. The sender
+    doesn't know about that, so its message shows all of them, including a webhook's secret.
     """
 
     eta = None
-    """It is the job that waits: a message held back until then would be handed out again and again."""
+    """Don't hold the message back, or it would be redelivered again and again: the job waits instead."""
     expires = None
-    """It is the job that expires, and says so."""
+    """Don't expire the message: the job expires instead, and reports it."""
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
@@ -27,6 +27,6 @@ class GenerateRequest(Request):  # type: ignore[misc]
         self.request_dict.update(argsrepr=shown[0], kwargsrepr=shown[1])
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """What `inspect` tells of it, which is never more than events do."""
+        """What `inspect` shows, which is never more than events do."""
         found: dict[str, Any] = super().info(safe=True)
         return found

@@ -25,7 +25,7 @@ from .waiting import UNREGISTERED, explain_task
 
 
 class _NotYet(Exception):
-    """There is no result after a moment."""
+    """Raised if there is no result after a moment."""
 
 
 class GenerationResult(AsyncResult):  # type: ignore[misc]
@@ -38,7 +38,7 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
         """The job itself: `status()`, `stream()`, `result()`.
 
         Raises:
-            JobNotFound: there is none (any more) for this task.
+            JobNotFound: there is no job for this task, or no longer.
         """
         if self._job is None:
             self._job = self._client._job_of_task(self.id)
@@ -52,7 +52,7 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
         return client
 
     def stream(self, from_offset: int = 0) -> Iterator[Chunk]:
-        """The job's chunks as they come; see `JobHandle.stream`."""
+        """Yield the job's chunks as they arrive; see `JobHandle.stream`."""
         return self.job.stream(from_offset)
 
     def get(  # the parameters are Celery's
@@ -63,10 +63,10 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
         on_message: Callable[[dict[str, Any]], object] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Celery's `get`; `on_message` is also called for every chunk of the stream as it comes.
+        """Celery's `get`, which also calls `on_message` for every chunk of the stream as it arrives.
 
-        Such a message is `{"task_id", "status": "PROGRESS", "result": {"offset", "text", "token_ids"}}`;
-        Celery's own message of the end has the result.
+        Such a message is `{"task_id", "status": "PROGRESS", "result": {"offset", "text", "token_ids"}}`.
+        Celery's own message at the end holds the result.
         """
         started = time.monotonic()
 
@@ -103,7 +103,7 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
             raise _NotYet from None
 
     def _tell(self) -> None:
-        """Have the log say why there is no result yet."""
+        """Log why there is no result yet."""
         waits = self._client._operations.waits
         if waits.takes(self.id) and (why := self._why()) is not None and not why.expected:
             waits.say(f"task {self.id}", why.text)
@@ -129,9 +129,10 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
             raise CeleryTimeoutError(str(error)) from None
 
     def revoke(self, *args: Any, **kwargs: Any) -> None:
-        """Cancel the job for good, and tell the workers at once as Celery does.
+        """Cancel the job for good, and tell the workers at once, as Celery does.
 
-        A producer's Redis user may not speak to Celery's workers; its job is cancelled all the same.
+        A producer's Redis user may not be allowed to talk to Celery's workers; the job is cancelled even
+        then.
         """
         with suppress(JobNotFound):
             self.job.cancel()

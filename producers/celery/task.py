@@ -20,12 +20,12 @@ from .result import GenerationResult
 NAME = "headrace.generate"
 
 OUTCOME = "headrace_outcome"
-"""The request's attribute by which `headrace callbacks` hands over the outcome: called, it gives or raises
-it."""
+"""The request's attribute through which `headrace callbacks` passes the outcome, as a function that returns
+or raises it."""
 
 
 class GenerateTask(Task):  # type: ignore[misc]
-    """A task that no Celery worker runs: its jobs go to the stream, and come back as outcomes."""
+    """A task that no Celery worker runs: its jobs go to the stream and come back as outcomes."""
 
     name = NAME
     Request = f"{__package__}.request:GenerateRequest"  # by name: only who receives it needs Celery's worker
@@ -43,11 +43,11 @@ class GenerateTask(Task):  # type: ignore[misc]
         return self._connected[1:]
 
     def client(self) -> Client:
-        """The client to the Redis that has the jobs; one a process."""
+        """The client of the Redis that holds the jobs, one per process."""
         return self._connection()[1]
 
     def shown(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
-        """What may be seen of the arguments, as `argsrepr` and `kwargsrepr`."""
+        """The arguments as `argsrepr` and `kwargsrepr`, as far as they may be shown."""
         return shown(args, kwargs, self._connection()[0].show_prompts)
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> GenerationResult:  # noqa: N802 (Celery's name)
@@ -64,12 +64,12 @@ class GenerateTask(Task):  # type: ignore[misc]
         *rest: Any,
         **options: Any,
     ) -> GenerationResult:
-        """Enqueue a generation. Celery's options mean what they do elsewhere, as far as a job has the like.
+        """Enqueue a generation. Celery's options have their usual meaning, as far as it applies to a job.
 
-        `countdown` and `eta` delay it, `expires` is its deadline, `queue` is its class ("interactive",
-        "standard" or "batch"), or else `priority` chooses one: the most urgent third of the broker's scale is
-        "interactive", the least urgent "batch"; or else a route of the app's `task_routes` does, in the same
-        way. Serializers, compression, exchanges and time limits don't apply.
+        `countdown` and `eta` delay it, and `expires` is its deadline. Its class is `queue` ("interactive",
+        "standard" or "batch"), or else follows from `priority` (the most urgent third of the broker's scale
+        is "interactive", the least urgent "batch"), or else from a route in the app's `task_routes`, in the
+        same way. Serializers, compression, exchanges and time limits don't apply.
 
         Raises:
             InvalidJob, UnknownModel, QueueFull, RateLimited, BrokerUnavailable: as `Client.enqueue`.
@@ -100,7 +100,7 @@ class GenerateTask(Task):  # type: ignore[misc]
             return None
         if not 0 <= priority <= 9:
             raise InvalidJob("priority", f"must be 0 to 9 (got {priority!r})")
-        # With Redis 0 is the most urgent, with AMQP the least.
+        # With Redis, 0 is the most urgent; with AMQP, the least.
         amqp = self.app.connection_for_write().transport.driver_type == "amqp"
         rank = 9 - priority if amqp else priority
         return JobClass.INTERACTIVE if rank < 3 else JobClass.STANDARD if rank < 7 else JobClass.BATCH
@@ -108,7 +108,7 @@ class GenerateTask(Task):  # type: ignore[misc]
     def _routed(
         self, args: tuple[Any, ...] | None, kwargs: dict[str, Any] | None, options: dict[str, Any]
     ) -> JobClass | None:
-        """The class by `task_routes`. A route to any other queue, such as one of all tasks, gives none."""
+        """The class according to `task_routes`; None for a route to any other queue."""
         route = self.app.amqp.router.lookup_route(self.name, args or (), kwargs or {}, dict(options), self)
         if isinstance(route, str):
             route = {"queue": route}
@@ -119,11 +119,10 @@ class GenerateTask(Task):  # type: ignore[misc]
         return self._class_of(queue if named else None, route.get("priority"))
 
     def carry_out(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What a Celery process does that runs the task.
+        """Run the task in a Celery process.
 
-        In `headrace callbacks` it takes the outcome; called directly or eagerly it generates in place; and a
-        message that came through the broker, because its sender knew the task's name alone, goes to the
-        stream.
+        `headrace callbacks` takes the outcome. A direct or eager call generates in place. A message that came
+        through the broker, because it was sent by name, goes to the stream.
         """
         outcome = getattr(self.request, OUTCOME, None)
         if outcome is not None:
@@ -135,7 +134,7 @@ class GenerateTask(Task):  # type: ignore[misc]
         raise Ignore
 
     def _options_by_name(self) -> dict[str, Any]:
-        """The options of the message under way, whose queue is Celery's and stands for no class."""
+        """The options of the message being handled, whose queue is Celery's and implies no class."""
         request = self.request
         options = {**request.as_execution_options(), "eta": request.eta}
         if request.ignore_result is not None:
@@ -152,15 +151,15 @@ class GenerateTask(Task):  # type: ignore[misc]
         return task_result(client.enqueue(**fields).result())
 
     def map(self, it: Iterable[Any]) -> NoReturn:
-        """Not for generations: a map runs in one Celery worker, one call after the other."""
+        """Refuse: a map would run in one Celery worker, one call after the other."""
         _refuse("map", "group(generate.s(prompt) for prompt in prompts)")
 
     def starmap(self, it: Iterable[Any]) -> NoReturn:
-        """Not for generations; see `map`."""
+        """Refuse; see `map`."""
         _refuse("starmap", "group(generate.s(*args) for args in calls)")
 
     def chunks(self, it: Iterable[Any], n: int) -> NoReturn:
-        """Not for generations; see `map`."""
+        """Refuse; see `map`."""
         _refuse("chunks", "group(generate.s(prompt) for prompt in prompts)")
 
 
@@ -172,7 +171,7 @@ def _refuse(form: str, instead: str) -> NoReturn:
 
 
 def task_result(result: JobResult) -> dict[str, Any]:
-    """A job's result as the task's: plain JSON, `text` first of all."""
+    """A job's result as the task's result: plain JSON, with `text` first."""
     return result.model_dump(mode="json", exclude_none=True)
 
 

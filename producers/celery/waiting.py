@@ -1,4 +1,4 @@
-"""Why a task has no result yet: its job waits, it has none, or nobody completes the tasks of its app."""
+"""Why a task has no result yet: its job waits, it has no job, or nobody completes its app's tasks."""
 
 from celery import Celery
 
@@ -22,7 +22,7 @@ _NO_JOB = (
 
 
 def explain_task(client: Client, app: Celery, job: JobHandle | None) -> Waiting | None:
-    """Why there is no result; None where it is not known. `job` is None where there is none."""
+    """Why there is no result; None if that is unknown. `job` is None if the task has no job."""
     if job is None:
         return Waiting(WaitReason.NO_JOB, _NO_JOB)
     try:

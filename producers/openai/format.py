@@ -1,4 +1,4 @@
-"""OpenAI's request and response bodies in terms of jobs and results."""
+"""Translates OpenAI's request and response bodies to and from jobs and results."""
 
 import codecs
 import time
@@ -12,7 +12,7 @@ CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
 
 _IGNORED = ("stream", "stream_options", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-"""They say how an HTTP server answers; a job knows nothing of it."""
+"""Options about how an HTTP server answers, which don't concern a job."""
 
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
@@ -39,14 +39,14 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
     "verbosity": ("medium",),
 }
-"""Options of OpenAI's API and vLLM's, and the values with which they ask for nothing."""
+"""Options of OpenAI's API and vLLM's, with the values at which they have no effect."""
 
 
 def job_fields(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `Job.make` for a request body; names without a counterpart are left for it to refuse.
+    """The arguments of `Job.make` for a request body; it refuses names without a counterpart.
 
     Raises:
-        InvalidJob: the endpoint or an option of it does not exist here.
+        InvalidJob: the endpoint or one of its options isn't supported.
     """
     if url not in {CHAT_URL, COMPLETIONS_URL}:
         raise InvalidJob("url", f"must be {CHAT_URL} or {COMPLETIONS_URL} (got {url!r})")
@@ -89,7 +89,7 @@ def _completion_fields(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def response_body(url: str, model: str, result: JobResult) -> dict[str, Any]:
-    """The response to a request whose job ended so."""
+    """The response to a request whose job ended with this result."""
     chat = url == CHAT_URL
     choice: dict[str, Any] = {"index": 0, "finish_reason": result.finish_reason, "logprobs": None}
     if chat:
@@ -150,14 +150,14 @@ def _logprobs(result: JobResult) -> dict[str, Any]:
 
 
 def _name(token: str, spelt: bytes) -> str:
-    """A token's text, or its bytes where it has none of its own: no two tokens may look alike."""
+    """A token's text, or its bytes if it has no text of its own, since no two tokens may look alike."""
     return token if token.encode() == spelt else "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelt)
 
 
 def _offsets(tokens: tuple[TokenLogprob, ...], text: str) -> list[int]:
-    """In the text, the character at which each token begins, or of which it is a part.
+    """The position in the text at which each token begins, or of the character that it is part of.
 
-    A token that is not in the text (a special one, or one that ended it) has the place where it came.
+    A token that isn't in the text (a special one, or one that ended it) gets the position at which it came.
     """
     offsets, at = [], 0
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
