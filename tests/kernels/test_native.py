@@ -45,14 +45,32 @@ def start(tmp_path):
         process.communicate()
 
 
-@pytest.fixture
-def compiler(tmp_path):
-    """A quick c++ (no optimisation) that notes each link; with a body, one that does that instead."""
-    quick = 'case "$*" in *-shared*) echo link >> "$0.log";; esac; exec c++ "$@" -O0'
+COMPILE = """
+for made; do :; done  # the last argument
+kept=KEPT/$(basename -- "$made")
+case "$*" in
+*" -c "*)
+    [ -e "$kept" ] || { c++ "$@" -O0 && cp "$made" "$kept.$$" && mv "$kept.$$" "$kept"; } || exit
+    exec cp "$kept" "$made";;
+esac
+exec c++ "$@" -O0
+"""
+"""A quick c++: without optimisation, and it compiles each source once for all tests."""
 
-    def make(body: str = quick) -> Path:
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory):
+    """Where the quick c++ keeps what it has compiled."""
+    return tmp_path_factory.mktemp("objects")
+
+
+@pytest.fixture
+def compiler(tmp_path, objects):
+    """A quick c++ that notes each link; with a body, one that does that first."""
+
+    def make(body: str = 'case "$*" in *-shared*) echo link >> "$0.log";; esac') -> Path:
         path = tmp_path / "compiler"
-        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.write_text(f"#!/bin/sh\n{body}\n{COMPILE.replace('KEPT', str(objects))}")
         path.chmod(0o755)
         return path
 
@@ -92,7 +110,7 @@ def test_what_a_killed_build_left_behind_is_swept_by_the_next(start, compiler, t
     [
         ("echo 'fatal error: out of luck' >&2; exit 3", "ended with 3: fatal error: out of luck"),
         ('case "$*" in *-dM*) exec c++ "$@";; esac; echo "error: no" >&2; exit 1', "ended with 1: error: no"),
-        ('case "$*" in *-shared*) echo "ld: error" >&2; exit 1;; esac; exec c++ "$@" -O0', "ld: error"),
+        ('case "$*" in *-shared*) echo "ld: error" >&2; exit 1;; esac', "ld: error"),
     ],
     ids=["at once", "when compiling", "when linking"],
 )
