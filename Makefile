@@ -39,12 +39,12 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt tools/install
 	tools/install $(VENV) $(PYTHON)
 	@touch $@
 
-# What starts whole installations (marked `serial`) comes after the rest, handed out test by test; tests that share
-# an installation stay together (`xdist_group`), and since they wait more than they work there is one process more.
-# Status 5 means that no test was selected.
+# Tests wait nearly as much as they compute, so there is a process more than the two cores of a small machine. What
+# starts whole installations (marked `serial`) comes after the rest, handed out test by test; tests that share an
+# installation stay together (`xdist_group`).
 test: $(INSTALLED)  ## the test suite, without what is slow; one plain run of pytest with ARGS="path -k name" (REDIS=server)
 ifeq ($(strip $(ARGS)),)
-	$(PYTEST) -m "not serial and not slow" -n 2 --dist worksteal
+	$(PYTEST) -m "not serial and not slow" -n 3 --dist worksteal
 	$(PYTEST) -m "serial and not slow" -n 3 --dist loadgroup
 else
 	$(PYTEST) -m "not slow" $(ARGS)
