@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
-PACKAGES = ("schemas", "producers", "workers", "engine", "kernels")
+PACKAGES = ("schemas", "producers", "workers", "engine", "kernels", "telemetry")
 
 
 def git(*arguments: str) -> list[str]:
@@ -26,8 +26,9 @@ def tests_of(path: Path) -> list[Path]:
     if top in PACKAGES:
         named = sorted((TESTS / top).rglob(f"test_{path.stem}.py"))
         return [found.relative_to(ROOT) for found in named] or [Path("tests", top)]
-    if top in {"src", "telemetry"}:
-        return [found.relative_to(ROOT) for found in TESTS.glob("test_*.py")]
+    if top == "src":
+        of_all = [found.relative_to(ROOT) for found in TESTS.glob("test_*.py")]
+        return [*of_all, Path("tests", *path.parts[2:3])]
     return []
 
 
