@@ -255,7 +255,8 @@ def _queue(job: dict[str, str], ahead: int, urgent: int, running: int, workers: 
     place = f"queued behind {many} {_jobs(ahead)}" if ahead else "next in the queue"
     text = f"it is {place} of tenant {job['tenant']!r} in class {job['class']}"
     if urgent:
-        text += f" and more urgent ones of {urgent} {'tenant' if urgent == 1 else 'tenants'}"
+        others = "and more urgent ones" if ahead else "after more urgent ones"
+        text += f" {others} of {urgent} {'tenant' if urgent == 1 else 'tenants'}"
     return f"{text}; {running} {_jobs(running)} run on {living} {'worker' if living == 1 else 'workers'}"
 
 
