@@ -1,11 +1,11 @@
-"""A file of requests as jobs, and a file of responses: each line once, however often it is begun again.
+"""Runs a file of requests as jobs and writes a file of responses: each line once, however often it restarts.
 
-Every request gets an idempotency key made of its file, its id and its body. A run that was interrupted is
-simply repeated: lines answered in the output file are skipped, and a line that was enqueued before meets its
-own job again. A line that can't be run becomes a line with its error; only the loss of Redis ends the run.
+Every request gets an idempotency key made of its file, its id and its body. To resume an interrupted run,
+simply repeat it: lines answered in the output file are skipped, and a line that was enqueued before finds its
+own job again. A line that can't be run is answered with its error; only the loss of Redis ends the run.
 
-A line whose job failed in an earlier run meets that job too. Where it is to be tried again, its key is then
-that of the job after the failed one, and so on: a retry that was interrupted goes on like any other run.
+A line whose job failed in an earlier run finds that job too. To retry it, its key becomes that of the job
+after the failed one, and so on, so an interrupted retry resumes like any other run.
 """
 
 import asyncio
@@ -38,26 +38,26 @@ PAGE = 64
 """Lines enqueued together."""
 
 LINE_BYTES = 32 * 2**20
-"""A line may have this much, or eight times the largest job: JSON's escapes take six bytes for one."""
+"""Maximum bytes of a line, unless eight times the largest job is more: an escape in JSON takes six bytes."""
 
 MAX_RETRIES = 100
-"""Of one line's failed jobs of earlier runs, that are passed by."""
+"""Maximum number of a line's failed jobs of earlier runs that are skipped."""
 
 TIME_CHARACTERS = 10
-"""A job's id begins with the time at which it was made."""
+"""A job's id begins with the time at which it was created."""
 
 Outcome = AsyncJobHandle | HeadraceError
 
 
 @dataclass(slots=True)
 class Tally:
-    """How far a run is.
+    """How far a run has come.
 
     Attributes:
-        lines: requests in the file; of a stream, those that have come so far.
-        skipped: answered by an earlier run.
-        standing: errors of earlier runs that are still the answer.
-        retried: errors of earlier runs that are tried again.
+        lines: requests in the file; for a stream, those that have arrived so far.
+        skipped: lines answered by an earlier run.
+        standing: errors of earlier runs that remain the answer.
+        retried: errors of earlier runs that are retried.
     """
 
     lines: int
@@ -70,7 +70,7 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Lines that need nothing more."""
+        """Lines that are finished."""
         return self.skipped + self.succeeded + self.failed
 
     @property
@@ -87,10 +87,10 @@ class BatchRun:
         requests, responses: JSON lines, `-` for standard input and output; `responses` may hold those of an
             earlier run.
         defaults: arguments for lines that don't have them.
-        in_flight: most jobs enqueued and not yet answered.
+        in_flight: maximum number of jobs enqueued but not yet answered.
         changed: called after every line.
-        errors: where the lines with errors go; to `responses` without it.
-        retry_failed: try the lines again whose answer is an error.
+        errors: where errors go; by default to `responses`.
+        retry_failed: retry the lines whose answer is an error.
         no_model: what lines are told that name no model, where the defaults have none either.
     """
 
@@ -112,8 +112,8 @@ class BatchRun:
         """Answer every line that is not answered yet.
 
         Raises:
-            BrokerUnavailable: Redis was away for too long; run again to go on.
-            HeadraceError: the output file holds something else, or another run writes it.
+            BrokerUnavailable: Redis was unreachable for too long; run again to resume.
+            HeadraceError: the output file holds something else, or another run is writing it.
             OSError: a file can't be read or written.
         """
         self._began = keys.new_job_id("m")[:TIME_CHARACTERS]
@@ -141,7 +141,7 @@ class BatchRun:
         return found.answered - found.failed
 
     def _name_of_requests(self, responses: AnswerFile) -> str:
-        """What tells these lines from equal ones of another file; of a stream, where its answers are kept."""
+        """What tells these lines from equal ones of another file; for a stream, the file of its answers."""
         if not is_stream(self.requests):
             return str(self.requests.resolve())
         return f"- {self.responses.resolve()}" if responses.kept else uuid4().hex
@@ -182,7 +182,7 @@ class BatchRun:
                 yield page
 
     async def _enqueue(self, page: list[Line]) -> list[Outcome]:
-        """Enqueue what can be; waits while the queue is full."""
+        """Enqueue what can be enqueued, waiting while the queue is full."""
         outcomes: list[Outcome | None] = [
             line.job if isinstance(line.job, HeadraceError) else None for line in page
         ]
@@ -231,7 +231,7 @@ class BatchRun:
         self.changed(self.tally)
 
     async def _result(self, line: Line, outcome: Outcome) -> tuple[AsyncJobHandle, JobResult]:
-        """The result of a line's job; where failed ones are tried again, of the first that this run made."""
+        """The result of a line's job or, when retrying, of the first job that this run created."""
         for _ in range(MAX_RETRIES):
             if isinstance(outcome, HeadraceError):
                 raise outcome
@@ -246,7 +246,7 @@ class BatchRun:
 
 
 def _again(line: Line, number: int, seen: set[str]) -> Line:
-    """What becomes of a line whose id another has: an error under a name of its own."""
+    """The answer to a line whose id another line has: an error under a name of its own."""
     name = f"line-{number}"
     while name in seen:
         name += "'"

@@ -1,6 +1,6 @@
-"""The answers of a batch: lines of JSON in a file that later runs go on with, or on a pipe or device.
+"""The answers of a batch: lines of JSON in a file that later runs continue, or on a pipe or device.
 
-A file has one line for each request. A last line that was torn, by a crash or a full disk, is cut off.
+A file has one line per request. If a crash or a full disk tore the last line, it is removed.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from ..schemas.errors import HeadraceError
 from .batch_lines import STANDARD
 
 BEGINNINGS = (b'{"id": ', b'{"custom_id": ')
-"""How a line of answers begins."""
+"""The beginning of a line of answers."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Standing:
 
     Attributes:
         answered: the ids of all requests that have an answer.
-        failed: of those whose answer is an error.
+        failed: the ids of those whose answer is an error.
     """
 
     answered: set[str] = field(default_factory=set)
@@ -42,17 +42,17 @@ class AnswerFile:
     """One file of answers, open and locked until it is closed.
 
     Args:
-        path: where; `-` is standard output.
+        path: the file; `-` is standard output.
 
     Raises:
-        HeadraceError: it holds something else, or another run writes it.
+        HeadraceError: it holds something else, or another run is writing it.
         OSError: it can't be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.kept = path != STANDARD and (path.is_file() or not path.exists())
-        """Whether a later run can read what was written; a pipe or device would be read without an end."""
+        """Whether a later run can read what was written; reading a pipe or device might never end."""
         self.standing = Standing()
         self._write: Callable[[memoryview], int | None] = sys.stdout.buffer.write
         self._file: FileIO | None = None
@@ -74,10 +74,10 @@ class AnswerFile:
             self._file.close()
 
     def write(self, answer: dict[str, Any]) -> None:
-        """Add one answer; it is there, or with whoever reads it, when this returns.
+        """Add one answer; when this returns, it is in the file, or with the pipe's reader.
 
         Raises:
-            OSError: naming the file.
+            OSError: it can't be written; the error names the file.
         """
         line = memoryview(_written(answer).encode() + b"\n")
         try:
@@ -90,7 +90,7 @@ class AnswerFile:
             raise OSError(error.errno, error.strerror, name) from None
 
     def drop_failed(self) -> None:
-        """Take out the answers that are errors, and with them what no longer counts."""
+        """Remove the answers that are errors."""
         if not self.standing.failed:
             return
         whole, old = self.path.resolve(), self._file
@@ -105,7 +105,7 @@ class AnswerFile:
                 part.unlink()
         self._open()
         if old is not None:
-            old.close()  # and with it its lock: the new file has one by now
+            old.close()  # and with it its lock; the new file is locked by now
         self.standing = Standing(self.standing.answered - self.standing.failed)
 
     def _open(self) -> None:
@@ -136,7 +136,7 @@ class AnswerFile:
         return Standing(succeeded | failed, failed - succeeded)
 
     def _check_torn(self, text: bytes) -> None:
-        """Refuse to cut off what is no beginning of an answer."""
+        """Refuse to remove anything that isn't the beginning of an answer."""
         begun = any(text.startswith(start) or start.startswith(text) for start in BEGINNINGS)
         with suppress(ValueError):
             json.loads(text)
@@ -158,7 +158,7 @@ class AnswerFile:
 
 
 def _written(answer: dict[str, Any]) -> str:
-    """The answer as JSON in UTF-8; half a character, which a line's own id may have, as its escape."""
+    """The answer as JSON in UTF-8; half a character, which a line's id may contain, is escaped."""
     text = json.dumps(answer, ensure_ascii=False)
     try:
         text.encode()

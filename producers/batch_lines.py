@@ -1,7 +1,7 @@
-"""The requests of a batch: lines of JSON, each read as a job or as the reason why it is none.
+"""The requests of a batch: lines of JSON, each read as a job or as the error that refuses it.
 
-A line may be of any length and a file without an end: of a line that is too long its beginning is held, and
-what does not come at once (a pipe, a terminal) is waited for beside everything else.
+A line may have any length, and a file may have no end: only the beginning of a line that is too long is kept,
+and input that doesn't arrive at once (from a pipe or a terminal) is awaited without blocking anything else.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ STANDARD = Path("-")
 BLOCK = 64 * 1024
 
 ENDLESS = 2**30
-"""A line of so many bytes is none, and neither is what it is in a file of lines."""
+"""A line with this many bytes isn't one, and its file isn't a file of lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Line:
     """One request.
 
     Attributes:
-        custom_id: the request's name; `line-<number>` when it has none.
+        custom_id: the request's name; `line-<number>` if it has none.
         url: OpenAI's endpoint; None for a line that is a job's own arguments.
         job: what to run, or why it can't be.
     """
@@ -45,21 +45,21 @@ class Line:
     job: Job | HeadraceError
 
     def after(self, job_id: str) -> "Line":
-        """The same request as another job than `job_id`, which it was; the same one each time."""
+        """The same request as a new job, after `job_id`; always the same new job."""
         assert isinstance(self.job, Job)
         key = f"{self.job.idempotency_key} after {job_id}"
         return replace(self, job=self.job.model_copy(update={"idempotency_key": _digest(key)}))
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a file is read once, as it comes: standard input, a pipe, a terminal or another device."""
+    """Whether a file can only be read once: standard input, a pipe, a terminal or another device."""
     return path == STANDARD or not path.is_file()
 
 
 async def numbered_lines(path: Path, most_bytes: int) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """The lines of a file that are not blank, with their numbers, as many at a time as have come.
+    """Yield the non-blank lines of a file with their numbers, as many at a time as have arrived.
 
-    Of a line with more than `most_bytes` the first `most_bytes + 1` are given.
+    Of a line with more than `most_bytes`, only the first `most_bytes + 1` are returned.
 
     Raises:
         HeadraceError: a line has no end.
@@ -93,7 +93,7 @@ def _opened(path: Path) -> io.FileIO:
 
 
 async def _next_block(file: io.FileIO) -> bytes:
-    """What comes next; read in a daemon thread, which nobody who gives up needs to wait for."""
+    """Read the next input in a daemon thread, which needn't be waited for when giving up."""
     loop = asyncio.get_running_loop()
     came: asyncio.Future[bytes] = loop.create_future()
 
@@ -122,9 +122,9 @@ def parse_line(
     most_bytes: int | None = None,
     no_model: str = "",
 ) -> Line:
-    """The request in line `number` of the file `source`: OpenAI's form, or a job's own arguments.
+    """Parse the request in line `number` of the file `source`: OpenAI's form, or a job's own arguments.
 
-    `no_model` says what can be done about a line that names no model where the defaults have none.
+    `no_model` says what to do about a line that names no model, if the defaults have none either.
     """
     custom_id, url = f"line-{number}", None
     try:
@@ -147,10 +147,10 @@ def parse_line(
 
 
 def _asked(request: dict[str, Any], repeated: str | None) -> tuple[str | None, dict[str, Any]]:
-    """The endpoint of a request in OpenAI's form, and a job's arguments.
+    """The endpoint of a request in OpenAI's form, and the job's arguments.
 
     Raises:
-        InvalidJob: it is no request.
+        InvalidJob: it isn't a request.
     """
     if repeated is not None:
         raise InvalidJob(repeated, "is given more than once")
@@ -163,10 +163,10 @@ def _asked(request: dict[str, Any], repeated: str | None) -> tuple[str | None, d
 
 
 def _read(text: bytes) -> tuple[dict[str, Any], str | None]:
-    """The object in a line, and the first name that it, or an object in it, has more than once.
+    """The object in a line, and the first duplicate name in it or in an object inside it.
 
     Raises:
-        InvalidJob: the line is no JSON, or no object, or lists and objects are nested too deep in it.
+        InvalidJob: the line isn't JSON, isn't an object, or is nested too deeply.
     """
     repeated: list[str] = []
 
@@ -198,14 +198,14 @@ def _custom_id(given: object) -> str | None:
 
 
 def _url(given: object) -> str:
-    """An endpoint's path; what is no path may be a whole address, with what is secret in it."""
+    """An endpoint's path, for errors; anything else may be a whole URL that contains a secret."""
     if not isinstance(given, str) or not re.fullmatch(r"[\w./-]{1,80}", given):
         raise InvalidJob("url", f"must be {CHAT_URL} or {COMPLETIONS_URL}")
     return given
 
 
 def _key(source: str, custom_id: str, fields: dict[str, Any]) -> str:
-    """The idempotency key of a line; the fields are known to be valid."""
+    """The idempotency key of a line, whose fields are known to be valid."""
     return _digest(json.dumps([source, custom_id, fields], sort_keys=True))
 
 

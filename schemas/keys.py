@@ -104,7 +104,7 @@ class Tag:
 
     @property
     def trial(self) -> str:
-        """String with TTL: the worker that tries suspects, or was asked to."""
+        """String with TTL: the worker that is trying suspects, or was asked to."""
         return f"{self.base}:trial"
 
     @property
@@ -243,31 +243,31 @@ def webhook_secrets(tenant: str, namespace: str = NAMESPACE) -> str:
 
 
 def celery_key(namespace: str = NAMESPACE) -> str:
-    """String: the key, in hex, that signs what is to follow from the jobs of Celery tasks."""
+    """String: the key, in hex, that signs what follows the jobs of Celery tasks."""
     return f"{namespace}:celery_key"
 
 
 def callbacks(namespace: str = NAMESPACE) -> str:
-    """Hash: the Celery apps that `headrace callbacks` are of, by when some were last heard of, in ms."""
+    """Hash: the Celery apps that have `headrace callbacks`, by when these were last heard from, in ms."""
     return f"{namespace}:callbacks"
 
 
 def celery_prefix(namespace: str = NAMESPACE) -> str:
-    """What every key of Celery starts with."""
+    """The prefix of Celery's keys."""
     return f"{namespace}:celery:"
 
 
 def new_job_id(model: str, partition: int = 0) -> str:
     """A fresh job id: `<ULID>.<partition>.<model>`, with `/` in the model's name written `~`.
 
-    The id names its queue, so that whoever holds it can compute every key of the job. Ids sort by time.
+    The id names its queue, so every key of the job can be derived from it. Ids sort by time.
     """
     value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return _job_id(value, model, partition)
 
 
 def job_id_of(identity: str, model: str, partitions: int = 1) -> str:
-    """The one job id for something that has an identity of its own already, a Celery task's id for one.
+    """The job id for something that already has an identity of its own, such as a Celery task's id.
 
     A UUID keeps its 128 bits; anything else is hashed to as many.
     """

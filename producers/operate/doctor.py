@@ -38,23 +38,23 @@ from .standing import what_waits
 PINGS = 50
 SLOW_MS, TOO_SLOW_MS = 5.0, 50.0
 LAPSED_S = 60.0
-"""A lease that lapsed so long ago was forgotten."""
+"""A lease that lapsed this long ago has been forgotten."""
 
 OUTBOX_S = 60.0
-"""An entry of the outbox that waits for so long has nobody to see to it."""
+"""An outbox entry that has waited this long is handled by nobody."""
 
 LOOKED_AT = 64
-"""Entries of an outbox whose tasks are looked at."""
+"""Number of outbox entries whose tasks are looked at."""
 
 SILENT_S = 60.0
-"""A worker not heard of for so long is gone: nobody strikes the last one off the list."""
+"""A worker silent for this long is gone; nobody removes the last one from the list."""
 
 HEADROOM = 0.2
-"""Of maxmemory, below which the queue may soon be refused."""
+"""Share of maxmemory that should be free; with less, jobs may soon be refused."""
 
 
 def examine(url: str, settings: QueueSettings, *, machine: bool = True) -> Iterator[Finding]:
-    """Look at everything, the first thing that stands in the way of the others first."""
+    """Look at everything, starting with what everything else depends on."""
     if machine:
         yield from _machine()
     try:
@@ -275,7 +275,7 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
 
 
 def _without_callbacks(redis: Redis, tags: list[Tag]) -> str:
-    """Whose callbacks are wanted by the oldest entries and not alive."""
+    """The apps whose callbacks the oldest entries need, but that have none alive."""
     living = present(redis.time(), redis.hgetall(keys.callbacks(tags[0].namespace)))  # type: ignore[arg-type]
     if not living:
         return "no callbacks are alive"
@@ -291,12 +291,12 @@ def _apps(redis: Redis, tag: Tag) -> Iterator[str | None]:
         try:
             part = json.loads(spec or "{}").get("celery")
             yield read_app(part) if part else None
-        except (ValueError, AttributeError):  # a damaged record is the callbacks' to bury
+        except (ValueError, AttributeError):  # damaged records are left to the callbacks
             continue
 
 
 def _served(redis: Redis, tag: Tag, now_ms: int) -> "Counter[str]":
-    """How many workers serve which model under one name, by fingerprint."""
+    """How many workers serve each model under one name, by fingerprint."""
     living: Any = redis.zrangebyscore(tag.workers, now_ms - 1000 * SILENT_S, "+inf")
     said = [redis.hget(tag.worker(text(name)), "fingerprint") for name in living]
     return Counter(text(fingerprint) for fingerprint in said if fingerprint)
@@ -309,7 +309,7 @@ def _oldest_ms(redis: Redis, tag: Tag) -> float:
 
 
 def _has_work(redis: Redis, tag: Tag, now_ms: int) -> bool:
-    """Whether a job waits for a worker, wherever: never run, interrupted, held back, due, or left running."""
+    """Whether any job waits for a worker: never run, interrupted, held back, due, or left running."""
     some_only: Any = redis.zrange(tag.readers, 0, -1)
     return bool(
         redis.zcard(tag.leases)
@@ -324,7 +324,7 @@ def _has_work(redis: Redis, tag: Tag, now_ms: int) -> bool:
 
 
 def _config(redis: Redis) -> tuple[dict[str, str], str]:
-    """What CONFIG GET says, and why it says nothing where it does not: managed Redis often refuses it."""
+    """The reply to CONFIG GET, or why there is none: managed Redis often refuses it."""
     asked: dict[str, str] = {}
     for name in ("maxmemory-policy", "appendfsync", "save", "maxclients", "timeout"):
         try:

@@ -24,7 +24,7 @@ MOST_QUEUES = 64
 """Of one partition; more are not looked at."""
 
 LONG_S = 60.0
-"""Jobs that have waited for so long are too many for the workers."""
+"""If jobs have waited for this long, there are too many for the workers."""
 
 _NOT_WAITING = {WaitReason.RUNNING, WaitReason.ENDED}
 

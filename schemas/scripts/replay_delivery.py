@@ -6,7 +6,7 @@ from ..webhooks.delivery import PER_ENDPOINT
 
 
 def replay_delivery(tag: Tag, delivery_id: str) -> Call[bool]:
-    """Begin a delivery's schedule anew, now, and take its endpoint for reachable; False: there is none."""
+    """Restart a delivery's schedule now, even if its endpoint was unreachable; False if it doesn't exist."""
 
     def parse(reply: bytes | str) -> bool:
         return text(reply) == "ok"

@@ -1,9 +1,9 @@
-"""What a claim expects of jobs it has not read yet, learnt from those that ran here."""
+"""What a claim expects of jobs that have not been read yet, learned from those that ran here."""
 
 from dataclasses import dataclass
 
 _WEIGHT = 0.05
-"""Of the newest sample: about the last twenty jobs count."""
+"""Weight of the newest sample, so that about the last twenty jobs count."""
 
 _MARGIN = 1.15
 """Expecting a little too much costs an idle page; expecting too little costs a preemption."""
@@ -15,18 +15,18 @@ class Estimates:
 
     Attributes:
         output_share: generated tokens as a share of `max_tokens`.
-        tokens_per_byte: prompt tokens a byte of UTF-8.
+        tokens_per_byte: prompt tokens per byte of UTF-8.
     """
 
     output_share: float = 1.0
     tokens_per_byte: float = 0.5
 
     def note_output(self, tokens: int, max_tokens: int) -> None:
-        """A job ended by itself after `tokens`."""
+        """Learn from a job that ended by itself after `tokens`."""
         self.output_share += _WEIGHT * (min(tokens / max_tokens, 1.0) - self.output_share)
 
     def note_prompt(self, tokens: int, prompt_bytes: int) -> None:
-        """A prompt of `prompt_bytes` turned out to have `tokens`."""
+        """Learn that a prompt of `prompt_bytes` has `tokens`."""
         if prompt_bytes:
             self.tokens_per_byte += _WEIGHT * (tokens / prompt_bytes - self.tokens_per_byte)
 
@@ -37,5 +37,5 @@ class Estimates:
 
     @property
     def prompt_ratio(self) -> float:
-        """Tokens to reserve a byte of prompt."""
+        """Tokens to reserve per byte of prompt."""
         return self.tokens_per_byte * _MARGIN

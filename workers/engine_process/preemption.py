@@ -1,8 +1,8 @@
-"""Which jobs give way when a more urgent one does not fit.
+"""Which jobs give way when a more urgent one doesn't fit.
 
-A job that gives way loses nothing: it goes back with its tokens and is resumed where it stopped. The least
-urgent go first, in a class the youngest, who have the least to compute again; and none goes unless together
-they make room.
+A job that gives way loses nothing: it is handed back with its tokens and resumed where it stopped. The least
+urgent go first and, within a class, the youngest, which have the least to compute again. No job gives way
+unless together they make enough room.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ _RANK = {job_class: rank for rank, job_class in enumerate(JobClass)}
 
 
 def more_urgent(one: JobClass, other: JobClass) -> bool:
-    """Whether jobs of class `one` go before those of class `other`."""
+    """Whether jobs of class `one` run before those of class `other`."""
     return _RANK[one] < _RANK[other]
 
 
 class Room(Protocol):
-    """Slots and tokens of KV: how many are free, and how many a job holds."""
+    """KV tokens and slots: how many are free, and how many a job holds."""
 
     @property
     def free_slots(self) -> int: ...
@@ -43,7 +43,7 @@ def classes_above(jobs: Iterable[RunningJob]) -> tuple[JobClass, ...]:
 
 
 def room_made(jobs: Iterable[RunningJob], room_here: Room) -> dict[JobClass, int]:
-    """By class, about how many tokens would fit if all less urgent jobs gave way; only where some would."""
+    """About how many tokens would fit if all less urgent jobs gave way, by class; only if some would."""
     held = dict.fromkeys(JobClass, 0)
     for running in jobs:
         known = running.prompt_tokens + len(running.token_ids)
@@ -60,13 +60,13 @@ def room_made(jobs: Iterable[RunningJob], room_here: Room) -> dict[JobClass, int
 def who_gives_way(
     jobs: Iterable[RunningJob], room_here: Room, job_class: JobClass, cost_tokens: int
 ) -> list[RunningJob]:
-    """The jobs to give back so that one of `job_class` with this cost fits; none when that is not enough.
+    """The jobs to hand back so that one of `job_class` with this cost fits; empty if that isn't enough.
 
     Args:
         jobs: the jobs that are here now.
-        room_here: what they leave, and hold.
-        job_class: of the job that does not fit.
-        cost_tokens: tokens of KV, in whole pages, that it needs.
+        room_here: what is free, and what they hold.
+        job_class: class of the job that doesn't fit.
+        cost_tokens: KV tokens that it needs, in whole pages.
     """
     victims = [running for running in jobs if less_urgent(running, job_class)]
     victims.sort(key=lambda running: (_RANK[running.job_class], running.claimed_at))

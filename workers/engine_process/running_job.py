@@ -1,4 +1,4 @@
-"""One job while this worker runs it: its tokens and text, what of them is in the log, how it ended."""
+"""One job while this worker runs it: its tokens and text, how much of them is in the log, how it ended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,11 +23,11 @@ class RunningJob:
     written again after Redis lost the tail of its log.
 
     Attributes:
-        tag, job_id, fence: where and as whom to write.
+        tag, job_id, fence: where to write, and with which fence.
         suspect_until: the job counts as a suspect until `written` passes this offset.
-        job: what it asks for; None until it is prepared, without what only intake needs (`NOT_KEPT`).
-        known: the roster has it.
-        preparing: it is at intake: held here, and not in the engine yet.
+        job: what it asks for; None until it is prepared, and without what only intake needs (`NOT_KEPT`).
+        known: whether the roster has it.
+        preparing: whether it is at intake: held here, but not in the engine yet.
         job_class, tenant: as its record says.
         cost_tokens: tokens of KV that its claim counted for it.
         claimed_at: when it was claimed, by this process's monotonic clock, in seconds.
@@ -73,7 +73,7 @@ class RunningJob:
 
     @classmethod
     def of_claim(cls, tag: Tag, claimed: ClaimedJob, now: float) -> "RunningJob":
-        """A job just claimed, for intake to read."""
+        """Make a running job from one just claimed, for intake to read."""
         return cls(
             tag=tag,
             job_id=claimed.job_id,
@@ -102,7 +102,7 @@ class RunningJob:
 
     @property
     def unwritten(self) -> int:
-        """Tokens that Redis has not confirmed yet."""
+        """The number of tokens that Redis has not confirmed yet."""
         return max(0, len(self.token_ids) - self.written)  # an earlier worker's tokens may not be read yet
 
     def add(
@@ -128,7 +128,7 @@ class RunningJob:
         return False
 
     def take_in(self, job: WireJob | None, text: TextStream | None, prepared: Prepared) -> None:
-        """What intake has read: the job goes on where its log ends."""
+        """Take what intake has read; the job continues where its log ends."""
         replay = prepared.replay
         self.job, self.text, self.notice = job, text, prepared.notice
         self.prompt_tokens = prepared.prompt_tokens
@@ -152,7 +152,7 @@ class RunningJob:
         self.preparing = False
 
     def segment(self, offset: int | None = None) -> Segment:
-        """What Redis has not confirmed yet, up to `offset` (None: all; `written`: only renew the lease)."""
+        """The segment that Redis has not confirmed, up to `offset` (None: all; `written`: only renew)."""
         start = self.written
         stop = max(start, len(self.token_ids)) if offset is None else offset
         payload = ""
@@ -163,7 +163,7 @@ class RunningJob:
         return Segment(self.job_id, self.fence, start, stop, payload)
 
     def end_marker(self) -> End:
-        """The end of its stream."""
+        """The end marker of its stream."""
         assert self.ended is not None
         return End(
             offset=max(len(self.token_ids), self.written),
@@ -208,7 +208,7 @@ def _wire_logprob(tokenizer: TokenText, entry: TokenLogprobs) -> dict[str, Any]:
 
 
 def _spelt(token: bytes) -> tuple[str, str | None]:
-    """A token's text, and its bytes where the text does not say them."""
+    """A token's text, and its bytes if the text doesn't determine them."""
     try:
         return token.decode(), None
     except UnicodeDecodeError:

@@ -1,20 +1,20 @@
-"""How many bytes of text one token can stand for at most, where that can be told from the tokenizer."""
+"""The most bytes of text that one token can stand for, if the tokenizer tells."""
 
 import json
 from typing import Any
 
 _SHORTENING = {"Prepend": 1, "Replace": 1, "NFC": 4}
-"""Normalizers that leave text alone but for its form, and how much shorter they can make it at most."""
+"""Normalizers that only change the form of text, and the factor by which they can shorten it at most."""
 
 _WHOLE = {"ByteLevel", "Metaspace", "Digits", "Split"}
 """Pre-tokenizers that drop nothing (`Split` with the right behaviour)."""
 
 
 def bytes_a_token(tokenizer_json: str) -> int | None:
-    """The most bytes of UTF-8 that become one token; None when there is no such bound.
+    """The most bytes of UTF-8 that become one token; None if there is no such bound.
 
-    There is none where text may vanish: dropped by a normalizer or pre-tokenizer, eaten by an added token
-    along with it, or taken for one unknown token however long it is.
+    There is none if text may vanish: dropped by a normalizer or pre-tokenizer, swallowed by an added token,
+    or turned into one unknown token however long it is.
 
     Args:
         tokenizer_json: the text of a tokenizer.json.

@@ -1,4 +1,4 @@
-"""A job's parameters as the engine has them."""
+"""Translates a job's parameters to the engine's."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Reads token logs from Redis page by page, so that no log holds Redis, whatever its length."""
+"""Reads token logs from Redis page by page, so that even a long log doesn't block Redis."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +11,13 @@ from ....schemas.redis.call import text
 from ....schemas.redis.connection import broker_errors
 
 PAGE_BYTES = 128 * 1024
-"""What a page comes to, about; the first is read to see how large entries are."""
+"""Approximate size of a page; the first page shows how large entries are."""
 
 FIRST_ENTRIES, MOST_ENTRIES = 16, 2048
 
 
 def pages(redis: Redis, tag: Tag, job_id: str) -> Iterator[list[bytes]]:
-    """The events of a job's log, in order; nothing for a log that was damaged from outside.
+    """Yield the events of a job's log, in order; nothing for a log that was damaged from outside.
 
     Raises:
         BrokerUnavailable: Redis can't be reached or refuses.

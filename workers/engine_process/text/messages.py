@@ -1,8 +1,9 @@
-"""Conversations as chat templates want them, from what OpenAI's clients send.
+"""Translates conversations from OpenAI's format to what chat templates expect.
 
-A call of a tool has its arguments as JSON text there, and no content beside it. Most templates take arguments
-as an object, some put them between other text as they are; some add content to text, whether there is any or
-not. A template is a program, so what it takes is seen by trying: as an object first, as transformers has it.
+In OpenAI's format a tool call has its arguments as JSON text, and no content beside it. Most templates take
+the arguments as an object, some insert them into other text unchanged; some add content to text whether there
+is any or not. A template is a program, so what it accepts is found out by trying: first as an object, as in
+transformers.
 """
 
 import json
@@ -26,7 +27,7 @@ def takes_tools(template: str | dict[str, str] | None) -> bool:
 
 
 def renderings(messages: Messages) -> Iterator[Messages]:
-    """A conversation in the forms that a template may take; one alone where no tool was called."""
+    """Yield a conversation in the forms that a template may accept; only one if no tool was called."""
     if not any(message.get("tool_calls") for message in messages):
         yield messages
         return
@@ -54,7 +55,7 @@ def _call(call: Any, written: Callable[[Any], Any]) -> Any:
 
 
 def _decoded(arguments: Any) -> Any:
-    """As an object, where they are one."""
+    """The arguments as an object, if they are one."""
     if not isinstance(arguments, str):
         return arguments
     try:
@@ -69,7 +70,7 @@ def _encoded(arguments: Any) -> Any:
 
 
 def wrong_tool(tools: list[dict[str, Any]]) -> int | None:
-    """The place of the first of some tools that is no function with a name; None where all are."""
+    """The index of the first tool that isn't a function with a name; None if all are."""
     for place, tool in enumerate(tools):
         function = tool.get("function", tool)
         if (

@@ -1,9 +1,9 @@
-"""Stop strings over a stream: what may be the beginning of one is held back until it is sure.
+"""Finds stop strings in a stream, holding back what may be the beginning of one until it is certain.
 
-An Aho-Corasick automaton reads each character once. Its state is the longest suffix of the text that begins
-a stop string, which is exactly what must be held back; so the work for a character does not grow with the
-number or the length of the stop strings, and nothing depends on how the text was cut into pieces. The stop
-string that is complete first wins; of several that end together, the longest.
+An Aho-Corasick automaton reads each character once. Its state is the longest suffix of the text that begins a
+stop string, which is exactly what must be held back. So the work per character doesn't grow with the number
+or length of the stop strings, and the result doesn't depend on how the text was cut into pieces. The stop
+string that is complete first wins; if several end together, the longest.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class StopStrings:
     """Watches one stream of text for the first of several strings.
 
     Args:
-        held: what another one over the same strings holds back, to go on from there.
+        held: what another instance for the same strings holds back, to continue from there.
 
     Attributes:
         held: what is held back now.
@@ -64,7 +64,7 @@ class StopStrings:
         self.add(held, heed=False)
 
     def add(self, text: str, *, heed: bool = True) -> tuple[str, str | None]:
-        """The text to let out, and the stop string found, if one was: the text ends before it.
+        """Return the text to release, and the stop string found, if any: the text ends before it.
 
         One that is complete in text not to `heed` is none; one that only begins there may be.
         """
@@ -82,6 +82,6 @@ class StopStrings:
         return seen[:sure], None
 
     def flush(self) -> str:
-        """What is still held back; no stop string came of it."""
+        """The text that is still held back, which turned out not to begin a stop string."""
         held, self.held = self.held, ""
         return held

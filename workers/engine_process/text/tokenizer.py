@@ -1,6 +1,6 @@
 """The model's tokenizer and chat template.
 
-Reading prompts takes `transformers`, writing answers does not: who only writes has `TokenText`.
+Reading prompts needs `transformers`; writing answers only needs `TokenText`.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from .messages import Messages, renderings, takes_tools
 from .token_bytes import token_bytes
 
 _PLAIN = {"PreTrainedTokenizerFast", "TokenizersBackend"}
-"""The class that takes a tokenizer.json as it stands, by its names in transformers 4 and 5."""
+"""The class that loads a tokenizer.json unchanged, by its names in transformers 4 and 5."""
 
 _TRUSTED = {"llama", "qwen3"}
-"""Model types whose checkpoints `AutoTokenizer` takes at their word when they name that class."""
+"""Model types whose checkpoints `AutoTokenizer` trusts if they name that class."""
 
 
 class TokenizerError(ValueError):
@@ -33,7 +33,7 @@ class ChatTemplateError(ValueError):
 
 
 class _Lengths(dict[int, int | None]):
-    """Looks up each token once: asking the tokenizer is most of what writing a token costs."""
+    """Caches each token's lookup, because asking the tokenizer is most of the cost of writing a token."""
 
     def __init__(self, backend: Any, special_ids: frozenset[int]) -> None:
         self._backend, self._special_ids = backend, special_ids
@@ -52,9 +52,9 @@ class TokenText:
         backend: a tokenizer of the `tokenizers` library.
 
     Attributes:
-        lengths: characters of a token's text when it stands alone, by id; None of one that can have no text,
-            which is special or not in the vocabulary.
-        token_bytes: the bytes that a token stands for; of special ones their names'.
+        lengths: number of characters of a token's text on its own, by id; None for a token without text,
+            because it is special or not in the vocabulary.
+        token_bytes: the bytes that a token stands for; for special ones those of their names.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -80,7 +80,7 @@ class TokenText:
         return serialized
 
     def decode(self, token_ids: list[int]) -> str:
-        """The text of some tokens, special ones left out."""
+        """The text of some tokens, without special ones."""
         text: str = self._backend.decode(token_ids, skip_special_tokens=True)
         return text
 
@@ -103,8 +103,8 @@ class TokenText:
 class Tokenizer(TokenText):
     """Text to token ids and back, for one model.
 
-    Prompts get the special tokens that the tokenizer itself adds (a beginning-of-sequence token, say); chats
-    get exactly those that the template writes.
+    Prompts get the special tokens that the tokenizer itself adds (such as a beginning-of-sequence token);
+    chats get exactly those that the template writes.
     """
 
     def __init__(self, model: str, *, sanitize: bool = False) -> None:
@@ -112,11 +112,11 @@ class Tokenizer(TokenText):
 
         Args:
             model: the folder or name.
-            sanitize: the names of control tokens in messages are text, and not those tokens.
+            sanitize: treat names of control tokens in messages as plain text.
 
         Raises:
-            TokenizerError: there is none, it is damaged, or it is not of the fast kind; or this transformers
-                can't sanitize.
+            TokenizerError: it is missing, damaged, or not a fast one; or this version of transformers can't
+                sanitize.
         """
         self._sanitize = sanitize
         try:
@@ -136,7 +136,7 @@ class Tokenizer(TokenText):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what the tokenizer and its chat template do."""
+        """A digest of what the tokenizer and its chat template do."""
         try:
             tokenizer = self._backend.to_str()
         except Exception:  # parts of it are written in Python: they are known by whose they are
@@ -180,7 +180,7 @@ class Tokenizer(TokenText):
         return text
 
     def _apply(self, messages: Messages, tools: list[dict[str, Any]] | None, **options: bool) -> Any:
-        """The first form of the conversation that the template takes."""
+        """Render the first form of the conversation that the template accepts."""
         if not self._hf.chat_template:
             raise ChatTemplateError("the model has no chat template; send a prompt instead of messages")
         refused: Exception | None = None
@@ -196,7 +196,7 @@ class Tokenizer(TokenText):
     def encode_chat(
         self, text: str, messages: Messages, tools: list[dict[str, Any]] | None = None
     ) -> list[int]:
-        """The token ids of a conversation and its rendering: no special tokens but those in it.
+        """The token ids of a rendered conversation, with only those special tokens that are in it.
 
         Raises:
             ChatTemplateError: its control tokens can't be told from the template's.
@@ -214,9 +214,10 @@ def _can_sanitize(tokenizer: Any) -> bool:
 
 
 def _tokenizer_class(model: str) -> Any:
-    """What loads a model's tokenizer: `AutoTokenizer`, or, if that is known, the class which it would choose.
+    """The class that loads a model's tokenizer: `AutoTokenizer` or, if known, the class that it would choose.
 
-    Only looking for that, it imports most of transformers and parts of torch: a second of an engine's start.
+    To find that class, `AutoTokenizer` imports most of transformers and parts of torch, which takes a second
+    of an engine's start.
     """
     import transformers  # half of what a process that only writes text would import
 
@@ -230,7 +231,7 @@ def _tokenizer_class(model: str) -> Any:
 
 
 def _entry(folder: str, file: str, name: str) -> Any:
-    """An entry of a JSON file; None where there is no such file, or none that can be read."""
+    """An entry of a JSON file; None if the file is missing or can't be read."""
     try:
         return json.loads((Path(folder) / file).read_text(encoding="utf-8")).get(name)
     except (OSError, ValueError, AttributeError):

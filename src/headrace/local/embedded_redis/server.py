@@ -20,7 +20,7 @@ class EmbeddedRedis:
     """A Redis on 127.0.0.1 that keeps its data in a folder and ends with this process.
 
     It appends every write to a file (synced each second), takes no snapshots and evicts nothing. It has no
-    password, as is usual for a local Redis: whoever may run programs on this machine can reach it.
+    password, as is usual for a local Redis: anyone who may run programs on this machine can reach it.
 
     Args:
         data_dir: holds the append-only file and the log, and belongs to one server at a time; without it,
