@@ -21,6 +21,7 @@ from .tables import (
     kernels_table,
     pacing_table,
     queue_table,
+    scripts_table,
     service_table,
     steps_table,
     table,
@@ -103,6 +104,17 @@ The first token of one request at a time, from submit in the engine's own proces
 client sees of the service. And jobs that nobody runs, put into the same Redis by headrace and by Celery.
 """
 
+SCRIPTS = """\
+## What each script costs Redis
+
+The CPU time that a call of each script takes Redis, reply and all, with little and with much of what tenants
+and a fleet can make large. The number of everything is that of jobs in one lane, tenants with a waiting job,
+running and delayed jobs, workers, models, dead letters and webhook deliveries, each to a host of its own;
+then of cancelled, expired and recovered jobs and suspects. Upkeep, a recovery of many and claims past what
+has ended deal with several a call, up to a bound: read them against 1,000. A log has a token a chunk, the
+longest that it can be. Where a job ends that no worker has, Redis puts its result together from the log.
+"""
+
 WEBHOOKS = """\
 ## A receiver that never answers
 
@@ -181,6 +193,10 @@ def queue_part(facts: dict) -> str:
     return _model_part(facts, "One request at a time", facts["rounds"], queue_table)
 
 
+def scripts_part(facts: dict) -> str:
+    return f"{about_machine(facts['machine'])}.\n\n{scripts_table(facts)}\n"
+
+
 def pacing_part(facts: dict) -> str:
     options = facts["options"]
     load = (
@@ -230,6 +246,7 @@ PARTS: dict[str, Callable[[dict], str]] = {
     "service": service_part,
     "ceiling": ceiling_part,
     "queue": queue_part,
+    "scripts": scripts_part,
     "webhooks": webhooks_part,
     "gpu": gpu_part,
 }
@@ -247,6 +264,7 @@ def render(results: Path) -> str:
         "service": SERVICE,
         "ceiling": CEILING,
         "queue": QUEUE,
+        "scripts": SCRIPTS,
         "webhooks": WEBHOOKS,
         "gpu": GPU,
     }

@@ -345,3 +345,19 @@ def accuracy_table(facts: dict) -> str:
     return table(
         ["weights", "perplexity", "same best token as float32", "divergence from float32, nats"], rows
     )
+
+
+def scripts_table(facts: dict) -> str:
+    """What each script costs Redis with little and with much, by what there is much of."""
+    tables = []
+    for what in ("number of everything", "tokens in the log", "bytes carried"):
+        by_size = facts[what]
+        sizes = list(by_size)
+        rows = []
+        for name in by_size[sizes[-1]]:
+            took = [costs[name] for costs in by_size.values()]
+            ratios = [f"{took[-1] / each:.2f} times" for each in took[:-1]]
+            rows.append([name, *(number(each) for each in took), *ratios])
+        head = [f"CPU µs a call by {what}", *(f"{int(size):,}" for size in sizes)]
+        tables.append(table([*head, *(f"against {int(size):,}" for size in sizes[:-1])], rows))
+    return "\n\n".join(tables)

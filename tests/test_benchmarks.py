@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import scripts, tables
+from benchmarks import tables
 from benchmarks.machine import machine
+from benchmarks.scripts.crowd import SEVERAL, Crowd
+from benchmarks.scripts.measuring import commands, measure
 
 ROOT = Path(__file__).parents[1]
 
@@ -136,22 +138,30 @@ def test_the_way_through_the_queue_is_measured_beside_celerys(tmp_path):
     assert done.stdout.strip() in page_of(tmp_path)
 
 
+def commands_of_each_script(redis, count: int) -> dict[str, float]:
+    crowd = Crowd(redis, count)
+    return measure(redis, crowd.calls(), commands(redis))
+
+
 def test_no_script_gives_more_commands_with_more_of_everything(redis):
-    few, more = (scripts.World(redis, count).measure(scripts.commands) for count in (10, 150))
+    few, more = (commands_of_each_script(redis, count) for count in (10, 150))
     redis.flushall()
     assert few.keys() == more.keys()
     for name, count in more.items():
-        assert count <= (6_000 if name in scripts.SEVERAL else few[name] + 12), name
+        assert count <= (6_000 if name in SEVERAL else few[name] + 12), name
 
 
-def test_every_script_is_measured_with_little_and_much_of_everything(tmp_path):
-    done = run("scripts", "--few", 3, "--most", 30, "--json", tmp_path / "scripts.json")
-    facts = json.loads((tmp_path / "scripts.json").read_text())
-    assert min(*facts["few"].values(), *facts["most"].values()) > 0
-    measured = {name for name in facts["most"] if " " not in name}
+def test_every_script_is_measured_with_little_and_much_of_what_can_grow(tmp_path):
+    sizes = ("--counts", 4, 30, "--tokens", 1, 20, "--bytes", 10, 1000)
+    done = run("scripts", *sizes, "--json", tmp_path)
+    (file,) = tmp_path.glob("*-scripts.json")
+    facts = json.loads(file.read_text())
+    for what in ("number of everything", "tokens in the log", "bytes carried"):
+        assert all(cost > 0 for costs in facts[what].values() for cost in costs.values())
     every = {path.stem for path in (ROOT / "schemas" / "scripts").glob("*.lua")}
-    assert measured == every
+    assert every <= facts["number of everything"]["30"].keys()
     assert "times" in done.stdout
+    assert done.stdout.strip() in page_of(tmp_path)
 
 
 def test_a_few_large_jobs_leave_a_fleets_pages_in_use_and_start_in_bounded_time(tmp_path):

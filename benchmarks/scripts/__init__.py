@@ -1,0 +1,1 @@
+"""What each script costs Redis, with little and with much of what tenants and a fleet can make large."""
