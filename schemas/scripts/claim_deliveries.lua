@@ -16,6 +16,7 @@ for i = first_origin, #ARGV, 2 do origins[ARGV[i]] = tonumber(ARGV[i + 1]) end
 
 local LOOKS = 1024         -- at tenants, origins and endpoints in one claim, whatever comes of them
 local ORIGINS_A_TURN = 64  -- of one tenant
+local TENANTS_READ = 64    -- at once: a claim of few attempts needs few
 local ADOPTED = 8          -- origins, and endpoints of each, that are taken over from an older version
 local MOST_BYTES = 2 ^ 24  -- of bodies in one claim
 local FIELDS = {'url', 'tenant', 'body', 'secret', 'attempts'}
@@ -127,8 +128,16 @@ for _, origin in ipairs(redis.call('ZRANGE', key('due'), 0, ADOPTED - 1)) do
   plan(key('due'), origin, endpoints, 0)
 end
 
-for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', key('due', '*'), '-inf', now, 'LIMIT', 0, LOOKS)) do
-  if #taken >= limit or looks <= 0 then break end
-  take_from_tenant(tenant)
+-- Those behind the first few come to the front as these have their turns.
+local had_turn, more = {}, true
+while more do
+  more = false
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', key('due', '*'), '-inf', now, 'LIMIT', 0, TENANTS_READ)) do
+    if #taken >= limit or looks <= 0 then break end
+    if not had_turn[tenant] then
+      had_turn[tenant], more = true, true
+      take_from_tenant(tenant)
+    end
+  end
 end
 return {taken, expired}
