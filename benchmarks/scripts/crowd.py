@@ -138,10 +138,8 @@ class Crowd:
         few = min(CALLS, self.count) // 2
         yield "claim_deliveries", [claim_deliveries(TAG, 1, 60, "n") for _ in range(few)]
         due = run(self.redis, claim_deliveries(TAG, 32, 60, "m")).due
-        settled = [
-            settle_delivery(each, DeliveryState.DELIVERED, DeliveryAttempt(status=200), 60) for each in due
-        ]
-        yield "settle_delivery", settled
+        sent = DeliveryState.DELIVERED, DeliveryAttempt(status=200), 60
+        yield "settle_delivery", [settle_delivery(each, *sent) for each in due]
         yield "replay_delivery", [replay_delivery(TAG, delivery_id("j", entry)) for entry in entries]
 
     def _spoiled(self) -> Named:

@@ -90,7 +90,7 @@ local function end_unattended(id, state, reason, error, retention_ms, now, ...)
   }
 end
 
-local LOG_LOOK = 512  -- tokens of a log whose result is put together cost a call as much as one look more
+local LOG_LOOK = 64  -- tokens of a log whose result is put together cost a call as much as one look more
 
 local function looks_for(job) return 1 + math.floor(number(job.offset) / LOG_LOOK) end
 
