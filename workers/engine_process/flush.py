@@ -1,7 +1,7 @@
-"""One round trip with the queue: everything that the engine process has to say and to ask, in one pipeline.
+"""One round trip with the queue: everything that the engine process reports and asks, in one pipeline.
 
-The main loop decides what goes in and steps the engine meanwhile; `Queue.exchange` runs in the I/O thread,
-which also writes the chunks' JSON and sends what was claimed to intake, off the loop's way.
+The main loop decides what goes in, and steps the engine meanwhile. `Queue.exchange` runs in the I/O thread,
+which also writes the chunks' JSON and sends claimed jobs to intake, so that the loop isn't delayed.
 """
 
 import time
@@ -52,18 +52,18 @@ Answered = list[tuple[RunningJob, Advance | Exception]]
 
 @dataclass(slots=True)
 class Flush:
-    """What to say and ask.
+    """What to report and ask.
 
     Attributes:
-        advances: jobs to publish, each up to the offset given; one equal to `written` renews the lease only.
+        advances: jobs to publish, each up to the given offset; one equal to `written` only renews the lease.
         finishes: jobs that have ended.
         releases: jobs to give back.
         claim: what can be taken now, and from which queue.
-        facts: what the worker says of itself; None sends no heartbeat.
-        trials: classes of which this worker, which holds jobs, can try suspects; None asks nothing.
-        tokens_per_byte: of prompts that nobody has counted, where it asks for them.
-        upkeep: do the queue's upkeep too.
-        wait_s: nothing runs here: wait this long for the bell first.
+        facts: what the worker's heartbeat reports; None sends no heartbeat.
+        trials: classes of which this worker, which holds jobs, could try suspects; None doesn't ask.
+        tokens_per_byte: estimate for prompts whose tokens have not been counted.
+        upkeep: whether to do the queue's upkeep too.
+        wait_s: if nothing runs here, how long to wait for the bell first.
     """
 
     advances: list[tuple[RunningJob, int]] = field(default_factory=list)
@@ -79,18 +79,18 @@ class Flush:
 
 @dataclass(slots=True)
 class FlushReply:
-    """Redis's answers, and what was claimed.
+    """Redis's answers, and the claimed jobs.
 
     Attributes:
-        advanced: one answer a job; with `sent` the offset that the answer is about.
-        jobs: claimed, each with what the queue said of it; they are at intake already, unless the claim was
-            to list what is held here.
+        advanced: one answer per job; `sent` is the offset that the answer is about.
+        jobs: the claimed jobs, each with what the queue knows of it. They are at intake already, unless the
+            claim asked what is held here.
         ended: jobs that upkeep or the claim has ended.
-        trial: this worker is to give its jobs back and try suspects of this queue.
-        drain_s: somebody wants this worker to end, after at most so long.
-        beaten: why a heartbeat was refused, empty where none was; None where none was sent.
-        other_models: fingerprints of what else is served under this worker's name.
-        took_s: the round trip's time, without the wait for the bell.
+        trial: whether this worker should give its jobs back and try suspects of this queue.
+        drain_s: this worker should stop, after at most this long; None if not.
+        beaten: why the heartbeat was refused, empty if it wasn't; None if none was sent.
+        other_models: fingerprints of other models that are served under this worker's name.
+        took_s: duration of the round trip, without the wait for the bell.
     """
 
     advanced: list[tuple[RunningJob, int, Advance | Exception]] = field(default_factory=list)
@@ -109,7 +109,7 @@ class FlushReply:
 
 
 class Unwritable(Exception):
-    """What there is to say of a job can't be written; others in the flush are not touched."""
+    """A job's part of the flush can't be written; the other jobs in the flush are unaffected."""
 
 
 def _answered(answers: Answered, running: RunningJob, answer: Advance | Exception) -> None:
@@ -152,8 +152,8 @@ class Queue:
     """The engine process's side of the queue: one model's partitions on one Redis.
 
     Attributes:
-        fingerprint: of the model and its tokenizer.
-        model_change: what becomes of jobs whose model is gone; None leaves them to other workers.
+        fingerprint: identifies the model and its tokenizer.
+        model_change: what to do with jobs whose model is gone; None leaves them to other workers.
     """
 
     redis: Redis
@@ -170,8 +170,8 @@ class Queue:
         """Send `flush` and return the answers.
 
         Raises:
-            BrokerUnavailable: Redis could not be reached; what it did is unknown, and sending the same
-                again is safe.
+            BrokerUnavailable: Redis could not be reached. What it did is unknown, and sending the same again
+                is safe.
         """
         if flush.wait_s > 0:
             self._wait_for_bell(flush)
@@ -263,11 +263,11 @@ class Queue:
         reply.jobs = [(RunningJob.of_claim(flush.claim[0], claimed, now), claimed) for claimed in result.jobs]
 
     def _wait_for_bell(self, flush: Flush) -> None:
-        """Wait; a bell that rings says which queue to claim from."""
+        """Wait; if a bell rings, it says which queue to claim from."""
         bells = {tag.bell: tag for tag in self.tags}
         if (
             is_cluster(self.redis) and flush.claim is not None
-        ):  # the bells lie on several nodes: one at a time
+        ):  # the bells are on several nodes: wait for one at a time
             bells = {flush.claim[0].bell: flush.claim[0]}
             flush.wait_s /= len(self.tags)
         with broker_errors():
@@ -276,7 +276,7 @@ class Queue:
             flush.claim = bells[text(rung[0])], flush.claim[1]
 
     def leave(self) -> None:
-        """Take this worker off the list; a Redis that is away forgets it by itself."""
+        """Remove this worker from the list; if Redis is unreachable, it forgets the worker by itself."""
         for tag in self.tags:
             try:
                 forget_worker(self.redis, tag, self.worker_id)

@@ -1,4 +1,4 @@
-"""When to speak with the queue and what to say: one exchange at a time, beside the engine's steps."""
+"""Decides when to exchange with the queue, and what: one exchange at a time, beside the engine's steps."""
 
 import random
 import secrets
@@ -22,42 +22,42 @@ from .roster import Roster
 from .running_job import RunningJob
 
 CHECKPOINT_S = 1.0
-"""How often a job that nobody streams is written."""
+"""How often a job with `stream=False` is written."""
 
 RENEWALS_A_LEASE = 8
-"""Several lost round trips in a row don't cost the lease; also bounds how late a cancel is noticed."""
+"""Several lost round trips in a row don't cost the lease. Also limits how late a cancellation is noticed."""
 
 PATIENCE_S = 10.0
-"""How long a job that does not fit lets other queues' jobs pass here."""
+"""How long a job that doesn't fit lets other queues' jobs pass."""
 
 TRIES = 2
-"""How often redis-py tries one exchange on a connection that has broken."""
+"""How often redis-py retries an exchange on a broken connection."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Outage:
-    """Redis does not answer."""
+    """The state while Redis doesn't answer."""
 
     reason: str
     retry_at: float = 0.0
     tries: int = 0
 
     def back_off(self) -> None:
-        """Plan the next try: jittered, doubling up to a second."""
+        """Plan the next try, after a jittered pause that doubles up to a second."""
         self.tries += 1
         self.retry_at = time.monotonic() + min(1.0, 0.05 * 2**self.tries) * random.uniform(0.5, 1.0)
 
 
 class Link:
-    """Exchanges flushes with the queue and hands the answers to the roster.
+    """Exchanges flushes with the queue, and passes the answers to the roster.
 
-    What a flush says of a job is fixed when it is launched; `written` moves only when its answer is
-    collected. An exchange that failed is met by saying the same again: every script allows that.
+    A flush's content is fixed when it is launched, and `written` only moves when its answer is collected.
+    After a failed exchange the same is sent again, which every script allows.
 
     Attributes:
-        closing: nothing more is claimed; what a lost claim took is still asked for.
+        closing: whether nothing more is claimed; what a lost claim took is still asked for.
     """
 
     def __init__(
@@ -88,34 +88,34 @@ class Link:
         self._blocked: tuple[Tag, JobClass, int] | None = None
         self._other_models: set[str] = set()
         self._held: tuple[Tag, JobClass, float] | None = (
-            None  # where a job waits for room here, and since when
+            None  # the queue whose job waits for room here, and since when
         )
-        self._more: Tag | None = None  # the last claim there had looked at as much as it may
+        self._more: Tag | None = None  # queues whose last claim looked at as much as it may
         self._trial_wanted: Tag | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether an exchange is under way."""
+        """Whether an exchange is in flight."""
         return self._flight is not None
 
     @property
     def cut_off(self) -> bool:
-        """Whether, by this process's own clock, every lease may have lapsed."""
+        """Whether every lease may have lapsed, by this process's own clock."""
         return self._outage is not None and time.monotonic() - self._contact > self._settings.lease_s
 
     @property
     def trouble(self) -> str:
-        """Why Redis does not answer, or why it refuses this worker's heartbeat; empty where all is well."""
+        """Why Redis doesn't answer, or refuses this worker's heartbeat; empty if all is well."""
         return self._outage.reason if self._outage is not None else self._refusal
 
     @property
     def claim_lost(self) -> bool:
-        """Whether a claim may have taken jobs that nobody here knows of: its reply was lost."""
+        """Whether a claim whose reply was lost may have taken jobs that nobody here knows of."""
         return self._claim_lost is not None
 
     @property
     def is_out(self) -> bool:
-        """Whether Redis does not answer."""
+        """Whether Redis isn't answering."""
         return self._outage is not None
 
     def contact_s(self) -> float:
@@ -123,7 +123,7 @@ class Link:
         return time.monotonic() - self._contact
 
     def late_s(self) -> float:
-        """How long the exchange under way has taken, beyond what a Redis that is away makes of it."""
+        """How long the exchange in flight has taken, beyond what an unreachable Redis explains."""
         if self._flight is None:
             return 0.0
         patience_s = self._sent.wait_s + TRIES * socket_timeout_s(self._settings.lease_s)
@@ -138,7 +138,7 @@ class Link:
         return self._flushed + self._settings.flush_s
 
     def launch(self) -> None:
-        """Start an exchange when one is due and none is under way."""
+        """Start an exchange if one is due and none is in flight."""
         now = time.monotonic()
         if self._flight is not None or now < self.next_at() or (self.closing and not self._roster):
             return
@@ -149,7 +149,7 @@ class Link:
         self._flight.add_done_callback(lambda _: self._wake())
 
     def collect(self, *, wait_s: float | None = 0.0) -> None:
-        """Take the answers of an exchange that is done; with `wait_s` wait for it first."""
+        """Take the answers of a finished exchange, waiting for it for up to `wait_s`."""
         if self._flight is None or (wait_s == 0.0 and not self._flight.done()):
             return
         try:
@@ -163,10 +163,10 @@ class Link:
         self._flight = None
 
     def exchange(self, flush: Flush) -> None:
-        """One exchange here and now, for the hand-over; it asks for what a lost claim took, too.
+        """Do one exchange at once, for the hand-over; it also asks what a lost claim took.
 
         Raises:
-            BrokerUnavailable: Redis could not be reached, or does not say what the claim took.
+            BrokerUnavailable: Redis could not be reached, or doesn't say what the claim took.
         """
         flush.claim = self._claim()
         self._sent = flush
@@ -185,11 +185,11 @@ class Link:
             self._claim_lost = self._sent.claim[0]
 
     def close(self) -> None:
-        """End the I/O thread; an exchange under way is left to itself."""
+        """Stop the I/O thread, abandoning an exchange in flight."""
         self._io.shutdown(wait=False, cancel_futures=True)
 
     def apply(self, reply: FlushReply) -> None:
-        """Hand Redis's answers to the roster."""
+        """Pass Redis's answers to the roster."""
         for running, sent, answer in reply.advanced:
             self._roster.advanced(running, sent, answer)
         for running, ended in reply.finished:
@@ -251,7 +251,7 @@ class Link:
             self._outage = Outage(str(error))
         self._outage.back_off()
 
-    # What there is to say ---------------------------------------------------------------------------------
+    # What to report ---------------------------------------------------------------------------------------
 
     def _compose(self, now: float) -> Flush:
         self._make_room()
@@ -286,17 +286,17 @@ class Link:
         return flush
 
     def _publish_due(self, running: RunningJob, now: float, *, regular: bool) -> bool:
-        """Between the regular publications only what is urgent goes out: a job's first tokens here."""
-        if running.is_suspect:  # where it ends its worker, the log is to be as far as its tokens
+        """Whether to publish a job now: between regular flushes only its first tokens here."""
+        if running.is_suspect:  # if it kills its worker, the log must have come as far as its tokens
             return True
         if running.job is not None and not running.job.stream:
             return now - running.checkpointed_at >= CHECKPOINT_S
         return regular or running.written == running.resumed_at
 
     def _make_room(self) -> None:
-        """Stop jobs that give way: all to a suspect, which is tried alone, or some to a more urgent one.
+        """Stop jobs that give way: all to a suspect, which is tried alone, or some to a more urgent job.
 
-        It is claimed in the flush that gives them back.
+        The job that they give way to is claimed in the flush that gives them back.
         """
         if self._trial_wanted is not None and not self._roster.on_trial and not self.closing:
             for running in list(self._roster.active):
@@ -309,14 +309,14 @@ class Link:
             log.info("preempted", job=running.job_id, by_class=job_class.value)
             self._roster.give_back(running, ReleaseReason.PREEMPTED)
         if not victims:
-            self._blocked = None  # it waits its turn, and other queues are not to wait for it
+            self._blocked = None  # it waits for its turn, and other queues must not wait for it
 
     def _claim(self) -> tuple[Tag, ClaimRequest] | None:
         engine, estimates = self._roster.engine, self._roster.estimates
         slots, budget = self._roster.free_slots, self._roster.free_tokens
         classes = self._settings.classes
         resync = self._claim_lost is not None
-        if slots < 1 or budget < 1:  # only a job that others here would give way to is of interest
+        if slots < 1 or budget < 1:  # only a job that others here would give way to matters
             above = classes_above(self._roster.active)
             classes = tuple(job_class for job_class in classes if job_class in above)
         more, self._more = self._more, None
@@ -352,9 +352,10 @@ class Link:
     def _next_queue(
         self, classes: tuple[JobClass, ...], more: Tag | None
     ) -> tuple[Tag, tuple[JobClass, ...]]:
-        """In turn, unless something remains to be settled with one; and which of `classes` to serve there.
+        """The queue to claim from, in turn unless one has unfinished business, and the `classes` to serve.
 
-        Beside a job that has long waited for room here, other queues' are taken only if they are more urgent.
+        While a job has long been waiting for room here, other queues' jobs are taken only if they are more
+        urgent.
         """
         blocked = self._blocked and self._blocked[0]
         for tag in (self._claim_lost, self._trial_wanted, blocked, more):

@@ -1,16 +1,16 @@
 """The engine process: one engine, its side of the queue, and the loop between them.
 
-Started by `headrace worker` as `python -m headrace.workers.engine_process.main <fd>`; what to be arrives
+`headrace worker` starts it as `python -m headrace.workers.engine_process.main <fd>`; its instructions arrive
 on the inherited pipe.
 """
 
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # while modules load: what they make stays, and going through it again and again takes 0.4 s
+    gc.disable()  # while modules load: their objects stay, and scanning them again and again takes 0.4 s
     from ...telemetry import logs
 
-    logs.configure("info")  # what can't be loaded is said as an event too
+    logs.configure("info")  # a failure to load is logged as an event too
 
 import os
 import sys
@@ -52,23 +52,25 @@ from .runner import Runner
 from .text import TokenizerError, TokenText
 
 SWITCH_S = 0.0005
-"""The loop lets go of the interpreter at every kernel; the I/O thread may not keep it for the usual 5 ms."""
+"""The loop releases the interpreter at every kernel; the I/O thread must not keep it for the usual 5 ms."""
 
 _LONGEST = 1000
-"""Characters of a sentence: some libraries tell all they know."""
+"""Maximum length of a reason, because some libraries' errors are very long."""
 
 REDIS_WAIT_S = 60.0
-"""How long the start waits for a Redis that is away, before it counts as failed."""
+"""How long the start waits for an unreachable Redis before it has failed."""
 
 REDIS_PAUSE_S = 8.0
-"""The longest pause between two tries at the start."""
+"""The longest pause between two tries while starting."""
 
 log = structlog.get_logger("headrace.workers.engine_process.main")
 
 
 def main(pipe_fd: int) -> int:
-    """Serve until told to stop; the process's exit status."""
-    logs.configure("info")  # as the launch will have it, which a host that is gone has not told
+    """Serve until told to stop; return the process's exit status."""
+    logs.configure(
+        "info"
+    )  # the level that the instructions will set, in case the host is gone before sending them
     pipe, launch = join_host(pipe_fd)
     settings = WorkerSettings.model_validate_json(launch.settings)
     name = name_to_serve(settings.model, settings.served_name)
@@ -83,7 +85,7 @@ def main(pipe_fd: int) -> int:
         return 1
     sys.setswitchinterval(SWITCH_S)
     runner.run()
-    gc.unfreeze()  # or extensions that count their objects at the end report the frozen ones as leaked
+    gc.unfreeze()  # otherwise extensions that count their objects at exit report the frozen ones as leaked
     return 0
 
 
@@ -116,7 +118,7 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         model_change=ModelChange(settings.on_model_change, settings.model_grace_s),
     )
     gc.collect()
-    gc.freeze()  # else a full collection goes through every module again: some 100 ms between two tokens
+    gc.freeze()  # otherwise a full collection scans every module again: some 100 ms between two tokens
     _announce(queue)
     stats = engine.stats()
     pipe.send(
@@ -138,7 +140,7 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
 
 
 def _load(spec: EngineSpec, config: EngineConfig, places: Places) -> tuple[EngineProtocol, TokenText, str]:
-    """The engine, the tokenizer, and the fingerprint of the two, which is computed beside their loading."""
+    """Load the engine and the tokenizer, and compute their fingerprint meanwhile."""
     beside = ThreadPoolExecutor(1)
     try:
         weights = beside.submit(spec.fingerprint_of, config)
@@ -152,11 +154,13 @@ def _load(spec: EngineSpec, config: EngineConfig, places: Places) -> tuple[Engin
             identity += f" and ends at {engine.model_info.eos_token_ids}"
     except (ModelError, TokenizerError):
         raise
-    except Exception as error:  # of the files, the device or a library: another try would end like this one
+    except Exception as error:  # from the files, the device or a library: another try would end the same way
         log.debug("loading_failed", exc_info=True)
         raise ModelError(_sentence(config.model, error)) from error
     finally:
-        beside.shutdown(wait=False)  # what can't be served ends at once, and not when all of it is hashed
+        beside.shutdown(
+            wait=False
+        )  # a model that can't be served ends the process at once, without waiting for the hash
     return engine, tokenizer, _digest(identity)
 
 
@@ -192,19 +196,19 @@ def _engine_config(settings: WorkerSettings, launch: LaunchEngine, model: str) -
 
 
 def _device(wanted: str) -> str:
-    """The host shows each engine process its own GPU alone, so that one is always the first here."""
+    """The device; the host shows each engine process only its own GPU, which is always the first here."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return "cuda" if wanted.startswith("cuda") else wanted
 
 
 def _announce(queue: Queue) -> None:
-    """Check the server and list the model among those served here; waits for a Redis that is away.
+    """Check the server and list the model as served, waiting for Redis if it is unreachable.
 
-    One that takes no new data now is no reason to wait: what runs and ends here makes room in it.
+    A Redis that accepts no new data now isn't waited for: jobs that run and end here make room in it.
 
     Raises:
-        BrokerUnavailable: it is too old, denies the right to this, or stayed away.
+        BrokerUnavailable: it is too old, denies a right, or stayed unreachable.
     """
     give_up_at, pause_s = time.monotonic() + REDIS_WAIT_S, 1.0
     while True:
@@ -236,4 +240,6 @@ if __name__ == "__main__":
     gc.enable()
     status = main(int(sys.argv[1]))
     logs.settle()
-    os._exit(status)  # all is handed over: to take torch apart, object by object, takes another half second
+    os._exit(
+        status
+    )  # everything is handed over; tearing torch down, object by object, takes another half second

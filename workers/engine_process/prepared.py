@@ -1,4 +1,4 @@
-"""What intake is asked and what it answers, as it travels between the two processes."""
+"""Intake's requests and answers, as they travel between the two processes."""
 
 import json
 from array import array
@@ -12,11 +12,11 @@ from .text import Held, Position
 NOT_KEPT = frozenset(
     {"prompt", "messages", "prompt_token_ids", "tools", "metadata", "webhook", "celery", "idempotency_key"}
 )
-"""Fields of a job that nobody needs once it is prepared, and that may be large."""
+"""Fields of a job that may be large and aren't needed once it is prepared."""
 
 
 PIECE = 64
-"""Tokens whose log-probabilities are one line: who reads it holds the interpreter for no longer at once."""
+"""Tokens whose log-probabilities share a line, which limits how long reading it holds the interpreter."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -25,9 +25,9 @@ class Asked:
 
     Attributes:
         spec: the job as its producer wrote it.
-        offset: tokens in its log.
-        log: the log's entries, as they are in Redis.
-        context_tokens: what the model takes at most, prompt and output together.
+        offset: number of tokens in its log.
+        log: the log's entries, as in Redis.
+        context_tokens: maximum number of tokens of prompt and output together.
     """
 
     job_id: str
@@ -61,9 +61,9 @@ class Replay:
 
     Attributes:
         pieces: the text that became final with each token.
-        stopped: a stop string ended the job at the last token.
-        position: where the text is, to go on from there.
-        logged: tokens in the log.
+        stopped: whether a stop string ended the job at the last token.
+        position: the text's state, to continue from there.
+        logged: number of tokens in the log.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -79,14 +79,14 @@ class Prepared:
     """A job that has been read.
 
     Attributes:
-        error: why it can't run; None when it can.
-        trace: where something failed that nobody had thought of.
-        fields: what is kept of the job (`NOT_KEPT` is not), as JSON has it; None when it can't be read.
-        prompt_bytes: of the prompt's text.
-        prompt_field: the job's field that the prompt was given in.
+        error: why it can't run; None if it can.
+        trace: the traceback of an unforeseen error.
+        fields: the job's fields without `NOT_KEPT`, as in JSON; None if it can't be read.
+        prompt_bytes: size of the prompt's text.
+        prompt_field: the field in which the prompt was given.
         prompt_ids: the prompt.
-        notice: what the host is told of it.
-        replay: what an earlier worker did.
+        notice: the notice for the host.
+        replay: what an earlier worker generated.
     """
 
     error: JobError | None = None
@@ -139,6 +139,6 @@ class Prepared:
 
 
 def _line(message: bytes, start: int) -> tuple[Any, int]:
-    """The JSON in the line that begins at `start`, and where the next one does."""
+    """The JSON in the line that begins at `start`, and where the next line begins."""
     end = message.index(b"\n", start)
     return json.loads(message[start:end]), end + 1

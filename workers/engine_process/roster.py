@@ -21,7 +21,7 @@ from .running_job import RunningJob, wire_logprobs
 from .text import TokenText
 
 SAID_AGAIN_S = 10.0
-"""How often it is logged that Redis refuses what jobs have to say."""
+"""How often it is logged that Redis refuses jobs' writes."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ Subject = TypeVar("Subject", RunningJob, Admission)
 def alone(
     act: Callable[Concatenate["Roster", Subject, P], None],
 ) -> Callable[Concatenate["Roster", Subject, P], None]:
-    """What fails over one job ends that job, and nothing else."""
+    """Ensures that a failure over one job ends only that job."""
 
     @wraps(act)
     def guarded(roster: "Roster", subject: Subject, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -50,13 +50,13 @@ def _job_of(subject: RunningJob | Admission) -> RunningJob:
 
 @dataclass(slots=True)
 class Roster:
-    """Keeps the engine's sequences and the queue's jobs in step with each other.
+    """Keeps the engine's sequences and the queue's jobs in sync.
 
     Attributes:
-        jobs: by id; one that has ended stays until Redis confirms its end.
-        leaving: jobs to be given back, and why; the engine is done with them.
+        jobs: the jobs by id; one that has ended stays until Redis confirms its end.
+        leaving: jobs to give back, and why; the engine is done with them.
         notices: tells the host.
-        urgent: there is something that a reader should not wait for: a first token or an end.
+        urgent: whether there is something that readers should not have to wait for: a first token or an end.
     """
 
     engine: EngineProtocol
@@ -74,33 +74,33 @@ class Roster:
 
     @property
     def active(self) -> Iterator[RunningJob]:
-        """Jobs that have not ended."""
+        """The jobs that have not ended."""
         return (running for running in self.jobs.values() if not running.ended)
 
     @property
     def on_trial(self) -> bool:
-        """Whether a suspect is tried here: until its log is past what makes it one, it stays alone."""
+        """Whether a suspect is being tried here; it stays alone until its log is past what makes it one."""
         return any(running.is_suspect for running in self.jobs.values())
 
     @property
     def free_slots(self) -> int:
-        """Jobs that can be claimed: what the engine takes, less what is at intake."""
+        """How many jobs can be claimed: what the engine accepts, less those at intake."""
         at_intake = sum(running.preparing for running in self.jobs.values())
         return max(0, self.engine.free_slots - at_intake)
 
     @property
     def free_tokens(self) -> int:
-        """Tokens of KV that can be claimed: what the engine has, less what jobs at intake will hold."""
+        """How many KV tokens can be claimed: those of the engine, less what jobs at intake will hold."""
         at_intake = sum(running.cost_tokens for running in self.jobs.values() if running.preparing)
         return max(0, self.engine.free_tokens - at_intake)
 
     def held_tokens(self, job_id: str) -> int:
-        """Tokens of KV that a job holds, or will when it comes from intake."""
+        """The KV tokens that a job holds, or will hold when it comes from intake."""
         running = self.jobs[job_id]
         return running.cost_tokens if running.preparing else self.engine.held_tokens(job_id)
 
     def hold(self, running: RunningJob) -> bool:
-        """Keep a claimed job while intake reads it; False for one that was here already."""
+        """Keep a claimed job while intake reads it; return False if it was here already."""
         running.known = True
         known = self.jobs.get(running.job_id)
         if known is not None:
@@ -112,7 +112,7 @@ class Roster:
 
     @alone
     def admit(self, admission: Admission) -> None:
-        """Start a job that intake has read, or keep it to be finished or given back at the next flush."""
+        """Start a job that intake has read, or keep it to finish it or give it back with the next flush."""
         running, request, prepared = admission.running, admission.request, admission.prepared
         if self.jobs.get(running.job_id) is not running or not running.preparing:
             return  # given back, cancelled or lost meanwhile
@@ -133,7 +133,7 @@ class Roster:
             return
         try:
             self.engine.submit(request)
-        except RequestError as error:  # it speaks of its own fields; the job's author knows the job's
+        except RequestError as error:  # the error names the engine's fields; the job's author knows the job's
             asked = {"prompt_ids": prepared.prompt_field, "output_ids": "token log"}
             self.fail(running, FailureCode.INVALID, f"{asked.get(error.field, error.field)}: {error.reason}")
             return
@@ -144,15 +144,15 @@ class Roster:
         return needed > self.engine.free_tokens and needed <= self.engine.capacity_tokens
 
     def _may_be_for_a_larger_one(self, running: RunningJob) -> bool:
-        """Whether it was taken by a guess and could go further where more fits: the queue knows if it can."""
+        """Whether it was claimed on an estimate and might get further on a larger worker, if there is one."""
         if running.counted or running.job is None:
             return False
         most = min(running.prompt_tokens + running.job.max_tokens, self.engine.model_info.context_tokens)
         return most > self.engine.capacity_tokens
 
     def take(self, progress: Progress) -> None:
-        """New tokens from the engine."""
-        try:  # as `alone` does, which costs more a call: this is called for every token
+        """Take new tokens from the engine."""
+        try:  # like `alone`, which is slower: this is called for every token
             self._take(progress)
         except Exception as error:
             self._broke(self.jobs.get(progress.id), error)
@@ -194,13 +194,13 @@ class Roster:
             self.estimates.note_output(len(running.token_ids), running.job.max_tokens)
 
     def fail(self, running: RunningJob, code: str, message: str) -> None:
-        """End one job as failed; nothing else is touched."""
+        """End one job as failed, and affect nothing else."""
         self.engine.cancel(running.job_id)
         running.end(JobState.FAILED, "error", refusal(code, message))
         self.urgent = True
 
     def _broke(self, running: RunningJob | None, error: Exception) -> None:
-        """Something nobody had thought of failed over a job: it fails, or is left to another worker."""
+        """Handle an unforeseen failure over a job: it fails, or is left to another worker."""
         log.error("job_broke", job=running and running.job_id, exc_info=error)
         if running is None:
             return
@@ -222,7 +222,7 @@ class Roster:
         self.urgent = True
 
     def drop(self, running: RunningJob) -> None:
-        """Forget a job that is not ours any more."""
+        """Forget a job that no longer belongs to this worker."""
         running.preparing = False
         reason = self.leaving.pop(running, None)
         if self.jobs.get(running.job_id) is running:  # and not a later claim of the same job
@@ -236,7 +236,7 @@ class Roster:
 
     @alone
     def advanced(self, running: RunningJob, sent: int, answer: Advance | Exception) -> None:
-        """The answer to an `advance` up to `sent`."""
+        """Take the answer to an `advance` up to `sent`."""
         if isinstance(answer, Unwritable):
             raise answer
         if isinstance(answer, Exception):  # refused for now (no memory, say): the next flush sends it again
@@ -258,7 +258,7 @@ class Roster:
                 self._lost(running, answer.status)
 
     def _note_refusal(self, running: RunningJob, answer: Exception) -> None:
-        """Say it, but not for each of many jobs that each flush tries again, many times a second."""
+        """Log it, but not for each of many jobs that every flush retries, many times a second."""
         now, reason = time.monotonic(), str(answer)
         if reason != self._refused[0] or now - self._refused[1] >= SAID_AGAIN_S:
             log.warning("write_refused", job=running.job_id, reason=reason)
@@ -286,7 +286,7 @@ class Roster:
 
     @alone
     def finished(self, running: RunningJob, answer: Advance | Exception) -> None:
-        """The answer to a `finish`."""
+        """Take the answer to a `finish`."""
         if isinstance(answer, Unwritable):
             raise answer
         if isinstance(answer, Exception):
@@ -304,7 +304,7 @@ class Roster:
 
     @alone
     def released(self, running: RunningJob, answer: Advance | Exception) -> None:
-        """The answer to a `release`; a job that is not ours any more needs none."""
+        """Take the answer to a `release`; a job that no longer belongs to this worker needs none."""
         if isinstance(answer, Unwritable):
             raise answer
         if isinstance(answer, Exception):

@@ -1,10 +1,11 @@
-"""The engine process's loop: listen to the host, collect answers, step the engine, say what is new.
+"""The engine process's loop: listen to the host, collect answers, step the engine, publish what is new.
 
-What durability rests on here:
-- A token leaves this process only through `advance` or `finish`, which carry the job's fence and the offset
-  where they begin.
-- The token that ends a job is written by `finish` together with the end, never before it.
-- A worker that has not reached Redis for a whole lease stops stepping: its jobs may be another's by now.
+Durability rests on this: - A token leaves this process only through `advance` or `finish`, which carry the
+job's fence and the offset at
+  which they begin.
+- The token that ends a job is written by `finish` together with the end, never before.
+- A worker that has not reached Redis for a whole lease stops stepping, since its jobs may belong to another
+  by now.
 """
 
 import math
@@ -29,10 +30,10 @@ from .link import Link
 from .roster import Roster
 
 ADMITTED_TOKENS = 8192
-"""Of prompts, about, that are taken in between two steps: what the engine has to note of them takes time."""
+"""About how many prompt tokens are accepted between two steps, because bookkeeping takes time."""
 
 LISTEN_S = 0.02
-"""Between two looks at the pipe while the engine steps: each lets go of the interpreter."""
+"""The time between two looks at the pipe while the engine steps, since each releases the interpreter."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,7 @@ class Runner:
     """Runs jobs of one model on one engine until told to stop.
 
     Attributes:
-        roster: the jobs here.
+        roster: the jobs on this engine.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Runner:
                 self._link.collect()
                 self._admit()
                 stepped = self._step()
-                self._link.collect()  # or an exchange that ended meanwhile would put the next off by a step
+                self._link.collect()  # or an exchange that ended meanwhile would delay the next by a step
                 self._link.launch()
                 self._report()
                 if not stepped:
@@ -109,7 +110,7 @@ class Runner:
         return time.monotonic() >= self._leave_at or nothing_left
 
     def _drain(self, finish_s: float) -> None:
-        """What somebody asked for by `headrace workers drain`; heard again with every heartbeat."""
+        """Obey `headrace workers drain`, which every heartbeat repeats."""
         if self._leave_at is None:
             log.info("draining", finish_s=finish_s)
             self.stop(finish_s)
@@ -157,7 +158,7 @@ class Runner:
         if self._queue.intake.waiting:
             return
         if not self._engine.has_work and not self._checked:
-            self._engine.check()  # pages are conserved: cheap now, and a leak is found where it happens
+            self._engine.check()  # pages are conserved: cheap to check, and finds a leak where it happens
             self._checked = True
         now = time.monotonic()
         until = min(now + self._settings.heartbeat_s, self._leave_at or math.inf)
@@ -169,12 +170,14 @@ class Runner:
         self._listen_at = 0.0
 
     def _hand_over(self) -> None:
-        """Give every job back with its progress; what Redis can't be told within a lease lapses by itself.
+        """Give every job back with its progress; those that can't be within a lease lapse by themselves.
 
-        What a claim took whose reply was lost is asked for and given back as well.
+        Jobs taken by a claim whose reply was lost are asked for and given back as well.
         """
         give_up_at = time.monotonic() + self._settings.lease_s
-        if self.roster or not self._link.is_out:  # else there is nothing to wait for a Redis that is away
+        if (
+            self.roster or not self._link.is_out
+        ):  # otherwise there is no reason to wait for an unreachable Redis
             self._link.collect(wait_s=None)
         released = len(self.roster.leaving)
         while (self.roster or self._link.claim_lost) and time.monotonic() < give_up_at:
@@ -197,10 +200,10 @@ class Runner:
         self._pipe.send(Drained(released=released))
 
     def _facts(self) -> Mapping[str, str | int]:
-        """What the worker says of itself in its heartbeat."""
+        """What the worker's heartbeat reports."""
         stats = self._engine.stats()
         capacity = {} if self._link.closing else {"capacity_tokens": self._engine.capacity_tokens}
-        return {  # who claims no more is not waited for by smaller workers
+        return {  # smaller workers don't wait for one that claims no more
             **capacity,
             "model": self._served_name,
             "pages_total": stats.pages_total,

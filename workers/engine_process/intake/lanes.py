@@ -1,9 +1,9 @@
-"""The engine process's side of intake: what waits, whose turn it is, and what becomes of what is given up.
+"""The engine process's side of intake: what waits, whose turn it is, and what happens to jobs given up.
 
-Two lanes, each with a thread that sends one job after the other to a place of its own and waits there outside
-the interpreter's lock. Everything begins in the quick one, where a job may take a moment; what takes longer,
-and what is large from the start, goes through the slow one, where it may take `intake_s`. In a lane tenants
-take turns. So nobody's small prompt waits for more than a moment of each other tenant's, whatever they send.
+There are two lanes, each with a thread that sends one job after the other to a place of its own and waits for
+it outside the interpreter's lock. Jobs start in the quick one, where each may take only a moment; those that
+take longer, or are large, go through the slow one, where each may take `intake_s`. Within a lane, tenants
+take turns. So a small prompt waits at most a moment for each other tenant, whatever they send.
 """
 
 import socket
@@ -36,16 +36,16 @@ QUICK_S = 0.25
 """CPU time that a job may take before it goes through the slow lane."""
 
 QUICK_BYTES, QUICK_TOKENS = 256 * 1024, 4096
-"""What is larger, or has a longer log, begins in the slow lane."""
+"""Jobs that are larger, or have a longer log, start in the slow lane."""
 
 GRACE_S = 5.0
-"""A place that should have been ended by its own timer is given up after that."""
+"""How much longer to wait for a place that its own timer should have ended."""
 
 RETRY_S = 0.2
-"""Between two tries to read a log from a Redis that is away, or to find a place that lives."""
+"""The pause between two tries to read a log from an unreachable Redis, or to get a living place."""
 
 MOST_UNREAD = 10
-"""Places that may end before they come to a job, before that is taken for the job's doing."""
+"""How many places may end before reaching a job until the job is considered the cause."""
 
 _PRIORITY = {job_class: priority for priority, job_class in enumerate(JobClass)}
 
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Admission:
-    """A job that has been read, and what to run for it; no request where it can't run."""
+    """A job that has been read, and the request to run for it; no request if it can't run."""
 
     running: RunningJob
     prepared: Prepared
@@ -74,7 +74,7 @@ class _Ticket:
 
 
 class _PlaceEnded(Exception):
-    """While it read a job; `at` is what it had said last."""
+    """The place ended while it read a job; `at` is the last stage that it reported."""
 
     def __init__(self, at: str, took_s: float) -> None:
         super().__init__(at)
@@ -82,7 +82,7 @@ class _PlaceEnded(Exception):
 
 
 class _Queue:
-    """Jobs that wait for a lane; their tenants take turns."""
+    """The jobs waiting for a lane, whose tenants take turns."""
 
     def __init__(self) -> None:
         self._tenants: OrderedDict[str, deque[_Ticket]] = OrderedDict()
@@ -95,7 +95,7 @@ class _Queue:
             self._changed.notify()
 
     def get(self) -> _Ticket | None:
-        """The next, once there is one; None when the queue is closed."""
+        """Wait for the next job; None if the queue is closed."""
         with self._changed:
             while not self._tenants and not self._closed:
                 self._changed.wait()
@@ -120,8 +120,8 @@ class Intake:
         places: where they are read.
         redis: where their logs are.
         tokenizer: writes their text.
-        context_tokens: the most tokens of prompt and output that the model takes.
-        most_s: time that a job may take.
+        context_tokens: maximum number of tokens of prompt and output together.
+        most_s: how long a job may take.
 
     Attributes:
         wake: called from other threads when a job has been read.
@@ -149,12 +149,12 @@ class Intake:
             ).start()
 
     def put(self, running: RunningJob, claimed: ClaimedJob) -> None:
-        """Begin to read a claimed job; `ready` has it when that is done. For any thread."""
+        """Start reading a claimed job, which `ready` returns when that is done. Call from any thread."""
         large = claimed.spec_bytes > QUICK_BYTES or claimed.offset > QUICK_TOKENS
         (self._slow if large else self._quick).put(_Ticket(running, claimed))
 
     def ready(self, most_tokens: int) -> Iterator[Admission]:
-        """Jobs that have been read, until their tokens come to as many; at least one, if there is one."""
+        """Take jobs that have been read, up to this many tokens but at least one, if there is one."""
         while self._done and self._done[0].running.known and most_tokens > 0:
             admission = self._done.popleft()
             most_tokens -= 1 + admission.prepared.prompt_tokens
@@ -162,17 +162,17 @@ class Intake:
 
     @property
     def waiting(self) -> bool:
-        """Whether a job that was read waits to be taken."""
+        """Whether a job that has been read is waiting to be taken."""
         return bool(self._done) and self._done[0].running.known
 
     def overdue_s(self) -> float:
-        """How long a job has been read beyond the time that any may take."""
+        """How long a job has been read beyond its time limit."""
         now = time.monotonic()
         since = min(list(self._busy_since.values()), default=now)
         return max(0.0, now - since - self._most_s - GRACE_S)
 
     def close(self) -> None:
-        """End the lanes and their places; what they read is left to itself."""
+        """Stop the lanes and their places, abandoning what they are reading."""
         self._closing.set()
         self._quick.close()
         self._slow.close()
@@ -184,11 +184,13 @@ class Intake:
         place: socket.socket | None = None
         queue = self._quick if kind == QUICK else self._slow
         while (ticket := queue.get()) is not None:
-            if not ticket.running.preparing:  # given back meanwhile, or cancelled
+            if not ticket.running.preparing:  # meanwhile given back or cancelled
                 continue
             try:
                 asked = self._ask(ticket)
-                self._busy_since[kind] = time.monotonic()  # the wait for a Redis that is away is not its own
+                self._busy_since[kind] = (
+                    time.monotonic()
+                )  # waiting for an unreachable Redis isn't the job's doing
                 place = self._living(place, kind)
                 self._finish(ticket, self._read(place, asked))
             except _PlaceEnded as ended:
@@ -205,7 +207,7 @@ class Intake:
             place.close()
 
     def _living(self, place: socket.socket | None, kind: bytes) -> socket.socket:
-        """The place, or a new one where it has ended; that none can be had is no job's doing."""
+        """The place, or a new one if it has ended; no job is blamed if there is none."""
         if place is not None and not frames.is_gone(place):
             return place
         if place is not None:
@@ -234,7 +236,7 @@ class Intake:
                 if (prepared := answer_in(message)) is not None:
                     return prepared
                 at = message.decode()
-        except OSError:  # its end, or its silence
+        except OSError:  # it has ended, or is silent
             pass
         raise _PlaceEnded(at, time.monotonic() - started)
 
@@ -245,7 +247,7 @@ class Intake:
         return self._from_redis(ticket.running, lambda: record.spec_in(self._redis, tag, job_id)) or b""
 
     def _log_of(self, ticket: _Ticket) -> tuple[list[bytes], int]:
-        """The job's log, and the tokens in it as its record has them."""
+        """The job's log, and the number of tokens in it according to the job's record."""
         running, claimed_offset = ticket.running, ticket.claimed.offset
         if not claimed_offset:
             return [], 0
@@ -259,7 +261,7 @@ class Intake:
         return self._from_redis(running, read) or ([], claimed_offset)
 
     def _from_redis(self, running: RunningJob, read: Callable[[], T]) -> T | None:
-        """What a job has in Redis, once that answers; None when the job is not to be read any more."""
+        """Read something of a job from Redis, once that answers; None if the job needn't be read any more."""
         while running.preparing and not self._closing.is_set():
             try:
                 return read()
@@ -270,7 +272,7 @@ class Intake:
 
     def _give_up(self, ticket: _Ticket, kind: bytes, ended: _PlaceEnded) -> None:
         job_id = ticket.running.job_id
-        if not ended.at and ticket.unread < MOST_UNREAD:  # it had ended before it came to this job
+        if not ended.at and ticket.unread < MOST_UNREAD:  # it had ended before reaching this job
             ticket.unread += 1
             self._closing.wait(RETRY_S)
             (self._quick if kind == QUICK else self._slow).put(ticket)
@@ -320,7 +322,7 @@ class Intake:
 
 
 _READ = "(read at intake)"
-"""A prompt for a job that has none any more."""
+"""The prompt of a job whose prompt is gone."""
 
 _DOING = {
     "template": "rendering the chat template",

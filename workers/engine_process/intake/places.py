@@ -1,4 +1,4 @@
-"""The engine process's hold on its intake process: it starts it, has places forked, and starts it again."""
+"""The engine process's handle on its intake process: it starts it, has places forked, and restarts it."""
 
 import json
 import os
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 def start_process(end: socket.socket) -> "subprocess.Popen[bytes]":
-    """An intake process with that end of a socket pair."""
+    """Start an intake process with this end of a socket pair."""
     return subprocess.Popen(
         [sys.executable, "-m", "headrace.workers.engine_process.intake.process", str(end.fileno())],
         pass_fds=[end.fileno()],
@@ -29,14 +29,14 @@ def start_process(end: socket.socket) -> "subprocess.Popen[bytes]":
 
 
 class Places:
-    """Where jobs are read; for several threads, each of which must live as long as the engine process does.
+    """The places where jobs are read. Threads that use it must live as long as the engine process does.
 
     Args:
-        order: what the intake process is to be.
+        order: the intake process's instructions.
 
     Attributes:
         process: the intake process.
-        eos_token_id: the token that ends a text, as far as the tokenizer knows; there once it is loaded.
+        eos_token_id: the token that ends a text according to the tokenizer, once it is loaded.
     """
 
     def __init__(self, order: Order) -> None:
@@ -55,7 +55,7 @@ class Places:
         frames.send(self._control, order_message(self._order))
 
     def tokenizer(self) -> tuple[TokenText, str]:
-        """The model's tokenizer, once the intake process has loaded it, and its fingerprint.
+        """Wait for the intake process to load the model's tokenizer; return it and its fingerprint.
 
         Raises:
             TokenizerError: it can't be loaded.
@@ -68,10 +68,10 @@ class Places:
         return TokenText.from_json(serialized), self._fingerprint
 
     def fork(self, kind: bytes) -> socket.socket:
-        """A new place; what is sent there is read there.
+        """Fork a new place, which reads what is sent to it.
 
         Raises:
-            OSError, TokenizerError: none could be had.
+            OSError, TokenizerError: it could not be started.
         """
         with self._lock:
             try:
@@ -106,7 +106,7 @@ class Places:
         self.eos_token_id, self._ready = said["eos_token_id"], True
 
     def close(self) -> None:
-        """End the intake process and its places."""
+        """Stop the intake process and its places."""
         self._control.close()
         try:
             self.process.wait(EXIT_S)

@@ -1,14 +1,14 @@
-"""The intake process of an engine process: it has loaded the tokenizer, and forks a place for each lane.
+"""An engine process's intake process, which loads the tokenizer and forks a place for each lane.
 
-A place reads one job after the other. A job that takes too long or too much memory ends its place, with
-nothing else in it; the next one is forked in milliseconds. The kernel does it: a timer for time, a limit for
-memory.
+A place is a process that reads one job after the other. A job that takes too long or too much memory ends its
+place, and only that; the next one is forked in milliseconds. The kernel enforces it, with a timer and a
+memory limit.
 
     engine process ──order──▶ intake process ──fork──▶ place ◀──jobs── a lane's thread
 
-Started as `python -m headrace.workers.engine_process.intake.process <fd>`. It ends with its engine process,
-however that happens, and with nothing else: what tells a whole service to stop must not end it while jobs
-finish.
+It is started as `python -m headrace.workers.engine_process.intake.process <fd>`. It ends with its engine
+process, however that happens, and with nothing else: a signal that stops a whole service must not end it
+while jobs finish.
 """
 
 import gc
@@ -30,17 +30,17 @@ from . import frames
 from .reader import Reader
 
 WARM_UP_S = 1.0
-"""A template may take so long to be compiled and tried before the first job."""
+"""How long compiling and trying the template may take before the first job."""
 
 QUICK, SLOW = b"q", b"s"
-"""Which kind of place is wanted: one for what takes a moment, or one that gives way to all other work."""
+"""The kinds of places: one for quick jobs, and one that gives way to all other work."""
 
 NICE = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an intake process is to be.
+    """An intake process's instructions.
 
     Attributes:
         model: a local folder or Hub name.
@@ -48,7 +48,7 @@ class Order:
         quick_s: CPU time that a job may take in a quick place.
         most_s: time that a job may take in any place.
         memory_mb: address space of a place.
-        sanitize: control tokens in messages are text.
+        sanitize: treat names of control tokens in messages as plain text.
     """
 
     model: str
@@ -60,7 +60,7 @@ class Order:
 
 
 def main(control: socket.socket) -> None:
-    """Load what is ordered, say so, and fork places until the engine process is gone."""
+    """Load the tokenizer, report it, and fork places until the engine process is gone."""
     at_parents_end(signal.SIGKILL)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
@@ -98,7 +98,7 @@ def _serialized(tokenizer: Tokenizer) -> str | None:
 
 
 def _warm_up(tokenizer: Tokenizer) -> None:
-    """Compile the chat template here, or every place would; one that comes to no end is left alone."""
+    """Compile the chat template here, or every place would have to; give up on one that doesn't end."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise ChatTemplateError("it takes too long")
@@ -132,7 +132,7 @@ def _be_place(end: socket.socket, reader: Reader, order: Order, kind: bytes) -> 
     at_parents_end(signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123
-        score.write("1000")  # where memory is short a place goes first, and not an engine
+        score.write("1000")  # if memory runs short, a place is killed before an engine
     if kind == SLOW:
         os.nice(NICE)
     while (message := frames.receive(end)) is not None:
@@ -151,19 +151,19 @@ def _answer(reader: Reader, message: bytes, end: socket.socket) -> bytes:
 
 
 BEGUN = b"job"
-"""The first message about a job: what ends the place from now on may be the job's doing."""
+"""The first message about a job, from which on the job may be the cause if the place ends."""
 
 ANSWER = b"="
-"""How the last message about a job begins; those before it say what the place is at."""
+"""The beginning of the last message about a job; earlier ones report the place's stage."""
 
 
 def order_message(order: Order) -> bytes:
-    """The order as it travels."""
+    """Encode the instructions."""
     return json.dumps(asdict(order)).encode()
 
 
 def answer_in(message: bytes) -> Prepared | None:
-    """The answer in a place's message; None when it only says what it is at."""
+    """The answer in a place's message; None if it only reports its stage."""
     return Prepared.from_wire(message[len(ANSWER) :]) if message.startswith(ANSWER) else None
 
 

@@ -1,4 +1,4 @@
-"""Reads a job: what it asks for, its prompt as token ids, its log as text. What can't be run fails alone."""
+"""Reads a job: what it asks for, its prompt as token ids, its log as text. A bad job fails alone."""
 
 import traceback
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ..text import ChatTemplateError, Held, TextStream, Tokenizer, held_after, w
 from .bounds import bytes_a_token
 
 LONGEST = 2000
-"""Characters of an error's message: templates quote what they were given."""
+"""Maximum length of an error's message, since templates quote their input."""
 
 
 class _Refused(Exception):
@@ -26,7 +26,7 @@ class _Refused(Exception):
 
 
 def refusal(code: str, message: str) -> JobError:
-    """The error of a job that can't run; of any message, one that can be written."""
+    """The error of a job that can't run, with its message made writable."""
     written = message.encode(errors="replace").decode()
     return JobError(code=code, message=written if len(written) <= LONGEST else f"{written[:LONGEST]}…")
 
@@ -35,9 +35,9 @@ class Reader:
     """Reads jobs for one model.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         show: how much of a job the host may show.
-        memory: says what a job may take, for the sentence that refuses it.
+        memory: says how much memory a job may take, for the error.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Reader:
             self._bytes_a_token = None
 
     def read(self, asked: Asked, at: Callable[[str], None] = lambda _: None) -> Prepared:
-        """The job ready to run, resumed where its log ends; or with the reason why it can't run.
+        """Make the job ready to run, resumed where its log ends, or say why it can't run.
 
         Args:
             asked: the job.
-            at: told what comes next: `template`, `tokens` or `log`.
+            at: called with the next stage: `template`, `tokens` or `log`.
         """
         prepared = Prepared()
         try:
@@ -117,7 +117,7 @@ class Reader:
         prepared.prompt_ids = prompt_ids
 
     def _tools_of(self, job: WireJob) -> list[dict[str, Any]] | None:
-        """The job's tools, which the template must take; none where it has none."""
+        """The job's tools, if any, which the template must support."""
         tools = list(job.tools or ())
         if (place := wrong_tool(tools)) is not None:
             raise _Refused(
@@ -134,7 +134,7 @@ class Reader:
         return tools or None
 
     def _refuse_by_bytes(self, text: str, job: WireJob, context_tokens: int) -> None:
-        """What has more bytes than that many tokens can stand for is too long, however it is tokenised."""
+        """Refuse a text with more bytes than the allowed tokens can stand for, before tokenising it."""
         most = self._bytes_a_token
         if most is None or len(text) * 4 <= most * context_tokens:
             return
@@ -172,11 +172,11 @@ class Reader:
     def _spoken(
         self, prompt_ids: list[int], job: WireJob, token_ids: list[int], chunks: list[Chunk]
     ) -> tuple[TextStream, list[str], bool]:
-        """The text of some tokens, as their readers have it already."""
+        """The text of some tokens, as readers have received it already."""
         after = held_after(self._tokenizer, prompt_ids, whole=job.prompt_token_ids is None)
         read = "".join(chunk.text for chunk in chunks)
         ways = []
-        for before in (after, None):  # workers of the version before knew nothing of the prompt
+        for before in (after, None):  # older workers ignored the prompt
             stream = TextStream(self._tokenizer, job.stop, job.min_tokens, after=before)
             ways.append((stream, *stream.take(token_ids)))
             if "".join(ways[-1][1]) == read:
