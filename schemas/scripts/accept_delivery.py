@@ -18,19 +18,19 @@ def accept_delivery(
     retention_s: float,
     keep_entry: bool = False,
 ) -> Call[bool]:
-    """Keep what is to be sent, and drop the outbox entry with it; False where it was kept before.
+    """Store a delivery and drop its outbox entry; False if it had been stored before.
 
     Args:
         tag: the queue.
         entry_id: the outbox entry.
-        job_id: the job it tells of.
-        event: what of it.
-        tenant: whose job it is.
+        job_id: the job that it is about.
+        event: the job's event.
+        tenant: the tenant that owns the job.
         url: where to send it.
         body: what to send, the same at each attempt.
-        secret: the job's own; empty when its tenant's sign.
-        retention_s: how long the delivery is kept, and again when it is replayed.
-        keep_entry: the entry stays: more follows from it.
+        secret: the job's own secret; empty if its tenant's sign.
+        retention_s: how long the delivery is kept, counted again from a replay.
+        keep_entry: keep the entry, because more follows from it.
     """
 
     def parse(reply: bytes | str) -> bool:

@@ -36,7 +36,7 @@ class Segment:
 
 
 class AdvanceStatus(StrEnum):
-    """What became of a write."""
+    """The outcome of a write."""
 
     OK = "ok"
     CANCELLED = "cancelled"
@@ -44,15 +44,15 @@ class AdvanceStatus(StrEnum):
     EXPIRED = "expired"
     """Written; the job's deadline has passed."""
     FENCED = "fenced"
-    """Refused: the job is another worker's now, or has ended."""
+    """Refused: the job belongs to another worker now, or has ended."""
     GONE = "gone"
-    """Refused: the job's record is not there."""
+    """Refused: the job's record doesn't exist."""
     BEHIND = "behind"
     """Refused: the log ends at `log_offset`; send again from there."""
     DAMAGED = "damaged"
     """Refused: the job's keys were changed from outside and can't be written."""
     ALREADY = "already"
-    """The job has ended before; nothing was done."""
+    """The job had already ended; nothing was done."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ def parse_answer(reply: bytes | str) -> Advance:
 
 
 def advance(tag: Tag, lease_ms: int, segments: Sequence[Segment]) -> Call[list[Advance]]:
-    """Write the segments and renew every job's lease; one answer a segment, in order."""
+    """Write the segments and renew every job's lease; one answer per segment, in order."""
     args: list[Arg] = []
     for segment in segments:
         args += (segment.job_id, segment.fence, segment.start, segment.offset, segment.payload)

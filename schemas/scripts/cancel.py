@@ -8,7 +8,7 @@ from ..redis.call import Call, script, text
 
 
 class CancelStatus(StrEnum):
-    """What a cancel request came to."""
+    """The outcome of a cancellation."""
 
     CANCELLED = "cancelled"
     """It was waiting, and has ended."""
@@ -19,7 +19,7 @@ class CancelStatus(StrEnum):
 
 
 def cancel(tag: Tag, job_id: str) -> Call[CancelStatus]:
-    """Cancel a waiting job at once, a running one at its worker's next flush.
+    """Cancel a waiting job at once, and a running one at its worker's next flush.
 
     Raises:
         JobNotFound: there is no such job.

@@ -17,22 +17,23 @@ class ClaimRequest:
 
     Attributes:
         worker: the worker's id, shown in the job's record.
-        nonce: tells this incarnation of the worker from any other in the fence.
+        nonce: distinguishes this incarnation of the worker from any other in the fence.
         lease_ms: how long the claim holds without `advance`.
         budget_tokens: tokens that fit the free KV pages.
         slots: jobs that fit the batch.
-        page_size: tokens a KV page holds; costs are rounded up to it.
-        capacity_tokens: the most one job can ever hold here.
+        page_size: tokens per KV page; costs are rounded up to whole pages.
+        capacity_tokens: the most that one job can ever hold here.
         output_ratio: expected share of `max_tokens` that is really generated.
-        tokens_per_byte: for prompts whose tokens are not counted yet.
-        suspect_slots: 1 when the worker holds nothing: a suspect is taken then, and nothing beside it.
-        classes: which classes to serve, most urgent first.
+        tokens_per_byte: estimate for prompts whose tokens have not been counted.
+        suspect_slots: 1 if the worker holds nothing; a suspect is then taken, and nothing beside it.
+        classes: the classes to serve, most urgent first.
         max_v: newest schema version that the worker reads.
-        resync: the reply to an earlier claim was lost: take nothing, list what this incarnation holds.
-        company: the worker may run jobs of other queues beside these.
-        context_tokens: the most one job of this model can ever hold anywhere.
-        room_tokens: by class, tokens that would fit if all less urgent jobs here gave way.
-        fingerprint: of the worker's model; of jobs with tokens it takes those alone that this model made.
+        resync: the reply to an earlier claim was lost: take nothing, and list what this incarnation holds.
+        company: whether the worker may run jobs of other queues beside these.
+        context_tokens: the most that one job of this model can ever hold anywhere.
+        room_tokens: tokens that would fit if all less urgent jobs here gave way, by class.
+        fingerprint: identifies the worker's model; it takes only jobs without tokens, or with tokens of this
+            model.
     """
 
     worker: str
@@ -56,20 +57,20 @@ class ClaimRequest:
 
 @dataclass(slots=True)
 class ClaimedJob:
-    """A job that is now this worker's.
+    """A job that now belongs to this worker.
 
     Attributes:
         fence: proves ownership in every later write.
         spec: the job as JSON (`WireJob.from_wire`), as it is in Redis: it may be no text at all. None where
             the reply would be long with it: it is to be read from the job's record.
-        offset: tokens in its log.
-        attempts: how often a worker died over it, and over nothing else.
-        suspect_until: it stays a suspect until its log passes this offset; None when it is none.
+        offset: number of tokens in its log.
+        attempts: how often a worker died over it while running nothing else.
+        suspect_until: it stays a suspect until its log passes this offset; None if it isn't one.
         waited_ms: time since it was enqueued, by Redis's clock.
-        prompt_tokens: as counted by a producer or worker; 0: nobody has.
-        job_class, tenant: as its record says.
-        cost_tokens: what it counts for in the claim's budget.
-        spec_bytes: how long the spec is.
+        prompt_tokens: as counted by a producer or worker; 0 if not counted yet.
+        job_class, tenant: as in its record.
+        cost_tokens: its cost in the claim's budget.
+        spec_bytes: the spec's length.
     """
 
     job_id: str
@@ -88,14 +89,14 @@ class ClaimedJob:
 
 @dataclass(slots=True)
 class ClaimReply:
-    """What a claim came to.
+    """The outcome of a claim.
 
     Attributes:
-        jobs: those taken.
-        blocked_class, blocked_tokens: class and cost of the head that did not fit, if one stopped the
-            claim; it is held for this worker.
-        more: the claim has looked at as much as one may: the next one finds more.
-        suspect_waits: the worker, which held nothing, is to try another suspect next.
+        jobs: the jobs taken.
+        blocked_class, blocked_tokens: class and cost of the head that didn't fit, if one stopped the claim;
+            it is held for this worker.
+        more: the claim has looked at as much as one may, and the next one may find more.
+        suspect_waits: the worker, which held nothing, should try another suspect next.
         ended: what was found cancelled, expired or damaged, and has ended.
     """
 
@@ -108,7 +109,7 @@ class ClaimReply:
 
 
 def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
-    """Take a suspect alone, or jobs until one does not fit: in each class what ran before, then the lanes."""
+    """Take a suspect alone, or jobs until one doesn't fit: in each class first those that ran before."""
     return script("claim").call(
         tag.base,
         _parse,
@@ -158,6 +159,6 @@ def _claimed(item: list[Any]) -> ClaimedJob:
         cost_tokens=int(cost),
         spec_bytes=int(spec_bytes),
     )
-    with suppress(ValueError):  # a record that was damaged from outside spoils its own job only
+    with suppress(ValueError):  # a record that was damaged from outside affects only its own job
         claimed.job_class = JobClass(readable(job_class))
     return claimed

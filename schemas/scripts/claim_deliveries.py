@@ -14,8 +14,8 @@ class DueDelivery:
     """A delivery for one attempt.
 
     Attributes:
-        fence: shows that the attempt is ours.
-        secret: the job's own; empty when its tenant's sign.
+        fence: proves that the attempt is ours.
+        secret: the job's own secret; empty if its tenant's sign.
         attempts: how many there were before.
     """
 
@@ -30,12 +30,12 @@ class DueDelivery:
 
     @property
     def origin(self) -> str:
-        """Whose attempts are limited together."""
+        """The origin whose attempts are limited together."""
         return origin_id(self.url)
 
 
 class DeliveriesReply(NamedTuple):
-    """What to send now; and the ids of those whose retention ended before they were delivered."""
+    """What to send now, and the ids of deliveries whose retention ended before they were delivered."""
 
     due: list[DueDelivery]
     expired: list[str]
@@ -49,7 +49,7 @@ def claim_deliveries(
     under_way: Mapping[str, int] | None = None,
     tenants: Mapping[tuple[str, str], int] | None = None,
 ) -> Call[DeliveriesReply]:
-    """Take at most `limit` deliveries; an attempt not settled within `lease_s` is another's to make.
+    """Take at most `limit` deliveries; an attempt not settled within `lease_s` may be made by another sender.
 
     Args:
         tag: the queue.
@@ -88,7 +88,7 @@ def claim_deliveries(
 
 
 def _read(value: bytes | str) -> str:
-    """What may have been damaged from outside; it is then refused where it is sent."""
+    """A text that may have been damaged from outside, in which case sending it is refused."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 

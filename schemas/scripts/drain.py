@@ -5,9 +5,9 @@ from ..redis.call import Call, script, text
 
 
 def drain(tag: Tag, worker_id: str, finish_s: float) -> Call[bool]:
-    """Have the worker end by its next heartbeat, or `finish_s` later if its jobs may end first.
+    """Make the worker end by its next heartbeat, or `finish_s` later if its jobs may finish first.
 
-    The result says whether there is such a worker in this queue.
+    The result says whether this queue has such a worker.
     """
 
     def parse(reply: bytes | str) -> bool:

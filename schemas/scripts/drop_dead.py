@@ -1,4 +1,4 @@
-"""Throw a dead letter away."""
+"""Delete a dead letter."""
 
 from ..errors import JobNotFound
 from ..keys import Tag
@@ -6,7 +6,7 @@ from ..redis.call import Call, new_request, script, text
 
 
 def drop_dead(tag: Tag, entry_id: str) -> Call[str]:
-    """Delete dead letter `entry_id` and the record and log of its failed job; gives the job's id.
+    """Delete dead letter `entry_id` and the record and log of its failed job; return the job's id.
 
     Raises:
         JobNotFound: there is no such dead letter.

@@ -1,11 +1,11 @@
-"""Drop an outbox entry that has been seen to."""
+"""Drop an outbox entry that has been handled."""
 
 from ..keys import Tag
 from ..redis.call import Call, script
 
 
 def drop_entry(tag: Tag, entry_id: str) -> Call[None]:
-    """Drop the entry; with the last one of an ended job, the job is kept for its retention and no longer."""
+    """Drop the entry. After the last one of an ended job, the job is kept only for its retention."""
 
     def parse(_: bytes | str) -> None:
         return None

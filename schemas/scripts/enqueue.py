@@ -13,14 +13,14 @@ from ..wire import WireJob
 
 
 def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[str]:
-    """Accept `job` under `job_id`; gives the id, or the earlier one for a repeated idempotent request.
+    """Accept `job` under `job_id`; return the id, or the earlier one for a repeated idempotent request.
 
     Sending the same call again is safe: the first reply may have been lost.
 
     Raises:
-        InvalidJob: the job is larger than `max_job_bytes`, or can't be written any more (at once).
-        QueueFull: the lane or the tenant is at its limit (from the reply, as the next).
-        RateLimited: the tenant has had its requests or tokens of this minute.
+        InvalidJob: the job is larger than `max_job_bytes`, or can't be written (raised at once).
+        QueueFull: the lane or the tenant is at its limit (raised by the reply, like the next two).
+        RateLimited: the tenant has used up this minute's requests or tokens.
         IdempotencyConflict: the idempotency key belongs to another body.
     """
     limits, job = settings.limits, WireJob.of(job)
@@ -70,7 +70,7 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[st
 
 
 def _body_hash(job: WireJob) -> str:
-    """Equal for requests that ask for the same thing."""
+    """A hash that is equal for requests that ask for the same thing."""
     if job.idempotency_key is None:
         return ""
     body = job.model_dump(mode="json", exclude={"v"})

@@ -1,4 +1,4 @@
-"""Workers saying that they live."""
+"""Workers' heartbeats."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,11 +13,12 @@ from .upkeep import WORKER_SILENCE_S
 
 
 class HeartbeatReply(NamedTuple):
-    """What the queue has to tell a worker.
+    """What the queue tells a worker.
 
     Attributes:
-        drain_s: None, or for how many seconds it may go on with its jobs before it hands them over and ends.
-        others: fingerprints of other models that were served under the same name within the last seconds.
+        drain_s: how long it may continue its jobs before it hands them over and stops; None if it need not
+        stop.
+        others: fingerprints of other models served under the same name within the last seconds.
     """
 
     drain_s: float | None
@@ -25,9 +26,9 @@ class HeartbeatReply(NamedTuple):
 
 
 def heartbeat(tag: Tag, worker_id: str, facts: Mapping[str, str | int]) -> Call[HeartbeatReply]:
-    """Register the worker, or renew it, with what it says of itself.
+    """Register the worker, or renew its registration, with the facts that it reports.
 
-    Of that, `fingerprint`, `classes` (joined by commas) and `max_v` tell which jobs with tokens it can take.
+    Of these, `fingerprint`, `classes` (joined by commas) and `max_v` say which jobs with tokens it can take.
     """
     return script("heartbeat").call(
         tag.base,
@@ -44,7 +45,7 @@ def _parse(reply: list[Any]) -> HeartbeatReply:
 
 
 def forget_worker(redis: Redis, tag: Tag, worker_id: str) -> None:
-    """Take a worker that shuts down off the list."""
+    """Remove a worker that is shutting down from the list."""
     with broker_errors():
         pipe = redis.pipeline(transaction=False)
         pipe.zrem(tag.workers, worker_id)

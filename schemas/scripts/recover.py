@@ -1,4 +1,4 @@
-"""Take the jobs of a dead worker back."""
+"""Take back a dead worker's jobs."""
 
 from typing import Any, NamedTuple
 
@@ -20,10 +20,11 @@ class Recovered(NamedTuple):
 def recover(
     tag: Tag, worker_id: str, settings: QueueSettings, *, blamed: bool, how: str = ""
 ) -> Call[Recovered]:
-    """Queue jobs of a worker whose process has ended, without waiting for their leases.
+    """Queue the jobs of a worker whose process has ended, without waiting for their leases.
 
-    To be called until none is left. `blamed` says that it ended by something it ran (a crash, not a SIGKILL
-    from outside): its jobs are suspects then, to be tried alone. `how` it ended goes into their history.
+    Call it until none is left. `blamed` says that the process ended because of something it ran (a crash, not
+    a SIGKILL from outside), which makes its jobs suspects, to be tried alone. `how` it ended goes into their
+    history.
     """
 
     def parse(reply: Any) -> Recovered:

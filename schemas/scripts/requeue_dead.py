@@ -1,4 +1,4 @@
-"""Give a dead letter another life."""
+"""Queue the job of a dead letter again."""
 
 from ..errors import JobNotFound
 from ..keys import Tag
@@ -6,10 +6,10 @@ from ..redis.call import Call, new_request, script, text
 
 
 def requeue_dead(tag: Tag, entry_id: str, *, from_scratch: bool = False) -> Call[str]:
-    """Queue the job of dead letter `entry_id` again, with its progress or without; gives the job's id.
+    """Queue the job of dead letter `entry_id` again, with or without its progress; return the job's id.
 
     Raises:
-        JobNotFound: there is no such dead letter, or its job is not there any more.
+        JobNotFound: there is no such dead letter, or its job no longer exists.
     """
 
     def parse(reply: bytes | str) -> str:

@@ -1,4 +1,4 @@
-"""Note what became of an attempt to deliver a webhook."""
+"""Record the outcome of an attempt to deliver a webhook."""
 
 from ..redis.call import Call, script, text
 from ..webhooks.delivery import PER_ENDPOINT, DeliveryAttempt, DeliveryState
@@ -13,9 +13,9 @@ def settle_delivery(
     *,
     delay_s: float = 0.0,
 ) -> Call[bool]:
-    """Note an attempt; `pending` is tried again after `delay_s`, `disabled` says that the endpoint is gone.
+    """Record an attempt: `pending` is retried after `delay_s`, `disabled` means that the endpoint is gone.
 
-    False: the attempt had taken too long, and the delivery is another's.
+    Returns False if the attempt took too long, so that the delivery belongs to another sender.
     """
 
     def parse(reply: bytes | str) -> bool:

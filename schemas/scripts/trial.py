@@ -16,10 +16,10 @@ def trial(
     fingerprint: str = "",
     tokens_per_byte: float = 0.5,
 ) -> Call[bool]:
-    """Whether this worker, which holds jobs, is to give them back and try suspects, one after the other.
+    """Whether this worker, which holds jobs, should give them back and try suspects, one after the other.
 
-    To be called with every heartbeat of a worker that holds jobs; `classes` are those of which it can try
-    jobs, none when it can't now; `fingerprint` and `tokens_per_byte` as in its claims.
+    A worker that holds jobs calls it with every heartbeat. `classes` are those of which it can try jobs now;
+    `fingerprint` and `tokens_per_byte` are as in its claims.
     """
 
     def parse(reply: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What time does to a queue."""
+"""Do what becomes due in a queue as time passes."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -9,7 +9,7 @@ from ..settings.queue import QueueSettings
 from .ended import Ended, read_ended
 
 ITEMS_A_CALL = 100
-"""Bounds how long one call holds Redis up."""
+"""Limits how long one call occupies Redis."""
 
 SUSPECT_MARGIN_TOKENS = 8
 """A recovered job stops being a suspect this far past its last published token: its worker may have
@@ -17,16 +17,16 @@ sampled a few more before it died, and generation is the same again up to there.
 with each death after the second, for a worker whose tokens were further ahead of the log."""
 
 WORKER_SILENCE_S = 60.0
-"""A worker that has not been heard of for this long is forgotten."""
+"""A worker that has been silent for this long is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """What becomes of jobs with tokens whose model no worker has any more.
+    """What happens to jobs with tokens once no worker has their model.
 
     Attributes:
-        action: they begin from scratch, go on with another model, or fail.
-        grace_s: how long no worker of the model must have been heard of.
+        action: they start over, continue with another model, or fail.
+        grace_s: how long no worker with the model may have been heard from.
     """
 
     action: Literal["restart", "resume", "fail"] = "restart"
@@ -34,10 +34,10 @@ class ModelChange:
 
 
 class UpkeepCounts(NamedTuple):
-    """How many items of each kind the call dealt with, and how many jobs wait now.
+    """How many items of each kind the call handled, and how many jobs wait now.
 
     Attributes:
-        model_changed: jobs whose model was gone: restarted, resumed or failed, as the caller wants it.
+        model_changed: jobs whose model was gone, and which were restarted, resumed or failed.
     """
 
     promoted: int
@@ -65,8 +65,8 @@ def upkeep(
 ) -> Call[UpkeepReply]:
     """Promote due jobs, expire deadlines, recover jobs of lapsed leases, forget silent workers.
 
-    To be called several times in `lease_ms`: when it was not, Redis may have been away, and lapsed leases get
-    that time to be renewed. Without a `model_change` jobs of models that are gone are left to others.
+    Call it several times per `lease_ms`: otherwise Redis may have been unreachable, and lapsed leases get
+    that time to be renewed. Without a `model_change`, jobs whose model is gone are left to other workers.
     """
 
     def parse(reply: list[Any]) -> UpkeepReply:
