@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -18,7 +16,7 @@ from .reply_proxy import ReplyProxy
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 
-LONG = {"prompt": "A generator is", "model": "demo", "max_tokens": 700, "ignore_eos": True}
+LONG = {"prompt": "A generator is", "model": "demo", "max_tokens": 700, "ignore_eos": True, "seed": 1}
 SHORT = {**LONG, "max_tokens": 120}
 
 
@@ -37,9 +35,9 @@ def start_on_one_of_two(start_worker, redis_url, fields, options=None):
 
 
 def test_a_drained_worker_hands_over_and_is_not_started_again(
-    redis_url, redis, start_worker, expected_tokens
+    redis_url, redis, start_worker, expected_tokens, cli
 ):
-    fields = {**LONG, "max_tokens": 1900, "seed": 1}
+    fields = {**LONG, "max_tokens": 1900}
     old, _, job = start_on_one_of_two(start_worker, redis_url, fields)
     old_id = job.status().worker
     wait_until(lambda: next(w for w in old.client.workers() if w.id == old_id).running == 1)
@@ -47,9 +45,7 @@ def test_a_drained_worker_hands_over_and_is_not_started_again(
     reader = threading.Thread(target=lambda: [seen.extend(c.token_ids) for c in job.stream()])
     reader.start()
     asked = time.monotonic()
-    cli = [sys.executable, "-m", "headrace.cli", "workers", "drain", old_id[:-1], "--redis", redis_url]
-    said = subprocess.run(cli, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert said == f"{old_id} hands over its 1 jobs\n"
+    assert cli("workers", "drain", old_id[:-1]).output == f"{old_id} hands over its 1 jobs\n"
     wait_until(lambda: job.status().worker not in {old_id, None})
     before = job.status().offset
     wait_until(lambda: job.status().offset > before)
@@ -74,11 +70,10 @@ def test_a_worker_told_to_finish_ends_its_jobs_and_takes_no_more(redis_url, star
 
 
 def test_what_has_not_finished_in_its_grace_is_handed_over(redis_url, redis, start_worker, expected_tokens):
-    fields = {**LONG, "seed": 2}
-    first, second, job = start_on_one_of_two(start_worker, redis_url, fields, {"finish_s": 0.2})
+    first, second, job = start_on_one_of_two(start_worker, redis_url, LONG, {"finish_s": 0.2})
     assert first.stop() == 0
     assert job.result(timeout_s=60).attempts == 0
-    assert assert_whole(redis, job) == expected_tokens(**fields)
+    assert assert_whole(redis, job) == expected_tokens(**LONG)
     assert second.events("engine_died") == []
 
 
@@ -103,23 +98,23 @@ def test_a_worker_that_ends_gives_back_what_a_claim_took_whose_reply_was_lost(
 def test_a_hand_over_that_hangs_is_cut_short_and_its_jobs_go_on_elsewhere(
     redis_url, redis, start_worker, expected_tokens
 ):
-    first, second, job = start_on_one_of_two(start_worker, redis_url, {**LONG, "seed": 3}, {"drain_s": 1})
+    first, second, job = start_on_one_of_two(start_worker, redis_url, LONG, {"drain_s": 1})
     os.kill(first.engine_of(job.status().worker), signal.SIGSTOP)
     assert first.stop() == 0
     assert first.events("engine_killed")
     assert job.result(timeout_s=60).attempts == 1
-    assert assert_whole(redis, job) == expected_tokens(**LONG, seed=3)
+    assert assert_whole(redis, job) == expected_tokens(**LONG)
     assert second.events("engine_died") == []
 
 
 def test_a_stuck_engine_process_is_found_and_its_jobs_go_on(redis_url, redis, start_worker, expected_tokens):
     worker = start_worker(redis_url, engines=2, options={"wedged_s": 3, "lease_s": 60})
-    job = worker.client.enqueue(**LONG, seed=4)
+    job = worker.client.enqueue(**LONG)
     wait_until(lambda: running(worker, job))
     os.kill(worker.engine_of(job.status().worker), signal.SIGSTOP)
     assert job.result(timeout_s=60).attempts == 1
     assert worker.events("engine_wedged")
-    assert assert_whole(redis, job) == expected_tokens(**LONG, seed=4)
+    assert assert_whole(redis, job) == expected_tokens(**LONG)
 
 
 def test_draining_nobody_says_who_there_is(redis_url, start_worker):

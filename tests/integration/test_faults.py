@@ -64,7 +64,7 @@ def test_a_worker_that_wakes_up_after_its_lease_writes_nothing_and_serves_again(
     redis_url, redis, start_worker, expected_tokens
 ):
     worker = start_worker(redis_url, engines=2, options={"lease_s": 1})
-    reader = Reader(job := worker.client.enqueue(**LONG))
+    reader = Reader(job := worker.client.enqueue(**MIDDLING))
     reader.wait_for(20)
     zombie = job.status().worker
     pid = worker.engine_of(zombie)
@@ -74,7 +74,7 @@ def test_a_worker_that_wakes_up_after_its_lease_writes_nothing_and_serves_again(
     wait_until(lambda: job.status().offset > offset)
     os.kill(pid, signal.SIGCONT)
     wait_until(lambda: any(line.get("worker") == zombie for line in worker.events("job_lost")))
-    assert reader.end() == assert_whole(redis, job) == expected_tokens(**LONG)
+    assert reader.end() == assert_whole(redis, job) == expected_tokens(**MIDDLING)
     wait_until(lambda: idle(worker.client))
     (other,) = {w.id for w in worker.client.workers()} - {zombie}
     worker.client.admin.drain_worker(other)
@@ -88,7 +88,7 @@ def test_when_host_and_engine_die_at_once_the_lease_brings_the_stream_back(
     redis_url, redis, start_worker, expected_tokens
 ):
     workers = [start_worker(redis_url) for _ in range(2)]
-    reader = Reader(job := workers[0].client.enqueue(**LONG))
+    reader = Reader(job := workers[0].client.enqueue(**MIDDLING))
     reader.wait_for(20)
     name = job.status().worker
     (dying,) = [w for w in workers if name in {e["engine"] for e in w.events("engine_ready")}]
@@ -97,7 +97,7 @@ def test_when_host_and_engine_die_at_once_the_lease_brings_the_stream_back(
     os.kill(engine, signal.SIGKILL)
     tokens = reader.end()
     print(f"longest silence of the stream: {reader.gap_s:.2f} s (lease 2 s)")
-    assert tokens == assert_whole(redis, job) == expected_tokens(**LONG)
+    assert tokens == assert_whole(redis, job) == expected_tokens(**MIDDLING)
 
 
 @pytest.mark.parametrize("fault", ["cut", "break_up"])
@@ -178,7 +178,7 @@ def test_time_is_redis_own_whatever_the_workers_clock_says(redis_url, start_work
     for job in (late, cut_short, overdue):
         wait_until(lambda job=job: job.status().state == "expired", 60)
     assert (late.status().offset, cut_short.status().offset > 0) == (0, True)
-    held = client.enqueue(**LONG)
+    held = client.enqueue(**MIDDLING)
     held.result(timeout_s=60)
     assert held.status().attempts == 0
 
