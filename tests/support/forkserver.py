@@ -11,6 +11,7 @@ A process is forked twice, from the server and from a child of it that ends at o
 orphan, which the kernel gives to whoever asked for it (a "child subreaper" for that moment).
 """
 
+import atexit
 import ctypes
 import fcntl
 import gc
@@ -26,7 +27,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).parents[2]
 HELPER = "fork helper"
@@ -214,15 +215,34 @@ def _be(order: Mapping[str, Any]) -> None:
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
         forked = _fork_what_is_started(order["pass_fds"])
-    args = order["args"]
+    try:
+        _run(order["args"], order["cwd"])
+        status = 0
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        status = end.code or 0
+    _end(status)
+
+
+def _run(args: Sequence[str], folder: str) -> None:
     if args[0] == "-m":
-        sys.path[0], sys.argv[:] = order["cwd"], args[1:]
+        sys.path[0], sys.argv[:] = folder, args[1:]
         if not hasattr(sys.modules.get(args[1]), "__path__"):
             sys.modules.pop(args[1], None)  # it is __main__ from now on, as it would be
         runpy.run_module(args[1], run_name="__main__", alter_sys=True)
     else:
         sys.path[0], sys.argv[:] = str(Path(args[0]).parent), args
         runpy.run_path(args[0], run_name="__main__")
+
+
+def _end(status: int) -> NoReturn:
+    """End as Python does, but leave its memory to the kernel: taking all modules apart would copy them."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _fork_what_is_started(inherited: Sequence[int]) -> dict[str, Any] | None:
