@@ -105,7 +105,7 @@ def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, fr
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
-    workers = ["headrace.workers.engine_process.main", "headrace.workers.engine_process.intake.process"]
+    workers = ["headrace.workers.engine_process.intake.process", "headrace.workers.engine_process.main"]
     assert sorted(started) == ["celery", "headrace.cli", "headrace.cli", *workers]
     assert {log.name for log in (tmp_path / ".headrace").glob("*.log")} == {
         "worker.log",

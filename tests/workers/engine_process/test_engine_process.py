@@ -20,7 +20,7 @@ from headrace.workers.supervision.pipe import LaunchEngine, encode
 
 def test_a_pipe_in_a_models_folder_is_refused_by_name(tmp_path):
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(NotAFile, match=r"config\.json is no file"):
+    with pytest.raises(NotAFile, match=r"config\.json is not a regular file"):
         check_files(str(tmp_path))
 
 
