@@ -20,6 +20,7 @@ from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate  # noqa: F401 (a task of every app)
 from headrace.schemas import keys
 from headrace.schemas.errors import InvalidJob
+from headrace.schemas.events import JobState
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.callbacks.metrics import CallbackMetrics
 from headrace.workers.callbacks.run import INTERNAL_ERROR
@@ -36,6 +37,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Call to deprecated setex"),
     pytest.mark.filterwarnings(f"ignore:{INTERNAL_ERROR}:RuntimeWarning"),
 ]
+
+TERMINAL = {state.value.encode() for state in JobState if state.terminal}
 
 MOST_AT_ONCE = 500
 """Cases that are in the queue together."""
@@ -107,6 +110,23 @@ def told(redis: Redis) -> Iterator[str]:
         yield (redis.hget(key, "history") or b"").decode(errors="replace")
 
 
+def unanswered(redis: Redis, cases: list[Case]) -> Iterator[tuple[Any, ...]]:
+    """Cases that have no end and are no dead letters, or that failed for no reason."""
+    buried = {fields[b"job"].decode() for _, fields in redis.xrange(TAG.dead)}
+    for case in cases:
+        if case.job_id in buried:
+            continue
+        if redis.type(TAG.job(case.job_id)) != b"hash":
+            if not any(
+                "retention_ms" in change for change in case.changes
+            ):  # else it was kept as long as it said
+                yield case.job_id, case.changes, "lost"
+            continue
+        state, error = redis.hmget(TAG.job(case.job_id), "state", "error")
+        if state not in TERMINAL or (state == b"failed" and not error):
+            yield case.job_id, case.changes, state
+
+
 def sent(redis: Redis) -> set[str]:
     """The tasks in the broker."""
     found = set()
@@ -159,6 +179,21 @@ def test_no_record_of_a_job_harms_anybody(
     with capture_logs() as logs:
         attack(start_worker(redis_url, options={"lease_s": 5}), redis, Fuzzer(seed or 2), count)
         assert SECRET not in str(logs)
+
+
+def test_each_damaged_record_ends_with_a_reason_or_is_a_dead_letter(
+    redis_url: str, redis: Redis, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    worker, fuzzer = start_worker(redis_url, options={"lease_s": 5}), Fuzzer(1)
+    cases = [fuzzer.case() for _ in range(200)]
+    for part in range(0, len(cases), 10):
+        put(redis, cases[part : part + 10])
+    good = worker.client.enqueue(**GOOD)
+    assert good.result(timeout_s=120).attempts == 0
+    wait_until(lambda: not list(unanswered(redis, cases)))
+    assert [line for line in worker.lines if line["level"] == "error"] == []
+    assert len(worker.events("engine_ready")) == 1
+    clear(redis, cases)
 
 
 @pytest.mark.parametrize("seed", range(2))
