@@ -56,7 +56,7 @@ class Crowd:
 
     def __init__(self, redis: Redis, count: int) -> None:
         self.redis, self.count = redis, count
-        redis.flushall()
+        redis.flushall(asynchronous=True)  # gigabytes, perhaps
         self._many(*self._run("1"))
         self._many(*self._run("2", max_attempts=1), self._died("2", blamed=True))
         self._many(added(numbered_id("3")))
