@@ -88,7 +88,7 @@ async def test_a_name_is_looked_up_once_and_its_address_connected_to(reach, rece
 async def test_a_name_that_leads_to_a_private_address_is_refused(reach, receiver, internet, addresses):
     attempt = await reach(Names(addresses)).send(URL, *SEND)
     assert (attempt.verdict, attempt.status) == (AttemptVerdict.REFUSED, None)
-    assert "hooks.example leads to" in attempt.error
+    assert "hooks.example resolves to" in attempt.error
     assert internet.connected == []
 
 
