@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..activation import silu_and_mul
+from .activation import silu_and_mul
 from .dot import dot
 from .tuning import Launch, launch_of
 
