@@ -63,7 +63,14 @@ class Batch:
         self.lengths[rows] += 1
 
     def step_input(self, plan: list[Chunk]) -> tuple[StepInput, list[Chunk]]:
-        """The arrays for a plan (decodes first), and its chunks that get a new token, in order."""
+        """The arrays for a plan (decodes first), and its chunks that get a new token, in order.
+
+        An example, with pages of 4: A (row 0, pages 7 and 5) decodes its token at position 6; B (row 2, pages
+        9 and 3) has 5 prompt tokens, of which this step computes the last 2. Then
+
+            query_starts 0 1 3      positions 6 3 4      slots 22 39 12     (5·4 + 2, 9·4 + 3, 3·4 + 0)
+            context_lens 7 5        block_tables 7 5 / 9 3                  sampled 0 2
+        """
         counts = np.fromiter((chunk.count for chunk in plan), np.int64, len(plan))
         rows = np.fromiter((chunk.sequence.row for chunk in plan), np.int64, len(plan))
         starts = np.fromiter((chunk.sequence.computed for chunk in plan), np.int64, len(plan))

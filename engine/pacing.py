@@ -26,7 +26,8 @@ MIN_CHUNK_TOKENS = 16
 """Of a prompt in a step: fewer cost nearly as much, because weights and keys are read for them too."""
 
 _MEMORY = 0.97
-"""What a measured step still counts after the next one: about thirty steps are remembered."""
+"""What a measured step still counts after the next one: about thirty steps (1 / 0.03) are remembered. At 20
+ms a step that is half a second: as quick as a clock's changes, and enough to tell five parts apart."""
 
 _FORGOTTEN = 1e-12
 """Weight of remembered steps below which they say nothing more of a part."""
@@ -124,6 +125,7 @@ class Margin:
     def learn(self, ratio: float) -> None:
         """A step took `ratio` times what was predicted."""
         late = ratio > self.factor
+        # In balance where 0.4 % are late: each of these raises by 9.96 %, each other lowers by 0.04 %.
         self._deviations *= _LATE_STEP ** (late - _LATE_SHARE)
         self._deviations = min(40.0, max(1.5, self._deviations))
         deviation = min(abs(ratio - 1.0), 5.0 * self._spread)  # one accident does not make a spread
@@ -170,7 +172,9 @@ class Pacer:
         if left_s <= 0 or most <= 0:
             return 0
         *_, token_s, attended_s = self.cost.sizes
-        # n tokens cost n * linear + n² * attended_s / 2: the root, in the form that has no 0 / 0
+        # n tokens cost n * linear + n² * attended_s / 2: the root, in the form that has no 0 / 0.
+        # With 30 ms left, 50 µs a token and 20 ns a token attended to, 541 tokens of a prompt's start fit;
+        # after 8,000 of its tokens, when linear is 210 µs, 141.
         linear = token_s + attended_s * (computed + 0.5)
         root = linear + sqrt(linear * linear + 2 * attended_s * left_s)
         return min(most, int(2 * left_s / root)) if root > 0 else most

@@ -9,6 +9,11 @@ Invariants (`check` asserts them):
 - The free list is in eviction order: pages without content first, then the longest unused. A sequence lets
   go of its last page first, so that beginnings, which others share, live longest.
 - Page 0 is the null page: padding points to it and nobody reads it.
+
+An example, with pages of 4 tokens: A, of the tokens abcdefghi, holds the pages 1 (abcd), 2 (efgh) and 3 (i),
+of which the first two are full and known. A ends: 3, which has no key, goes to the front of the free list, 2
+and then 1 to its end. B comes with abcdefxy: it finds 1 by the key of abcd, but nothing by that of abcd and
+efxy, so it holds 1 and takes 3, the first of the list. Were pages short, 2 would be taken before 1.
 """
 
 import secrets
@@ -53,6 +58,7 @@ class PagePool:
         self.free = 0
         self._pages = [Page(index) for index in range(num_pages)]
         self._packed = Struct(f"{page_size}q").pack
+        # 128 bits: two prefixes of one key would have to be found by chance, and among the pages of one pool.
         self._keyed = blake2b(key=secrets.token_bytes(32), digest_size=16)
         self._known: dict[bytes, Page] = {}
         self._ends = Page(-1)  # sentinel: `after` is the next page to take, `before` the last

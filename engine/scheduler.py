@@ -113,7 +113,7 @@ class Scheduler:
     def expand(self) -> None:
         """A step did fit the memory: the next may be a little larger again."""
         if self._step_tokens < self.max_step_tokens:
-            more = self._step_tokens // 16 + 1
+            more = self._step_tokens // 16 + 1  # doubles in some twelve steps
             self._step_tokens = min(self.max_step_tokens, self._step_tokens + more)
 
     def _plan_prompts(self, plan: list[Chunk], budget: int) -> int:
@@ -179,7 +179,8 @@ class Scheduler:
         found = self._find_prefix(sequence)
         fresh = self.pages_for(len(sequence.tokens)) - len(found)
         revived = sum(page.refs == 0 for page in found)
-        headroom = self.pool.total // 100 if self.running else 0  # or it would soon be preempted again
+        # Or it would soon be preempted again: each running sequence takes a page every page_size steps.
+        headroom = self.pool.total // 100 if self.running else 0
         if fresh + revived + headroom > self.pool.free:
             return False
         self.waiting.pop(0)

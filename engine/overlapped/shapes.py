@@ -17,6 +17,8 @@ from ..config import EngineConfig
 
 _FIRST_CONTEXT_TOKENS = 2048
 _CONTEXT_STRIDE = 4
+"""Widths of block tables: for 2,048 tokens, then for 4 times as many as the one before. Each costs a graph
+for every number of sequences, while a table of 8,192 tokens is 2 KiB, whose copy nobody notices."""
 _CHUNK_TOKENS = 512
 """Of the largest step with prompt chunks that is padded."""
 

@@ -1,1 +1,1 @@
-"""How the next token is chosen: what sequences ask for, by batch row, and the pass over a step's logits."""
+"""What sequences ask of sampling, by batch row; the pass over a step's logits is `kernels/sample.py`."""
