@@ -23,8 +23,9 @@ from headrace.kernels.linear import pack_linear
 from headrace.kernels.moe import moe_mlp_torch, pack_experts, route, route_torch
 from headrace.kernels.norm import add_rms_norm, add_rms_norm_torch
 from headrace.kernels.rope_cache import rope_and_cache, rope_and_cache_torch
-from headrace.kernels.sample import SampleNeeds, SamplingTable, sample, sample_torch
+from headrace.kernels.sample import sample, sample_torch
 from headrace.kernels.sampling import gumbel_argmax, gumbel_argmax_torch
+from headrace.kernels.structs import SampleNeeds, SamplingTable
 
 from .ceilings import copy_bytes_per_s, matmul_flops
 from .machine import machine, save
@@ -224,10 +225,10 @@ def full_sample(size: Size, device: str) -> Op:
         top_k=every(50, torch.int32),
         top_p=every(0.9),
         min_p=every(0.01),
-        presence=every(0.1),
-        frequency=every(0.1),
-        repetition=every(1.1),
-        seeds=torch.arange(B, device=device),
+        presence_penalty=every(0.1),
+        frequency_penalty=every(0.1),
+        repetition_penalty=every(1.1),
+        seed=torch.arange(B, device=device),
         tokens=torch.randint(0, size.vocab, (B, 100), device=device),
         lengths=known,
         prompt_lengths=known // 2,

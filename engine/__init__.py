@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from .errors import ModelError, RequestError, UnknownEngine, is_out_of_memory
     from .fingerprint import model_fingerprint
     from .first_tokens import self_test
+    from .parameters import SamplingParams
     from .protocol import EngineProtocol, EngineStats, ModelInfo
     from .registry import EngineSpec, engine_spec, register
-    from .request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
+    from .request import FinishReason, Progress, Request, TokenLogprobs
     from .step_input import Executor
 
 __all__ = [
@@ -47,9 +48,10 @@ _HOMES = {
     "errors": ("ModelError", "RequestError", "UnknownEngine", "is_out_of_memory"),
     "fingerprint": ("model_fingerprint",),
     "first_tokens": ("self_test",),
+    "parameters": ("SamplingParams",),
     "protocol": ("EngineProtocol", "EngineStats", "ModelInfo"),
     "registry": ("EngineSpec", "engine_spec", "register"),
-    "request": ("FinishReason", "Progress", "Request", "SamplingParams", "TokenLogprobs"),
+    "request": ("FinishReason", "Progress", "Request", "TokenLogprobs"),
     "step_input": ("Executor",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

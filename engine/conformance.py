@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from .errors import RequestError
+from .parameters import SamplingParams
 from .protocol import EngineProtocol
-from .request import FinishReason, Progress, Request, SamplingParams
+from .request import FinishReason, Progress, Request
 
 _MOST_STEPS = 10_000
 """An engine that has work for more of them makes no progress."""

@@ -10,10 +10,10 @@ from .errors import RequestError, is_of_the_device, is_out_of_memory
 from .loading import load_executor
 from .pacing import Load, Pacer
 from .pages import PagePool
+from .parameters import computable, refuse_unknown
 from .protocol import EngineStats, ModelInfo
 from .request import FinishReason, Progress, Request
-from .sampling.parameters import computable
-from .sampling.sampler import Sampled
+from .sampling.sampled import Sampled
 from .scheduler import Chunk, Scheduler
 from .sequence import Sequence
 from .step import Flight, PlainSteps, Steps
@@ -125,10 +125,8 @@ class Engine:
                 "prompt and output together",
             )
         vocab = self.model_info.vocab_size
-        _refuse_unknown("prompt_ids", request.prompt_ids, vocab)
-        _refuse_unknown("output_ids", request.output_ids, vocab)
-        _refuse_unknown("logit_bias", request.params.logit_bias, vocab)
-        _refuse_unknown("stop_token_ids", request.params.stop_token_ids, vocab)
+        refuse_unknown("prompt_ids", request.prompt_ids, vocab)
+        refuse_unknown("output_ids", request.output_ids, vocab)
 
     def cancel(self, request_id: str) -> bool:
         """End a request without a word; False when it is not here."""
@@ -350,9 +348,3 @@ def _stepper(
     if executor.device.type == "cuda":
         warm_up(steps, config.step_tokens)
     return steps
-
-
-def _refuse_unknown(field: str, token_ids: Iterable[int], vocab: int) -> None:
-    for token_id in token_ids:
-        if not 0 <= token_id < vocab:
-            raise RequestError(field, f"token id {token_id} is not in the vocabulary of {vocab} tokens")

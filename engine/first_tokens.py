@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from .errors import ModelError, is_out_of_memory
+from .parameters import SamplingParams
 from .protocol import EngineProtocol
-from .request import FinishReason, Request, SamplingParams
+from .request import FinishReason, Request
 
 _TOKENS = 2
 """The first follows from a prompt, the second from a decode."""

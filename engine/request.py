@@ -1,7 +1,9 @@
-"""What goes into the engine and what comes out: token ids, sampling parameters, progress."""
+"""What goes into the engine and what comes out: token ids and progress."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from .parameters import SamplingParams
 
 LEAST_LOGPROB = -9999.0
 """Stands for whatever is below, minus infinity included, which JSON can't say. OpenAI's API has the same."""
@@ -16,44 +18,6 @@ class FinishReason(StrEnum):
     """`max_tokens` was reached, or the model's context is full."""
     ERROR = "error"
     """It could not be computed; see `Progress.error`."""
-
-
-@dataclass(slots=True, frozen=True)
-class SamplingParams:
-    """How the next token is chosen. Names and meanings are those of the OpenAI API and vLLM.
-
-    Attributes:
-        max_tokens: most tokens to generate, counted from the end of the prompt.
-        min_tokens: end-of-sequence and stop tokens can't be sampled before this many output tokens.
-        temperature: 0 is greedy.
-        top_k: keep the k most likely tokens; 0 keeps all.
-        top_p: keep the smallest set of tokens whose probability reaches top_p.
-        min_p: drop tokens less likely than min_p times the most likely one.
-        presence_penalty: subtracted once from the logit of every token in the output so far.
-        frequency_penalty: subtracted per occurrence in the output so far.
-        repetition_penalty: divides positive and multiplies negative logits of tokens in prompt and output.
-        logit_bias: added to the logits of the given token ids.
-        seed: sampling noise is a function of (seed, position, token id) alone.
-        stop_token_ids: end the sequence, besides the model's own end-of-sequence tokens.
-        ignore_eos: the model's end-of-sequence tokens are ordinary tokens.
-        logprobs: return the log-probability of each sampled token and of this many most likely ones;
-            None returns none. They are those of the model, before penalties, bias and temperature.
-    """
-
-    max_tokens: int = 256
-    min_tokens: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    seed: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
 
 
 @dataclass(slots=True)

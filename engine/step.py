@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from ..kernels.sample import sample
 from .batch import Batch
 from .config import EngineConfig
-from .sampling.sampler import Sampled, Sampler
+from .sampling.rows import RowParams
+from .sampling.sampled import Sampled, sampled
 from .scheduler import Chunk
 from .sequence import Sequence
 from .step_input import Executor
@@ -74,27 +79,37 @@ class PlainSteps:
     ) -> None:
         self._executor, rows = executor, config.max_batch_size
         self._batch = Batch(rows, capacity_tokens, config.page_size, executor.device)
-        self._sampler = Sampler(rows, eos_token_ids, executor.device)
+        self._params = RowParams(rows, eos_token_ids)
         self.device_s = 0.0
 
     def launch(self, plan: list[Chunk]) -> Flight:
         """Compute a planned step. Whatever it raises leaves the sequences as they were."""
         for chunk in plan:
-            self._batch.sync(chunk.sequence, self._sampler.set_row)
+            self._batch.sync(chunk.sequence, self._params.set_row)
         step, sampling = self._batch.step_input(plan)
         started = time.perf_counter()
         logits = self._executor.execute(step)
-        sampled = Sampled(np.zeros(0, np.int64), None)
+        made = Sampled(np.zeros(0, np.int64), None)
         if sampling:
             rows = np.fromiter((chunk.sequence.row for chunk in sampling), np.int64, len(sampling))
-            sampled = self._sampler.sample(logits, rows, self._batch)
-            self._batch.append(rows, sampled.token_ids.clip(min=0))
+            made = self._sample(logits, rows)
+            self._batch.append(rows, made.token_ids.clip(min=0))
         self.device_s += time.perf_counter() - started
-        return _Done([chunk.sequence for chunk in sampling], len(step.token_ids), sampled)
+        return _Done([chunk.sequence for chunk in sampling], len(step.token_ids), made)
+
+    @torch.inference_mode()
+    def _sample(self, logits: Tensor, rows: NDArray[np.int64]) -> Sampled:
+        """The next token of each of `rows`, from float32 logits [S, V] (which are used up)."""
+        needs, lengths = self._params.needs(rows), self._batch.lengths[rows]
+        tokens = self._batch.tokens[rows, : int(lengths.max()) if needs.penalties else 0]
+        table = self._params.table(rows, needs, tokens, lengths, logits.device)
+        made = sample(logits, torch.arange(len(rows), device=logits.device), table, needs)
+        parts = (made.tokens, made.logprobs, made.top_ids, made.top_logprobs)
+        return sampled(self._params.wanted(rows), *(part.cpu().numpy() for part in parts if part is not None))
 
     def end_at(self, eos_token_ids: frozenset[int]) -> None:
         """Hold these tokens back before `min_tokens`, instead of those it was made with."""
-        self._sampler.eos_token_ids = eos_token_ids
+        self._params.eos_token_ids = eos_token_ids
 
     def probe(self) -> None:
         """Compute a token that nobody asked for, on the null page."""

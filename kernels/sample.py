@@ -1,4 +1,4 @@
-"""From a step's logits to its tokens without a word to the host: the sampling of a GPU step.
+"""From a step's logits to its tokens; on a GPU without a word to the host.
 
 What each sequence asks for lies in tensors by batch row, and a pass over the logits obeys it. The order is
 that of vLLM and transformers: penalties, bias; temperature; top-k, top-p, min-p; then Gumbel-max with the
@@ -9,98 +9,13 @@ that tie with the last one that top-p keeps are cut by their ids, the highest st
 that tie. That is what transformers and vLLM do, as far as their sorts keep the order of equals.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from .dispatch import runs_triton
+from .sample_cpu import sample_cpu
 from .sampling import argmax, gumbel_argmax
-
-
-@dataclass(slots=True, frozen=True)
-class SamplingTable:
-    """What sequences ask of sampling, by batch row (R of them), on the logits' device.
-
-    Attributes:
-        temperature: float32 [R]; 0 takes the best token.
-        top_k: int32 [R]; 0 for all.
-        top_p: float32 [R], over 0; 1 for all.
-        min_p: float32 [R]; 0 for all.
-        presence, frequency: float32 [R]; subtracted once and once an occurrence, for tokens of the output.
-        repetition: float32 [R]; divides positive and multiplies negative logits of tokens known already.
-        seeds: int64 [R].
-        tokens: int32 or int64 [R, L], the known tokens; a view of the columns in use is as good.
-        lengths: int64 [R], how many are known, which is the position of the token to draw.
-        prompt_lengths: int64 [R], how many of them are the prompt's.
-        bias_ids: int32 [R, N], tokens whose logit is changed; -1 where there is none.
-        bias_values: float32 [R, N], what is added; -inf forbids the token. An id may stand in two entries.
-        bias_until: int64 [R, N]; an entry holds while the length is below it (a minimum length).
-        logprobs: int32 [R], how many most likely tokens are wanted; -1 for no log-probabilities.
-    """
-
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-    presence: Tensor
-    frequency: Tensor
-    repetition: Tensor
-    seeds: Tensor
-    tokens: Tensor
-    lengths: Tensor
-    prompt_lengths: Tensor
-    bias_ids: Tensor
-    bias_values: Tensor
-    bias_until: Tensor
-    logprobs: Tensor
-
-
-@dataclass(slots=True, frozen=True)
-class SampleNeeds:
-    """Which work a step has: known to the host from its requests, and fixed when a graph is captured.
-
-    Attributes:
-        penalties, bias, truncation: some row asks for it. False skips the work of all rows.
-        logprobs: the most that a row asks for; None when none does.
-    """
-
-    penalties: bool = True
-    bias: bool = True
-    truncation: bool = True
-    logprobs: int | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class Cuts:
-    """What rows keep: scaled logits above `least`, and those that equal it, of tokens from the id `first` on.
-
-    Attributes:
-        least: float32 [S]; -inf where a row keeps all.
-        first: int32 [S].
-    """
-
-    least: Tensor
-    first: Tensor
-
-
-@dataclass(slots=True, frozen=True)
-class Sampled:
-    """New tokens, on the logits' device.
-
-    Attributes:
-        tokens: int64 [S]; -1 where there is none to choose, since a logit is NaN or +inf, or none is finite.
-        logprobs: float32 [S], of those tokens; None where no row asked, arbitrary in rows that did not, or
-            that have no token.
-        top_ids: int64 [S, n], the most likely tokens, best first, lower ids first among equals; -1 past what
-            the row asked for.
-        top_logprobs: float32 [S, n]; -inf past what the row asked for.
-    """
-
-    tokens: Tensor
-    logprobs: Tensor | None
-    top_ids: Tensor | None
-    top_logprobs: Tensor | None
+from .structs import Cuts, Sampled, SampleNeeds, SamplingTable
 
 
 def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
@@ -116,11 +31,13 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
         from .triton.sampling import sample as sample_triton
 
         return sample_triton(logits, rows, table, needs)
+    if logits.device.type == "cpu":
+        return sample_cpu(logits, rows, table, needs)
     return sample_torch(logits, rows, table, needs)
 
 
 def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
-    """`sample` from torch operations, for any device; also the reference."""
+    """`sample` from torch operations that never wait for the device; also the reference."""
     plain = logits.clone()
     if needs.penalties:
         logits = _penalise(logits, rows, table)
@@ -131,7 +48,7 @@ def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Samp
     if needs.truncation:
         cuts = cuts_torch(scaled, table.top_k[rows], table.top_p[rows], table.min_p[rows])
         scaled = scaled.masked_fill(dropped(scaled, cuts), float("-inf"))
-    drawn = gumbel_argmax(scaled, table.seeds[rows], table.lengths[rows])
+    drawn = gumbel_argmax(scaled, table.seed[rows], table.lengths[rows])
     tokens = torch.where(temperature > 0, drawn, argmax(logits))
     if needs.logprobs is None:
         return Sampled(tokens, None, None, None)
@@ -178,10 +95,14 @@ def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> Tensor:
     tokens = tokens.masked_fill(~known, 0)
     seen = torch.zeros_like(logits).scatter_add_(1, tokens, known.float()) > 0
     counts = torch.zeros_like(logits).scatter_add_(1, tokens, output.float())
-    repetition = table.repetition[rows, None]
+    repetition = table.repetition_penalty[rows, None]
     scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
     logits = torch.where(seen, scaled, logits)
-    return logits - counts * table.frequency[rows, None] - (counts > 0) * table.presence[rows, None]
+    return (
+        logits
+        - counts * table.frequency_penalty[rows, None]
+        - (counts > 0) * table.presence_penalty[rows, None]
+    )
 
 
 def _bias(logits: Tensor, rows: Tensor, table: SamplingTable) -> Tensor:

@@ -16,7 +16,6 @@ null page, and greedy sampling.
 """
 
 from dataclasses import dataclass
-from dataclasses import fields as fields_of
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -24,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernels.sample import SampleNeeds
+from ...kernels.structs import SampleNeeds
 from ..batch import Batch
+from ..parameters import COLUMNS
 from ..sampling.rows import RowParams
 from ..scheduler import Chunk
 from ..step_input import StepInput
@@ -43,6 +43,7 @@ class Arrays(Generic[Array]):
     Attributes:
         rows: int64 [S], batch rows of the samples; `sampled`: int64 [S], their query rows.
         lengths: int64 [S], the positions that the new tokens will have.
+        params: by sample, each of `parameters.COLUMNS`.
         token_ids: int64 [T]; ~row for a token of that row that was sampled here.
         the others: as in `SamplingTable`, by sample, and as in `StepInput`.
     """
@@ -51,15 +52,7 @@ class Arrays(Generic[Array]):
     sampled: Array
     lengths: Array
     prompt_lengths: Array
-    seeds: Array
-    temperature: Array
-    top_p: Array
-    min_p: Array
-    presence: Array
-    frequency: Array
-    repetition: Array
-    top_k: Array
-    logprobs: Array
+    params: dict[str, Array]
     token_ids: Array
     positions: Array
     slots: Array
@@ -68,9 +61,15 @@ class Arrays(Generic[Array]):
     block_tables: Array
 
 
-_INT32 = {"top_k", "logprobs", "query_starts", "context_lens", "block_tables"}
-_FLOAT32 = {"temperature", "top_p", "min_p", "presence", "frequency", "repetition"}
-_NAMES = tuple(field.name for field in fields_of(Arrays))
+NAMES = (
+    *("rows", "sampled", "lengths", "prompt_lengths"),
+    *COLUMNS,
+    *("token_ids", "positions", "slots", "query_starts", "context_lens", "block_tables"),
+)
+"""Of all arrays, as they lie in the buffer."""
+
+_DTYPES = {"float32": torch.float32, "int32": torch.int32, "int64": torch.int64}
+_INT32 = {"query_starts", "context_lens", "block_tables"}
 
 
 @dataclass(slots=True, frozen=True)
@@ -198,8 +197,9 @@ class PackedInputs:
 
         rows = rows[places]
         host.rows[:], host.sampled[:], host.lengths[:] = rows, ends[places] - 1, contexts[places]
+        self._params.prompt_lengths.take(rows, out=host.prompt_lengths, mode="clip")
         for name, column in self._params.columns.items():
-            column.take(rows, out=getattr(host, name), mode="clip")
+            column.take(rows, out=host.params[name], mode="clip")
         source = self._host[self._turn][: views.size]
         self._device[: views.size].copy_(source, non_blocking=True)
         if self._copied:
@@ -212,9 +212,9 @@ class PackedInputs:
         if views is None:
             views = _Views(
                 packed_bytes(shape),
-                Arrays(**_split(self._device, shape)),
+                _arrays(_split(self._device, shape)),
                 tuple(
-                    Arrays(**{name: view.numpy() for name, view in _split(host, shape).items()})
+                    _arrays({name: view.numpy() for name, view in _split(host, shape).items()})
                     for host in self._host
                 ),
             )
@@ -240,12 +240,17 @@ def buffer_bytes(shapes: PaddedShapes, max_step_tokens: int) -> int:
 
 def packed_bytes(shape: StepShape) -> int:
     """Bytes of a packed step of this shape."""
-    return sum(_room(name, shape) for name in _NAMES)
+    return sum(_room(name, shape) for name in NAMES)
+
+
+def _arrays(views: dict[str, Array]) -> Arrays[Array]:
+    params = {name: views.pop(name) for name in COLUMNS}
+    return Arrays(params=params, **views)
 
 
 def _split(buffer: Tensor, shape: StepShape) -> dict[str, Tensor]:
     views, offset = {}, 0
-    for name in _NAMES:
+    for name in NAMES:
         dtype, count = _dtype(name), _count(name, shape)
         views[name] = buffer[offset : offset + count * dtype.itemsize].view(dtype)
         offset += _room(name, shape)
@@ -272,7 +277,9 @@ def _count(name: str, shape: StepShape) -> int:
 
 
 def _dtype(name: str) -> torch.dtype:
-    return torch.int32 if name in _INT32 else torch.float32 if name in _FLOAT32 else torch.int64
+    if name in COLUMNS:
+        return _DTYPES[COLUMNS[name].dtype]
+    return torch.int32 if name in _INT32 else torch.int64
 
 
 def _pad(values: NDArray[np.int64], count: int, value: int) -> NDArray[np.int64]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.sample import SampleNeeds, SamplingTable, sample
+from ...kernels.sample import sample
+from ...kernels.structs import SampleNeeds, SamplingTable
 from ..config import EngineConfig
 from ..errors import ModelError, is_out_of_memory
 from ..models.cache import KVCache, kv_dtype
@@ -142,10 +143,10 @@ def _run(model: Model, config: EngineConfig, tokens: int, context_tokens: int) -
         top_k=number.int(),
         top_p=whole,
         min_p=whole * 0,
-        presence=whole,
-        frequency=whole,
-        repetition=whole,
-        seeds=number,
+        presence_penalty=whole,
+        frequency_penalty=whole,
+        repetition_penalty=whole,
+        seed=number,
         tokens=torch.zeros(sequences, context_tokens, dtype=torch.int32, device=device),
         lengths=number,
         prompt_lengths=number,

@@ -5,16 +5,14 @@ until it is through: the next step writes its tokens elsewhere.
 """
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernels.sample import Sampled as SampledOnDevice
-from ..request import LEAST_LOGPROB, TokenLogprobs
-from ..sampling.sampler import Sampled
+from ...kernels.structs import Sampled as SampledOnDevice
+from ..sampling.sampled import Sampled, sampled
 
 
 class Pending:
@@ -41,26 +39,7 @@ class Pending:
             self._event.synchronize()
         self.waited_s = time.perf_counter() - started
         self._sources.clear()
-        tokens, *logprobs = (copy.numpy() for copy in self._copies)
-        count = len(self._wanted)
-        entries = list(self._entries(tokens, *logprobs)) if logprobs else None
-        return Sampled(tokens[:count].copy(), entries)
-
-    def _entries(
-        self,
-        tokens: NDArray[np.int64],
-        logprobs: NDArray[np.float32],
-        top_ids: NDArray[np.int64],
-        top_logprobs: NDArray[np.float32],
-    ) -> Iterator[TokenLogprobs | None]:
-        for place, count in enumerate(self._wanted.tolist()):
-            if count < 0 or tokens[place] < 0:
-                yield None
-                continue
-            ids = top_ids[place, :count].tolist()
-            values = top_logprobs[place, :count].clip(min=LEAST_LOGPROB).tolist()
-            own = max(float(logprobs[place]), LEAST_LOGPROB)
-            yield TokenLogprobs(int(tokens[place]), own, list(zip(ids, values, strict=True)))
+        return sampled(self._wanted, *(copy.numpy() for copy in self._copies))
 
 
 class Results:
@@ -73,17 +52,17 @@ class Results:
         self._tokens = [torch.zeros(rows, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
         self._turn = 0
 
-    def send(self, sampled: SampledOnDevice, wanted: NDArray[np.int32]) -> Pending:
+    def send(self, made: SampledOnDevice, wanted: NDArray[np.int32]) -> Pending:
         """Start the copy of what the step that was launched last will have sampled.
 
         Args:
-            sampled: its samples; those past the length of `wanted` are padding.
+            made: its samples; those past the length of `wanted` are padding.
             wanted: int32, most likely tokens that each sample asked for; -1 for no log-probabilities.
         """
-        sources = [sampled.tokens.clone()]  # a graph's own are overwritten by its next run
-        copies = [self._tokens[self._turn][: len(sampled.tokens)]]
+        sources = [made.tokens.clone()]  # a graph's own are overwritten by its next run
+        copies = [self._tokens[self._turn][: len(made.tokens)]]
         self._turn ^= 1
-        for extra in (sampled.logprobs, sampled.top_ids, sampled.top_logprobs):
+        for extra in (made.logprobs, made.top_ids, made.top_logprobs):
             if extra is not None:
                 sources.append(extra)
                 copies.append(torch.empty_like(extra, device="cpu", pin_memory=self._stream is not None))

@@ -16,14 +16,16 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernels.sample import Sampled as SampledOnDevice
-from ...kernels.sample import SampleNeeds, SamplingTable, sample
+from ...kernels.sample import sample
+from ...kernels.structs import Sampled as SampledOnDevice
+from ...kernels.structs import SampleNeeds, SamplingTable
 from ..batch import Batch
 from ..config import EngineConfig
 from ..sampling.rows import RowParams
-from ..sampling.sampler import Sampled
+from ..sampling.sampled import Sampled
 from ..scheduler import Chunk
 from ..sequence import Sequence
 from ..step_input import Executor
@@ -117,8 +119,8 @@ class OverlappedSteps:
             sampled = self._run(packed)
             if self._device.type == "cpu":  # which has computed it by now
                 self.device_s += time.perf_counter() - started
-            wanted = self._params.columns["logprobs"][packed.rows[: len(packed.sampling)]]
-            pending = self._results.send(sampled, wanted.astype(np.int32, copy=False))
+            wanted = self._params.wanted(packed.rows[: len(packed.sampling)])
+            pending = self._results.send(sampled, wanted)
         sequences = [chunk.sequence for chunk in packed.sampling]
         return _Launched(sequences, sum(chunk.count for chunk in plan), pending, self)
 
@@ -159,7 +161,7 @@ class OverlappedSteps:
 
     def _begin_row(self, sequence: Sequence) -> None:
         self._params.set_row(sequence)
-        if self._params.penalised[sequence.row]:
+        if self._params.penalised(sequence.row):
             tokens = torch.tensor(sequence.tokens, dtype=torch.int32)
             if self._device.type == "cuda":
                 tokens = tokens.pin_memory()
@@ -196,34 +198,22 @@ class OverlappedSteps:
         tokens = self._history[:0]
         if needs.penalties:
             tokens = self._history[:, : _stride(packed.longest)][arrays.rows]
-        ids, values, until = self._bias(packed, needs)
+        bias = self._params.bias(packed.rows, needs)
         return SamplingTable(
-            temperature=arrays.temperature,
-            top_k=arrays.top_k,
-            top_p=arrays.top_p,
-            min_p=arrays.min_p,
-            presence=arrays.presence,
-            frequency=arrays.frequency,
-            repetition=arrays.repetition,
-            seeds=arrays.seeds,
+            **arrays.params,
             tokens=tokens,
             lengths=arrays.lengths,
             prompt_lengths=arrays.prompt_lengths,
-            bias_ids=ids,
-            bias_values=values,
-            bias_until=until,
-            logprobs=arrays.logprobs,
+            bias_ids=self._upload(bias.ids),
+            bias_values=self._upload(bias.values),
+            bias_until=self._upload(bias.until),
         )
 
-    def _bias(self, packed: Packed, needs: SampleNeeds) -> tuple[Tensor, Tensor, Tensor]:
-        if not needs.bias:
-            none = packed.arrays.top_k[:0].view(0, 0)
-            return none, packed.arrays.min_p[:0].view(0, 0), packed.arrays.seeds[:0].view(0, 0)
-        bias = self._params.bias(packed.rows)
-        return self._upload(bias.ids), self._upload(bias.values), self._upload(bias.until)
-
-    def _upload(self, array: np.ndarray) -> Tensor:
+    def _upload(self, array: NDArray[np.generic]) -> Tensor:
+        """Small changes to the device; nothing, which a captured graph needs no copy of, is made there."""
         tensor = torch.from_numpy(array)
+        if not array.size:
+            return torch.empty_like(tensor, device=self._device)
         if self._device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self._device, non_blocking=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...kernels.sample import SampleNeeds
+from ...kernels.structs import SampleNeeds
 from ..errors import ModelError, is_out_of_memory
 from .shapes import StepShape
 from .step import OverlappedSteps

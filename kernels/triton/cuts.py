@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..sample import Cuts, SamplingTable
+from ..structs import Cuts, SamplingTable
 from .noise import log
 
 _BLOCK = 4096

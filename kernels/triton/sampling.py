@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..sample import Cuts, Sampled, SampleNeeds, SamplingTable
+from ..structs import Cuts, Sampled, SampleNeeds, SamplingTable
 from .cuts import best, cuts_of
 from .noise import gumbel, log
 
@@ -38,7 +38,7 @@ def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
         return
     seen = torch.zeros(count, vocab, dtype=torch.int32, device=logits.device)
     history = (rows, table.tokens, table.tokens.stride(0), table.lengths, table.prompt_lengths)
-    strengths = (table.presence, table.frequency, table.repetition)
+    strengths = (table.presence_penalty, table.frequency_penalty, table.repetition_penalty)
     _count_kernel[grid](*history, *strengths, seen, vocab, BLOCK=_HISTORY_BLOCK, enable_fp_fusion=True)
     _penalise_kernel[grid](
         *history,
@@ -90,7 +90,7 @@ def _draw(
             None if cuts is None else cuts.first,
             rows,
             table.temperature,
-            table.seeds,
+            table.seed,
             table.lengths,
             parts,
             ids,

@@ -16,7 +16,7 @@ import torch
 from headrace.engine import EngineConfig, ModelError, Request, SamplingParams
 from headrace.engine.loading import load_executor
 from headrace.engine.overlapped.graphs import CudaGraphs
-from headrace.engine.overlapped.inputs import Arrays, _split, packed_bytes
+from headrace.engine.overlapped.inputs import NAMES, _split, packed_bytes
 from headrace.engine.overlapped.shapes import PaddedShapes, StepShape
 from headrace.engine.overlapped.step import CAPTURED_NEEDS, OverlappedSteps
 from headrace.engine.overlapped.warm_up import warm_up
@@ -25,7 +25,7 @@ from .conftest import expected, greedy, prompt, run
 from .int4_checkpoint import GPTQ, Quantised
 from .test_overlap import crowd, everything
 
-SAMPLED = list(Arrays.__dataclass_fields__)[: list(Arrays.__dataclass_fields__).index("token_ids")]
+SAMPLED = NAMES[: NAMES.index("token_ids")]
 """The arrays that sampling takes."""
 
 
@@ -111,8 +111,8 @@ def test_every_array_starts_at_a_multiple_of_16_bytes_and_none_overlap(make_engi
     for shape in (StepShape(3, 3, 3, 5, decode=True), StepShape(7, 2, 0, 9), StepShape(101, 13, 5, 1)):
         arrays = inputs.idle(shape).arrays
         spans = []
-        for name in Arrays.__dataclass_fields__:
-            view = getattr(arrays, name)
+        for name in NAMES:
+            view = arrays.params[name] if name in arrays.params else getattr(arrays, name)
             start = view.data_ptr() - inputs._device.data_ptr()
             assert start % 16 == 0 or view.numel() == 0, name
             spans.append((start, start + view.numel() * view.element_size()))

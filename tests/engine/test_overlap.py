@@ -237,7 +237,7 @@ def test_a_step_that_runs_out_of_memory_loses_no_token_of_the_one_before():
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_row_whose_setting_up_ran_out_of_memory_is_set_up_again(make_engine, monkeypatch, overlap):
     engine, refused = make_engine(overlap=overlap), []
-    kept = engine._stepper._params if overlap else engine._stepper._sampler
+    kept = engine._stepper._params
     set_row = kept.set_row
 
     def once(sequence):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headrace.engine import FinishReason, Request, SamplingParams
-from headrace.engine.sampling.sampler import _keep_top_p
+from headrace.kernels.sample_cpu import keep_top_p
 
 from .conftest import VOCAB, _model, greedy, prompt, run
 
@@ -68,7 +68,7 @@ def test_tokens_equally_likely_at_the_edge_of_top_p_are_cut_as_transformers_cuts
             torch.randn(vocab, generator=generator),
         ]
     )
-    ours = _keep_top_p(logits.clone(), torch.full((4, 1), top_p)) > -torch.inf
+    ours = keep_top_p(logits.clone(), torch.full((4, 1), top_p)) > -torch.inf
     theirs = TopPLogitsWarper(top_p)(None, logits.clone()) > -torch.inf
     # A sum that comes to top_p within float32's rounding may leave one token more or less.
     assert ((ours.sum(1) - theirs.sum(1)).abs() <= 1).all()

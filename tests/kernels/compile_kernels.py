@@ -16,7 +16,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from headrace.kernels.int4_weight import pack
-from headrace.kernels.sample import SampleNeeds, SamplingTable
+from headrace.kernels.structs import SampleNeeds, SamplingTable
 from headrace.kernels.triton import activation, attention, int4, moe, norm, rope_cache, sampling
 
 _POINTERS = {
@@ -98,10 +98,10 @@ def launch_sampling() -> None:
         top_k=short,
         top_p=real,
         min_p=real,
-        presence=real,
-        frequency=real,
-        repetition=real,
-        seeds=whole,
+        presence_penalty=real,
+        frequency_penalty=real,
+        repetition_penalty=real,
+        seed=whole,
         tokens=wide.int(),
         lengths=whole,
         prompt_lengths=whole,

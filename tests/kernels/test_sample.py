@@ -1,14 +1,14 @@
-"""The reference of sampling by table: the same tokens and log-probabilities as the engine's sampler."""
+"""The CPU's path of sampling: the same tokens and log-probabilities as the reference."""
 
 import numpy as np
 import pytest
 import torch
 
+from headrace.engine import Request, SamplingParams
 from headrace.engine.batch import Batch
-from headrace.engine.request import Request, SamplingParams
-from headrace.engine.sampling.sampler import Sampler
 from headrace.engine.sequence import Sequence
-from headrace.kernels.sample import SampleNeeds, SamplingTable, cuts_torch, dropped, sample
+from headrace.kernels.sample import cuts_torch, dropped, sample, sample_torch
+from headrace.kernels.structs import SampleNeeds, SamplingTable
 
 VOCAB, EOS = 600, 7
 FOREVER = 2**62
@@ -46,10 +46,10 @@ def table_of(sequences: list[Sequence], batch: Batch) -> SamplingTable:
         top_k=column("top_k", torch.int32),
         top_p=column("top_p", torch.float32),
         min_p=column("min_p", torch.float32),
-        presence=column("presence_penalty", torch.float32),
-        frequency=column("frequency_penalty", torch.float32),
-        repetition=column("repetition_penalty", torch.float32),
-        seeds=column("seed", torch.int64),
+        presence_penalty=column("presence_penalty", torch.float32),
+        frequency_penalty=column("frequency_penalty", torch.float32),
+        repetition_penalty=column("repetition_penalty", torch.float32),
+        seed=column("seed", torch.int64),
         tokens=torch.from_numpy(batch.tokens),
         lengths=torch.from_numpy(batch.lengths),
         prompt_lengths=torch.from_numpy(batch.prompt_lengths),
@@ -61,33 +61,46 @@ def table_of(sequences: list[Sequence], batch: Batch) -> SamplingTable:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_table_samples_as_the_engine_does(seed):
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_cpus_path_samples_as_the_reference_does(seed, ties):
     generator = torch.Generator().manual_seed(seed)
-    device = torch.device("cpu")
-    sampler, batch = Sampler(len(PARAMS), frozenset({EOS}), device), Batch(len(PARAMS), 64, 16, device)
-    sequences = []
+    batch, sequences = Batch(len(PARAMS), 64, 16, torch.device("cpu")), []
     for row, params in enumerate(PARAMS):
         tokens = torch.randint(0, VOCAB, (4 + 5 * (row % 3) + seed,), generator=generator).tolist()
         prompt = tokens[: 2 + row % 2]
         sequence = Sequence(Request(str(row), prompt, params), tokens, arrival=0, limit=64, row=row)
-        batch.sync(sequence, sampler.set_row)
+        batch.sync(sequence, lambda _: None)
         sequences.append(sequence)
     rows = torch.randperm(len(PARAMS), generator=generator)
     logits = torch.randn(len(PARAMS), VOCAB, generator=generator) * 3
-    expected = sampler.sample(logits.clone(), rows.numpy(), batch)
-    made = sample(logits, rows, table_of(sequences, batch), SampleNeeds(logprobs=5))
-    assert made.tokens.tolist() == expected.token_ids.tolist()
-    assert expected.logprobs is not None
-    for place, entry in enumerate(expected.logprobs):
-        top = [] if entry is None else entry.top
-        assert made.top_ids is not None
-        assert made.logprobs is not None
-        assert made.top_logprobs is not None
-        assert [token for token in made.top_ids[place].tolist() if token >= 0] == [token for token, _ in top]
-        values = [value for _, value in top]
-        assert made.top_logprobs[place, : len(top)].tolist() == pytest.approx(values, abs=1e-5)
-        if entry is not None:
-            assert float(made.logprobs[place]) == pytest.approx(entry.logprob, abs=1e-5)
+    if ties:
+        logits = logits.round()
+    table, needs = table_of(sequences, batch), SampleNeeds(logprobs=5)
+    expected = sample_torch(logits.clone(), rows, table, needs)
+    made = sample(logits.clone(), rows, table, needs)
+    assert made.tokens.tolist() == expected.tokens.tolist()
+    assert torch.equal(made.top_ids, expected.top_ids)
+    assert torch.equal(made.top_logprobs, expected.top_logprobs)
+    asked = table.logprobs[rows] >= 0
+    assert torch.equal(made.logprobs[asked], expected.logprobs[asked])
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_row_without_a_token_to_choose_says_so_and_leaves_its_neighbours_alone(broken):
+    sequences = [
+        Sequence(
+            Request(str(row), [1], SamplingParams(top_p=0.9, logprobs=2)), [1], arrival=0, limit=9, row=row
+        )
+        for row in range(3)
+    ]
+    batch = Batch(3, 64, 16, torch.device("cpu"))
+    for sequence in sequences:
+        batch.sync(sequence, lambda _: None)
+    logits = torch.randn(3, VOCAB)
+    table, needs, rows = table_of(sequences, batch), SampleNeeds(logprobs=2), torch.arange(3)
+    whole = sample(logits.clone(), rows, table, needs).tokens.tolist()
+    logits[1, 5] = broken
+    assert sample(logits, rows, table, needs).tokens.tolist() == [whole[0], -1, whole[2]]
 
 
 def test_cuts_keep_what_the_definitions_keep():

@@ -45,10 +45,10 @@ def table(
         "top_k": torch.zeros(rows, dtype=torch.int32),
         "top_p": torch.ones(rows),
         "min_p": torch.zeros(rows),
-        "presence": torch.zeros(rows),
-        "frequency": torch.zeros(rows),
-        "repetition": torch.ones(rows),
-        "seeds": torch.randint(-(2**62), 2**62, (rows,), generator=generator),
+        "presence_penalty": torch.zeros(rows),
+        "frequency_penalty": torch.zeros(rows),
+        "repetition_penalty": torch.ones(rows),
+        "seed": torch.randint(-(2**62), 2**62, (rows,), generator=generator),
         "tokens": torch.randint(0, vocab, (rows, history), dtype=torch.int32, generator=generator),
         "lengths": torch.randint(1, history + 1, (rows,), generator=generator),
         "prompt_lengths": torch.ones(rows, dtype=torch.int64),
@@ -102,7 +102,7 @@ def test_the_draw_is_that_of_the_plain_noise(rows, vocab):
     logits[:, 1::3] = -torch.inf
     made, plain = both(logits, torch.arange(rows), columns, SampleNeeds(False, False, False))
     assert torch.equal(made.tokens, plain.tokens)
-    assert torch.equal(made.tokens, gumbel_argmax_torch(logits, columns.seeds, columns.lengths))
+    assert torch.equal(made.tokens, gumbel_argmax_torch(logits, columns.seed, columns.lengths))
     assert made.logprobs is None
 
 
@@ -110,7 +110,7 @@ def test_the_noise_is_that_of_the_reference_to_a_few_ulp():
     """A row of two columns that differ by delta flips its draw exactly where the noise differs by delta."""
     count = 60
     columns = table(count)
-    noise = gumbel_noise(columns.seeds, columns.lengths, 2)
+    noise = gumbel_noise(columns.seed, columns.lengths, 2)
     gap = noise[:, 0] - noise[:, 1]
     for sign, token in ((1, 0), (-1, 1)):
         margin = sign * (3e-6 + 1e-6 * noise.abs().amax(1))
@@ -212,9 +212,9 @@ def test_greedy_rows_and_rows_of_every_kind_share_a_batch():
         top_k=[3, 0, 20, 0, 5, 0, 1],
         top_p=[0.1, 1, 0.9, 0.5, 1, 1, 1],
         min_p=[0.5, 0, 0, 0, 0.2, 0, 0],
-        presence=[0, 0, 0.5, 0, 0, 1.5, 0],
-        frequency=[0, 0.25, 0, 0, 0, 0.5, 0],
-        repetition=[1, 1, 1, 1.3, 1, 0.7, 1],
+        presence_penalty=[0, 0, 0.5, 0, 0, 1.5, 0],
+        frequency_penalty=[0, 0.25, 0, 0, 0, 0.5, 0],
+        repetition_penalty=[1, 1, 1, 1.3, 1, 0.7, 1],
     )
     order = torch.tensor([6, 2, 0, 5, 1, 4, 3, 2])
     made, plain = both(logits_of(8, vocab), order, columns, SampleNeeds())
@@ -231,9 +231,9 @@ def test_penalties_and_bias_change_logits_as_the_reference_does():
         history=history,
         lengths=[2500, 1, 1030, 7, 2000],
         prompt_lengths=[1200, 1, 3, 7, 10],
-        presence=[0.5, 1, 0, 0, 0],
-        frequency=[0.01, 0, 0.3, 0, 0],
-        repetition=[1.2, 1, 1, 3.0, 1],
+        presence_penalty=[0.5, 1, 0, 0, 0],
+        frequency_penalty=[0.01, 0, 0.3, 0, 0],
+        repetition_penalty=[1.2, 1, 1, 3.0, 1],
         temperature=[0] * 5,
         bias_ids=[[3, -1, 3], [39, 0, -1], [-1, -1, -1], [5, 6, 7], [0, 1, 2]],
         bias_values=[[1.5, 9, -1], [-torch.inf, 2, 9], [9, 9, 9], [1, 2, 3], [-torch.inf, -1, 1]],
@@ -251,7 +251,9 @@ def test_penalties_and_bias_change_logits_as_the_reference_does():
 @pytest.mark.parametrize("vocab", [5, 700, 9001])
 def test_log_probabilities_are_those_of_the_plain_logits(vocab):
     wanted = [0, -1, 3, 20, 2000]
-    columns = table(5, vocab=vocab, logprobs=wanted, presence=[1.0] * 5, top_k=[2] * 5, temperature=[0.7] * 5)
+    columns = table(
+        5, vocab=vocab, logprobs=wanted, presence_penalty=[1.0] * 5, top_k=[2] * 5, temperature=[0.7] * 5
+    )
     logits = logits_of(5, vocab)
     logits[3] = logits[3].round()  # ties: lower ids first
     made, plain = both(logits, torch.arange(5), columns, SampleNeeds(logprobs=2000))

@@ -1,0 +1,83 @@
+"""What sequences may not, or should rather, say next: changes of single logits, by batch row.
+
+The engine knows no grammar and no words: whatever a caller wants to rule out comes down to tokens here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..parameters import SamplingParams
+
+_FOR_EVER = np.iinfo(np.int64).max
+
+
+@dataclass(slots=True, frozen=True)
+class Bias:
+    """Changes of logits for a step's samples: see `kernels.structs.SamplingTable`."""
+
+    ids: NDArray[np.int32]
+    values: NDArray[np.float32]
+    until: NDArray[np.int64]
+
+    def of(self, rows: NDArray[np.int64]) -> "Bias":
+        """Those of these rows."""
+        return Bias(self.ids[rows], self.values[rows], self.until[rows])
+
+
+class Constraints:
+    """By batch row, what its sequence's parameters say of single tokens.
+
+    Attributes:
+        biased: bool [rows], whether a row changes logits.
+        bias: of all rows.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.biased: NDArray[np.bool_] = np.zeros(rows, np.bool_)
+        self.bias = _no_bias(rows, 4)
+
+    def set_row(
+        self, row: int, params: SamplingParams, prompt_length: int, eos_token_ids: frozenset[int]
+    ) -> None:
+        """Take over what the sequence that the row now belongs to asks for."""
+        entries = list(_entries(params, prompt_length, eos_token_ids))
+        if self.biased[row]:
+            self.bias.ids[row] = -1
+        self.biased[row] = bool(entries)
+        if not entries:
+            return
+        count = len(entries)
+        if count > self.bias.ids.shape[1]:
+            self._widen(count)
+        self.bias.ids[row, :count], self.bias.values[row, :count], self.bias.until[row, :count] = zip(
+            *entries, strict=True
+        )
+
+    def _widen(self, count: int) -> None:
+        rows, width = self.bias.ids.shape
+        wider = _no_bias(rows, 1 << (count - 1).bit_length())
+        wider.ids[:, :width], wider.values[:, :width] = self.bias.ids, self.bias.values
+        wider.until[:, :width] = self.bias.until
+        self.bias = wider
+
+
+def _entries(
+    params: SamplingParams, prompt_length: int, eos_token_ids: frozenset[int]
+) -> Iterator[tuple[int, float, int]]:
+    """Tokens, what is added to their logits, and the length of the sequence from which on it no longer is."""
+    for token_id, value in params.logit_bias.items():
+        yield token_id, value, _FOR_EVER
+    if params.min_tokens:  # nothing may end the sequence before it
+        ends = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
+        yield from ((token_id, -np.inf, prompt_length + params.min_tokens) for token_id in ends)
+
+
+def _no_bias(rows: int, width: int) -> Bias:
+    return Bias(
+        np.full((rows, width), -1, np.int32),
+        np.zeros((rows, width), np.float32),
+        np.zeros((rows, width), np.int64),
+    )
