@@ -79,7 +79,7 @@ class PlainSteps:
     ) -> None:
         self._executor, rows = executor, config.max_batch_size
         self._batch = Batch(rows, capacity_tokens, config.page_size, executor.device)
-        self._params = RowParams(rows, eos_token_ids)
+        self._params = RowParams(rows, executor.model_info.vocab_size, eos_token_ids)
         self.device_s = 0.0
 
     def launch(self, plan: list[Chunk]) -> Flight:

@@ -1,8 +1,8 @@
 """From a step's logits to its tokens; on a GPU without a word to the host.
 
 What each sequence asks for lies in tensors by batch row, and a pass over the logits obeys it. The order is
-that of vLLM and transformers: penalties, bias; temperature; top-k, top-p, min-p; then Gumbel-max with the
-noise of sampling.py. Log-probabilities are those of the plain logits.
+that of vLLM and transformers: penalties, bias, mask; temperature; top-k, top-p, min-p; then Gumbel-max with
+the noise of sampling.py. Log-probabilities are those of the plain logits.
 
 Each of top-k, top-p and min-p is a cut: a scaled logit stays if it is at least the row's threshold. Tokens
 that tie with the last one that top-p keeps are cut by their ids, the highest stay; top-k and min-p keep all
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import runs_triton
+from .mask import mask
 from .sample_cpu import sample_cpu
 from .sampling import argmax, gumbel_argmax
 from .structs import Cuts, Sampled, SampleNeeds, SamplingTable
@@ -43,6 +44,9 @@ def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Samp
         logits = _penalise(logits, rows, table)
     if needs.bias:
         logits = _bias(logits, rows, table)
+    if needs.mask:
+        logits = logits.clone()
+        mask(logits, rows, table)
     temperature = table.temperature[rows]
     scaled = logits / torch.where(temperature > 0, temperature, 1)[:, None]
     if needs.truncation:

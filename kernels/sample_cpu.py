@@ -8,6 +8,7 @@ survive every step of the way and are met where the largest logit is searched.
 import torch
 from torch import Tensor
 
+from .mask import mask
 from .sampling import argmax, gumbel_argmax
 from .structs import Sampled, SampleNeeds, SamplingTable
 
@@ -22,6 +23,8 @@ def sample_cpu(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Sample
         _penalise(logits, rows, table)
     if needs.bias:
         _bias(logits, rows, table)
+    if needs.mask:
+        mask(logits, rows, table)
     tokens = argmax(logits)
     noisy = _places(table.temperature[rows] > 0)
     if len(noisy):

@@ -26,6 +26,8 @@ class SamplingTable:
         bias_ids: int32 [R, N], tokens whose logit is changed; -1 where there is none.
         bias_values: float32 [R, N], what is added; -inf forbids the token. An id may stand in two entries.
         bias_until: int64 [R, N]; an entry holds while the length is below it (a minimum length).
+        mask_of: int32 [R], which of `masks` a row has; -1 for none. None where no row needs one.
+        masks: bool [M, V], whether a token is allowed.
         logprobs: int32 [R], how many most likely tokens are wanted; -1 for no log-probabilities.
     """
 
@@ -44,6 +46,8 @@ class SamplingTable:
     bias_values: Tensor
     bias_until: Tensor
     logprobs: Tensor
+    mask_of: Tensor | None = None
+    masks: Tensor | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,7 +55,7 @@ class SampleNeeds:
     """Which work a step has: known to the host from its requests, and fixed when a graph is captured.
 
     Attributes:
-        penalties, bias, truncation: some row asks for it. False skips the work of all rows.
+        penalties, bias, truncation, mask: some row asks for it. False skips the work of all rows.
         logprobs: the most that a row asks for; None when none does.
     """
 
@@ -59,6 +63,7 @@ class SampleNeeds:
     bias: bool = True
     truncation: bool = True
     logprobs: int | None = None
+    mask: bool = False
 
 
 @dataclass(slots=True, frozen=True)

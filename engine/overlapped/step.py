@@ -83,7 +83,7 @@ class OverlappedSteps:
         self.device_s, self.capacity_tokens = 0.0, capacity_tokens
         rows, vocab = config.max_batch_size + 1, executor.model_info.vocab_size
         self._batch = Batch(rows, capacity_tokens, config.page_size, self._device)
-        self._params = RowParams(rows, eos_token_ids)
+        self._params = RowParams(rows, vocab, eos_token_ids)
         if graphs is None:
             captures = self._device.type == "cuda" and config.cuda_graphs
             graphs = CudaGraphs(self._device) if captures else NoGraphs()
@@ -198,7 +198,7 @@ class OverlappedSteps:
         tokens = self._history[:0]
         if needs.penalties:
             tokens = self._history[:, : _stride(packed.longest)][arrays.rows]
-        bias = self._params.bias(packed.rows, needs)
+        bias, masks = self._params.bias(packed.rows, needs), self._params.masks(packed.rows, needs)
         return SamplingTable(
             **arrays.params,
             tokens=tokens,
@@ -207,6 +207,8 @@ class OverlappedSteps:
             bias_ids=self._upload(bias.ids),
             bias_values=self._upload(bias.values),
             bias_until=self._upload(bias.until),
+            mask_of=None if masks is None else self._upload(masks[0]),
+            masks=None if masks is None else self._upload(masks[1]),
         )
 
     def _upload(self, array: NDArray[np.generic]) -> Tensor:

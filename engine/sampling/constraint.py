@@ -33,16 +33,26 @@ class Constraints:
     Attributes:
         biased: bool [rows], whether a row changes logits.
         bias: of all rows.
+        masked: bool [rows], whether a row allows some tokens only.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, vocab: int) -> None:
         self.biased: NDArray[np.bool_] = np.zeros(rows, np.bool_)
         self.bias = _no_bias(rows, 4)
+        self.masked: NDArray[np.bool_] = np.zeros(rows, np.bool_)
+        self._vocab = vocab
+        self._masks: dict[int, NDArray[np.bool_]] = {}
 
     def set_row(
         self, row: int, params: SamplingParams, prompt_length: int, eos_token_ids: frozenset[int]
     ) -> None:
         """Take over what the sequence that the row now belongs to asks for."""
+        mask = _mask(params, self._vocab)
+        self.masked[row] = mask is not None
+        if mask is not None:
+            self._masks[row] = mask
+        else:
+            self._masks.pop(row, None)
         entries = list(_entries(params, prompt_length, eos_token_ids))
         if self.biased[row]:
             self.bias.ids[row] = -1
@@ -55,6 +65,12 @@ class Constraints:
         self.bias.ids[row, :count], self.bias.values[row, :count], self.bias.until[row, :count] = zip(
             *entries, strict=True
         )
+
+    def masks(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Which mask each of these rows has, -1 for none, and the masks, bool [M, vocab]."""
+        masked = self.masked[rows]
+        which = np.where(masked, masked.cumsum() - 1, -1).astype(np.int32)
+        return which, np.stack([self._masks[row] for row in rows[masked].tolist()])
 
     def _widen(self, count: int) -> None:
         rows, width = self.bias.ids.shape
@@ -73,6 +89,11 @@ def _entries(
     if params.min_tokens:  # nothing may end the sequence before it
         ends = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
         yield from ((token_id, -np.inf, prompt_length + params.min_tokens) for token_id in ends)
+
+
+def _mask(params: SamplingParams, vocab: int) -> NDArray[np.bool_] | None:
+    """Bool [vocab], the tokens that may be sampled; None for all."""
+    return None
 
 
 def _no_bias(rows: int, width: int) -> Bias:

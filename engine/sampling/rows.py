@@ -20,7 +20,7 @@ class RowParams:
         eos_token_ids: held back before `min_tokens`.
     """
 
-    def __init__(self, rows: int, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, rows: int, vocab: int, eos_token_ids: frozenset[int]) -> None:
         self.eos_token_ids = eos_token_ids
         self.columns: dict[str, NDArray[np.generic]] = {
             name: np.full(rows, column.neutral, column.dtype) for name, column in COLUMNS.items()
@@ -29,7 +29,7 @@ class RowParams:
         self._asks: dict[Work, NDArray[np.bool_]] = {
             work: np.zeros(rows, np.bool_) for work in ("penalties", "truncation")
         }
-        self._constraints = Constraints(rows)
+        self._constraints = Constraints(rows, vocab)
 
     def set_row(self, sequence: Sequence) -> None:
         """Take over the parameters (`parameters.computable`) of the sequence that a row now belongs to."""
@@ -62,12 +62,19 @@ class RowParams:
             bias=bool(self._constraints.biased[rows].any()),
             truncation=bool(self._asks["truncation"][rows].any()),
             logprobs=None if logprobs < 0 else logprobs,
+            mask=bool(self._constraints.masked[rows].any()),
         )
 
     def bias(self, rows: NDArray[np.int64], needs: SampleNeeds) -> Bias:
         """The changes of logits that these rows ask for; none where they need none."""
         bias = self._constraints.bias
         return bias.of(rows) if needs.bias else Bias(bias.ids[:0], bias.values[:0], bias.until[:0])
+
+    def masks(
+        self, rows: NDArray[np.int64], needs: SampleNeeds
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
+        """Which mask each of these rows has, -1 for none, and the masks; None where they need none."""
+        return self._constraints.masks(rows) if needs.mask else None
 
     def table(
         self,
@@ -82,7 +89,7 @@ class RowParams:
         def there(array: NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(array).to(device)
 
-        bias = self.bias(rows, needs)
+        bias, masks = self.bias(rows, needs), self.masks(rows, needs)
         return SamplingTable(
             **{name: there(column[rows]) for name, column in self.columns.items()},
             tokens=there(tokens),
@@ -91,4 +98,6 @@ class RowParams:
             bias_ids=there(bias.ids),
             bias_values=there(bias.values),
             bias_until=there(bias.until),
+            mask_of=None if masks is None else there(masks[0]),
+            masks=None if masks is None else there(masks[1]),
         )

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..mask import mask
 from ..structs import Cuts, Sampled, SampleNeeds, SamplingTable
 from .cuts import best, cuts_of
 from .noise import gumbel, log
@@ -21,12 +22,14 @@ _HISTORY_BLOCK = 1024
 def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
     """See `kernels.sample.sample`; never waits for the device."""
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    adjusted = needs.penalties or needs.bias
+    adjusted = needs.penalties or needs.bias or needs.mask
     plain = logits.clone() if adjusted and needs.logprobs is not None else logits
     if needs.penalties:
         _penalise(logits, rows, table)
     if needs.bias and table.bias_ids.shape[1]:
         _bias(logits, rows, table)
+    if needs.mask:
+        mask(logits, rows, table)
     cuts = cuts_of(logits, rows, table) if needs.truncation else None
     return _draw(logits, plain, cuts, rows, table, needs.logprobs)
 

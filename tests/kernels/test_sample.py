@@ -1,5 +1,7 @@
 """The CPU's path of sampling: the same tokens and log-probabilities as the reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,10 @@ def test_the_cpus_path_samples_as_the_reference_does(seed, ties):
     logits = torch.randn(len(PARAMS), VOCAB, generator=generator) * 3
     if ties:
         logits = logits.round()
-    table, needs = table_of(sequences, batch), SampleNeeds(logprobs=5)
+    masks = torch.rand(2, VOCAB, generator=generator) < 0.2
+    which = torch.randint(-1, 2, (len(PARAMS),), generator=generator).int()
+    table = replace(table_of(sequences, batch), mask_of=which, masks=masks)
+    needs = SampleNeeds(logprobs=5, mask=True)
     expected = sample_torch(logits.clone(), rows, table, needs)
     made = sample(logits.clone(), rows, table, needs)
     assert made.tokens.tolist() == expected.tokens.tolist()

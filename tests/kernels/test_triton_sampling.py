@@ -64,8 +64,8 @@ def table(
 
 def here(columns: SamplingTable) -> SamplingTable:
     """The same table on the tested device; what is expected is computed on the CPU."""
-    names = (field.name for field in dataclasses.fields(SamplingTable))
-    return SamplingTable(**{name: getattr(columns, name).to(DEVICE) for name in names})
+    named = {field.name: getattr(columns, field.name) for field in dataclasses.fields(SamplingTable)}
+    return SamplingTable(**{name: None if x is None else x.to(DEVICE) for name, x in named.items()})
 
 
 def logits_of(rows: int, vocab: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
@@ -292,3 +292,21 @@ def test_the_public_operation_takes_the_path_of_its_device():
     logits = logits_of(3, 90)
     made = sample(logits.clone().to(DEVICE), rows.to(DEVICE), here(columns), SampleNeeds(logprobs=1))
     assert torch.equal(made.tokens.cpu(), sample_torch(logits, rows, columns, SampleNeeds(logprobs=1)).tokens)
+
+
+def test_what_a_mask_rules_out_is_never_drawn_and_its_neighbours_are_not_touched():
+    vocab = 9001
+    masks = torch.zeros(2, vocab, dtype=torch.bool)
+    masks[0, [3, 8999]] = masks[1, 4096] = True
+    asked = {"temperature": [1.0, 1.0, 0.0, 1.0], "logprobs": [2, -1, 0, 1]}
+    columns = dataclasses.replace(
+        table(4, vocab=vocab, **asked), mask_of=torch.tensor([0, -1, 1, -1]).int(), masks=masks
+    )
+    logits, rows = logits_of(4, vocab), torch.arange(4)
+    made, plain = both(logits, rows, columns, SampleNeeds(False, False, True, logprobs=2, mask=True))
+    assert torch.equal(made.tokens, plain.tokens)
+    assert made.tokens[0] in (3, 8999)
+    assert made.tokens[2] == 4096
+    free = sample_torch(logits.clone(), rows, columns, SampleNeeds(False, False, True, logprobs=2))
+    assert made.tokens[[1, 3]].tolist() == free.tokens[[1, 3]].tolist()
+    assert torch.equal(made.top_ids, free.top_ids)  # log-probabilities are those of the plain logits

@@ -1,6 +1,8 @@
 """Translates a job's parameters to the engine's."""
 
 import hashlib
+from dataclasses import fields
+from typing import Any
 
 from ....engine import SamplingParams
 from ....schemas.wire import WireJob
@@ -8,22 +10,10 @@ from ....schemas.wire import WireJob
 
 def sampling_params(job: WireJob, job_id: str) -> SamplingParams:
     """How to sample; a job without a seed gets one that every worker of it agrees on."""
-    return SamplingParams(
-        max_tokens=job.max_tokens,
-        min_tokens=job.min_tokens,
-        temperature=job.temperature,
-        top_k=job.top_k,
-        top_p=job.top_p,
-        min_p=job.min_p,
-        presence_penalty=job.presence_penalty,
-        frequency_penalty=job.frequency_penalty,
-        repetition_penalty=job.repetition_penalty,
-        logit_bias=dict(job.logit_bias),
-        seed=_seed_of(job_id) if job.seed is None else job.seed,
-        stop_token_ids=job.stop_token_ids,
-        ignore_eos=job.ignore_eos,
-        logprobs=job.logprobs,
-    )
+    asked: dict[str, Any] = {field.name: getattr(job, field.name) for field in fields(SamplingParams)}
+    if job.seed is None:
+        asked["seed"] = _seed_of(job_id)
+    return SamplingParams(**asked)
 
 
 def _seed_of(job_id: str) -> int:
