@@ -82,6 +82,7 @@ class SamplingParams:
         frequency_penalty: subtracted per occurrence in the output so far.
         repetition_penalty: divides positive and multiplies negative logits of tokens in prompt and output.
         logit_bias: added to the logits of the given token ids.
+        allowed_token_ids: no other token can be sampled; empty allows all.
         seed: sampling noise is a function of (seed, position, token id) alone.
         stop_token_ids: end the sequence, besides the model's own end-of-sequence tokens.
         ignore_eos: the model's end-of-sequence tokens are ordinary tokens.
@@ -99,6 +100,7 @@ class SamplingParams:
     frequency_penalty: float = _column(0.0, least=-_MOST, most=_MOST, work="penalties")
     repetition_penalty: float = _column(1.0, least=1 / _MOST, most=_MOST, work="penalties")
     logit_bias: dict[int, float] = field(default_factory=dict, metadata=_TOKEN_IDS)
+    allowed_token_ids: tuple[int, ...] = field(default=(), metadata=_TOKEN_IDS)
     seed: int = _column(0, "int64")
     stop_token_ids: tuple[int, ...] = field(default=(), metadata=_TOKEN_IDS)
     ignore_eos: bool = False

@@ -150,6 +150,7 @@ class Producer(ABC, Generic[Enqueued]):
         frequency_penalty: float = 0.0,
         repetition_penalty: float = 1.0,
         logit_bias: Mapping[int, float] | None = None,
+        allowed_token_ids: Sequence[int] = (),
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
@@ -190,6 +191,7 @@ class Producer(ABC, Generic[Enqueued]):
             frequency_penalty: the same, multiplied by how often they were generated.
             repetition_penalty: divides the logits of tokens seen before; 1 has no effect.
             logit_bias: added to the logits of these token ids.
+            allowed_token_ids: only these tokens are generated; an end of text must be among them to occur.
             seed: the same seed gives the same tokens; by default it is derived from the job's id.
             stop: strings that end the text; they are not part of it.
             stop_token_ids: tokens that end the text.

@@ -32,6 +32,8 @@ MAX_SEED = 2**63 - 1
 
 MAX_LOGIT_BIASES = 1024
 
+MAX_ALLOWED_TOKENS = 8192
+
 _ALL_TOKENS = 2**31 - 1
 """More than any vocabulary has. A `top_k` this large or larger keeps every token, and travels as this."""
 
@@ -207,6 +209,7 @@ class Job(_Wire):
         top_p: the most likely token is always kept, however small this is.
         top_k: 0 keeps every token, as does anything not below the size of the vocabulary.
         logit_bias: at most 1,024 entries.
+        allowed_token_ids: at most 8,192; if empty, all tokens are allowed.
         seed: sampling noise depends on (seed, position) alone. Without a seed it is derived from the job's
             id, so a resumed job continues with the same tokens.
         logprobs: log-probabilities of the sampled token and of this many of the most likely ones.
@@ -238,6 +241,7 @@ class Job(_Wire):
     logit_bias: Annotated[
         dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIASES)
     ] = Field(default_factory=dict)
+    allowed_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_ALLOWED_TOKENS)] = ()
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],

@@ -68,7 +68,7 @@ NAMES = (
 )
 """Of all arrays, as they lie in the buffer."""
 
-_DTYPES = {"float32": torch.float32, "int32": torch.int32, "int64": torch.int64}
+DTYPES = {"float32": torch.float32, "int32": torch.int32, "int64": torch.int64}
 _INT32 = {"query_starts", "context_lens", "block_tables"}
 
 
@@ -278,7 +278,7 @@ def _count(name: str, shape: StepShape) -> int:
 
 def _dtype(name: str) -> torch.dtype:
     if name in COLUMNS:
-        return _DTYPES[COLUMNS[name].dtype]
+        return DTYPES[COLUMNS[name].dtype]
     return torch.int32 if name in _INT32 else torch.int64
 
 

@@ -18,8 +18,9 @@ from ..config import EngineConfig
 from ..errors import ModelError, is_out_of_memory
 from ..models.cache import KVCache, kv_dtype
 from ..models.decoder import Model
+from ..parameters import COLUMNS
 from ..step_input import StepInput
-from .inputs import buffer_bytes
+from .inputs import DTYPES, buffer_bytes
 from .shapes import shapes_for
 
 logger = logging.getLogger(__name__)
@@ -134,26 +135,15 @@ def _run(model: Model, config: EngineConfig, tokens: int, context_tokens: int) -
         sampled=ends - 1,
     )
     logits = model.forward(step, cache)
-    whole, number = (
-        torch.ones(sequences, device=device),
-        torch.ones(sequences, dtype=torch.int64, device=device),
-    )
+    number = torch.ones(sequences, dtype=torch.int64, device=device)
     table = SamplingTable(
-        temperature=whole,
-        top_k=number.int(),
-        top_p=whole,
-        min_p=whole * 0,
-        presence_penalty=whole,
-        frequency_penalty=whole,
-        repetition_penalty=whole,
-        seed=number,
+        **{name: number.to(DTYPES[column.dtype]) for name, column in COLUMNS.items()},
         tokens=torch.zeros(sequences, context_tokens, dtype=torch.int32, device=device),
         lengths=number,
         prompt_lengths=number,
         bias_ids=torch.zeros(sequences, 1, dtype=torch.int32, device=device),
-        bias_values=whole[:, None],
+        bias_values=number[:, None].float(),
         bias_until=number[:, None],
-        logprobs=number.int(),
     )
     sample(logits, torch.arange(sequences, device=device), table, SampleNeeds(logprobs=20))
 

@@ -93,7 +93,11 @@ def _entries(
 
 def _mask(params: SamplingParams, vocab: int) -> NDArray[np.bool_] | None:
     """Bool [vocab], the tokens that may be sampled; None for all."""
-    return None
+    if not params.allowed_token_ids:
+        return None
+    mask = np.zeros(vocab, np.bool_)
+    mask[list(params.allowed_token_ids)] = True
+    return mask
 
 
 def _no_bias(rows: int, width: int) -> Bias:

@@ -32,6 +32,7 @@ def engine(make_engine):
         (Request("x", [3], greedy(), output_ids=[-1]), "output_ids"),
         (Request("x", [3], SamplingParams(logit_bias={999: 1.0})), "logit_bias"),
         (Request("x", [3], SamplingParams(stop_token_ids=(999,))), "stop_token_ids"),
+        (Request("x", [3], SamplingParams(allowed_token_ids=(3, -1))), "allowed_token_ids"),
     ],
 )
 def test_a_request_that_can_never_run_is_refused_by_field(engine, request_, field):

@@ -240,3 +240,33 @@ def test_a_full_context_ends_the_sequence(make_engine):
     tokens, reason = ends(make_engine(max_context_tokens=40), greedy(1000))
     assert len(tokens) == 40 - len(PROMPT)
     assert reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlapped"])
+def test_no_token_but_the_allowed_ones_is_generated_and_neighbours_are_free(make_engine, overlap):
+    free, _ = ends(make_engine(), greedy())
+    logits = logits_after(list(PROMPT))
+    worst = tuple(logits.topk(5, largest=False).indices.tolist())
+    requests = [
+        Request("best", list(PROMPT), SamplingParams(max_tokens=1, temperature=0.0, allowed_token_ids=worst)),
+        Request("free", list(PROMPT), greedy()),
+        *(
+            Request(f"{seed}", list(PROMPT), SamplingParams(seed=seed, allowed_token_ids=worst, top_p=0.9))
+            for seed in range(8)
+        ),
+    ]
+    outputs = run(make_engine(overlap=overlap, max_batch_size=6), *requests)
+    assert outputs["best"] == [max(worst, key=lambda token: logits[token])]
+    assert outputs["free"] == free
+    drawn = [token for name, tokens in outputs.items() if name.isdigit() for token in tokens]
+    assert set(drawn) <= set(worst)
+    assert len(set(drawn)) > 1
+
+
+def test_where_nothing_is_allowed_the_sequence_is_ended_with_the_reason(make_engine):
+    params = SamplingParams(min_tokens=2, stop_token_ids=(7,), allowed_token_ids=(7,))
+    engine = make_engine()
+    engine.submit(Request("r", list(PROMPT), params))
+    progress = engine.step()
+    assert progress[0].finish_reason is FinishReason.ERROR
+    assert "everything is ruled out" in progress[0].error

@@ -51,6 +51,7 @@ def test_every_argument_arrives_in_the_job(client: Client, worker: Any) -> None:
         "logit_bias": {3: -1.0},
         "stop": "END",
         "stop_token_ids": [2],
+        "allowed_token_ids": [2, 3],
         "job_class": "interactive",
         "tenant": "t",
         "metadata": {"k": "v"},

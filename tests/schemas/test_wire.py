@@ -56,6 +56,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         ({"repetition_penalty": 0}, "repetition_penalty", "got 0"),
         ({"repetition_penalty": 1e-40}, "repetition_penalty", "must be at least 0.01 (got 1e-40)"),
         ({"logit_bias": dict.fromkeys(range(1025), 1.0)}, "logit_bias", "at most 1024 items"),
+        ({"allowed_token_ids": range(8193)}, "allowed_token_ids", "at most 8192 items"),
         ({"logit_bias": {3: math.inf}}, "logit_bias.3", "got inf"),
         ({"seed": 2**63}, "seed", "got 9223372036854775808"),
         ({"max_tokens": 10**5000}, "max_tokens", "got <a number of 16610 bits>"),
