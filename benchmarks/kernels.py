@@ -25,7 +25,14 @@ from headrace.kernels.norm import add_rms_norm, add_rms_norm_torch
 from headrace.kernels.rope_cache import rope_and_cache, rope_and_cache_torch
 from headrace.kernels.sample import sample, sample_torch
 from headrace.kernels.sampling import gumbel_argmax, gumbel_argmax_torch
-from headrace.kernels.structs import SampleNeeds, SamplingTable
+from headrace.kernels.structs import (
+    AttentionOptions,
+    Heads,
+    PagedKV,
+    RaggedRows,
+    SampleNeeds,
+    SamplingTable,
+)
 
 from .ceilings import copy_bytes_per_s, matmul_flops
 from .machine import machine, save
@@ -88,13 +95,11 @@ def attention(size: Size, device: str, rows: int, batch: int, context: int) -> O
     scale = size.dim**-0.5
     seen = rows * context - rows * (rows - 1) // 2
     kv_bytes = 2 * batch * context * size.kv_heads * size.dim * 2
+    ragged = RaggedRows(tables, starts, contexts, max_rows=1 if rows == 1 else None)
+    cache, options = PagedKV(keys, values), AttentionOptions(scale)
     return Op(
-        lambda: paged_attention(
-            q, keys, values, tables, starts, contexts, scale=scale, max_rows=1 if rows == 1 else None
-        ),
-        lambda: paged_attention_torch(
-            q.double(), keys.double(), values.double(), tables, starts, contexts, scale=scale
-        ),
+        lambda: paged_attention(q, cache, ragged, options),
+        lambda: paged_attention_torch(q.double(), PagedKV(keys.double(), values.double()), ragged, options),
         kv_bytes + 2 * q.numel() * 2,
         4 * batch * size.heads * size.dim * seen if rows > 1 else 0,
     )
@@ -117,8 +122,8 @@ def rope_cache(size: Size, device: str) -> Op:
     caches = torch.zeros(2, -(-rows // PAGE) + 1, size.kv_heads, PAGE, size.dim, dtype=DTYPE, device=device)
 
     def call(function: Callable[..., Tensor], qkv: Tensor, cos_sin: Tensor, caches: Tensor) -> Tensor:
-        counts = {"num_heads": size.heads, "num_kv_heads": size.kv_heads}
-        return function(qkv, positions, slots, cos_sin, caches[0], caches[1], **counts)
+        heads = Heads(size.heads, size.kv_heads)
+        return function(qkv, positions, slots, cos_sin, PagedKV(caches[0], caches[1]), heads)
 
     return Op(
         lambda: call(rope_and_cache, qkv, cos_sin, caches),

@@ -15,6 +15,7 @@ import torch
 
 from headrace.kernels.int4_weight import pack
 from headrace.kernels.moe import route
+from headrace.kernels.structs import AttentionOptions, PagedKV, RaggedRows
 from headrace.kernels.triton import tuning
 from headrace.kernels.triton.attention import paged_attention
 from headrace.kernels.triton.int4 import int4_linear
@@ -61,10 +62,9 @@ def attention(operation: str, dim: int, sizes: Sizes, device: str) -> Run:
     tables = torch.randperm(batch * pages, device=device).int().view(batch, pages) + 1
     starts = torch.arange(0, batch * rows + 1, rows, dtype=torch.int32, device=device)
     contexts = torch.full((batch,), context, dtype=torch.int32, device=device)
-    arguments = (q, keys, values, tables, starts, contexts)
-    return lambda launch: paged_attention(
-        *arguments, scale=dim**-0.5, max_rows=1 if decode else None, launch=launch
-    )
+    ragged = RaggedRows(tables, starts, contexts, max_rows=1 if decode else None)
+    cache, options = PagedKV(keys, values), AttentionOptions(dim**-0.5)
+    return lambda launch: paged_attention(q, cache, ragged, options, launch=launch)
 
 
 def int4(rows: int, sizes: Sizes, device: str) -> Run:

@@ -10,124 +10,62 @@ from torch import Tensor
 
 from .dispatch import runs_triton
 from .native import DTYPE_CODES, shared_library
+from .structs import AttentionOptions, PagedKV, RaggedRows
 
 
-def paged_attention(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    query_starts: Tensor,
-    context_lens: Tensor,
-    *,
-    scale: float,
-    sliding_window: int = 0,
-    soft_cap: float = 0.0,
-    k_scale: float = 1.0,
-    v_scale: float = 1.0,
-    max_rows: int | None = None,
-    max_context: int | None = None,
-    deterministic: bool = False,
-) -> Tensor:
+def paged_attention(q: Tensor, cache: PagedKV, rows: RaggedRows, options: AttentionOptions) -> Tensor:
     """Causal attention of each query token to its own sequence's cached tokens.
 
     Query i of sequence b stands at position `context_lens[b] - rows_b + i`, where rows_b is the number of
     its query rows, and sees the positions up to its own. Its key and value are in the cache already.
 
     Args:
-        q: [T, Hq, D] queries of all sequences, one after the other.
-        k_cache: [pages, Hkv, page_size, D], contiguous, of q's dtype or float8_e4m3fn; Hkv divides Hq.
-        v_cache: like k_cache.
-        block_tables: int32 [B, P] pages of each sequence, in order; entries past its context are not read,
-            the others must lie in the cache: compiled paths do not check them.
-        query_starts: int32 [B + 1]; sequence b owns the rows query_starts[b] to query_starts[b + 1] of q.
-        context_lens: int32 [B] tokens in the cache, this step's included; on a GPU, rows that only pad the
-            batch have 0 and become zeros.
-        scale: factor on q·k.
-        sliding_window: a query sees this many positions, its own included; 0 is no limit.
-        soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
-        k_scale: what the cached keys are multiplied by; for float8 caches.
-        v_scale: likewise for the values.
-        max_rows: no sequence has more query rows, if the caller knows; 1 spares a GPU the search for a row's
-            sequence.
-        max_context: no sequence has more tokens in the cache, if the caller knows better than the width of
-            block_tables; a GPU decides by it among how many programs to divide a sequence.
-        deterministic: on a GPU, a row's bits depend on its own sequence alone, not on its neighbours and not
-            on the chunks it came in, which costs time. On the CPU that always holds.
+        q: [T, Hq, D] queries of all sequences, one after the other; the cache's Hkv divides Hq.
+        cache: of the layer.
+        rows: whose queries they are.
+        options: how scores are made.
 
     Returns:
         [T, Hq, D] in q's dtype; sums and softmax are in float32.
     """
+    k_cache = cache.keys
     fp8 = k_cache.dtype == torch.float8_e4m3fn
     dtype = None if fp8 or q.device.type != "cpu" else DTYPE_CODES.get(q.dtype)
     if dtype is not None and (lib := shared_library()):
         q, out = q.contiguous(), torch.empty_like(q, memory_format=torch.contiguous_format)
-        _check(q, k_cache, v_cache, block_tables, query_starts, context_lens)
+        _check(q, cache, rows)
         lib.hr_paged_attention(
             q.data_ptr(),
             k_cache.data_ptr(),
-            v_cache.data_ptr(),
+            cache.values.data_ptr(),
             out.data_ptr(),
-            block_tables.data_ptr(),
-            block_tables.stride(0),
-            query_starts.data_ptr(),
-            context_lens.data_ptr(),
-            context_lens.shape[0],
+            rows.block_tables.data_ptr(),
+            rows.block_tables.stride(0),
+            rows.query_starts.data_ptr(),
+            rows.context_lens.data_ptr(),
+            rows.context_lens.shape[0],
             q.shape[1],
             k_cache.shape[1],
             q.shape[2],
             k_cache.shape[2],
-            sliding_window,
-            scale * k_scale,
-            soft_cap,
+            options.sliding_window,
+            options.scale * cache.key_scale,
+            options.soft_cap,
             dtype,
             torch.get_num_threads(),
         )
-        return out if v_scale == 1 else out.mul_(v_scale)
+        return out if cache.value_scale == 1 else out.mul_(cache.value_scale)
     if runs_triton(q):
         from .triton import attention as gpu
 
-        _check(q, k_cache, v_cache, block_tables, query_starts, context_lens)
-        return gpu.paged_attention(
-            q,
-            k_cache,
-            v_cache,
-            block_tables,
-            query_starts,
-            context_lens,
-            scale=scale,
-            sliding_window=sliding_window,
-            soft_cap=soft_cap,
-            k_scale=k_scale,
-            v_scale=v_scale,
-            max_rows=max_rows,
-            max_context=max_context,
-            deterministic=deterministic,
-        )
-    return paged_attention_torch(
-        q,
-        k_cache,
-        v_cache,
-        block_tables,
-        query_starts,
-        context_lens,
-        scale=scale,
-        sliding_window=sliding_window,
-        soft_cap=soft_cap,
-        k_scale=k_scale,
-        v_scale=v_scale,
-    )
+        _check(q, cache, rows)
+        return gpu.paged_attention(q, cache, rows, options)
+    return paged_attention_torch(q, cache, rows, options)
 
 
-def _check(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    query_starts: Tensor,
-    context_lens: Tensor,
-) -> None:
+def _check(q: Tensor, cache: PagedKV, rows: RaggedRows) -> None:
     """Refuses what compiled code, which sees bare addresses, would misread."""
+    k_cache, v_cache = cache.keys, cache.values
     if q.shape[2] != k_cache.shape[3] or q.shape[1] % k_cache.shape[1] or k_cache.shape != v_cache.shape:
         raise ValueError(f"heads of q {q.shape}, k {k_cache.shape} and v {v_cache.shape} do not fit")
     if not (
@@ -137,6 +75,7 @@ def _check(
         and v_cache.is_contiguous()
     ):
         raise ValueError("the caches must be contiguous and of q's dtype, or float8_e4m3fn")
+    block_tables, query_starts, context_lens = rows.block_tables, rows.query_starts, rows.context_lens
     for name, x in (("tables", block_tables), ("query_starts", query_starts), ("context_lens", context_lens)):
         if x.dtype != torch.int32 or x.stride(-1) != 1:
             raise ValueError(f"{name} must be int32 with adjacent elements, not {x.dtype}, {x.stride()}")
@@ -145,63 +84,40 @@ def _check(
         raise ValueError(f"{B} context_lens do not fit {query_starts.shape} and tables {block_tables.shape}")
 
 
-def paged_attention_torch(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    query_starts: Tensor,
-    context_lens: Tensor,
-    *,
-    scale: float,
-    sliding_window: int = 0,
-    soft_cap: float = 0.0,
-    k_scale: float = 1.0,
-    v_scale: float = 1.0,
-) -> Tensor:
+def paged_attention_torch(q: Tensor, cache: PagedKV, rows: RaggedRows, options: AttentionOptions) -> Tensor:
     """`paged_attention` from torch operations, for any device: gathers the pages, pads, masks.
 
     Decodes and prompt chunks are computed apart, so that decodes aren't padded to the longest chunk.
     """
-    starts = query_starts.long()
-    rows = starts[1:] - starts[:-1]
+    starts = rows.query_starts.long()
+    counts = starts[1:] - starts[:-1]
     out = torch.empty_like(q)
-    for group in (rows == 1, rows > 1):
+    for group in (counts == 1, counts > 1):
         members = group.nonzero().squeeze(1)
         if members.numel() == 0:
             continue
-        n = rows[members]
+        n = counts[members]
         offset = torch.arange(int(n.max()), device=q.device)
         valid = offset < n[:, None]
         index = torch.where(valid, starts[members][:, None] + offset, 0)
-        context = context_lens[members].long()
-        padded = _padded_attention(
-            q[index],
-            k_cache,
-            v_cache,
-            block_tables[members],
-            (context - n)[:, None] + offset,
-            context,
-            scale * k_scale,
-            sliding_window,
-            soft_cap,
-        )
-        out[index[valid]] = padded[valid] if v_scale == 1 else padded[valid] * v_scale
+        context = rows.context_lens[members].long()
+        positions = (context - n)[:, None] + offset
+        padded = _padded_attention(q[index], cache, rows.block_tables[members], positions, context, options)
+        out[index[valid]] = padded[valid] if cache.value_scale == 1 else padded[valid] * cache.value_scale
     return out
 
 
 def _padded_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
+    cache: PagedKV,
     block_tables: Tensor,
     positions: Tensor,
     context_lens: Tensor,
-    scale: float,
-    sliding_window: int,
-    soft_cap: float,
+    options: AttentionOptions,
 ) -> Tensor:
     """Attention of q [B, M, Hq, D], standing at positions [B, M], to the gathered pages. [B, M, Hq, D]."""
+    k_cache, v_cache, scale = cache.keys, cache.values, options.scale * cache.key_scale
+    sliding_window, soft_cap = options.sliding_window, options.soft_cap
     B, M, Hq, D = q.shape
     Hkv, page_size = k_cache.shape[1:3]
     pages = block_tables[:, : -(-int(context_lens.max()) // page_size)].long()
@@ -233,34 +149,23 @@ def _padded_attention(
 
 
 def paged_attention_reference(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    query_starts: Tensor,
-    context_lens: Tensor,
-    *,
-    scale: float,
-    sliding_window: int = 0,
-    soft_cap: float = 0.0,
-    k_scale: float = 1.0,
-    v_scale: float = 1.0,
+    q: Tensor, cache: PagedKV, rows: RaggedRows, options: AttentionOptions
 ) -> Tensor:
     """What `paged_attention` means, row by row, in the precision of its inputs."""
     out = torch.empty_like(q)
-    group = q.shape[1] // k_cache.shape[1]
-    page_size = k_cache.shape[2]
-    for b, context in enumerate(context_lens.tolist()):
-        first, last = query_starts[b : b + 2].tolist()
+    group = q.shape[1] // cache.keys.shape[1]
+    page_size = cache.keys.shape[2]
+    for b, context in enumerate(rows.context_lens.tolist()):
+        first, last = rows.query_starts[b : b + 2].tolist()
         for row in range(first, last):
             position = context - last + row
-            lowest = max(0, position - sliding_window + 1) if sliding_window else 0
+            lowest = max(0, position - options.sliding_window + 1) if options.sliding_window else 0
             seen = torch.arange(lowest, position + 1)
-            page = block_tables[b].long()[seen // page_size]
-            k = k_cache[page, :, seen % page_size].repeat_interleave(group, dim=1)
-            v = v_cache[page, :, seen % page_size].repeat_interleave(group, dim=1)
-            scores = torch.einsum("hd,shd->hs", q[row], k) * (scale * k_scale)
-            if soft_cap:
-                scores = soft_cap * torch.tanh(scores / soft_cap)
-            out[row] = torch.einsum("hs,shd->hd", scores.softmax(-1), v) * v_scale
+            page = rows.block_tables[b].long()[seen // page_size]
+            k = cache.keys[page, :, seen % page_size].repeat_interleave(group, dim=1)
+            v = cache.values[page, :, seen % page_size].repeat_interleave(group, dim=1)
+            scores = torch.einsum("hd,shd->hs", q[row], k) * (options.scale * cache.key_scale)
+            if options.soft_cap:
+                scores = options.soft_cap * torch.tanh(scores / options.soft_cap)
+            out[row] = torch.einsum("hs,shd->hd", scores.softmax(-1), v) * cache.value_scale
     return out

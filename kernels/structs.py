@@ -1,8 +1,88 @@
-"""What kernel calls carry, where it is more than a few tensors."""
+"""What kernel calls carry where it is many tensors: where keys lie, whose rows are whose, options.
+
+T are query tokens, B sequences, Hq and Hkv heads of queries and of keys, D a head's size, P a table's width.
+"""
 
 from dataclasses import dataclass
 
 from torch import Tensor
+
+
+@dataclass(slots=True, frozen=True)
+class PagedKV:
+    """The paged cache of one layer.
+
+    Attributes:
+        keys: [pages, Hkv, page_size, D], contiguous, of the activations' dtype or float8_e4m3fn.
+        values: like the keys.
+        key_scale: a float8 cache holds the keys divided by this, no further from zero than 448.
+        value_scale: likewise for the values.
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_scale: float = 1.0
+    value_scale: float = 1.0
+
+
+@dataclass(slots=True, frozen=True)
+class RaggedRows:
+    """Whose query rows are whose, and where the keys of each sequence lie.
+
+    Attributes:
+        block_tables: int32 [B, P] pages of each sequence, in order; entries past its context are not read,
+            the others must lie in the cache: compiled paths do not check them.
+        query_starts: int32 [B + 1]; sequence b owns the query rows query_starts[b] to query_starts[b + 1].
+        context_lens: int32 [B] tokens in the cache, this step's included; on a GPU, rows that only pad the
+            batch have 0 and become zeros.
+        max_rows: no sequence has more query rows, if the caller knows; 1 spares a GPU the search for a row's
+            sequence.
+        max_context: no sequence has more tokens in the cache, if the caller knows better than the width of
+            block_tables; a GPU decides by it among how many programs to divide a sequence.
+    """
+
+    block_tables: Tensor
+    query_starts: Tensor
+    context_lens: Tensor
+    max_rows: int | None = None
+    max_context: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class AttentionOptions:
+    """How scores are made.
+
+    Attributes:
+        scale: factor on q·k.
+        sliding_window: a query sees this many positions, its own included; 0 is no limit.
+        soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
+        deterministic: on a GPU, a row's bits depend on its own sequence alone, not on its neighbours and not
+            on the chunks it came in, which costs time. On the CPU that always holds.
+    """
+
+    scale: float
+    sliding_window: int = 0
+    soft_cap: float = 0.0
+    deterministic: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Heads:
+    """What a fused projection's columns are: Hq query heads, then Hkv key heads, then Hkv value heads.
+
+    Attributes:
+        queries: Hq.
+        keys: Hkv.
+        q_norm: [D] weight of an RMS norm over each query head, before the rotation.
+        k_norm: likewise for the key heads.
+        eps: of these norms.
+    """
+
+    queries: int
+    keys: int
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+    eps: float = 1e-6
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,19 +1,28 @@
 """The paged cache of keys and values: its tensors and what a page takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ...kernels.structs import PagedKV
 from .config import ModelConfig
 
 
 @dataclass(slots=True)
 class KVCache:
-    """Keys and values of all layers, each [layers, pages, kv_heads, page_size, head_dim]."""
+    """Keys and values of all layers, each [layers, pages, kv_heads, page_size, head_dim].
+
+    Attributes:
+        layers: of the same memory, each layer's as kernels take it.
+    """
 
     keys: Tensor
     values: Tensor
+    layers: list[PagedKV] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layers = [PagedKV(keys, values) for keys, values in zip(self.keys, self.values, strict=True)]
 
     @classmethod
     def zeros(

@@ -15,6 +15,7 @@ from ...kernels.attention import paged_attention
 from ...kernels.compiled import CompiledDecoder
 from ...kernels.norm import add_rms_norm, rms_norm
 from ...kernels.rope_cache import rope_and_cache
+from ...kernels.structs import AttentionOptions, Heads, RaggedRows
 from ..step_input import StepInput
 from .cache import KVCache
 from .config import ModelConfig
@@ -55,39 +56,20 @@ class Decoder:
         scale = config.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
         residual = _times(self.embedding[step.token_ids], spec.embedding_multiplier)
         x = rms_norm(residual, self.layers[0].input_norm, eps)
-        for index, layer in enumerate(self.layers):
-            keys, values = cache.keys[index], cache.values[index]
-            q = rope_and_cache(
-                layer.qkv(x),
-                step.positions,
-                step.slots,
-                self.cos_sin,
-                keys,
-                values,
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
-                q_norm=layer.q_norm,
-                k_norm=layer.k_norm,
-                eps=eps,
-            )
-            attended = paged_attention(
-                q,
-                keys,
-                values,
-                step.block_tables,
-                step.query_starts,
-                step.context_lens,
-                scale=scale,
-                sliding_window=layer.sliding_window,
-                soft_cap=spec.attention_soft_cap,
-                max_rows=step.max_rows,
-                max_context=step.max_context,
-            )
+        others = iter(self.layers[1:])
+        ragged = RaggedRows(
+            step.block_tables, step.query_starts, step.context_lens, step.max_rows, step.max_context
+        )
+        for layer, kv in zip(self.layers, cache.layers, strict=True):
+            heads = Heads(config.num_heads, config.num_kv_heads, layer.q_norm, layer.k_norm, eps)
+            q = rope_and_cache(layer.qkv(x), step.positions, step.slots, self.cos_sin, kv, heads)
+            options = AttentionOptions(scale, layer.sliding_window, spec.attention_soft_cap)
+            attended = paged_attention(q, kv, ragged, options)
             x = _times(layer.output(attended.view(rows, -1)), spec.residual_multiplier)
             x, residual = add_rms_norm(x, residual, layer.mlp_norm, eps)
             x = _times(layer.mlp(x), spec.residual_multiplier)
-            if index + 1 < len(self.layers):
-                x, residual = add_rms_norm(x, residual, self.layers[index + 1].input_norm, eps)
+            if following := next(others, None):
+                x, residual = add_rms_norm(x, residual, following.input_norm, eps)
         residual += x
         if step.sampled is not None:
             residual = residual[step.sampled]

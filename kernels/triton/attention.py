@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..structs import AttentionOptions, PagedKV, RaggedRows
 from .dot import dot
 from .fp8 import widen
 from .tuning import Launch, launch_of, multiprocessors
@@ -32,20 +33,10 @@ _MAX_SPLITS = 32
 
 def paged_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    block_tables: Tensor,
-    query_starts: Tensor,
-    context_lens: Tensor,
+    cache: PagedKV,
+    ragged: RaggedRows,
+    options: AttentionOptions,
     *,
-    scale: float,
-    sliding_window: int = 0,
-    soft_cap: float = 0.0,
-    k_scale: float = 1.0,
-    v_scale: float = 1.0,
-    max_rows: int | None = None,
-    max_context: int | None = None,
-    deterministic: bool = False,
     splits: int | None = None,
     launch: Launch | None = None,
 ) -> Tensor:
@@ -57,23 +48,26 @@ def paged_attention(
     q = q.contiguous()
     out = torch.empty_like(q)
     T, heads, D = q.shape
-    _, kv_heads, page_size, _ = k_cache.shape
-    B, group = len(context_lens), heads // kv_heads
+    _, kv_heads, page_size, _ = cache.keys.shape
+    tables, max_rows = ragged.block_tables, ragged.max_rows
+    B, group = len(ragged.context_lens), heads // kv_heads
     if T == 0:
         return out
-    k_cache, v_cache = _fp8_as_bytes(k_cache), _fp8_as_bytes(v_cache)
+    k_cache, v_cache = _fp8_as_bytes(cache.keys), _fp8_as_bytes(cache.values)
+    scale, window, soft_cap = options.scale * cache.key_scale, options.sliding_window, options.soft_cap
     padded_dim = max(16, triton.next_power_of_2(D))
     if launch is None:
-        operation = _operation(q, k_cache, decode=T <= B and not deterministic)
+        operation = _operation(q, k_cache, decode=T <= B and not options.deterministic)
         launch = launch_of(operation, padded_dim, q.device)
     tile = max(launch.rows, triton.next_power_of_2(group))
     # A promise of one row a sequence makes its tile's number the sequence's own.
     rows = 1 if max_rows == 1 else tile // group
     tiles = B if max_rows == 1 else T // rows + B
     if splits is None:
-        bound = min(max_context or block_tables.shape[1] * page_size, block_tables.shape[1] * page_size)
-        bound = min(bound, sliding_window + rows) if sliding_window else bound
-        splits = 1 if deterministic else _splits(min(tiles, T) * kv_heads, bound, q.device)
+        widest = tables.shape[1] * page_size
+        bound = min(ragged.max_context or widest, widest)
+        bound = min(bound, window + rows) if window else bound
+        splits = 1 if options.deterministic else _splits(min(tiles, T) * kv_heads, bound, q.device)
     shape = (T, heads, splits)
     parts = q.new_empty((*shape, D), dtype=torch.float32) if splits > 1 else out
     sums = q.new_empty((*shape, 2), dtype=torch.float32) if splits > 1 else out
@@ -83,15 +77,15 @@ def paged_attention(
         v_cache,
         parts,
         sums,
-        block_tables,
-        block_tables.stride(0),
-        query_starts,
-        context_lens,
+        tables,
+        tables.stride(0),
+        ragged.query_starts,
+        ragged.context_lens,
         B,
         splits,
-        scale * k_scale / soft_cap if soft_cap else 1.0,
-        (soft_cap or scale * k_scale) * _LOG2E,
-        float(v_scale),
+        scale / soft_cap if soft_cap else 1.0,
+        (soft_cap or scale) * _LOG2E,
+        float(cache.value_scale),
         GROUP=group,
         KV_HEADS=kv_heads,
         PAGE_SIZE=page_size,
@@ -101,7 +95,7 @@ def paged_attention(
         ROWS=rows,
         ONE_ROW=max_rows == 1,
         KEYS=launch.columns,
-        WINDOW=sliding_window,
+        WINDOW=window,
         CAPPED=soft_cap != 0.0,
         SPLIT=splits > 1,
         num_warps=launch.warps,

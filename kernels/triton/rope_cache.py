@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..structs import Heads, PagedKV
 from .fp8 import narrow
 
 _ELEMENTS = 2048
@@ -21,28 +22,21 @@ def rope_and_cache(
     positions: Tensor,
     slots: Tensor,
     cos_sin: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    *,
-    num_heads: int,
-    num_kv_heads: int,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
-    k_scale: float = 1.0,
-    v_scale: float = 1.0,
+    cache: PagedKV,
+    heads: Heads,
 ) -> Tensor:
     """See `kernels.rope_cache.rope_and_cache`; a position or slot outside its table is passed over."""
     qkv = qkv.contiguous()
+    k_cache, v_cache = cache.keys, cache.values
     pages, _, page_size, D = k_cache.shape
-    q = qkv.new_empty(qkv.shape[0], num_heads, D)
+    q = qkv.new_empty(qkv.shape[0], heads.queries, D)
     if k_cache.dtype == torch.float8_e4m3fn:
         k_cache, v_cache = k_cache.view(torch.uint8), v_cache.view(torch.uint8)
-    heads = num_heads + 2 * num_kv_heads
+    count = heads.queries + 2 * heads.keys
     half = triton.next_power_of_2(D // 2)
-    block = min(max(_ELEMENTS // (2 * half), 1), triton.next_power_of_2(heads))
+    block = min(max(_ELEMENTS // (2 * half), 1), triton.next_power_of_2(count))
     if qkv.shape[0]:
-        _rope_cache_kernel[(qkv.shape[0], triton.cdiv(heads, block))](
+        _rope_cache_kernel[(qkv.shape[0], triton.cdiv(count, block))](
             qkv,
             positions,
             slots,
@@ -50,15 +44,15 @@ def rope_and_cache(
             q,
             k_cache,
             v_cache,
-            q_norm,
-            k_norm,
-            eps,
-            1.0 / k_scale,
-            1.0 / v_scale,
+            heads.q_norm,
+            heads.k_norm,
+            heads.eps,
+            1.0 / cache.key_scale,
+            1.0 / cache.value_scale,
             cos_sin.shape[0],
             pages * page_size,
-            HEADS=num_heads,
-            KV_HEADS=num_kv_heads,
+            HEADS=heads.queries,
+            KV_HEADS=heads.keys,
             DIM=D,
             HALF=half,
             PAGE_SIZE=page_size,

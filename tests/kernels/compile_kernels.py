@@ -9,6 +9,7 @@ Prints the name of each kernel and the bytes of shared memory it takes.
 import sys
 from typing import Any
 
+import flat  # beside this script
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -69,7 +70,7 @@ def launch_all(dtype: torch.dtype, *, native_fp8: bool) -> None:
     tables = torch.zeros(B, 64, dtype=torch.int32)
     cache = torch.zeros(9, kv_heads, page_size, dim, dtype=dtype)
     decode, chunks = torch.zeros(B, heads, dim, dtype=dtype), torch.zeros(99, heads, dim, dtype=dtype)
-    run = attention.paged_attention
+    run, rope = flat.attention(attention.paged_attention), flat.rope_and_cache(rope_cache.rope_and_cache)
     run(decode, cache, cache, tables, i32, i32[1:], scale=0.1, max_rows=1, splits=4)
     run(chunks, cache, cache, tables, i32, i32[1:], scale=0.1)
     small = cache.to(torch.float8_e4m3fn)
@@ -80,8 +81,8 @@ def launch_all(dtype: torch.dtype, *, native_fp8: bool) -> None:
     qkv, cos_sin = torch.zeros(B, (heads + 2 * kv_heads) * dim, dtype=dtype), torch.zeros(64, dim)
     at, weight = torch.zeros(B, dtype=torch.int64), torch.zeros(dim, dtype=dtype)
     counts = {"num_heads": heads, "num_kv_heads": kv_heads}
-    rope_cache.rope_and_cache(qkv, at, at, cos_sin, cache, cache, **counts)
-    rope_cache.rope_and_cache(qkv, at, at, cos_sin, small, small, **counts, q_norm=weight, k_norm=weight)
+    rope(qkv, at, at, cos_sin, cache, cache, **counts)
+    rope(qkv, at, at, cos_sin, small, small, **counts, q_norm=weight, k_norm=weight)
 
     norm.add_rms_norm(qkv, qkv.clone(), qkv[0].contiguous(), 1e-5)
     activation.silu_and_mul(qkv)

@@ -2,8 +2,12 @@ import pytest
 import torch
 
 from headrace.kernels import attention
-from headrace.kernels.attention import paged_attention, paged_attention_reference, paged_attention_torch
 
+from . import flat
+
+paged_attention = flat.attention(attention.paged_attention)
+paged_attention_torch = flat.attention(attention.paged_attention_torch)
+paged_attention_reference = flat.attention(attention.paged_attention_reference)
 MIXED = [(1, 1), (1, 2), (3, 3), (1, 17), (16, 16), (17, 40), (1, 64), (5, 65), (1, 130), (33, 200)]
 PATHS = [paged_attention, paged_attention_torch]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -5,11 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headrace.kernels import attention, rope_cache
 from headrace.kernels.activation import silu_and_mul_torch
-from headrace.kernels.attention import paged_attention_torch
 from headrace.kernels.compiled import CompiledDecoder, Panels, can_compile, pack_panels, products_here
 from headrace.kernels.norm import rms_norm_torch
-from headrace.kernels.rope_cache import rope_and_cache_torch
+
+from . import flat
+
+paged_attention_torch = flat.attention(attention.paged_attention_torch)
+rope_and_cache_torch = flat.rope_and_cache(rope_cache.rope_and_cache_torch)
 
 HIDDEN, INTERMEDIATE, VOCAB, HEADS, KV_HEADS, DIM = 64, 96, 77, 4, 2, 32
 EPS, PAGE_SIZE, LAYERS = 1e-5, 7, 3

@@ -1,8 +1,12 @@
 import pytest
 import torch
 
-from headrace.kernels.rope_cache import rope_and_cache, rope_and_cache_torch
+from headrace.kernels import rope_cache
 
+from . import flat
+
+rope_and_cache = flat.rope_and_cache(rope_cache.rope_and_cache)
+rope_and_cache_torch = flat.rope_and_cache(rope_cache.rope_and_cache_torch)
 PATHS = [rope_and_cache, rope_and_cache_torch]
 
 

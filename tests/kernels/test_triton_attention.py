@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from headrace.kernels import attention as public
-from headrace.kernels.attention import paged_attention_reference
 from headrace.kernels.triton.tuning import Launch
 
+from . import flat
+
 attention = pytest.importorskip("headrace.kernels.triton.attention", exc_type=ImportError)
+
+gpu_attention = flat.attention(attention.paged_attention)
+public_attention = flat.attention(public.paged_attention)
+paged_attention_reference = flat.attention(public.paged_attention_reference)
 
 MIXED = [(1, 1), (1, 2), (3, 3), (16, 16), (7, 40), (1, 65), (5, 130)]
 DECODES = [(1, 1), (1, 64), (1, 65), (1, 31), (1, 200)]
@@ -28,9 +33,7 @@ def check(device, assert_near, paged_batch):
         q, k, v, *tables = batch.args()
         k, v = (x.to(cache_dtype or x.dtype) for x in (k, v))
         arguments = {"scale": scale, **(options or {})}
-        out = attention.paged_attention(
-            *(x.to(device) for x in (q, k, v, *tables)), launch=launch, **arguments
-        )
+        out = gpu_attention(*(x.to(device) for x in (q, k, v, *tables)), launch=launch, **arguments)
         assert out.dtype == q.dtype
         for name in ("splits", "max_rows", "max_context", "deterministic"):
             arguments.pop(name, None)
@@ -104,11 +107,11 @@ def test_sequences_without_rows_and_empty_contexts(options, device, paged_batch)
     batch = paged_batch([(1, 9), (0, 5), (1, 30), (1, 4), (0, 3)], dim=32)
     batch.context_lens[2] = 0
     arguments = [x.to(device) for x in batch.args()]
-    out = attention.paged_attention(*arguments, scale=1.0, launch=TILE, **options)
+    out = gpu_attention(*arguments, scale=1.0, launch=TILE, **options)
     assert not out[1].any()
     assert not out.isnan().any()
     none = paged_batch([(0, 5)])
-    out = attention.paged_attention(*(x.to(device) for x in none.args()), scale=1.0, launch=TILE)
+    out = gpu_attention(*(x.to(device) for x in none.args()), scale=1.0, launch=TILE)
     assert out.shape == (0, 4, 64)
 
 
@@ -119,23 +122,21 @@ def test_deterministic_rows_do_not_depend_on_chunking_or_neighbours(dtype, devic
     length, options = 34, {"scale": 0.125, "sliding_window": 29, "deterministic": True, "launch": TILE}
     whole = paged_batch([(length, length), (5, 70), (1, 31)], heads=6, dim=32, page_size=7, dtype=dtype)
     q, k, v, tables, starts, contexts = (x.to(device) for x in whole.args())
-    expected = attention.paged_attention(q, k, v, tables, starts, contexts, **options)[:length]
+    expected = gpu_attention(q, k, v, tables, starts, contexts, **options)[:length]
     for chunk in (1, 7, 33):
         for first in range(0, length, chunk):
             rows = slice(first, min(first + chunk, length))
             count = rows.stop - rows.start
             starts = torch.tensor([0, count], dtype=torch.int32, device=device)
             context = torch.tensor([rows.stop], dtype=torch.int32, device=device)
-            part = attention.paged_attention(
-                q[rows], k, v, tables[:1], starts, context, max_rows=count, **options
-            )
+            part = gpu_attention(q[rows], k, v, tables[:1], starts, context, max_rows=count, **options)
             assert torch.equal(part, expected[rows])
 
 
 def test_large_scores_stay_finite(device, paged_batch, assert_near):
     batch = paged_batch([(9, 80), (1, 70)], dim=32)
     batch.q.mul_(300)
-    out = attention.paged_attention(*(x.to(device) for x in batch.args()), scale=1.0, launch=TILE)
+    out = gpu_attention(*(x.to(device) for x in batch.args()), scale=1.0, launch=TILE)
     # Scores of some thousands, exact to 1e-7 of that, are exponents.
     assert_near(out.cpu(), paged_attention_reference(*batch.args(torch.float64), scale=1.0), factor=500)
 
@@ -146,7 +147,7 @@ def test_block_tables_may_be_a_slice_of_a_wider_table(device, paged_batch):
     wide = torch.full((20, 50), -3, dtype=torch.int32, device=device)
     rows, columns = tables.shape
     wide[:rows, :columns] = tables
-    run = attention.paged_attention
+    run = gpu_attention
     expected = run(q, k, v, tables, starts, contexts, scale=0.1, launch=TILE)
     out = run(q, k, v, wide[:rows, :columns], starts, contexts, scale=0.1, launch=TILE)
     assert torch.equal(out, expected)
@@ -156,7 +157,7 @@ def test_block_tables_may_be_a_slice_of_a_wider_table(device, paged_batch):
 def test_the_default_launch_fits_every_shape(rows, context, device, paged_batch, assert_near):
     batch = paged_batch([(rows, min(context, 90))], dtype=torch.bfloat16)
     arguments = [x.to(device) for x in batch.args()]
-    out = attention.paged_attention(*arguments, scale=0.125, max_context=context)
+    out = gpu_attention(*arguments, scale=0.125, max_context=context)
     assert_near(out.cpu(), paged_attention_reference(*batch.args(torch.float64), scale=0.125))
 
 
@@ -180,15 +181,15 @@ def test_the_public_operation_hands_all_its_arguments_on(fp8, device, paged_batc
         k, v = k.to(torch.float8_e4m3fn), v.to(torch.float8_e4m3fn)
     options = {"scale": 0.3, "sliding_window": 40, "soft_cap": 3.0, "k_scale": 0.5, "v_scale": 2.0}
     options |= {"max_rows": 1, "max_context": 200, "deterministic": True}
-    expected = attention.paged_attention(q, k, v, *tables, **options)
-    assert torch.equal(public.paged_attention(q, k, v, *tables, **options), expected)
+    expected = gpu_attention(q, k, v, *tables, **options)
+    assert torch.equal(public_attention(q, k, v, *tables, **options), expected)
     with pytest.raises(ValueError, match="contiguous and of q's dtype"):
-        public.paged_attention(q.bfloat16(), k.half(), v.half(), *tables, **options)
+        public_attention(q.bfloat16(), k.half(), v.half(), *tables, **options)
 
 
 def test_the_other_paths_read_a_float8_cache_too(paged_batch, assert_near):
     q, k, v, *tables = paged_batch(MIXED, dim=32, dtype=torch.bfloat16).args()
     k, v = k.to(torch.float8_e4m3fn), v.to(torch.float8_e4m3fn)
     options = {"scale": 0.2, "k_scale": 0.5, "v_scale": 1.7, "soft_cap": 5.0}
-    right = public.paged_attention_reference(q.double(), k.double(), v.double(), *tables, **options)
-    assert_near(public.paged_attention(q, k, v, *tables, **options), right, factor=2)
+    right = paged_attention_reference(q.double(), k.double(), v.double(), *tables, **options)
+    assert_near(public_attention(q, k, v, *tables, **options), right, factor=2)

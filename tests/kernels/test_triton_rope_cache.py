@@ -7,9 +7,14 @@ import pytest
 import torch
 
 from headrace.kernels import rope_cache as public
-from headrace.kernels.rope_cache import rope_and_cache_torch
+
+from . import flat
 
 rope = pytest.importorskip("headrace.kernels.triton.rope_cache", exc_type=ImportError)
+
+gpu_rope = flat.rope_and_cache(rope.rope_and_cache)
+public_rope = flat.rope_and_cache(public.rope_and_cache)
+rope_and_cache_torch = flat.rope_and_cache(public.rope_and_cache_torch)
 
 POSITIONS = 300
 SHAPES = [(1, 1, 1, 2, 1), (3, 4, 2, 64, 16), (9, 6, 3, 40, 7), (4, 8, 2, 128, 16), (5, 71, 1, 96, 3)]
@@ -48,7 +53,7 @@ def test_matches_the_reference_and_writes_only_its_slots(dtype, norms, shape, in
     weights = {name: (torch.rand(shape[3]) + 0.5).to(dtype) for name in norms}
     expected = wide(tensors)
     right = rope_and_cache_torch(*expected, **heads, **{k: w.double() for k, w in weights.items()})
-    q = rope.rope_and_cache(*tensors, **heads, **{k: w.to(device) for k, w in weights.items()})
+    q = gpu_rope(*tensors, **heads, **{k: w.to(device) for k, w in weights.items()})
     for actual, reference in ((q, right), (tensors[4], expected[4]), (tensors[5], expected[5])):
         assert torch.equal(actual.isnan().cpu(), reference.isnan())
         # Rounded twice with a norm: before its weight, and at the end.
@@ -64,7 +69,7 @@ def test_a_float8_cache_gets_the_bits_that_torch_rounds_to(dtype, inputs):
     scales = {"k_scale": 0.7, "v_scale": 3.0}
     expected = [x.cpu().clone() for x in tensors]
     rope_and_cache_torch(*expected, **heads, **scales)
-    rope.rope_and_cache(*tensors, **heads, **scales)
+    gpu_rope(*tensors, **heads, **scales)
     for actual, right in zip(tensors[4:], expected[4:], strict=True):
         assert torch.equal(actual.view(torch.uint8).cpu(), right.view(torch.uint8))
 
@@ -73,7 +78,7 @@ def test_a_float8_cache_gets_the_bits_that_torch_rounds_to(dtype, inputs):
 def test_a_token_outside_its_table_writes_nothing(position, slot, inputs):
     tensors, heads = inputs(5, 2, 1, 16, 16, torch.float32)
     tensors[1][3], tensors[2][3] = position, slot
-    rope.rope_and_cache(*tensors, **heads)
+    gpu_rope(*tensors, **heads)
     assert (~tensors[4].isnan()).any(-1).sum() == 4
     assert (~tensors[5].isnan()).any(-1).sum() == 4
 
@@ -85,7 +90,7 @@ def test_the_public_operation_hands_all_its_arguments_on(inputs, device, monkeyp
     weights = torch.rand(2, 32, device=device).half()
     options = {"q_norm": weights[0], "k_norm": weights[1], "eps": 1e-2, "k_scale": 0.5, "v_scale": 2.0}
     again = [x.clone() for x in tensors]
-    expected = rope.rope_and_cache(*tensors, **heads, **options)
-    assert torch.equal(public.rope_and_cache(*again, **heads, **options), expected)
+    expected = gpu_rope(*tensors, **heads, **options)
+    assert torch.equal(public_rope(*again, **heads, **options), expected)
     for actual, right in zip(again[4:], tensors[4:], strict=True):
         assert torch.equal(actual.view(torch.uint8), right.view(torch.uint8))
