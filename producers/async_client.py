@@ -19,6 +19,7 @@ from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, Write, drive_async
+from .waiting import explain
 
 if TYPE_CHECKING:
     from .operate.async_admin import AsyncAdmin
@@ -211,6 +212,11 @@ class AsyncJobHandle(Handle[AsyncClient]):
     async def status(self) -> JobStatus:
         """See `JobHandle.status`."""
         return await self._client._run(self._client._operations.status(self.id))
+
+    async def waits_for(self) -> str | None:
+        """See `JobHandle.waits_for`."""
+        waiting = await self._client._run(explain(self._client._operations, self.id))
+        return waiting.text if waiting else None
 
     async def cancel(self) -> CancelStatus:
         """See `JobHandle.cancel`."""

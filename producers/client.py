@@ -21,6 +21,7 @@ from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, Write, drive
+from .waiting import explain
 
 if TYPE_CHECKING:
     from .operate.admin import Admin
@@ -243,6 +244,11 @@ class JobHandle(Handle[Client]):
             JobNotFound: there is no such job, or its retention has ended.
         """
         return self._client._run(self._client._operations.status(self.id))
+
+    def waits_for(self) -> str | None:
+        """Say why the job has not ended, as in "no worker serves model 'm' now"; None if that is unknown."""
+        waiting = self._client._run(explain(self._client._operations, self.id))
+        return waiting.text if waiting else None
 
     def cancel(self) -> CancelStatus:
         """Cancel the job: at once if it is waiting, at its worker's next flush if it is running.

@@ -13,7 +13,6 @@ from ...schemas.job import JobClass
 from ...schemas.settings.common import CommonSettings
 from ..client import Client, JobHandle
 from ..operate.models import only_model
-from ..waiting import Waiting, explain
 from .options import AsJson, RedisUrl, waits_told
 from .words import duration, facts, moment
 
@@ -115,7 +114,7 @@ def status(job_id: JobId, redis: RedisUrl = None, as_json: AsJson = False) -> No
         found = job.status()
         ended = job.result() if found.state is JobState.SUCCEEDED and not as_json else None
         waits = found.state in {JobState.QUEUED, JobState.DELAYED} and not as_json
-        why = client._run(explain(client._operations, job_id)) if waits else None
+        why = job.waits_for() if waits else None
     typer.echo(found.model_dump_json(indent=2) if as_json else _told(found, ended, why))
 
 
@@ -174,14 +173,14 @@ def _default_model(client: Client) -> str:
         raise InvalidJob(error.field, f"{error.reason}; --model names one") from None
 
 
-def _told(job: JobStatus, ended: JobResult | None, why: Waiting | None) -> str:
+def _told(job: JobStatus, ended: JobResult | None, why: str | None) -> str:
     started, over = job.started_ms, job.finished_ms
     waited = f", after {duration((started - job.enqueued_ms) / 1000)} in the queue" if started else ""
     ran = f", {duration((over - started) / 1000)} after its start" if started and over else ""
     return facts(
         ("job", job.job_id),
         ("state", job.state.value),
-        ("waits", why and why.text),
+        ("waits", why),
         ("error", job.error and f"{job.error.code}: {job.error.message}"),
         ("model", job.model),
         ("class", job.job_class.value),

@@ -190,3 +190,13 @@ def test_the_command_line_says_it_on_stderr(
     canceller.join()
     assert f"headrace: job {job.id} waits: no worker serves model 'm' now" in output
     assert len(output.splitlines()) == 2
+
+
+async def test_both_handles_say_what_a_job_waits_for(redis_url):
+    with Client(redis_url, check_model=False) as client:
+        job = client.enqueue("Once", model="nobodys")
+        assert "no worker serves model 'nobodys'" in (job.waits_for() or "")
+        async with AsyncClient(redis_url) as other:
+            assert await other.job(job.id).waits_for() == job.waits_for()
+        job.cancel()
+        assert job.waits_for() is None
