@@ -246,7 +246,7 @@ class JobHandle(Handle[Client]):
         return self._client._run(self._client._operations.status(self.id))
 
     def waits_for(self) -> str | None:
-        """Say why the job has not ended, as in "no worker serves model 'm' now"; None if that is unknown."""
+        """Say why the job has not ended, or that it has; None if that is unknown."""
         waiting = self._client._run(explain(self._client._operations, self.id))
         return waiting.text if waiting else None
 

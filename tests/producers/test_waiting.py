@@ -199,4 +199,4 @@ async def test_both_handles_say_what_a_job_waits_for(redis_url):
         async with AsyncClient(redis_url) as other:
             assert await other.job(job.id).waits_for() == job.waits_for()
         job.cancel()
-        assert job.waits_for() is None
+        assert job.waits_for() == "it has ended (cancelled)"
