@@ -34,7 +34,7 @@ from headrace.schemas.scripts import (
 )
 from headrace.schemas.webhooks.delivery import DeliveryAttempt, DeliveryState, delivery_id
 
-from .queue import LEASE_MS, SETTINGS, TAG, Named, added, claimed, taken
+from .queue import LEASE_MS, SETTINGS, TAG, Named, added, claimed, empty, taken
 from .repeat import NUMBER, numbered_id, repeat
 
 CALLS, SPARE, MANY = 20, 100, 200
@@ -56,7 +56,7 @@ class Crowd:
 
     def __init__(self, redis: Redis, count: int) -> None:
         self.redis, self.count = redis, count
-        redis.flushall(asynchronous=True)  # gigabytes, perhaps
+        empty(redis)
         self._many(*self._run("1"))
         self._many(*self._run("2", max_attempts=1), self._died("2", blamed=True))
         self._many(added(numbered_id("3")))

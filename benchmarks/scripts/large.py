@@ -22,7 +22,7 @@ from headrace.schemas.scripts import (
     upkeep,
 )
 
-from .queue import LEASE_MS, SETTINGS, TAG, Named, added, claimed, taken
+from .queue import LEASE_MS, SETTINGS, TAG, Named, added, claimed, empty, taken
 
 CALLS = 5
 WORD = " word"
@@ -34,7 +34,7 @@ class LongLog:
 
     def __init__(self, redis: Redis, tokens: int) -> None:
         self.redis, self.tokens = redis, tokens
-        redis.flushall(asynchronous=True)  # gigabytes, perhaps
+        empty(redis)
         run(redis, added())
         (job,) = taken(redis, worker="writer")
         for start in range(0, tokens, 1000):
@@ -114,7 +114,7 @@ class LargeJobs:
 
     def __init__(self, redis: Redis, size: int) -> None:
         self.redis, self.size = redis, size
-        redis.flushall(asynchronous=True)  # gigabytes, perhaps
+        empty(redis)
 
     def calls(self) -> Named:
         run_many(self.redis, [added() for _ in range(CALLS)])

@@ -1,5 +1,6 @@
 """The queue that scripts are measured in, and what calls on it have in common."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,13 @@ TAG, SETTINGS, LEASE_MS = Tag("bench"), QueueSettings(), 600_000
 
 Named = Iterator[tuple[str, list[Call[Any]]]]
 """Names and calls to measure, which are made before the next are asked for; a name may come again."""
+
+
+def empty(redis: Redis) -> None:
+    """Delete everything, gigabytes perhaps, and wait until Redis has let go of it."""
+    redis.flushall(asynchronous=True)
+    while redis.info("memory")["lazyfree_pending_objects"]:
+        time.sleep(0.1)
 
 
 def added(job_id: str | None = None, **fields: object) -> Call[str]:
