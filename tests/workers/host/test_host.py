@@ -20,6 +20,8 @@ import pytest
 from headrace.workers.host.app import make_app
 from headrace.workers.settings import WorkerSettings
 
+from ...support.waiting import wait_until
+
 if TYPE_CHECKING:
     from headrace.local.embedded_redis import EmbeddedRedis
 
@@ -55,7 +57,7 @@ def test_the_host_is_a_celery_worker_that_shows_its_engine_processes(
     host = start_host(redis_url, engines=2)
     host.wait_for("engine_ready", 2)
     with celery_on(redis_url) as celery:
-        assert celery.ask(host, "ping") == {"ok": "pong"}
+        assert wait_until(lambda: celery.ask(host, "ping")) == {"ok": "pong"}
         stats = eventually(
             lambda: (found := celery.ask(host, "stats")) and "engine_1_running" in found and found
         )
@@ -74,8 +76,8 @@ def test_the_host_stays_visible_while_jobs_are_handed_over(redis_url: str, start
     host.process.send_signal(signal.SIGTERM)
     host.wait_for("stopping")
     with celery_on(redis_url) as celery:
-        assert celery.ask(host, "ping") == {"ok": "pong"}
-        assert celery.ask(host, "stats")["draining"] == 1
+        assert wait_until(lambda: celery.ask(host, "ping")) == {"ok": "pong"}
+        assert wait_until(lambda: celery.ask(host, "stats"))["draining"] == 1
     assert not host.events("engine_drained")
     assert host.process.wait(20) == 0
     assert host.events("engine_drained")[0]["released"] == 2
@@ -85,6 +87,7 @@ def test_a_shutdown_asked_for_through_celery_hands_over_too(redis_url: str, star
     host = start_host(redis_url)
     host.wait_for("engine_ready")
     with celery_on(redis_url) as celery:
+        wait_until(lambda: celery.ask(host, "ping"))  # what is sent before it listens is lost
         celery.control.shutdown(connection=celery.connection)
     assert host.process.wait(20) == 0
     assert host.events("engine_drained")
