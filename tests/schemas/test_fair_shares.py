@@ -2,6 +2,9 @@
 
 import pytest
 
+from headrace.schemas.events import End, JobState, Output
+from headrace.schemas.scripts import Segment, finish
+
 pytestmark = pytest.mark.leaves_jobs
 
 
@@ -101,3 +104,12 @@ def test_no_more_than_a_thousand_tenants_are_known_to_be_ahead(queue, redis):
     left = redis.zrange(queue.tag.ahead("standard"), 0, -1)
     assert len(left) <= 1000
     assert b"t999" in left
+
+
+def test_a_job_that_is_cancelled_before_it_was_read_costs_its_tenant_nothing(queue, redis):
+    queue.add(tenant="t", prompt="large " * 100_000)
+    (job,) = queue.claim(context_tokens=512).jobs
+    end = End(offset=0, end=JobState.CANCELLED, finish_reason="cancelled")
+    output = Output(finish_reason="cancelled")
+    queue.call(finish(queue.tag, Segment(job.job_id, job.fence, 0, 0), end, output))
+    assert not redis.zrange(queue.tag.ahead("standard"), 0, -1)

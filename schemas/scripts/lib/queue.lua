@@ -113,7 +113,8 @@ end
 local function settle(id, refused)
   local job = fields_of(id, 'class', 'tenant', 'charged', 'prompt_tokens', 'prompt_bytes', 'offset', 'started_ms')
   if not (job.tenant and job.charged) then return end
-  local served = job.started_ms and not refused and prompt_of(job) + number(job.offset) or 0
+  local read = number(job.prompt_tokens) > 0 or number(job.offset) > 0  -- else its prompt is an estimate, not served
+  local served = job.started_ms and read and not refused and prompt_of(job) + number(job.offset) or 0
   if served == tonumber(job.charged) then return end
   charge(job.class, job.tenant, served - tonumber(job.charged))
   redis.call('HSET', key('job', id), 'charged', served)
