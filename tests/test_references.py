@@ -35,10 +35,12 @@ def test_every_setting_and_every_option_has_a_meaning(references: ModuleType) ->
 
 
 def test_every_setting_is_on_the_page_of_settings_with_what_it_means() -> None:
+    from headrace.schemas.settings.gateway import GatewaySettings
     from headrace.workers.settings import CallbacksSettings, WorkerSettings
 
     rows = (ROOT / "docs" / "settings.md").read_text().splitlines()
-    for name in WorkerSettings.model_fields | CallbacksSettings.model_fields:
+    kinds = (WorkerSettings, CallbacksSettings, GatewaySettings)
+    for name in {name for kind in kinds for name in kind.model_fields}:
         described = [row for row in rows if row.startswith(f"| `{name}` |")]
         assert described, name
         assert all(re.search(r"\| ([^|]|\\\|){8,} \|$", row) for row in described), described

@@ -22,6 +22,7 @@ from headrace.schemas import errors
 from headrace.schemas.events import FailureCode
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.settings.common import CommonSettings
+from headrace.schemas.settings.gateway import GatewaySettings
 from headrace.workers.settings import CallbacksSettings, WorkerSettings
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -174,6 +175,7 @@ def settings_page() -> str:
         CelerySettings: "Everything that talks to Celery: `generate`, workers, callbacks",
         WorkerSettings: "`headrace worker`",
         CallbacksSettings: "`headrace callbacks`",
+        GatewaySettings: "`headrace gateway`",
     }
     return SETTINGS + "".join(_settings(kind, title) for kind, title in of_whom.items())
 

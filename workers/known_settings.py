@@ -1,9 +1,12 @@
 """Every setting of every headrace process, and what is set that isn't one of them."""
 
+from ..schemas.settings.gateway import GatewaySettings
 from ..schemas.settings.names import unknown_settings
 from .settings import CallbacksSettings, WorkerSettings
 
-KNOWN = frozenset(WorkerSettings.model_fields) | frozenset(CallbacksSettings.model_fields)
+_CLASSES = (WorkerSettings, CallbacksSettings, GatewaySettings)
+
+KNOWN = frozenset(name for kind in _CLASSES for name in kind.model_fields)
 
 
 def unknown() -> list[str]:

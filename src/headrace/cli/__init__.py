@@ -23,6 +23,7 @@ _GROUPS = {
     "headrace.producers.cli.lists": ("models", "queues", "workers"),
     "headrace.cli.worker": ("worker",),
     "headrace.cli.callbacks": ("callbacks",),
+    "headrace.cli.gateway": ("gateway",),
     "headrace.cli.local": ("up", "demo"),
     "headrace.cli.config": ("config",),
     "headrace.cli.doctor": ("doctor",),

@@ -11,6 +11,7 @@ import typer
 from ..producers.cli.options import AsJson, RedisUrl
 from ..schemas.redis.connection import shown_url
 from ..schemas.settings.common import ENV_PREFIX, config_file, read_config_file
+from ..schemas.settings.gateway import GatewaySettings
 from ..workers.settings import CallbacksSettings, WorkerSettings
 
 
@@ -47,7 +48,7 @@ def effective_settings(redis: str | None) -> Iterator[Setting]:
         BadSetting: naming the first setting that is wrong.
     """
     loaded: dict[str, Any] = {}
-    for kind in (WorkerSettings, CallbacksSettings):
+    for kind in (WorkerSettings, CallbacksSettings, GatewaySettings):
         loaded |= kind.load(redis_url=redis).model_dump(mode="json")
     in_environment = {name.lower() for name in os.environ}
     in_file = read_config_file()

@@ -1,0 +1,55 @@
+"""The gateway as an ASGI application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from ...schemas.errors import HeadraceError
+from ...schemas.settings.gateway import GatewaySettings
+from ..async_client import AsyncClient
+from .errors import Refusal, answer
+from .guard import Guard
+from .metrics import GatewayMetrics
+from .routes import health, jobs, models
+from .state import Gateway
+
+ROUTERS = (health.router, models.router, jobs.router)
+
+
+def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
+    """Make the gateway's application; it closes `client` when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    gateway = Gateway(settings, client, GatewayMetrics())
+    app = FastAPI(
+        title="headrace",
+        version=version("headrace"),
+        lifespan=lifespan,
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.gateway = gateway
+    for kind in (Refusal, HeadraceError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer)
+    for router in ROUTERS:
+        app.include_router(router)
+    if settings.gateway_cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.gateway_cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(Guard, gateway=gateway)
+    return app

@@ -1,0 +1,55 @@
+"""`headrace gateway`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ..producers.cli.options import RedisUrl
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("gateway")(gateway)
+
+
+def gateway(
+    redis: RedisUrl = None,
+    gateway_host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    gateway_port: Annotated[
+        int | None, typer.Option("--port", help="Port to listen on; 0 picks a free one.")
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Require no API keys; only on a loopback address.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve metrics and health on this port; 0 picks a free one.")
+    ] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address to serve metrics and health on.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve OpenAI's HTTP API over the queue: a process without state; run as many as you like.
+
+    Settings not given here come from HEADRACE_* variables, then from headrace.toml.
+    """
+    flags: dict[str, Any] = dict(locals())
+    flags["redis_url"] = flags.pop("redis")
+    flags["gateway_auth"] = False if flags.pop("no_auth") else None
+    raise typer.Exit(_run(flags))
+
+
+def _run(flags: dict[str, Any]) -> int:
+    from ..schemas.errors import BadSetting, BrokerUnavailable
+
+    try:
+        from ..producers.gateway.server import run
+    except ModuleNotFoundError as error:
+        hint = "pip install 'headrace[gateway]'"
+        typer.echo(f"headrace gateway: {error.name} is missing; {hint}", err=True)
+        return 2
+    from ..schemas.settings.gateway import GatewaySettings
+
+    try:
+        return run(GatewaySettings.load(**flags))
+    except (BadSetting, BrokerUnavailable) as error:
+        typer.echo(f"headrace gateway: {error}", err=True)
+        return 2
