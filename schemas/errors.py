@@ -123,6 +123,7 @@ class QueueFull(_RetryLater):
     """
 
     code = "queue_full"
+    http_status = 503
 
     def __init__(self, lane: str, depth: int, queued_bytes: int, retry_after_s: float) -> None:
         message = f"lane {lane} is full: {depth} jobs, {queued_bytes} bytes queued"

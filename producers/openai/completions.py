@@ -1,0 +1,147 @@
+"""Completions: requests as jobs, and results as answers and streams."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...schemas.errors import InvalidJob
+from ...schemas.events import Chunk, JobResult
+from .answers import Stream, usage_body
+from .fields import Fields, drop, take_response_format, take_tier, take_who_asks
+from .logprobs import LegacyLogprobs
+from .options import FIELDS as ANSWER_OPTIONS
+from .vllm import VLLM_NEUTRAL, VLLM_PASSED
+
+MAX_PROMPTS = 128
+"""Prompts in one request, each of which becomes a job."""
+
+FIELDS = Fields(
+    passed=VLLM_PASSED
+    | {
+        *("prompt", "model", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "metadata"),
+        *("frequency_penalty", "presence_penalty", "logit_bias"),
+    },
+    read=frozenset({"user", "safety_identifier", "service_tier", "response_format", *ANSWER_OPTIONS}),
+    neutral={**VLLM_NEUTRAL, "add_special_tokens": (True,), "echo": (False,), "n": (1,), "suffix": ("",)},
+    refused={"messages": "send a prompt, or ask for a chat completion"},
+)
+
+
+def completion_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `Job.make` for the body of a request with one prompt.
+
+    Raises:
+        InvalidJob: naming a field that isn't supported; there are several prompts.
+    """
+    jobs = completion_jobs(body)
+    if len(jobs) > 1:
+        raise InvalidJob("prompt", "must be one string, or one list of token ids; send one request each")
+    return jobs[0]
+
+
+def completion_jobs(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arguments of `Job.make` for each prompt of a request; its choices are in the same order.
+
+    Raises:
+        InvalidJob: naming a field that isn't supported.
+    """
+    fields = FIELDS.asked(body)
+    drop(fields, ANSWER_OPTIONS)
+    take_who_asks(fields)
+    take_tier(fields)
+    take_response_format(fields)
+    if isinstance(fields.get("logprobs"), bool):
+        raise InvalidJob("logprobs", "must be a number: how many of the most likely tokens to list")
+    prompt = fields.pop("prompt", None)
+    return [fields] if prompt is None else [fields | one for one in _prompts(prompt)]
+
+
+def _prompts(prompt: object) -> list[dict[str, Any]]:
+    if isinstance(prompt, str):
+        return [{"prompt": prompt}]
+    if not isinstance(prompt, list) or not prompt:
+        raise InvalidJob("prompt", "must be a string, a list of token ids, or a list of either")
+    if all(_is_token(part) for part in prompt):
+        return [{"prompt_token_ids": prompt}]
+    if len(prompt) > MAX_PROMPTS:
+        raise InvalidJob(
+            "prompt", f"has {len(prompt)} prompts; at most {MAX_PROMPTS} are allowed in a request"
+        )
+    if all(isinstance(part, str) for part in prompt):
+        return [{"prompt": part} for part in prompt]
+    if all(isinstance(part, list) and all(map(_is_token, part)) for part in prompt):
+        return [{"prompt_token_ids": part} for part in prompt]
+    raise InvalidJob("prompt", "must be a string, a list of token ids, or a list of either")
+
+
+def _is_token(part: object) -> bool:
+    return isinstance(part, int) and not isinstance(part, bool)
+
+
+def completion_body(
+    *results: JobResult, model: str, created: int, return_token_ids: bool = False
+) -> dict[str, Any]:
+    """The answer of jobs that succeeded, one for each prompt of the request; the first gives it its id."""
+    counts = [usage_body(result.usage) for result in results]
+    usage = {name: sum(count[name] for count in counts) for name in counts[0] if name.endswith("_tokens")}
+    cached = sum(result.usage.cached_tokens for result in results)
+    return {
+        "id": f"cmpl-{results[0].job_id}",
+        "object": "text_completion",
+        "created": created,
+        "model": model,
+        "choices": [_whole(index, result, return_token_ids) for index, result in enumerate(results)],
+        "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached}},
+        "system_fingerprint": results[0].fingerprint,
+    }
+
+
+def _whole(index: int, result: JobResult, return_token_ids: bool) -> dict[str, Any]:
+    choice = _choice(index, result.text) | {"finish_reason": result.finish_reason}
+    if result.logprobs is not None:
+        choice["logprobs"] = LegacyLogprobs(whole=True).shape(result.logprobs, result.text)
+    if return_token_ids:
+        choice["token_ids"] = list(result.token_ids)
+    return choice
+
+
+class CompletionStream(Stream):
+    """The events of a streamed completion, or of one choice of it.
+
+    Args:
+        answer_id: the job that gives the whole answer its id, if it isn't this choice's own.
+        index: the choice's place in the answer.
+    """
+
+    _OBJECT = "text_completion"
+
+    def __init__(
+        self,
+        job_id: str,
+        model: str,
+        created: int,
+        include_usage: bool = False,
+        return_token_ids: bool = False,
+        *,
+        index: int = 0,
+    ) -> None:
+        super().__init__(f"cmpl-{job_id}", model, created, include_usage, return_token_ids)
+        self._index = index
+        self._logprobs = LegacyLogprobs(whole=False)
+
+    def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """The event of a chunk; none if the chunk holds nothing that the client asked for."""
+        if not (chunk.text or chunk.logprobs or (self._return_token_ids and chunk.token_ids)):
+            return []
+        choice = _choice(self._index, chunk.text)
+        if chunk.logprobs is not None:
+            choice["logprobs"] = self._logprobs.shape(chunk.logprobs, chunk.text)
+        if self._return_token_ids:
+            choice["token_ids"] = list(chunk.token_ids)
+        return [self._event(choice)]
+
+    def _finish(self, result: JobResult) -> dict[str, Any]:
+        return self._event(_choice(self._index, "") | {"finish_reason": result.finish_reason})
+
+
+def _choice(index: int, text: str) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": None}

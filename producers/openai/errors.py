@@ -1,0 +1,80 @@
+"""Errors as OpenAI's API writes them, of which its clients make their own exceptions.
+
+Nothing here quotes what a client has no business with: other tenants, hosts, or what broke inside.
+"""
+
+from typing import Any
+
+from ...schemas.errors import (
+    BrokerUnavailable,
+    HeadraceError,
+    IdempotencyConflict,
+    InvalidJob,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    QueueFull,
+    RateLimited,
+    ResultTimeout,
+    StreamReset,
+    Unauthorized,
+    UnknownModel,
+)
+from ...schemas.events import FailureCode
+
+CLIENTS_FAULT = {
+    FailureCode.INVALID: None,
+    FailureCode.CONTEXT_LENGTH: "context_length_exceeded",
+    FailureCode.TEMPLATE: None,
+}
+"""Failures of a job that its request caused, and OpenAI's codes for them."""
+
+_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
+_TYPES |= {404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+
+
+def error_body(error: HeadraceError) -> tuple[int, dict[str, Any]]:
+    """The HTTP status and the body that tell a client about an error."""
+    status, message, param, code = _told(error)
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return status, openai_error(message, kind, param, code)
+
+
+def openai_error(
+    message: str, kind: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """The body of an error."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _told(error: HeadraceError) -> tuple[int, str, str | None, str | None]:
+    match error:
+        case InvalidJob():
+            return 400, str(error), error.field, None
+        case UnknownModel():
+            message = f"the model {error.model!r} does not exist here, or this key may not use it"
+            return 404, message, "model", "model_not_found"
+        case Unauthorized():
+            return 401, str(error), None, "invalid_api_key"
+        case QueueFull():
+            return 503, str(error), None, error.code
+        case RateLimited():
+            return 429, str(error), None, "rate_limit_exceeded"
+        case JobFailed():
+            return _failure(error)
+        case IdempotencyConflict() | JobCancelled() | JobExpired() | JobNotFound() | ResultTimeout():
+            return error.http_status, str(error), None, error.code
+        case StreamReset():
+            return 409, str(error), None, error.code
+        case BrokerUnavailable():
+            return 503, "the service is unavailable at the moment; try again", None, error.code
+    return 500, "the server failed to answer this request; try again", None, error.code
+
+
+def _failure(error: JobFailed) -> tuple[int, str, str | None, str | None]:
+    if error.reason not in CLIENTS_FAULT:
+        return 500, f"job {error.job_id} failed ({error.reason})", None, error.reason
+    code = CLIENTS_FAULT[FailureCode(error.reason)] or error.reason
+    param = "messages" if error.reason in (FailureCode.CONTEXT_LENGTH, FailureCode.TEMPLATE) else None
+    return 400, str(error), param, code

@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+
+from headrace import InvalidJob, Job
+from headrace.producers.openai.format import CHAT_URL, COMPLETIONS_URL, job_fields
+
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "fields"),
+    [
+        (COMPLETIONS_URL, {"prompt": "x", "max_tokens": 3}, {"prompt": "x", "max_tokens": 3}),
+        (COMPLETIONS_URL, {"prompt": [1, 2], "stream": True}, {"prompt_token_ids": [1, 2]}),
+        (
+            COMPLETIONS_URL,
+            {"prompt": "x", "user": "u", "seed": None},
+            {"prompt": "x", "metadata": {"user": "u"}},
+        ),
+        (COMPLETIONS_URL, {"prompt": "x", "logprobs": 2}, {"prompt": "x", "logprobs": 2}),
+        (CHAT_URL, {"max_completion_tokens": 3}, {"max_tokens": 3}),
+        (CHAT_URL, {"logprobs": True, "top_logprobs": 4}, {"logprobs": 4}),
+        (CHAT_URL, {"logprobs": True}, {"logprobs": 0}),
+        (CHAT_URL, {"logprobs": False, "top_logprobs": 0}, {}),
+        (CHAT_URL, {"response_format": {"type": "text"}}, {"response_format": "text"}),
+        (CHAT_URL, {"tool_choice": "auto", "tools": [{"name": "f"}]}, {"tools": [{"name": "f"}]}),
+        (CHAT_URL, {"tool_choice": "none", "parallel_tool_calls": True, "tools": []}, {}),
+        (CHAT_URL, {"top_k": -1, "modalities": ["text"], "verbosity": "medium", "stop": []}, {}),
+        (CHAT_URL, {"chat_template_kwargs": {}, "prompt_cache_key": "x", "length_penalty": 1.0}, {}),
+        (CHAT_URL, {"service_tier": "flex"}, {"job_class": "batch"}),
+        (CHAT_URL, {"service_tier": "priority", "job_class": "standard"}, {"job_class": "standard"}),
+        (CHAT_URL, {"service_tier": "auto", "store": True, "n": 1, "reasoning_effort": "medium"}, {}),
+        (
+            CHAT_URL,
+            {"safety_identifier": "a", "user": "b", "metadata": {"user": "mine"}},
+            {"metadata": {"safety_identifier": "a", "user": "mine"}},
+        ),
+        (COMPLETIONS_URL, {"prompt": [[1, 2]], "return_token_ids": True}, {"prompt_token_ids": [1, 2]}),
+        (
+            COMPLETIONS_URL,
+            {"prompt": ["x"], "min_p": 0.5, "top_k": 3},
+            {"prompt": "x", "min_p": 0.5, "top_k": 3},
+        ),
+        (COMPLETIONS_URL, {"best_of": 1, "echo": False, "suffix": "", "prompt_logprobs": None}, {}),
+    ],
+)
+def test_a_body_becomes_the_arguments_of_a_job(
+    url: str, body: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    assert job_fields(url, body) == fields
+
+
+def test_string_keys_of_logit_bias_are_token_ids() -> None:
+    job = Job.make(**job_fields(COMPLETIONS_URL, {"prompt": "x", "model": "m", "logit_bias": {"5": -100}}))
+    assert job.logit_bias == {5: -100}
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "field"),
+    [
+        ("/v1/embeddings", {}, "url"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": ["a", "b"]}, "prompt"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": []}, "prompt"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": ["a", [1]]}, "prompt"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": [True]}, "prompt"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "logprobs": True}, "logprobs"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "best_of": 2}, "best_of"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "n": 2}, "n"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "top_logprobs": 2}, "top_logprobs"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "echo": True}, "echo"),
+        (CHAT_URL, ASKED | {"top_k": -2}, "top_k"),
+        (CHAT_URL, ASKED | {"tool_choice": "required"}, "tool_choice"),
+        (CHAT_URL, ASKED | {"tool_choice": "none", "tools": [{"name": "f"}]}, "tool_choice"),
+        (CHAT_URL, ASKED | {"top_logprobs": 2}, "top_logprobs"),
+        (CHAT_URL, ASKED | {"logprobs": 2}, "logprobs"),
+        (CHAT_URL, ASKED | {"max_tokens": 2, "max_completion_tokens": 3}, "max_tokens"),
+        (CHAT_URL, ASKED | {"service_tier": "scale"}, "service_tier"),
+        (CHAT_URL, ASKED | {"service_tier": ["flex"]}, "service_tier"),
+        (CHAT_URL, ASKED | {"user": {}}, "user"),
+        (CHAT_URL, ASKED | {"audio": {"voice": "x"}}, "audio"),
+        (CHAT_URL, ASKED | {"modalities": ["audio"]}, "modalities"),
+        (CHAT_URL, ASKED | {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT_URL, ASKED | {"max_completion_tokens": 0}, "max_tokens"),
+        (CHAT_URL, ASKED | {"max_token": 3}, "max_token"),
+    ],
+)
+def test_what_does_not_exist_here_is_refused_by_name(url: str, body: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        Job.make(**job_fields(url, body))
+    assert caught.value.field == field
+
+
+def test_an_unknown_field_is_answered_with_the_one_that_was_meant() -> None:
+    with pytest.raises(InvalidJob, match="did you mean max_tokens"):
+        job_fields(CHAT_URL, {"max_token": 3})
