@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from headrace import Client, ResultTimeout
 from headrace.producers.celery.message import celery_part
-from headrace.producers.operate import standing
+from headrace.producers.operate import waiting_queues
 from headrace.producers.operate.rights import denied_commands
 from headrace.schemas import keys
 from headrace.schemas.keys import NAMESPACE, Tag
@@ -138,7 +138,7 @@ def test_a_queue_is_too_long_when_its_jobs_have_waited_for_long(
         client.enqueue("x", model="demo")
     found = examine(redis_url, status=0)["demo: queue"]
     assert (found["verdict"], "behind 2 jobs of tenant 'default'" in found["found"]) == ("ok", True)
-    monkeypatch.setattr(standing, "LONG_S", 0.0)
+    monkeypatch.setattr(waiting_queues, "LONG_S", 0.0)
     found = examine(redis_url, status=0)["demo: queue"]
     assert (found["verdict"], found["advice"]) == (
         "warn",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..mask import mask
 from ..structs import Cuts, Sampled, SampleNeeds, SamplingTable
-from .cuts import best, cuts_of
 from .noise import gumbel, log
+from .top_k_top_p import best, cuts_of
 
 _BLOCK = 4096
 _HISTORY_BLOCK = 1024

@@ -33,7 +33,7 @@ from ...schemas.redis.connection import (
 from ...schemas.settings.queue import QueueSettings
 from .findings import Finding, Verdict, fine, judge
 from .rights import denied_commands
-from .standing import what_waits
+from .waiting_queues import what_waits
 
 PINGS = 50
 SLOW_MS, TOO_SLOW_MS = 5.0, 50.0

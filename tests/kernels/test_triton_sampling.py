@@ -21,8 +21,8 @@ from headrace.kernels.sample import (
 from headrace.kernels.sampling import gumbel_argmax_torch, gumbel_noise
 
 pytest.importorskip("triton")
-from headrace.kernels.triton import cuts as triton_cuts
 from headrace.kernels.triton import sampling as triton_sampling
+from headrace.kernels.triton import top_k_top_p as triton_cuts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FOREVER = 2**62
