@@ -12,7 +12,7 @@ from itertools import cycle
 from typing import Any
 
 from headrace import engine
-from headrace.engine import EngineConfig, EngineStats, FinishReason, ModelInfo, Progress, Request
+from headrace.engine import EngineConfig, EngineModelInfo, EngineStats, FinishReason, Progress, Request
 from headrace.workers.engine_process import main as engine_process
 from headrace.workers.host.run import run
 from headrace.workers.settings import WorkerSettings
@@ -28,7 +28,7 @@ class CostlessEngine:
     page_size = 16
     capacity_tokens = CONTEXT_TOKENS
     free_tokens = 10**9
-    model_info = ModelInfo("costless", VOCAB, CONTEXT_TOKENS, (), 0, "none")
+    model_info = EngineModelInfo("costless", VOCAB, CONTEXT_TOKENS, (), 0, "none")
 
     def __init__(self, config: EngineConfig) -> None:
         self._slots = config.max_batch_size

@@ -20,11 +20,11 @@ from headrace.kernels.triton import tuning
 from headrace.kernels.triton.attention import paged_attention
 from headrace.kernels.triton.int4 import int4_linear
 from headrace.kernels.triton.moe import moe_mlp
-from headrace.kernels.triton.tuning import Launch
+from headrace.kernels.triton.tuning import LaunchConfig
 
 PAGE, GROUP, TOP_K = 16, 128, 2
 
-Run = Callable[[Launch], object]
+Run = Callable[[LaunchConfig], object]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def run_of(operation: str, size: int, sizes: Sizes, device: str) -> Run:
     return attention(operation, size, sizes, device)
 
 
-def candidates(operation: str, size: int) -> Iterator[Launch]:
+def candidates(operation: str, size: int) -> Iterator[LaunchConfig]:
     """What is worth trying; what does not fit the GPU is passed over."""
     rows: tuple[int, ...] = (16,)
     columns, warps, stages = (32, 64, 128), (4, 8), (2, 3, 4)
@@ -110,7 +110,7 @@ def candidates(operation: str, size: int) -> Iterator[Launch]:
     elif operation == "moe":
         rows, columns = tuple(n for n in (16, 32, 64, 128) if n <= max(16, size)), (64, 128, 256)
     for sides in product(rows, columns, warps, stages):
-        yield Launch(*sides)
+        yield LaunchConfig(*sides)
 
 
 def main(sizes: Sizes = REAL, device: str = "cuda", arguments: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .fingerprint import model_fingerprint
     from .first_tokens import self_test
     from .parameters import SamplingParams
-    from .protocol import EngineProtocol, EngineStats, ModelInfo
+    from .protocol import EngineModelInfo, EngineProtocol, EngineStats
     from .registry import EngineSpec, engine_spec, register
     from .request import FinishReason, Progress, Request, TokenLogprobs
     from .step_input import Executor
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Engine",
     "EngineConfig",
+    "EngineModelInfo",
     "EngineProtocol",
     "EngineSpec",
     "EngineStats",
     "Executor",
     "FinishReason",
     "ModelError",
-    "ModelInfo",
     "Progress",
     "Request",
     "RequestError",
@@ -49,7 +49,7 @@ _HOMES = {
     "fingerprint": ("model_fingerprint",),
     "first_tokens": ("self_test",),
     "parameters": ("SamplingParams",),
-    "protocol": ("EngineProtocol", "EngineStats", "ModelInfo"),
+    "protocol": ("EngineProtocol", "EngineStats", "EngineModelInfo"),
     "registry": ("EngineSpec", "engine_spec", "register"),
     "request": ("FinishReason", "Progress", "Request", "TokenLogprobs"),
     "step_input": ("Executor",),

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .scheduler import Chunk
+from .scheduler import ScheduledSequence
 from .sequence import Sequence
 from .step_input import StepInput
 
@@ -62,7 +62,7 @@ class Batch:
         self.tokens[rows, self.lengths[rows]] = token_ids
         self.lengths[rows] += 1
 
-    def step_input(self, plan: list[Chunk]) -> tuple[StepInput, list[Chunk]]:
+    def step_input(self, plan: list[ScheduledSequence]) -> tuple[StepInput, list[ScheduledSequence]]:
         """The arrays for a plan (decodes first), and its chunks that get a new token, in order.
 
         An example, with pages of 4: A (row 0, pages 7 and 5) decodes its token at position 6; B (row 2, pages
@@ -71,9 +71,9 @@ class Batch:
             query_starts 0 1 3      positions 6 3 4      slots 22 39 12     (5·4 + 2, 9·4 + 3, 3·4 + 0)
             context_lens 7 5        block_tables 7 5 / 9 3                  sampled 0 2
         """
-        counts = np.fromiter((chunk.count for chunk in plan), np.int64, len(plan))
-        rows = np.fromiter((chunk.sequence.row for chunk in plan), np.int64, len(plan))
-        starts = np.fromiter((chunk.sequence.computed for chunk in plan), np.int64, len(plan))
+        counts = np.fromiter((scheduled.count for scheduled in plan), np.int64, len(plan))
+        rows = np.fromiter((scheduled.sequence.row for scheduled in plan), np.int64, len(plan))
+        starts = np.fromiter((scheduled.sequence.computed for scheduled in plan), np.int64, len(plan))
         query_starts = np.zeros(len(plan) + 1, np.int32)
         np.cumsum(counts, out=query_starts[1:])
         if counts.max() == 1:
@@ -87,10 +87,10 @@ class Batch:
         slots = pages * self._page_size + positions % self._page_size
         context_lens = (starts + counts).astype(np.int32)
         widest = -(-int(context_lens.max()) // self._page_size)
-        sampling = [chunk for chunk in plan if chunk.samples]
+        sampling = [scheduled for scheduled in plan if scheduled.samples]
         ends = None
         if len(sampling) != query_starts[-1]:
-            chosen = [index for index, chunk in enumerate(plan) if chunk.samples]
+            chosen = [index for index, scheduled in enumerate(plan) if scheduled.samples]
             ends = self._to_device(query_starts[1:][chosen].astype(np.int64) - 1)
         step = StepInput(
             token_ids=self._to_device(token_ids),

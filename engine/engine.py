@@ -11,12 +11,12 @@ from .loading import load_executor
 from .pacing import Load, Pacer
 from .pages import PagePool
 from .parameters import computable, refuse_unknown
-from .protocol import EngineStats, ModelInfo
+from .protocol import EngineModelInfo, EngineStats
 from .request import FinishReason, Progress, Request
 from .sampling.sampled import Sampled
-from .scheduler import Chunk, Scheduler
+from .scheduler import ScheduledSequence, Scheduler
 from .sequence import Sequence
-from .step import Flight, PlainSteps, Steps
+from .step import Flight, PlainLauncher, StepLauncher
 from .step_input import Executor
 
 MOST_BLAMED = 8
@@ -53,7 +53,7 @@ class Engine:
             ModelError: the model can't be loaded, or does not fit; the message says why.
         """
         self._executor = executor or load_executor(config)
-        self.model_info: ModelInfo = self._executor.model_info
+        self.model_info: EngineModelInfo = self._executor.model_info
         self.page_size = config.page_size
         pool = PagePool(self._executor.num_pages, config.page_size)
         self.capacity_tokens = min(self.model_info.context_tokens, pool.total * config.page_size)
@@ -63,7 +63,7 @@ class Engine:
             pool, config.max_batch_size, config.step_tokens, config.prefix_cache, self._pacer
         )
         self._eos = frozenset(self.model_info.eos_token_ids)
-        self._stepper = _stepper(config, self._executor, self.capacity_tokens, self._eos)
+        self._launcher = _launcher(config, self._executor, self.capacity_tokens, self._eos)
         self._launched: tuple[Flight, Load | None] | None = None
         self._max_batch_size = config.max_batch_size
         self._sequences: dict[str, Sequence] = {}
@@ -78,7 +78,7 @@ class Engine:
         """
         self._eos |= {token_id for token_id in token_ids if 0 <= token_id < self.model_info.vocab_size}
         self.model_info = replace(self.model_info, eos_token_ids=tuple(sorted(self._eos)))
-        self._stepper.end_at(self._eos)
+        self._launcher.end_at(self._eos)
 
     # Requests -------------------------------------------------------------------------------------
 
@@ -164,19 +164,19 @@ class Engine:
             if is_out_of_memory(error):
                 return progress + self._do_with_less(plan, error)
             return progress + self._single_out(plan, error)
-        if self._stepper.overlapped:
+        if self._launcher.overlapped:
             progress += self._land()
             self._launched = launched
             return progress
         self._launched = launched
         return progress + self._land()
 
-    def _launch(self, plan: list[Chunk]) -> tuple[Flight, Load | None]:
+    def _launch(self, plan: list[ScheduledSequence]) -> tuple[Flight, Load | None]:
         """Start the planned step. Whatever it raises leaves the sequences as they were."""
-        flight = self._stepper.launch(plan)
+        flight = self._launcher.launch(plan)
         self._blamed = 0
-        for chunk in plan:
-            self._scheduler.computed(chunk)
+        for scheduled in plan:
+            self._scheduler.computed(scheduled)
         for sequence in flight.sequences:
             sequence.unread += 1
         self._scheduler.expand()
@@ -197,7 +197,7 @@ class Engine:
             self._pacer.measured(load, ended_s)
         return progress
 
-    def _do_with_less(self, plan: list[Chunk], error: Exception) -> list[Progress]:
+    def _do_with_less(self, plan: list[ScheduledSequence], error: Exception) -> list[Progress]:
         """A step did not fit the device's memory: the next one has fewer sequences or tokens.
 
         What a step has written of keys and values is written again by the next, so nothing is lost by giving
@@ -205,9 +205,9 @@ class Engine:
         """
         if self._scheduler.shrink(plan):
             return []
-        return [self._blame(chunk.sequence, error) for chunk in self._still_here(plan)]
+        return [self._blame(scheduled.sequence, error) for scheduled in self._still_here(plan)]
 
-    def _single_out(self, plan: list[Chunk], error: Exception) -> list[Progress]:
+    def _single_out(self, plan: list[ScheduledSequence], error: Exception) -> list[Progress]:
         """A step failed, and not for lack of memory: halve it until the sequences that fail alone are found.
 
         They are ended; all others get their tokens. Nobody is to blame if a step that nobody asked for fails
@@ -241,7 +241,7 @@ class Engine:
 
     def _refuse_to_blame(self, error: Exception) -> None:
         try:
-            self._stepper.probe()
+            self._launcher.probe()
         except Exception as own:
             raise error from own
 
@@ -255,10 +255,12 @@ class Engine:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return self._fail(sequence, f"its next token could not be computed: {reason}")
 
-    def _still_here(self, plan: list[Chunk]) -> list[Chunk]:
+    def _still_here(self, plan: list[ScheduledSequence]) -> list[ScheduledSequence]:
         """Without the chunks of sequences that a step which was under way has ended."""
         held = self._sequences
-        return [chunk for chunk in plan if held.get(chunk.sequence.request.id) is chunk.sequence]
+        return [
+            scheduled for scheduled in plan if held.get(scheduled.sequence.request.id) is scheduled.sequence
+        ]
 
     def _fail(self, sequence: Sequence, why: str) -> Progress:
         """End a sequence; of what it computed nothing is found again."""
@@ -325,7 +327,7 @@ class Engine:
             prefix_hit_tokens=scheduler.prefix_hit_tokens,
             steps=self._steps,
             step_tokens=self._step_tokens,
-            host_s=max(0.0, self._step_s - self._stepper.device_s),
+            host_s=max(0.0, self._step_s - self._launcher.device_s),
         )
 
     def check(self) -> None:
@@ -334,17 +336,17 @@ class Engine:
         assert len(self._sequences) == len(self._scheduler.running) + len(self._scheduler.waiting)
 
 
-def _stepper(
+def _launcher(
     config: EngineConfig, executor: Executor, capacity_tokens: int, eos_token_ids: frozenset[int]
-) -> Steps:
+) -> StepLauncher:
     """How this device's steps are launched, ready to go."""
     overlap = config.overlap if config.overlap is not None else executor.device.type == "cuda"
     if not overlap:
-        return PlainSteps(executor, config, capacity_tokens, eos_token_ids)
-    from .overlapped.step import OverlappedSteps
+        return PlainLauncher(executor, config, capacity_tokens, eos_token_ids)
+    from .overlapped.step import OverlappedLauncher
     from .overlapped.warm_up import warm_up
 
-    steps = OverlappedSteps(executor, config, capacity_tokens, eos_token_ids)
+    launcher = OverlappedLauncher(executor, config, capacity_tokens, eos_token_ids)
     if executor.device.type == "cuda":
-        warm_up(steps, config.step_tokens)
-    return steps
+        warm_up(launcher, config.step_tokens)
+    return launcher

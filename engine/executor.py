@@ -7,14 +7,16 @@ from .config import EngineConfig
 from .kv_budget import num_pages
 from .models.cache import KVCache, kv_dtype
 from .models.decoder import Model
-from .protocol import ModelInfo
+from .protocol import EngineModelInfo
 from .step_input import StepInput
 
 
 class ModelExecutor:
     """Runs a decoder over its KV cache."""
 
-    def __init__(self, decoder: Model, config: EngineConfig, info: ModelInfo, device: torch.device) -> None:
+    def __init__(
+        self, decoder: Model, config: EngineConfig, info: EngineModelInfo, device: torch.device
+    ) -> None:
         self.model_info, self.device = info, device
         self._decoder = decoder
         self.num_pages = num_pages(decoder, config, info)

@@ -9,13 +9,13 @@ from .config import EngineConfig
 from .errors import ModelError
 from .models.cache import kv_dtype, page_bytes
 from .models.decoder import Model
-from .protocol import ModelInfo
+from .protocol import EngineModelInfo
 
 _CPU_SHARE = 0.25
 """Of the machine's memory that is free: the rest is left to the other processes on it."""
 
 
-def num_pages(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
+def num_pages(decoder: Model, config: EngineConfig, info: EngineModelInfo) -> int:
     """Pages of the KV cache, the null page included.
 
     Raises:
@@ -51,7 +51,7 @@ def _refuse_more_than_there_is(device: torch.device, config: EngineConfig, page_
             )
 
 
-def _spare_memory(decoder: Model, config: EngineConfig, info: ModelInfo) -> int:
+def _spare_memory(decoder: Model, config: EngineConfig, info: EngineModelInfo) -> int:
     if decoder.embedding.is_cuda:
         from .overlapped.memory import kv_memory
 

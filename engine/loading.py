@@ -13,7 +13,7 @@ from .executor import ModelExecutor
 from .hub import model_folder
 from .models import ModelConfig, load_config, load_decoder, read_configs
 from .models.checkpoint import refuse_other_folders, stored_dtype
-from .protocol import ModelInfo
+from .protocol import EngineModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
             int8=config.quantization == "int8",
             fp8_cache=config.kv_dtype == "fp8",
         )
-    info = ModelInfo(
+    info = EngineModelInfo(
         family=model.family,
         vocab_size=model.vocab_size,
         context_tokens=context,

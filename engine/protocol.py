@@ -12,7 +12,7 @@ from .request import Progress, Request
 
 
 @dataclass(slots=True, frozen=True)
-class ModelInfo:
+class EngineModelInfo:
     """What a loaded model is and takes.
 
     Attributes:
@@ -62,7 +62,7 @@ class EngineProtocol(Protocol):
     """
 
     @property
-    def model_info(self) -> ModelInfo:
+    def model_info(self) -> EngineModelInfo:
         """What the model is and takes."""
 
     @property

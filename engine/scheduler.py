@@ -23,7 +23,7 @@ from .sequence import Sequence
 
 
 @dataclass(slots=True)
-class Chunk:
+class ScheduledSequence:
     """`count` tokens of one sequence to compute in this step, from `sequence.computed` on.
 
     Attributes:
@@ -78,9 +78,9 @@ class Scheduler:
             self.pool.forget(page for page in sequence.pages if page.refs == 1)
         self._stop(sequence)
 
-    def schedule(self) -> list[Chunk]:
+    def schedule(self) -> list[ScheduledSequence]:
         """The step's chunks, decodes first. Empty when nothing can run."""
-        plan: list[Chunk] = []
+        plan: list[ScheduledSequence] = []
         budget = self._plan_decodes(plan)
         budget = self._plan_prompts(plan, budget)
         while self.waiting and self._rows and budget > 0 and self._admit(self.waiting[0]):
@@ -88,25 +88,25 @@ class Scheduler:
         self.running.sort(key=lambda sequence: sequence.urgency)
         return plan
 
-    def _plan_decodes(self, plan: list[Chunk]) -> int:
+    def _plan_decodes(self, plan: list[ScheduledSequence]) -> int:
         budget = self._step_tokens
         for sequence in list(self.running):
             if budget == 0:
                 break
             if sequence.row >= 0 and sequence.pending == 1 and self._grow(sequence, plan):
-                plan.append(Chunk(sequence, 1, samples=True))
+                plan.append(ScheduledSequence(sequence, 1, samples=True))
                 budget -= 1
         if self.pacer is not None:
-            self.pacer.begin(len(plan), sum(len(chunk.sequence.tokens) for chunk in plan))
+            self.pacer.begin(len(plan), sum(len(scheduled.sequence.tokens) for scheduled in plan))
         return self._step_tokens - len(plan)
 
-    def shrink(self, plan: list[Chunk]) -> bool:
+    def shrink(self, plan: list[ScheduledSequence]) -> bool:
         """A step did not fit the memory: plan half of it. False when it was a single token.
 
         Keys and values have their memory for good; it is the activations of a step that grow with its tokens.
         The most urgent sequences go on meanwhile.
         """
-        tokens = sum(chunk.count for chunk in plan)
+        tokens = sum(scheduled.count for scheduled in plan)
         self._step_tokens = max(1, tokens // 2)
         return tokens > 1
 
@@ -116,7 +116,7 @@ class Scheduler:
             more = self._step_tokens // 16 + 1  # doubles in some twelve steps
             self._step_tokens = min(self.max_step_tokens, self._step_tokens + more)
 
-    def _plan_prompts(self, plan: list[Chunk], budget: int) -> int:
+    def _plan_prompts(self, plan: list[ScheduledSequence], budget: int) -> int:
         for sequence in self.running:
             if budget == 0:
                 break
@@ -124,14 +124,14 @@ class Scheduler:
                 budget = self._plan_chunk(plan, sequence, budget)
         return budget
 
-    def _plan_chunk(self, plan: list[Chunk], sequence: Sequence, budget: int) -> int:
+    def _plan_chunk(self, plan: list[ScheduledSequence], sequence: Sequence, budget: int) -> int:
         """Plan what fits of a sequence; the tokens left in the budget, none when time has run out."""
         pending = sequence.pending
         count = wanted = min(pending, budget)
         if self.pacer is not None:
             count = self.pacer.take(sequence.computed, wanted)
         if count:
-            plan.append(Chunk(sequence, count, samples=count == pending))
+            plan.append(ScheduledSequence(sequence, count, samples=count == pending))
         return budget - count if count == wanted else 0
 
     # Pages ----------------------------------------------------------------------------------------------
@@ -149,14 +149,14 @@ class Scheduler:
         growing = (s.pending == 1 and len(s.pages) * size <= s.computed for s in self.running)
         return sum(growing) > free
 
-    def _grow(self, sequence: Sequence, plan: list[Chunk]) -> bool:
+    def _grow(self, sequence: Sequence, plan: list[ScheduledSequence]) -> bool:
         """Give a decode the page it needs, if need be a less urgent one's; False when it lost its own."""
         if len(sequence.pages) * self.pool.page_size > sequence.computed:
             return True
         while self.pool.free == 0:
             victim = max(self.running, key=lambda running: running.urgency)
             self._preempt(victim)
-            plan[:] = [chunk for chunk in plan if chunk.sequence is not victim]
+            plan[:] = [scheduled for scheduled in plan if scheduled.sequence is not victim]
             if victim is sequence:
                 return False
         sequence.pages += self.pool.allocate(1)
@@ -217,10 +217,10 @@ class Scheduler:
             keys.append(self.pool.key_of(parent, sequence.tokens[index * size : (index + 1) * size]))
         return keys[index]
 
-    def computed(self, chunk: Chunk) -> None:
+    def computed(self, scheduled: ScheduledSequence) -> None:
         """A chunk is computed before any that is planned from now on: full pages become findable."""
-        sequence = chunk.sequence
-        sequence.computed += chunk.count
+        sequence = scheduled.sequence
+        sequence.computed += scheduled.count
         if (sequence.remembered + 1) * self.pool.page_size <= sequence.computed:
             self._remember(sequence)
 

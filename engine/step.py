@@ -1,7 +1,7 @@
 """How planned steps become tokens: launched, and read when they are there.
 
-A device that computes on the host's own cores gains nothing from planning ahead: `PlainSteps` computes a step
-to its end in `launch`. `overlapped.step` launches the next step before the last one is read.
+A device that computes on the host's own cores gains nothing from planning ahead: `PlainLauncher` computes a
+step to its end in `launch`. `overlapped.step` launches the next step before the last one is read.
 """
 
 import time
@@ -18,7 +18,7 @@ from .batch import Batch
 from .config import EngineConfig
 from .sampling.rows import RowParams
 from .sampling.sampled import Sampled, sampled
-from .scheduler import Chunk
+from .scheduler import ScheduledSequence
 from .sequence import Sequence
 from .step_input import Executor
 
@@ -38,7 +38,7 @@ class Flight(Protocol):
         """The new tokens of `sequences`, once they are there."""
 
 
-class Steps(Protocol):
+class StepLauncher(Protocol):
     """Launches steps.
 
     Attributes:
@@ -49,7 +49,7 @@ class Steps(Protocol):
     overlapped: bool
     device_s: float
 
-    def launch(self, plan: list[Chunk]) -> Flight:
+    def launch(self, plan: list[ScheduledSequence]) -> Flight:
         """Start a planned step. Whatever it raises leaves the sequences as they were."""
 
     def end_at(self, eos_token_ids: frozenset[int]) -> None:
@@ -69,7 +69,7 @@ class _Done:
         return self.sampled
 
 
-class PlainSteps:
+class PlainLauncher:
     """Steps that have ended when they are launched."""
 
     overlapped = False
@@ -82,20 +82,20 @@ class PlainSteps:
         self._params = RowParams(rows, executor.model_info.vocab_size, eos_token_ids)
         self.device_s = 0.0
 
-    def launch(self, plan: list[Chunk]) -> Flight:
+    def launch(self, plan: list[ScheduledSequence]) -> Flight:
         """Compute a planned step. Whatever it raises leaves the sequences as they were."""
-        for chunk in plan:
-            self._batch.sync(chunk.sequence, self._params.set_row)
+        for scheduled in plan:
+            self._batch.sync(scheduled.sequence, self._params.set_row)
         step, sampling = self._batch.step_input(plan)
         started = time.perf_counter()
         logits = self._executor.execute(step)
         made = Sampled(np.zeros(0, np.int64), None)
         if sampling:
-            rows = np.fromiter((chunk.sequence.row for chunk in sampling), np.int64, len(sampling))
+            rows = np.fromiter((scheduled.sequence.row for scheduled in sampling), np.int64, len(sampling))
             made = self._sample(logits, rows)
             self._batch.append(rows, made.token_ids.clip(min=0))
         self.device_s += time.perf_counter() - started
-        return _Done([chunk.sequence for chunk in sampling], len(step.token_ids), made)
+        return _Done([scheduled.sequence for scheduled in sampling], len(step.token_ids), made)
 
     @torch.inference_mode()
     def _sample(self, logits: Tensor, rows: NDArray[np.int64]) -> Sampled:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .protocol import ModelInfo
+from .protocol import EngineModelInfo
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class StepInput:
 class Executor(Protocol):
     """Computes steps."""
 
-    model_info: ModelInfo
+    model_info: EngineModelInfo
     num_pages: int
     """Pages of the KV cache, the null page included."""
     device: torch.device

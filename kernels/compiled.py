@@ -133,8 +133,8 @@ class CompiledDecoder:
         """
         self._kept = layers, embedding, norm, head, cos_sin  # C has their addresses
         self._head_dim = cos_sin.shape[1]
-        self._layers = (_Layer * len(layers))(*(_layer(layer) for layer in layers))
-        self._model = _Model(
+        self._layers = (_DecoderLayer * len(layers))(*(_layer(layer) for layer in layers))
+        self._model = _DecoderModel(
             layers=ctypes.addressof(self._layers),
             embedding=embedding.data_ptr(),
             norm=norm.data_ptr(),
@@ -206,7 +206,7 @@ class CompiledDecoder:
             self._scratch = torch.empty(size, dtype=torch.uint8)
         wanted = rows if sampled is None else sampled.shape[0]
         logits = torch.empty(wanted, self._vocab)
-        step = _Step(
+        step = _DecoderStep(
             token_ids.data_ptr(),
             positions.data_ptr(),
             slots.data_ptr(),
@@ -251,7 +251,7 @@ class _Linear(ctypes.Structure):
     )
 
 
-class _Layer(ctypes.Structure):
+class _DecoderLayer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("input_norm", "mlp_norm", "q_norm", "k_norm")),
         *((name, _Linear) for name in ("qkv", "output", "gate_up", "down")),
@@ -260,7 +260,7 @@ class _Layer(ctypes.Structure):
     )
 
 
-class _Model(ctypes.Structure):
+class _DecoderModel(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("layers", "embedding", "norm", "cos_sin")),
         ("head", _Linear),
@@ -271,7 +271,7 @@ class _Model(ctypes.Structure):
     )
 
 
-class _Step(ctypes.Structure):
+class _DecoderStep(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "slots", "sampled")),
         *((name, ctypes.c_void_p) for name in ("query_starts", "context_lens", "tables", "logits")),
@@ -285,8 +285,8 @@ def _linear(panels: Panels) -> _Linear:
     return _Linear(*addresses, panels.in_features, panels.out_features)
 
 
-def _layer(layer: LayerPanels) -> _Layer:
-    return _Layer(
+def _layer(layer: LayerPanels) -> _DecoderLayer:
+    return _DecoderLayer(
         input_norm=layer.input_norm.data_ptr(),
         mlp_norm=layer.mlp_norm.data_ptr(),
         q_norm=None if layer.q_norm is None else layer.q_norm.data_ptr(),

@@ -16,10 +16,10 @@ from .dispatch import runs_triton
 from .mask import mask
 from .sample_cpu import sample_cpu
 from .sampling import argmax, gumbel_argmax
-from .structs import Cuts, Sampled, SampleNeeds, SamplingTable
+from .structs import SampledTensors, SampleNeeds, SamplingTable, Thresholds
 
 
-def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
+def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> SampledTensors:
     """The next token of each of `rows`.
 
     Args:
@@ -37,7 +37,7 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
     return sample_torch(logits, rows, table, needs)
 
 
-def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
+def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> SampledTensors:
     """`sample` from torch operations that never wait for the device; also the reference."""
     plain = logits.clone()
     if needs.penalties:
@@ -50,45 +50,45 @@ def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Samp
     temperature = table.temperature[rows]
     scaled = logits / torch.where(temperature > 0, temperature, 1)[:, None]
     if needs.truncation:
-        cuts = cuts_torch(scaled, table.top_k[rows], table.top_p[rows], table.min_p[rows])
-        scaled = scaled.masked_fill(dropped(scaled, cuts), float("-inf"))
+        thresholds = top_k_top_p_torch(scaled, table.top_k[rows], table.top_p[rows], table.min_p[rows])
+        scaled = scaled.masked_fill(dropped(scaled, thresholds), float("-inf"))
     drawn = gumbel_argmax(scaled, table.seed[rows], table.lengths[rows])
     tokens = torch.where(temperature > 0, drawn, argmax(logits))
     if needs.logprobs is None:
-        return Sampled(tokens, None, None, None)
+        return SampledTensors(tokens, None, None, None)
     logprobs = plain.log_softmax(-1)
     own = logprobs.gather(1, tokens[:, None].clamp(min=0))[:, 0]
     count = min(needs.logprobs, plain.shape[1])
     best = plain.sort(dim=1, descending=True, stable=True).indices[:, :count]
     unasked = torch.arange(count, device=logits.device) >= table.logprobs[rows, None]
     top_logprobs = logprobs.gather(1, best).masked_fill(unasked, float("-inf"))
-    return Sampled(tokens, own, best.masked_fill(unasked, -1), top_logprobs)
+    return SampledTensors(tokens, own, best.masked_fill(unasked, -1), top_logprobs)
 
 
-def dropped(scaled: Tensor, cuts: Cuts) -> Tensor:
+def dropped(scaled: Tensor, thresholds: Thresholds) -> Tensor:
     """Which scaled logits are cut off, bool [S, V]; NaN never is."""
-    least, ids = cuts.least[:, None], torch.arange(scaled.shape[1], device=scaled.device)
-    return (scaled < least) | ((scaled == least) & (ids < cuts.first[:, None]))
+    least, ids = thresholds.least[:, None], torch.arange(scaled.shape[1], device=scaled.device)
+    return (scaled < least) | ((scaled == least) & (ids < thresholds.first[:, None]))
 
 
-def cuts_torch(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Cuts:
+def top_k_top_p_torch(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Thresholds:
     """What each row keeps.
 
     top_p takes the fewest most likely of top-k's survivors whose probability among these reaches it.
     """
     ordered = scaled.sort(dim=1, descending=True).values
     last = torch.where(top_k > 0, top_k, scaled.shape[1]).clamp(max=scaled.shape[1]).long() - 1
-    cut = ordered.gather(1, last[:, None])
-    ordered = ordered.masked_fill(ordered < cut, float("-inf"))
+    threshold = ordered.gather(1, last[:, None])
+    ordered = ordered.masked_fill(ordered < threshold, float("-inf"))
     weights = (ordered - ordered[:, :1]).exp()
     target = top_p[:, None] * weights.sum(1, keepdim=True)
     kept = 1 + (weights.cumsum(1)[:, :-1] < target).sum(1, keepdim=True)
     nucleus = torch.where(top_p[:, None] < 1, ordered.gather(1, kept - 1), float("-inf"))
-    cut = torch.maximum(torch.where(top_k[:, None] > 0, cut, float("-inf")), nucleus)
-    least = torch.maximum(cut[:, 0], ordered[:, 0] + min_p.log())
+    threshold = torch.maximum(torch.where(top_k[:, None] > 0, threshold, float("-inf")), nucleus)
+    least = torch.maximum(threshold[:, 0], ordered[:, 0] + min_p.log())
     ties_from_here = (scaled == nucleus).flip(1).cumsum(1).flip(1)
     first = (ties_from_here > kept - (ordered > nucleus).sum(1, keepdim=True)).sum(1)
-    return Cuts(least, torch.where((top_p < 1) & (least == nucleus[:, 0]), first, 0).int())
+    return Thresholds(least, torch.where((top_p < 1) & (least == nucleus[:, 0]), first, 0).int())
 
 
 def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> Tensor:

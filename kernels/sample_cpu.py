@@ -10,13 +10,13 @@ from torch import Tensor
 
 from .mask import mask
 from .sampling import argmax, gumbel_argmax
-from .structs import Sampled, SampleNeeds, SamplingTable
+from .structs import SampledTensors, SampleNeeds, SamplingTable
 
 _NUCLEUS = 512
 """The nucleus is looked for among this many most likely tokens before the whole vocabulary is sorted."""
 
 
-def sample_cpu(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
+def sample_cpu(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> SampledTensors:
     """As `sample`, for logits on the CPU."""
     plain = logits.clone() if needs.logprobs is not None else logits
     if needs.penalties:
@@ -30,8 +30,8 @@ def sample_cpu(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Sample
     if len(noisy):
         tokens[noisy] = _draw(logits[noisy], rows[noisy], table, needs)
     if needs.logprobs is None:
-        return Sampled(tokens, None, None, None)
-    return Sampled(tokens, *_logprobs(plain, tokens, table.logprobs[rows], needs.logprobs))
+        return SampledTensors(tokens, None, None, None)
+    return SampledTensors(tokens, *_logprobs(plain, tokens, table.logprobs[rows], needs.logprobs))
 
 
 def _places(asks: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _logprobs(plain: Tensor, tokens: Tensor, wanted: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the tokens, and of each row's most likely ones with their ids: see `Sampled`."""
+    """Of the tokens, and of each row's most likely ones with their ids: see `SampledTensors`."""
     count = min(most, plain.shape[1])
     own = torch.zeros(len(tokens))
     ids = torch.full((len(tokens), count), -1)

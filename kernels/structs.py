@@ -147,7 +147,7 @@ class SampleNeeds:
 
 
 @dataclass(slots=True, frozen=True)
-class Cuts:
+class Thresholds:
     """What rows keep: scaled logits above `least`, and those that equal it, of tokens from the id `first` on.
 
     Attributes:
@@ -160,7 +160,7 @@ class Cuts:
 
 
 @dataclass(slots=True, frozen=True)
-class Sampled:
+class SampledTensors:
     """New tokens, on the logits' device.
 
     Attributes:

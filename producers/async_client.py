@@ -18,7 +18,7 @@ from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, Write, drive_async
+from .steps import Calls, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive_async
 from .waiting import explain
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ REPLY_S = 15.0
 T = TypeVar("T")
 
 
-class _Link:
+class _AsyncLink:
     """One event loop's connections to Redis; they can't be used in any other loop."""
 
     def __init__(self, url: str) -> None:
@@ -57,7 +57,7 @@ class _Link:
             except TimeoutError as error:
                 raise BrokerUnavailable(f"Redis: no answer within {REPLY_S:g} s") from error
 
-    async def _ask(self, request: Call[Any] | Calls | Confirmed | Read | Write | Info) -> Any:
+    async def _ask(self, request: Call[Any] | Calls | Confirmed | Read | Write | ServerInfo) -> Any:
         match request:
             case Calls(calls):
                 return await run_many_async(self._redis, calls)
@@ -69,7 +69,7 @@ class _Link:
                     pipe.execute_command(*command)
                 with broker_errors():
                     return await pipe.execute()
-            case Info():
+            case ServerInfo():
                 with broker_errors():
                     return await server_info_async(self._redis)
             case Call():
@@ -96,7 +96,7 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
 
     def _connect(self, url: str) -> None:
         self._url = url
-        self._links: dict[asyncio.AbstractEventLoop, tuple[_Link, AsyncGenerator[None]]] = {}
+        self._links: dict[asyncio.AbstractEventLoop, tuple[_AsyncLink, AsyncGenerator[None]]] = {}
         self._closed = False
 
     async def _perform(self, request: Request) -> Any:
@@ -104,12 +104,14 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         if loop not in self._links:
             if self._closed:
                 raise client_closed()
-            link = _Link(self._url)
+            link = _AsyncLink(self._url)
             self._links[loop] = link, self._until_the_end_of(loop, link)
             await anext(self._links[loop][1])
         return await self._links[loop][0].perform(request)
 
-    async def _until_the_end_of(self, loop: asyncio.AbstractEventLoop, link: _Link) -> AsyncGenerator[None]:
+    async def _until_the_end_of(
+        self, loop: asyncio.AbstractEventLoop, link: _AsyncLink
+    ) -> AsyncGenerator[None]:
         """Close the link with its loop: asyncio ends a loop's generators before it closes the loop."""
         try:
             yield

@@ -20,7 +20,7 @@ from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Calls, Confirmed, Info, Listen, Pause, Read, Request, Steps, Write, drive
+from .steps import Calls, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive
 from .waiting import explain
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Link:
                         pipe.execute_command(*command)
                     with broker_errors():
                         return pipe.execute()
-                case Info():
+                case ServerInfo():
                     with broker_errors():
                         return server_info(self._redis)
                 case Call():

@@ -16,7 +16,7 @@ from ..schemas.keys import Tag
 from ..schemas.redis.connection import check_version
 from ..schemas.scripts import Call, CancelStatus, cancel, enqueue, one
 from ..schemas.settings.queue import QueueSettings
-from .steps import Calls, Confirmed, Info, Read, Request, Steps, Write, persist
+from .steps import Calls, Confirmed, Read, Request, ServerInfo, Steps, Write, persist
 from .waiting import Waits
 
 BATCH_JOBS = 500
@@ -73,7 +73,7 @@ class Operations:
         """Return the reply to `request` from a Redis that is new enough, retrying for `patience_s`."""
         patience_s = self.retry_s if patience_s is None else patience_s
         if not self._version_checked:
-            info = yield from persist(Info(), patience_s)
+            info = yield from persist(ServerInfo(), patience_s)
             check_version(info)
             self._version_checked = True
         return (yield from persist(request, patience_s))

@@ -69,11 +69,11 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
-class Info:
+class ServerInfo:
     """Ask for the server's version; the reply is that of INFO server."""
 
 
-Request = Call[Any] | Calls | Confirmed | Read | Write | Info | Pause | Listen
+Request = Call[Any] | Calls | Confirmed | Read | Write | ServerInfo | Pause | Listen
 Steps = Generator[Request, Any, T]
 
 

@@ -18,7 +18,7 @@ from ..schemas.errors import BrokerUnavailable
 from ..schemas.events import JobState
 from ..schemas.job import JobClass
 from ..schemas.keys import Tag
-from .steps import Info, Read, Steps
+from .steps import Read, ServerInfo, Steps
 
 if TYPE_CHECKING:
     from .operations import Operations
@@ -138,7 +138,7 @@ def explain_at(tag: Tag, job_id: str) -> Steps[Waiting | None]:
 
 def _explain(tag: Tag, job_id: str) -> Steps[Waiting | None]:
     fields = ("state", "class", "tenant", "stream", "entry", "worker", "offset", "fingerprint")
-    info = yield Info()
+    info = yield ServerInfo()
     record, due, running, members = yield Read(
         (
             ("HMGET", tag.job(job_id), *fields),

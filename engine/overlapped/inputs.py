@@ -27,7 +27,7 @@ from ...kernels.structs import SampleNeeds
 from ..batch import Batch
 from ..parameters import COLUMNS
 from ..sampling.rows import RowParams
-from ..scheduler import Chunk
+from ..scheduler import ScheduledSequence
 from ..step_input import StepInput
 from .shapes import PaddedShapes, StepShape
 
@@ -87,7 +87,7 @@ class Packed:
 
     shape: StepShape
     arrays: Arrays[Tensor]
-    sampling: list[Chunk]
+    sampling: list[ScheduledSequence]
     rows: NDArray[np.int64]
     needs: SampleNeeds
     longest: int
@@ -134,16 +134,16 @@ class PackedInputs:
         self._turn = 0
         self._views: dict[StepShape, _Views] = {}
 
-    def pack(self, plan: list[Chunk]) -> Packed:
+    def pack(self, plan: list[ScheduledSequence]) -> Packed:
         """Write the plan (decodes first) to the device. Every row of it is in sync."""
         count = len(plan)
-        rows = np.fromiter((chunk.sequence.row for chunk in plan), np.int64, count)
-        starts = np.fromiter((chunk.sequence.computed for chunk in plan), np.int64, count)
-        counts = np.fromiter((chunk.count for chunk in plan), np.int64, count)
-        sampling = [chunk for chunk in plan if chunk.samples]
+        rows = np.fromiter((scheduled.sequence.row for scheduled in plan), np.int64, count)
+        starts = np.fromiter((scheduled.sequence.computed for scheduled in plan), np.int64, count)
+        counts = np.fromiter((scheduled.count for scheduled in plan), np.int64, count)
+        sampling = [scheduled for scheduled in plan if scheduled.samples]
         tokens, pages = int(counts.sum()), -(-int((starts + counts).max()) // self._page_size)
         if len(sampling) < tokens:
-            places = np.array([place for place, chunk in enumerate(plan) if chunk.samples], np.int64)
+            places = np.array([place for place, scheduled in enumerate(plan) if scheduled.samples], np.int64)
             padded = self._shapes.chunks(tokens, pages)
             if padded is None:
                 shape = StepShape(tokens, count, len(places), pages)
@@ -167,7 +167,7 @@ class PackedInputs:
     def _write(
         self,
         shape: StepShape,
-        sampling: list[Chunk],
+        sampling: list[ScheduledSequence],
         rows: NDArray[np.int64],
         starts: NDArray[np.int64],
         counts: NDArray[np.int64],

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernels.structs import Sampled as SampledOnDevice
+from ...kernels.structs import SampledTensors
 from ..sampling.sampled import Sampled, sampled
 
 
@@ -52,7 +52,7 @@ class Results:
         self._tokens = [torch.zeros(rows, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
         self._turn = 0
 
-    def send(self, made: SampledOnDevice, wanted: NDArray[np.int32]) -> Pending:
+    def send(self, made: SampledTensors, wanted: NDArray[np.int32]) -> Pending:
         """Start the copy of what the step that was launched last will have sampled.
 
         Args:

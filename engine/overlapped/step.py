@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...kernels.sample import sample
-from ...kernels.structs import Sampled as SampledOnDevice
-from ...kernels.structs import SampleNeeds, SamplingTable
+from ...kernels.structs import SampledTensors, SampleNeeds, SamplingTable
 from ..batch import Batch
 from ..config import EngineConfig
 from ..sampling.rows import RowParams
 from ..sampling.sampled import Sampled
-from ..scheduler import Chunk
+from ..scheduler import ScheduledSequence
 from ..sequence import Sequence
 from ..step_input import Executor
 from .graphs import CudaGraphs, Graphs, NoGraphs
@@ -51,15 +50,15 @@ class _Launched:
     sequences: list[Sequence]
     tokens: int
     pending: Pending
-    steps: "OverlappedSteps"
+    launcher: "OverlappedLauncher"
 
     def read(self) -> Sampled:
         sampled = self.pending.read()
-        self.steps.device_s += self.pending.waited_s
+        self.launcher.device_s += self.pending.waited_s
         return sampled
 
 
-class OverlappedSteps:
+class OverlappedLauncher:
     """Launches steps over one device's stream.
 
     Attributes:
@@ -109,11 +108,11 @@ class OverlappedSteps:
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     @torch.inference_mode()
-    def launch(self, plan: list[Chunk]) -> _Launched:
+    def launch(self, plan: list[ScheduledSequence]) -> _Launched:
         """Start a planned step. Whatever it raises leaves the sequences as they were."""
         with self.on_device():
-            for chunk in plan:
-                self._batch.sync(chunk.sequence, self._begin_row)
+            for scheduled in plan:
+                self._batch.sync(scheduled.sequence, self._begin_row)
             packed = self._inputs.pack(plan)
             started = time.perf_counter()
             sampled = self._run(packed)
@@ -121,8 +120,8 @@ class OverlappedSteps:
                 self.device_s += time.perf_counter() - started
             wanted = self._params.wanted(packed.rows[: len(packed.sampling)])
             pending = self._results.send(sampled, wanted)
-        sequences = [chunk.sequence for chunk in packed.sampling]
-        return _Launched(sequences, sum(chunk.count for chunk in plan), pending, self)
+        sequences = [scheduled.sequence for scheduled in packed.sampling]
+        return _Launched(sequences, sum(scheduled.count for scheduled in plan), pending, self)
 
     def end_at(self, eos_token_ids: frozenset[int]) -> None:
         """Hold these tokens back before `min_tokens`, instead of those it was made with."""
@@ -167,13 +166,13 @@ class OverlappedSteps:
                 tokens = tokens.pin_memory()
             self._history[sequence.row, : len(tokens)].copy_(tokens, non_blocking=True)
 
-    def _run(self, packed: Packed) -> SampledOnDevice:
+    def _run(self, packed: Packed) -> SampledTensors:
         if not self._graphs.replay(packed.shape):
             self._forward(packed)
         count, needs = packed.shape.samples, packed.needs
         if not self._graphs.replay((count, needs)):
             return self._sample(packed, needs)
-        return SampledOnDevice(self._tokens[:count], None, None, None)
+        return SampledTensors(self._tokens[:count], None, None, None)
 
     def _forward(self, packed: Packed) -> None:
         """The model: from the packed input to the logits' buffer."""
@@ -182,7 +181,7 @@ class OverlappedSteps:
         if logits.data_ptr() != room.data_ptr():
             room.copy_(logits)
 
-    def _sample(self, packed: Packed, needs: SampleNeeds) -> SampledOnDevice:
+    def _sample(self, packed: Packed, needs: SampleNeeds) -> SampledTensors:
         """From the logits' buffer to tokens, which also become known to the device."""
         arrays, count = packed.arrays, packed.shape.samples
         places = torch.arange(count, device=self._device)

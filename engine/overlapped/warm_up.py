@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from ...kernels.structs import SampleNeeds
 from ..errors import ModelError, is_out_of_memory
 from .shapes import StepShape
-from .step import OverlappedSteps
+from .step import OverlappedLauncher
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _TOKENS = tuple(1 << n for n in range(1, 20))
 sizes of tiles that products by four-bit weights and experts have."""
 
 
-def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
+def warm_up(launcher: OverlappedLauncher, max_step_tokens: int) -> None:
     """Compile and capture all that steps of up to so many tokens need; returns when the device is idle.
 
     Raises:
@@ -36,10 +36,10 @@ def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
     """
     started = time.perf_counter()
     try:
-        _compile(steps, max_step_tokens)
+        _compile(launcher, max_step_tokens)
         with _quick_collections():
-            for shape in steps.shapes:
-                steps.record(shape)
+            for shape in launcher.shapes:
+                launcher.record(shape)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -47,7 +47,7 @@ def warm_up(steps: OverlappedSteps, max_step_tokens: int) -> None:
             f"KV pages leave no room for a step of {max_step_tokens} tokens and its graphs: raise "
             "gpu_reserve_bytes, or lower num_pages or kv_memory_bytes where they are set, or max_step_tokens"
         ) from error
-    logger.info("ready for %d shapes after %.1f s", len(steps.shapes), time.perf_counter() - started)
+    logger.info("ready for %d shapes after %.1f s", len(launcher.shapes), time.perf_counter() - started)
 
 
 @contextmanager
@@ -63,12 +63,12 @@ def _quick_collections() -> Iterator[None]:
             gc.unfreeze()
 
 
-def _compile(steps: OverlappedSteps, max_step_tokens: int) -> None:
-    rows, pages, capacity = steps.shapes.sizes[-1], steps.shapes.widths[-1], steps.capacity_tokens
+def _compile(launcher: OverlappedLauncher, max_step_tokens: int) -> None:
+    rows, pages, capacity = launcher.shapes.sizes[-1], launcher.shapes.widths[-1], launcher.capacity_tokens
     for needs in _NEEDS:
-        steps.rehearse(StepShape(1, 1, 1, pages, decode=True), needs)
+        launcher.rehearse(StepShape(1, 1, 1, pages, decode=True), needs)
     most = min(max_step_tokens, rows * capacity)
     for tokens in (*(size for size in _TOKENS if size < most), most):
         for count in {-(-tokens // capacity), min(tokens, rows)}:
             for start in {0, capacity - -(-tokens // count)}:
-                steps.rehearse(StepShape(tokens, count, count, pages), _NEEDS[0], start)
+                launcher.rehearse(StepShape(tokens, count, count, pages), _NEEDS[0], start)

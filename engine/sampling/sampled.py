@@ -21,7 +21,7 @@ class Sampled:
 
 
 def sampled(wanted: NDArray[np.int32], tokens: NDArray[np.int64], *logprobs: NDArray[np.generic]) -> Sampled:
-    """What the kernel's `Sampled` holds, in the host's memory.
+    """What the kernel's `SampledTensors` holds, in the host's memory.
 
     Args:
         wanted: how many most likely tokens each row asked for; -1 for no log-probabilities.

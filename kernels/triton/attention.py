@@ -22,7 +22,7 @@ from torch import Tensor
 from ..structs import AttentionOptions, PagedKV, RaggedRows
 from .dot import dot
 from .fp8 import widen
-from .tuning import Launch, launch_of, multiprocessors
+from .tuning import LaunchConfig, launch_of, multiprocessors
 
 _LOG2E = 1.4426950408889634
 _PROGRAMS_PER_MULTIPROCESSOR = 8
@@ -38,7 +38,7 @@ def paged_attention(
     options: AttentionOptions,
     *,
     splits: int | None = None,
-    launch: Launch | None = None,
+    launch: LaunchConfig | None = None,
 ) -> Tensor:
     """See `kernels.attention.paged_attention`; never waits for the device.
 

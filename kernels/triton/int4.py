@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..int4_weight import Int4Weight
 from .dot import dot
-from .tuning import Launch, launch_of, multiprocessors
+from .tuning import LaunchConfig, launch_of, multiprocessors
 
 _FUSED_ROWS = 64
 _MAX_SPLITS = 16
@@ -28,7 +28,7 @@ def int4_linear(
     weight: Int4Weight,
     bias: Tensor | None = None,
     splits: int | None = None,
-    launch: Launch | None = None,
+    launch: LaunchConfig | None = None,
 ) -> Tensor:
     """Multiplies x [M, in], which is in the weight's permutation already, and adds bias [out].
 

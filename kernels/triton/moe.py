@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .activation import silu_and_mul
 from .dot import dot
-from .tuning import Launch, launch_of
+from .tuning import LaunchConfig, launch_of
 
 _PAIR_BLOCK = 1024
 _INNER_BYTES = 128
@@ -34,7 +34,7 @@ class TilePlan:
 
     order: Tensor
     experts: Tensor
-    launch: Launch
+    launch: LaunchConfig
 
 
 def route(logits: Tensor, top_k: int, renormalize: bool) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def moe_mlp(
     down: Tensor,
     weights: Tensor,
     experts: Tensor,
-    launch: Launch | None = None,
+    launch: LaunchConfig | None = None,
 ) -> Tensor:
     """See `kernels.moe.pack_experts` and `Experts`; the weights are contiguous; `launch`: as `plan_tiles`."""
     tokens, fan = experts.shape
@@ -82,7 +82,7 @@ def moe_mlp(
     return y
 
 
-def plan_tiles(experts: Tensor, num_experts: int, launch: Launch | None = None) -> TilePlan:
+def plan_tiles(experts: Tensor, num_experts: int, launch: LaunchConfig | None = None) -> TilePlan:
     """Puts the pairs of experts, int32 [T, k], into tiles of one expert each; None looks the launch up."""
     pairs = experts.numel()
     launch = launch or launch_of("moe", triton.cdiv(pairs, num_experts), experts.device)

@@ -11,15 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..mask import mask
-from ..structs import Cuts, Sampled, SampleNeeds, SamplingTable
+from ..structs import SampledTensors, SampleNeeds, SamplingTable, Thresholds
 from .noise import gumbel, log
-from .top_k_top_p import best, cuts_of
+from .top_k_top_p import best, top_k_top_p
 
 _BLOCK = 4096
 _HISTORY_BLOCK = 1024
 
 
-def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> Sampled:
+def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> SampledTensors:
     """See `kernels.sample.sample`; never waits for the device."""
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     adjusted = needs.penalties or needs.bias or needs.mask
@@ -30,8 +30,8 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
         _bias(logits, rows, table)
     if needs.mask:
         mask(logits, rows, table)
-    cuts = cuts_of(logits, rows, table) if needs.truncation else None
-    return _draw(logits, plain, cuts, rows, table, needs.logprobs)
+    thresholds = top_k_top_p(logits, rows, table) if needs.truncation else None
+    return _draw(logits, plain, thresholds, rows, table, needs.logprobs)
 
 
 def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
@@ -74,8 +74,13 @@ def _bias(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
 
 
 def _draw(
-    logits: Tensor, plain: Tensor, cuts: Cuts | None, rows: Tensor, table: SamplingTable, top: int | None
-) -> Sampled:
+    logits: Tensor,
+    plain: Tensor,
+    thresholds: Thresholds | None,
+    rows: Tensor,
+    table: SamplingTable,
+    top: int | None,
+) -> SampledTensors:
     count, vocab = logits.shape
     tiles = triton.cdiv(vocab, _BLOCK)
     parts = logits.new_empty(3, count, tiles)
@@ -89,8 +94,8 @@ def _draw(
             logits.stride(0),
             plain,
             plain.stride(0),
-            None if cuts is None else cuts.least,
-            None if cuts is None else cuts.first,
+            None if thresholds is None else thresholds.least,
+            None if thresholds is None else thresholds.first,
             rows,
             table.temperature,
             table.seed,
@@ -121,8 +126,8 @@ def _draw(
             enable_fp_fusion=True,
         )
     if top is None:
-        return Sampled(tokens, None, None, None)
-    return Sampled(tokens, logprobs, *best(plain, totals, rows, table.logprobs, min(top, vocab)))
+        return SampledTensors(tokens, None, None, None)
+    return SampledTensors(tokens, logprobs, *best(plain, totals, rows, table.logprobs, min(top, vocab)))
 
 
 @triton.jit
@@ -204,7 +209,7 @@ def _draw_kernel(
     stride,
     plain,
     plain_stride,
-    cuts,
+    thresholds,
     first,
     rows,
     temperature,
@@ -228,9 +233,11 @@ def _draw_kernel(
     t = tl.load(temperature + row)
     if t > 0:
         x = tl.math.div_rn(x, tl.zeros_like(x) + t)
-        if cuts is not None:
-            cut = tl.load(cuts + place)
-            x = tl.where((x > cut) | ((x == cut) & (ids >= tl.load(first + place))), x, float("-inf"))
+        if thresholds is not None:
+            threshold = tl.load(thresholds + place)
+            x = tl.where(
+                (x > threshold) | ((x == threshold) & (ids >= tl.load(first + place))), x, float("-inf")
+            )
         x += gumbel(tl.load(seeds + row), tl.load(positions + row), ids)
     winner = tl.max(x, 0)
     tl.store(parts + part, winner)

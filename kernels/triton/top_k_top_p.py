@@ -1,4 +1,4 @@
-"""What top-k, top-p and the most likely tokens of a row are, found without a sort.
+"""Thresholds of top-k and top-p, and the most likely tokens of a row, found without a sort.
 
 Top-k and top-p are both the least t with W(x > t) < target, W being the number of logits or their mass. W
 only changes at the logits' own values, so [low, high], both of them logits, is halved around the answer:
@@ -15,20 +15,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..structs import Cuts, SamplingTable
+from ..structs import SamplingTable, Thresholds
 from .noise import log
 
 _BLOCK = 4096
 _KEEP = 2048
 
 
-def cuts_of(logits: Tensor, rows: Tensor, table: SamplingTable) -> Cuts:
+def top_k_top_p(logits: Tensor, rows: Tensor, table: SamplingTable) -> Thresholds:
     """What each row keeps of its scaled logits."""
     count, vocab = logits.shape
-    cuts = Cuts(logits.new_empty(count), torch.empty(count, dtype=torch.int32, device=logits.device))
+    thresholds = Thresholds(
+        logits.new_empty(count), torch.empty(count, dtype=torch.int32, device=logits.device)
+    )
     scratch = logits.new_empty(count, _KEEP)
     if count:
-        _cuts_kernel[(count,)](
+        _top_k_top_p_kernel[(count,)](
             logits,
             logits.stride(0),
             rows,
@@ -37,15 +39,15 @@ def cuts_of(logits: Tensor, rows: Tensor, table: SamplingTable) -> Cuts:
             table.top_p,
             table.min_p,
             scratch,
-            cuts.least,
-            cuts.first,
+            thresholds.least,
+            thresholds.first,
             vocab,
             BLOCK=_BLOCK,
             KEEP=_KEEP,
             num_warps=16,
             enable_fp_fusion=True,
         )
-    return cuts
+    return thresholds
 
 
 def best(plain: Tensor, totals: Tensor, rows: Tensor, wanted: Tensor, top: int) -> tuple[Tensor, Tensor]:
@@ -77,7 +79,7 @@ def best(plain: Tensor, totals: Tensor, rows: Tensor, wanted: Tensor, top: int) 
 
 
 @triton.jit
-def _cuts_kernel(
+def _top_k_top_p_kernel(
     logits,
     stride,
     rows,
@@ -86,7 +88,7 @@ def _cuts_kernel(
     top_p,
     min_p,
     scratch,
-    cuts,
+    thresholds,
     first,
     vocab,
     BLOCK: tl.constexpr,
@@ -97,28 +99,28 @@ def _cuts_kernel(
     t = tl.load(temperature + row)
     k, p, least = tl.load(top_k + row), tl.load(top_p + row), tl.load(min_p + row)
     source, scratch = logits + place * stride, scratch + place * KEEP
-    cut, begin = float("-inf"), 0
+    threshold, begin = float("-inf"), 0
     if (t > 0) & (((k > 0) & (k < vocab)) | (p < 1) | (least > 0)):
         low, top, count = _extent(source, t, vocab, BLOCK)
         if top < float("inf"):
             if (k > 0) & (k < count):
-                low, _, _, _ = _cut(
+                low, _, _, _ = _threshold(
                     source, t, vocab, low, top, count, k.to(tl.float32), scratch, False, BLOCK, KEEP
                 )
-                cut = low
+                threshold = low
             if p < 1:
                 count, mass = _tally(source, t, vocab, low, top, BLOCK)
-                cut, _, ties, above = _cut(
+                threshold, _, ties, above = _threshold(
                     source, t, vocab, low, top, count, p * mass, scratch, True, BLOCK, KEEP
                 )
-                kept = tl.maximum(tl.ceil((p * mass - above) / tl.exp(cut - top)), 1.0)
+                kept = tl.maximum(tl.ceil((p * mass - above) / tl.exp(threshold - top)), 1.0)
                 if kept < ties:
-                    begin = _last(source, t, vocab, cut, kept.to(tl.int32), BLOCK)
+                    begin = _last(source, t, vocab, threshold, kept.to(tl.int32), BLOCK)
             if least > 0:
                 floor = top + log(least)
-                begin = tl.where(floor > cut, 0, begin)
-                cut = tl.maximum(cut, floor)
-    tl.store(cuts + place, cut)
+                begin = tl.where(floor > threshold, 0, begin)
+                threshold = tl.maximum(threshold, floor)
+    tl.store(thresholds + place, threshold)
     tl.store(first + place, begin)
 
 
@@ -140,7 +142,7 @@ def _best_kernel(
     ROOM: tl.constexpr,
     SCRATCH: tl.constexpr,
 ):
-    """The most likely tokens of a row: found by their cut, then each put where its rank says."""
+    """The most likely tokens of a row: found by their threshold, then each put where its rank says."""
     place = tl.program_id(0).to(tl.int64)
     want = tl.load(wanted + tl.load(rows + place))
     source, scratch, scratch_ids = (
@@ -153,7 +155,7 @@ def _best_kernel(
         low, high, count = _extent(source, 1.0, vocab, BLOCK)
         low = tl.where(high < float("inf"), low, high)  # of a row that is not searched anything will do
         want = tl.minimum(want, count)
-        low, above, _, _ = _cut(
+        low, above, _, _ = _threshold(
             source, 1.0, vocab, low, high, count, want.to(tl.float32), scratch, False, BLOCK, KEEP
         )
         tl.debug_barrier()
@@ -234,7 +236,7 @@ def _last(source, t, vocab, value, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _cut(
+def _threshold(
     source,
     t,
     vocab,

@@ -13,7 +13,7 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchConfig:
     """A kernel's tile and how it is run.
 
     Attributes:
@@ -28,45 +28,45 @@ class Launch:
     stages: int = 2
 
 
-Table = dict[tuple[str, int], Launch]
+Table = dict[tuple[str, int], LaunchConfig]
 """(operation, size) → launch, for sizes up to this one. What the size is, is the operation's own choice."""
 
 DEFAULTS: Table = {
     # Attention's size is the head size, padded to a power of two. These tiles fit the 99 KiB of shared memory
     # of sm86 and compile for sm80, sm90 and gfx942 with next to no spilled registers. Products in full
     # float32 do without tensor cores, and larger tiles of them spill.
-    ("attention_decode", 64): Launch(16, 128, warps=4, stages=3),
-    ("attention_decode", 128): Launch(16, 64, warps=4, stages=3),
-    ("attention_decode", 256): Launch(16, 32, warps=4, stages=3),
-    ("attention_prefill", 64): Launch(128, 64, warps=4, stages=3),
-    ("attention_prefill", 128): Launch(128, 64, warps=8, stages=3),
-    ("attention_prefill", 256): Launch(64, 32, warps=8, stages=2),
-    ("attention_prefill_fp8", 64): Launch(128, 32, warps=4, stages=2),
-    ("attention_prefill_fp8", 128): Launch(128, 32, warps=8, stages=2),
-    ("attention_prefill_fp8", 256): Launch(64, 32, warps=8, stages=2),
-    ("attention_float32", 256): Launch(16, 32, warps=8, stages=2),
+    ("attention_decode", 64): LaunchConfig(16, 128, warps=4, stages=3),
+    ("attention_decode", 128): LaunchConfig(16, 64, warps=4, stages=3),
+    ("attention_decode", 256): LaunchConfig(16, 32, warps=4, stages=3),
+    ("attention_prefill", 64): LaunchConfig(128, 64, warps=4, stages=3),
+    ("attention_prefill", 128): LaunchConfig(128, 64, warps=8, stages=3),
+    ("attention_prefill", 256): LaunchConfig(64, 32, warps=8, stages=2),
+    ("attention_prefill_fp8", 64): LaunchConfig(128, 32, warps=4, stages=2),
+    ("attention_prefill_fp8", 128): LaunchConfig(128, 32, warps=8, stages=2),
+    ("attention_prefill_fp8", 256): LaunchConfig(64, 32, warps=8, stages=2),
+    ("attention_float32", 256): LaunchConfig(16, 32, warps=8, stages=2),
     # int4_linear's size is the number of rows; the tile spans so many rows and outputs.
-    ("int4_linear", 16): Launch(16, 64, warps=4, stages=3),
-    ("int4_linear", 32): Launch(32, 64, warps=4, stages=3),
-    ("int4_linear", 64): Launch(64, 64, warps=8, stages=2),
+    ("int4_linear", 16): LaunchConfig(16, 64, warps=4, stages=3),
+    ("int4_linear", 32): LaunchConfig(32, 64, warps=4, stages=3),
+    ("int4_linear", 64): LaunchConfig(64, 64, warps=8, stages=2),
     # moe's size is the mean number of rows an expert gets; the tile spans rows and outputs.
-    ("moe", 16): Launch(16, 64, warps=4, stages=4),
-    ("moe", 32): Launch(32, 64, warps=4, stages=4),
-    ("moe", 64): Launch(64, 128, warps=4, stages=3),
-    ("moe", 1 << 40): Launch(128, 128, warps=8, stages=3),
+    ("moe", 16): LaunchConfig(16, 64, warps=4, stages=4),
+    ("moe", 32): LaunchConfig(32, 64, warps=4, stages=4),
+    ("moe", 64): LaunchConfig(64, 128, warps=4, stages=3),
+    ("moe", 1 << 40): LaunchConfig(128, 128, warps=8, stages=3),
 }
 
 MEASURED: dict[str, Table] = {}
 """By the start of the GPU's name, as in "NVIDIA H100"."""
 
 
-def launch_of(operation: str, size: int, device: torch.device) -> Launch:
+def launch_of(operation: str, size: int, device: torch.device) -> LaunchConfig:
     """The launch parameters of an operation of this size on this device; never measures."""
     return _lookup(operation, size, gpu_name(device))
 
 
 @cache
-def _lookup(operation: str, size: int, gpu: str) -> Launch:
+def _lookup(operation: str, size: int, gpu: str) -> LaunchConfig:
     tables = [table for name, table in MEASURED.items() if gpu.startswith(name)]
     for table in (*tables, DEFAULTS):
         sizes = sorted(limit for name, limit in table if name == operation and limit >= size)
@@ -90,7 +90,9 @@ def multiprocessors(device: torch.device) -> int:
     return count
 
 
-def tune(candidates: Iterable[Launch], run: Callable[[Launch], object]) -> tuple[Launch, float]:
+def tune(
+    candidates: Iterable[LaunchConfig], run: Callable[[LaunchConfig], object]
+) -> tuple[LaunchConfig, float]:
     """The candidate with the least median time, and that time in milliseconds.
 
     Args:
@@ -103,7 +105,7 @@ def tune(candidates: Iterable[Launch], run: Callable[[Launch], object]) -> tuple
     from triton.runtime.errors import OutOfResources
     from triton.testing import do_bench
 
-    times: dict[Launch, float] = {}
+    times: dict[LaunchConfig, float] = {}
     for candidate in candidates:
         try:
             times[candidate] = do_bench(lambda launch=candidate: run(launch), return_mode="median")

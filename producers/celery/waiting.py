@@ -7,7 +7,7 @@ from ...schemas.errors import BrokerUnavailable
 from ...schemas.presence import present, serves
 from ..client import Client, JobHandle
 from ..operations import Operations
-from ..steps import Info, Read, Steps
+from ..steps import Read, ServerInfo, Steps
 from ..waiting import Waiting, WaitReason, explain
 
 UNREGISTERED = (
@@ -35,7 +35,7 @@ def explain_task(client: Client, app: Celery, job: JobHandle | None) -> Waiting 
 
 
 def _uncompleted(operations: Operations, app: str | None) -> Steps[Waiting]:
-    info = yield from operations.send(Info())
+    info = yield from operations.send(ServerInfo())
     (said,) = yield from operations.send(Read((("HGETALL", keys.callbacks(operations.settings.namespace)),)))
     living = present(divmod(int(info["server_time_usec"]), 1_000_000), said)
     if serves(living, app):

@@ -26,7 +26,7 @@ _COLUMNS = {
 }
 
 
-class _Listed(TenantPolicy):
+class _ListedTenant(TenantPolicy):
     tenant: str
 
 
@@ -46,7 +46,7 @@ def list_tenants(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     with Client.from_env(redis) as client:
         policies = client.admin.tenants()
     rows: list[BaseModel] = [
-        _Listed(tenant=tenant, **policy.model_dump()) for tenant, policy in policies.items()
+        _ListedTenant(tenant=tenant, **policy.model_dump()) for tenant, policy in policies.items()
     ]
     show(rows, _COLUMNS, "no tenant has a policy; nothing is limited", as_json=as_json)
 
@@ -55,7 +55,7 @@ def show_tenant(tenant: Tenant, redis: RedisUrl = None, as_json: AsJson = False)
     """Show the policy that applies to a tenant: its own, or the default."""
     with Client.from_env(redis) as client, refusals():
         policy = client.admin.tenant(tenant)
-    show([_Listed(tenant=tenant, **policy.model_dump())], _COLUMNS, "", as_json=as_json)
+    show([_ListedTenant(tenant=tenant, **policy.model_dump())], _COLUMNS, "", as_json=as_json)
 
 
 def set_tenant(

@@ -37,13 +37,13 @@ _WAYS_OUT = {
 }
 
 
-class _Listed(Delivery):
+class _ListedDelivery(Delivery):
     status: int | None = None
     took_s: float | None = None
     error: str = ""
 
     @classmethod
-    def row(cls, delivery: Delivery) -> "_Listed":
+    def row(cls, delivery: Delivery) -> "_ListedDelivery":
         last = delivery.last
         took_s = last.took_s if delivery.history else None
         return cls(**delivery.model_dump(), status=last.status, took_s=took_s, error=last.error)
@@ -87,7 +87,7 @@ def list_webhooks(
     """List deliveries, newest first, with the outcome of each one's latest attempt."""
     with Client.from_env(redis) as client:
         found = client.admin.deliveries(state=state, limit=limit)
-    show([_Listed.row(delivery) for delivery in found], _COLUMNS, "no deliveries", as_json=as_json)
+    show([_ListedDelivery.row(delivery) for delivery in found], _COLUMNS, "no deliveries", as_json=as_json)
 
 
 def show_webhook(delivery_id: Id, redis: RedisUrl = None, as_json: AsJson = False) -> None:

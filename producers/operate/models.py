@@ -7,16 +7,15 @@ from ...schemas import keys
 from ...schemas.errors import InvalidJob, ModelInUse, UnknownModel
 from ...schemas.keys import Tag
 from ..operations import Operations
-from ..steps import Info as ServerInfo
-from ..steps import Read, Steps, Write, check_name
+from ..steps import Read, ServerInfo, Steps, Write, check_name
 from ..waiting import SILENT_S
-from .overview import Info, read_queues
+from .overview import Facts, read_queues
 
 GONE_S = 60.0
 """A worker not heard of for this long has ended without saying so."""
 
 
-class ModelInfo(Info):
+class ModelInfo(Facts):
     """A model that has been served here.
 
     Attributes:

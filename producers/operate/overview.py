@@ -14,13 +14,13 @@ from ..operations import Operations
 from ..steps import Read, Steps, check_name, check_seconds
 
 
-class Info(BaseModel):
+class Facts(BaseModel):
     """Facts that older programs write less of, and newer ones more."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class QueueInfo(Info):
+class QueueInfo(Facts):
     """The jobs of one model, class and tenant.
 
     Attributes:
@@ -40,7 +40,7 @@ class QueueInfo(Info):
     running: int = 0
 
 
-class WorkerInfo(Info):
+class WorkerInfo(Facts):
     """An engine process that was heard from within the last minute.
 
     Attributes:

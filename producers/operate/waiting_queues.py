@@ -16,7 +16,7 @@ from ...schemas.job import JobClass
 from ...schemas.keys import GROUP, Tag
 from ...schemas.redis.call import text
 from ...schemas.redis.connection import broker_errors, server_info
-from ..steps import Info, Read, Request, drive
+from ..steps import Read, Request, ServerInfo, drive
 from ..waiting import Waiting, WaitReason, explain_at
 from .findings import Finding, Verdict, judge
 
@@ -43,7 +43,7 @@ _ABOUT = dict.fromkeys(WaitReason, (Verdict.WARN, "")) | {
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class WaitingQueue:
     """Jobs of one tenant and class that wait.
 
     Attributes:
@@ -59,7 +59,7 @@ class Standing:
 
 def what_waits(redis: Redis, model: str, tags: Sequence[Tag], now_ms: int) -> Iterator[Finding]:
     """What jobs of the model wait for: each reason once, with the queue that has waited longest."""
-    queues = list(standing(redis, tags, now_ms))
+    queues = list(waiting_queues(redis, tags, now_ms))
     for reason in WaitReason:
         of_reason = [queue for queue in queues if queue.why.reason is reason]
         if not of_reason:
@@ -74,7 +74,7 @@ def what_waits(redis: Redis, model: str, tags: Sequence[Tag], now_ms: int) -> It
         yield judge(f"{model}: {reason.replace('_', ' ')}", found, well, verdict, advice.format(model=model))
 
 
-def standing(redis: Redis, tags: Sequence[Tag], now_ms: int) -> Iterator[Standing]:
+def waiting_queues(redis: Redis, tags: Sequence[Tag], now_ms: int) -> Iterator[WaitingQueue]:
     """The queues of these tags that have waiting jobs, one partition after the other."""
     for tag in tags:
         for stream in islice(dict.fromkeys(_streams(redis, tag)), MOST_QUEUES):  # a lane may be parked, too
@@ -87,7 +87,7 @@ def standing(redis: Redis, tags: Sequence[Tag], now_ms: int) -> Iterator[Standin
             why = drive(explain_at(tag, job_id), partial(_perform, redis))
             if why is not None and why.reason not in _NOT_WAITING:
                 age_ms = now_ms - int(oldest[0][0].partition(b"-")[0])
-                yield Standing(job_id, why, max(0, age_ms) / 1000)
+                yield WaitingQueue(job_id, why, max(0, age_ms) / 1000)
 
 
 def _streams(redis: Redis, tag: Tag) -> Iterator[str]:
@@ -114,7 +114,7 @@ def _last_taken(redis: Redis, stream: str) -> str:
 
 def _perform(redis: Redis, request: Request) -> Any:
     match request:
-        case Info():
+        case ServerInfo():
             return server_info(redis)
         case Read(commands):
             pipe = redis.pipeline(transaction=False)

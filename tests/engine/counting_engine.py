@@ -6,9 +6,9 @@ from math import isfinite
 
 from headrace.engine import (
     EngineConfig,
+    EngineModelInfo,
     EngineStats,
     FinishReason,
-    ModelInfo,
     Progress,
     Request,
     RequestError,
@@ -20,8 +20,8 @@ VOCAB, CONTEXT_TOKENS, PAGES = 320, 128, 64
 @dataclass
 class CountingEngine:
     config: EngineConfig
-    model_info: ModelInfo = field(
-        default_factory=lambda: ModelInfo("counting", VOCAB, CONTEXT_TOKENS, (), 0, "none")
+    model_info: EngineModelInfo = field(
+        default_factory=lambda: EngineModelInfo("counting", VOCAB, CONTEXT_TOKENS, (), 0, "none")
     )
     capacity_tokens: int = CONTEXT_TOKENS
     requests: dict[str, Request] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from headrace.engine.loading import load_executor
 from headrace.engine.overlapped.graphs import CudaGraphs
 from headrace.engine.overlapped.inputs import NAMES, _split, packed_bytes
 from headrace.engine.overlapped.shapes import PaddedShapes, StepShape
-from headrace.engine.overlapped.step import CAPTURED_NEEDS, OverlappedSteps
+from headrace.engine.overlapped.step import CAPTURED_NEEDS, OverlappedLauncher
 from headrace.engine.overlapped.warm_up import warm_up
 
 from .conftest import expected, greedy, prompt, run
@@ -55,9 +55,9 @@ def captured(make_engine, model_folder):
     def made(**options: object):
         graphs, engine = Again(), make_engine(overlap=True, **options)
         config = EngineConfig(model="made already", **options)
-        steps = OverlappedSteps(engine._executor, config, engine.capacity_tokens, frozenset(), graphs)
+        steps = OverlappedLauncher(engine._executor, config, engine.capacity_tokens, frozenset(), graphs)
         warm_up(steps, config.step_tokens)
-        engine._stepper = steps
+        engine._launcher = steps
         return engine, graphs
 
     return made
@@ -107,7 +107,7 @@ def test_the_largest_shape_is_captured_first():
 
 
 def test_every_array_starts_at_a_multiple_of_16_bytes_and_none_overlap(make_engine):
-    inputs = make_engine(overlap=True)._stepper._inputs
+    inputs = make_engine(overlap=True)._launcher._inputs
     for shape in (StepShape(3, 3, 3, 5, decode=True), StepShape(7, 2, 0, 9), StepShape(101, 13, 5, 1)):
         arrays = inputs.idle(shape).arrays
         spans = []
@@ -130,7 +130,7 @@ def test_what_sampling_takes_lies_where_it_did_whatever_the_width_of_the_tables(
 
 
 def test_an_input_is_written_where_the_device_has_read_the_one_before(make_engine):
-    inputs, told = make_engine(overlap=True)._stepper._inputs, []
+    inputs, told = make_engine(overlap=True)._launcher._inputs, []
 
     class Copy:
         def __init__(self, buffer: int) -> None:
@@ -155,7 +155,7 @@ def test_an_input_is_written_where_the_device_has_read_the_one_before(make_engin
 
 def test_padding_attends_to_the_null_page_alone_and_samples_nothing_of_note(make_engine):
     engine = make_engine(overlap=True, max_batch_size=8)
-    packed = engine._stepper._inputs.idle(StepShape(8, 8, 8, 4, decode=True))
+    packed = engine._launcher._inputs.idle(StepShape(8, 8, 8, 4, decode=True))
     assert packed.arrays.slots.tolist() == [0] * 8
     assert packed.arrays.block_tables[:, 0].tolist() == [0] * 8
     assert packed.arrays.rows.tolist() == [8] * 8
@@ -215,7 +215,7 @@ def test_a_row_keeps_nothing_of_its_last_owner(make_engine):
 def test_a_step_of_padding_leaves_pages_as_they_are(make_engine):
     engine = make_engine(overlap=True)
     run(engine, Request("first", list(prompt(200)), greedy()))
-    engine._stepper.rehearse(StepShape(40, 3, 3, 128), CAPTURED_NEEDS[1], start=500)
+    engine._launcher.rehearse(StepShape(40, 3, 3, 128), CAPTURED_NEEDS[1], start=500)
     assert run(engine, Request("again", list(prompt(200)), greedy()))["again"] == expected(
         "llama", prompt(200)
     )
@@ -273,7 +273,7 @@ def test_a_warm_up_without_memory_says_what_to_change(model_folder):
 
     executor.execute = full
     with pytest.raises(ModelError, match="gpu_reserve_bytes"):
-        warm_up(OverlappedSteps(executor, config, 100, frozenset()), 512)
+        warm_up(OverlappedLauncher(executor, config, 100, frozenset()), 512)
 
 
 _INTERPRETED = """

@@ -41,7 +41,7 @@ def test_a_gpu_gives_the_cpus_tokens(gpu_engine, make_engine):
 
 def test_nothing_waits_for_the_device_while_a_step_is_launched(gpu_engine, monkeypatch):
     engine = gpu_engine()
-    launch = engine._stepper.launch
+    launch = engine._launcher.launch
 
     def watched(plan):
         torch.cuda.set_sync_debug_mode("error")
@@ -50,7 +50,7 @@ def test_nothing_waits_for_the_device_while_a_step_is_launched(gpu_engine, monke
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(engine._stepper, "launch", watched)
+    monkeypatch.setattr(engine._launcher, "launch", watched)
     everything(engine, crowd(1))
 
 

@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from headrace.engine import Engine, EngineConfig, ModelInfo, Request, SamplingParams
+from headrace.engine import Engine, EngineConfig, EngineModelInfo, Request, SamplingParams
 
 from .conftest import FAMILIES, expected, greedy, prompt, run
 
@@ -112,7 +112,7 @@ class Counting:
     """Gives every row the token after its position; counts rows that are not padding."""
 
     def __init__(self, num_pages: int = 64) -> None:
-        self.model_info = ModelInfo("none", 1000, 512, (), 0, "float32")
+        self.model_info = EngineModelInfo("none", 1000, 512, (), 0, "float32")
         self.num_pages, self.device = num_pages, torch.device("cpu")
         self.rows, self.launched, self.most_tokens = 0, 0, 10**9
 
@@ -237,7 +237,7 @@ def test_a_step_that_runs_out_of_memory_loses_no_token_of_the_one_before():
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_row_whose_setting_up_ran_out_of_memory_is_set_up_again(make_engine, monkeypatch, overlap):
     engine, refused = make_engine(overlap=overlap), []
-    kept = engine._stepper._params
+    kept = engine._launcher._params
     set_row = kept.set_row
 
     def once(sequence):

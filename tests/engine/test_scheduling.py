@@ -5,14 +5,14 @@ import random
 import pytest
 import torch
 
-from headrace.engine import Engine, EngineConfig, ModelInfo, Request, SamplingParams
+from headrace.engine import Engine, EngineConfig, EngineModelInfo, Request, SamplingParams
 
 
 class NoModel:
     """Gives every row the token after its position; remembers what each step was made of."""
 
     def __init__(self, num_pages: int = 64, context: int = 512) -> None:
-        self.model_info = ModelInfo("none", 1000, context, (), 0, "float32")
+        self.model_info = EngineModelInfo("none", 1000, context, (), 0, "float32")
         self.num_pages, self.device = num_pages, torch.device("cpu")
         self.steps: list[list[int]] = []
 

@@ -9,7 +9,7 @@ import torch
 from headrace.engine import Request, SamplingParams
 from headrace.engine.batch import Batch
 from headrace.engine.sequence import Sequence
-from headrace.kernels.sample import cuts_torch, dropped, sample, sample_torch
+from headrace.kernels.sample import dropped, sample, sample_torch, top_k_top_p_torch
 from headrace.kernels.structs import SampleNeeds, SamplingTable
 
 VOCAB, EOS = 600, 7
@@ -112,8 +112,8 @@ def test_cuts_keep_what_the_definitions_keep():
     x = torch.tensor([[0.5, 0.2, 0.2, 0.07, 0.03]]).log()
 
     def kept(k: int, p: float, least: float) -> list[int]:
-        cuts = cuts_torch(x, torch.tensor([k]), torch.tensor([p]), torch.tensor([least]))
-        return torch.nonzero(~dropped(x, cuts)[0]).flatten().tolist()
+        thresholds = top_k_top_p_torch(x, torch.tensor([k]), torch.tensor([p]), torch.tensor([least]))
+        return torch.nonzero(~dropped(x, thresholds)[0]).flatten().tolist()
 
     assert kept(0, 1.0, 0.0) == [0, 1, 2, 3, 4]
     assert kept(1, 1.0, 0.0) == [0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headrace.kernels import attention as public
-from headrace.kernels.triton.tuning import Launch
+from headrace.kernels.triton.tuning import LaunchConfig
 
 from . import flat
 
@@ -20,7 +20,7 @@ paged_attention_reference = flat.attention(public.paged_attention_reference)
 
 MIXED = [(1, 1), (1, 2), (3, 3), (16, 16), (7, 40), (1, 65), (5, 130)]
 DECODES = [(1, 1), (1, 64), (1, 65), (1, 31), (1, 200)]
-TILE = Launch(16, 32)
+TILE = LaunchConfig(16, 32)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -98,7 +98,7 @@ def test_batches_of_random_chunks_and_decodes(seed, check):
         context = int(torch.randint(1, 150, (), generator=generator))
         chunk = int(torch.randint(1, min(context, 30) + 1, (), generator=generator))
         sequences.append((chunk if index % 3 == 0 else 1, context))
-    check(sequences, heads=6, launch=Launch(32, 16), options={"splits": 1 + seed % 2})
+    check(sequences, heads=6, launch=LaunchConfig(32, 16), options={"splits": 1 + seed % 2})
 
 
 @pytest.mark.parametrize("options", [{}, {"splits": 4}, {"max_rows": 1}])

@@ -7,22 +7,22 @@ import pytest
 import torch
 
 from headrace.kernels.sample import (
-    Cuts,
-    Sampled,
+    SampledTensors,
     SampleNeeds,
     SamplingTable,
+    Thresholds,
     _bias,
     _penalise,
-    cuts_torch,
     dropped,
     sample,
     sample_torch,
+    top_k_top_p_torch,
 )
 from headrace.kernels.sampling import gumbel_argmax_torch, gumbel_noise
 
 pytest.importorskip("triton")
 from headrace.kernels.triton import sampling as triton_sampling
-from headrace.kernels.triton import top_k_top_p as triton_cuts
+from headrace.kernels.triton import top_k_top_p as triton_top_k_top_p
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FOREVER = 2**62
@@ -76,23 +76,25 @@ def both(logits: torch.Tensor, rows: torch.Tensor, columns: SamplingTable, needs
     return drawn(logits, rows, columns, needs), sample_torch(logits.clone(), rows, columns, needs)
 
 
-def drawn(logits: torch.Tensor, rows: torch.Tensor, columns: SamplingTable, needs: SampleNeeds) -> Sampled:
+def drawn(
+    logits: torch.Tensor, rows: torch.Tensor, columns: SamplingTable, needs: SampleNeeds
+) -> SampledTensors:
     """The Triton path's tokens, as CPU tensors."""
     wide = torch.nn.functional.pad(logits, (0, 5), value=1e30).to(DEVICE)  # columns that would win if read
     made = triton_sampling.sample(wide[:, : logits.shape[1]], rows.to(DEVICE), here(columns), needs)
     parts = (made.tokens, made.logprobs, made.top_ids, made.top_logprobs)
-    return Sampled(*(None if part is None else part.cpu() for part in parts))
+    return SampledTensors(*(None if part is None else part.cpu() for part in parts))
 
 
-def cuts_of(logits: torch.Tensor, columns: SamplingTable) -> Cuts:
+def top_k_top_p(logits: torch.Tensor, columns: SamplingTable) -> Thresholds:
     rows = torch.arange(len(logits), device=DEVICE)
-    cuts = triton_cuts.cuts_of(logits.to(DEVICE), rows, here(columns))
-    return Cuts(cuts.least.cpu(), cuts.first.cpu())
+    thresholds = triton_top_k_top_p.top_k_top_p(logits.to(DEVICE), rows, here(columns))
+    return Thresholds(thresholds.least.cpu(), thresholds.first.cpu())
 
 
 def kept_by(columns: SamplingTable, scaled: torch.Tensor) -> torch.Tensor:
     """What the reference keeps."""
-    return ~dropped(scaled, cuts_torch(scaled, columns.top_k, columns.top_p, columns.min_p))
+    return ~dropped(scaled, top_k_top_p_torch(scaled, columns.top_k, columns.top_p, columns.min_p))
 
 
 @pytest.mark.parametrize(("rows", "vocab"), [(1, 1), (3, 17), (6, 4096), (5, 9001)])
@@ -120,22 +122,22 @@ def test_the_noise_is_that_of_the_reference_to_a_few_ulp():
         assert (made.tokens == token).all()
 
 
-def assert_cut(x: torch.Tensor, cut: float, k: int, p: float, least: float) -> None:
+def assert_threshold(x: torch.Tensor, threshold: float, k: int, p: float, least: float) -> None:
     """The kept are those of the definition, in float64; 1e-5 of the mass may be rounded either way."""
     x = x.double()
-    kept = x >= cut
+    kept = x >= threshold
     if 0 < k < len(x):
-        assert (x > cut).sum() < k
+        assert (x > threshold).sum() < k
         x = x.where(x >= x.topk(k).values[-1], -torch.inf)
     mass = x.softmax(0)
     floor = x.max() + np.log(least) if least else -torch.inf
-    if p < 1 and cut > floor + 1e-5:
-        assert mass[x > cut].sum() < p + 1e-5
+    if p < 1 and threshold > floor + 1e-5:
+        assert mass[x > threshold].sum() < p + 1e-5
     if (dropped := x[~kept & (x > -torch.inf)]).numel():  # by top-p or min-p, as top-k's are masked by now
         assert mass[x > dropped.max()].sum() >= p - 1e-5 or dropped.max() < floor + 1e-5
 
 
-CUTS = [
+LIMITS = [
     (1, 1.0, 0.0),
     (7, 1.0, 0.0),
     (3000, 1.0, 0.0),
@@ -154,16 +156,16 @@ CUTS = [
 
 @pytest.mark.parametrize(("vocab", "scale"), [(1, 3.0), (50, 3.0), (9001, 3.0), (9001, 0.01)])
 def test_cuts_are_those_of_a_sort(vocab, scale):
-    ks, ps, least = zip(*CUTS, strict=True)
-    temperature = [0.5 + 0.25 * (i % 5) for i in range(len(CUTS))]
-    columns = table(len(CUTS), top_k=ks, top_p=ps, min_p=least, temperature=temperature)
-    logits = logits_of(len(CUTS), vocab, scale=scale)
-    cuts = cuts_of(logits, columns)
+    ks, ps, least = zip(*LIMITS, strict=True)
+    temperature = [0.5 + 0.25 * (i % 5) for i in range(len(LIMITS))]
+    columns = table(len(LIMITS), top_k=ks, top_p=ps, min_p=least, temperature=temperature)
+    logits = logits_of(len(LIMITS), vocab, scale=scale)
+    thresholds = top_k_top_p(logits, columns)
     scaled = logits / columns.temperature[:, None]
-    for x, cut, limits in zip(scaled, cuts.least.tolist(), CUTS, strict=True):
-        assert_cut(x, cut, *limits)
-    exact = [i for i, (k, p, least) in enumerate(CUTS) if p == 1 and not least]
-    assert torch.equal(~dropped(scaled, cuts)[exact], kept_by(columns, scaled)[exact])
+    for x, threshold, limits in zip(scaled, thresholds.least.tolist(), LIMITS, strict=True):
+        assert_threshold(x, threshold, *limits)
+    exact = [i for i, (k, p, least) in enumerate(LIMITS) if p == 1 and not least]
+    assert torch.equal(~dropped(scaled, thresholds)[exact], kept_by(columns, scaled)[exact])
 
 
 def test_cuts_bear_ties_outliers_and_forbidden_tokens():
@@ -178,12 +180,12 @@ def test_cuts_bear_ties_outliers_and_forbidden_tokens():
     for k in (1, 4999):
         columns = table(6, top_k=[k] * 6)
         allowed = x > -torch.inf
-        assert torch.equal(~dropped(x, cuts_of(x, columns)) & allowed, kept_by(columns, x) & allowed)
+        assert torch.equal(~dropped(x, top_k_top_p(x, columns)) & allowed, kept_by(columns, x) & allowed)
     columns = table(6, top_p=[0.7] * 6)
-    cuts = cuts_of(x, columns)
-    for row, cut in zip(x, cuts.least.tolist(), strict=True):
-        assert_cut(row, cut, 0, 0.7, 0.0)
-    assert (~dropped(x, cuts)).any(1).all()
+    thresholds = top_k_top_p(x, columns)
+    for row, threshold in zip(x, thresholds.least.tolist(), strict=True):
+        assert_threshold(row, threshold, 0, 0.7, 0.0)
+    assert (~dropped(x, thresholds)).any(1).all()
 
 
 @pytest.mark.parametrize("vocab", [6, 5000, 13_000])
@@ -193,7 +195,7 @@ def test_tokens_that_tie_at_the_edge_of_top_p_are_cut_by_their_ids(vocab):
     x[0] = 0.0
     x[3, 5:] = -torch.inf
     columns = table(len(ps), top_p=ps, min_p=[0, 0, 0.2, 0, 0, 0, 0], top_k=[0, vocab // 2, 0, 0, 0, 0, 0])
-    kept, expected = ~dropped(x, cuts_of(x, columns)), kept_by(columns, x)
+    kept, expected = ~dropped(x, top_k_top_p(x, columns)), kept_by(columns, x)
     # Sums of thousands of probabilities are rounded in another order: a tie more or less.
     assert ((kept.sum(1) - expected.sum(1)).abs() <= vocab // 1000).all()
     for row, mine in enumerate(kept):

@@ -3,7 +3,7 @@ import torch
 
 pytest.importorskip("triton")
 from headrace.kernels.triton import tuning
-from headrace.kernels.triton.tuning import Launch, launch_of
+from headrace.kernels.triton.tuning import LaunchConfig, launch_of
 
 CPU = torch.device("cpu")
 
@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def measured(monkeypatch):
     """Tables of an invented GPU."""
-    tables = {"ACME 9": {("attention_decode", 128): Launch(32, 32)}}
+    tables = {"ACME 9": {("attention_decode", 128): LaunchConfig(32, 32)}}
     monkeypatch.setattr(tuning, "MEASURED", tables)
     monkeypatch.setattr(tuning, "gpu_name", lambda device: "ACME 9000 SXM")
     tuning._lookup.cache_clear()
@@ -20,11 +20,11 @@ def measured(monkeypatch):
 
 
 def test_what_was_measured_goes_before_the_default(measured):
-    assert launch_of("attention_decode", 128, CPU) == Launch(32, 32)
+    assert launch_of("attention_decode", 128, CPU) == LaunchConfig(32, 32)
 
 
 def test_the_next_larger_size_serves_and_else_the_default_does(measured):
-    assert launch_of("attention_decode", 16, CPU) == Launch(32, 32)
+    assert launch_of("attention_decode", 16, CPU) == LaunchConfig(32, 32)
     assert launch_of("attention_decode", 256, CPU) == tuning.DEFAULTS["attention_decode", 256]
 
 
@@ -36,7 +36,7 @@ def test_a_size_beyond_all_tables_is_refused():
 def test_tuning_returns_the_fastest_that_fits(monkeypatch):
     from triton.runtime.errors import OutOfResources
 
-    times = {Launch(16, 16): 3.0, Launch(32, 32): 1.0, Launch(64, 64): 2.0}
+    times = {LaunchConfig(16, 16): 3.0, LaunchConfig(32, 32): 1.0, LaunchConfig(64, 64): 2.0}
     ran = []
 
     def bench(run, return_mode):
@@ -49,9 +49,9 @@ def test_tuning_returns_the_fastest_that_fits(monkeypatch):
             raise OutOfResources(300_000, 232_448, "shared memory")
 
     monkeypatch.setattr("triton.testing.do_bench", bench)
-    assert tuning.tune([Launch(256, 256), *times], run) == (Launch(32, 32), 1.0)
+    assert tuning.tune([LaunchConfig(256, 256), *times], run) == (LaunchConfig(32, 32), 1.0)
     with pytest.raises(ValueError, match="no candidate fits"):
-        tuning.tune([Launch(256, 256)], run)
+        tuning.tune([LaunchConfig(256, 256)], run)
 
 
 def test_what_tuning_prints_is_a_table_with_every_entry_of_the_defaults(monkeypatch, capsys):
@@ -66,7 +66,7 @@ def test_what_tuning_prints_is_a_table_with_every_entry_of_the_defaults(monkeypa
     monkeypatch.setattr(tuning, "tune", first_other)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tune.main(tune.Sizes(3, 40, 20, 2, 1, 64, 32, 4, 16), device, [])
-    (tables,) = eval("[{" + capsys.readouterr().out + "}]", {"Launch": Launch})
+    (tables,) = eval("[{" + capsys.readouterr().out + "}]", {"LaunchConfig": LaunchConfig})
     (table,) = tables.values()
     assert table.keys() == tuning.DEFAULTS.keys()
-    assert table["attention_decode", 128] == Launch(16, 128, 8, 4)
+    assert table["attention_decode", 128] == LaunchConfig(16, 128, 8, 4)
