@@ -20,7 +20,13 @@
     ├── StreamReset           the token log no longer holds what this reader has seen
     ├── RecordDamaged         the job's record in Redis was damaged, or is another program's
     ├── ResultTimeout         the job has not ended within the reader's own time limit
-    └── BrokerUnavailable     Redis can't be reached, refuses, or is too old
+    ├── BrokerUnavailable     Redis can't be reached, refuses, or is too old
+    └── StackError            a part of `headrace up` or `demo` couldn't be started, or ended
+        ├── EmbeddedRedisError    it was the bundled Redis
+        └── DemoFailed            all parts ran, but the tour did not show what it is for
+
+The engine knows tokens only, and has errors of its own (`engine/errors.py`); a worker turns them into the
+failure of a job or the last sentence of its log.
 
 Each leaf has a wire `code` (stable, for programs), an `http_status` (for gateways) and an `exit_status` (for
 the command line). Its message is a sentence that names what was wrong, the value, and what to do about it.
@@ -370,3 +376,21 @@ class BrokerUnavailable(HeadraceError, ConnectionError):
     code = "broker_unavailable"
     http_status = 503
     exit_status = 8
+
+
+class StackError(HeadraceError):
+    """A part of `headrace up` or `demo` couldn't be started, or ended; the message says which and why."""
+
+    code = "stack_error"
+
+
+class EmbeddedRedisError(StackError):
+    """The bundled Redis could not be found or started; the message says why and what to do."""
+
+    code = "embedded_redis_error"
+
+
+class DemoFailed(StackError):
+    """The tour of `headrace demo` ran and did not show what it is for; the message says why."""
+
+    code = "demo_failed"

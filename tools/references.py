@@ -18,6 +18,7 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from headrace.cli import command
+from headrace.engine import errors as engine_errors
 from headrace.schemas import errors
 from headrace.schemas.events import FailureCode
 from headrace.schemas.settings.celery import CelerySettings
@@ -89,6 +90,15 @@ line's ([cli.md](cli.md)).
 | error | `code` | HTTP | exit | meaning |
 | --- | --- | --- | --- | --- |
 {errors}
+
+## Without a queue
+
+`headrace.engine` used by itself knows no jobs, and raises these. In a worker no client meets them: a
+`RequestError` becomes the failure of its job, the others the worker's last sentence.
+
+| error | meaning |
+| --- | --- |
+{engine}
 
 ## Why a job failed
 
@@ -219,7 +229,12 @@ def errors_page() -> str:
         for kind in _leaves(errors.HeadraceError)
     ]
     reasons = [f"| `{code.value}` | {_cell(meaning)} |" for code, meaning in _members(FailureCode)]
-    return ERRORS.format(errors="\n".join(rows), failures="\n".join(reasons))
+    engine = [
+        f"| `{name}` | {_first(kind.__doc__)} |"
+        for name, kind in vars(engine_errors).items()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+    return ERRORS.format(errors="\n".join(rows), engine="\n".join(engine), failures="\n".join(reasons))
 
 
 def _leaves(kind: type[errors.HeadraceError]) -> Iterator[type[errors.HeadraceError]]:

@@ -5,11 +5,6 @@ from pathlib import Path
 from ..schemas.errors import BadSetting
 from ..schemas.keys import is_model_name
 
-
-class NotAFile(ValueError):
-    """Something in a model's folder isn't a regular file."""
-
-
 DEMO = "demo"
 """The name of the built-in model."""
 
@@ -23,11 +18,11 @@ def check_files(folder: str) -> None:
     """Refuse a folder that contains a pipe or the like, on which a reader would wait for ever.
 
     Raises:
-        NotAFile: the message names the first.
+        BadSetting: the message names the first.
     """
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise NotAFile(f"{path} is not a regular file but a pipe, socket or device")
+            raise BadSetting(f"model: {path} is not a regular file but a pipe, socket or device; remove it")
 
 
 def served_name(name: str) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.local.embedded_redis import EmbeddedRedis, EmbeddedRedisError, binary, server
+from headrace.local.embedded_redis import EmbeddedRedis, binary, server
 from headrace.local.embedded_redis.binary import find_binary
+from headrace.schemas.errors import EmbeddedRedisError
 from headrace.schemas.redis.connection import connect
 
 REAL_BINARY = find_binary()

@@ -34,12 +34,12 @@ from ...engine import (
 )
 from ...engine.registry import DEFAULT
 from ...schemas import keys
-from ...schemas.errors import BrokerUnavailable
+from ...schemas.errors import BadSetting, BrokerUnavailable
 from ...schemas.redis.connection import broker_errors, check_version, connect, connection_lost, server_info
 from ...schemas.scripts import ModelChange
 from ...telemetry import logs
 from .. import metrics
-from ..models import NotAFile, check_files, name_to_serve, resolve_model
+from ..models import check_files, name_to_serve, resolve_model
 from ..settings import WorkerSettings, socket_timeout_s
 from ..supervision.lifeline import join_host
 from ..supervision.pipe import EnginePipe, Fatal, LaunchEngine, Ready, Starting
@@ -80,7 +80,7 @@ def main(pipe_fd: int) -> int:
     pipe.send(Starting())
     try:
         runner = _build(settings, launch, name, pipe)
-    except (ModelError, TokenizerError, NotAFile, BrokerUnavailable) as error:
+    except (ModelError, TokenizerError, BadSetting, BrokerUnavailable) as error:
         pipe.send(Fatal(" ".join(str(error).split())))
         return 1
     sys.setswitchinterval(SWITCH_S)

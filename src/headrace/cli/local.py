@@ -99,10 +99,10 @@ def _keep_up(
         StackError: it could not be started, or a part of it ended.
         KeyboardInterrupt: on SIGINT or SIGTERM, after everything has stopped.
     """
-    from ..local.embedded_redis import EmbeddedRedisError
     from ..local.embedded_redis.ports import is_free, keep_port, preferred_port
     from ..local.stack import stack
     from ..producers.client import Client
+    from ..schemas.errors import EmbeddedRedisError
 
     if port is not None and not is_free(port):
         raise EmbeddedRedisError(
@@ -152,13 +152,7 @@ def _show_the_next_step(running: "Stack", models: set[str]) -> None:
 
 
 def _run(start: Callable[[], None]) -> None:
-    from ..local.embedded_redis import EmbeddedRedisError
-    from ..local.stack import StackError
     from .interrupts import raise_interrupts
 
     raise_interrupts()  # whereupon everything that was started is stopped
-    try:
-        start()
-    except (StackError, EmbeddedRedisError) as error:
-        typer.echo(f"headrace: {error}", err=True)
-        raise typer.Exit(1) from None
+    start()

@@ -14,6 +14,7 @@ from types import FrameType
 
 from ..cli.interrupts import INTERRUPTS, check_interrupts
 from ..producers.client import Client
+from ..schemas.errors import StackError
 from ..workers.settings import CallbacksSettings
 from .embedded_redis import EmbeddedRedis
 
@@ -26,10 +27,6 @@ BESIDE = 5
 """The niceness of what runs beside the engines on the same few cores, which are theirs first."""
 
 _POLL_S = 0.1
-
-
-class StackError(RuntimeError):
-    """The stack could not be started, or a part of it ended; the message says which and why."""
 
 
 @dataclass(slots=True, frozen=True)

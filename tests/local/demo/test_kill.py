@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from headrace.local.demo import backend
 from headrace.local.demo.kill import Kill, kill_one
 from headrace.local.demo.outcome import Outcome
 from headrace.local.demo.pace import QUICK, Pace
 from headrace.local.demo.scene import EngineView, Scene, StreamView
+from headrace.schemas.errors import DemoFailed
 from headrace.schemas.events import JobResult, JobState, JobStatus
 
 HELD, ENDED = JobState.RUNNING, JobState.SUCCEEDED
@@ -144,12 +146,16 @@ def test_a_tour_that_did_not_show_it_says_so(found, fault):
 
 
 def test_a_tour_that_did_not_show_it_has_failed(cli, monkeypatch):
-    from headrace.local.demo import tour
 
     def found(*_):
-        raise tour.DemoFailed(outcome(None, "a").fault)
+        raise DemoFailed(outcome(None, "a").fault)
 
     monkeypatch.setattr("headrace.local.demo.demo", found)
     ran = cli("demo")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.startswith("headrace: no engine was killed in the middle of a job")
+
+
+async def test_a_celery_project_that_fails_ends_the_tour_in_a_sentence():
+    with pytest.raises(DemoFailed, match="the Celery project ended with status 1"):
+        await backend.run("nowhere")

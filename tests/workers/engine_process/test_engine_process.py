@@ -13,14 +13,14 @@ import pytest
 from headrace.engine import EngineConfig, EngineSpec, ModelError
 from headrace.schemas.errors import BadSetting
 from headrace.workers.engine_process import main as engine_process
-from headrace.workers.models import NotAFile, check_files, name_to_serve
+from headrace.workers.models import check_files, name_to_serve
 from headrace.workers.supervision import lifeline
 from headrace.workers.supervision.pipe import LaunchEngine, encode
 
 
 def test_a_pipe_in_a_models_folder_is_refused_by_name(tmp_path):
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(NotAFile, match=r"config\.json is not a regular file"):
+    with pytest.raises(BadSetting, match=r"config\.json is not a regular file"):
         check_files(str(tmp_path))
 
 

@@ -10,6 +10,7 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+from ...schemas.errors import DemoFailed
 from ...schemas.webhooks.signing import new_secret, sign
 
 ADDRESS = "127.0.0.1"
@@ -54,7 +55,7 @@ async def run(redis_url: str) -> list[tuple[str, str]]:
     """Run `main` in a process of its own; what it found.
 
     Raises:
-        CalledProcessError: it failed.
+        DemoFailed: it ended with an error, which it has printed.
     """
     command = [sys.executable, "-c", f"from {__name__} import main; main()"]
     process = await asyncio.create_subprocess_exec(
@@ -70,7 +71,7 @@ async def run(redis_url: str) -> list[tuple[str, str]]:
             process.kill()
             await process.wait()
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+        raise DemoFailed(f"the Celery project ended with status {process.returncode}; its error is above")
     return [(name, value) for name, value in json.loads(found)]
 
 

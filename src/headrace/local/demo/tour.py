@@ -8,18 +8,15 @@ from pathlib import Path
 from ...producers.async_client import AsyncClient, AsyncJobHandle
 from ...producers.client import Client
 from ...producers.operate.overview import WorkerInfo
+from ...schemas.errors import DemoFailed
 from ...schemas.events import JobResult
 from ...schemas.redis.connection import shown_url
-from ..stack import Stack, StackError, stack
+from ..stack import Stack, stack
 from . import backend, worker
 from .kill import Kill, kill_one
 from .outcome import Outcome
 from .scene import BACKGROUND_PROMPTS, STREAM_PROMPTS, EngineView, Scene, StreamView
 from .screen import Screen, screen
-
-
-class DemoFailed(StackError):
-    """The tour ran and did not show what it is for; the message says why."""
 
 
 def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:

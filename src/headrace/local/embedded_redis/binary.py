@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...schemas.errors import EmbeddedRedisError
 from ...schemas.redis.connection import MIN_VERSION
-from .errors import EmbeddedRedisError
 
 NAMES = ("redis-server", "valkey-server")
 _PROBE_S = 10.0

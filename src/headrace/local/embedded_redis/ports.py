@@ -4,7 +4,7 @@ import random
 import socket
 from pathlib import Path
 
-from .errors import EmbeddedRedisError
+from ...schemas.errors import EmbeddedRedisError
 
 USUAL = 6379
 """Where Redis is looked for when nobody has said where it is."""

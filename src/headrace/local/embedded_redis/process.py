@@ -26,8 +26,8 @@ from typing import BinaryIO
 from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
+from ...schemas.errors import EmbeddedRedisError
 from ...schemas.redis.connection import connect
-from .errors import EmbeddedRedisError
 
 START_S = 20.0
 """A server that has neither answered nor said that it is loading its data for this long has failed."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ...schemas.errors import EmbeddedRedisError
 from .binary import find_binary
-from .errors import EmbeddedRedisError
 from .folder import TemporaryFolder
 from .ports import free_port
 from .process import ServerProcess
