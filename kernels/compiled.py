@@ -240,7 +240,7 @@ def _check(tensors: Sequence[Tensor], dtype: torch.dtype) -> None:
 # What csrc/decoder.cpp calls Linear, DecoderLayer, DecoderModel and DecoderStep.
 
 
-class _Linear(ctypes.Structure):
+class _LinearStruct(ctypes.Structure):
     _fields_ = (
         ("panels", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
@@ -254,7 +254,7 @@ class _Linear(ctypes.Structure):
 class _DecoderLayer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("input_norm", "mlp_norm", "q_norm", "k_norm")),
-        *((name, _Linear) for name in ("qkv", "output", "gate_up", "down")),
+        *((name, _LinearStruct) for name in ("qkv", "output", "gate_up", "down")),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
         ("window", ctypes.c_int64),
     )
@@ -263,7 +263,7 @@ class _DecoderLayer(ctypes.Structure):
 class _DecoderModel(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("layers", "embedding", "norm", "cos_sin")),
-        ("head", _Linear),
+        ("head", _LinearStruct),
         *((name, ctypes.c_int64) for name in ("num_layers", "max_positions", "num_slots")),
         *((name, ctypes.c_int) for name in ("heads", "kv_heads", "dim", "page_size")),
         *((name, ctypes.c_float) for name in ("eps", "scale")),
@@ -279,10 +279,10 @@ class _DecoderStep(ctypes.Structure):
     )
 
 
-def _linear(panels: Panels) -> _Linear:
+def _linear(panels: Panels) -> _LinearStruct:
     tensors = panels.weight, panels.bias, panels.scales, panels.offsets
     addresses = (None if x is None else x.data_ptr() for x in tensors)
-    return _Linear(*addresses, panels.in_features, panels.out_features)
+    return _LinearStruct(*addresses, panels.in_features, panels.out_features)
 
 
 def _layer(layer: LayerPanels) -> _DecoderLayer:

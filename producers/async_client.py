@@ -30,7 +30,7 @@ REPLY_S = 15.0
 T = TypeVar("T")
 
 
-class _AsyncLink:
+class _AsyncClientLink:
     """One event loop's connections to Redis; they can't be used in any other loop."""
 
     def __init__(self, url: str) -> None:
@@ -96,7 +96,7 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
 
     def _connect(self, url: str) -> None:
         self._url = url
-        self._links: dict[asyncio.AbstractEventLoop, tuple[_AsyncLink, AsyncGenerator[None]]] = {}
+        self._links: dict[asyncio.AbstractEventLoop, tuple[_AsyncClientLink, AsyncGenerator[None]]] = {}
         self._closed = False
 
     async def _perform(self, request: Request) -> Any:
@@ -104,13 +104,13 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         if loop not in self._links:
             if self._closed:
                 raise client_closed()
-            link = _AsyncLink(self._url)
+            link = _AsyncClientLink(self._url)
             self._links[loop] = link, self._until_the_end_of(loop, link)
             await anext(self._links[loop][1])
         return await self._links[loop][0].perform(request)
 
     async def _until_the_end_of(
-        self, loop: asyncio.AbstractEventLoop, link: _AsyncLink
+        self, loop: asyncio.AbstractEventLoop, link: _AsyncClientLink
     ) -> AsyncGenerator[None]:
         """Close the link with its loop: asyncio ends a loop's generators before it closes the loop."""
         try:

@@ -33,7 +33,7 @@ returned loses the slot."""
 T = TypeVar("T")
 
 
-class _Link:
+class _ClientLink:
     """One process's connections to Redis, which perform requests by blocking. Thread-safe."""
 
     def __init__(self, url: str) -> None:
@@ -91,14 +91,14 @@ class Client(Producer["JobHandle"]):
 
     def _connect(self, url: str) -> None:
         self._url = url
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, _ClientLink] = {}
         self._link()
 
-    def _link(self) -> _Link:
+    def _link(self) -> _ClientLink:
         # No lock: another thread might hold it at the moment of a fork.
         link = self._links.get(os.getpid())
         if link is None:
-            link = self._links.setdefault(os.getpid(), _Link(self._url))
+            link = self._links.setdefault(os.getpid(), _ClientLink(self._url))
             weakref.finalize(self, link.close)
         return link
 

@@ -36,7 +36,7 @@ class TaskHeaders(BaseModel):
     kwargsrepr: str | None = None
 
 
-class _Part(BaseModel):
+class _TaskPart(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     headers: TaskHeaders
@@ -63,9 +63,9 @@ def read_app(celery: str) -> str | None:
     return _read(celery).app
 
 
-def _read(celery: str) -> _Part:
+def _read(celery: str) -> _TaskPart:
     try:
-        return _Part.model_validate(check_json(json.loads(celery), DEEPEST))
+        return _TaskPart.model_validate(check_json(json.loads(celery), DEEPEST))
     except (ValidationError, ValueError, RecursionError):
         raise ValueError(
             "must be the JSON of a task's message; generate.delay() of headrace.celery makes it"

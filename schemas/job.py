@@ -59,7 +59,7 @@ class WebhookEvent(StrEnum):
 _ENDINGS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED, WebhookEvent.EXPIRED)
 
 
-class _Calls(type(BaseModel)):  # type: ignore[misc]
+class _RaisesInvalidJob(type(BaseModel)):  # type: ignore[misc]
     """Makes the constructor raise headrace's own errors; a nested dict is validated without calling it."""
 
     def __call__(cls, *args: object, **fields: object) -> object:
@@ -70,14 +70,14 @@ class _Calls(type(BaseModel)):  # type: ignore[misc]
 
 
 if TYPE_CHECKING:
-    _Model = BaseModel
+    _JobModel = BaseModel
 else:
 
-    class _Model(BaseModel, metaclass=_Calls):
+    class _JobModel(BaseModel, metaclass=_RaisesInvalidJob):
         pass
 
 
-class _Wire(_Model):
+class _Wire(_JobModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
     _PART_OF: ClassVar[tuple[str, ...]] = ()
 

@@ -1,5 +1,7 @@
-"""A folder a process: nothing of one process lies loose among what several share."""
+"""A folder a process, and a name a class: whoever looks for something finds one thing."""
 
+import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,13 @@ def test_no_file_lies_loose_in_workers():
 def test_every_folder_of_workers_says_what_it_is(folder):
     text = (ROOT / "workers" / folder / "__init__.py").read_text()
     assert text.startswith('"""')
+
+
+def test_no_two_classes_share_a_name_not_even_with_an_underscore():
+    packages = ("schemas", "producers", "workers", "engine", "kernels", "telemetry", "src/headrace")
+    trees = (ast.parse(path.read_text()) for package in packages for path in (ROOT / package).rglob("*.py"))
+    classes = Counter(
+        node.name.strip("_") for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    )
+    assert len(classes) > 200
+    assert [name for name, count in classes.items() if count > 1] == []

@@ -61,7 +61,7 @@ def forget(folder: str | Path, place: str) -> None:
     mark_process_dead(place, path=str(folder))
 
 
-class _Family:
+class _LabelledMetrics:
     """Makes metrics that all carry the model's name."""
 
     def __init__(self, model: str, registry: CollectorRegistry) -> None:
@@ -78,12 +78,12 @@ class _Family:
         family = Counter(f"headrace_{name}", text, ("model", label), registry=self._registry)
         return {value: family.labels(self._model, value) for value in each}
 
-    def histogram(self, name: str, text: str, buckets: Sequence[float]) -> "_Tally":
+    def histogram(self, name: str, text: str, buckets: Sequence[float]) -> "_BatchedHistogram":
         family = Histogram(f"headrace_{name}", text, ("model",), registry=self._registry, buckets=buckets)
-        return _Tally(family.labels(self._model), buckets)
+        return _BatchedHistogram(family.labels(self._model), buckets)
 
 
-class _Tally:
+class _BatchedHistogram:
     """A histogram that is counted here and published all at once."""
 
     __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
@@ -120,7 +120,7 @@ class Metrics:
     """
 
     def __init__(self, model: str, registry: CollectorRegistry | None = None) -> None:
-        make = _Family(model, registry or CollectorRegistry())
+        make = _LabelledMetrics(model, registry or CollectorRegistry())
         self._running = make.gauge("jobs_running", "Jobs in the running batch.")
         self._waiting = make.gauge("jobs_waiting", "Claimed jobs waiting for the batch or for pages.")
         self._queued = make.gauge(
@@ -184,7 +184,7 @@ class Metrics:
         self._claim = make.histogram("claim_seconds", "Round trips to Redis that brought jobs.", ROUND_TRIP_S)
         self._step = make.histogram("step_seconds", "Steps of the engine.", STEP_S)
         self._step_tokens = make.histogram("step_output_tokens", "Tokens generated in a step.", STEP_TOKENS)
-        self._tallies = [tally for tally in vars(self).values() if isinstance(tally, _Tally)]
+        self._tallies = [tally for tally in vars(self).values() if isinstance(tally, _BatchedHistogram)]
 
     def admitted(self, waited_s: float, prompt_tokens: int, *, resumed: bool) -> None:
         """Record that a claimed job starts, `waited_s` after it was enqueued."""
@@ -256,7 +256,7 @@ class HostMetrics:
     def __init__(self, model: str, registry: CollectorRegistry | None = None) -> None:
         registry = registry or CollectorRegistry()
         build_info(registry)
-        make = _Family(model, registry)
+        make = _LabelledMetrics(model, registry)
         self._ready = make.gauge("engines_ready", "Engine processes that claim jobs.")
         self._restarts = make.counter("engine_restarts", "Engine processes restarted after a death.")
         self._looping = make.gauge("engines_crash_looping", "Engine processes that keep dying.")

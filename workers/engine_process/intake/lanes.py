@@ -81,7 +81,7 @@ class _PlaceEnded(Exception):
         self.at, self.took_s = at, took_s
 
 
-class _Queue:
+class _FairQueue:
     """The jobs waiting for a lane, whose tenants take turns."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Intake:
         self._context_tokens, self._most_s = context_tokens, most_s
         self._done: deque[Admission] = deque()
         self._closing = threading.Event()
-        self._quick, self._slow = _Queue(), _Queue()
+        self._quick, self._slow = _FairQueue(), _FairQueue()
         self._busy_since: dict[bytes, float] = {}
         for kind in (QUICK, SLOW):
             threading.Thread(

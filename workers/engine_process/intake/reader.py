@@ -19,7 +19,7 @@ LONGEST = 2000
 """Maximum length of an error's message, since templates quote their input."""
 
 
-class _Refused(Exception):
+class _JobRefused(Exception):
     def __init__(self, code: FailureCode, message: str) -> None:
         super().__init__(message)
         self.error = refusal(code, message)
@@ -62,7 +62,7 @@ class Reader:
         prepared = Prepared()
         try:
             self._read(prepared, asked, at)
-        except _Refused as refused:
+        except _JobRefused as refused:
             prepared.error = refused.error
         except MemoryError:
             reason = f"reading the job takes more memory than {self._memory}"
@@ -76,7 +76,7 @@ class Reader:
         try:
             job = WireJob.from_wire(asked.spec)
         except InvalidJob as error:
-            raise _Refused(FailureCode.INVALID, f"the job's record can't be read: {error}") from None
+            raise _JobRefused(FailureCode.INVALID, f"the job's record can't be read: {error}") from None
         prepared.fields = job.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_KEPT))
         prepared.prompt_bytes = job.prompt_bytes
         prepared.notice = introduction(asked.job_id, job, self._show)
@@ -106,12 +106,12 @@ class Reader:
                 at("tokens")
                 prompt_ids = self._tokenizer.encode_chat(text, messages, tools)
             except ChatTemplateError as error:
-                raise _Refused(FailureCode.TEMPLATE, str(error)) from None
+                raise _JobRefused(FailureCode.TEMPLATE, str(error)) from None
         if not prompt_ids:
-            raise _Refused(FailureCode.INVALID, "the prompt has no tokens")
+            raise _JobRefused(FailureCode.INVALID, "the prompt has no tokens")
         prepared.prompt_tokens = len(prompt_ids)
         if len(prompt_ids) >= context_tokens:
-            raise _Refused(
+            raise _JobRefused(
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
             )
         prepared.prompt_ids = prompt_ids
@@ -120,13 +120,13 @@ class Reader:
         """The job's tools, if any, which the template must support."""
         tools = list(job.tools or ())
         if (place := wrong_tool(tools)) is not None:
-            raise _Refused(
+            raise _JobRefused(
                 FailureCode.INVALID,
                 f'tools.{place}: must be a function with a name, as {{"type": "function", "function": '
                 '{"name": ...}}',
             )
         if tools and not self._tokenizer.takes_tools:
-            raise _Refused(
+            raise _JobRefused(
                 FailureCode.INVALID,
                 f"tools: the chat template of {job.model} does nothing with tools; leave them out, or "
                 "describe them in a message",
@@ -141,7 +141,7 @@ class Reader:
         size = len(text.encode(errors="replace"))
         if size > most * context_tokens:
             sizes = f"{size} bytes, at least {-(-size // most)} tokens"
-            raise _Refused(FailureCode.CONTEXT_LENGTH, _too_long(sizes, job, context_tokens))
+            raise _JobRefused(FailureCode.CONTEXT_LENGTH, _too_long(sizes, job, context_tokens))
 
     def _after(self, prompt_ids: list[int], job: WireJob) -> Held:
         return held_after(self._tokenizer, prompt_ids, whole=job.prompt_token_ids is None)
@@ -155,7 +155,7 @@ class Reader:
                     chunks.append(event)
         logged = sum(len(chunk.token_ids) for chunk in chunks)
         if logged != asked.offset:
-            raise _Refused(
+            raise _JobRefused(
                 FailureCode.INVALID,
                 f"its token log holds {logged} tokens, but {asked.offset} were written",
             )
