@@ -1,7 +1,7 @@
 """Continuous batching over paged KV: token ids in, token ids out.
 
-Names are imported when they are first used: what plans steps (scheduler, pages, pacing) and what describes
-engines needs no torch, and whoever imports only that does not wait for it.
+Names are imported when they are first used: planning steps (scheduler, pages, pacing) and describing engines
+needs no torch, so importing only that doesn't wait for it.
 """
 
 from importlib import import_module

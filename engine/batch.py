@@ -1,7 +1,7 @@
-"""The batch's state, by row: updated as sequences come, go and grow, never rebuilt.
+"""The batch's state by row, updated as sequences come, go and grow, and never rebuilt.
 
-A row belongs to one running sequence. Whatever a step needs of all rows at once lies in arrays, so that a
-decode step is a handful of vectorised operations however many sequences it has.
+A row belongs to one running sequence. What a step needs of all rows at once is kept in arrays, so a decode
+step is a handful of vectorised operations however many sequences it has.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ class Batch:
     def sync(self, sequence: Sequence, begin: Callable[[Sequence], None]) -> None:
         """Bring a sequence's row up to date.
 
-        `begin` does what else is due when the row is newly its own. Should that raise, the row is not the
-        sequence's yet, and all is done again when it is tried again.
+        `begin` does the rest when the row is newly the sequence's. If it raises, the row doesn't belong to
+        the sequence yet, and everything is done again at the next try.
         """
         row = sequence.row
         if not sequence.has_row:
@@ -58,7 +58,7 @@ class Batch:
         self._pages[sequence.row] = now
 
     def append(self, rows: NDArray[np.int64], token_ids: NDArray[np.int64]) -> None:
-        """One new token for each of `rows`."""
+        """Append one new token to each of `rows`."""
         self.tokens[rows, self.lengths[rows]] = token_ids
         self.lengths[rows] += 1
 
@@ -104,7 +104,7 @@ class Batch:
         return step, sampling
 
     def nobodys_step(self) -> StepInput:
-        """One token on the null page, which changes nothing that is read."""
+        """A step of one token on the null page, which changes nothing that is ever read."""
         zero, one = np.zeros(1, np.int64), np.ones(1, np.int32)
         return StepInput(
             token_ids=self._to_device(zero),

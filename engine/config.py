@@ -11,32 +11,32 @@ KVDType = Literal["fp8"]
 
 @dataclass(slots=True, frozen=True)
 class EngineConfig:
-    """How large the engine may be and where it runs.
+    """What the engine loads, how large it may be and where it runs.
 
     Attributes:
         model: a local folder or a Hugging Face Hub name.
         device: `cpu`, `cuda` or `cuda:N`.
-        dtype: `auto` takes the checkpoint's own type.
-        quantization: `int8` keeps the weights of all products, the last included, as bytes with a factor for
-            each output, and rounds the inputs of products likewise, each token's by itself: half the memory,
-            and up to twice the speed (docs/performance.md has both, and what it costs in accuracy). For
-            bfloat16 on a CPU only.
-        kv_dtype: `fp8` keeps keys and values as 8-bit floats (e4m3, at most 448, never scaled): half the
-            memory of bfloat16, and 3 bits of each mantissa. None keeps them as the activations are. Not for
-            a CPU's compiled bfloat16 step.
-        max_batch_size: most sequences in one step.
-        max_step_tokens: most tokens computed in one step, decodes and prompt chunks together; None takes 512
-            on a CPU and 2048 on a GPU, from where on products gain little by more rows.
-        token_time_objective_s: longest time from a running sequence's token to its next: prompts get what
-            that leaves of each step. None leaves them all of `max_step_tokens`.
-        max_context_tokens: longest prompt + output; None takes the model's own limit.
-        prefix_cache: keep full pages for later prompts with the same beginning.
+        dtype: `auto` uses the checkpoint's own type.
+        quantization: `int8` stores the weights of all products, including the last, as bytes with one factor
+            per output, and rounds the inputs of products likewise, each token's separately: half the memory
+            and up to twice the speed (docs/performance.md has both, and the cost in accuracy). Only for
+            bfloat16 on a CPU.
+        kv_dtype: `fp8` stores keys and values as 8-bit floats (e4m3, at most 448, never scaled): half the
+            memory of bfloat16, with 3 bits of mantissa. None stores them in the activations' type. Not for a
+            CPU's compiled bfloat16 step.
+        max_batch_size: maximum number of sequences in one step.
+        max_step_tokens: maximum number of tokens computed in one step, decodes and prompt chunks together;
+            None means 512 on a CPU and 2048 on a GPU, beyond which more rows hardly make products faster.
+        token_time_objective_s: longest time from a running sequence's token to its next; prompts get what
+            that leaves of each step. With None they may use all of `max_step_tokens`.
+        max_context_tokens: maximum length of prompt + output; None means the model's own limit.
+        prefix_cache: keep full pages for later prompts that begin the same way.
         threads: CPU threads for the step; None leaves torch's default.
-        overlap: launch each step before the last one's tokens are read, so that the device need not wait for
+        overlap: launch each step before the last one's tokens are read, so that the device doesn't wait for
             the host; None does so on a GPU.
-        cuda_graphs: capture decode steps on a GPU; without it the start is quicker and every step slower.
-        gpu_reserve_bytes: memory that KV pages leave free on a GPU, besides what a measured step takes; None
-            leaves 3 % of the GPU's, at least 512 MiB.
+        cuda_graphs: capture decode steps on a GPU; without it the start is faster and every step slower.
+        gpu_reserve_bytes: memory that KV pages leave free on a GPU, beyond what a measured step takes; None
+            leaves 3 % of the GPU's memory, at least 512 MiB.
     """
 
     model: str
@@ -59,9 +59,11 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.quantization not in {None, "int8"}:
-            raise ValueError(f"quantization is {self.quantization!r}; it must be 'int8', or None for none")
+            raise ValueError(f"quantization is {self.quantization!r}; it must be 'int8' or None")
         if self.kv_dtype not in {None, "fp8"}:
-            raise ValueError(f"kv_dtype is {self.kv_dtype!r}; it must be 'fp8', or None for the model's own")
+            raise ValueError(
+                f"kv_dtype is {self.kv_dtype!r}; it must be 'fp8', or None for the activations' type"
+            )
         for name in ("page_size", "max_batch_size"):
             value = getattr(self, name)
             if value < 1:
@@ -83,5 +85,5 @@ class EngineConfig:
 
     @property
     def step_tokens(self) -> int:
-        """`max_step_tokens`, or what stands for None on the device."""
+        """`max_step_tokens`, or the device's default if it is None."""
         return self.max_step_tokens or (512 if self.device == "cpu" else 2048)

@@ -1,12 +1,12 @@
-"""Whether an engine keeps what `EngineProtocol` promises: checks that any engine can be run through.
+"""Checks that an engine keeps what `EngineProtocol` promises; any engine can be run through them.
 
-Each of `CHECKS` takes a fresh engine that runs nothing and raises AssertionError at the first broken promise:
+Each of `CHECKS` takes a new, idle engine and raises AssertionError at the first broken promise:
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_mine_conforms(check):
         check(load(EngineConfig(model="folder", max_batch_size=4)))
 
-The engine's model has 16 tokens or more, its capacity is 64 tokens or more.
+The engine's vocabulary must have at least 16 tokens, and its capacity must be at least 64 tokens.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ _SAMPLED = replace(_GREEDY, temperature=1.0, seed=7)
 
 
 def an_idle_engine_has_all_its_room(engine: EngineProtocol) -> None:
-    """It has no work, all its room, and knows nobody."""
+    """It has no work and all its room, and knows no request."""
     assert not engine.has_work
     assert engine.step() == []
     assert engine.free_slots > 0
@@ -50,7 +50,7 @@ def a_request_gets_its_tokens_and_gives_its_room_back(engine: EngineProtocol) ->
 
 
 def a_running_request_holds_room(engine: EngineProtocol) -> None:
-    """A slot and tokens in whole pages, which its cancellation gives back."""
+    """It takes a slot and tokens in whole pages, and gives them back when it is cancelled."""
     room = engine.free_slots, engine.free_tokens
     engine.submit(Request("a", _prompt(engine), replace(_GREEDY, max_tokens=32)))
     engine.step()
@@ -68,7 +68,7 @@ def a_running_request_holds_room(engine: EngineProtocol) -> None:
 
 
 def what_can_not_run_is_refused_alone(engine: EngineProtocol) -> None:
-    """RequestError for a request that could never run; the one beside it gets its tokens."""
+    """A request that could never run raises RequestError; the one beside it gets its tokens."""
     prompt = _prompt(engine)
     engine.submit(Request("a", prompt, _GREEDY))
     free = engine.free_slots
@@ -89,7 +89,7 @@ def what_can_not_run_is_refused_alone(engine: EngineProtocol) -> None:
 
 
 def an_interrupted_answer_continues_with_the_same_tokens(engine: EngineProtocol) -> None:
-    """Greedy or sampled, after every token that may have been the last one published."""
+    """Greedy and sampled answers do, after every token that may have been the last one published."""
     for params in (_GREEDY, _SAMPLED):
         whole = _tokens(_run(engine, Request("a", _prompt(engine), params))["a"])
         for known in range(1, len(whole)):
@@ -98,7 +98,7 @@ def an_interrupted_answer_continues_with_the_same_tokens(engine: EngineProtocol)
 
 
 def an_answer_that_has_ended_already_ends_again(engine: EngineProtocol) -> None:
-    """Its last worker may have died between the last token and the word of its end."""
+    """Its last worker may have died between the last token and reporting its end."""
     whole = _tokens(_run(engine, Request("a", _prompt(engine), _GREEDY))["a"])
     (progress,) = _run(engine, Request("a", _prompt(engine), _GREEDY, output_ids=whole))["a"]
     assert (progress.token_ids, progress.finish_reason) == ([], FinishReason.LENGTH)
@@ -143,7 +143,7 @@ def _prompt(engine: EngineProtocol, salt: int = 0) -> list[int]:
 
 
 def _run(engine: EngineProtocol, *requests: Request) -> dict[str, list[Progress]]:
-    """What each request got, once the engine has no more work."""
+    """Step until the engine has no more work; return what each request got."""
     for request in requests:
         engine.submit(request)
     got: dict[str, list[Progress]] = {}

@@ -1,4 +1,4 @@
-"""Continuous batching over token ids: submit requests, call `step` again and again, take the new tokens."""
+"""Continuous batching over token ids: submit requests, call `step` repeatedly, take the new tokens."""
 
 import logging
 import time
@@ -20,12 +20,12 @@ from .step import Flight, PlainLauncher, StepLauncher
 from .step_input import Executor
 
 MOST_BLAMED = 8
-"""Sequences in a row that may fail alone, with no step between them that went well. More of them are not to
-blame: it is the engine that can't compute."""
+"""Number of sequences in a row that may fail alone without a successful step in between. After more than that
+the sequences aren't to blame: the engine can't compute."""
 
 _UNSAMPLED = (
-    "no next token can be chosen: the model's logits hold NaN or infinity, or everything is ruled out; "
-    "where a model overflows in its dtype, another may help"
+    "no next token can be chosen: the model's logits contain NaN or infinity, or every token is ruled out; "
+    "if the model overflows in its dtype, another dtype may help"
 )
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ class Engine:
     Not thread-safe: one thread submits, steps and cancels.
 
     Attributes:
-        model_info: what the model is and takes.
-        page_size: tokens a KV page holds.
-        capacity_tokens: the most tokens, prompt and output, that one request can come to.
+        model_info: what the model is and what it accepts.
+        page_size: tokens per KV page.
+        capacity_tokens: the maximum number of tokens, prompt and output, of one request.
     """
 
     def __init__(self, config: EngineConfig, executor: Executor | None = None) -> None:
@@ -47,10 +47,10 @@ class Engine:
 
         Args:
             config: what to load and how large to be.
-            executor: computes the steps; made from `config` when not given.
+            executor: computes the steps; made from `config` by default.
 
         Raises:
-            ModelError: the model can't be loaded, or does not fit; the message says why.
+            ModelError: the model can't be loaded or doesn't fit; the message says why.
         """
         self._executor = executor or load_executor(config)
         self.model_info: EngineModelInfo = self._executor.model_info
@@ -72,9 +72,9 @@ class Engine:
         self._step_s = 0.0
 
     def end_also_at(self, token_ids: Iterable[int]) -> None:
-        """Have more tokens end a text: a tokenizer may name one that config.json does not.
+        """Let these tokens end a text too; a tokenizer may name one that config.json doesn't.
 
-        For an engine that runs nothing yet.
+        Only for an engine that doesn't run anything yet.
         """
         self._eos |= {token_id for token_id in token_ids if 0 <= token_id < self.model_info.vocab_size}
         self.model_info = replace(self.model_info, eos_token_ids=tuple(sorted(self._eos)))
@@ -83,17 +83,17 @@ class Engine:
     # Requests -------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        """Queue a request; it starts at a coming step.
+        """Queue a request, which starts in a later step.
 
         Raises:
-            RequestError: it could never run here; nothing else is touched.
+            RequestError: it could never run here; other requests are unaffected.
         """
         try:
             self._submit(request)
         except RequestError:
             raise
-        except Exception as error:  # whatever its values bring about is its own
-            logger.exception("a request that can't be read is refused")
+        except Exception as error:  # caused by the request's own values
+            logger.exception("refused a request that can't be read")
             raise RequestError("request", f"it can't be read ({type(error).__name__})") from error
 
     def _submit(self, request: Request) -> None:
@@ -107,7 +107,7 @@ class Engine:
             limit=self.capacity_tokens,
         )
         reason = sequence.finish_reason(self._eos)
-        if reason is not None:  # it was interrupted between its last token and the word of its end
+        if reason is not None:  # it was interrupted between its last token and the report of its end
             self._done.append(Progress(request.id, [], [], reason))
             return
         self._scheduler.add(sequence)
@@ -115,7 +115,7 @@ class Engine:
 
     def _refuse_what_can_not_run(self, request: Request) -> None:
         if request.id in self._sequences:
-            raise RequestError("id", f"{request.id!r} is in the engine already")
+            raise RequestError("id", f"{request.id!r} is already in the engine")
         if not request.prompt_ids:
             raise RequestError("prompt_ids", "the prompt has no tokens")
         if len(request.prompt_ids) >= self.capacity_tokens:
@@ -129,7 +129,7 @@ class Engine:
         refuse_unknown("output_ids", request.output_ids, vocab)
 
     def cancel(self, request_id: str) -> bool:
-        """End a request without a word; False when it is not here."""
+        """End a request without reporting progress; False if it isn't here."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is None:
             return False
@@ -144,7 +144,7 @@ class Engine:
         return bool(self._sequences or self._done)
 
     def step(self) -> list[Progress]:
-        """Compute one step; what it, or the last, brought each sequence that got a token or ended."""
+        """Compute one step; return the progress that it, or the one before, made with each sequence."""
         started = time.perf_counter()
         progress, self._done = self._done, []
         progress += self._step()
@@ -152,7 +152,7 @@ class Engine:
         return progress
 
     def _step(self) -> list[Progress]:
-        """Overlapped, a step's tokens are read when the next one is launched."""
+        """Launch a step and read its tokens or, if steps overlap, those of the step before."""
         progress = self._land() if self._scheduler.short_of_pages else []
         plan = self._scheduler.schedule()
         try:
@@ -185,14 +185,15 @@ class Engine:
         return flight, None if self._pacer is None else self._pacer.load
 
     def _land(self) -> list[Progress]:
-        """Read the launched step that has not been read, if there is one."""
+        """Read the step that was launched but not read yet, if there is one."""
         launched, self._launched = self._launched, None
         if launched is None:
             return []
         flight, load = launched
         sampled, ended_s = flight.read(), time.perf_counter()
         progress = list(self._advance(flight.sequences, sampled))
-        # What nobody waited for may have lain there since the engine had work last: its time says nothing.
+        # A step that no sequence waited for may have been left since the engine last had work: ignore its
+        # time.
         if self._pacer is not None and load is not None and (progress or not flight.sequences):
             self._pacer.measured(load, ended_s)
         return progress
@@ -200,8 +201,8 @@ class Engine:
     def _do_with_less(self, plan: list[ScheduledSequence], error: Exception) -> list[Progress]:
         """A step did not fit the device's memory: the next one has fewer sequences or tokens.
 
-        What a step has written of keys and values is written again by the next, so nothing is lost by giving
-        up in its middle. One sequence with a single token that does not fit alone is ended.
+        Keys and values that the step has written are written again by the next, so giving up halfway loses
+        nothing. A sequence of which a single token doesn't fit alone is ended.
         """
         if self._scheduler.shrink(plan):
             return []
@@ -210,11 +211,11 @@ class Engine:
     def _single_out(self, plan: list[ScheduledSequence], error: Exception) -> list[Progress]:
         """A step failed, and not for lack of memory: halve it until the sequences that fail alone are found.
 
-        They are ended; all others get their tokens. Nobody is to blame if a step that nobody asked for fails
-        as well, or one after the other does.
+        These are ended; all others get their tokens. No sequence is to blame if a step without any of them
+        fails too, or if one after another fails.
 
         Raises:
-            Exception: `error`, when no sequence can be blamed for it.
+            Exception: `error`, if no sequence can be blamed for it.
         """
         self._refuse_to_blame(error)
         progress: list[Progress] = []
@@ -249,7 +250,7 @@ class Engine:
         self._blamed += 1
         if self._blamed > MOST_BLAMED:
             raise error
-        logger.error("the step of one sequence failed; it is ended", exc_info=error)
+        logger.error("the step of one sequence failed; ending it", exc_info=error)
         if is_out_of_memory(error):
             return self._fail(sequence, "no memory was left to compute its next token")
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -263,7 +264,7 @@ class Engine:
         ]
 
     def _fail(self, sequence: Sequence, why: str) -> Progress:
-        """End a sequence; of what it computed nothing is found again."""
+        """End a sequence as failed; nothing that it computed can be found in the prefix cache."""
         del self._sequences[sequence.request.id]
         self._scheduler.remove(sequence, findable=False)
         return Progress(sequence.request.id, [], [], FinishReason.ERROR, error=why)
@@ -291,18 +292,18 @@ class Engine:
 
     @property
     def free_slots(self) -> int:
-        """Requests that still fit the batch, those waiting counted in."""
+        """Number of requests that still fit the batch, besides those that wait."""
         return max(0, self._max_batch_size - len(self._sequences))
 
     @property
     def free_tokens(self) -> int:
-        """Tokens that fit the free pages, less what the waiting requests' known tokens take."""
+        """Number of tokens that fit the free pages, less what the waiting requests' known tokens need."""
         scheduler = self._scheduler
         waiting = sum(scheduler.pages_for(len(sequence.tokens) + 1) for sequence in scheduler.waiting)
         return max(0, scheduler.pool.free - waiting) * self.page_size
 
     def held_tokens(self, request_id: str) -> int:
-        """Tokens that would fit more if this request were cancelled; 0 when it is not here."""
+        """How many more tokens would fit if this request were cancelled; 0 if it isn't here."""
         sequence = self._sequences.get(request_id)
         if sequence is None:
             return 0
@@ -311,7 +312,7 @@ class Engine:
         return sum(page.refs == 1 for page in sequence.pages) * self.page_size
 
     def stats(self) -> EngineStats:
-        """The engine now, and its counters."""
+        """The engine's state and counters."""
         scheduler = self._scheduler
         pool = scheduler.pool
         return EngineStats(

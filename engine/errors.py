@@ -1,4 +1,4 @@
-"""What can go wrong in the engine, as exceptions a caller can tell apart."""
+"""What can go wrong in the engine, as exceptions that a caller can tell apart."""
 
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "not enough memory", "could not create a memory object"),
@@ -12,14 +12,14 @@ class ModelError(ValueError):
 
 
 class UnknownEngine(ModelError):
-    """There is no engine of the name that was asked for; the message lists those that exist."""
+    """There is no engine of this name; the message lists those that exist."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device or the machine had no memory for a step: it can be tried with less.
+    """Whether the device or the machine ran out of memory for a step, which can be retried with less.
 
-    torch has a class of its own for what its GPU allocator lacks, which is told by its name, so that nobody
-    imports torch to ask; all others raise RuntimeError.
+    torch's GPU allocator raises an exception class of its own, which is recognised by name so that asking
+    doesn't import torch; everything else raises RuntimeError.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
@@ -28,13 +28,13 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_of_the_device(error: Exception) -> bool:
-    """Whether a GPU reports an error: whatever is computed on it from then on fails too."""
+    """Whether a GPU reports an error, after which everything computed on it fails too."""
     message = str(error)
     return not is_out_of_memory(error) and ("CUDA error" in message or "Triton Error" in message)
 
 
 class RequestError(ValueError):
-    """A request that could never run; nothing else in the engine is touched.
+    """A request that could never run; the other requests in the engine are unaffected.
 
     Attributes:
         field: which of the request's fields is wrong.

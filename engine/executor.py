@@ -1,4 +1,4 @@
-"""The device's side of a step: weights, KV cache memory, one forward pass."""
+"""The device's side of a step: the weights, the KV cache and one forward pass."""
 
 import torch
 from torch import Tensor
@@ -25,5 +25,5 @@ class ModelExecutor:
 
     @torch.inference_mode()
     def execute(self, step: StepInput) -> Tensor:
-        """Compute the step; float32 logits [S, vocab] of its sampled rows."""
+        """Compute the step; return the float32 logits [S, vocab] of its sampled rows."""
         return self._decoder.forward(step, self._cache)

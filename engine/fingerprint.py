@@ -1,7 +1,7 @@
-"""The fingerprint of what decides an engine's tokens: equal for equal checkpoints, wherever they lie.
+"""The fingerprint of everything that decides an engine's tokens, equal for equal checkpoints anywhere.
 
-Weights are hashed tensor by tensor, so that neither shards nor their order matter. The device, page sizes and
-anything else that leaves the distribution of tokens alone stay out of it.
+Weights are hashed tensor by tensor, so neither shards nor their order matter. The device, the page size and
+everything else that doesn't change the distribution of tokens are left out.
 """
 
 import json
@@ -21,7 +21,7 @@ from .models import load_config, read_configs
 from .models.checkpoint import shards
 
 GENERATION = 1
-"""Raised when the engine itself comes to choose other tokens: by its numerics, or by how it samples."""
+"""To be raised when the engine itself starts to choose other tokens, by its numerics or its sampling."""
 
 PIECE_BYTES = 1 << 26
 """Tensors are hashed in pieces of this size, so that a large one keeps several threads busy."""
@@ -31,9 +31,9 @@ _UNINFORMATIVE = {"_name_or_path", "transformers_version"}
 
 
 def model_fingerprint(config: EngineConfig) -> str:
-    """16 hexadecimal digits for the model that `config` names, as this engine computes it.
+    """Return 16 hexadecimal digits for the model that `config` names, as this engine computes it.
 
-    Reads the whole checkpoint, in as many threads as the engine has.
+    This reads the whole checkpoint, in as many threads as the engine has.
 
     Raises:
         ModelError: there is no such model, or it can't be read.
@@ -68,7 +68,7 @@ def _weights(folder: Path, threads: int) -> list[list[Any]]:
 
 
 def _tensors(file: int) -> Iterator[tuple[str, dict[str, Any], list[tuple[int, int]]]]:
-    """The tensors that a safetensors file's header names, and where the pieces of each lie."""
+    """The tensors that a safetensors file's header names, and where the pieces of each are."""
     length = int.from_bytes(os.pread(file, 8, 0), "little")
     header: dict[str, Any] = json.loads(os.pread(file, length, 8))
     for name, tensor in header.items():
@@ -82,12 +82,12 @@ def _tensors(file: int) -> Iterator[tuple[str, dict[str, Any], list[tuple[int, i
 
 
 def _digest(file: int, start: int, end: int) -> str:
-    """Of the bytes from `start` to `end`; neither reading nor hashing holds the interpreter."""
+    """The digest of the bytes from `start` to `end`; neither reading nor hashing holds the GIL."""
     digest = blake2b(digest_size=16)
     while start < end:
         block = os.pread(file, min(_READ_BYTES, end - start), start)
         if not block:
-            raise ModelError("a file of the checkpoint is shorter than its header says; fetch it again")
+            raise ModelError("a file of the checkpoint is shorter than its header says; download it again")
         digest.update(block)
         start += len(block)
     return digest.hexdigest()

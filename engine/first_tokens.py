@@ -1,4 +1,4 @@
-"""A few tokens that nobody asked for, before the first request: what can't run is refused at the start."""
+"""A few tokens generated before the first request, so that a model that can't run is refused at the start."""
 
 from collections.abc import Iterator
 
@@ -8,16 +8,16 @@ from .protocol import EngineProtocol
 from .request import FinishReason, Request
 
 _TOKENS = 2
-"""The first follows from a prompt, the second from a decode."""
+"""Tokens per prompt: the first comes from prefill, the second from a decode."""
 
 
 def self_test(engine: EngineProtocol) -> None:
-    """Generate after single tokens from the beginning, the middle and the end of the vocabulary.
+    """Generate from single tokens at the beginning, the middle and the end of the vocabulary.
 
-    One that brings nothing may be a token that was never trained; where all do, it is the model.
+    If one of them yields nothing, that token may never have been trained; if all do, it is the model.
 
     Raises:
-        ModelError: no token can be computed, or none chosen.
+        ModelError: no token can be computed, or none can be chosen.
     """
     vocab = engine.model_info.vocab_size
     if engine.capacity_tokens < 2:
@@ -36,9 +36,9 @@ def self_test(engine: EngineProtocol) -> None:
             reason = "there is not enough memory for it"
         else:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ModelError(f"the model's first step fails: {reason}") from error
+        raise ModelError(f"the model's first step failed: {reason}") from error
     if len(errors) == len(prompts):
-        raise ModelError(f"the model gives no token whatever the prompt: {errors[0]}")
+        raise ModelError(f"the model produces no token, whatever the prompt: {errors[0]}")
 
 
 def _errors(engine: EngineProtocol) -> Iterator[str]:

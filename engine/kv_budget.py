@@ -1,4 +1,4 @@
-"""How many KV pages there are: what was asked for, or what the memory that is free can hold."""
+"""How many KV pages there are: as many as were asked for, or as free memory can hold."""
 
 from math import inf
 from pathlib import Path
@@ -12,14 +12,14 @@ from .models.decoder import Model
 from .protocol import EngineModelInfo
 
 _CPU_SHARE = 0.25
-"""Of the machine's memory that is free: the rest is left to the other processes on it."""
+"""Share of the machine's free memory; the rest is left to its other processes."""
 
 
 def num_pages(decoder: Model, config: EngineConfig, info: EngineModelInfo) -> int:
     """Pages of the KV cache, the null page included.
 
     Raises:
-        ModelError: more is asked for than there is, or nothing is left for a single page.
+        ModelError: more memory is asked for than there is, or there isn't enough for a single page.
     """
     dtype = kv_dtype(config.kv_dtype, decoder.embedding.dtype)
     size = page_bytes(decoder.config, config.page_size, dtype)
@@ -30,7 +30,9 @@ def num_pages(decoder: Model, config: EngineConfig, info: EngineModelInfo) -> in
     memory = config.kv_memory_bytes or _spare_memory(decoder, config, info)
     pages = min(memory // size, useful)
     if pages < 2:
-        raise ModelError(f"{memory} bytes hold no KV page of {size} bytes; free memory or lower page_size")
+        raise ModelError(
+            f"no KV page of {size} bytes fits the {memory} bytes available; free memory or lower page_size"
+        )
     return int(pages)
 
 
@@ -46,8 +48,8 @@ def _refuse_more_than_there_is(device: torch.device, config: EngineConfig, page_
     ):
         if wanted > total:
             raise ModelError(
-                f"{name} is {value}, which takes {wanted} bytes, and there are {total} bytes of memory here; "
-                "lower it or leave it unset"
+                f"{name} is {value}, which takes {wanted} bytes, but there are only {total} bytes of memory "
+                "here; lower it or leave it unset"
             )
 
 
@@ -58,7 +60,7 @@ def _spare_memory(decoder: Model, config: EngineConfig, info: EngineModelInfo) -
         return kv_memory(decoder, config, info.context_tokens, info.vocab_size)
     if free := _meminfo_bytes("MemAvailable"):
         return int(free * _CPU_SHARE)
-    raise ModelError("/proc/meminfo does not say how much memory is free; set kv_memory_bytes or num_pages")
+    raise ModelError("/proc/meminfo doesn't say how much memory is free; set kv_memory_bytes or num_pages")
 
 
 def _meminfo_bytes(name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""From a model's name to an executor that computes it: its files, its type, its device, its weights."""
+"""Loading a model: from its name to its files, type, device and weights, and an executor that computes it."""
 
 import logging
 import os
@@ -22,17 +22,17 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
     """Load the model that `config` names.
 
     Raises:
-        ModelError: there is no such model, it can't be read, or it does not fit; the message says why.
+        ModelError: there is no such model, it can't be read, or it doesn't fit; the message says why.
     """
     if config.threads is not None:
         if config.threads > (cores := os.cpu_count() or 1):
             logger.warning(
-                "threads is %d, this machine has %d cores: fewer are faster", config.threads, cores
+                "threads is %d, but this machine has %d cores; fewer are faster", config.threads, cores
             )
         torch.set_num_threads(config.threads)
     device = _device(config.device)
     if device.type == "cpu":
-        native.shared_library()  # built here on a machine's first run, not in the middle of a step
+        native.shared_library()  # built now if this is the machine's first run, and not during a step
     folder = model_folder(config.model)
     if not (folder / "config.json").exists():
         refuse_other_folders(folder)
@@ -41,7 +41,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
     context = config.max_context_tokens or model.context_tokens
     if context > model.context_tokens:
         raise ModelError(
-            f"max_context_tokens is {context}, but {config.model} takes {model.context_tokens} "
+            f"max_context_tokens is {context}, but {config.model} takes at most {model.context_tokens} "
             "(max_position_embeddings in its config.json); lower it or leave it unset"
         )
     with torch.inference_mode():
@@ -67,10 +67,10 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
 
 
 def dtype_of(config: EngineConfig, model: ModelConfig, folder: Path) -> torch.dtype:
-    """What a model is computed in: what `config` says, else its config.json, else the type of its tensors.
+    """The type that a model is computed in: that of `config`, or else of config.json, or else of its tensors.
 
     Raises:
-        ModelError: config.json names a type that torch does not know.
+        ModelError: config.json names a type that torch doesn't know.
     """
     if config.dtype != "auto":
         dtype: torch.dtype = getattr(torch, config.dtype)
@@ -80,7 +80,8 @@ def dtype_of(config: EngineConfig, model: ModelConfig, folder: Path) -> torch.dt
     known = getattr(torch, model.dtype.removeprefix("torch."), None)
     if not isinstance(known, torch.dtype) or not known.is_floating_point:
         raise ModelError(
-            f"{config.model}: config.json has dtype={model.dtype!r}, which torch does not know as a float"
+            f"{config.model}: config.json has dtype={model.dtype!r}, which is not a floating-point type "
+            "of torch"
         )
     return known
 

@@ -1,51 +1,53 @@
 """How much of its prompts a step may compute so that running streams get their next token in time.
 
-A step's seconds are taken to be a sum of five parts: one fixed, one for each decode, for each token that
-decodes attend to, for each prompt token, and for each token that prompt tokens attend to. The last is why
-an equal number of tokens is no equal time: late in a long prompt they cost several times what they did at
-its start. The parts' sizes are learnt from the steps as they are measured:
+A step's time is modelled as a sum of five parts: a fixed one, and one each per decode, per token that decodes
+attend to, per prompt token, and per token that prompt tokens attend to. Because of the last, the same number
+of tokens doesn't always take the same time: late in a long prompt they cost several times as much as at its
+start. The sizes of the parts are learnt from measured steps:
 
-- Least squares of relative errors, old steps forgotten exponentially. Sizes are never negative, and one that
-  no recent step tells of stays as it was: projected Gauss-Seidel from the last solution gives both.
-- One late step is an accident of the machine and counts only up to the margin. Two in a row are a machine
-  of another speed: all that was learnt is scaled at once.
-- What is predicted is multiplied by a margin of some mean deviations. How many follows the share of steps
-  that exceed it, whatever the errors' distribution, so that fewer than one in a hundred is late.
-- No step has more than twice the prompt tokens of those shortly before it: what was not measured lately is
-  approached, not extrapolated to. Late in a long prompt all steps are alike, and their time could be put down
-  to their tokens or to what these attend to; the first steps of the next prompt tell.
+- By least squares of relative errors, forgetting old steps exponentially. Sizes are never negative, and a
+  size about which recent steps say nothing stays as it was: projected Gauss-Seidel, started from the last
+  solution, gives both.
+- One late step is an accident and counts only up to the margin. Two in a row mean that the machine's speed
+  has changed: everything learnt is scaled at once.
+- Predictions are multiplied by a margin of some mean deviations. How many depends on the share of steps that
+  exceed it, so that fewer than one in a hundred is late, however errors are distributed.
+- No step has more than twice as many prompt tokens as recent ones: sizes that were not measured lately are
+  approached, not extrapolated to. Late in a long prompt all steps are alike, and their time could be
+  attributed either to their tokens or to what these attend to; the first steps of the next prompt decide.
 
-While nobody decodes there is nothing to hold up and nothing is limited. Otherwise the first prompt of a step
-gets some tokens even when there is no time for them: no prompt starves where the objective can't be met.
+Nothing is limited while no sequence decodes, since none would be held up. Otherwise the first prompt of a
+step gets a few tokens even if there is no time for them, so that no prompt starves when the objective can't
+be met.
 """
 
 from dataclasses import dataclass, field
 from math import inf, sqrt
 
 MIN_CHUNK_TOKENS = 16
-"""Of a prompt in a step: fewer cost nearly as much, because weights and keys are read for them too."""
+"""Least tokens of a prompt in a step; fewer cost nearly as much, because weights and keys are read anyway."""
 
 _MEMORY = 0.97
-"""What a measured step still counts after the next one: about thirty steps (1 / 0.03) are remembered. At 20
-ms a step that is half a second: as quick as a clock's changes, and enough to tell five parts apart."""
+"""Factor on a step's weight with each later step: about thirty steps (1 / 0.03) are remembered. At 20 ms each
+that is half a second, as fast as a CPU's clock changes, and enough to tell five parts apart."""
 
 _FORGOTTEN = 1e-12
-"""Weight of remembered steps below which they say nothing more of a part."""
+"""Weight of remembered steps below which they no longer say anything about a part."""
 
 _SWEEPS = 4
-"""Of Gauss-Seidel after a step: it starts from the last solution, which is nearly right."""
+"""Gauss-Seidel sweeps after a step; few, because they start from the last solution, which is nearly right."""
 
 _FIRST_TOKENS = 2 * MIN_CHUNK_TOKENS
-"""Of prompts in a step, beside streams on a machine that nothing is known of."""
+"""Prompt tokens in a step beside streams, as long as nothing is known about the machine."""
 
 _TREND = 0.9
-"""What the most tokens of earlier steps count after the next one."""
+"""Factor on the largest number of tokens in earlier steps, with each later step."""
 
 _LATE_SHARE = 0.004
-"""Steps that may exceed the margin: one in a hundred is the objective's, the rest is for accidents."""
+"""Share of steps that may exceed the margin: the objective is one in a hundred, with room for accidents."""
 
 _LATE_STEP = 1.1
-"""What one late step multiplies the margin by."""
+"""Factor on the margin with each late step."""
 
 
 @dataclass(slots=True)
@@ -65,13 +67,13 @@ class Load:
 
     @property
     def parts(self) -> tuple[float, ...]:
-        """How often each part of a step's cost is in it."""
+        """How often each part of the cost occurs in the step."""
         return 1.0, self.decodes, self.decode_context, self.prompt_tokens, self.prompt_context
 
 
 @dataclass(slots=True)
 class StepCost:
-    """Predicts a step's seconds from its load.
+    """Predicts from a step's load how long it takes.
 
     Attributes:
         sizes: seconds of each part.
@@ -82,11 +84,11 @@ class StepCost:
     _targets: list[float] = field(default_factory=lambda: [0.0] * 5)
 
     def predict(self, load: Load) -> float:
-        """Seconds of a step; 0 while nothing is known."""
+        """The step's time in seconds; 0 if nothing is known yet."""
         return sum(size * part for size, part in zip(self.sizes, load.parts, strict=True))
 
     def learn(self, load: Load, seconds: float) -> None:
-        """A step of this load took so long."""
+        """Learn that a step of this load took this many seconds."""
         parts = [part / seconds for part in load.parts]
         for i, part in enumerate(parts):
             row = self._products[i]
@@ -104,44 +106,46 @@ class StepCost:
                 sizes[i] = max(0.0, sizes[i] + (self._targets[i] - explained) / row[i])
 
     def scale(self, factor: float) -> None:
-        """The machine is so many times slower than when it was measured."""
+        """Adapt to a machine that is slower by this factor than when it was measured."""
         self.sizes = [size * factor for size in self.sizes]
-        self._targets = [target / factor for target in self._targets]  # errors stay relative ones
+        self._targets = [target / factor for target in self._targets]  # errors remain relative
         self._products = [[product / factor**2 for product in row] for row in self._products]
 
 
 @dataclass(slots=True)
 class Margin:
-    """How far above its prediction a step is expected to end at most, as a factor."""
+    """The factor by which a step is expected to exceed its prediction at most."""
 
     _spread: float = 0.1
     _deviations: float = 4.0
 
     @property
     def factor(self) -> float:
-        """What to multiply a prediction by."""
+        """The factor to multiply a prediction by."""
         return 1.0 + self._deviations * self._spread
 
     def learn(self, ratio: float) -> None:
-        """A step took `ratio` times what was predicted."""
+        """Learn that a step took `ratio` times as long as predicted."""
         late = ratio > self.factor
-        # In balance where 0.4 % are late: each of these raises by 9.96 %, each other lowers by 0.04 %.
+        # Balanced when 0.4 % are late: each late step raises it by 9.96 %, each other one lowers it by 0.04
+        # %.
         self._deviations *= _LATE_STEP ** (late - _LATE_SHARE)
         self._deviations = min(40.0, max(1.5, self._deviations))
-        deviation = min(abs(ratio - 1.0), 5.0 * self._spread)  # one accident does not make a spread
+        deviation = min(abs(ratio - 1.0), 5.0 * self._spread)  # one accident isn't a trend
         self._spread = max(0.005, self._spread + 0.02 * (deviation - self._spread))
 
 
 @dataclass(slots=True)
 class Pacer:
-    """Limits the prompt tokens of a step; tells what it learnt from one step to the next.
+    """Limits the prompt tokens of a step, and learns from each step for the next.
 
-    For each step: `begin`, `take` for every prompt in turn, and `measured` when its tokens are there.
+    For each step, call `begin`, then `take` for every prompt in turn, and `measured` when its tokens are
+    there.
 
     Attributes:
         objective_s: longest time from a stream's token to its next.
-        load: what has been taken into the step that is being planned.
-        cost: what a step costs, and `margin` how sure that is.
+        load: what the step that is being planned contains so far.
+        cost: predicts what a step costs; `margin` says how certain that is.
     """
 
     objective_s: float
@@ -153,11 +157,11 @@ class Pacer:
     _last_end_s: float = -inf
 
     def begin(self, decodes: int, context_tokens: int) -> None:
-        """Start planning a step, with these decodes in it and the tokens that they attend to."""
+        """Start planning a step with this many decodes, which attend to this many tokens."""
         self.load = Load(decodes, context_tokens)
 
     def take(self, computed: int, tokens: int) -> int:
-        """Take up to `tokens` of a prompt, `computed` of which are in its pages; how many fit the step."""
+        """Take up to `tokens` of a prompt that has `computed` in its pages; return how many fit the step."""
         fit = tokens if self.load.decodes == 0 else min(tokens, self._fit(computed))
         if fit < min(tokens, MIN_CHUNK_TOKENS):
             fit = 0 if self.load.prompt_tokens else min(tokens, MIN_CHUNK_TOKENS)
@@ -166,7 +170,7 @@ class Pacer:
         return fit
 
     def _fit(self, computed: int) -> int:
-        """Tokens of a prompt that there is time for, after those taken already."""
+        """How many tokens of a prompt there is time for, after those taken already."""
         left_s = self.objective_s / self.margin.factor - self.cost.predict(self.load)
         most = self._most_tokens - self.load.prompt_tokens
         if left_s <= 0 or most <= 0:
@@ -180,10 +184,10 @@ class Pacer:
         return min(most, int(2 * left_s / root)) if root > 0 else most
 
     def measured(self, load: Load, ended_s: float) -> None:
-        """The tokens of a step with this load were there at `ended_s`, on any steady clock.
+        """Learn that the tokens of a step with this load were there at `ended_s`, on any monotonic clock.
 
-        Between two tokens of a stream lies all that happens between the ends of two steps, so that is what
-        is learnt from, and only of steps that streams waited for.
+        The time between two tokens of a stream is the time between the ends of two steps, so that is what is
+        learnt, and only from steps that streams waited for.
         """
         took_s, self._last_end_s = ended_s - self._last_end_s, ended_s
         if load.decodes and 0 < took_s < inf:

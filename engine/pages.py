@@ -1,19 +1,19 @@
-"""KV pages: fixed-size blocks of the cache, their owners, and the prefixes they are remembered for.
+"""KV pages: fixed-size blocks of the cache, their holders, and the prefixes by which they can be found.
 
 Invariants (`check` asserts them):
-- Every page but page 0 is either held (refs > 0) or in the free list (refs = 0), never both.
-- A full page whose content is known is found by its key; it stays findable when its last holder lets go,
-  until it is taken for something else. So free pages are a cache that costs nothing.
-- A key is a hash of the tokens from the sequence's beginning on, keyed with a secret that this process alone
-  has: nobody can make two prefixes of one key.
-- The free list is in eviction order: pages without content first, then the longest unused. A sequence lets
-  go of its last page first, so that beginnings, which others share, live longest.
-- Page 0 is the null page: padding points to it and nobody reads it.
+- Every page except page 0 is either held (refs > 0) or in the free list (refs = 0), never both.
+- A full page whose content is known can be found by its key, even after its last holder has let go, until it
+  is taken for something else. So free pages are a cache that costs nothing.
+- A key is a hash of all tokens from the sequence's beginning, keyed with a secret of this process, so that no
+  one can craft two prefixes with the same key.
+- The free list is in eviction order: pages without content first, then the longest unused. A sequence lets go
+  of its last page first, so that beginnings, which are shared, survive longest.
+- Page 0 is the null page: padding points to it, and it is never read.
 
 An example, with pages of 4 tokens: A, of the tokens abcdefghi, holds the pages 1 (abcd), 2 (efgh) and 3 (i),
 of which the first two are full and known. A ends: 3, which has no key, goes to the front of the free list, 2
 and then 1 to its end. B comes with abcdefxy: it finds 1 by the key of abcd, but nothing by that of abcd and
-efxy, so it holds 1 and takes 3, the first of the list. Were pages short, 2 would be taken before 1.
+efxy, so it holds 1 and takes 3, the first of the list. If pages ran short, 2 would be taken before 1.
 """
 
 import secrets
@@ -30,8 +30,8 @@ class Page:
 
     Attributes:
         id: its index in the KV cache.
-        refs: sequences that hold it.
-        key: what it is known by in the prefix cache; None for a page that is not.
+        refs: number of sequences that hold it.
+        key: its key in the prefix cache; None if it isn't there.
         before, after: neighbours in the free list.
     """
 
@@ -43,22 +43,22 @@ class Page:
 
 
 class PagePool:
-    """All pages of one KV cache; every operation is O(1) a page.
+    """All pages of one KV cache; every operation is O(1) per page.
 
     Attributes:
-        page_size: tokens a page holds.
-        total: pages that sequences can hold (page 0 is not among them).
-        free: pages that can be allocated now, cached ones included.
+        page_size: tokens per page.
+        total: number of pages that sequences can hold (all but page 0).
+        free: number of pages that can be allocated now, including cached ones.
     """
 
     def __init__(self, num_pages: int, page_size: int) -> None:
-        """`num_pages` counts the null page."""
+        """Make a pool; `num_pages` includes the null page."""
         self.page_size = page_size
         self.total = num_pages - 1
         self.free = 0
         self._pages = [Page(index) for index in range(num_pages)]
         self._packed = Struct(f"{page_size}q").pack
-        # 128 bits: two prefixes of one key would have to be found by chance, and among the pages of one pool.
+        # 128 bits: two prefixes with the same key could only be found by chance, among the pages of one pool.
         self._keyed = blake2b(key=secrets.token_bytes(32), digest_size=16)
         self._known: dict[bytes, Page] = {}
         self._ends = Page(-1)  # sentinel: `after` is the next page to take, `before` the last
@@ -68,22 +68,22 @@ class PagePool:
 
     @property
     def cached(self) -> int:
-        """Pages findable in the prefix cache, held ones included."""
+        """Number of pages findable in the prefix cache, including held ones."""
         return len(self._known)
 
     def allocate(self, count: int) -> list[Page]:
-        """`count` pages for new content, held once each; the caller has checked `free`."""
+        """Allocate `count` pages for new content, each held once; the caller has checked `free`."""
         assert count <= self.free, f"{count} pages wanted, {self.free} free"
         return [self._take_first() for _ in range(count)]
 
     def hold(self, page: Page) -> None:
-        """One more holder of a page found by `find`."""
+        """Add a holder to a page found by `find`."""
         if page.refs == 0:
             self._unlink(page)
         page.refs += 1
 
     def release(self, pages: SequenceOf[Page]) -> None:
-        """One holder less of each of a sequence's pages, in the sequence's order."""
+        """Remove a holder from each of a sequence's pages, given in the sequence's order."""
         for page in reversed(pages):
             page.refs -= 1
             assert page.refs >= 0, f"page {page.id} was released twice"
@@ -94,11 +94,11 @@ class PagePool:
                     self._append(page)
 
     def root(self, salt: str) -> bytes:
-        """The key before a sequence's first page: prefixes are shared only within a salt."""
+        """The parent key of a sequence's first page; prefixes are shared only within a salt."""
         return self._digest(salt.encode(errors="surrogatepass"))
 
     def key_of(self, parent: bytes, token_ids: SequenceOf[int]) -> bytes:
-        """What a page with this content is known by, after the page of key `parent`."""
+        """The key of a page with this content after the page with the key `parent`."""
         return self._digest(parent + self._packed(*token_ids))
 
     def _digest(self, content: bytes) -> bytes:
@@ -107,11 +107,11 @@ class PagePool:
         return keyed.digest()
 
     def find(self, key: bytes) -> Page | None:
-        """The page of this key, if it is known."""
+        """The page with this key, if there is one."""
         return self._known.get(key)
 
     def remember(self, page: Page, key: bytes) -> None:
-        """Make a full page findable; of several with the same content the first is."""
+        """Make a full page findable; of several with the same content, only the first one is."""
         if page.key is None and key not in self._known:
             page.key = key
             self._known[key] = page

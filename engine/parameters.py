@@ -1,12 +1,12 @@
-"""Sampling parameters: declared once, and brought to what is computed with.
+"""Sampling parameters: declared once, and converted to what is computed with.
 
-A field of `SamplingParams` that every row of a step has a number for says so itself (`Column`): its type,
-what asks for nothing, and which work of a pass it needs otherwise. The batch's arrays, what is packed for the
-device and the kernel's table have it by the same name.
+A field of `SamplingParams` that is a number for every row of a step declares that itself (`Column`): its
+type, its neutral value, and which work of a pass any other value needs. The batch's arrays, what is packed
+for the device and the kernel's table have it under the same name.
 
-A request may ask for any number; a step computes with float32 and int64, many sequences at once. So what
-these types would make zero, infinite or another number is brought to the nearest value that means the same,
-before it comes near a step. What means nothing at all is refused.
+A request may ask for any number, but a step computes many sequences at once in float32 and int64. A number
+that these types would turn into zero, infinity or another number is therefore replaced beforehand by the
+nearest one with the same meaning. A number without a meaning is refused.
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,11 @@ from typing import Any, Literal, TypeVar
 from .errors import RequestError
 
 MIN_TEMPERATURE = 1e-5
-"""Below, sampling is greedy: the best token's lead divided by less would overflow, or outweigh any noise."""
+"""Below this, sampling is greedy: the best token's lead divided by less would overflow or outweigh any
+noise."""
 
 _LEAST, _MOST = 2.0**-126, 1e30
-"""The smallest normal float32; and what penalties and a temperature can come to without making logits
+"""The smallest normal float32, and the limit of penalties and temperatures that never make logits
 infinite."""
 
 _MOST_TOKENS = 2**31
@@ -28,18 +29,18 @@ _MOST_TOKENS = 2**31
 Number = TypeVar("Number", int, float)
 
 Work = Literal["penalties", "truncation"]
-"""Work of a pass that a neutral row does not need: fields of the kernels' `SampleNeeds`."""
+"""Work of a pass that a neutral row doesn't need: fields of the kernels' `SampleNeeds`."""
 
 
 @dataclass(slots=True, frozen=True)
 class Column:
-    """A parameter that each row of a step has a number for.
+    """A parameter that is a number for each row of a step.
 
     Attributes:
-        dtype: of the number where it is computed with.
-        neutral: what asks for nothing; a row that is nobody's has it, and None stands for it.
-        least, most: a finite number beyond them is brought to them.
-        work: what it asks for where it is not neutral.
+        dtype: the type that it is computed in.
+        neutral: the value that asks for nothing, which rows without a sequence have and None stands for.
+        least, most: finite numbers beyond these are clamped to them.
+        work: the work that a row needs if its value isn't neutral.
     """
 
     dtype: Literal["float32", "int32", "int64"]
@@ -64,7 +65,7 @@ def _column(
 
 
 _TOKEN_IDS = {"token_ids": True}
-"""Marks a field that names tokens, which the vocabulary must have."""
+"""Marks a field that names tokens, which must be in the vocabulary."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,7 +73,7 @@ class SamplingParams:
     """How the next token is chosen. Names and meanings are those of the OpenAI API and vLLM.
 
     Attributes:
-        max_tokens: most tokens to generate, counted from the end of the prompt.
+        max_tokens: maximum number of tokens to generate, counted from the end of the prompt.
         min_tokens: end-of-sequence and stop tokens can't be sampled before this many output tokens.
         temperature: 0 is greedy.
         top_k: keep the k most likely tokens; 0 keeps all.
@@ -82,12 +83,12 @@ class SamplingParams:
         frequency_penalty: subtracted per occurrence in the output so far.
         repetition_penalty: divides positive and multiplies negative logits of tokens in prompt and output.
         logit_bias: added to the logits of the given token ids.
-        allowed_token_ids: no other token can be sampled; empty allows all.
+        allowed_token_ids: the only tokens that can be sampled; if empty, all can.
         seed: sampling noise is a function of (seed, position, token id) alone.
-        stop_token_ids: end the sequence, besides the model's own end-of-sequence tokens.
-        ignore_eos: the model's end-of-sequence tokens are ordinary tokens.
-        logprobs: return the log-probability of each sampled token and of this many most likely ones;
-            None returns none. They are those of the model, before penalties, bias and temperature.
+        stop_token_ids: tokens that end the sequence, besides the model's own end-of-sequence tokens.
+        ignore_eos: treat the model's end-of-sequence tokens as ordinary tokens.
+        logprobs: return the log-probabilities of each sampled token and of this many most likely ones, as the
+            model gives them, before penalties, bias and temperature; None returns none.
     """
 
     max_tokens: int = 256
@@ -110,17 +111,17 @@ class SamplingParams:
 COLUMNS: dict[str, Column] = {
     each.name: each.metadata["column"] for each in fields(SamplingParams) if "column" in each.metadata
 }
-"""By the parameter's name."""
+"""The columns by their parameters' names."""
 
 
 def computable(params: SamplingParams, vocab: int) -> SamplingParams:
-    """The same request of sampling, in numbers that float32 and int64 hold.
+    """The same parameters in numbers that float32 and int64 can represent.
 
-    A top_p that float32 rounds to nothing keeps the most likely token alone; a top_k of the vocabulary or
-    more keeps all.
+    A top_p that float32 rounds to zero keeps only the most likely token; a top_k of at least the vocabulary's
+    size keeps all.
 
     Raises:
-        RequestError: a number is not finite, or outside what it has a meaning for; a token is unknown.
+        RequestError: a number is not finite or has no meaning for its parameter; a token is unknown.
     """
     for each in fields(SamplingParams):
         if "token_ids" in each.metadata:
@@ -135,7 +136,7 @@ def computable(params: SamplingParams, vocab: int) -> SamplingParams:
     if params.repetition_penalty <= 0:
         raise RequestError("repetition_penalty", "must be above 0; 1 changes nothing")
     if not -(2**63) <= params.seed < 2**63:
-        raise RequestError("seed", "must be a number of 64 bits")
+        raise RequestError("seed", "must be a 64-bit integer")
     if params.temperature < MIN_TEMPERATURE:
         asked["temperature"] = 0.0
     if params.min_p < _LEAST:
@@ -155,10 +156,10 @@ def computable(params: SamplingParams, vocab: int) -> SamplingParams:
 
 
 def refuse_unknown(name: str, token_ids: Iterable[int], vocab: int) -> None:
-    """Refuse what names a token that there is none of.
+    """Refuse a list that names a token outside the vocabulary.
 
     Raises:
-        RequestError: of the field of this name.
+        RequestError: naming the field `name`.
     """
     for token_id in token_ids:
         if not 0 <= token_id < vocab:

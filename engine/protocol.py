@@ -1,7 +1,7 @@
-"""What a worker asks of an engine, whichever it is.
+"""What a worker asks of any engine.
 
-`Engine` is the one that headrace brings along; registry.py says how another one is found by its name, and
-conformance.py checks what the sentences here promise.
+`Engine` is headrace's own; registry.py says how another one is found by name, and conformance.py checks what
+is promised here.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ class EngineModelInfo:
     """What a loaded model is and takes.
 
     Attributes:
-        vocab_size: tokens that it knows; its tokenizer may name more.
-        context_tokens: longest prompt + output.
+        vocab_size: number of tokens that it knows; its tokenizer may name more.
+        context_tokens: maximum length of prompt + output.
         eos_token_ids: tokens that end a sequence by themselves.
     """
 
@@ -31,11 +31,12 @@ class EngineModelInfo:
 
 @dataclass(slots=True, frozen=True)
 class EngineStats:
-    """The engine now, and counters since its start.
+    """The engine's state now, and its counters since the start.
 
     Attributes:
-        tokens_held: tokens whose keys and values lie in held pages; shared ones count for each holder.
-        host_s: seconds that all steps took on the host besides computing models or waiting for the device.
+        tokens_held: tokens whose keys and values are in held pages; shared ones count once per holder.
+        host_s: seconds that all steps took on the host, apart from computing the model or waiting for the
+            device.
     """
 
     running: int
@@ -56,9 +57,9 @@ class EngineStats:
 class EngineProtocol(Protocol):
     """One model on one device, driven by one thread: submit requests, call `step`, take the new tokens.
 
-    A request's tokens are a function of its prompt, its parameters and its seed alone. So an engine that is
-    given the first tokens of an answer (`Request.output_ids`) continues with those that would have followed:
-    that is what makes jobs survive their workers.
+    A request's tokens depend only on its prompt, its parameters and its seed. So an engine that is given the
+    first tokens of an answer (`Request.output_ids`) continues with those that would have followed; this is
+    how jobs survive their workers.
     """
 
     @property
@@ -67,53 +68,53 @@ class EngineProtocol(Protocol):
 
     @property
     def page_size(self) -> int:
-        """Tokens a KV page holds; `free_tokens` and `held_tokens` are multiples of it."""
+        """Tokens per KV page; `free_tokens` and `held_tokens` are multiples of it."""
 
     @property
     def capacity_tokens(self) -> int:
-        """The most tokens, prompt and output, that one request can come to."""
+        """The maximum number of tokens, prompt and output, of one request."""
 
     @property
     def free_slots(self) -> int:
-        """Requests that still fit the batch, those waiting counted in."""
+        """Number of requests that still fit the batch, besides those that wait."""
 
     @property
     def free_tokens(self) -> int:
-        """Tokens that still fit the cache, less what the waiting requests' known tokens take."""
+        """Number of tokens that still fit the cache, less what the waiting requests' known tokens need."""
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to do."""
 
     def submit(self, request: Request) -> None:
-        """Queue a request; it starts at a coming step.
+        """Queue a request, which starts in a later step.
 
         Raises:
-            RequestError: it could never run here; nothing else is touched.
+            RequestError: it could never run here; other requests are unaffected.
         """
 
     def cancel(self, request_id: str) -> bool:
-        """End a request without a word; False when it is not here."""
+        """End a request without reporting progress; False if it isn't here."""
 
     def step(self) -> list[Progress]:
-        """Compute one step; what each sequence got that has new tokens or has ended.
+        """Compute one step; return the progress of each sequence that has new tokens or has ended.
 
         Raises:
-            Exception: the engine itself can't go on, and its process is to be replaced. What one request
-                brings about ends that request alone, with `FinishReason.ERROR`.
+            Exception: the engine itself can't continue, and its process must be replaced. A failure caused by
+                one request ends only that request, with `FinishReason.ERROR`.
         """
 
     def held_tokens(self, request_id: str) -> int:
-        """Tokens that would fit more if this request were cancelled; 0 when it is not here."""
+        """How many more tokens would fit if this request were cancelled; 0 if it isn't here."""
 
     def stats(self) -> EngineStats:
-        """The engine now, and its counters."""
+        """The engine's state and counters."""
 
     def check(self) -> None:
-        """Assert that pages and whatever else is lent to requests are conserved."""
+        """Assert that pages, and everything else that requests hold, are conserved."""
 
     def end_also_at(self, token_ids: Iterable[int]) -> None:
-        """Have more tokens end a text: a tokenizer may name one that the model's configuration does not.
+        """Let these tokens end a text too; a tokenizer may name one that the model's configuration doesn't.
 
-        For an engine that runs nothing yet.
+        Only for an engine that doesn't run anything yet.
         """

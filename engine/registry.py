@@ -1,4 +1,4 @@
-"""Engines by name: headrace's own, and those that other packages bring along.
+"""Engines by name: headrace's own, and those that other packages provide.
 
 A package offers an engine under an entry point of the group `headrace.engines`; its object is called with an
 `EngineConfig` and returns an engine, or is an `EngineSpec`:
@@ -26,10 +26,10 @@ class EngineSpec:
     """How an engine is made.
 
     Attributes:
-        load: makes it; raises `ModelError` where the model can't be loaded or does not fit.
-        fingerprint: of all that decides the tokens, by which workers tell whether they may continue each
-            other's jobs. It is computed beside `load`, in a thread of its own. None takes the digest of the
-            checkpoint as headrace's own engine reads it.
+        load: makes it; raises `ModelError` if the model can't be loaded or doesn't fit.
+        fingerprint: computes the fingerprint of everything that decides the tokens, by which workers know
+            whether they may continue each other's jobs. It runs beside `load`, in its own thread. None means
+            the digest of the checkpoint as headrace's own engine reads it.
     """
 
     load: Callable[[EngineConfig], EngineProtocol]
@@ -53,7 +53,7 @@ def register(
     *,
     fingerprint: Callable[[EngineConfig], str] | None = None,
 ) -> None:
-    """Make an engine known in this process by a name, which replaces an earlier one of that name.
+    """Register an engine in this process under a name, replacing an earlier one of that name.
 
     Args:
         name: what `headrace worker --engine` calls it.
@@ -64,7 +64,7 @@ def register(
 
 
 def engine_spec(name: str) -> EngineSpec:
-    """The engine of this name: one that was registered, else an installed package's.
+    """The engine of this name: one that was registered, or else an installed package's.
 
     Raises:
         UnknownEngine: there is none, or it can't be imported; the message lists those that exist.
@@ -78,7 +78,7 @@ def engine_spec(name: str) -> EngineSpec:
         return _imported(offered[name])
     there = ", ".join(sorted({DEFAULT, *_registered, *offered}))
     raise UnknownEngine(
-        f"there is no engine {name!r}; there are: {there}. A package adds one by an entry point in {GROUP}"
+        f"there is no engine {name!r}, only: {there}. A package adds one through an entry point in {GROUP}"
     )
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from .parameters import SamplingParams
 
 LEAST_LOGPROB = -9999.0
-"""Stands for whatever is below, minus infinity included, which JSON can't say. OpenAI's API has the same."""
+"""Stands for anything lower, and for minus infinity, which JSON can't express; so it is in OpenAI's API."""
 
 
 class FinishReason(StrEnum):
@@ -17,7 +17,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """`max_tokens` was reached, or the model's context is full."""
     ERROR = "error"
-    """It could not be computed; see `Progress.error`."""
+    """The next token could not be computed; see `Progress.error`."""
 
 
 @dataclass(slots=True)
@@ -25,13 +25,13 @@ class Request:
     """One sequence to generate.
 
     Attributes:
-        id: the caller's name for it; unique among the sequences in the engine.
+        id: the caller's name for it, unique among the sequences in the engine.
         prompt_ids: the prompt; at least one token.
-        output_ids: tokens generated before, by this or another engine. Generation goes on after them,
+        output_ids: tokens generated before, by this or another engine. Generation continues after them,
             exactly as it would have without the interruption.
         params: how to sample.
         priority: 0 is the most urgent. The youngest sequence of the highest number is preempted first.
-        cache_salt: prefix pages are shared only between requests of equal salt (a tenant's name, say).
+        cache_salt: prefix pages are shared only between requests with the same salt (a tenant's name, say).
     """
 
     id: str
@@ -53,14 +53,14 @@ class TokenLogprobs:
 
 @dataclass(slots=True)
 class Progress:
-    """What one step brought one sequence.
+    """What one step produced for one sequence.
 
     Attributes:
         id: the request's id.
-        token_ids: the new tokens, in order; the token that ended the sequence is among them.
-        logprobs: one entry a new token when asked for, else empty.
-        finish_reason: set when the sequence has ended; its pages are free already.
-        error: why it could not go on, when that is why it ended.
+        token_ids: the new tokens, in order, including one that ended the sequence.
+        logprobs: one entry per new token if asked for, otherwise empty.
+        finish_reason: set if the sequence has ended; its pages are already free.
+        error: why it could not continue, if that is why it ended.
         cached_tokens: prompt and earlier output tokens found in the prefix cache at first admission.
     """
 

@@ -1,17 +1,17 @@
-"""What the next step computes.
+"""Decides what the next step computes.
 
-There is no prefill phase and no decode phase: every sequence catches its computed tokens up with its known
-tokens, under one budget of tokens a step. Decodes come first because they are what readers wait for; prompt
-chunks fill the rest, in order; where a token's time has an objective, what of the rest there is time for
-(pacing.py).
+There is no prefill phase and no decode phase: in every sequence, the computed tokens catch up with the known
+ones, under one budget of tokens per step. Decodes come first, because readers wait for them. Prompt chunks
+fill the rest in order or, if there is an objective for the time between tokens, as much of it as there is
+time for (pacing.py).
 
-A sequence gets the pages of all its known tokens when it is admitted, so that only decodes can run out.
-Then the youngest sequence of the lowest class gives its pages back and waits to be computed anew; its full
-pages stay findable, so this is cheap unless somebody else needs them.
+A sequence gets the pages for all its known tokens when it is admitted, so only decodes can run out of them.
+Then the youngest sequence of the least urgent class gives its pages back and waits to be computed again; its
+full pages stay findable, so this is cheap unless another sequence takes them.
 
-A step may be planned before the last one's tokens are read: they count as known (`Sequence.unread`). Only
-when pages run out (`short_of_pages`) they must be read first, so that who waits has no token under way, and
-nobody loses pages that an ended sequence is about to free.
+A step may be planned before the last one's tokens are read; they count as known (`Sequence.unread`). Only
+when pages run out (`short_of_pages`) must they be read first, so that a preempted sequence has no unread
+token, and none is preempted for pages that an ended one is about to free.
 """
 
 from bisect import insort
@@ -27,7 +27,7 @@ class ScheduledSequence:
     """`count` tokens of one sequence to compute in this step, from `sequence.computed` on.
 
     Attributes:
-        samples: the sequence will have caught up, so that its next token is sampled.
+        samples: whether the sequence will then have caught up, so that its next token is sampled.
     """
 
     sequence: Sequence
@@ -37,13 +37,15 @@ class ScheduledSequence:
 
 @dataclass(slots=True)
 class Scheduler:
-    """Decides which sequences run, and what of them.
+    """Decides which sequences run, and which of their tokens.
 
     Attributes:
-        pacer: limits a step's prompt tokens to what an objective for its time allows; None for no objective.
-        running: sequences with pages and a row, most urgent first; `waiting` those without.
+        pacer: limits a step's prompt tokens to what the objective for its time allows; None without an
+            objective.
+        running: sequences with pages and a row, most urgent first; `waiting` has those without.
         preemptions: how often a sequence lost its pages.
-        prefix_query_tokens, prefix_hit_tokens: tokens looked up in the prefix cache, and found.
+        prefix_query_tokens, prefix_hit_tokens: number of tokens looked up in the prefix cache, and found
+            there.
     """
 
     pool: PagePool
@@ -68,7 +70,7 @@ class Scheduler:
         insort(self.waiting, sequence, key=lambda waiting: waiting.urgency)
 
     def remove(self, sequence: Sequence, *, findable: bool = True) -> None:
-        """Forget a sequence that has ended; its pages stay findable until they are needed, or not at all."""
+        """Remove a sequence that has ended; its pages can be found until they are needed, or not at all."""
         if sequence.row < 0:
             self.waiting.remove(sequence)
             return
@@ -103,17 +105,17 @@ class Scheduler:
     def shrink(self, plan: list[ScheduledSequence]) -> bool:
         """A step did not fit the memory: plan half of it. False when it was a single token.
 
-        Keys and values have their memory for good; it is the activations of a step that grow with its tokens.
-        The most urgent sequences go on meanwhile.
+        Keys and values have their memory already; what grows with a step's tokens is its activations. The
+        most urgent sequences continue meanwhile.
         """
         tokens = sum(scheduled.count for scheduled in plan)
         self._step_tokens = max(1, tokens // 2)
         return tokens > 1
 
     def expand(self) -> None:
-        """A step did fit the memory: the next may be a little larger again."""
+        """Let the next step be a little larger again, because one has fitted the memory."""
         if self._step_tokens < self.max_step_tokens:
-            more = self._step_tokens // 16 + 1  # doubles in some twelve steps
+            more = self._step_tokens // 16 + 1  # doubles in about twelve steps
             self._step_tokens = min(self.max_step_tokens, self._step_tokens + more)
 
     def _plan_prompts(self, plan: list[ScheduledSequence], budget: int) -> int:
@@ -137,7 +139,7 @@ class Scheduler:
     # Pages ----------------------------------------------------------------------------------------------
 
     def pages_for(self, tokens: int) -> int:
-        """Pages that hold this many tokens."""
+        """Number of pages that hold this many tokens."""
         return -(-tokens // self.pool.page_size)
 
     @property
@@ -175,11 +177,12 @@ class Scheduler:
         sequence.pages, sequence.row, sequence.has_row = [], -1, False
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Start the first waiting sequence if the pages of its known tokens are there."""
+        """Start the first waiting sequence if there are pages for its known tokens."""
         found = self._find_prefix(sequence)
         fresh = self.pages_for(len(sequence.tokens)) - len(found)
         revived = sum(page.refs == 0 for page in found)
-        # Or it would soon be preempted again: each running sequence takes a page every page_size steps.
+        # Otherwise it would soon be preempted again: each running sequence takes a page every page_size
+        # steps.
         headroom = self.pool.total // 100 if self.running else 0
         if fresh + revived + headroom > self.pool.free:
             return False
@@ -198,7 +201,7 @@ class Scheduler:
         return True
 
     def _find_prefix(self, sequence: Sequence) -> list[Page]:
-        """Known pages of its beginning; at least one token is left to compute, for its logits."""
+        """The cached pages of its beginning; at least one token is left to compute, for its logits."""
         found: list[Page] = []
         if not self.prefix_cache:
             return found
@@ -210,7 +213,7 @@ class Scheduler:
         return found
 
     def _key(self, sequence: Sequence, index: int) -> bytes:
-        """What a full page of a sequence is known by; the keys of those before it have been asked for."""
+        """The key of a full page of a sequence; those of all pages before it must have been asked for."""
         keys, size = sequence.keys, self.pool.page_size
         if index == len(keys):
             parent = keys[-1] if keys else self.pool.root(sequence.request.cache_salt)
@@ -225,7 +228,7 @@ class Scheduler:
             self._remember(sequence)
 
     def _remember(self, sequence: Sequence) -> None:
-        """Make its full pages findable whose tokens are known."""
+        """Make those of its full pages findable whose tokens are known."""
         if not self.prefix_cache:
             return
         size, known = self.pool.page_size, min(sequence.computed, len(sequence.tokens))

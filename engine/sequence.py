@@ -12,18 +12,18 @@ class Sequence:
 
     Attributes:
         tokens: prompt and output known so far.
-        unread: tokens sampled by launched steps that the host has not read yet; one at most when a step is
-            planned.
-        computed: tokens whose keys and values are, or by a launched step will be, in its pages; it trails
-            `tokens` and what is unread by at least one.
+        unread: number of tokens sampled by launched steps that the host has not read yet; at most one when a
+            step is planned.
+        computed: number of tokens whose keys and values are in its pages, or will be by a launched step; at
+            least one less than `tokens` and `unread` together.
         pages: its block table; append-only while it runs.
-        remembered: full pages made findable so far.
-        keys: what the first full pages of its tokens are known by, as far as that was asked.
-        arrival: order of arrival, for who came last.
+        remembered: number of full pages made findable so far.
+        keys: the keys of its first full pages, as far as they have been asked for.
+        arrival: its place in the order of arrival.
         row: its row in the batch; -1 while it waits.
         has_row: whether the row holds its tokens and pages yet.
-        cached_tokens: prefix found in the cache at its first admission; None before that.
-        limit: most tokens, prompt and output, it may come to.
+        cached_tokens: length of the prefix found in the cache at its first admission; None before that.
+        limit: maximum number of tokens, prompt and output.
     """
 
     request: Request
@@ -47,13 +47,13 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens to compute before the next one can be sampled; 1 is a decode, 0 that no more is wanted."""
+        """Number of tokens to compute before the next one can be sampled; 1 is a decode, 0 is the end."""
         known = len(self.tokens) + self.unread
         return known - self.computed if known < self._full_length or not self.unread else 0
 
     @property
     def urgency(self) -> tuple[int, int]:
-        """Sort key: lower numbers are served first and preempted last."""
+        """Sort key: lower values are served first and preempted last."""
         return self.request.priority, self.arrival
 
     def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:

@@ -1,4 +1,4 @@
-"""How planned steps become tokens: launched, and read when they are there.
+"""How planned steps become tokens: they are launched, then read when they have ended.
 
 A device that computes on the host's own cores gains nothing from planning ahead: `PlainLauncher` computes a
 step to its end in `launch`. `overlapped.step` launches the next step before the last one is read.
@@ -27,23 +27,24 @@ class Flight(Protocol):
     """A launched step.
 
     Attributes:
-        sequences: those that get a token, in order.
-        tokens: how many the step computes.
+        sequences: the sequences that get a token, in order.
+        tokens: number of tokens that the step computes.
     """
 
     sequences: list[Sequence]
     tokens: int
 
     def read(self) -> Sampled:
-        """The new tokens of `sequences`, once they are there."""
+        """Wait for the new tokens of `sequences`."""
 
 
 class StepLauncher(Protocol):
     """Launches steps.
 
     Attributes:
-        overlapped: a step is launched before the last one is read, never before the last but one is.
-        device_s: seconds so far that the host computed models, or waited for a device that does.
+        overlapped: whether a step is launched before the last one is read (but never before the last but one
+            is).
+        device_s: seconds that the host has spent computing the model, or waiting for the device that does.
     """
 
     overlapped: bool

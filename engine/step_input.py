@@ -1,4 +1,4 @@
-"""The seam between what plans steps and what computes them: one step as tensors on its device."""
+"""The interface between planning steps and computing them: one step as tensors on its device."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,12 +16,12 @@ class StepInput:
     Attributes:
         token_ids, positions, slots: int64 [T]; a slot is page * page_size + offset.
         query_starts: int32 [B + 1].
-        context_lens: int32 [B], this step's tokens included.
+        context_lens: int32 [B], including this step's tokens.
         block_tables: int32 [B, P].
-        sampled: int64 [S], the query rows whose logits are wanted; None when they are all T in order.
-        max_rows, max_context: no sequence has more tokens in this step, or in the cache; None where the
-            arrays alone say so.
-        logits: float32 [S, vocab], where the logits should go; None where they get memory of their own.
+        sampled: int64 [S], the query rows whose logits are wanted; None if they are all T in order.
+        max_rows, max_context: upper bounds of any sequence's tokens in this step and in the cache; None if
+            only the arrays tell.
+        logits: float32 [S, vocab], where the logits should go; None if they get new memory.
     """
 
     token_ids: Tensor
@@ -41,8 +41,8 @@ class Executor(Protocol):
 
     model_info: EngineModelInfo
     num_pages: int
-    """Pages of the KV cache, the null page included."""
+    """Number of pages in the KV cache, including the null page."""
     device: torch.device
 
     def execute(self, step: StepInput) -> Tensor:
-        """Compute the step; float32 logits [S, vocab] of its sampled rows."""
+        """Compute the step; return the float32 logits [S, vocab] of its sampled rows."""

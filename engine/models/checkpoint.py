@@ -124,7 +124,7 @@ def refuse_other_folders(folder: Path) -> None:
         )
     if any(folder.glob("*.gguf")):
         raise ModelError(
-            f"{folder} holds a GGUF file, which is not supported; take the safetensors checkpoint"
+            f"{folder} holds a GGUF file, which is not supported; use the model's safetensors checkpoint"
         )
 
 
@@ -141,7 +141,9 @@ def stored_dtype(folder: Path) -> torch.dtype:
 def _indexed(folder: Path, index: Path) -> list[Path]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(_is_file_name(name) for name in places.values()):
-        raise ModelError(f"{index} has no weight_map that says which file each tensor is in; fetch it again")
+        raise ModelError(
+            f"{index} has no weight_map that says which file each tensor is in; download it again"
+        )
     names = sorted(set(places.values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

@@ -54,7 +54,7 @@ def check_tensors(path: str, weights: Checkpoint, config: ModelConfig) -> None:
     left = [name for name in sorted(weights.names - wanted.keys()) if not _says_nothing(weights, name)]
     if left:
         raise ModelError(
-            f"{path}: the checkpoint has the tensor {_some(left)}, for which config.json has no use: "
+            f"{path}: the checkpoint has the tensor {_some(left)}, which config.json doesn't ask for: "
             "do the two belong together?"
         )
 
@@ -64,15 +64,15 @@ def _check(path: str, weights: Checkpoint, config: ModelConfig, name: str, shape
     words = name.endswith((".qweight", ".qzeros", ".g_idx"))
     if found != shape:
         grouped = config.int4 is not None and name.endswith((".qzeros", ".scales"))
-        groups = f" by groups of {config.int4.group_size}" if config.int4 and grouped else ""
+        groups = f" in groups of {config.int4.group_size}" if config.int4 and grouped else ""
         raise ModelError(
-            f"{path}: the tensor {name} has the shape {list(found)}, where config.json makes it {list(shape)}"
+            f"{path}: the tensor {name} has the shape {list(found)}, but config.json asks for {list(shape)}"
             f"{groups}: do the two belong together?"
         )
     if kind not in (_WORDS if words else _FLOATS):
         raise ModelError(
-            f"{path}: the tensor {name} holds {kind}; supported are {', '.join(sorted(_FLOATS))}, and four "
-            "bits of AWQ or GPTQ where quantization_config says so"
+            f"{path}: the tensor {name} has the type {kind}; supported are {', '.join(sorted(_FLOATS))}, and "
+            "4-bit AWQ or GPTQ if quantization_config says so"
         )
 
 

@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} can't be read: {error}") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object")
+        raise ModelError(f"{path} doesn't contain a JSON object")
     return content
 
 
@@ -54,7 +54,7 @@ def read_configs(
     try:
         return config, read_json(generation)
     except ModelError as error:
-        tell(f"{error}; what it says of the end of a text does not count")
+        tell(f"{error}; the end-of-text tokens that it names are ignored")
         return config, {}
 
 

@@ -61,8 +61,8 @@ def load_decoder(
         if not spec.beyond_compiled and can_compile(dtype, device, *inputs):
             if fp8_cache:
                 raise ModelError(
-                    "kv_dtype fp8 is for GPUs: a CPU's compiled bfloat16 step keeps keys and values as "
-                    "bfloat16; leave kv_dtype unset, or dtype float32, which is slow with it"
+                    "kv_dtype fp8 is for GPUs: on a CPU the compiled bfloat16 step keeps keys and values as "
+                    "bfloat16; leave kv_dtype unset, or use dtype float32, which is slow"
                 )
             panels: Linears[Panels] = FloatLinears(weights, partial(pack_panels, int8=int8))
             compiled = CompiledDecoder(
@@ -95,17 +95,17 @@ def _why_no_int8(
     """Which of its conditions is not met."""
     wide = [width for width in inputs if width % 32]
     reason = (
-        "a model without experts, and this one has some"
+        "a model without experts, but this one has some"
         if config.spec.mixture is not None
-        else f"a decoder that is compiled, and there is no such code for {' and '.join(beyond)}"
+        else f"the compiled decoder, which doesn't support {' and '.join(beyond)}"
         if (beyond := config.spec.beyond_compiled)
-        else f"device cpu, and this is {device.type}"
+        else f"device cpu, not {device.type}"
         if device.type != "cpu"
-        else f"dtype bfloat16, and this is {str(dtype).removeprefix('torch.')}"
+        else f"dtype bfloat16, not {str(dtype).removeprefix('torch.')}"
         if dtype != torch.bfloat16
-        else f"layers whose widths are multiples of 32, and one is {wide[0]}"
+        else f"layers whose widths are multiples of 32, not {wide[0]}"
         if wide
-        else "a C++ compiler, and none was found (install g++ or clang++)"
+        else "a C++ compiler, but none was found (install g++ or clang++)"
     )
     return f"int8 weights need {reason}; leave quantization unset"
 
@@ -151,7 +151,7 @@ def _sparse(
     rows_hint: int,
 ) -> SparseLayer:
     if config.spec.activation != "silu":
-        raise ModelError(f"experts with {config.spec.activation} are not supported; it must be silu")
+        raise ModelError(f"experts with {config.spec.activation} are not supported, only with silu")
     names = config.tensors
     tensors = read_sparse(weights, names.of_layer(index), mixture.experts, names.experts)
     rows = max(1, rows_hint * mixture.top_k // mixture.experts)

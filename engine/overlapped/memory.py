@@ -78,8 +78,8 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
         if not is_out_of_memory(error):
             raise
         raise ModelError(
-            f"a step of {config.step_tokens} tokens does not fit what the weights leave of the GPU; "
-            "lower max_step_tokens or max_batch_size, or take a larger GPU"
+            f"a step of {config.step_tokens} tokens does not fit the GPU memory that the weights leave; "
+            "lower max_step_tokens or max_batch_size, or use a larger GPU"
         ) from error
     free, total = torch.cuda.mem_get_info(device)
     reserve = config.gpu_reserve_bytes
@@ -94,7 +94,7 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
         raise ModelError(
             f"no GPU memory is left for KV pages ({budget}); lower max_step_tokens "
             f"({config.step_tokens}), max_batch_size ({rows}), max_context_tokens ({context_tokens}) or "
-            "gpu_reserve_bytes, or take a larger GPU"
+            "gpu_reserve_bytes, or use a larger GPU"
         )
     logger.info("KV pages get %s (%s)", _mib(budget.kv), budget)
     return budget.kv

@@ -1,8 +1,8 @@
--- An outbox entry becomes a delivery: from now on it is tried until it ends, whatever becomes of the job's record.
--- The entry goes with it, unless more follows from it (`keep_entry`); its delivery is made once all the same.
+-- Make a delivery of an outbox entry. From now on it is tried until it ends, even if the job's record is gone.
+-- The entry is deleted with it, unless more follows from it (`keep_entry`); its delivery is made once in any case.
 -- args: entry id endpoint retention_ms per_endpoint:number keep_entry:flag fields...
 -- uses: outbox deliveries
-local MAX_FORGOTTEN = 100  -- deliveries whose retention has ended, for each that comes
+local MAX_FORGOTTEN = 100  -- deliveries whose retention has ended, dropped for each new one
 
 if #redis.call('XRANGE', key('outbox'), entry, entry) == 0 then return 'already' end
 local now, delivery = now_ms(), key('delivery', id)
@@ -13,7 +13,7 @@ if not known then
   if ended[1] then redis.call('ZREM', key('deliveries'), unpack(ended)) end
   redis.call('ZADD', key('deliveries'), now, id)
   if disabled then
-    redis.call('PEXPIRE', key('endpoint', endpoint), retention_ms)  -- as long as what can be replayed
+    redis.call('PEXPIRE', key('endpoint', endpoint), retention_ms)  -- as long as its deliveries can be replayed
   else
     redis.call('ZADD', key('waiting', endpoint), now, id)
     plan_endpoint(to_fields({unpack(ARGV, fields_from)}).tenant, endpoint, per_endpoint)

@@ -1,11 +1,11 @@
 -- Publish new tokens of running jobs and renew their leases. A segment is id, fence, from, to, payload ('' renews
--- only). One answer a segment, in order.
+-- only). Returns one answer per segment, in order.
 -- args: lease_ms:number segments...
 -- uses: queue log
 allow_when_full()
 local now, answers = now_ms(), {}
 
-local CHARGED_EVERY = 64  -- tokens by which a job has come to more than it was charged with
+local CHARGED_EVERY = 64  -- tokens that a job generates beyond what it was charged for
 
 local function advance(id, fence, from, to, payload)
   local job = fields_of(id, 'state', 'fence', 'offset', 'cancel', 'deadline_ms', 'suspect', 'charged', 'prompt_tokens')
@@ -25,7 +25,7 @@ local function advance(id, fence, from, to, payload)
 end
 
 for i = segments_from, #ARGV, 5 do
-  -- A job whose keys were damaged from outside answers alone; its neighbours in the batch go on.
+  -- A job whose keys were damaged from outside fails alone; its neighbours in the batch continue.
   local fine, answer = pcall(advance, ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), ARGV[i + 4])
   if not fine and not is_damage(answer) then error(answer, 0) end
   answers[#answers + 1] = fine and answer or 'damaged'

@@ -1,4 +1,4 @@
--- Cancel a job: at once while it waits, by a flag that its worker's next `advance` sees while it runs.
+-- Cancel a job: at once if it is waiting, with a flag that its worker's next `advance` sees if it is running.
 -- args: id
 -- uses: ends
 allow_when_full()

@@ -1,18 +1,18 @@
--- Take as many jobs as fit the worker's free KV pages, most urgent first, and no job that does not fit.
--- The first head that does not fit ends the claim. It leaves its lane and is held for this worker, which takes
--- nothing before it that is not more urgent; other workers pass it over, unless they have the room.
+-- Take as many jobs as fit the worker's free KV pages, most urgent first, and none that doesn't fit.
+-- The first head that doesn't fit ends the claim. It leaves its lane and is held for this worker, which takes only
+-- more urgent jobs before it; other workers pass it over, unless they have the room.
 -- args: worker nonce lease_ms:number budget:number slots:number page_size:number capacity:number
 --   output_ratio:number tokens_per_byte:number suspect_slots:number max_v:number resync:flag company:flag
 --   context:number interactive_room:number standard_room:number fingerprint classes...
 -- uses: ends
-local room = {interactive = interactive_room, standard = standard_room, batch = 0}  -- once others gave way
+local room = {interactive = interactive_room, standard = standard_room, batch = 0}  -- if others gave way
 local classes = {unpack(ARGV, classes_from)}
 
-local MAX_LOOKS = 64   -- at what starts nothing: ended or broken heads, empty lanes, tenants at their limit
-local MAX_SKIPS = 32   -- tenants a class whose heads are for other workers; then as many, from anywhere behind them
-local MAX_PASSED = 32  -- jobs a class that have run, or were set aside, and are for other workers
-local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so that what is behind them goes on
-local MAX_UNFIT = 2    -- jobs a claim that no worker can hold, to be refused: reading them is work too
+local MAX_LOOKS = 64   -- at things that start nothing: ended or broken heads, empty lanes, tenants at their limit
+local MAX_SKIPS = 32   -- tenants per class whose heads are for other workers; then as many again, anywhere behind them
+local MAX_PASSED = 32  -- jobs per class that have run, or were set aside, and are for other workers
+local MAX_ASIDE = 8    -- jobs for larger workers that leave their lanes, so that those behind them can continue
+local MAX_UNFIT = 2    -- jobs per claim that no worker can hold, to be refused: reading them takes time too
 local MOST_BYTES = 2 ^ 17  -- of specs in one claim: leases are renewed in the same round trip
 local PAGE = 16
 local DAMAGED = '{"code":"invalid_job","message":"its record was damaged: %s"}'
@@ -21,7 +21,7 @@ allow_when_full()
 local now = now_ms()
 local taken, blocked = {}, nil
 local looks, cleared, unfit, passed = MAX_LOOKS, 0, MAX_UNFIT, false
-local left_to_others = 0  -- of a class
+local left_to_others = 0  -- in the current class
 local bytes = 0
 
 local larger_than_this = {}  -- by class and model
@@ -34,14 +34,14 @@ end
 
 local function prompt_of_entry(entry) return prompt_of(entry, tokens_per_byte) end
 
--- Tokens of KV that the job will hold in at most `most`, by its sizes and its progress, in whole pages.
+-- The KV tokens that the job will hold, in whole pages and at most `most`, judging by its sizes and its progress.
 local function pages_of(entry, offset, most)
   local output = math.ceil((tonumber(entry.max_tokens) - offset) * output_ratio)
   return math.ceil(math.min(prompt_of_entry(entry) + offset + math.max(output, 1), most) / page_size) * page_size
 end
 
--- What the job costs here; nil when a larger worker could bring it further. A prompt that no worker can hold costs
--- nothing: its producer is told so at once instead of blocking the queue.
+-- What the job costs here; nil if a larger worker could take it further. A prompt that no worker can hold costs
+-- nothing, so that its producer is told at once and it doesn't block the queue.
 local function cost_of(entry, offset, job)
   local known = prompt_of_entry(entry) + offset
   if known >= context then return 0 end
@@ -54,13 +54,13 @@ local JOB_FIELDS = {'state', 'class', 'tenant', 'offset', 'attempts', 'suspect',
   'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
   'prompt_bytes', 'held', 'passed', 'charged', 'epoch', 'fingerprint', 'mixed'}
 
--- The size of a job's spec, which is read only when it is handed out; nil when it has none.
+-- The size of a job's spec, which is read only when it is handed out; nil if it has none.
 local function size_of(id)
   local size = redis.call('HSTRLEN', key('job', id), 'spec')
   return (size > 0 or redis.call('HGET', key('job', id), 'spec')) and size or nil
 end
 
--- Without its log, and without its spec where that is large: the worker reads these when it comes to the job.
+-- Without its log, and without a large spec: the worker reads these when it gets to the job.
 local function hand_out(id, job, fence, cost, size)
   local spec = false
   if bytes + size <= MOST_BYTES then
@@ -81,7 +81,7 @@ local function first_start(id, job)
   redis.call('HSET', key('job', id), 'started_ms', now)
 end
 
--- Whose the next tokens will be; those of a job that goes on with another model are the latest one's.
+-- Record which model makes the next tokens. A job that continued with another model belongs to the latest one.
 local function note_model(id, job)
   if fingerprint == '' then
     redis.call('HDEL', key('job', id), 'worker_fingerprint')
@@ -102,26 +102,26 @@ local function start(id, job, cost, size)
   if job.stream == lane then
     take(job.stream)
     count_bytes(job.class, job.tenant, -size)
-  else  -- it need not be the first there
+  else  -- it isn't necessarily the first there
     drop(job.stream, job.entry)
     redis.call('HDEL', key('job', id), 'stream', 'entry')
   end
   if job.held or job.passed then redis.call('HDEL', key('job', id), 'held', 'passed') end
   note_model(id, job)
-  if job.stream ~= lane and not job.charged then  -- by a worker of before, or in an earlier life
+  if job.stream ~= lane and not job.charged then  -- by an older worker, or before it was requeued
     redis.call('HSET', key('job', id), 'charged', prompt_of(job) + number(job.offset))
   end
   hand_out(id, job, fence, cost, size)
 end
 
--- A job whose record can't be gone by ends where its entry was found.
+-- End a job whose record can't be relied on, where its entry was found.
 local function end_damaged(id, job, stream, entry_id, what)
   redis.call('HSET', key('job', id), 'state', 'queued', 'stream', stream, 'entry', entry_id)
   end_unattended(id, 'failed', 'error', string.format(DAMAGED, what), retention_of(id), now)
-  looks = looks - looks_for(job) + 1  -- with the one that counts anyhow
+  looks = looks - looks_for(job) + 1  -- `looked` counts one
 end
 
--- An entry that nobody can run becomes a dead letter; if it has a record, its job ends.
+-- Make a dead letter of an entry that no worker can run; if it has a record, its job ends.
 local function bury(stream, entry_id, entry, cause, job)
   redis.call('XADD', key('dead'), '*', 'job', entry.job or '', 'cause', cause, 'at_ms', now, 'from', stream)
   if job and next(job) and not TERMINAL[job.state] then
@@ -130,7 +130,7 @@ local function bury(stream, entry_id, entry, cause, job)
   drop(stream, entry_id)
 end
 
--- Whether a job to which this entry does not belong is where its record says: then this is a second one.
+-- Whether the job is where its record says, which isn't here: then this entry is a duplicate.
 local function is_elsewhere(id, job, stream, entry_id)
   if job.state == 'running' then return redis.call('ZSCORE', key('leases'), id) end
   if job.state == 'delayed' then return redis.call('ZSCORE', key('delayed'), id) end
@@ -141,7 +141,7 @@ local function is_elsewhere(id, job, stream, entry_id)
   return found and to_fields(found[2]).job == id and not (named == stream and found[1] == entry_id)
 end
 
--- Whether the tenant has as many running jobs as it may have; forgets some of those that vanished without leaving.
+-- Whether the tenant has as many running jobs as it may; forgets some that disappeared without being removed.
 local function at_limit(tenant, max_running)
   local running = key('running', tenant)
   if not max_running or redis.call('SCARD', running) < max_running then return false end
@@ -152,7 +152,7 @@ local function at_limit(tenant, max_running)
   return redis.call('SCARD', running) >= max_running
 end
 
--- Left to other workers. Those that sleep hear of it in turn: the bell has woken one that can't take it.
+-- Leave the job to other workers and wake the next one: the bell has woken one that can't take it.
 local function pass_over(id, job)
   passed = true
   if number(job.passed) >= redis.call('ZCARD', key('workers')) then return end
@@ -160,7 +160,8 @@ local function pass_over(id, job)
   ring()
 end
 
--- Whether this worker waits for the job: nobody does, or who does can't make the room that others here would give.
+-- Whether this worker is to hold the job: no other does, or the other can't make room by having jobs give way as
+-- this one can.
 local function hold(id, job, cost)
   local makes_room = cost <= room[job.class] and 1 or 0
   local holder, until_ms, firm = string.match(job.held or '', '^(%S+) (%d+) (%d)$')
@@ -171,9 +172,9 @@ local function hold(id, job, cost)
   return true
 end
 
--- Deal with an entry; `kind` of a stream of jobs that have run. Returns 'cleared' (it is gone), 'others' (it is for
--- other workers), 'larger' (the same, and these have more memory), 'blocked', 'full' with the cost of what does not
--- fit, or 'started' with its cost; then the job's id and record.
+-- Deal with an entry; `kind` is that of a stream of jobs that have run. Returns 'cleared' (it is gone), 'others' (it
+-- is for other workers), 'larger' (for workers with more memory), 'blocked', 'full' with the cost of the job that
+-- doesn't fit, or 'started' with its cost; then the job's id and record.
 local function look(stream, entry_id, entry, kind)
   local id = entry.job
   if not (id and tonumber(entry.prompt_tokens) and tonumber(entry.prompt_bytes)
@@ -191,22 +192,22 @@ local function look(stream, entry_id, entry, kind)
     if not is_elsewhere(id, job, stream, entry_id) then
       end_damaged(id, job, stream, entry_id, 'it does not say where the job is')
     end
-    drop(stream, entry_id)  -- an entry written twice: the other one counts
+    drop(stream, entry_id)  -- it was written twice: the other one counts
     return 'cleared'
   end
   local offset = tonumber(job.offset or 0)
   if not offset then
-    end_damaged(id, job, stream, entry_id, 'how far its log goes is no number')
+    end_damaged(id, job, stream, entry_id, 'its offset is not a number')
     return 'cleared'
   end
   if job.cancel or due(job, now) then
     local state = job.cancel and 'cancelled' or 'expired'
     end_unattended(id, state, state, '', retention_of(id), now)
-    looks = looks - looks_for(job) + 1  -- with the one that counts anyhow
+    looks = looks - looks_for(job) + 1  -- `looked` counts one
     return 'cleared'
   end
   local newer, model = tonumber(entry.v) > max_v, model_of(job)
-  if kind and (newer or (model and model ~= fingerprint)) then  -- an older script has put it here
+  if kind and (newer or (model and model ~= fingerprint)) then  -- an older script put it here
     requeue(id, kind)
     return 'cleared'
   end
@@ -227,18 +228,18 @@ local function look(stream, entry_id, entry, kind)
   return 'started', cost, id, job
 end
 
--- Notes what came of a look.
+-- Count a look by its outcome.
 local function looked(state)
   if state ~= 'started' then looks = looks - 1 end
   if state == 'cleared' then cleared = cleared + 1 end
 end
 
--- Hold what does not fit, or leave it to the worker that does.
+-- Hold the job that doesn't fit, or leave it to the worker that holds it.
 local function wait_for(id, job, cost)
   if hold(id, job, cost) then blocked = {job.class, cost} else passed = true end
 end
 
--- Jobs that have run before, or were set aside. The limits of their tenants were looked at when they left a lane.
+-- Serve jobs that have run before, or were set aside. Their tenants' limits were checked when they left a lane.
 local function serve_all(kind, readers, most)
   local stream = key(kind, readers)
   local after = taken_up_to(stream)
@@ -266,21 +267,22 @@ local function serve_all(kind, readers, most)
   end
 end
 
--- Large estimates are often wrong: what a job comes to beyond a little is charged as it runs.
+-- Large estimates are often wrong, so only a little is charged in advance, and the rest as the job runs.
 local function charge_in_advance(id, job, cost)
   cost = math.min(cost, prompt_of(job) + number(job.offset) + CHARGED_AT_ONCE)
   charge(job.class, job.tenant, cost)
   redis.call('HSET', key('job', id), 'charged', cost)
 end
 
--- A job leaves its lane for `retry`, where workers find it before the lanes: it was its tenant's turn.
+-- Move a job from its lane to `retry`, which workers read before the lanes: it was its tenant's turn.
 local function set_aside(id, job, policy, cost)
   requeue(id, 'retry')
   charge_in_advance(id, job, cost)
   if policy.max_running then redis.call('SADD', key('running', job.tenant), id) end
 end
 
--- What is first in a tenant's lane. False when it is for others, and so is all behind it; true when it was taken.
+-- Serve the head of a tenant's lane. False if it is for other workers, and with it everything behind it; true if it
+-- was taken.
 local function serve_lane(class, tenant)
   local policy, lane = policy_of(tenant), key('lane', class, tenant)
   local limited = at_limit(tenant, policy.max_running)
@@ -300,7 +302,7 @@ local function serve_lane(class, tenant)
     return true
   elseif state == 'full' and left_to_others >= MAX_PASSED then
     passed = true
-    return false  -- enough workers make room for large jobs
+    return false  -- enough workers are making room for large jobs
   elseif state == 'full' then
     set_aside(id, job, policy, cost)
     wait_for(id, job, cost)
@@ -334,8 +336,8 @@ local function serve_lanes(class)
   end
 end
 
--- The reply to an earlier claim was lost: all that this worker holds, for it to find what it does not know of. That
--- is the latest, whose specs come first.
+-- The reply to an earlier claim was lost: list everything that this worker holds, so that it finds what it doesn't
+-- know of. That is the latest, so the latest come first and get their specs.
 if resync then
   local held = redis.call('ZRANGE', key('held', worker), 0, -1)
   for i = #held, 1, -1 do
@@ -361,13 +363,13 @@ local function a_suspect_waits()
   return 0
 end
 
--- A suspect is tried alone: a worker that holds nothing takes one, and nothing beside it.
+-- Try a suspect alone: a worker that holds nothing takes one, and nothing beside it.
 local function try_suspect()
   for _, class in ipairs(classes) do
     left_to_others = 0
     for _, readers in ipairs(readable(class, max_v, fingerprint)) do
       serve_all('suspects', readers, 1)
-      blocked = nil  -- one that does not fit a worker that holds nothing is another's to try
+      blocked = nil  -- if it doesn't fit an empty worker, another one must try it
       if #taken > 0 then
         redis.call('SET', key('trial'), string.format('%s %d', worker, now + lease_ms), 'PX', lease_ms)
         return true
@@ -392,8 +394,8 @@ if #taken > 0 then
   if company then redis.call('ZADD', key('held', worker), 0, ACCOMPANIED) end
   redis.call('PEXPIRE', key('held', worker), lease_ms + HELD_MS)
 end
--- Looks that cleared something bring the next claim further; so does time to refuse what can't be held.
+-- The next claim gets further if looks cleared something, or if jobs that no worker can hold are left to refuse.
 local more = (looks < 1 and cleared > 0) or (blocked and not blocked[1])
--- Nothing waits: old wake-ups would only make the next worker look in vain. A claim of some classes can't know.
+-- Nothing waits: old wake-ups would only make the next worker look in vain. Only a claim of all classes can know.
 if #taken == 0 and not (blocked or more or passed) and #classes == #CLASSES then redis.call('DEL', key('bell')) end
 return {taken, blocked or {}, more and 1 or 0, tried and a_suspect_waits() or 0, unattended}

@@ -1,11 +1,12 @@
--- Take deliveries that are due, for one attempt each. Whoever takes one and falls silent loses it after `lease_ms`.
--- Attempts are shared out by tenant, then by origin, so that what hangs leaves some to all others. Of those that are
--- free (`limit`, less what is taken) a tenant gets some while it has at most three times as many under way; of what it
--- gets, an origin while it has at most twice as many; and an origin, whoever it is for, at most as many as are free.
--- So a tenant has three quarters at most, an origin half, and several come to equal shares, with room for the next.
+-- Take deliveries that are due, for one attempt each. A sender that takes one and falls silent loses it after
+-- `lease_ms`. Attempts are shared out by tenant, then by origin, so that receivers that hang leave some for the
+-- others. A tenant gets one more while it has at most three times as many in flight as are free (`limit`, less those
+-- taken); within a tenant, an origin while it has at most twice as many; over all tenants, an origin while it has at
+-- most as many. So a tenant gets at most three quarters, an origin half, and several converge on equal shares, with
+-- room for the next one.
 -- args: limit:number lease_ms:number nonce per_endpoint:number pair_count:number under_way...
 -- uses: deliveries
-local tenants, at_origins, origins = {}, {}, {}  -- the sender's attempts under way
+local tenants, at_origins, origins = {}, {}, {}  -- the sender's attempts in flight
 local first_origin = under_way_from + 3 * pair_count
 for i = under_way_from, first_origin - 1, 3 do
   local tenant, attempts = ARGV[i], tonumber(ARGV[i + 2])
@@ -14,10 +15,10 @@ for i = under_way_from, first_origin - 1, 3 do
 end
 for i = first_origin, #ARGV, 2 do origins[ARGV[i]] = tonumber(ARGV[i + 1]) end
 
-local LOOKS = 1024         -- at tenants, origins and endpoints in one claim, whatever comes of them
+local LOOKS = 1024         -- at tenants, origins and endpoints in one claim, even if nothing is taken
 local ORIGINS_A_TURN = 64  -- of one tenant
 local TENANTS_READ = 64    -- at once: a claim of few attempts needs few
-local ADOPTED = 8          -- origins, and endpoints of each, that are taken over from an older version
+local ADOPTED = 8          -- origins, and endpoints of each, taken over from an older version at once
 local MOST_BYTES = 2 ^ 24  -- of bodies in one claim
 local FIELDS = {'url', 'tenant', 'body', 'secret', 'attempts'}
 
@@ -49,7 +50,7 @@ local function take_from(endpoint, most)
       expired[#expired + 1] = id
     else
       local epoch = attempt('HINCRBY', delivery, 'epoch', 1)
-      if not epoch then  -- damaged from outside, which is no reason to leave the others
+      if not epoch then  -- damaged from outside: the others are taken all the same
         redis.call('HSET', delivery, 'epoch', 1)
         epoch = 1
       end
@@ -70,8 +71,8 @@ local function take_from(endpoint, most)
   end
 end
 
--- Up to how many may be taken in all for something that has `attempts` under way and may have `times` as many as are
--- left of `most`.
+-- How many may be taken in all for a tenant or origin that has `attempts` in flight and may have `times` as many as
+-- are left of `most`.
 local function share(most, times, attempts)
   return #taken + math.ceil((times * (most - #taken) - (attempts or 0)) / (times + 1))
 end
@@ -89,10 +90,10 @@ local function take_from_origin(tenant, origin, most)
     end
   end
   origins[origin] = (origins[origin] or 0) + #taken - before
-  plan(key('due', tenant), origin, endpoints, now)  -- also where none was found: its keys may have been lost
+  plan(key('due', tenant), origin, endpoints, now)  -- even if none was found: its keys may have been lost
 end
 
--- Who had its turn comes behind those that are due by now: what may take no more hides nobody for long.
+-- After its turn, a member goes behind all that are due by now, so that one at its limit never hides the others.
 local function take_from_tenant(tenant)
   looks = looks - 1
   local full = share(limit, 3, tenants[tenant])
@@ -106,8 +107,8 @@ local function take_from_tenant(tenant)
   plan(key('due', '*'), tenant, key('due', tenant), now)
 end
 
--- Versions before this kept one order of origins, of all tenants; what they still plan there is planned here. True
--- where that is done.
+-- Older versions kept one order of origins for all tenants; plan here what they still plan there. True when nothing
+-- is left to take over.
 local function adopt(endpoint)
   local id = redis.call('ZRANGE', key('waiting', endpoint), 0, 0)[1]
   if not id then return true end
@@ -128,7 +129,7 @@ for _, origin in ipairs(redis.call('ZRANGE', key('due'), 0, ADOPTED - 1)) do
   plan(key('due'), origin, endpoints, 0)
 end
 
--- Those behind the first few come to the front as these have their turns.
+-- Those behind the first few move to the front as these have their turns.
 local had_turn, more = {}, true
 while more do
   more = false

@@ -1,4 +1,4 @@
--- Ask a worker to hand its jobs over and end; it reads this with its next heartbeat.
+-- Ask a worker to hand its jobs over and exit; it learns of this from its next heartbeat.
 -- args: worker finish_ms
 -- uses: base
 if redis.call('EXISTS', key('worker', worker)) == 0 then return 'missing' end

@@ -1,8 +1,8 @@
--- Throw a dead letter away, with what was kept of its job for it.
+-- Delete a dead letter with what was kept of its job.
 -- args: entry request
 -- uses: once
 local before = answered(request)
-if before then  -- what comes after the answer may not have come any more
+if before then  -- the first try may have been interrupted after this
   redis.call('XDEL', key('dead'), entry)
   return before
 end

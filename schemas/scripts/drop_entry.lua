@@ -1,4 +1,4 @@
--- All that was to follow from an outbox entry has.
+-- Delete an outbox entry, because everything has followed from it.
 -- args: entry
 -- uses: outbox
 allow_when_full()

@@ -21,7 +21,7 @@ end
 local now = now_ms()
 local policy = policy_of(tenant)
 
--- Delayed jobs that workers of before have promoted or ended are no delayed ones any more.
+-- Forget delayed jobs that older workers have promoted or ended.
 local function forget_undelayed(each)
   local own, forgotten = key('delayed_jobs', each, tenant), false
   for _, old in ipairs(redis.call('ZRANGE', own, 0, MAX_FORGOTTEN - 1)) do
@@ -33,8 +33,7 @@ local function forget_undelayed(each)
   return forgotten
 end
 
--- The lane's limits are the producer's, those over all lanes of a tenant its policy's. A delayed job counts as the
--- one in the lane that it will be.
+-- The producer limits the lane, the tenant's policy all of its lanes. A delayed job counts as if it were in its lane.
 local function room()
   local lane_jobs, lane_bytes, jobs, bytes = 0, 0, 0, 0
   for _, each in ipairs((policy.max_queued_jobs or policy.max_queued_bytes) and CLASSES or {class}) do
@@ -55,11 +54,11 @@ local function room()
 end
 
 -- Virtual scheduling (GCRA): `at` is when the tenant will have paid for what it was given. A minute's worth may be
--- taken at once; a job that is larger than that goes through when nothing is owed, and is paid for afterwards.
+-- taken at once; a job that is larger than that is accepted when nothing is owed, and paid for afterwards.
 local function rate(name, per_minute, amount)
   if not per_minute then return nil end
   local stored = redis.call('HMGET', key('rate', tenant), name, 'written')
-  local ahead_ms = math.max(0, tonumber(stored[2] or 0) - now)  -- of a clock that has been set back since
+  local ahead_ms = math.max(0, tonumber(stored[2] or 0) - now)  -- if the clock has been set back since
   local at = math.max(tonumber(stored[1] or 0) - ahead_ms, now)
   local due_at = at + amount * MINUTE_MS / per_minute
   if at > now and due_at - now > MINUTE_MS then
@@ -90,7 +89,7 @@ if deadline_ms > 0 then
   note('deadline_ms', now + deadline_ms)
   redis.call('ZADD', key('deadlines'), now + deadline_ms, id)
 end
--- The record comes last, and with it the job: a first try that was interrupted has left none.
+-- The record is written last and makes the job exist: an interrupted first try has left none.
 if delay_ms > 0 then
   delay(id, class, tenant, now + delay_ms, #spec)
   redis.call('HSET', key('job', id), 'state', 'delayed', unpack(record))

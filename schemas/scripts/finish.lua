@@ -14,7 +14,7 @@ if TERMINAL[job.state] then
 end
 if job.fence ~= fence then return 'fenced' end
 local refused = append(id, job.offset, from, to, payload, now)
-if refused and refused ~= 'damaged' then return refused end  -- the result has it all; a damaged log can wait no more
+if refused and refused ~= 'damaged' then return refused end  -- the result has all tokens, and a damaged log stays damaged
 if prompt_tokens > 0 then redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens) end
 end_job(id, state, output, error, end_payload, job.retention_ms, now)
 return 'ok'

@@ -1,8 +1,8 @@
--- A worker says that it lives and what it has, as fields and values. Of these,
--- `capacity_tokens` and `classes` tell smaller workers what they can leave to it; `fingerprint`, `max_v` and `classes`
--- which jobs with tokens it can go on with.
--- The answer is in how many ms it is to end by itself, if somebody has asked it to, and which other models were
--- served under the same name within the last seconds.
+-- List a worker, or renew it, with what it reports as fields and values. Of these, `capacity_tokens` and `classes`
+-- tell smaller workers what they can leave to it; `fingerprint`, `max_v` and `classes` say which jobs with tokens it
+-- can continue.
+-- Returns the ms within which it must exit, if an operator has asked it to, and the fingerprints of other models that
+-- were served under the same name in the last seconds.
 -- args: worker silence_ms facts...
 -- uses: workers
 local HEARD_OF_MS = 10 * 1000

@@ -1,5 +1,5 @@
--- A worker's process has ended: take its jobs back now instead of when their leases lapse, at most `limit` a call.
--- The answer says how many that was, how many are left for the next call, and which have ended.
+-- Take back the jobs of a worker whose process has ended, without waiting for their leases; at most `limit` per call.
+-- Returns how many those were, how many are left for the next call, and which have ended.
 -- args: worker blamed:flag suspect_margin:number dead_retention_ms:number how limit:number most_attempts:number
 -- uses: deaths
 

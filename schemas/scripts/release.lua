@@ -1,4 +1,4 @@
--- Give a running job back with its progress. It goes ahead of the lanes and no attempt is counted.
+-- Give a running job back with its progress. It goes ahead of the lanes, and no attempt is counted.
 -- args: id fence from:number to:number payload prompt_tokens reason
 -- uses: ends
 

@@ -1,4 +1,4 @@
--- Send a delivery again, from the start of its schedule, because somebody says so: its endpoint is there again.
+-- Send a delivery again from the start of its schedule, on request; its endpoint is assumed to be reachable again.
 -- args: id per_endpoint:number request
 -- uses: deliveries once
 local before = answered(request)

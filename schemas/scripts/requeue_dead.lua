@@ -1,8 +1,8 @@
--- Give a dead letter another life, with its progress or from scratch.
+-- Queue a dead letter's job again, with its progress or from scratch.
 -- args: entry from_scratch:flag request
 -- uses: jobs log once
 local before = answered(request)
-if before then  -- what comes after the answer may not have come any more
+if before then  -- the first try may have been interrupted after this
   redis.call('XDEL', key('dead'), entry)
   return before
 end
@@ -10,7 +10,7 @@ local found = redis.call('XRANGE', key('dead'), entry, entry)[1]
 if not found then return 'missing' end
 local id = to_fields(found[2]).job
 local job, log = fields_of(id, 'state', 'offset'), key('out', id)
-if job.state and not TERMINAL[job.state] then  -- an earlier try was interrupted: it lives again
+if job.state and not TERMINAL[job.state] then  -- an earlier try was interrupted: the job is queued already
   keep_answer(request, id)
   redis.call('XDEL', key('dead'), entry)
   return id
@@ -18,8 +18,9 @@ end
 if job.state ~= 'failed' then return 'gone' end
 local offset = tonumber(job.offset or 0)
 
--- The next end marker has this one's id if no token is added, and Redis takes no id below the last. It is put back;
--- newer servers put none back below the last that was deleted, so there that goes first. Older ones know neither.
+-- If no token is added, the next end marker has this one's id, and Redis accepts no id at or below the last. So the
+-- last id is set back. Newer servers refuse to set it below the highest id ever deleted, so that one is set back
+-- first; older ones don't know it.
 local function take_out_end_marker()
   local last, marker = offset .. '-0', offset .. '-1'
   redis.call('XDEL', log, marker)

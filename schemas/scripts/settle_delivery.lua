@@ -1,4 +1,4 @@
--- Note what became of an attempt, for the delivery and for its endpoint.
+-- Record the outcome of an attempt, for the delivery and for its endpoint.
 -- args: id fence state delay_ms:number attempt gone:flag retention_ms per_endpoint:number
 -- uses: deliveries
 
@@ -29,7 +29,7 @@ if gone then
   redis.call('HSET', record, 'disabled_ms', now)
 elseif state == 'delivered' then
   redis.call('HDEL', record, 'failures', 'open_until_ms')
-elseif state ~= 'refused' then  -- which says nothing of the receiver
+elseif state ~= 'refused' then  -- which says nothing about the receiver
   local failures = number(redis.call('HGET', record, 'failures')) + 1
   redis.call('HSET', record, 'failures', failures)
   if failures >= BREAKER_FAILURES then
@@ -39,7 +39,7 @@ elseif state ~= 'refused' then  -- which says nothing of the receiver
 end
 redis.call('PEXPIRE', record, retention_ms)
 plan_endpoint(known[4] or '', endpoint, per_endpoint)
--- Last: the fence is what lets an attempt be settled that was not to the end.
+-- Last, because as long as the fence is there, an interrupted settlement can be completed.
 local attempts = (tonumber(redis.call('HGET', delivery, 'attempts') or 0) or 0) + 1
 redis.call('HSET', delivery, 'state', state, 'history', cjson.encode(history), 'attempts', attempts, 'fence', '')
 return 'ok'

@@ -1,11 +1,11 @@
--- What time does: due delayed jobs, passed deadlines, lapsed leases, dead workers; and tenants that were parked
--- under a policy that may have changed. Anybody may run it, any number of times; at most `limit` items of each kind
--- a call (the count of jobs that wait is of `limit` tenants a class at most).
+-- Do what becomes due as time passes: delayed jobs, deadlines, lapsed leases, dead workers, and tenants that were
+-- parked under a policy that may have changed. Any process may run it, any number of times. A call handles at most
+-- `limit` items of each kind, and counts the waiting jobs of at most `limit` tenants per class.
 -- args: limit:number suspect_margin:number worker_silence_ms:number dead_retention_ms:number lease_ms:number
 --   most_attempts:number model_grace_ms:number on_model_change
 -- uses: deaths
 
-local CLOCK_STEP_MS = 1000  -- by which a clock that was ahead is set back at least; less is kept right in passing
+local CLOCK_STEP_MS = 1000  -- the least step back of a clock that counts as having been ahead; smaller ones need no scan
 
 allow_when_full()
 local now = now_ms()
@@ -15,7 +15,7 @@ local pulse = to_fields(redis.call('HGETALL', key('pulse')))
 
 local function ripe(index, at) return redis.call('ZRANGEBYSCORE', key(index), '-inf', at, 'LIMIT', 0, limit) end
 
--- A job that came, or started, while Redis's clock was ahead: what follows from that moment goes back with it.
+-- Correct a job that arrived or started while Redis's clock was ahead: what follows from that time moves back too.
 local function set_job_back(id)
   local job, set = fields_of(id, 'enqueued_ms', 'started_ms', 'deadline_ms', 'max_runtime_ms'), {}
   local ahead_ms = math.max(0, (tonumber(job.enqueued_ms) or 0) - now)
@@ -35,7 +35,7 @@ local function set_job_back(id)
   if due_at then redis.call('ZADD', key('delayed'), 'XX', due_at - ahead_ms, id) end
 end
 
--- Once the clock is back, those that wait for a moment are gone through one time, by that moment.
+-- Once the clock is right again, scan the jobs of an index once, in order of their times.
 local function set_jobs_back(index)
   local from = pulse[index]
   if tonumber(pulse.at or 0) > now + CLOCK_STEP_MS then from = now end
@@ -49,7 +49,7 @@ end
 set_jobs_back('deadlines')
 set_jobs_back('delayed')
 
-local looks = limit  -- at jobs whose results may have to be put together
+local looks = limit  -- at jobs whose results may have to be assembled
 for _, id in ipairs(ripe('deadlines', now)) do
   if looks < 1 then break end
   local job = fields_of(id, 'state', 'retention_ms', 'offset')
@@ -70,13 +70,13 @@ for _, id in ipairs(ripe('delayed', now)) do
   leave_delayed(id, job.class, job.tenant)
 end
 
--- Moments from a time when Redis's clock was ahead: no lease ends, and no worker was heard of, later than that.
+-- Correct times from when Redis's clock was ahead: no lease ends, and no worker was heard from, later than `latest`.
 local function set_back(index, latest)
   local ahead = redis.call('ZRANGEBYSCORE', key(index), string.format('(%d', latest), '+inf', 'LIMIT', 0, limit)
   for _, member in ipairs(ahead) do redis.call('ZADD', key(index), 'XX', latest, member) end
 end
 
--- A shorter lease counts once nobody has spoken of the longer one for a while.
+-- A shorter lease counts once no worker has reported the longer one for a while.
 local longest_ms = lease_ms
 if lease_ms < tonumber(pulse.lease_ms or 0) and math.abs(now - tonumber(pulse.lease_at)) < 2 * pulse.lease_ms then
   longest_ms = tonumber(pulse.lease_ms)
@@ -86,8 +86,8 @@ end
 set_back('leases', now + longest_ms)
 set_back('workers', now)
 
--- While Redis is away or stalled nobody can renew a lease. Upkeep is done several times a lease; where it was not,
--- everybody gets the time to speak again before silence is taken for death.
+-- While Redis is away or stalled, no worker can renew a lease. Upkeep is done several times per lease; if it was not,
+-- all workers get the time to report again before their silence is taken for death.
 local function all_were_silent()
   local silent_ms = now - tonumber(pulse.at or now)
   local spare_until = silent_ms > lease_ms * 7 / 8 and now + lease_ms
@@ -118,10 +118,10 @@ for _, lane in ipairs(redis.call('SRANDMEMBER', key('parked'), limit)) do
   unpark(string.match(lane, '^(%l+):(.+)$'))
 end
 
--- A job with tokens whose model nobody has any more goes on as the operator wants it to.
+-- Continue a job with tokens whose model no worker has any more, in the way that the operator has chosen.
 local function let_go(id, kind)
   if on_model_change == 'fail' then
-    local error = '{"code":"model_changed","message":"the model that made its tokens is not served any more"}'
+    local error = '{"code":"model_changed","message":"the model that made its tokens is no longer served"}'
     return end_unattended(id, 'failed', 'error', error, retention_of(id), now)
   end
   if on_model_change == 'restart' then
@@ -139,7 +139,7 @@ local function let_all_go(stream, kind)
     local entry_id, entry = peek(stream)
     if not entry_id then return end
     local job = fields_of(entry.job or '', 'state', 'stream', 'entry', 'offset')
-    looks = looks - (on_model_change == 'fail' and looks_for(job) or 1)  -- who fails, has his log read
+    looks = looks - (on_model_change == 'fail' and looks_for(job) or 1)  -- failing reads the log
     if job.state == 'queued' and job.stream == stream and job.entry == entry_id then
       let_go(entry.job, kind)
       counts.model_changed = counts.model_changed + 1
@@ -150,12 +150,12 @@ local function let_all_go(stream, kind)
   end
 end
 
--- Nobody was heard of later than now: Redis's clock was ahead.
+-- No worker was heard from later than now: Redis's clock was ahead.
 for _, readers in ipairs(redis.call('ZRANGEBYSCORE', key('readers'), '(' .. now, '+inf', 'LIMIT', 0, limit)) do
   redis.call('ZADD', key('readers'), now, readers)
 end
 
--- Streams of retry and suspects whose readers have not been heard of for the grace, and jobs in them.
+-- Streams of `retry` and `suspects` whose readers have not been heard from for `model_grace_ms`, and their jobs.
 looks = limit
 for _, readers in ipairs((spared or on_model_change == '') and {} or ripe('readers', now - model_grace_ms)) do
   for _, kind in ipairs({'retry', 'suspects'}) do
@@ -167,7 +167,7 @@ for _, readers in ipairs((spared or on_model_change == '') and {} or ripe('reade
   end
 end
 
--- When nothing waits or runs, it does not matter any more who was served how much.
+-- When nothing waits or runs, it no longer matters how much each tenant was served.
 local idle = redis.call('EXISTS', key('leases')) == 0
 local queued = 0
 for _, readers in ipairs(redis.call('ZRANGE', key('readers'), 0, limit - 1)) do

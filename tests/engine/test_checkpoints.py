@@ -73,19 +73,19 @@ def of_transformers(folder: Path) -> list[int]:
     [
         (
             {"intermediate_size": 90},
-            "mlp.gate_proj.weight has the shape [96, 64], where config.json makes it [90,",
+            "mlp.gate_proj.weight has the shape [96, 64], but config.json asks for [90,",
         ),
         ({"num_key_value_heads": 1}, "self_attn.k_proj.weight has the shape [32, 64]"),
         ({"num_key_value_heads": 4}, "self_attn.k_proj.weight has the shape [32, 64]"),
         ({"num_attention_heads": 2, "head_dim": 32}, "self_attn.k_proj.weight has the shape [32, 64]"),
         (
             {"head_dim": 32},
-            "q_proj.weight has the shape [64, 64], where config.json makes it [128, 64]",
+            "q_proj.weight has the shape [64, 64], but config.json asks for [128, 64]",
         ),
         ({"hidden_size": 32}, "model.embed_tokens.weight has the shape [300, 64]"),
         (
             {"vocab_size": 320},
-            "model.embed_tokens.weight has the shape [300, 64], where config.json makes it [320,",
+            "model.embed_tokens.weight has the shape [300, 64], but config.json asks for [320,",
         ),
         ({"vocab_size": 280}, "model.embed_tokens.weight has the shape [300, 64]"),
         ({"num_hidden_layers": 4}, "no tensor 'model.layers.3.self_attn.q_proj.weight'"),
@@ -132,7 +132,7 @@ def test_many_missing_tensors_are_named_by_the_first_few(checkpoint):
 
 def test_weights_of_a_type_that_is_no_float_are_refused(checkpoint):
     folder = checkpoint(tensors=lambda tensors: tensors | {HEAD: tensors[HEAD].to(torch.int8)})
-    assert "the tensor lm_head.weight holds I8; supported are" in refusal(folder)
+    assert "the tensor lm_head.weight has the type I8; supported are" in refusal(folder)
 
 
 def test_tables_that_older_tools_saved_are_no_left_overs(checkpoint):
@@ -196,7 +196,7 @@ def test_a_type_may_be_said_in_full_or_left_to_the_tensors(checkpoint, says):
 
 def test_a_type_that_torch_does_not_know_matters_only_where_it_counts(checkpoint):
     folder = checkpoint(dtype="float3")
-    assert "dtype='float3', which torch does not know as a float" in refusal(folder)
+    assert "dtype='float3', which is not a floating-point type of torch" in refusal(folder)
     assert load(folder, dtype="float32").model_info.dtype == "float32"
 
 
@@ -248,7 +248,7 @@ def test_a_pointer_of_git_lfs_is_known_by_its_text(checkpoint):
         ({"weight_map": {}}, "has no weight_map"),
         ({"weight_map": {"a": 7}}, "has no weight_map"),
         ({}, "has no weight_map"),
-        ([], "holds no JSON object"),
+        ([], "doesn't contain a JSON object"),
     ],
 )
 def test_an_index_that_names_no_files_is_refused(checkpoint, index, named):
@@ -264,10 +264,10 @@ def test_an_index_that_names_no_files_is_refused(checkpoint, index, named):
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        ("/nope", "'/nope': there is no such folder here"),
-        ("./models/llama", "'./models/llama': there is no such folder here"),
-        ("a/b/c", "'a/b/c': there is no such folder here"),
-        ("model.gguf", "'model.gguf' is a GGUF file; only safetensors are supported"),
+        ("/nope", "there is no folder '/nope' here"),
+        ("./models/llama", "there is no folder './models/llama' here"),
+        ("a/b/c", "there is no folder 'a/b/c' here"),
+        ("model.gguf", "'model.gguf' is a GGUF file; only safetensors checkpoints are supported"),
         (__file__, "is a file; give the folder that holds config.json and the weights"),
     ],
 )
@@ -295,8 +295,8 @@ def test_a_folder_of_something_else_is_known_by_its_files(checkpoint, file, name
     ("family", "config", "options", "named"),
     [
         ("mixtral", {}, {"dtype": "bfloat16"}, "a model without experts"),
-        ("llama", {}, {"dtype": "float32"}, "dtype bfloat16, and this is float32"),
-        ("llama", {}, {"dtype": "float16"}, "dtype bfloat16, and this is float16"),
+        ("llama", {}, {"dtype": "float32"}, "dtype bfloat16, not float32"),
+        ("llama", {}, {"dtype": "float16"}, "dtype bfloat16, not float16"),
     ],
 )
 def test_int8_says_which_of_its_conditions_is_not_met(checkpoint, family, config, options, named):
@@ -310,7 +310,7 @@ def test_int8_says_which_of_its_conditions_is_not_met(checkpoint, family, config
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"max_context_tokens": 100_000}, "max_context_tokens is 100000, but .* takes 2048"),
+        ({"max_context_tokens": 100_000}, "max_context_tokens is 100000, but .* takes at most 2048"),
         ({"kv_memory_bytes": 10**15}, f"kv_memory_bytes is {10**15}, .* bytes of memory here; lower it"),
         ({"num_pages": 10**12}, f"num_pages is {10**12}, which takes .* bytes of memory here; lower it"),
     ],

@@ -245,7 +245,7 @@ def test_what_can_not_be_heeded_is_refused_with_the_reason(change, reason):
     [
         ("config.json", None, "config.json can't be read: .*No such file"),
         ("config.json", "{", "config.json can't be read: Expecting"),
-        ("config.json", "[1]", "config.json holds no JSON object"),
+        ("config.json", "[1]", "config.json doesn't contain a JSON object"),
     ],
 )
 def test_a_file_that_can_not_be_read_is_named(name, content, reason, tmp_path: Path):

@@ -126,12 +126,12 @@ def changed(tmp_path):
     ],
 )
 def test_what_there_is_no_code_for_is_refused_with_field_value_and_way_out(changed, base, settings, named):
-    with pytest.raises(ModelError, match=named + ".*take the float checkpoint, or one quantised to 4 bits"):
+    with pytest.raises(ModelError, match=named + ".*use the float checkpoint, or one quantised to 4 bits"):
         load(changed(base, **settings))
 
 
 def test_groups_that_do_not_fit_the_tensors_are_refused_by_name(changed):
-    with pytest.raises(ModelError, match=r"layers\.0\.self_attn\.q_proj\.qzeros.*by groups of 64"):
+    with pytest.raises(ModelError, match=r"layers\.0\.self_attn\.q_proj\.qzeros.*in groups of 64"):
         load(changed(group_size=64))
 
 

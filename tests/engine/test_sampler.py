@@ -269,4 +269,4 @@ def test_where_nothing_is_allowed_the_sequence_is_ended_with_the_reason(make_eng
     engine.submit(Request("r", list(PROMPT), params))
     progress = engine.step()
     assert progress[0].finish_reason is FinishReason.ERROR
-    assert "everything is ruled out" in progress[0].error
+    assert "every token is ruled out" in progress[0].error

@@ -65,7 +65,7 @@ def test_a_step_that_fails_is_the_models_fault(make_engine, error, reason):
 
 def test_logits_that_are_never_finite_are_the_models_fault(make_engine):
     engine = engine_of(make_engine, lambda step, logits: torch.full_like(logits, torch.nan))
-    with pytest.raises(ModelError, match=r"gives no token whatever the prompt: .* logits hold NaN"):
+    with pytest.raises(ModelError, match=r"produces no token, whatever the prompt: .* logits contain NaN"):
         self_test(engine)
 
 

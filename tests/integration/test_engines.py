@@ -26,4 +26,4 @@ def test_a_worker_serves_an_installed_packages_engine(redis_url, redis, start_wo
 def test_an_unknown_engine_ends_the_worker_with_those_that_exist(redis_url, start_worker):
     worker = start_worker(redis_url, options={"engine": "nobodys"}, ready=False)
     assert worker.process.wait(timeout=120) == 1
-    assert "there is no engine 'nobodys'; there are: headrace" in worker.log.read_text()
+    assert "there is no engine 'nobodys', only: headrace" in worker.log.read_text()

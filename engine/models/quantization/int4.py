@@ -14,7 +14,7 @@ from torch import Tensor
 from ....kernels.int4_weight import Int4Weight, from_awq, from_gptq
 from ...errors import ModelError
 
-_WAY_OUT = "take the float checkpoint, or one quantised to 4 bits with AWQ or GPTQ"
+_WAY_OUT = "use the float checkpoint, or one quantised to 4 bits with AWQ or GPTQ"
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,11 +76,11 @@ def int4_format(path: str, settings: Any) -> Int4Format | None:
 
     def refuse(field: str, value: object, supported: str) -> ModelError:
         return ModelError(
-            f"{path}: quantization_config.{field} is {value!r}; supported is {supported}: {_WAY_OUT}"
+            f"{path}: quantization_config.{field} is {value!r}; it must be {supported}: {_WAY_OUT}"
         )
 
     if not isinstance(settings, Mapping):
-        raise ModelError(f"{path}: quantization_config is {settings!r}; it must be a section of config.json")
+        raise ModelError(f"{path}: quantization_config is {settings!r}; it must be an object")
     method, bits = settings.get("quant_method"), settings.get("bits")
     if method not in {"awq", "gptq"}:
         raise refuse("quant_method", method, "awq or gptq")

@@ -1,6 +1,6 @@
--- Shared by every script: names, time, records.
--- Rules: KEYS[1] is the tag's prefix and every key is derived from it (one Redis Cluster slot); time is
--- Redis's own; a script first decides, then writes, so that an error never leaves half a move behind.
+-- What every script shares: key names, time, records.
+-- Rules: KEYS[1] is the tag's prefix, and every key is derived from it (one Redis Cluster slot). Time is Redis's own.
+-- A script first decides, then writes, so that an error never leaves half a move behind.
 
 local function key(...) return KEYS[1] .. ':' .. table.concat({...}, ':') end
 
@@ -9,14 +9,14 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
--- Redis's clock may have been ahead for a while, as after a failover to a machine where it is wrong. No moment is
--- believed that lies further ahead than those of its kind ever do; nil for one that does.
+-- A stored time, or nil if it lies further ahead than its kind ever does: Redis's clock may have been ahead for a
+-- while, for example after a failover to a machine where it is wrong.
 local function believed(moment, latest)
   moment = tonumber(moment)
   return moment and moment <= latest and moment or nil
 end
 
--- The longest lease that any worker of the queue has, who all say so with their upkeep.
+-- The longest lease of any worker of the queue; they report theirs with their upkeep.
 local function longest_lease(lease_ms)
   return math.max(lease_ms, tonumber(redis.call('HGET', key('pulse'), 'lease_ms') or 0))
 end
@@ -30,14 +30,14 @@ local IS_CLASS = {interactive = true, standard = true, batch = true}
 
 local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = true}
 
--- Redis refuses a script's first write when memory is full, unless that write can't grow memory. Moves that
--- let work go on and memory shrink begin with one that can't, so that running jobs finish on a full Redis.
+-- Redis refuses a script's first write when memory is full, unless that write can't grow memory. Moves by which work
+-- continues and memory shrinks begin with one that can't, so that running jobs finish on a full Redis.
 local function allow_when_full() redis.call('DEL', key('full')) end
 
 local DAMAGE = {'WRONGTYPE', 'not an integer', 'not a valid float', 'overflow', 'ID specified', 'stream ID',
   'last possible ID', 'not a number', 'attempt to ', 'bad argument', 'invalid value'}
 
--- Whether an error says that something was damaged from outside, and not that Redis refuses (missing rights, say).
+-- Whether an error means that something was damaged from outside, not that Redis refuses (missing rights, say).
 local function is_damage(err)
   local reason = type(err) == 'table' and err.err or tostring(err)
   for _, sign in ipairs(DAMAGE) do
@@ -46,16 +46,15 @@ local function is_damage(err)
   return false
 end
 
--- A command's reply; nil where damage is in its way. What Redis refuses fails the script, to be sent again.
+-- A command's reply; nil if damage prevents it. If Redis refuses the command, the script fails, to be sent again.
 local function attempt(...)
   local reply = redis.pcall(...)
   if type(reply) ~= 'table' or not reply.err then return reply end
   if not is_damage(reply) then error(reply.err, 0) end
 end
 
--- What the record's fields that scripts count with must be: a number, or a class that somebody serves. Where
--- somebody else wrote no such thing this stands for it, or nothing where it is false: the damage of one job stops
--- nobody's script.
+-- Fields of the record that must be a number or a known class, with what stands for a damaged value; false if nothing
+-- does. So one job's damage stops no script.
 local INSTEAD = {v = '1', prompt_tokens = '0', prompt_bytes = '0', max_tokens = '1', max_attempts = '3',
   retention_ms = '86400000', class = 'standard', offset = 'damaged', attempts = false, suspect = false, epoch = false,
   max_runtime_ms = false, deadline_ms = false, enqueued_ms = false, passed = false, charged = false}
@@ -65,7 +64,7 @@ local function fits(name, value)
   return value == '0' or #value < 16 and string.find(value, '^[1-9]%d*$')
 end
 
--- A record that is no hash is no record.
+-- Fields of a job's record; a record that isn't a hash has none.
 local function fields_of(id, ...)
   local names, values, out = {...}, attempt('HMGET', key('job', id), ...), {}
   if not values then return out end
@@ -75,7 +74,7 @@ local function fields_of(id, ...)
     if value then
       known = true
       if instead == nil or fits(name, value) then out[name] = value else out[name] = instead or nil end
-    elseif instead and name ~= 'offset' then  -- every job has these from its first moment
+    elseif instead and name ~= 'offset' then  -- every job has these from the start
       incomplete = true
     end
   end

@@ -1,10 +1,10 @@
 -- Jobs whose worker died.
 -- uses: ends
 
-local MAX_DEATHS = 32   -- remembered of a job
-local MAX_DOUBLINGS = 3  -- of the margin: a job whose log lags far behind its tokens is met with in a few rounds
+local MAX_DEATHS = 32   -- remembered per job
+local MAX_DOUBLINGS = 3  -- of the margin, so that even a log far behind its tokens is passed in a few rounds
 
--- Adds a death to a job's history, which a damaged record begins again. Gives the JSON and the number of deaths.
+-- Add a death to a job's history, which starts again if it was damaged. Returns its JSON and the number of deaths.
 local function remember(history, death)
   local fine, deaths = pcall(cjson.decode, history or '[]')
   if not fine or type(deaths) ~= 'table' then deaths = {} end
@@ -13,18 +13,18 @@ local function remember(history, death)
   return cjson.encode(deaths), #deaths
 end
 
--- Whether nothing but this job can have ended its worker. A suspect runs alone until its log is past what makes it
--- one; of any other job it is known by what the worker holds. Those of a worker whose list is gone had company.
+-- Whether only this job can have ended its worker. A suspect runs alone until its log is past what makes it one; for
+-- any other job, the list of what the worker holds tells. If that list is gone, the job is taken to have had company.
 local function was_alone(id, job)
   if job.suspect then return true end
   local held = key('held', job.worker or '')
   return redis.call('ZCARD', held) == 1 and redis.call('ZSCORE', held, id) ~= false
 end
 
--- A running job whose worker is dead. Where it was alone there, that is an attempt of it; in company nobody knows
--- who it was, and nobody pays for it. It goes on elsewhere, as a suspect, which is tried alone, when it may have been
--- the cause: when its worker's end is blamed on what it ran, or when this is not the first worker that it lost.
--- Gives what became of it, and the looks that this took.
+-- Take a running job back from a dead worker. If it was alone there, that counts as an attempt; in company the culprit
+-- is unknown, and no job pays. It continues elsewhere. If it may have been the cause (the worker's end is blamed on
+-- what it ran, or this is not the first worker that the job has lost), it does so as a suspect, which is tried alone.
+-- Returns what became of it, and the looks that this took.
 local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, most_attempts, now)
   local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
     'history', 'suspect')
@@ -47,7 +47,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
     return 'cancelled', looks_for(job)
   end
   if alone and attempts >= math.min(tonumber(job.max_attempts), most_attempts) then
-    local message = 'its worker died ' .. attempts .. ' times over it; see the dead letters'
+    local message = 'workers died over it ' .. attempts .. ' times; see the dead letters'
     redis.call('XADD', key('dead'), '*', 'job', id, 'cause', 'crashed', 'at_ms', now,
       'attempts', attempts, 'worker', worker, 'offset', offset, 'history', history)
     end_unattended(id, 'failed', 'error', '{"code":"crashed","message":"' .. message .. '"}',

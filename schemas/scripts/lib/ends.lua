@@ -1,4 +1,4 @@
--- The ends of jobs.
+-- How jobs end.
 -- uses: jobs log outbox
 
 local function note_pace(class, now)
@@ -8,8 +8,8 @@ local function note_pace(class, now)
   redis.call('HSET', key('pace', class), 'at', now, 'mean', string.format('%.3f', mean))
 end
 
--- Text, token ids and their number of a log whose chunks are all as workers write them; nil of any other. Nothing is
--- decoded that need not be: a log may be as long as the model's context.
+-- The text, the token ids and their number, if all chunks of the log are as workers write them; otherwise nil. Chunks
+-- aren't decoded, because a log may be as long as the model's context.
 local function output_as_written(log)
   local text, ids, count = {}, {}, 0
   for i, event in ipairs(log) do
@@ -35,7 +35,7 @@ local function output_as_it_can_be_read(log)
   return cjson.encode(table.concat(text)), table.concat(tokens, ','), #tokens
 end
 
--- What a job that ends without a worker has to show: the text and tokens of its log, as far as it can be read.
+-- The result of a job that ends without a worker: the text and tokens of its log, as far as it can be read.
 local function output_so_far(id, finish_reason)
   local log = log_of(id)
   local text, ids, count = output_as_written(log)
@@ -44,7 +44,7 @@ local function output_so_far(id, finish_reason)
     .. '","usage":{"completion_tokens":' .. count .. '}}'
 end
 
--- A job that has ended is nowhere any more; `before` is what its record said when it had not.
+-- Remove a job that has ended from every index; `before` is its record from before the end.
 local function leave_all(id, before)
   leave_queue(id, before)
   stop_running(id, before.tenant, before.worker)
@@ -53,7 +53,7 @@ local function leave_all(id, before)
   redis.call('HDEL', key('job', id), 'stream', 'entry', 'fence', 'cancel', 'suspect')
 end
 
--- What an end that was interrupted has left.
+-- Complete an end that was interrupted.
 local function complete_end(id) leave_all(id, fields_of(id, 'worker', unpack(PLACE))) end
 
 -- The one way into a terminal state: result, end marker, acknowledgement, lease, outbox and retention. Further fields
@@ -72,10 +72,10 @@ local function end_job(id, state, output, error, end_payload, retention_ms, now,
   note_pace(job.class, now)
 end
 
--- What ended so in this call: no worker tells of it, and who called may. Ids and what logs have of a job's end.
+-- The jobs that ended in this call without a worker: what the caller's log needs to report them.
 local unattended = {}
 
--- The same for a job that ends where no worker has its text: cancelled, expired or dead in the queue.
+-- `end_job` for a job whose text no worker has: it was cancelled, expired or died in the queue.
 local function end_unattended(id, state, reason, error, retention_ms, now, ...)
   local job = fields_of(id, 'offset', 'tenant', 'class', 'enqueued_ms', 'worker', 'attempts')
   local offset = number(job.offset)
@@ -90,7 +90,7 @@ local function end_unattended(id, state, reason, error, retention_ms, now, ...)
   }
 end
 
-local LOG_LOOK = 64  -- tokens of a log whose result is put together cost a call as much as one look more
+local LOG_LOOK = 64  -- assembling this many tokens of a log costs as much as one look
 
 local function looks_for(job) return 1 + math.floor(number(job.offset) / LOG_LOOK) end
 

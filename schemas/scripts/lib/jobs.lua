@@ -1,13 +1,13 @@
--- Moves of the state machine.
+-- The moves of the state machine.
 -- uses: queue workers
 
 local QUEUE_FIELDS = {'class', 'tenant', 'prompt_tokens', 'prompt_bytes', 'max_tokens', 'v'}
 
--- Each move has one write that decides it: that of the job's state. What it needs to be found comes before, what is
--- over after it, so that a move that was interrupted is made, or made complete, by whoever asks for it again, or by
--- upkeep. An entry of a queue stream counts only when its job's record names it.
+-- Each move has one write that decides it, that of the job's state. What makes the job findable is written before it,
+-- what becomes obsolete is removed after it. So an interrupted move is made, or completed, when it is asked for again
+-- or by upkeep. An entry of a queue stream counts only if its job's record names it.
 
--- A job with the fields given comes into its lane; further fields are written with its state.
+-- Put a job with these fields into its lane; further fields are written with its state.
 local function enter_lane(id, job, ...)
   local lane = key('lane', job.class, job.tenant)
   local entry = push(lane, id, job.prompt_tokens, job.prompt_bytes, job.max_tokens, job.v)
@@ -19,7 +19,7 @@ end
 
 local PLACE = {'state', 'stream', 'entry', 'class', 'tenant'}
 
--- Out of the queue stream that held the job, by what its record said before the move; a no-op for one in none.
+-- Remove the job from the queue stream that its record named before the move, if any.
 local function leave_queue(id, before)
   if not (before.stream and before.entry) then return end
   drop(before.stream, before.entry)
@@ -28,14 +28,14 @@ local function leave_queue(id, before)
   end
 end
 
--- The worker does not hold the job any more; what it had beside its last one is of no interest.
+-- The worker no longer holds the job. Once it holds none, it doesn't matter what it had beside the last one.
 local function unlist(id, worker)
   local held = key('held', worker)
   redis.call('ZREM', held, id)
   if redis.call('ZCARD', held) == 1 then redis.call('ZREM', held, ACCOMPANIED) end
 end
 
--- A running job leaves its worker: no lease, and room for another of its tenant's.
+-- A running job leaves its worker: it has no lease, and its tenant may run another.
 local function stop_running(id, tenant, worker)
   if worker then unlist(id, worker) end
   if redis.call('SREM', key('running', tenant), id) == 1 then
@@ -44,8 +44,8 @@ local function stop_running(id, tenant, worker)
   redis.call('ZREM', key('leases'), id)
 end
 
--- A job that has run goes back with its progress, ahead of the lanes of its class: to a stream of `retry` or
--- `suspects`. One that only some workers may take goes to a stream that no other reads, and is in nobody's way.
+-- Put a job that has run back with its progress, ahead of the lanes of its class, into a stream of `retry` or
+-- `suspects`. If only some workers may take it, no others read that stream, so it is in no other job's way.
 -- Further fields are written with its state.
 local function requeue(id, kind, ...)
   local before = fields_of(id, unpack(PLACE))

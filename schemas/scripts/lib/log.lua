@@ -1,7 +1,7 @@
--- The token log of a job.
+-- A job's token log.
 -- uses: base
 
--- The events of a job's log; none when the key was damaged from outside.
+-- The events of a job's log; none if the key was damaged from outside.
 local function log_of(id)
   local log = {}
   for _, entry in ipairs(attempt('XRANGE', key('out', id), '-', '+') or {}) do
@@ -11,13 +11,13 @@ local function log_of(id)
   return log
 end
 
--- Whether the entry is in the log already: an earlier try was interrupted.
+-- Whether the entry is in the log already, because an earlier try was interrupted.
 local function is_in_log(id, entry_id, payload)
   local found = attempt('XRANGE', key('out', id), entry_id, entry_id) or {}
   return found[1] ~= nil and to_fields(found[1][2]).event == payload
 end
 
--- Adds to the log first, so that the live never see what a reader of the log won't. False for a damaged log.
+-- Add an entry, then publish it, so that live readers never see what is not in the log. False if the log is damaged.
 local function publish(id, entry_id, payload)
   local added = attempt('XADD', key('out', id), entry_id, 'event', payload)
   if not added and not is_in_log(id, entry_id, payload) then return false end
@@ -25,7 +25,7 @@ local function publish(id, entry_id, payload)
   return true
 end
 
--- From its first token on a job belongs to the model that made it.
+-- From its first token on, a job belongs to the model that made it.
 local function note_first_token(id, now)
   local model = fields_of(id, 'worker_fingerprint').worker_fingerprint
   redis.call('HSET', key('job', id), 'first_token_ms', now)
@@ -36,8 +36,8 @@ local function note_first_token(id, now)
   end
 end
 
--- Forgets all tokens of a job that waits. Who reads it live is sent a chunk that follows on nothing, and so reads
--- the log again and finds it begun from scratch.
+-- Discard all tokens of a waiting job. Live readers are sent a chunk that follows none, so they read the log again and
+-- find that it starts from scratch.
 local function start_over(id)
   local restarts = (tonumber(fields_of(id, 'restarts').restarts) or 0) + 1
   redis.call('HSET', key('job', id), 'restarts', restarts)
@@ -46,8 +46,8 @@ local function start_over(id)
   redis.call('PUBLISH', key('chan', id), '{"offset":9007199254740991,"text":"","restarts":' .. restarts .. '}')
 end
 
--- Writes tokens from..to of a job's log. Gives nil, also for a chunk that is there already (the caller's last
--- reply was lost), or the refusal: the log does not reach `from`, or ends inside the chunk, or is damaged.
+-- Write tokens from..to of a job's log. Returns nil if they are there, even from an earlier try (whose reply was lost),
+-- or the refusal: the log doesn't reach `from`, ends inside the chunk, or is damaged.
 local function append(id, stored_offset, from, to, payload, now)
   local offset = tonumber(stored_offset or 0)
   if not offset then return 'damaged' end

@@ -8,7 +8,7 @@ local function notify(id, events, event, now)
   end
 end
 
-local EFFECTS_MS = 7 * 86400 * 1000  -- how long a job's record waits at most for what is to follow from its end
+local EFFECTS_MS = 7 * 86400 * 1000  -- the longest that a job's record is kept for what is to follow from its end
 local LONGEST_MS = 1e12
 
 local function keep(id, ms)
@@ -17,8 +17,8 @@ local function keep(id, ms)
   redis.call('PEXPIRE', key('out', id), kept_ms)
 end
 
--- How long a job that has ended is kept: its retention, or longer while something is still to follow from it. What
--- was damaged from outside is no reason to keep it for ever.
+-- Keep a job that has ended for its retention, or longer while something is still to follow from it; a record that
+-- was damaged from outside isn't kept for ever.
 local function keep_ended(id, retention_ms, now)
   local kept_ms = tonumber(retention_ms) or EFFECTS_MS
   if (tonumber(fields_of(id, 'effects').effects) or 0) > 0 then
@@ -28,7 +28,7 @@ local function keep_ended(id, retention_ms, now)
   keep(id, kept_ms)
 end
 
--- An outbox entry has been seen to and goes; with the last one of an ended job its record falls to its retention.
+-- Delete an outbox entry that has been handled. After an ended job's last one, its record is kept for its retention.
 local function drop_entry(entry)
   local found = redis.call('XRANGE', key('outbox'), entry, entry)[1]
   redis.call('XACK', key('outbox'), 'relay', entry)
@@ -40,5 +40,5 @@ local function drop_entry(entry)
   if not effects then return end  -- an older worker counts none
   if effects > 1 then return attempt('HINCRBY', key('job', id), 'effects', -1) end
   redis.call('HDEL', key('job', id), 'effects', 'expires_ms')
-  if expires_ms then keep(id, expires_ms - now_ms()) end  -- else it has not ended
+  if expires_ms then keep(id, expires_ms - now_ms()) end  -- otherwise it has not ended
 end

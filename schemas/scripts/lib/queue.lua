@@ -1,7 +1,7 @@
--- Queue streams, the fair order of tenants, delayed jobs.
+-- Queue streams, the fair order of tenants, and delayed jobs.
 -- uses: base
 
--- Up to which entry all have been taken; nil when there is no stream.
+-- The id of the last entry that was taken; nil if there is no stream.
 local function taken_up_to(stream)
   if redis.call('EXISTS', stream) == 0 then return nil end
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -12,7 +12,7 @@ local function taken_up_to(stream)
   return '0-0'
 end
 
--- The first entry that nobody has taken yet: id, fields; nil when there is none.
+-- The id and fields of the first entry that has not been taken; nil if there is none.
 local function peek(stream)
   local last = taken_up_to(stream)
   if not last then return nil end
@@ -48,22 +48,22 @@ local function depth(stream)
   return redis.call('XLEN', stream) - pending
 end
 
-local TOKENS_PER_BYTE = 0.25  -- of a prompt that is text: what it is charged with before anybody counts
-local CHARGED_AT_ONCE = 256   -- tokens of output for which a job is charged in advance
-local MAX_AHEAD = 1000        -- tenants a class without waiting jobs of whom it is known how far they are ahead
-local FORGOTTEN = 16          -- of them in one go, when they are ahead no more or there are too many
+local TOKENS_PER_BYTE = 0.25  -- what a prompt given as text is charged until its tokens are counted
+local CHARGED_AT_ONCE = 256   -- output tokens that a job is charged for in advance
+local MAX_AHEAD = 1000        -- tenants per class without waiting jobs whose lead is remembered
+local FORGOTTEN = 16          -- of these at once, when they are no longer ahead or there are too many
 
 local function virtual_time(class) return tonumber(redis.call('HGET', key('served', class), '*') or 0) end
 
--- Fair order: a tenant that comes back starts at the class's virtual time, never behind it, so that an idle
--- past earns no burst (virtual token counter, arXiv 2401.00588).
+-- Fair order: a tenant that returns starts at the class's virtual time, never behind it, so that an idle past earns
+-- no burst (virtual token counter, arXiv 2401.00588).
 local function join_backlog(class, tenant)
   if redis.call('ZSCORE', key('backlog', class), tenant) then return end
   local ahead, served = key('ahead', class), key('served', class)
   local own = redis.call('ZSCORE', ahead, tenant) or redis.call('HGET', served, tenant) or 0
   redis.call('ZADD', key('backlog', class), math.max(tonumber(own), virtual_time(class)), tenant)
   redis.call('ZREM', ahead, tenant)
-  redis.call('HDEL', served, tenant)  -- where workers of before keep it
+  redis.call('HDEL', served, tenant)  -- where older workers keep it
 end
 
 local function forget_ahead(class, tenants)
@@ -86,14 +86,14 @@ local function leave_backlog(class, tenant)
   remember_ahead(class, tenant, score)
 end
 
--- What the tenant may do, from the copy of the policies that workers keep here; nothing is limited without one.
+-- The tenant's policy, from the copy that workers keep here; without one, nothing is limited.
 local function policy_of(tenant)
   local found = redis.call('HMGET', key('tenants'), tenant, '*')
   local fine, policy = pcall(cjson.decode, found[1] or found[2] or '{}')
   return fine and type(policy) == 'table' and policy or {}
 end
 
--- Moves a tenant's place in the fair order; back, too, when it was charged too much.
+-- Move a tenant's place in the fair order, also back if it was charged too much.
 local function charge(class, tenant, tokens)
   local virtual = tokens / (policy_of(tenant).weight or 1)
   if redis.call('ZSCORE', key('backlog', class), tenant) then
@@ -109,26 +109,26 @@ local function prompt_of(job, tokens_per_byte)
   return tokens > 0 and tokens or math.ceil(number(job.prompt_bytes) * (tokens_per_byte or TOKENS_PER_BYTE))
 end
 
--- A job is charged with an estimate when its tenant's turn comes, and with what it came to when it leaves a worker.
+-- A job is charged an estimate when its tenant's turn comes; when it leaves a worker, correct that to what it used.
 local function settle(id, refused)
   local job = fields_of(id, 'class', 'tenant', 'charged', 'prompt_tokens', 'prompt_bytes', 'offset', 'started_ms')
   if not (job.tenant and job.charged) then return end
-  local read = number(job.prompt_tokens) > 0 or number(job.offset) > 0  -- else its prompt is an estimate, not served
+  local read = number(job.prompt_tokens) > 0 or number(job.offset) > 0  -- otherwise its prompt is only an estimate
   local served = job.started_ms and read and not refused and prompt_of(job) + number(job.offset) or 0
   if served == tonumber(job.charged) then return end
   charge(job.class, job.tenant, served - tonumber(job.charged))
   redis.call('HSET', key('job', id), 'charged', served)
 end
 
--- A tenant with as many running jobs as it may have waits outside the fair order until one of them leaves; its
--- jobs would have to be passed over at each claim otherwise.
+-- A tenant with as many running jobs as it may have waits outside the fair order until one of them leaves; otherwise
+-- every claim would have to pass over its jobs.
 local function unpark(class, tenant)
   if redis.call('EXISTS', key('lane', class, tenant)) == 1 then join_backlog(class, tenant) end
   if redis.call('SREM', key('parked'), class .. ':' .. tenant) == 1 then ring() end
 end
 
 local function count_bytes(class, tenant, delta)
-  if delta == 0 then return end  -- of an empty spec, and minus nothing is "-0" to Redis, which is no integer
+  if delta == 0 then return end  -- for an empty spec Lua's -0 would be "-0" to Redis, which isn't an integer
   local field = class .. ':' .. tenant
   if redis.call('HINCRBY', key('queued_bytes'), field, delta) <= 0 then
     redis.call('HDEL', key('queued_bytes'), field)
@@ -136,7 +136,7 @@ local function count_bytes(class, tenant, delta)
 end
 
 local function change_delayed_bytes(class, tenant, delta)
-  if delta == 0 then delta = 0 end  -- minus nothing is no integer to Redis
+  if delta == 0 then delta = 0 end  -- Redis doesn't accept Lua's -0 as an integer
   local field = class .. ':' .. tenant
   redis.call('HINCRBY', key('delayed_bytes'), field, delta)
   if redis.call('EXISTS', key('delayed_jobs', class, tenant)) == 0 then redis.call('HDEL', key('delayed_bytes'), field) end

@@ -1,19 +1,19 @@
--- Who may run what: by model and version, by size, and who tries suspects.
+-- Which worker may run which job, by model, version and size, and which one tries suspects.
 -- uses: base
 
--- The fingerprint of the model that made the job's tokens; nil while it has none.
+-- The fingerprint of the model that made the job's tokens; nil if it has none.
 local function model_of(job)
   return (tonumber(job.offset) or 0) > 0 and string.match(job.fingerprint or '', '^%x+$') or nil
 end
 
--- Who may take a job that has run: `<class>`, then `v<version>` and the model, as far as either limits it.
+-- The readers of a job that has run: `<class>`, then `:v<version>` and `:<model>`, if these limit who may take it.
 local function readers_of(job)
   local version = (tonumber(job.v) or 1) > 1 and ':v' .. job.v or ''
   local model = model_of(job)
   return job.class .. version .. (model and ':' .. model or '')
 end
 
--- The same from a worker's side: all that it reads of a class, jobs with tokens of its model first.
+-- The same from a worker's side: all the readers that it belongs to in a class, those of its model's jobs first.
 local function readable(class, max_v, fingerprint)
   local found = {}
   for v = 1, max_v do
@@ -24,10 +24,10 @@ local function readable(class, max_v, fingerprint)
   return found
 end
 
-local HELD_MS = 60 * 1000  -- what a worker holds is listed for so long after its last lease
-local ACCOMPANIED = '*'  -- among the jobs that a worker holds: it has had others, which are not listed (any more)
+local HELD_MS = 60 * 1000  -- how long the list of what a worker holds outlives its last lease
+local ACCOMPANIED = '*'  -- among the jobs that a worker holds: it has, or had, others that are not listed
 
--- The worker that tries suspects, or was asked to.
+-- The worker that tries suspects, or has been asked to.
 local function who_tries(latest)
   local worker, until_ms = string.match(redis.call('GET', key('trial')) or '', '^(%S+) (%d+)$')
   return believed(until_ms, latest or math.huge) and worker
@@ -35,8 +35,8 @@ end
 
 local MIN_OTHERS_MS, MAX_OTHERS_MS = 2 * 1000, 60 * 1000
 
--- A suspect that ends its worker costs the others' jobs time. Before the next one is tried, they have as long as
--- nobody was there for them: however many suspects there are, jobs go on beside their trials.
+-- Whether other jobs come before the next suspect. A suspect that ends its worker costs them time, so they then get
+-- as much as no worker was there for them: however many suspects there are, other jobs make progress too.
 local function others_come_first(now)
   local known = redis.call('HMGET', key('pulse'), 'trial_died_ms', 'others_until_ms')
   if not known[1] then return (believed(known[2], now + MAX_OTHERS_MS) or 0) > now end
@@ -46,9 +46,9 @@ local function others_come_first(now)
   return true
 end
 
-local MAX_LARGER = 32  -- workers of other models that are looked past
+local MAX_LARGER = 32  -- workers of other models that are skipped
 
--- Whether one job can come to more than `capacity` tokens at another living worker, of the model that it belongs to.
+-- Whether another live worker, of the job's own model if it has one, can hold more than `capacity` tokens of one job.
 local function is_larger_elsewhere(class, model, capacity)
   local rank = -1
   for _ = 1, MAX_LARGER do
