@@ -145,7 +145,7 @@ class Board:
 
     @property
     def channels(self) -> list[bytes]:
-        """Every channel that somebody listens to."""
+        """Every channel that has listeners."""
         return list(self._channels)
 
     def add(self, mailbox: Mailbox[Any]) -> bool:

@@ -15,7 +15,7 @@ def resolve_model(name: str) -> str:
 
 
 def check_files(folder: str) -> None:
-    """Refuse a folder that contains a pipe or the like, on which a reader would wait for ever.
+    """Refuse a folder that contains something like a pipe, on which a reader would wait forever.
 
     Raises:
         BadSetting: the message names the first.

@@ -12,7 +12,7 @@ from ...schemas.settings.celery import CelerySettings
 def make_app(settings: CelerySettings) -> Celery:
     """The app on the broker and result backend of `settings`: headrace's Redis unless told otherwise."""
     own = broker(settings.redis_url, settings.namespace) or Broker("memory://", None, {})
-    # The app of whoever imported this stays the current one, so that `generate.delay` goes by its settings.
+    # The importing project's app stays the current one, so that `generate.delay` uses its settings.
     alone = _state.default_app is None and _state._tls.current_app is None
     app = Celery("headrace", set_as_current=alone)
     app.conf.update(

@@ -15,7 +15,7 @@ from ..steps import Read, Steps, check_name
 from .overview import model_tags
 
 PAGE = 1000
-"""Letters of one queue read in one round trip."""
+"""Number of letters read from one queue in one round trip."""
 
 
 class DeadLetter(BaseModel):
@@ -93,7 +93,7 @@ def find_dead(operations: Operations, name: str) -> Steps[DeadLetter]:
     """The dead letter of a job or entry id.
 
     Raises:
-        BadSetting: an empty name, which would be that of every entry that named no job.
+        BadSetting: the name is empty, like that of every entry without a job.
         JobNotFound: there is none.
     """
     check_name("id", name)
@@ -104,7 +104,7 @@ def find_dead(operations: Operations, name: str) -> Steps[DeadLetter]:
 
 
 def show_dead(operations: Operations, name: str) -> Steps[DeadLetterDetails]:
-    """The dead letter of a job or entry id, with what was kept of its job: nothing of one that is gone.
+    """The dead letter of a job or entry id, with what was kept of its job, if it still exists.
 
     Raises:
         BadSetting: an empty name.
@@ -115,7 +115,7 @@ def show_dead(operations: Operations, name: str) -> Steps[DeadLetterDetails]:
     if not letter.job_id:
         return DeadLetterDetails(**known)
     key = _tag(operations, letter).job(letter.job_id)
-    # An entry that no worker could read may name anything: what is there need not be a record.
+    # An entry that no worker could read may name anything, not necessarily a record.
     (kind,) = yield from operations.send(Read((("TYPE", key),)))
     if kind != b"hash":
         return DeadLetterDetails(**known)
@@ -124,7 +124,7 @@ def show_dead(operations: Operations, name: str) -> Steps[DeadLetterDetails]:
 
 
 def requeue_letter(operations: Operations, letter: DeadLetter | str, *, from_scratch: bool) -> Steps[str]:
-    """Queue its job again; gives the job's id.
+    """Queue its job again; return the job's id.
 
     Raises:
         BadSetting: an empty name.
@@ -138,7 +138,7 @@ def requeue_letter(operations: Operations, letter: DeadLetter | str, *, from_scr
 
 
 def drop_letter(operations: Operations, letter: DeadLetter | str) -> Steps[str]:
-    """Delete it, and what was kept of its job.
+    """Delete it and what was kept of its job; return the job's id.
 
     Raises:
         BadSetting: an empty name.

@@ -11,7 +11,7 @@ from ..steps import Read, Steps, check_name
 from .overview import model_tags
 
 PAGE = 500
-"""Deliveries of one queue read in one round trip."""
+"""Number of deliveries read from one queue in one round trip."""
 
 _SHOWN = tuple(name for name in Delivery.model_fields if name not in {"id", "next_ms"})
 _NAMES = tuple(name.encode() for name in _SHOWN)
@@ -20,7 +20,8 @@ _NAMES = tuple(name.encode() for name in _SHOWN)
 def list_deliveries(
     operations: Operations, *, state: DeliveryState | str | None = None, limit: int = 100
 ) -> Steps[list[Delivery]]:
-    """The newest deliveries of all models, at most `limit`, newest first; of one state if it is given.
+    """The newest deliveries of all models, at most `limit`, newest first; only those in `state` if it is
+    given.
 
     Raises:
         BadSetting: there is no such state.
@@ -76,7 +77,7 @@ def find_delivery(operations: Operations, delivery_id: str) -> Steps[Delivery]:
 def _next_ms(
     operations: Operations, tag: Tag, delivery: Delivery, fields: Mapping[bytes, bytes]
 ) -> Steps[int | None]:
-    """When a delivery is tried next, at the earliest; None where it is being tried now, or never again."""
+    """The earliest time at which a delivery is tried next; None if it is being tried now, or never again."""
     endpoint = fields.get(b"endpoint", b"").decode()
     if delivery.state is not DeliveryState.PENDING or not endpoint:
         return None
@@ -97,7 +98,7 @@ def _next_ms(
 
 
 def replay(operations: Operations, delivery_id: str) -> Steps[None]:
-    """Send it again, now, and take its endpoint for reachable.
+    """Send it again now, and treat its endpoint as reachable.
 
     Raises:
         DeliveryNotFound: there is none, or its retention has ended.

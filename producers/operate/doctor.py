@@ -38,29 +38,29 @@ from .waiting_queues import what_waits
 PINGS = 50
 SLOW_MS, TOO_SLOW_MS = 5.0, 50.0
 LAPSED_S = 60.0
-"""A lease that lapsed this long ago has been forgotten."""
+"""If a lease lapsed this long ago and is still there, nobody does the upkeep."""
 
 OUTBOX_S = 60.0
-"""An outbox entry that has waited this long is handled by nobody."""
+"""If an outbox entry has waited this long, nobody handles it."""
 
 LOOKED_AT = 64
-"""Number of outbox entries whose tasks are looked at."""
+"""Number of outbox entries whose tasks are checked."""
 
 SILENT_S = 60.0
-"""A worker silent for this long is gone; nobody removes the last one from the list."""
+"""A worker that has been silent for this long is gone, even if it is still listed."""
 
 HEADROOM = 0.2
 """Share of maxmemory that should be free; with less, jobs may soon be refused."""
 
 
 def examine(url: str, settings: QueueSettings, *, machine: bool = True) -> Iterator[Finding]:
-    """Look at everything, starting with what everything else depends on."""
+    """Check everything, starting with what everything else depends on."""
     if machine:
         yield from _machine()
     try:
         with connect(url) as redis:
             yield from _server(redis)
-            if not is_cluster(redis):  # a Cluster has as many settings as nodes
+            if not is_cluster(redis):  # in a Cluster, each node has its own
                 yield from _settings(redis)
                 yield from _latency(redis)
             yield _rights(redis, settings.namespace)

@@ -32,7 +32,7 @@ class Finding(BaseModel):
 
 
 def fine(check: str, found: str) -> Finding:
-    """Nothing is to be changed."""
+    """Nothing needs to change."""
     return Finding(check=check, verdict=Verdict.OK, found=found)
 
 

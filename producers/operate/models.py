@@ -1,4 +1,4 @@
-"""Which models are served: behind `client.models()`, and the model of a job that names none."""
+"""Which models are served (`client.models()`), and the model of a job that names none."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ..waiting import SILENT_S
 from .overview import Facts, read_queues
 
 GONE_S = 60.0
-"""A worker not heard of for this long has ended without saying so."""
+"""A worker that has not been heard from for this long has ended without saying so."""
 
 
 class ModelInfo(Facts):
@@ -65,17 +65,17 @@ def read_models(operations: Operations) -> Steps[list[ModelInfo]]:
 
 
 def _model(facts: dict[str, object], workers: Sequence[tuple[float, bool]]) -> ModelInfo:
-    """A model with its workers, each by how long it was silent and whether it is being drained."""
+    """A model with its workers, given by how long each has been silent and whether it is being drained."""
     living = sum(silent_s < GONE_S for silent_s, _ in workers)
     ready = sum(silent_s < SILENT_S and not drained for silent_s, drained in workers)
     return ModelInfo.model_validate(facts | {"workers": living, "ready": ready})
 
 
 def only_model(served: Sequence[ModelInfo]) -> str:
-    """The model of a job that names none, where the operator has chosen none: the only one served.
+    """The model of a job that names none if the operator has chosen none either: the only one served.
 
     Raises:
-        InvalidJob: not exactly one is served.
+        InvalidJob: none or more than one is served.
     """
     if len(served) == 1:
         return served[0].id
@@ -84,12 +84,12 @@ def only_model(served: Sequence[ModelInfo]) -> str:
 
 
 def forget_model(operations: Operations, model: str) -> Steps[None]:
-    """Take a model that nobody serves any more off the list, so that jobs for it are refused.
+    """Remove a model that nobody serves any more from the list, so that jobs for it are refused.
 
     Raises:
-        BadSetting: an empty name.
+        BadSetting: the name is empty.
         UnknownModel: no worker has ever served it here.
-        ModelInUse: workers serve it, or jobs of it wait, run or are still told of.
+        ModelInUse: workers serve it, or its jobs or their callbacks are unfinished.
     """
     check_name("model", model)
     known = {info.id: info for info in (yield from read_models(operations))}
@@ -107,5 +107,5 @@ def forget_model(operations: Operations, model: str) -> Steps[None]:
         raise ModelInUse(
             model, f"{waiting} of its jobs or their callbacks wait; let them end, or cancel them"
         )
-    # Should a worker start between two tries, it puts its model back within five seconds.
+    # If a worker starts between two tries, it lists its model again within five seconds.
     yield from operations.send(Write((("HDEL", keys.models(settings.namespace), model),)))

@@ -1,4 +1,4 @@
-"""Queues and workers: behind `client.queues()` and `client.workers()`."""
+"""Queues and workers: `client.queues()` and `client.workers()`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class WorkerInfo(Facts):
 
 
 def read_workers(operations: Operations) -> Steps[list[WorkerInfo]]:
-    """The workers of every model served here."""
+    """The workers of all models served here."""
     tags = yield from model_tags(operations)
     listed = yield from operations.send(Read([("ZRANGE", tag.workers, 0, -1, "WITHSCORES") for tag in tags]))
     found = [
@@ -98,11 +98,11 @@ class _Lane:
 
 
 def drain_worker(operations: Operations, worker_id: str, finish_s: float) -> Steps[WorkerInfo]:
-    """Ask a worker, named by its id or the unique beginning of it, to hand over and end.
+    """Ask a worker, named by its id or a unique beginning of it, to hand over its jobs and exit.
 
     Raises:
-        BadSetting: an empty name, or no number of seconds.
-        WorkerNotFound: there is none of that name, or more than one that begins so.
+        BadSetting: the name is empty, or `finish_s` isn't a number of seconds.
+        WorkerNotFound: no worker's id begins like this, or more than one does.
     """
     check_name("worker_id", worker_id)
     check_seconds("finish_s", finish_s)
@@ -120,7 +120,7 @@ def drain_worker(operations: Operations, worker_id: str, finish_s: float) -> Ste
 
 
 def read_queues(operations: Operations) -> Steps[list[QueueInfo]]:
-    """The queues with waiting or running jobs, of every model served here."""
+    """The queues with waiting or running jobs, of all models served here."""
     tags = yield from model_tags(operations)
     depth: Counter[_Lane] = Counter()
     size: Counter[_Lane] = Counter()
@@ -151,7 +151,7 @@ def _read_tag(
     size: "Counter[_Lane]",
     running: "Counter[_Lane]",
 ) -> Steps[None]:
-    """Count one partition. A lane's stream holds its waiting jobs and those running from it."""
+    """Count one partition. A lane's stream holds its waiting jobs and the running ones that came from it."""
     (some_only,) = yield from operations.send(Read((("ZRANGE", tag.readers, 0, -1),)))
     readers = (*JobClass, *(name.decode() for name in some_only))
     replies = yield from operations.send(
@@ -183,7 +183,7 @@ def _read_tag(
     ids = {name.decode() for name in leased} | {
         fields[b"job"].decode() for entries in interrupted for _, fields in entries if b"job" in fields
     }
-    # Lengths and records in one round trip, so that they tell of the same moment.
+    # Lengths and records are read in one round trip, so that they belong to the same moment.
     lengths = [("XLEN", tag.lane(lane.job_class, lane.tenant)) for lane in waiting_lanes]
     records = [("HMGET", tag.job(job_id), "state", "class", "tenant", "stream") for job_id in ids]
     replies = yield from operations.send(Read((*lengths, *records)))

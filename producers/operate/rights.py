@@ -1,8 +1,8 @@
-"""Whether this Redis user may do what the scripts do: each command is tried, inside one script.
+"""Whether this Redis user may do what the scripts do: each command is tried inside one script.
 
-Redis checks the rights of a script's caller at each command, so that trying is the one way that works on
-every version and needs no right to read ACLs. A script is atomic: nobody sees the key it writes, and none is
-left.
+Redis checks the rights of a script's caller at each command, so trying is the only way that works on every
+version and needs no right to read ACLs. A script is atomic: nobody sees the key that it writes, and it leaves
+none.
 """
 
 from redis import Redis
@@ -12,8 +12,8 @@ from ...schemas.keys import Tag
 from ...schemas.redis.call import text
 from ...schemas.redis.connection import broker_errors
 
-# Every command comes with arguments that fit it, for Redis counts them before it looks at rights. DEL is
-# first: a user who may not delete must not write.
+# Every command gets valid arguments, because Redis counts them before it checks rights. DEL comes first: a
+# user that may not delete must not write.
 _PROBE = """
 local key, denied = KEYS[1], {}
 local function try(...)
@@ -50,10 +50,11 @@ return denied
 
 
 def denied_commands(redis: Redis, namespace: str) -> list[str]:
-    """The commands of the scripts that this user may not use on the namespace's keys; `eval` if no script.
+    """The scripts' commands that this user may not use on the namespace's keys; `eval` if it may run no
+    script.
 
     Raises:
-        BrokerUnavailable: it could not be tried: Redis is full, loading, or a read-only replica.
+        BrokerUnavailable: trying was impossible, because Redis is full, loading, or a read-only replica.
     """
     key = f"{Tag('doctor', 0, namespace).base}:probe"
     with broker_errors():

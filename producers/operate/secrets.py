@@ -14,7 +14,7 @@ from ..operations import Operations
 from ..steps import Read, Steps, Write
 
 MAX_SECRETS = 4
-"""Of one tenant at once: the old and the new one, and room for a mistake."""
+"""Maximum number of secrets of one tenant: the old and the new one, and room for a mistake."""
 
 
 def read_all(operations: Operations, tenant: str) -> Steps[list[TenantSecret]]:
@@ -29,7 +29,7 @@ def read_all(operations: Operations, tenant: str) -> Steps[list[TenantSecret]]:
 
 
 def add(operations: Operations, tenant: str, secret: str | None = None) -> Steps[TenantSecret]:
-    """Add a secret, a new random one unless it is given; all of a tenant's sign until they are dropped.
+    """Add a secret, by default a random one. All of a tenant's secrets sign until they are dropped.
 
     Raises:
         BadPolicy: it can't sign, or the tenant has `MAX_SECRETS` already.
@@ -43,16 +43,16 @@ def add(operations: Operations, tenant: str, secret: str | None = None) -> Steps
     except ValueError as error:
         raise BadPolicy(str(error)) from None
     added = TenantSecret(id=token_hex(4), secret=SecretStr(text), created_ms=time.time_ns() // 1_000_000)
-    # One field of a name that is new, or known: neither adding nor dropping touches another secret.
+    # Each secret is a field of its own, so neither adding nor dropping one affects another.
     yield from operations.send(Write((("HSET", _key(operations, tenant), added.id, added.to_wire()),)))
     return added
 
 
 def drop(operations: Operations, tenant: str, secret_id: str) -> Steps[int]:
-    """Drop one of a tenant's secrets; how many are left.
+    """Drop one of a tenant's secrets; return how many are left.
 
     Raises:
-        BadPolicy: it has none of that id.
+        BadPolicy: it has none with this id.
     """
     known = yield from read_all(operations, tenant)
     if secret_id not in {secret.id for secret in known}:

@@ -1,4 +1,4 @@
-"""Tenants' policies: what operators set, and where the scripts find it."""
+"""Tenants' policies: what operators set, and the copies that scripts read."""
 
 from ...schemas import keys
 from ...schemas.tenants import DEFAULT, VERSION, TenantLimits, TenantPolicy, check_tenant, read_policies
@@ -8,13 +8,13 @@ from .overview import model_tags
 
 
 def list_policies(operations: Operations) -> Steps[dict[str, TenantPolicy]]:
-    """The policies by tenant; `*` is everybody else's."""
+    """The policies by tenant; `*` is the default."""
     (fields,) = yield from operations.send(Read((("HGETALL", keys.tenants(operations.settings.namespace)),)))
     return read_policies(fields)
 
 
 def policy_of(operations: Operations, tenant: str) -> Steps[TenantPolicy]:
-    """What holds for the tenant: its own policy, everybody else's, or no limit at all.
+    """The policy that applies to the tenant: its own, the default, or one without limits.
 
     Raises:
         BadPolicy: no tenant can have this name.
@@ -25,7 +25,7 @@ def policy_of(operations: Operations, tenant: str) -> Steps[TenantPolicy]:
 
 
 def set_policy(operations: Operations, tenant: str, limits: TenantLimits) -> Steps[TenantPolicy]:
-    """Set a tenant's policy, here and in every queue that there is.
+    """Set a tenant's policy, here and in every existing queue.
 
     Raises:
         BadPolicy: a limit is wrong, or no tenant can have this name.
@@ -36,7 +36,7 @@ def set_policy(operations: Operations, tenant: str, limits: TenantLimits) -> Ste
 
 
 def drop_policy(operations: Operations, tenant: str) -> Steps[None]:
-    """Forget a tenant's policy, here and in every queue that there is.
+    """Delete a tenant's policy, here and in every existing queue.
 
     Raises:
         BadPolicy: no tenant can have this name.
@@ -48,12 +48,13 @@ def _change(operations: Operations, tenant: str, policy: TenantPolicy | None) ->
     check_tenant(tenant)
     settings = operations.settings
     source = keys.tenants(settings.namespace)
-    # Sent twice it raises the version by two: the copies below then count as old, and workers renew them.
+    # If this is sent twice, the version rises by two; the copies below then count as old, and workers renew
+    # them.
     yield from operations.send(Write((_write(source, tenant, policy), ("HINCRBY", source, VERSION, 1))))
     (version,) = yield from operations.send(Read((("HGET", source, VERSION),)))
     shared = None if policy is None else policy.shared_among(settings.partitions)
     tags = yield from model_tags(operations)
-    # A queue whose copy is of an older version than the last is copied whole by its workers.
+    # If a queue's copy is older than the previous version, its workers copy all policies.
     versions = yield from operations.send(Read([("HGET", tag.tenants, VERSION) for tag in tags]))
     writes: list[tuple[str | int, ...]] = []
     for tag, known in zip(tags, versions, strict=True):

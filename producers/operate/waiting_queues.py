@@ -1,6 +1,6 @@
-"""Which queues of a model wait, since when, and why: for the doctor, who knows of no job.
+"""Which queues of a model wait, since when and why: for the doctor, which isn't asked about a job.
 
-The words are those that whoever waits for one of these jobs is told (see `waiting`).
+It uses the words that a client waiting for one of these jobs sees (see `waiting`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ from ..waiting import Waiting, WaitReason, explain_at
 from .findings import Finding, Verdict, judge
 
 MOST_QUEUES = 64
-"""Of one partition; more are not looked at."""
+"""Maximum number of queues of one partition that are looked at."""
 
 LONG_S = 60.0
-"""If jobs have waited for this long, there are too many for the workers."""
+"""If jobs have waited for this long, there are too many of them for the workers."""
 
 _NOT_WAITING = {WaitReason.RUNNING, WaitReason.ENDED}
 
@@ -78,7 +78,7 @@ def waiting_queues(redis: Redis, tags: Sequence[Tag], now_ms: int) -> Iterator[W
     """The queues of these tags that have waiting jobs, one partition after the other."""
     for tag in tags:
         for stream in islice(dict.fromkeys(_streams(redis, tag)), MOST_QUEUES):  # a lane may be parked, too
-            # What lies behind the last entry handed out waits; what lies before it runs.
+            # Entries after the last one handed out wait; those before it run.
             oldest: Any = redis.xrange(stream, f"({_last_taken(redis, stream)}", "+", count=1)
             newest: Any = redis.xrevrange(stream, count=1)
             if not oldest or not newest:
@@ -106,7 +106,7 @@ def _streams(redis: Redis, tag: Tag) -> Iterator[str]:
 def _last_taken(redis: Redis, stream: str) -> str:
     try:
         groups: Any = redis.xinfo_groups(stream)
-    except ResponseError:  # there is no such stream, or none any more
+    except ResponseError:  # the stream doesn't exist, or no longer does
         return "0-0"
     taken = [text(group["last-delivered-id"]) for group in groups if text(group["name"]) == GROUP]
     return taken[0] if taken else "0-0"

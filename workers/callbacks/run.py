@@ -143,7 +143,7 @@ def configure(app: Celery, settings: CallbacksSettings) -> None:
 def _pages(
     settings: CallbacksSettings, registry: CollectorRegistry, service: Service
 ) -> AbstractContextManager[None]:
-    """Serves metrics and health while the context lasts, where somebody asks for them.
+    """Serves metrics and health while the context lasts, if a port is set.
 
     Raises:
         BadSetting: the port can't be had.

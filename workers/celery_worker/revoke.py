@@ -2,7 +2,7 @@
 
 Celery's own handler only remembers the id in each worker's memory, which does nothing for a queued job, and
 kills the pool process of a running one, though generations have none. Only headrace's own Celery workers
-import this module, so `revoke` stays as it is in everybody else's.
+import this module, so `revoke` is unchanged in all others.
 """
 
 from collections.abc import Callable, Iterable

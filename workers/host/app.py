@@ -1,7 +1,7 @@
 """The host's Celery app: how it reaches Redis, and the step that ties the supervisor to the Celery worker.
 
 The host takes no tasks. It consumes from no queue at all, so nothing is ever sent to it that it could lose.
-In every other respect it is a Celery worker: events, `inspect`, `control`, Flower.
+In every other respect (events, `inspect`, `control`, Flower) it is a Celery worker.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from ..settings import WorkerSettings
 from ..supervision.lifeline import HUNG
 
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
-"""Exit statuses for which the jobs aren't to blame: somebody, or the kernel, ended the process."""
+"""Exit statuses for which the jobs aren't to blame: a person or the kernel ended the process."""
 
 log = structlog.get_logger(__name__)
 

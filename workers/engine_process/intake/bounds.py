@@ -11,7 +11,7 @@ _WHOLE = {"ByteLevel", "Metaspace", "Digits", "Split"}
 
 
 def bytes_a_token(tokenizer_json: str) -> int | None:
-    """The most bytes of UTF-8 that become one token; None if there is no such bound.
+    """The largest number of UTF-8 bytes that become one token; None if there is no such bound.
 
     There is none if text may vanish: dropped by a normalizer or pre-tokenizer, swallowed by an added token,
     or turned into one unknown token however long it is.

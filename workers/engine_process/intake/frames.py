@@ -20,7 +20,7 @@ def receive(end: socket.socket) -> bytes | None:
     """The next message; None when the other side is gone.
 
     Raises:
-        TimeoutError: none came whole within the socket's time limit.
+        TimeoutError: no complete message came within the socket's time limit.
     """
     length = _read(end, _LENGTH)
     return None if length is None else _read(end, int.from_bytes(length))

@@ -10,7 +10,7 @@ from ....schemas.redis.connection import broker_errors
 
 
 def spec_in(redis: Redis, tag: Tag, job_id: str) -> bytes:
-    """The job as its producer wrote it; nothing of a record that is gone or was damaged from outside.
+    """The job as its producer wrote it; empty if the record is gone or was damaged from outside.
 
     Raises:
         BrokerUnavailable: Redis can't be reached or refuses.
@@ -20,7 +20,7 @@ def spec_in(redis: Redis, tag: Tag, job_id: str) -> bytes:
 
 
 def offset_in(redis: Redis, tag: Tag, job_id: str) -> int | None:
-    """The tokens that the record counts now; None where it counts none.
+    """The number of tokens that the record says the job has; None if it says none.
 
     Raises:
         BrokerUnavailable: Redis can't be reached or refuses.
@@ -34,6 +34,6 @@ def _field(redis: Redis, tag: Tag, job_id: str, name: str) -> Any:
         try:
             return redis.hget(tag.job(job_id), name)
         except ResponseError as error:
-            if "WRONGTYPE" in str(error):  # somebody made something else of it
+            if "WRONGTYPE" in str(error):  # the key was replaced by one of another type
                 return None
             raise

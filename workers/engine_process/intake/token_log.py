@@ -17,7 +17,7 @@ FIRST_ENTRIES, MOST_ENTRIES = 16, 2048
 
 
 def pages(redis: Redis, tag: Tag, job_id: str) -> Iterator[list[bytes]]:
-    """Yield the events of a job's log, in order; nothing for a log that was damaged from outside.
+    """Yield the events of a job's log in order; none if the log was damaged from outside.
 
     Raises:
         BrokerUnavailable: Redis can't be reached or refuses.
@@ -28,7 +28,7 @@ def pages(redis: Redis, tag: Tag, job_id: str) -> Iterator[list[bytes]]:
             try:
                 found: Any = redis.xrange(tag.out(job_id), min=after, count=entries)
             except ResponseError as error:
-                if "WRONGTYPE" in str(error):  # somebody made something else of it
+                if "WRONGTYPE" in str(error):  # the key was replaced by one of another type
                     return
                 raise
         events = [event for _, fields in found if (event := _event(fields)) is not None]

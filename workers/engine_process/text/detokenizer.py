@@ -1,15 +1,15 @@
 """Incremental decoding.
 
-The text emitted after n tokens is a function of those n tokens alone, however they were grouped into calls:
-a worker that takes over a stream replays its tokens and knows exactly which text was published.
+The text emitted after n tokens depends only on those n tokens, not on how they were grouped into calls. So a
+worker that takes over a stream replays its tokens and knows exactly which text was published.
 
 A token's text depends on its neighbours (an incomplete UTF-8 character, a leading space that only the first
 token of a text loses), so a window is decoded: the tokens since the last but one clean boundary, where the
-text ended in whole characters. What ends it in U+FFFD may yet become a character and is held back. Decoding
-the window, and not looking tokens up, leaves every kind of tokenizer to the library that knows it.
+text ended in a whole character. U+FFFD at its end may yet become a character and is held back. Because a
+window is decoded, and tokens aren't looked up, every kind of tokenizer is left to the library that knows it.
 
-For a byte-level tokenizer the pieces join to `decode` of all tokens, whatever the tokens. A tokenizer with
-byte fallback makes U+FFFD of a whole run of bytes when one of them fits no character, also of those that did;
+With a byte-level tokenizer, the pieces always join to the `decode` of all tokens. A tokenizer with byte
+fallback turns a whole run of bytes into U+FFFD if one of them fits no character, including those that did;
 what was emitted by then stays.
 """
 
@@ -21,16 +21,17 @@ from .tokenizer import TokenText
 _REPLACEMENT = "�"
 
 _MAX_WINDOW_TOKENS, _KEPT_TOKENS = 16, 8
-"""Valid text never comes to a window so long: a character has four bytes at most. Tokens that spell none are
-let out but for the last, which may begin one, and the window is cut to those that can still matter."""
+"""Valid text never needs such a long window, because a character has at most four bytes. When it is reached,
+all tokens but the last, which may begin a character, are released, and the window is cut to those that can
+still matter."""
 
 
 _PROMPT_TOKENS = 32
-"""Of a prompt's end, looked at for those that have text."""
+"""How many tokens at a prompt's end are searched for those that have text."""
 
 
 class Held(NamedTuple):
-    """What a `Detokenizer` keeps: the window, its tokens before the boundary, its characters that are out."""
+    """A `Detokenizer`'s state: the window, its tokens before the boundary, its characters emitted."""
 
     window: list[int]
     boundary: int
@@ -38,15 +39,15 @@ class Held(NamedTuple):
 
 
 def held_after(tokenizer: TokenText, prompt_ids: Sequence[int], *, whole: bool) -> Held:
-    """What is held where a sequence's text goes on after a prompt.
+    """What is held when a sequence's text continues a prompt.
 
-    So the first token's text is what it adds to the prompt's: with the space before its word, or the
-    character that the prompt has begun.
+    So the first token's text is what it adds to the prompt's: with the space before its word, or the rest of
+    a character that the prompt has begun.
 
     Args:
-        tokenizer: of both.
+        tokenizer: the tokenizer of both.
         prompt_ids: the prompt.
-        whole: the prompt is known to end with a whole character, whatever it looks like.
+        whole: whether the prompt is known to end with a whole character, even if it ends in U+FFFD.
     """
     last = prompt_ids[-_PROMPT_TOKENS:]
     window = [token_id for token_id in last if tokenizer.lengths[token_id] is not None][-_KEPT_TOKENS:]
@@ -56,10 +57,10 @@ def held_after(tokenizer: TokenText, prompt_ids: Sequence[int], *, whole: bool) 
 
 
 class Detokenizer:
-    """Decodes one sequence token by token, in constant time a token.
+    """Decodes one sequence token by token, in constant time per token.
 
     Attributes:
-        held: its state, to go on from in another process.
+        held: its state, to continue from in another process.
     """
 
     __slots__ = ("_boundary", "_emitted", "_tokenizer", "_window")
@@ -95,7 +96,7 @@ class Detokenizer:
         return new
 
     def flush(self) -> str:
-        """What is still held back, as it stands; the sequence has ended."""
+        """Return what is still held back, as it is, because the sequence has ended."""
         new = self._tokenizer.decode(self._window)[self._emitted :]
         self._window, self._boundary, self._emitted = [], 0, 0
         return new

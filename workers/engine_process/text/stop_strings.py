@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class _State:
-    """Some stop string's beginning of `depth` characters; `hit` is the longest stop string that ends it."""
+    """The first `depth` characters of a stop string; `hit` is the longest stop string that they end with."""
 
     depth: int = 0
     next: "dict[str, _State]" = field(default_factory=dict)
@@ -66,7 +66,8 @@ class StopStrings:
     def add(self, text: str, *, heed: bool = True) -> tuple[str, str | None]:
         """Return the text to release, and the stop string found, if any: the text ends before it.
 
-        One that is complete in text not to `heed` is none; one that only begins there may be.
+        With `heed` false, a stop string that is complete in this text doesn't count; one that only begins in
+        it may.
         """
         if not self._any:
             return text, None

@@ -1,4 +1,4 @@
-"""One job's text: decoding and stop strings together."""
+"""One job's text: decoding combined with stop strings."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from .stop_strings import StopStrings
 from .tokenizer import TokenText
 
 _FIRST_MARK = 0xDC00
-"""Half of a surrogate pair: such characters are in no text that can be written as UTF-8."""
+"""Half of a surrogate pair, which occurs in no text that can be written as UTF-8."""
 
 
 class Emitted(NamedTuple):
@@ -19,7 +19,7 @@ class Emitted(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a `TextStream` is: what its parts hold back, and the tokens before a stop string is heeded."""
+    """A `TextStream`'s state: what its parts hold back, and the tokens before stop strings count."""
 
     tokens: Held
     text: str
@@ -29,15 +29,14 @@ class Position(NamedTuple):
 class TextStream:
     """Turns one sequence's tokens into the text that its readers see.
 
-    Like its parts, what it has emitted after n tokens is a function of the prompt and those tokens alone. No
-    stop string is heeded that is complete before `min_tokens` tokens.
-
-    A special token has no text, but a stop string may name it: there, and where the token comes, a character
-    stands for it that is in no text.
+    Like that of its parts, its output after n tokens depends only on the prompt and those tokens. A stop
+    string that is complete before `min_tokens` tokens doesn't count. A special token has no text, but a stop
+    string may name it: in the stop string, and where the token comes, it is represented by a character that
+    occurs in no text.
 
     Args:
-        after: what `held_after` made of the prompt; nothing stands before the text without it.
-        position: where another one of the same stop strings and `min_tokens` is, to go on from there.
+        after: what `held_after` returned for the prompt; without it, nothing precedes the text.
+        position: the state of another one with the same stop strings and `min_tokens`, to continue from.
     """
 
     __slots__ = ("_detokenizer", "_early", "_marks", "_names", "_stops")
@@ -62,11 +61,11 @@ class TextStream:
 
     @property
     def position(self) -> Position:
-        """Where it is now."""
+        """Its state now."""
         return Position(self._detokenizer.held, self._stops.held, self._early)
 
     def add(self, token_id: int) -> Emitted:
-        """The next token."""
+        """Add the next token; return what became final."""
         return Emitted(*self._add(token_id))
 
     def _add(self, token_id: int) -> tuple[str, str | None]:
@@ -81,7 +80,7 @@ class TextStream:
         return self._shown(out), hit and hit.translate(self._names)
 
     def take(self, token_ids: Sequence[int]) -> tuple[list[str], bool]:
-        """The text that became final with each token; True when a stop string ended it at the last one."""
+        """The text that became final with each token, and whether a stop string ended it at the last one."""
         pieces = []
         for token_id in token_ids:
             text, stop_hit = self._add(token_id)
@@ -91,7 +90,7 @@ class TextStream:
         return pieces, False
 
     def flush(self) -> str:
-        """The rest, when the sequence has ended; a stop string that only now became whole ends it too."""
+        """The rest, when the sequence has ended; it is cut at a stop string that is complete only now."""
         text, hit = self._stops.add(self._detokenizer.flush(), heed=self._early <= 0)
         return self._shown(text if hit else text + self._stops.flush())
 

@@ -1,4 +1,4 @@
-"""The bytes that single tokens stand for: parts of a character among them, and the space before a word."""
+"""The bytes that single tokens stand for, including parts of a character and the space before a word."""
 
 import json
 import re
@@ -23,7 +23,8 @@ _BYTES = _alphabet()
 
 
 def token_bytes(backend: Any, special_ids: frozenset[int]) -> Callable[[int], bytes]:
-    """Says what each token of a tokenizer stands for; special ones for their names, unknown ones for nothing.
+    """Says which bytes each token of a tokenizer stands for: special ones for their names, unknown ones for
+    none.
 
     Args:
         backend: a tokenizer of the `tokenizers` library.
@@ -61,7 +62,7 @@ def _decoders(backend: Any) -> list[dict[str, Any]]:
 
 
 def _space(decoder: dict[str, Any]) -> str | None:
-    """What stands for a space, if this is the step that puts it there."""
+    """The character that stands for a space, if this is the step that inserts it."""
     if decoder.get("type") == "Metaspace":
         return str(decoder.get("replacement", "▁"))
     if decoder.get("type") == "Replace" and decoder.get("content") == " ":

@@ -67,14 +67,14 @@ class TokenText:
 
     @classmethod
     def from_json(cls, serialized: str) -> "TokenText":
-        """The same tokenizer as that of which this is the `to_json`."""
+        """The tokenizer of which this is the `to_json`."""
         return TokenText(tokenizers.Tokenizer.from_str(serialized))
 
     def to_json(self) -> str:
         """The tokenizer, the text of a tokenizer.json.
 
         Raises:
-            Exception: it has parts written in Python, which have none.
+            Exception: it has parts written in Python, which can't be written as JSON.
         """
         serialized: str = self._backend.to_str()
         return serialized
@@ -85,7 +85,7 @@ class TokenText:
         return text
 
     def token_text(self, token_id: int) -> str:
-        """One token as text, for log-probabilities; special ones by name, half characters as U+FFFD."""
+        """One token as text, for log-probabilities: special ones by name, parts of characters as U+FFFD."""
         return self.token_bytes(token_id).decode(errors="replace")
 
     def specials_in(self, text: str) -> dict[str, int]:
