@@ -19,19 +19,19 @@ from ..workers.settings import CallbacksSettings
 from .embedded_redis import EmbeddedRedis
 
 START_S = 120.0
-"""A large model takes its time to load; after this the start has failed."""
+"""A large model takes long to load; after this many seconds the start has failed."""
 
 STOP_S = 20.0
 
 BESIDE = 5
-"""The niceness of what runs beside the engines on the same few cores, which are theirs first."""
+"""The niceness of everything that runs beside the engines, because they come first on the same few cores."""
 
 _POLL_S = 0.1
 
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """One process of the stack, and where it logs."""
+    """One process of the stack, and its log file."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -53,7 +53,7 @@ class Stack:
         folder: holds the logs, `<part>.log`.
         engines: engine processes of the worker.
         redis: the embedded Redis; None when another is used.
-        flower_url: Flower's page; None where it does not run.
+        flower_url: Flower's page; None if it doesn't run.
     """
 
     redis_url: str
@@ -69,11 +69,11 @@ class Stack:
         return self.folder / "worker.log"
 
     def check(self) -> None:
-        """See whether all parts run and are meant to go on.
+        """Check that all parts run and that no interrupt has come.
 
         Raises:
-            StackError: one does not.
-            KeyboardInterrupt: by SIGINT or SIGTERM.
+            StackError: one doesn't run.
+            KeyboardInterrupt: SIGINT or SIGTERM has come.
         """
         check_interrupts()
         for part in self.parts:
@@ -85,7 +85,7 @@ class Stack:
         """Wait until every engine serves.
 
         Raises:
-            StackError: a part ended, or the worker is not ready in time.
+            StackError: a part ended, or the worker isn't ready in time.
         """
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
@@ -109,7 +109,7 @@ class Stack:
             self.parts.append(Part(name, process, log))
 
     def stop(self) -> None:
-        """End all parts, at once and in order as far as they do it in time."""
+        """End all parts at once, waiting for them in order, and killing those that take too long."""
         for part in self.parts:
             part.process.terminate()
         give_up_at = time.monotonic() + STOP_S
@@ -117,7 +117,7 @@ class Stack:
             for part in self.parts:
                 part.process.wait(timeout=max(0.0, give_up_at - time.monotonic()))
         except subprocess.TimeoutExpired:
-            pass  # killed below, and with it whatever else has not ended
+            pass  # killed below, with everything else that has not ended
         finally:
             for part in self.parts:
                 part.process.kill()
@@ -126,7 +126,7 @@ class Stack:
 
 @contextmanager
 def _signals_later() -> Iterator[None]:
-    """Hold back what would interrupt the main thread until a process that was started is known."""
+    """Delay signals that would interrupt the main thread until a started process is known."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -158,18 +158,19 @@ def stack(
     callbacks_args: list[str] | None = None,
     flower_port: int | None = None,
 ) -> Iterator[Stack]:
-    """Start Redis (unless `redis_url` is given), `headrace worker` and what else is asked for; stop it all.
+    """Start Redis (unless `redis_url` is given), `headrace worker` and the rest; stop everything at the end.
 
     Args:
         folder: holds Redis's data and the logs.
         redis_url: an existing Redis.
         port: where the embedded Redis listens on loopback.
-        preferred_port: where it listens if nobody else does; else, or without either, on any free port.
-        worker_args: further options of `headrace worker`.
+        preferred_port: where it listens if the port is free; otherwise, or if neither is given, it uses any
+            free port.
+        worker_args: further options for `headrace worker`.
         worker_command: a module and its arguments that run in place of `headrace worker`.
         engines: engine processes of the worker.
-        callbacks_args: further options of `headrace callbacks`; without them it does not run.
-        flower_port: where Flower listens on loopback; without it it does not run.
+        callbacks_args: further options for `headrace callbacks`, which doesn't run without them.
+        flower_port: where Flower listens on loopback; Flower doesn't run without it.
 
     Raises:
         BadSetting: naming the first setting that is wrong, before anything is started.
@@ -195,7 +196,7 @@ def stack(
 
 
 def callbacks_metrics_port() -> int | None:
-    """The port after the worker's, who reads the same setting; None where neither needs one of its own.
+    """The port after the worker's, which reads the same setting; None if neither needs one of its own.
 
     Raises:
         BadSetting: naming the first setting that is wrong.

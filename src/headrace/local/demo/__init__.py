@@ -1,4 +1,4 @@
-"""`headrace demo`: a short tour on one machine, ending by itself."""
+"""`headrace demo`: a short tour on one machine, which ends by itself."""
 
 from .tour import demo
 

@@ -1,4 +1,4 @@
-"""A team's backend, a process of its own: a generation by Celery, and its webhook received and verified."""
+"""A team's backend in a process of its own, which generates through Celery and verifies the webhook."""
 
 import asyncio
 import hmac
@@ -22,7 +22,7 @@ _TO_THE_SECOND = len("2026-01-31T12:00:00")
 
 
 class Receiver(HTTPServer):
-    """Takes webhooks that were signed with `secret`."""
+    """Receives webhooks that were signed with `secret`."""
 
     def __init__(self, secret: str) -> None:
         super().__init__((ADDRESS, 0), _Handler)
@@ -30,7 +30,7 @@ class Receiver(HTTPServer):
         self.verified: list[dict[str, Any]] = []
 
     def handle_timeout(self) -> None:
-        """None came."""
+        """No webhook came."""
         raise TimeoutError(f"no webhook arrived within {WAIT_S:.0f} s")
 
 
@@ -48,11 +48,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the standard library's name)
-        """Say nothing."""
+        """Log nothing."""
 
 
 async def run(redis_url: str) -> list[tuple[str, str]]:
-    """Run `main` in a process of its own; what it found.
+    """Run `main` in a process of its own; return what it found.
 
     Raises:
         DemoFailed: it ended with an error, which it has printed.
@@ -62,7 +62,7 @@ async def run(redis_url: str) -> list[tuple[str, str]]:
         *command,
         env=os.environ | {"HEADRACE_REDIS_URL": redis_url},
         stdout=subprocess.PIPE,
-        process_group=0,  # a terminal's Ctrl-C is for the tour, which then ends it
+        process_group=0,  # a terminal's Ctrl-C is for the tour, which then ends this process
     )
     try:
         found, _ = await process.communicate()
@@ -76,7 +76,7 @@ async def run(redis_url: str) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Generate by a Celery task, hear of its end in both ways, and write what there is to tell as JSON."""
+    """Generate with a Celery task, learn of its end in both ways, and write the facts as JSON."""
     from ...celery import generate
 
     with Receiver(new_secret()) as receiver:

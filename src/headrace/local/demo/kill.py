@@ -1,4 +1,4 @@
-"""kill -9 on an engine in the middle of its jobs, and what becomes of these."""
+"""Kills an engine (`kill -9`) while it runs jobs, and shows what becomes of them."""
 
 import asyncio
 import os
@@ -18,13 +18,13 @@ _LOOK_S = 0.02
 
 @dataclass(slots=True)
 class Kill:
-    """An engine that was killed, and the jobs that it ran then."""
+    """An engine that was killed, and the jobs that it was running."""
 
     engine: EngineView
     held: set[str]
 
     def resumed(self, results: list[JobResult]) -> int:
-        """How many of its jobs another engine has brought to their end."""
+        """How many of its jobs another engine has completed."""
         others = (result for result in results if result.worker != self.engine.name)
         return sum(result.state is JobState.SUCCEEDED and result.job_id in self.held for result in others)
 
@@ -38,7 +38,7 @@ async def kill_one(
 ) -> Kill | None:
     """Kill an engine of this host while it runs streams that are far from their end.
 
-    Returns once another engine goes on with all of its streams; None where no such moment came.
+    Returns once another engine has continued all of its streams; None if no such moment came.
     """
     pace, announced = shown.pace, ""
     while True:
@@ -73,9 +73,9 @@ async def _statuses(jobs: list[AsyncJobHandle]) -> list[JobStatus]:
 def _victim(
     scene: Scene, pace: Pace, host_pid: int, statuses: list[JobStatus], announced: str = ""
 ) -> EngineView | None:
-    """The engine with most streams that have come some way and are far from their end.
+    """The engine with the most streams that are well under way and far from their end.
 
-    The one that was announced comes first, while it has any.
+    The one that was announced is preferred while it has any.
     """
     apt: defaultdict[str | None, int] = defaultdict(int)
     for status in statuses:
@@ -86,7 +86,7 @@ def _victim(
 
 
 def _parent(pid: int) -> int | None:
-    """A process's parent. On a Redis that others use too, an engine may be another machine's."""
+    """A process's parent; on a shared Redis, an engine may belong to another machine."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
@@ -102,7 +102,7 @@ def _held(victim: EngineView, statuses: list[JobStatus]) -> set[str]:
 
 
 async def _follow_up(scene: Scene, shown: Screen, kill: Kill, cut: dict[StreamView, AsyncJobHandle]) -> None:
-    """Show at which token each stream was cut off, and who goes on with it at the next."""
+    """Show at which token each stream was cut off, and which engine continues it at the next."""
     first = next(iter(cut), None)
     for view, job in cut.items():
         await _look(scene, view, job, kill)
@@ -121,7 +121,7 @@ async def _follow_up(scene: Scene, shown: Screen, kill: Kill, cut: dict[StreamVi
 
 
 async def _look(scene: Scene, view: StreamView, job: AsyncJobHandle, kill: Kill) -> None:
-    """See where a stream that was cut off is."""
+    """Check how far a stream that was cut off has come."""
     if view.cut is None:
         return
     status = await job.status()
@@ -129,7 +129,7 @@ async def _look(scene: Scene, view: StreamView, job: AsyncJobHandle, kill: Kill)
         view.belongs_to(scene.letter(status.worker or ""))
     elif status.state.terminal:
         view.cut = None
-    elif view.cut is not None:  # nobody writes to it now: this is what the dead engine had published
+    elif view.cut is not None:  # no engine writes to it now: this is what the dead one had published
         view.cut = status.offset
 
 

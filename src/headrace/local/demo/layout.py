@@ -12,14 +12,14 @@ from .scene import EngineView, Scene, StreamView
 COLOURS = {"A": "cyan", "B": "magenta", "C": "green", "D": "blue", "E": "yellow"}
 
 _STREAM_WIDTH = 38
-"""Narrower columns hold no sentence."""
+"""Narrower columns can't hold a sentence."""
 
 _MOST_COLUMNS = 3
 _LEAST_HEIGHT = 3
-"""Of a stream: its border and one line."""
+"""Lines of a stream: its border and one line of text."""
 
 _WIDE = 120
-"""From here on there is room for an engine's whole name."""
+"""From this width on there is room for an engine's whole name."""
 
 
 def frame(scene: Scene, width: int, height: int) -> RenderableType:
@@ -45,7 +45,7 @@ def _line(text: str, style: str) -> Text:
 
 
 def _events(scene: Scene, count: int) -> list[Text]:
-    """The newest events, the newest one boldest; as many lines in any case."""
+    """The newest events, the newest one in bold, always on as many lines."""
     shown = scene.events[-count:]
     lines = [
         _line(f" {line}", f"bold {style}".strip() if at == len(shown) else style)
@@ -112,12 +112,12 @@ def _stream(stream: StreamView, width: int, height: int) -> Panel:
 
 
 def _end_of(text: Text, width: int, lines: int) -> RenderableType:
-    """The last lines of it that fit."""
+    """The last lines of a text that fit."""
     return Group(*text.wrap(Console(width=width), width)[-lines:])
 
 
 def _state(stream: StreamView) -> tuple[str, str]:
-    """What becomes of a stream, in words and as a colour."""
+    """What is happening to a stream, in words and as a colour."""
     if stream.cut is not None:
         return f"cut off at token {stream.cut}", "bold red"
     again = "" if stream.resumed is None else f", resumed at {stream.resumed}"

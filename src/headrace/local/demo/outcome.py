@@ -1,4 +1,4 @@
-"""What the tour came to: the facts at its end, and whether it showed what it is for."""
+"""The tour's outcome: the facts at its end, and whether it showed what it is meant to show."""
 
 import statistics
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from .scene import Scene
 
 @dataclass(slots=True)
 class Outcome:
-    """All results, and who was killed."""
+    """All results, and the engine that was killed."""
 
     scene: Scene
     results: list[JobResult]
@@ -19,22 +19,22 @@ class Outcome:
 
     @property
     def succeeded(self) -> int:
-        """Jobs that did."""
+        """Number of jobs that succeeded."""
         return sum(result.state is JobState.SUCCEEDED for result in self.results)
 
     @property
     def resumed(self) -> int:
-        """Jobs of the engine that was killed which another brought to their end."""
+        """Number of jobs of the killed engine that another one completed."""
         return self.kill.resumed(self.results) if self.kill else 0
 
     @property
     def breaks(self) -> int:
-        """Places in the streams where a token was lost or came twice."""
+        """Number of places in the streams where a token was lost or repeated."""
         return sum(stream.breaks for stream in self.scene.streams)
 
     @property
     def fault(self) -> str | None:
-        """Why the tour did not show what it is for, if it did not."""
+        """Why the tour didn't show what it is meant to show; None if it did."""
         if self.succeeded < self.scene.total_jobs:
             return f"{self.scene.total_jobs - self.succeeded} of {self.scene.total_jobs} jobs did not succeed"
         if self.breaks:
@@ -44,7 +44,7 @@ class Outcome:
         return None
 
     def rows(self, *, slowed: bool) -> list[tuple[str, str]]:
-        """The facts, as name and value."""
+        """The facts, as pairs of name and value."""
         tokens = sum(len(result.token_ids) for result in self.results)
         streams = self.results[: len(self.scene.streams)]
         first_token_s = statistics.median(result.timings.first_token_s or 0.0 for result in streams)

@@ -1,4 +1,4 @@
-"""How fast the tour goes: quick where nobody looks, and at a person's pace on a terminal."""
+"""How fast the tour goes: quickly when nobody watches, at a reader's pace on a terminal."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 
 @dataclass(slots=True, frozen=True)
 class Pace:
-    """What the tour runs, and when it kills.
+    """What the tour runs, and when it kills an engine.
 
     Attributes:
         stream_tokens: output of each stream.
         background_jobs, background_tokens: batch jobs beside the streams, and the output of each.
-        kill_at, kill_before: an engine is killed while it runs a stream that has come between these offsets.
+        kill_at, kill_before: an engine is killed while it runs a stream whose offset is between these.
         notice_s: how long the kill is announced before it happens.
-        look_s: time between two looks at engines and queue.
+        look_s: time between two looks at the engines and the queue.
         worker: settings of the worker.
-        step_s: shortest time of an engine's step; 0 lets it run as fast as it can.
+        step_s: shortest duration of an engine's step; with 0 it runs as fast as it can.
     """
 
     stream_tokens: int

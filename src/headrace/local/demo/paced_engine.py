@@ -13,7 +13,7 @@ _step = Engine.step
 
 
 def keep_pace(step_s: float) -> None:
-    """From now on each step of an engine here takes this long at least."""
+    """Make each step of an engine in this process take at least this long."""
 
     def paced(self: Engine) -> list[Progress]:
         end = time.monotonic() + step_s

@@ -1,4 +1,4 @@
-"""What the tour shows: the streams, the engines and the queue, as they are now."""
+"""What the tour shows: the current state of the streams, the engines and the queue."""
 
 import asyncio
 import string
@@ -29,12 +29,12 @@ class StreamView:
 
     Attributes:
         pieces: its text, each piece with the offset before it.
-        owners: the engines that made it, each with the offset from which it did.
+        owners: the engines that made it, each with the offset at which it started.
         offset: the last token offset seen.
-        breaks: offsets that did not follow on the one before (none lost, none repeated: always 0).
+        breaks: number of offsets that didn't follow the one before (0, because no token is lost or repeated).
         longest_gap_s: the longest silence between two chunks.
-        cut: the offset at which its engine was killed, until another goes on with it.
-        resumed: the first token after the kill, once another engine goes on with it.
+        cut: the offset at which its engine was killed, until another one continues it.
+        resumed: the first token after the kill, once another engine has continued it.
     """
 
     prompt: str
@@ -59,7 +59,7 @@ class StreamView:
         self.pieces.append((start, text))
 
     def belongs_to(self, engine: str) -> None:
-        """It runs on this engine: from now on, or from where it was cut."""
+        """Note that it runs on this engine: from now on, or from where it was cut."""
         if self.owners and self.owners[-1][1] == engine:
             return
         if self.cut is None:
@@ -71,11 +71,11 @@ class StreamView:
 
     @property
     def owner(self) -> str | None:
-        """The engine that has it, or had it last."""
+        """The engine that runs it or ran it last."""
         return self.owners[-1][1] if self.owners else None
 
     def text_by_owner(self) -> Iterator[tuple[str, str]]:
-        """The text, piece by piece, each with the engine that made it."""
+        """The pieces of the text, each with the engine that made it."""
         owners = [(0, ""), *self.owners]
         for start, text in list(self.pieces):
             while len(owners) > 1 and owners[1][0] <= start:
@@ -85,10 +85,10 @@ class StreamView:
 
 @dataclass(slots=True)
 class EngineView:
-    """One engine as its last heartbeat says.
+    """One engine, as reported by its last heartbeat.
 
     Attributes:
-        letter: what it is called on the screen.
+        letter: its name on the screen.
         name: its worker id.
     """
 
@@ -101,7 +101,7 @@ class EngineView:
 
     @property
     def pages_used(self) -> int:
-        """KV pages that jobs hold."""
+        """Number of KV pages that jobs hold."""
         return self.pages_total - self.pages_free
 
     @property
@@ -115,14 +115,14 @@ class Scene:
     """Everything on the screen.
 
     Attributes:
-        places: how many engines there are to be.
-        engines: those that live, and the one that was killed until another is in its place; by letter.
-        killed: the one that was killed.
-        letters: of the engines seen so far, by worker id.
-        events: what happened, newest last, each with the style that it is shown in.
-        note: what to know meanwhile.
+        places: how many engines there should be.
+        engines: the live ones, and the killed one until another has taken its place; by letter.
+        killed: the engine that was killed.
+        letters: the letters of the engines seen so far, by worker id.
+        events: what has happened, newest last, each with the style that it is shown in.
+        note: a remark to show meanwhile.
         queued: jobs waiting.
-        finished: jobs done.
+        finished: jobs that have ended.
         moved: set whenever a stream has new tokens.
     """
 
@@ -146,7 +146,7 @@ class Scene:
         await self.moved.wait()
 
     def see(self, alive: list[EngineView]) -> None:
-        """These engines have been heard of."""
+        """Note that these engines have been heard from."""
         lost = self.killed
         engines = [engine for engine in alive if lost is None or engine.name != lost.name]
         if lost is not None and len(engines) < self.places:
@@ -154,11 +154,11 @@ class Scene:
         self.engines = sorted(engines, key=lambda engine: engine.letter)
 
     def restart(self) -> None:
-        """The time that is shown begins now."""
+        """Start the clock that is shown."""
         self.started_at = self.clock()
 
     def letter(self, worker_id: str) -> str:
-        """What the engine is called on the screen."""
+        """The engine's name on the screen."""
         return self.letters.setdefault(worker_id, string.ascii_uppercase[len(self.letters) % 26])
 
     @property
@@ -168,5 +168,5 @@ class Scene:
 
     @property
     def ended(self) -> bool:
-        """Whether no stream has more to come."""
+        """Whether all streams have ended."""
         return all(stream.done for stream in self.streams)

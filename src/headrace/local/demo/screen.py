@@ -16,10 +16,10 @@ Rows = list[tuple[str, str]]
 
 _FRAMES_PER_S = 10
 _LEAST_WIDTH = 60
-"""Of a terminal that the facts fit on."""
+"""Least width of a terminal that the facts fit on."""
 
 _BORDERS = 7
-"""Of a table of two columns."""
+"""Characters that the borders of a table with two columns take."""
 
 
 class Screen(Protocol):
@@ -28,16 +28,16 @@ class Screen(Protocol):
     pace: Pace
 
     def say(self, line: str, style: str = "") -> None:
-        """Something happened."""
+        """Report an event."""
 
     def ready(self, redis_url: str, flower_url: str | None) -> None:
-        """Everything runs, with Flower there."""
+        """Report that everything runs, and where Flower is."""
 
     def draw(self) -> None:
-        """The scene has changed."""
+        """Show the scene, which has changed."""
 
     def table(self, title: str, rows: Rows) -> None:
-        """Facts at the end."""
+        """Show the facts at the end."""
 
 
 class PlainScreen:
@@ -51,11 +51,11 @@ class PlainScreen:
         self._over = False
 
     def say(self, line: str, style: str = "") -> None:
-        """Something happened."""
+        """Report an event."""
         print(line, flush=True)
 
     def ready(self, redis_url: str, flower_url: str | None) -> None:
-        """Everything runs, with Flower there."""
+        """Report that everything runs, and where Flower is."""
         self.say(f"Ready: model 'demo' on {self._scene.places} engines, {redis_url}")
         if flower_url is not None:
             self.say(f"Flower, meanwhile: {flower_url}")
@@ -100,11 +100,11 @@ class LiveScreen:
         )
 
     def say(self, line: str, style: str = "") -> None:
-        """Something happened."""
+        """Report an event."""
         self._scene.events.append((line, style))
 
     def ready(self, redis_url: str, flower_url: str | None) -> None:
-        """Everything runs, with Flower there."""
+        """Report that everything runs, and where Flower is."""
         flower = f" Flower: {flower_url}." if flower_url else ""
         self._scene.note = f"Slowed down to be watched.{flower} Ctrl-C stops it."
 

@@ -1,4 +1,4 @@
-"""The tour: start a stack, run jobs, kill an engine in the middle of them, show that nothing was lost."""
+"""The tour: start a stack, run jobs, kill an engine while it runs them, show that nothing was lost."""
 
 import asyncio
 import tempfile
@@ -20,10 +20,10 @@ from .screen import Screen, screen
 
 
 def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:
-    """Run the tour and stop everything; with `redis_url` on that Redis instead of an embedded one.
+    """Run the tour, then stop everything; `redis_url` replaces the embedded Redis.
 
     Raises:
-        StackError: something could not be started or ended too soon.
+        StackError: something could not be started, or ended too early.
         DemoFailed: nothing was resumed, or something was lost.
     """
     scene = Scene([StreamView(prompt) for prompt in STREAM_PROMPTS], total_jobs=0)
@@ -138,7 +138,7 @@ async def _end(scene: Scene, job: AsyncJobHandle) -> JobResult:
 
 
 async def _stay(running: Stack, ended: Callable[[], bool]) -> None:
-    """See that all parts run until the jobs have ended."""
+    """Check that all parts run until the jobs have ended."""
     while not ended():
         running.check()
         await asyncio.sleep(0.1)

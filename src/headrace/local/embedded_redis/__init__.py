@@ -1,4 +1,4 @@
-"""A Redis server of our own, for `headrace up`, the demo and the tests."""
+"""An embedded Redis server, for `headrace up`, the demo and the tests."""
 
 from .server import EmbeddedRedis
 

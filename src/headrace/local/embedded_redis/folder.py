@@ -1,8 +1,8 @@
-"""Temporary data folders. They hold prompts and outputs, so none stays behind.
+"""Temporary data folders. They hold prompts and outputs, so none must stay behind.
 
-A process that is killed can't remove its own. Each is therefore locked for as long as its process lives, and
-who makes one removes those that are no longer locked. The lock's file goes last: what a process leaves behind
-that is killed while it removes a folder, the next one removes.
+A process that is killed can't remove its own. So each folder is locked while its process lives, and a process
+that makes one first removes those that are no longer locked. The lock file is removed last, so that if a
+process is killed while it removes a folder, the next one removes the rest.
 """
 
 import fcntl
@@ -18,11 +18,11 @@ from .process import LOCK as SERVER_LOCK
 _PREFIX = "headrace-redis-"
 _LOCK = "owner.lock"
 _SETTLED_S = 60.0
-"""A younger folder may not be locked yet."""
+"""A folder younger than this may not be locked yet."""
 
 
 class TemporaryFolder:
-    """A folder of this process, until `remove`."""
+    """A folder that belongs to this process until `remove`."""
 
     def __init__(self) -> None:
         _remove_abandoned(Path(tempfile.gettempdir()))
@@ -32,7 +32,7 @@ class TemporaryFolder:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def remove(self) -> None:
-        """Delete it with all it holds, whatever somebody else has deleted of it."""
+        """Delete it with everything in it, even if another process has deleted some of that."""
         with self._lock:
             _empty(self.path)
             self._folder.cleanup()
@@ -51,7 +51,7 @@ def _remove_abandoned(parent: Path) -> None:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _empty(folder)
                 shutil.rmtree(folder)
-        except OSError:  # it is in use, or somebody else was faster
+        except OSError:  # it is in use, or another process was faster
             continue
 
 

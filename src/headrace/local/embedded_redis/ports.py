@@ -7,17 +7,17 @@ from pathlib import Path
 from ...schemas.errors import EmbeddedRedisError
 
 USUAL = 6379
-"""Where Redis is looked for when nobody has said where it is."""
+"""Where Redis is expected by default."""
 
 PORTS = range(20_000, 30_000)
-"""Below the kernel's range for outgoing connections: nobody is given our port while the server restarts, and
-a client that keeps reconnecting to it can't end up connected to itself."""
+"""Below the kernel's range for outgoing connections, so that no connection is given our port while the server
+restarts, and a client that keeps reconnecting to it can't end up connected to itself."""
 
 _NOTE = "redis.port"
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody uses the port now."""
+    """Whether the port is free now."""
     with socket.socket() as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Redis does
         try:
@@ -28,7 +28,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody uses now.
+    """A port that is free now.
 
     Raises:
         EmbeddedRedisError: there is none in `PORTS`.
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 def preferred_port(folder: Path) -> int | None:
-    """The usual port when it is free, else the one that `keep_port` noted in `folder`; None if none is."""
+    """The usual port if it is free, else the one that `keep_port` noted in `folder`; None if neither is."""
     if is_free(USUAL):
         return USUAL
     try:
@@ -51,6 +51,6 @@ def preferred_port(folder: Path) -> int | None:
 
 
 def keep_port(folder: Path, port: int) -> None:
-    """Note a port, so that the next start in this folder takes it again where the usual one is not free."""
+    """Note a port, so that the next start in this folder takes it again if the usual one isn't free."""
     if port != USUAL:
         (folder / _NOTE).write_text(f"{port}\n")

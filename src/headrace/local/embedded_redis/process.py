@@ -1,15 +1,15 @@
 """One run of the server process.
 
-Invariant: the server never outlives this process, however that ends (SIGKILL included). The kernel sees to
-it: the server asks for SIGKILL at its parent's death (PR_SET_PDEATHSIG). Two traps are avoided:
+Invariant: the server never outlives this process, however that ends (even by SIGKILL). The kernel sees to
+    this: the server asks for SIGKILL at its parent's death (PR_SET_PDEATHSIG). Two traps are avoided:
 
-- Asking between fork and exec from Python (`preexec_fn`) can deadlock in a threaded process. A tiny launcher
-  asks instead, and then becomes the server under the same pid.
-- To the kernel the parent is the *thread* that forked. So a thread of its own starts the server and waits for
-  its end, and the server may be started from a thread that ends sooner.
+- Asking between fork and exec from Python (`preexec_fn`) can deadlock in a threaded process. So a tiny
+  launcher asks, and then becomes the server under the same pid.
+- To the kernel, the parent is the *thread* that forked. So a dedicated thread starts the server and waits for
+  its end, and the server may be started from a thread that ends earlier.
 
-SIGKILL costs no acknowledged write as a rule: Redis hands its append-only file to the kernel before it
-replies, unless the disk is so busy that it postpones that for up to two seconds.
+SIGKILL usually costs no acknowledged write: Redis hands its append-only file to the kernel before it replies,
+unless the disk is so busy that it postpones this for up to two seconds.
 """
 
 import fcntl
@@ -30,16 +30,16 @@ from ...schemas.errors import EmbeddedRedisError
 from ...schemas.redis.connection import connect
 
 START_S = 20.0
-"""A server that has neither answered nor said that it is loading its data for this long has failed."""
+"""A server that has neither answered nor reported that it is loading its data for this long has failed."""
 
 STOP_S = 10.0
 
 LOCK = "redis.lock"
-"""In its folder, held by a server for its life."""
+"""The lock file in a server's folder, which the server holds while it lives."""
 
 _POLL_S = 0.01
 _PROBE_S = 0.5
-"""Short: something else may listen on the port and never answer, while our server has long ended."""
+"""Short, because something else may listen on the port and never answer, while our server has long ended."""
 
 _LOG_TAIL_BYTES = 2000
 
@@ -53,7 +53,7 @@ if os.getppid() == int(sys.argv[1]):  # a parent that was dead before the reques
 
 
 class ServerProcess:
-    """A server that was started in `folder` and is not yet known to answer (see `wait_ready`).
+    """Start a server in `folder`; it isn't known to answer before `wait_ready`.
 
     Raises:
         EmbeddedRedisError: another server uses the folder, or the process can't be started.
@@ -85,11 +85,11 @@ class ServerProcess:
         return self._process.pid
 
     def send(self, signum: int) -> None:
-        """Send a signal; nothing happens if the server has ended."""
+        """Send a signal; do nothing if the server has ended."""
         self._process.send_signal(signum)
 
     def end(self, signum: int) -> None:
-        """Send a signal that ends the server and wait for that; after `STOP_S`, SIGKILL does it."""
+        """Send a signal that ends the server and wait for its end; after `STOP_S`, send SIGKILL."""
         self.send(signum)
         self.send(signal.SIGCONT)  # it may have been paused
         self._keeper.join(STOP_S)
@@ -98,10 +98,10 @@ class ServerProcess:
             self._keeper.join()
 
     def wait_ready(self) -> None:
-        """Wait until this very server answers and has loaded its data.
+        """Wait until this server itself answers and has loaded its data.
 
         Raises:
-            EmbeddedRedisError: it ended or stayed silent; with the end of its log.
+            EmbeddedRedisError: it ended or stayed silent; the message contains the end of its log.
         """
         give_up_at = time.monotonic() + START_S
         with connect(self._url, socket_timeout=_PROBE_S) as probe:
@@ -122,7 +122,7 @@ class ServerProcess:
 
     def _answers(self, probe: Redis) -> bool:
         probe.ping()
-        # Where another server took the port first, ours is about to end and the answer is not its own.
+        # If another server took the port first, ours is about to end and the answer isn't its own.
         return bool(probe.info("server")["process_id"] == self.pid)
 
     def _last_words(self) -> str:
@@ -144,7 +144,7 @@ def _keep(
             stdout=out,
             stderr=out,
             pass_fds=[lock.fileno()],
-            start_new_session=True,  # Ctrl-C is for us: the server must still be there to hand jobs over
+            start_new_session=True,  # Ctrl-C is for us: the server must outlive the hand-over
         )
     except OSError as error:
         started.set_exception(error)
@@ -154,7 +154,7 @@ def _keep(
 
 
 def _lock(folder: Path) -> BinaryIO:
-    """The folder's lock; the server inherits it and so holds it for its life."""
+    """Take the folder's lock, which the server inherits and so holds while it lives."""
     lock = (folder / LOCK).open("wb")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

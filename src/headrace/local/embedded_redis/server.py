@@ -1,4 +1,4 @@
-"""The embedded server as its users see it: start, stop, start again with the same port and data."""
+"""The embedded server as its users see it: it can be stopped, and started again with its port and data."""
 
 import signal
 from collections.abc import Iterator
@@ -23,10 +23,11 @@ class EmbeddedRedis:
     password, as is usual for a local Redis: anyone who may run programs on this machine can reach it.
 
     Args:
-        data_dir: holds the append-only file and the log, and belongs to one server at a time; without it,
-            a temporary folder that `close` removes, or the next one's maker if this process is killed.
-        port: TCP port; without it, a free one is chosen at the first start and kept.
-        preferred: taken in place of any free one, unless it is taken.
+        data_dir: holds the append-only file and the log, and belongs to one server at a time; by default a
+            temporary folder, which `close` removes, or the next process that makes one if this process is
+            killed.
+        port: TCP port; by default a free one, chosen at the first start and kept.
+        preferred: the port to use instead of any free one, if it is free.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class EmbeddedRedis:
         return self.data_dir / "redis.log"
 
     def start(self) -> None:
-        """Start the server and wait until it has loaded its data and answers; nothing to do if it runs.
+        """Start the server and wait until it has loaded its data and answers; do nothing if it runs.
 
         Raises:
-            EmbeddedRedisError: there is no binary, the folder or port is taken, or the server fails.
+            EmbeddedRedisError: there is no binary, the folder or port is in use, or the server fails.
         """
         if self._process is not None and self._process.alive:
             return
@@ -82,7 +83,7 @@ class EmbeddedRedis:
                 return
 
     def stop(self) -> None:
-        """Shut the server down and wait for its end; the data stays. Nothing to do if it is stopped."""
+        """Shut the server down and wait for its end; the data stays. Do nothing if it is stopped."""
         if self._process is not None:
             self._process.end(signal.SIGTERM)
             self._process = None
@@ -95,7 +96,7 @@ class EmbeddedRedis:
             process.end(signum)
 
     def close(self) -> None:
-        """Stop for good; a temporary data folder is removed."""
+        """Stop for good, and remove a temporary data folder."""
         self.stop()
         if self._temporary is not None:
             self._temporary.remove()
