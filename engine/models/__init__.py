@@ -1,4 +1,4 @@
-"""Model families the engine computes itself, and how their checkpoints are read."""
+"""The models that the engine computes, and how their checkpoints are read."""
 
 from .config import ModelConfig, load_config
 from .decoder import Decoder

@@ -1,4 +1,4 @@
-"""The paged cache of keys and values: its tensors and what a page takes."""
+"""The paged cache of keys and values: its tensors, and the size of a page."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ class KVCache:
     """Keys and values of all layers, each [layers, pages, kv_heads, page_size, head_dim].
 
     Attributes:
-        layers: of the same memory, each layer's as kernels take it.
+        layers: the same memory by layer, as kernels take it.
     """
 
     keys: Tensor
@@ -34,10 +34,10 @@ class KVCache:
 
 
 def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
-    """What a page takes, keys and values of all layers together."""
+    """The bytes of a page, with the keys and values of all layers."""
     return 2 * config.num_layers * config.num_kv_heads * page_size * config.head_dim * dtype.itemsize
 
 
 def kv_dtype(name: str | None, dtype: torch.dtype) -> torch.dtype:
-    """The type of the cache that `EngineConfig.kv_dtype` names, beside activations of `dtype`."""
+    """The type of the cache that `EngineConfig.kv_dtype` asks for, with activations of `dtype`."""
     return dtype if name is None else torch.float8_e4m3fn

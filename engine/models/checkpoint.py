@@ -1,6 +1,6 @@
-"""A checkpoint's tensors: safetensors shards, mapped, of which one tensor at a time is read.
+"""A checkpoint's tensors: memory-mapped safetensors shards, read one tensor at a time.
 
-Pickled checkpoints are refused: loading one runs whatever code it holds.
+Pickled checkpoints are refused, because loading one runs any code in it.
 """
 
 from collections.abc import KeysView
@@ -35,7 +35,7 @@ class Checkpoint:
         *,
         tied: tuple[str, str] | None = None,
     ) -> None:
-        """The tensors of `folder`; `tied` names embedding and head where they are one."""
+        """Open `folder`; `tied` names embedding and head if they are the same tensor."""
         self._dtype, self._device, self._int4 = dtype, device, int4
         found: dict[str, tuple[Any, str]] = {}
         for path in shards(folder):
@@ -54,12 +54,12 @@ class Checkpoint:
         return self._files.keys()
 
     def shape(self, name: str) -> list[int]:
-        """A tensor's shape in the file, which is not read for it."""
+        """A tensor's shape in the file, which doesn't read the tensor."""
         shape: list[int] = self._slice(name).get_shape()
         return shape
 
     def kind(self, name: str) -> str:
-        """A tensor's type in the file, as safetensors names it."""
+        """A tensor's type in the file, by safetensors's name."""
         kind: str = self._slice(name).get_dtype()
         return kind
 
@@ -68,12 +68,12 @@ class Checkpoint:
         return file.get_slice(stored)
 
     def get(self, *names: str) -> Tensor:
-        """One tensor, or several stacked by rows, in the model's type; a weight of four bits dequantised."""
+        """One tensor, or several stacked by rows, in the model's type; 4-bit weights are dequantised."""
         parts = [self._one(name) for name in names]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def stored(self, name: str) -> Tensor | None:
-        """A tensor in the type of the file; None if there is none."""
+        """A tensor in the file's type; None if there is none."""
         if name not in self._files:
             return None
         file, stored = self._files[name]
@@ -84,7 +84,7 @@ class Checkpoint:
         tensor = self.stored(name)
         if tensor is None and self._int4 is not None and f"{name.removesuffix('.weight')}.qweight" in self:
             packed = self._int4.read(self.stored, [name.removesuffix(".weight")])
-            assert packed is not None  # one map alone
+            assert packed is not None  # a single map
             return dequantize(packed, self._dtype)
         if tensor is None:
             raise ModelError(f"the checkpoint has no tensor {name!r}; is it complete?")
@@ -92,10 +92,10 @@ class Checkpoint:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: the one that holds all, else those that its index names.
+    """The safetensors files of a checkpoint: the one with everything, or those that its index names.
 
     Raises:
-        ModelError: it has none, or not all that the index names.
+        ModelError: it has none, or some that the index names are missing.
     """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.exists():
@@ -112,10 +112,10 @@ def shards(folder: Path) -> list[Path]:
 
 
 def refuse_other_folders(folder: Path) -> None:
-    """Tell a folder that holds something else by its files.
+    """Recognise a folder with something else by its files.
 
     Raises:
-        ModelError: it is a LoRA adapter's, or holds GGUF files.
+        ModelError: it contains a LoRA adapter or GGUF files.
     """
     if (folder / "adapter_config.json").exists():
         raise ModelError(
@@ -161,7 +161,7 @@ def _is_file_name(name: object) -> bool:
 def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
-    except Exception as error:  # the library has errors of its own, beside OSError
+    except Exception as error:  # besides OSError, the library has errors of its own
         if path.is_file() and _begins_with(path, _POINTER):
             raise ModelError(
                 f"{path} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
@@ -178,7 +178,7 @@ def _begins_with(path: Path, what: bytes) -> bool:
 
 
 def _as_saved_whole(found: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
-    """By the names that a whole model has; one saved from its base model lacks their first part."""
+    """The tensors by a whole model's names; one saved from its base model lacks their first part."""
     if any(name.startswith("model.") for name in found):
         return found
     return {name if name.startswith("lm_head.") else f"model.{name}": place for name, place in found.items()}

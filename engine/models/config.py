@@ -1,7 +1,7 @@
 """What a checkpoint's config.json means for the decoder.
 
-One decoder serves all families: their files (`families/`) say what it does for each. What a checkpoint asks
-for and the decoder can't do is refused with the reason, never ignored.
+One decoder serves all families; their files (`families/`) say what it does for each. If a checkpoint asks for
+something that the decoder can't do, it is refused with the reason; nothing is ignored.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,12 +22,12 @@ class ModelConfig:
     """A model's sizes, how its decoder computes, and how its checkpoint is stored.
 
     Attributes:
-        family: the name of its family, for people.
-        context_tokens: positions the model was made for.
+        family: the name of its family, for display.
+        context_tokens: number of positions that the model was made for.
         spec: how its decoder computes.
         tensors: what its checkpoint calls them.
-        int4: how four-bit weights are stored; None where all are floats.
-        dtype: the name of the type that it was made for; None where that is not said.
+        int4: how 4-bit weights are stored; None if all are floats.
+        dtype: the name of the type that it was made for; None if config.json doesn't say.
     """
 
     family: str
@@ -48,7 +48,7 @@ class ModelConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Weights, those of all experts included; norms and biases are not counted."""
+        """Number of weights, including those of all experts, without norms and biases."""
         attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_dim * self.hidden_size
         embeddings = (1 if self.tie_embeddings else 2) * self.vocab_size * self.hidden_size
         return self.num_layers * attention + sum(self._mlps()) * self.hidden_size + embeddings
@@ -69,10 +69,10 @@ def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, A
     Args:
         path: the model's name, for messages.
         config: its config.json.
-        generation: its generation_config.json; empty where it has none.
+        generation: its generation_config.json; empty if it has none.
 
     Raises:
-        ModelError: an architecture or option that the engine has no code for, or a value that is none.
+        ModelError: an architecture or option isn't supported, or a value is invalid.
     """
     family = family_of(path, config)
     source = complete(path, config, family.defaults)
@@ -120,7 +120,7 @@ def _dtype(path: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _ends(*holders: Mapping[str, Any]) -> tuple[int, ...]:
-    """End-of-sequence tokens of both files: chat models often name more in generation_config.json."""
+    """The end-of-sequence tokens of both files; chat models often name more in generation_config.json."""
     ends: set[int] = set()
     for holder in holders:
         value: int | list[int] | None = holder.get("eos_token_id")

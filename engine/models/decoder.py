@@ -1,7 +1,7 @@
-"""The decoder of all supported families: pre-norm attention and gated MLPs, over paged keys and values.
+"""The decoder of all supported families: pre-norm attention and gated MLPs over paged keys and values.
 
-It exists twice: operation by operation, for any device and type, and as one call of compiled code, for
-bfloat16 on a CPU.
+There are two: one computes operation by operation, for any device and type; the other is a single call of
+compiled code, for bfloat16 on a CPU.
 """
 
 from collections.abc import Sequence
@@ -80,13 +80,13 @@ class Decoder:
 
 
 def _times(x: Tensor, factor: float) -> Tensor:
-    """X times the factor; x itself for 1, which most families have."""
+    """X times the factor; x itself if it is 1, as in most families."""
     return x if factor == 1 else x * factor
 
 
 @dataclass(slots=True)
 class CompiledModel:
-    """A model computed in one call a step.
+    """A model computed in one call per step.
 
     Attributes:
         embedding: [vocab, hidden].

@@ -1,8 +1,7 @@
-"""Which tensors config.json asks for, and of what shape, compared with those in the files.
+"""Compares the tensors that config.json asks for, and their shapes, with those in the files.
 
-Headers alone are read for it. A tensor that is missing, left over or of another shape means that the two do
-not belong together, or that the download is not whole: a model made of them would compute something else, or
-fail in the middle of somebody's job.
+Only headers are read. A tensor that is missing, left over or of another shape means that the two don't belong
+together or that the download is incomplete: such a model would compute something else, or fail during a job.
 """
 
 from collections.abc import Collection, Iterator
@@ -17,10 +16,10 @@ Shape = tuple[int, ...]
 Sizes = tuple[int, int]
 
 _NAMED = 3
-"""Of so many tensors the names are told; more say nothing new."""
+"""How many tensors' names a message lists; more would say nothing new."""
 
 _UNUSED = (".rotary_emb.inv_freq", ".attention.masked_bias")
-"""Endings of what older tools saved and nothing needs: it follows from config.json."""
+"""Endings of tensors that older tools saved and nothing needs, because they follow from config.json."""
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _WORDS = {"I32", "U32"}
@@ -77,7 +76,7 @@ def _check(path: str, weights: Checkpoint, config: ModelConfig, name: str, shape
 
 
 def _says_nothing(weights: Checkpoint, name: str) -> bool:
-    """Whether it can be left out: a table that is computed, or a bias of zeros, as AutoGPTQ writes them."""
+    """Whether it can be ignored: a computed table, or a bias of zeros, as AutoGPTQ writes them."""
     if name.endswith(_UNUSED):
         return True
     if name.endswith(".bias") and f"{name.removesuffix('.bias')}.qweight" in weights:
@@ -161,7 +160,7 @@ def _linear(
     *,
     bias: bool = False,
 ) -> Iterator[tuple[str, Shape]]:
-    """The tensors of one linear map, of four bits or floats."""
+    """The tensors of one linear map, 4-bit or floating-point."""
     if int4 is not None and f"{name}.qweight" in weights:
         groups = 1 if int4.group_size == -1 else -(-inputs // int4.group_size)
         awq = int4.method == "awq"

@@ -1,4 +1,4 @@
-"""A decoder's layers: the weights of each, projections of the same input fused."""
+"""A decoder's layers: the weights of each, with projections of the same input fused."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": silu_and_mul,
     "gelu_tanh": gelu_tanh_and_mul,
 }
-"""Gate and up projection, side by side, to what the down projection takes."""
+"""Maps gate and up projection, side by side, to the down projection's input."""
 
 
 @dataclass(slots=True)
@@ -46,10 +46,10 @@ class DenseLayer(Layer[Weight]):
 
 @dataclass(slots=True)
 class SparseLayer(Layer[LinearMap]):
-    """A layer with many gated MLPs, of which each token goes to `top_k`.
+    """A layer with many gated MLPs, `top_k` of which each token goes to.
 
     Attributes:
-        router: hidden to experts.
+        router: maps hidden to experts.
         renormalize: as `route` takes it.
     """
 

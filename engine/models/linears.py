@@ -1,8 +1,8 @@
-"""Linear maps made of a checkpoint's tensors; those of the same input are made one.
+"""Linear maps made of a checkpoint's tensors; maps of the same input become one.
 
-Floats are stacked and packed for their device. Four-bit weights keep their four bits where there is a kernel
-for them; what such a checkpoint has left as floats (`modules_to_not_convert`, `dynamic`) has a `weight` like
-any other, and is told by it.
+Floats are stacked and packed for their device. 4-bit weights keep their four bits if there is a kernel for
+them; what such a checkpoint has left as floats (`modules_to_not_convert`, `dynamic`) is recognised by its
+`weight`.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from .quantization.int4 import Int4Format
 
 
 class LinearMap(Protocol):
-    """x [..., in] -> [..., out], from weights of whatever kind."""
+    """Maps x [..., in] to [..., out], with weights of any kind."""
 
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
@@ -37,7 +37,7 @@ class Linears(ABC, Generic[Weight]):
 
     @abstractmethod
     def read(self, *names: str, bias: bool = False) -> Weight:
-        """The maps of these names in the checkpoint, which have the same input, as one."""
+        """The maps of these names in the checkpoint, which have the same input, as a single one."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,11 +59,11 @@ class FloatLinears(Linears[Weight]):
 
 @dataclass(slots=True, frozen=True)
 class Int4Linears(Linears[LinearMap]):
-    """Maps of four-bit weights, and by `floats` those that were left as they are.
+    """Maps of 4-bit weights, and through `floats` those that were left as floats.
 
     Attributes:
-        format: of the four-bit weights.
-        dtype: of activations.
+        format: how the 4-bit weights are stored.
+        dtype: the activations' type.
         rows_hint: as `pack_linear` takes it.
     """
 
@@ -78,7 +78,7 @@ class Int4Linears(Linears[LinearMap]):
         return self.floats.pack(weight, bias)
 
     def read(self, *names: str, bias: bool = False) -> LinearMap:
-        """The maps of these names, stacked where their formats and orders of inputs are the same."""
+        """The maps of these names, stacked if their formats and orders of inputs are the same."""
         quantised = [f"{name}.qweight" in self.weights for name in names]
         if not any(quantised):
             return self.floats.read(*names, bias=bias)
@@ -91,7 +91,7 @@ class Int4Linears(Linears[LinearMap]):
 
 @dataclass(slots=True, frozen=True)
 class SideBySide:
-    """Maps of the same input whose weights can't be one; their outputs are."""
+    """Maps of the same input whose weights can't be stacked; their outputs are joined."""
 
     parts: Sequence[LinearMap]
 

@@ -1,8 +1,8 @@
-"""Mixtures of experts: what there is to say of one, and its tensors in checkpoints, stacked.
+"""Mixtures of experts: their properties, and their tensors in checkpoints, stacked.
 
-The tensors have three layouts. Qwen3-MoE keeps the projections of each expert under the dense MLP's names,
+The tensors have three layouts. Qwen3-MoE stores the projections of each expert under the dense MLP's names,
 Mixtral under names of its own; transformers 5 can save either with all experts of a layer in one tensor.
-Experts of four bits are dequantised: their grouped product multiplies floats.
+4-bit experts are dequantised, because their grouped product multiplies floats.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint
 from .tensor_names import ExpertNames
 
 STACKED = "mlp"
-"""The block in which transformers 5 saves all experts of a layer in one tensor, whatever the family."""
+"""The block in which transformers 5 saves all experts of a layer in one tensor, in every family."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -23,11 +23,11 @@ class Mixture:
     """The experts of a model.
 
     Attributes:
-        experts: in each layer that has any.
-        top_k: how many of them a token goes to.
-        intermediate_size: of one expert.
+        experts: number of experts in each layer that has any.
+        top_k: number of experts that a token goes to.
+        intermediate_size: that of one expert.
         renormalize: whether a token's weights sum to 1.
-        sparse: by layer, whether it has experts; the others have one dense MLP.
+        sparse: for each layer, whether it has experts; the others have one dense MLP.
     """
 
     experts: int
@@ -57,7 +57,7 @@ def read_sparse(weights: Checkpoint, prefix: str, experts: int, names: ExpertNam
 
     Args:
         weights: the checkpoint.
-        prefix: of the layer.
+        prefix: that of the layer.
         experts: how many it has.
         names: what the family calls them.
 
@@ -79,7 +79,7 @@ def read_sparse(weights: Checkpoint, prefix: str, experts: int, names: ExpertNam
 
 
 def apart(weights: Checkpoint, prefix: str, names: ExpertNames) -> ExpertNames:
-    """What the tensors of a layer with experts apart are called: as the family has it, or as most have it."""
+    """The names of a layer's tensors if its experts are separate: the family's own, or the usual ones."""
     block = f"{prefix}{names.block}"
     if any(f"{block}.{name}.weight" in weights for name in ("gate", f"experts.0.{names.gate}")):
         return names
@@ -87,7 +87,7 @@ def apart(weights: Checkpoint, prefix: str, names: ExpertNames) -> ExpertNames:
 
 
 def _stack(count: int, parts: Iterator[Tensor]) -> Tensor:
-    """As torch.stack, without all parts at once beside the result."""
+    """Like torch.stack, but without keeping all parts in memory beside the result."""
     first = next(parts)
     whole = torch.empty((count, *first.shape), dtype=first.dtype, device=first.device)
     whole[0] = first

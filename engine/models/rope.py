@@ -7,7 +7,7 @@ from .config import ModelConfig
 
 
 def cos_sin_table(config: ModelConfig, positions: int) -> Tensor:
-    """float32 [positions, head_dim]: the cosines of each position's angles, then their sines."""
+    """Return float32 [positions, head_dim]: the cosines of each position's angles, then their sines."""
     rope = config.spec.rope
     inverse = rope.inverse_frequencies(config.head_dim)
     angles = torch.outer(torch.arange(positions, dtype=torch.float32), inverse)

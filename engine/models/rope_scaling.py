@@ -1,8 +1,8 @@
-"""The rotary embedding a checkpoint asks for: its base, and how it is stretched to longer contexts.
+"""The rotary embedding that a checkpoint asks for: its base, and how it is stretched to longer contexts.
 
-Inverse frequencies are stretched evenly (position interpolation, arXiv 2306.15595), those of long waves alone
-(Llama 3.1), or by how often each turned in the original context (YaRN, arXiv 2309.00071). All are computed as
-transformers does, in float32, so that the tables are equal to the last bit.
+Inverse frequencies are stretched evenly (position interpolation, arXiv 2306.15595), only for long waves
+(Llama 3.1), or by how often each turned in the original context (YaRN, arXiv 2309.00071). All are computed in
+float32 as transformers does it, so the tables are equal to the last bit.
 """
 
 import math
@@ -22,7 +22,7 @@ _NEEDED = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor",),
 }
-"""Scaling kind → parameters without which it says nothing."""
+"""The parameters that each kind of scaling needs."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,14 +31,14 @@ class Rope:
 
     Attributes:
         theta: base of the frequencies.
-        kind: of scaling: default (none), linear, llama3 or yarn.
+        kind: the kind of scaling: default (none), linear, llama3 or yarn.
         factor: how many times longer the context is.
         original_tokens: the context that the model was first made for.
         low_freq_factor, high_freq_factor: llama3: waves that fit the original context less often than the
-            first are stretched whole, more often than the second not at all.
+            first are stretched fully, those that fit it more often than the second not at all.
         beta_fast, beta_slow: yarn: the same two bounds, the fast one first.
-        truncate: yarn: whether the bounds are moved to whole dimensions.
-        amplitude: what cosines and sines are multiplied by.
+        truncate: yarn: whether the bounds are rounded to whole dimensions.
+        amplitude: factor on cosines and sines.
     """
 
     theta: float
@@ -53,7 +53,7 @@ class Rope:
     amplitude: float = 1.0
 
     def inverse_frequencies(self, dim: int) -> Tensor:
-        """float32 [dim / 2]: the angle between two positions, by pair of a head's `dim` dimensions."""
+        """Return float32 [dim / 2]: the angle between two positions, by pair of a head's dimensions."""
         waves = self.theta ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim)
         match self.kind:
             case "linear":
@@ -86,19 +86,19 @@ class Rope:
         return 1.0 / (self.factor * waves) * (1 - kept) + 1.0 / waves * kept
 
     def _dimension(self, turns: float, dim: int) -> float:
-        """The dimension whose wave turns so often in the original context."""
+        """The dimension whose wave turns this often in the original context."""
         return (dim * math.log(self.original_tokens / (turns * 2 * math.pi))) / (2 * math.log(self.theta))
 
 
 def read_rope(path: str, source: Any) -> Rope:
-    """The rotary embedding of a configuration, in either layout of it.
+    """The rotary embedding of a configuration, in either of its layouts.
 
     Args:
         path: the model's name, for messages.
         source: has `rope_parameters`, or `rope_theta` beside `rope_scaling`, by attribute.
 
     Raises:
-        ModelError: a kind of scaling that there is no code for, or one whose parameters are incomplete.
+        ModelError: the kind of scaling isn't supported, or its parameters are incomplete.
     """
     given = getattr(source, "rope_scaling", None) or getattr(source, "rope_parameters", None) or {}
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
@@ -118,7 +118,7 @@ def read_rope(path: str, source: Any) -> Rope:
         if name not in {"rope_type", "type", "truncate"} and not isinstance(value, (int, float, type(None))):
             raise ModelError(f"{path}: config.json has rope parameter {name}={value!r}; it must be a number")
     theta = float(given.get("rope_theta") or getattr(source, "rope_theta", None) or 10_000.0)
-    if kind == "dynamic":  # it stretches only what is longer than the context, and nothing longer is taken
+    if kind == "dynamic":  # it only stretches longer contexts than the original one, which are refused
         return Rope(theta)
     if kind in {"default", "linear"}:
         return Rope(theta, kind, factor=given.get("factor", 1.0))

@@ -1,8 +1,8 @@
-"""A checkpoint's JSON files, with what they may leave out.
+"""A checkpoint's JSON files, completed with what they may leave out.
 
-transformers could say as much, but importing its configurations takes a second of every engine's start. A
-file may leave out what equals the default of its model type, and those differ: each family's are in its file,
-and the tests compare them with transformers'. Code that a checkpoint brings along is not even looked for.
+transformers could read them too, but importing its configurations takes a second of every engine's start. A
+file may leave out what equals the default of its model type, and these differ: each family's are in its file,
+and the tests compare them with transformers'. Code in a checkpoint is not even looked for.
 """
 
 import json
@@ -14,16 +14,16 @@ from typing import Any
 from ..errors import ModelError
 
 _OPTIONAL = {"num_key_value_heads", "head_dim", "sliding_window", "eos_token_id"}
-"""What may also be null."""
+"""Fields that may also be null."""
 
 _MAY_BE_ZERO = {"max_window_layers", "sliding_window", "eos_token_id"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        ModelError: there is no such file, or it holds something else.
+        ModelError: there is no such file, or it contains something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -39,14 +39,14 @@ def read_configs(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A checkpoint's config.json, and its generation_config.json.
 
-    The second is optional, and transformers goes on without one that is damaged: so does this.
+    The second is optional; if it is damaged, this continues without it, as transformers does.
 
     Args:
-        folder: the checkpoint's.
-        tell: is told of a second file that can't be read.
+        folder: the checkpoint's folder.
+        tell: called with a sentence if the second file can't be read.
 
     Raises:
-        ModelError: there is no config.json, or it is no JSON object.
+        ModelError: there is no config.json, or it isn't a JSON object.
     """
     config, generation = read_json(folder / "config.json"), folder / "generation_config.json"
     if not generation.exists():
@@ -59,7 +59,7 @@ def read_configs(
 
 
 def complete(path: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> SimpleNamespace:
-    """What a config.json says, by attribute, together with what it leaves out.
+    """The fields of a config.json as attributes, together with those that it leaves out.
 
     Args:
         path: the model's name, for messages.
@@ -67,7 +67,7 @@ def complete(path: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) 
         defaults: what it may leave out.
 
     Raises:
-        ModelError: a value is not of its kind.
+        ModelError: a value has the wrong type.
     """
     source = SimpleNamespace(**{**defaults, **config})
     for name, default in defaults.items():

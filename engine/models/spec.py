@@ -1,7 +1,7 @@
-"""How a decoder computes, apart from its sizes: what families differ in.
+"""How a decoder computes, apart from its sizes: what model families differ in.
 
-A family's file makes a `DecoderSpec` of a config.json. The decoder reads it and nothing else: no code asks
-which family it computes.
+A family's file makes a `DecoderSpec` from a config.json. The decoder reads only that: no code asks which
+family it computes.
 """
 
 from dataclasses import dataclass, fields
@@ -18,15 +18,15 @@ class DecoderSpec:
     """A pre-norm decoder of attention and gated MLPs, over rotary positions.
 
     Attributes:
-        norm_eps: of all RMS norms.
+        norm_eps: epsilon of all RMS norms.
         rope: the rotary embedding.
-        sliding_windows: by layer, how many positions a token sees; 0 is all.
+        sliding_windows: for each layer, how many positions a token sees; 0 is all.
         qkv_bias, output_bias, mlp_bias: which linear maps have a bias.
-        qk_norm: queries and keys are normed, head by head, before they are rotated.
-        mixture: the experts; None where every layer has one MLP.
-        activation: of the MLPs' gates.
+        qk_norm: whether queries and keys are normalised, head by head, before they are rotated.
+        mixture: the experts; None if every layer has one MLP.
+        activation: that of the MLPs' gates.
         attention_scale: factor on q·k; None is 1 / sqrt(head_dim).
-        attention_soft_cap: scores become cap * tanh(score / cap); 0 leaves them.
+        attention_soft_cap: scores become cap * tanh(score / cap); 0 leaves them unchanged.
         logit_soft_cap: likewise for the logits.
         embedding_multiplier, residual_multiplier, logit_multiplier: factors on the embedded tokens, on what
             attention and MLP add to the residual, and on the logits.
@@ -50,7 +50,7 @@ class DecoderSpec:
 
     @property
     def beyond_compiled(self) -> list[str]:
-        """What of it the compiled decoder (kernels/compiled.py) has no code for, by name."""
+        """Names of its features that the compiled decoder (kernels/compiled.py) doesn't support."""
         return [
             field.name
             for field in fields(self)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, frozen=True)
 class ExpertNames:
-    """The tensors of a layer's experts, each expert's apart: `block.experts.N.gate`, and so on.
+    """The tensors of a layer's separate experts: `block.experts.N.gate`, and so on.
 
     Attributes:
-        block: of the mixture; its router is `block.gate`.
+        block: the mixture's name; its router is `block.gate`.
         gate, up, down: the maps of one expert.
     """
 
@@ -23,9 +23,9 @@ class TensorNames:
     """The tensors of a decoder; linear maps and norms without their endings (`.weight`, `.bias`).
 
     Attributes:
-        embedding, final_norm, head: of the whole model.
-        layer: what the names of a layer's tensors begin with; all others are relative to it.
-        experts: of layers that have some.
+        embedding, final_norm, head: those of the whole model.
+        layer: what the names of a layer's tensors begin with; all others are relative to this.
+        experts: those of layers that have experts.
     """
 
     embedding: str = "model.embed_tokens"

@@ -1,4 +1,4 @@
-"""Loading a decoder: tensor by tensor, each converted, fused with its neighbours, packed, and let go."""
+"""Loading a decoder tensor by tensor: each is converted, fused with its neighbours, packed and released."""
 
 from contextlib import ExitStack
 from functools import partial
@@ -32,7 +32,7 @@ def load_decoder(
     int8: bool = False,
     fp8_cache: bool = False,
 ) -> Model:
-    """Load a checkpoint, for the fastest way of computing it here.
+    """Load a checkpoint for the fastest way of computing it here.
 
     Args:
         folder: the checkpoint's files.
@@ -40,13 +40,13 @@ def load_decoder(
         dtype: what the weights are converted to.
         device: where they go.
         positions: how many positions the rotary tables cover.
-        rows_hint: rows of a usual step, for packing.
-        int8: round the weights of products to bytes.
+        rows_hint: number of rows in a usual step, for packing.
+        int8: whether to round the weights of products to bytes.
         fp8_cache: whether keys and values will be kept as float8_e4m3fn.
 
     Raises:
-        ModelError: tensors are missing or do not fit, the checkpoint is not in safetensors, or int8 or
-            fp8_cache can't be had here.
+        ModelError: tensors are missing or don't fit, the checkpoint isn't in safetensors, or int8 or
+            fp8_cache isn't supported here.
     """
     with ExitStack() as stack:
         names, spec = config.tensors, config.spec
@@ -92,7 +92,7 @@ def load_decoder(
 def _why_no_int8(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, inputs: tuple[int, ...]
 ) -> str:
-    """Which of its conditions is not met."""
+    """Say which of int8's conditions isn't met."""
     wide = [width for width in inputs if width % 32]
     reason = (
         "a model without experts, but this one has some"
@@ -120,7 +120,7 @@ def _linears(
 
 
 def _head(weights: Checkpoint, config: ModelConfig, embedding: Tensor, linears: Linears[Weight]) -> Weight:
-    """The map to the vocabulary: the embedding where the two are tied and the files hold no other."""
+    """The map to the vocabulary: the embedding, if the two are tied and the files contain no other."""
     head = config.tensors.head
     name = f"{head}.weight"
     own = name in weights or f"{head}.qweight" in weights
@@ -167,7 +167,7 @@ def _sparse(
 def _common(
     weights: Checkpoint, config: ModelConfig, index: int, linears: Linears[Weight]
 ) -> tuple[Tensor, Weight, Weight, Tensor, Tensor | None, Tensor | None, int]:
-    """What `Layer` holds, in order."""
+    """The fields of `Layer`, in order."""
     names, spec = config.tensors, config.spec
     prefix = names.of_layer(index)
 

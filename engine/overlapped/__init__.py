@@ -1,4 +1,4 @@
-"""Steps on a device that computes while the host plans: overlapped, in captured graphs, on a GPU.
+"""Steps on a device that computes while the host plans: overlapped and, on a GPU, in captured graphs.
 
-Everything but the capture itself runs on any device, so that the CPU's tests hold it.
+Everything except the capture itself runs on any device, so tests on a CPU cover it.
 """

@@ -1,7 +1,7 @@
-"""Captured graphs: a step's hundreds of kernels launched by one call.
+"""Captured graphs: a step's hundreds of kernels are launched by one call.
 
-A graph runs on the addresses that it was captured with. So what goes in and what comes out lies in buffers
-made before, and nothing of a graph's own memory is looked at afterwards: all graphs share one pool of it.
+A graph runs on the addresses that it was captured with. So its inputs and outputs are in buffers made
+beforehand, and a graph's own memory is never read afterwards: all graphs share one pool.
 """
 
 from collections.abc import Callable, Hashable
@@ -11,20 +11,20 @@ import torch
 
 
 class Graphs(Protocol):
-    """Work recorded once and run again by its key."""
+    """Work that is recorded once and run again by its key."""
 
     def capture(self, key: Hashable, work: Callable[[], object]) -> None:
-        """Record `work`, which is run at least once before, unless there is something by this key."""
+        """Record `work`, which is run at least once before, unless there is a recording with this key."""
 
     def replay(self, key: Hashable) -> bool:
-        """Run what was recorded; False when there is nothing."""
+        """Run what was recorded; False if nothing was."""
 
 
 class NoGraphs:
-    """Nothing is recorded: every step is launched kernel by kernel."""
+    """Records nothing: every step is launched kernel by kernel."""
 
     def capture(self, key: Hashable, work: Callable[[], object]) -> None:
-        """Run `work`, so that whatever it compiles is compiled."""
+        """Run `work`, so that what it needs is compiled."""
         work()
 
     def replay(self, key: Hashable) -> bool:
@@ -41,7 +41,7 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, key: Hashable, work: Callable[[], object]) -> None:
-        """Record `work`; it is run once before, for what only a first run does (compiling, handles)."""
+        """Record `work`, which is run once before for what only a first run does (compiling, handles)."""
         if key in self._graphs:
             return
         work()
@@ -52,7 +52,7 @@ class CudaGraphs:
         self._graphs[key] = graph
 
     def replay(self, key: Hashable) -> bool:
-        """Launch what was recorded on the current stream; False when there is nothing."""
+        """Launch what was recorded on the current stream; False if nothing was."""
         graph = self._graphs.get(key)
         if graph is None:
             return False

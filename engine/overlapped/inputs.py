@@ -1,18 +1,18 @@
-"""A step's input, packed: written into one host buffer, copied to the device at once.
+"""A step's input, packed: it is written into one host buffer and copied to the device at once.
 
-All arrays of a step lie in one buffer, each at a multiple of 16 bytes, in a layout that its shape alone
-decides; so a captured graph finds them where they were. What sampling takes comes first, at places that the
-number of samples decides: one graph samples for all widths of block tables.
+All arrays of a step are in one buffer, each at a multiple of 16 bytes, in a layout that depends only on the
+step's shape; so a captured graph finds them where they were. Sampling's arrays come first, at offsets that
+depend only on the number of samples, so that one graph samples for all widths of block tables.
 
-The host has two buffers. While the device may still read one, the other is written. A buffer's last copy has
-long been made when it comes round again, unless its step failed; so that is waited for, which mostly costs
-nothing.
+The host has two buffers: while the device may still read one, the other is written. When a buffer's turn
+comes again, its last copy has long been made, unless its step failed; so the copy is waited for, which
+usually costs nothing.
 
 A token that was sampled here is taken from the device's own table (`history`), since the host may not have
-read it yet: the input names its row as ~row where a token id would stand.
+read it yet: the input has ~row, naming its row, in place of a token id.
 
-Padding is a sequence like the others: row `rows` of the batch, which nobody owns. It has one known token, the
-null page, and greedy sampling.
+Padding is a sequence like the others: row `rows` of the batch, which belongs to none. It has one known token,
+the null page, and greedy sampling.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Arrays(Generic[Array]):
     Attributes:
         rows: int64 [S], batch rows of the samples; `sampled`: int64 [S], their query rows.
         lengths: int64 [S], the positions that the new tokens will have.
-        params: by sample, each of `parameters.COLUMNS`.
+        params: each of `parameters.COLUMNS`, by sample.
         token_ids: int64 [T]; ~row for a token of that row that was sampled here.
         the others: as in `SamplingTable`, by sample, and as in `StepInput`.
     """
@@ -66,7 +66,7 @@ NAMES = (
     *COLUMNS,
     *("token_ids", "positions", "slots", "query_starts", "context_lens", "block_tables"),
 )
-"""Of all arrays, as they lie in the buffer."""
+"""The names of all arrays, in the buffer's order."""
 
 DTYPES = {"float32": torch.float32, "int32": torch.int32, "int64": torch.int64}
 _INT32 = {"query_starts", "context_lens", "block_tables"}
@@ -78,11 +78,11 @@ class Packed:
 
     Attributes:
         shape: its arrays' sizes, padding included.
-        arrays: on the device.
-        sampling: the chunks that get a token, in order; padding comes after them.
-        rows: int64 [S], the samples' rows, padding included, on the host.
-        needs: what sampling has to do.
-        longest: most tokens that a sequence has in the cache, this step's included.
+        arrays: the arrays on the device.
+        sampling: the chunks that get a token, in order, followed by padding.
+        rows: int64 [S], the samples' rows on the host, including padding.
+        needs: the work that sampling has.
+        longest: the largest number of tokens that a sequence has in the cache, including this step's.
     """
 
     shape: StepShape
@@ -93,7 +93,7 @@ class Packed:
     longest: int
 
     def step_input(self, history: Tensor, logits: Tensor | None = None) -> StepInput:
-        """The model's input; tokens sampled here are taken from history, int32 [rows, tokens]."""
+        """The model's input; tokens sampled here are taken from `history`, int32 [rows, tokens]."""
         arrays, shape = self.arrays, self.shape
         sampled_here = history[(~arrays.token_ids).clamp_(min=0), arrays.positions]
         return StepInput(
@@ -111,7 +111,7 @@ class Packed:
 
 
 class PackedInputs:
-    """Packs plans for the device. Its batch and parameters have one row more than sequences can own."""
+    """Packs plans for the device. Its batch and parameters have one more row than sequences can own."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class PackedInputs:
         return self._write(shape, sampling, rows, starts, counts, np.arange(shape.sequences))
 
     def idle(self, shape: StepShape, start: int = 0) -> Packed:
-        """A step of nothing but padding, each sequence from `start` on: it changes nothing that is read."""
+        """A step of nothing but padding, each sequence from `start` on; it changes nothing that is read."""
         rows = np.full(shape.sequences, self._null_row, np.int64)
         counts = np.full(shape.sequences, shape.tokens // shape.sequences, np.int64)
         counts[: shape.tokens % shape.sequences] += 1
@@ -218,14 +218,14 @@ class PackedInputs:
                     for host in self._host
                 ),
             )
-            if shape.padded:  # the others are as many as there are plans
+            if shape.padded:  # there are as many of the others as plans
                 self._views[shape] = views
         return views
 
 
 @dataclass(slots=True, frozen=True)
 class _Views:
-    """A shape's arrays in the device's buffer and in both of the host's, and the bytes to copy."""
+    """A shape's arrays in the device's buffer and in both of the host's, and the number of bytes to copy."""
 
     size: int
     device: Arrays[Tensor]
@@ -233,13 +233,13 @@ class _Views:
 
 
 def buffer_bytes(shapes: PaddedShapes, max_step_tokens: int) -> int:
-    """Bytes of a buffer in which every step's input fits."""
+    """Size of a buffer that every step's input fits, in bytes."""
     rows = shapes.sizes[-1]
     return packed_bytes(StepShape(max(rows, max_step_tokens), rows + 1, rows, shapes.widths[-1]))
 
 
 def packed_bytes(shape: StepShape) -> int:
-    """Bytes of a packed step of this shape."""
+    """Size of a packed step of this shape, in bytes."""
     return sum(_room(name, shape) for name in NAMES)
 
 

@@ -1,9 +1,9 @@
-"""How much of a GPU's memory KV pages may take: what is free after loading, less what steps are seen to take.
+"""How much of a GPU's memory KV pages may take: what is free after loading, less what steps take.
 
-The largest step is run before there are any pages: with the most tokens, all sequences sampled, with every
-kind of sampling. What it takes at its peak is kept free for steps, and what the largest captured step takes
-once more for the graphs, which have memory of their own. A reserve is left besides: drivers load code when it
-is first needed, allocators leave gaps, and others may use the same GPU.
+The largest step is run before there are any pages: with the most tokens, all sequences sampled, and every
+kind of sampling. Its peak is kept free for steps, and once more what the largest captured step takes, for the
+graphs, which have their own memory. A reserve is left in addition, because drivers load code when it is first
+needed, allocators leave gaps, and other programs may use the same GPU.
 """
 
 import logging
@@ -29,7 +29,7 @@ _MIB = 1 << 20
 _RESERVED_SHARE = 0.03
 _LEAST_RESERVE_BYTES = 512 * _MIB
 _GRAPH_BYTES = 4 * _MIB
-"""Of the driver for a captured graph: a few hundred kernels and their parameters."""
+"""The driver's memory for a captured graph, that is a few hundred kernels and their parameters."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,10 +38,10 @@ class Budget:
 
     Attributes:
         free: once the weights are loaded.
-        step: the most that a step takes.
+        step: what the largest step takes.
         graphs: what captured graphs take.
-        buffers: what steps keep: inputs, known tokens, logits.
-        reserve: left free.
+        buffers: what steps keep: inputs, known tokens and logits.
+        reserve: what is left free.
     """
 
     free: int
@@ -61,10 +61,10 @@ class Budget:
 
 
 def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: int) -> int:
-    """Bytes for KV pages on the GPU that the model is on.
+    """The number of bytes for KV pages on the model's GPU.
 
     Raises:
-        ModelError: nothing is left for them; the message says what takes how much, and what to change.
+        ModelError: nothing is left for them; the message says what takes how much and what to change.
     """
     device = model.embedding.device
     shapes, rows = shapes_for(config, context_tokens, graphs=config.cuda_graphs), config.max_batch_size
@@ -101,7 +101,7 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
 
 
 def _peak(run: Callable[[], None], device: torch.device) -> int:
-    """The most memory that `run` takes; it is run once before, for what only a first run takes and keeps."""
+    """The peak memory of `run`, which is run once before for what only a first run takes and keeps."""
     run()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
@@ -116,7 +116,7 @@ def _peak(run: Callable[[], None], device: torch.device) -> int:
 
 @torch.inference_mode()
 def _run(model: Model, config: EngineConfig, tokens: int, context_tokens: int) -> None:
-    """A step of `tokens` prompt tokens of as many sequences as there may be, each of which is sampled."""
+    """Run a step of `tokens` prompt tokens from as many sequences as there may be, all of them sampled."""
     device = model.embedding.device
     sequences = min(tokens, config.max_batch_size)
     counts = torch.full((sequences,), min(tokens // sequences, context_tokens), device=device)

@@ -1,7 +1,7 @@
-"""A step's tokens on their way to the host, while the device goes on with the next step.
+"""A step's tokens on their way to the host, while the device continues with the next step.
 
-The copy runs on a stream of its own, into pinned memory, and waits for its step alone. What it reads is kept
-until it is through: the next step writes its tokens elsewhere.
+The copy runs on its own stream, into pinned memory, and waits only for its step. What it reads is kept until
+it is done: the next step writes its tokens elsewhere.
 """
 
 import time
@@ -19,7 +19,7 @@ class Pending:
     """Results that are on their way.
 
     Attributes:
-        waited_s: seconds that the host waited for them.
+        waited_s: seconds that the host has waited for them.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Pending:
         self.waited_s = 0.0
 
     def read(self) -> Sampled:
-        """The results, once they are here; the step itself has ended then."""
+        """Wait for the results; the step itself has then ended."""
         started = time.perf_counter()
         if self._event is not None:
             self._event.synchronize()
@@ -43,7 +43,7 @@ class Pending:
 
 
 class Results:
-    """Sends results to the host: two steps at a time at most."""
+    """Sends results to the host, of at most two steps at a time."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self._device = device
@@ -56,8 +56,9 @@ class Results:
         """Start the copy of what the step that was launched last will have sampled.
 
         Args:
-            made: its samples; those past the length of `wanted` are padding.
-            wanted: int32, most likely tokens that each sample asked for; -1 for no log-probabilities.
+            made: its samples; those beyond the length of `wanted` are padding.
+            wanted: int32, the number of most likely tokens that each sample asked for; -1 for no
+                log-probabilities.
         """
         sources = [made.tokens.clone()]  # a graph's own are overwritten by its next run
         copies = [self._tokens[self._turn][: len(made.tokens)]]

@@ -1,12 +1,13 @@
-"""The shapes that steps are padded to, so that a graph captured once serves many.
+"""The shapes that steps are padded to, so that a graph captured once serves many steps.
 
-A graph has fixed sizes. The number of sequences is padded to the next of a few sizes, so close together that
-padding is at most seven sequences, or an eighth of a larger batch. The width of the block tables is padded in
-wide strides: columns that a sequence does not use cost no more than their copy, but a GPU divides a context
-among programs by the longest it must expect, and a short context in many parts is slow.
+A graph has fixed sizes. The number of sequences is padded to the next of a few sizes, close enough together
+that at most seven sequences, or an eighth of a larger batch, are padding. The width of the block tables is
+padded in wide strides: unused columns cost no more than their copy, but a GPU divides a context among
+programs by the longest one possible, and a short context in many parts is slow.
 
-Steps with prompt chunks are padded in tokens, up to a size where launching their kernels one by one takes the
-host less than computing them takes the device. Larger ones run so, in their own shape.
+Steps with prompt chunks are padded in tokens, up to a size at which launching their kernels one by one takes
+the host less time than computing them takes the device. Larger steps are launched like that, in their own
+shape.
 """
 
 from collections.abc import Iterator
@@ -18,22 +19,23 @@ from ..config import EngineConfig
 _FIRST_CONTEXT_TOKENS = 2048
 _CONTEXT_STRIDE = 4
 """Widths of block tables: for 2,048 tokens, then for 4 times as many as the one before. Each costs a graph
-for every number of sequences, while a table of 8,192 tokens is 2 KiB, whose copy nobody notices."""
+for every number of sequences, while a table for 8,192 tokens is 2 KiB, whose copy takes no noticeable
+time."""
 _CHUNK_TOKENS = 512
-"""Of the largest step with prompt chunks that is padded."""
+"""Number of tokens of the largest step with prompt chunks that is padded."""
 
 
 @dataclass(slots=True, frozen=True)
 class StepShape:
-    """What sizes a step's arrays have.
+    """The sizes of a step's arrays.
 
     Attributes:
-        tokens: query tokens.
-        sequences: sequences that they belong to.
-        samples: sequences that get a new token.
+        tokens: number of query tokens.
+        sequences: number of sequences that they belong to.
+        samples: number of sequences that get a new token.
         pages: width of the block tables.
-        decode: every sequence has one token and gets the next.
-        padded: it is one of `PaddedShapes`, for which there may be a graph.
+        decode: whether every sequence has one token and gets the next.
+        padded: whether it is one of `PaddedShapes`, for which there may be a graph.
     """
 
     tokens: int
@@ -45,18 +47,18 @@ class StepShape:
 
 
 class PaddedShapes:
-    """The shapes for up to so many sequences and tokens a sequence.
+    """The shapes for up to a number of sequences, and of tokens per sequence.
 
     Attributes:
-        sizes: numbers of sequences that decode, ascending.
+        sizes: numbers of decoding sequences, ascending.
         widths: of block tables in pages, ascending.
-        token_sizes: numbers of tokens of steps with prompt chunks, ascending.
+        token_sizes: numbers of tokens in steps with prompt chunks, ascending.
     """
 
     def __init__(
         self, max_batch_size: int, capacity_tokens: int, page_size: int, most_chunk_tokens: int = 0
     ) -> None:
-        """`most_chunk_tokens` is up to how many tokens steps with prompt chunks are padded."""
+        """Make the shapes; steps with up to `most_chunk_tokens` tokens and prompt chunks are padded."""
         self._capacity_tokens = capacity_tokens
         most = min(most_chunk_tokens, max_batch_size * capacity_tokens)
         sizes = {32, *range(64, most, 64), most}
@@ -70,14 +72,14 @@ class PaddedShapes:
         self.widths = (*widths, -(-capacity_tokens // page_size))
 
     def decodes(self, sequences: int, pages: int) -> StepShape:
-        """The least shape for so many decodes, the longest of which has so many pages."""
+        """The smallest shape for this many decodes, the longest of which has this many pages."""
         size = next(size for size in self.sizes if size >= sequences)
         return _decode(size, next(width for width in self.widths if width >= pages))
 
     def chunks(self, tokens: int, pages: int) -> StepShape | None:
-        """The least shape for so many tokens of any sequences; None for a step that is not padded.
+        """The smallest shape for this many tokens of any sequences; None for a step that is not padded.
 
-        It has a sequence more than there can be: the tokens of padding are one.
+        It has one more sequence than there can be, which consists of the padding's tokens.
         """
         size = next((size for size in self.token_sizes if size >= tokens), None)
         if size is None or size - tokens > self._capacity_tokens:
@@ -89,7 +91,7 @@ class PaddedShapes:
         return StepShape(size, rows + 1, rows, width, padded=True)
 
     def __iter__(self) -> Iterator[StepShape]:
-        """All shapes, the largest first: graphs captured later find room in the memory of earlier ones."""
+        """All shapes, the largest first, so that later graphs find room in the memory of earlier ones."""
         for size, width in product(reversed(self.token_sizes), reversed(self.widths)):
             yield self._chunks(size, width)
         for size, width in product(reversed(self.sizes), reversed(self.widths)):

@@ -1,12 +1,10 @@
 """Overlapped steps: the device computes one while the host plans and launches the next.
 
-What makes that exact is that nothing on the device waits for the host. A step's tokens stay there, in
-`history`, as the next step's input; sampling takes its parameters with the step's input. Copies, kernels and
-pages are ordered by one stream: what step N still writes into a page lies there before N + 1, which may
-belong to somebody else, writes to it.
-
-A sequence that step N turns out to have ended may stand in N + 1 already: one wasted row, whose token nobody
-reads.
+Nothing on the device waits for the host, and the result is still exact: a step's tokens stay on the device,
+in `history`, as the next step's input, and sampling gets its parameters with the step's input. Copies,
+kernels and pages are ordered by one stream: what step N still writes into a page is there before step N + 1
+writes to it, even if the page then belongs to another sequence. A sequence that turns out to have ended with
+step N may already be in N + 1: that is one wasted row, whose token is never read.
 """
 
 import time
@@ -34,11 +32,11 @@ from .results import Pending, Results
 from .shapes import StepShape, shapes_for
 
 CAPTURED_NEEDS = (SampleNeeds(False, False, False), SampleNeeds(False, False, True))
-"""What graphs sample: most requests. Penalties, bias and log-probabilities are launched kernel by kernel."""
+"""What graphs sample, which covers most requests; other work is launched kernel by kernel."""
 
 
 _HISTORY_STRIDE = 1024
-"""Known tokens are read in so many columns: for any other number Triton might compile a kernel anew."""
+"""Known tokens are read in multiples of this many columns, so that Triton compiles few kernels."""
 
 
 def _stride(tokens: int) -> int:
@@ -62,9 +60,9 @@ class OverlappedLauncher:
     """Launches steps over one device's stream.
 
     Attributes:
-        shapes: that steps are padded to.
-        capacity_tokens: the most that a sequence comes to.
-        device_s: seconds so far that the host waited for the device.
+        shapes: the shapes that steps are padded to.
+        capacity_tokens: the maximum number of tokens of a sequence.
+        device_s: seconds that the host has waited for the device.
     """
 
     overlapped = True
@@ -77,7 +75,7 @@ class OverlappedLauncher:
         eos_token_ids: frozenset[int],
         graphs: Graphs | None = None,
     ) -> None:
-        """Reserve the device's buffers; `graphs` says how graphs are captured, None by the config."""
+        """Reserve the device's buffers; `graphs` captures graphs, by default as the config says."""
         self._executor, self._device = executor, executor.device
         self.device_s, self.capacity_tokens = 0.0, capacity_tokens
         rows, vocab = config.max_batch_size + 1, executor.model_info.vocab_size
@@ -104,7 +102,7 @@ class OverlappedLauncher:
             self._tokens = torch.zeros(rows - 1, dtype=torch.int64, device=self._device)
 
     def on_device(self) -> AbstractContextManager[object]:
-        """In it, whatever takes the current device takes this one: Triton's launches do."""
+        """A context in which this device is the current one, on which Triton launches."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     @torch.inference_mode()
@@ -133,7 +131,7 @@ class OverlappedLauncher:
 
     @torch.inference_mode()
     def record(self, shape: StepShape) -> None:
-        """Capture the model for a padded shape, and sampling for as many, while no step is under way."""
+        """Capture the model for a padded shape, and sampling for its samples, while no step is in flight."""
         with self.on_device():
             packed = self._inputs.idle(shape)
             self._graphs.capture(shape, partial(self._forward, packed))
@@ -143,9 +141,9 @@ class OverlappedLauncher:
 
     @torch.inference_mode()
     def rehearse(self, shape: StepShape, needs: SampleNeeds, start: int = 0) -> None:
-        """Compute a step of nothing but padding, kernel by kernel, while no other is under way.
+        """Compute a step of nothing but padding, kernel by kernel, while no other is in flight.
 
-        `start` is how many tokens each of its sequences has before those of the step.
+        `start` is the number of tokens that each of its sequences has before those of the step.
         """
         with self.on_device():
             packed = replace(self._inputs.idle(shape, start), needs=needs)
@@ -175,7 +173,7 @@ class OverlappedLauncher:
         return SampledTensors(self._tokens[:count], None, None, None)
 
     def _forward(self, packed: Packed) -> None:
-        """The model: from the packed input to the logits' buffer."""
+        """Run the model, from the packed input to the logits' buffer."""
         room = self._logits[: packed.shape.samples]
         logits = self._executor.execute(packed.step_input(self._history, room))
         if logits.data_ptr() != room.data_ptr():
@@ -186,7 +184,7 @@ class OverlappedLauncher:
         arrays, count = packed.arrays, packed.shape.samples
         places = torch.arange(count, device=self._device)
         sampled = sample(self._logits[:count], places, self._table(packed, needs), needs)
-        # Where there is none (-1) the sequence ends, but it may stand in the next step already.
+        # Without a token (-1) the sequence ends, but it may already be in the next step.
         self._history[arrays.rows, arrays.lengths] = sampled.tokens.int().clamp_(min=0)
         self._tokens[:count] = sampled.tokens
         return replace(sampled, tokens=self._tokens[:count])

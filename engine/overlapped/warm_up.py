@@ -1,7 +1,7 @@
-"""Before the first request: every kernel is compiled, every graph captured.
+"""Compiles every kernel and captures every graph before the first request.
 
 A kernel is compiled for each of its variants, not for each size. So a few steps of nothing but padding run
-all of them: few and many tokens, short and long contexts, plain decodes and chunks, each kind of sampling.
+all of them: with few and many tokens, short and long contexts, decodes and chunks, and each kind of sampling.
 """
 
 import gc
@@ -32,7 +32,7 @@ def warm_up(launcher: OverlappedLauncher, max_step_tokens: int) -> None:
     """Compile and capture all that steps of up to so many tokens need; returns when the device is idle.
 
     Raises:
-        ModelError: the memory that KV pages leave is not enough for it.
+        ModelError: KV pages leave too little memory for it.
     """
     started = time.perf_counter()
     try:
@@ -52,7 +52,7 @@ def warm_up(launcher: OverlappedLauncher, max_step_tokens: int) -> None:
 
 @contextmanager
 def _quick_collections() -> Iterator[None]:
-    """Older torch collects garbage before each capture: a tenth of a second where it goes through modules."""
+    """Speed up the garbage collection, otherwise 0.1 s, that older torch runs before each capture."""
     frozen = gc.get_freeze_count()
     gc.collect()
     gc.freeze()

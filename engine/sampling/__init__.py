@@ -1,1 +1,1 @@
-"""What sequences ask of sampling, by batch row; the pass over a step's logits is `kernels/sample.py`."""
+"""What sequences ask of sampling, by batch row; `kernels/sample.py` is the pass over a step's logits."""

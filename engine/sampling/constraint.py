@@ -1,6 +1,6 @@
-"""What sequences may not, or should rather, say next: changes of single logits, by batch row.
+"""Which tokens sequences must not, or preferably should, sample next: changes of single logits by batch row.
 
-The engine knows no grammar and no words: whatever a caller wants to rule out comes down to tokens here.
+The engine knows no grammar and no words: anything that a caller wants to rule out is given as tokens here.
 """
 
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ class Bias:
     until: NDArray[np.int64]
 
     def of(self, rows: NDArray[np.int64]) -> "Bias":
-        """Those of these rows."""
+        """The entries of these rows."""
         return Bias(self.ids[rows], self.values[rows], self.until[rows])
 
 
 class Constraints:
-    """By batch row, what its sequence's parameters say of single tokens.
+    """What the sequences' parameters say about single tokens, by batch row.
 
     Attributes:
         biased: bool [rows], whether a row changes logits.
-        bias: of all rows.
-        masked: bool [rows], whether a row allows some tokens only.
+        bias: the entries of all rows.
+        masked: bool [rows], whether a row allows only some tokens.
     """
 
     def __init__(self, rows: int, vocab: int) -> None:
@@ -46,7 +46,7 @@ class Constraints:
     def set_row(
         self, row: int, params: SamplingParams, prompt_length: int, eos_token_ids: frozenset[int]
     ) -> None:
-        """Take over what the sequence that the row now belongs to asks for."""
+        """Take over the parameters of the sequence that the row now belongs to."""
         mask = _mask(params, self._vocab)
         self.masked[row] = mask is not None
         if mask is not None:
@@ -67,7 +67,7 @@ class Constraints:
         )
 
     def masks(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Which mask each of these rows has, -1 for none, and the masks, bool [M, vocab]."""
+        """The index of each row's mask, -1 for none, and the masks, bool [M, vocab]."""
         masked = self.masked[rows]
         which = np.where(masked, masked.cumsum() - 1, -1).astype(np.int32)
         return which, np.stack([self._masks[row] for row in rows[masked].tolist()])
@@ -83,16 +83,16 @@ class Constraints:
 def _entries(
     params: SamplingParams, prompt_length: int, eos_token_ids: frozenset[int]
 ) -> Iterator[tuple[int, float, int]]:
-    """Tokens, what is added to their logits, and the length of the sequence from which on it no longer is."""
+    """Tokens, what is added to their logits, and the sequence length from which on it no longer is."""
     for token_id, value in params.logit_bias.items():
         yield token_id, value, _FOR_EVER
-    if params.min_tokens:  # nothing may end the sequence before it
+    if params.min_tokens:  # nothing may end the sequence before this length
         ends = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
         yield from ((token_id, -np.inf, prompt_length + params.min_tokens) for token_id in ends)
 
 
 def _mask(params: SamplingParams, vocab: int) -> NDArray[np.bool_] | None:
-    """Bool [vocab], the tokens that may be sampled; None for all."""
+    """Bool [vocab], the tokens that may be sampled; None if all may."""
     if not params.allowed_token_ids:
         return None
     mask = np.zeros(vocab, np.bool_)

@@ -1,4 +1,4 @@
-"""What sequences ask of sampling, by batch row, in arrays of which a step takes its rows at once."""
+"""What sequences ask of sampling, by batch row, in arrays from which a step takes its rows at once."""
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ from .constraint import Bias, Constraints
 
 
 class RowParams:
-    """Sampling parameters by batch row; a row that is nobody's is greedy and asks for nothing.
+    """Sampling parameters by batch row; a row without a sequence is greedy and asks for nothing.
 
     Attributes:
         columns: one array [rows] for each of `parameters.COLUMNS`, by its name.
         prompt_lengths: int64 [rows].
-        eos_token_ids: held back before `min_tokens`.
+        eos_token_ids: tokens that are ruled out before `min_tokens`.
     """
 
     def __init__(self, rows: int, vocab: int, eos_token_ids: frozenset[int]) -> None:
@@ -50,12 +50,12 @@ class RowParams:
         return bool(self._asks["penalties"][row])
 
     def wanted(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """How many most likely tokens each of these rows asked for; -1 for no log-probabilities."""
+        """How many of the most likely tokens each of these rows asked for; -1 for no log-probabilities."""
         wanted: NDArray[np.int32] = self.columns["logprobs"][rows].astype(np.int32, copy=False)
         return wanted
 
     def needs(self, rows: NDArray[np.int64]) -> SampleNeeds:
-        """Which work the samples of these rows are."""
+        """Which work the samples of these rows need."""
         logprobs = int(self.columns["logprobs"][rows].max(initial=-1))
         return SampleNeeds(
             penalties=bool(self._asks["penalties"][rows].any()),
@@ -66,14 +66,14 @@ class RowParams:
         )
 
     def bias(self, rows: NDArray[np.int64], needs: SampleNeeds) -> Bias:
-        """The changes of logits that these rows ask for; none where they need none."""
+        """The changes of logits that these rows ask for; none if they need none."""
         bias = self._constraints.bias
         return bias.of(rows) if needs.bias else Bias(bias.ids[:0], bias.values[:0], bias.until[:0])
 
     def masks(
         self, rows: NDArray[np.int64], needs: SampleNeeds
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
-        """Which mask each of these rows has, -1 for none, and the masks; None where they need none."""
+        """The index of each row's mask, -1 for none, and the masks; None if they need none."""
         return self._constraints.masks(rows) if needs.mask else None
 
     def table(
@@ -84,7 +84,7 @@ class RowParams:
         lengths: NDArray[np.int64],
         device: torch.device,
     ) -> SamplingTable:
-        """The kernel's table of these rows, whose known tokens are as many as `lengths` says."""
+        """The kernel's table of these rows, which have `lengths` known tokens."""
 
         def there(array: NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(array).to(device)

@@ -11,9 +11,10 @@ from ..request import LEAST_LOGPROB, TokenLogprobs
 
 @dataclass(slots=True)
 class Sampled:
-    """New tokens, int64 [S], and the log-probabilities of the rows that asked (else None), in order.
+    """New tokens, int64 [S], and the log-probabilities of the rows that asked for them (otherwise None), in
+    order.
 
-    A token of -1 stands for none: there was nothing to choose from.
+    A token of -1 means that there was nothing to choose from.
     """
 
     token_ids: NDArray[np.int64]
@@ -24,8 +25,8 @@ def sampled(wanted: NDArray[np.int32], tokens: NDArray[np.int64], *logprobs: NDA
     """What the kernel's `SampledTensors` holds, in the host's memory.
 
     Args:
-        wanted: how many most likely tokens each row asked for; -1 for no log-probabilities.
-        tokens: of these rows, and then of padding.
+        wanted: how many of the most likely tokens each row asked for; -1 for no log-probabilities.
+        tokens: those of these rows, then of padding.
         logprobs: the other three arrays, or none of them.
     """
     entries = list(_entries(wanted, tokens, *logprobs)) if logprobs else None

@@ -1,4 +1,4 @@
-"""The model families that there is code for, a file each: to add one, add its file and its name here."""
+"""The supported model families, each in its own file; to add one, add its file and name it here."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,14 +17,14 @@ _BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES.values()}
 
 
 def family_of(path: str, config: Mapping[str, Any]) -> Family:
-    """The family that config.json names in `architectures`, or where that is empty in `model_type`.
+    """The family that config.json names in `architectures` or, if that is empty, in `model_type`.
 
     Args:
         path: the model's name, for messages.
         config: the file's content.
 
     Raises:
-        ModelError: neither is supported, or they contradict each other.
+        ModelError: it isn't supported, or the two contradict each other.
     """
     model_type, named = config.get("model_type"), config.get("architectures") or []
     if not named and model_type in FAMILIES:

@@ -34,10 +34,10 @@ QWEN_DEFAULTS: dict[str, Any] = DEFAULTS | {
 
 
 def decoder_spec(path: str, source: SimpleNamespace, **switches: Any) -> DecoderSpec:
-    """The spec of a family that is Llama's but for these fields of `DecoderSpec`.
+    """The spec of a family that differs from Llama only in these fields of `DecoderSpec`.
 
     Raises:
-        ModelError: an activation or a rotary embedding that there is no code for.
+        ModelError: the activation or the rotary embedding isn't supported.
     """
     if source.hidden_act not in {"silu", "swish"}:
         raise ModelError(f"{path}: hidden_act={source.hidden_act!r} is not supported; it must be silu")
@@ -45,15 +45,15 @@ def decoder_spec(path: str, source: SimpleNamespace, **switches: Any) -> Decoder
 
 
 def windows(path: str, source: SimpleNamespace, *, first: int = 0) -> tuple[int, ...]:
-    """By layer, how many positions a token sees; 0 is all.
+    """How many positions a token sees in each layer; 0 is all.
 
     Args:
         path: the model's name, for messages.
         source: its configuration.
-        first: where config.json names no layers, how many of the lowest see all.
+        first: if config.json doesn't name layers, how many of the lowest see all.
 
     Raises:
-        ModelError: a layer attends in yet another way.
+        ModelError: a layer attends in another way.
     """
     layers: int = source.num_hidden_layers
     window: int | None = source.sliding_window
@@ -71,7 +71,7 @@ def windows(path: str, source: SimpleNamespace, *, first: int = 0) -> tuple[int,
 
 
 def no_windows(path: str, source: SimpleNamespace, name: str) -> tuple[int, ...]:
-    """As `windows`, for a family (of this name, for messages) whose models see all.
+    """Like `windows`, for a family (named in messages) whose models see all.
 
     Raises:
         ModelError: the configuration asks for a window that is shorter than the context.
@@ -85,7 +85,7 @@ def no_windows(path: str, source: SimpleNamespace, name: str) -> tuple[int, ...]
 
 
 def qwen_windows(path: str, source: SimpleNamespace, *, first: int = 0) -> tuple[int, ...]:
-    """As `windows`, for a family whose configuration switches them on."""
+    """Like `windows`, for a family whose configuration switches them on."""
     layers: int = source.num_hidden_layers
     if not source.use_sliding_window:
         return (0,) * layers
@@ -93,10 +93,10 @@ def qwen_windows(path: str, source: SimpleNamespace, *, first: int = 0) -> tuple
 
 
 def checked(path: str, mixture: Mixture) -> Mixture:
-    """The mixture.
+    """The mixture of experts.
 
     Raises:
-        ModelError: a token is to go to more experts than there are.
+        ModelError: a token should go to more experts than there are.
     """
     if mixture.top_k > mixture.experts:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""What a model family is, to the engine."""
+"""What a model family is to the engine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ class Family:
     Attributes:
         name: its model_type in config.json.
         architecture: its name under `architectures` in config.json.
-        defaults: what config.json may leave out, as transformers has it.
-        spec: makes the decoder's spec of the model's name, for messages, and its config.json, completed.
+        defaults: what config.json may leave out, with transformers' values.
+        spec: makes the decoder's spec from the model's name, for messages, and its completed config.json.
             Raises `ModelError` for what the decoder can't do.
         tensors: what its checkpoints call their tensors.
     """

@@ -1,4 +1,4 @@
-"""Granite 3: Llama with factors on what is embedded, attended, added to the residual, and scored."""
+"""Granite 3: Llama with factors on embeddings, attention scores, the residual and logits."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, and what shares their architecture."""
+"""Llama 2 and 3, and models that share their architecture."""
 
 from types import SimpleNamespace
 

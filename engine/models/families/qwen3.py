@@ -1,4 +1,4 @@
-"""Qwen3: queries and keys are normed, head by head."""
+"""Qwen3: queries and keys are normalised, head by head."""
 
 from types import SimpleNamespace
 

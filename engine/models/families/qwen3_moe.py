@@ -1,4 +1,4 @@
-"""Qwen3 with experts, in some of its layers or all."""
+"""Qwen3 with experts in some or all of its layers."""
 
 from types import SimpleNamespace
 

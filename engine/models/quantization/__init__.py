@@ -1,1 +1,1 @@
-"""Checkpoints whose weights are not floats: what they say of themselves, and how they are read."""
+"""Checkpoints whose weights are not floats: how they describe themselves, and how they are read."""

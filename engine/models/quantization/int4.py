@@ -1,7 +1,7 @@
-"""Four-bit checkpoints: what `quantization_config` says of them, and their tensors as one weight.
+"""4-bit checkpoints: what `quantization_config` says about them, and their tensors as one weight.
 
-AWQ and GPTQ keep a linear map as `qweight`, `qzeros` and `scales` (GPTQ also `g_idx`) in place of `weight`.
-Outputs lie along the second dimension of all of them, so maps of the same input are fused by stacking those.
+AWQ and GPTQ store a linear map as `qweight`, `qzeros` and `scales` (GPTQ also `g_idx`) instead of `weight`.
+Outputs are the second dimension of all of them, so maps of the same input are fused by stacking along it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,13 @@ _WAY_OUT = "use the float checkpoint, or one quantised to 4 bits with AWQ or GPT
 
 @dataclass(slots=True, frozen=True)
 class Int4Format:
-    """How a checkpoint keeps its four-bit weights.
+    """How a checkpoint stores its 4-bit weights.
 
     Attributes:
         method: `awq` or `gptq`.
-        group_size: inputs that share a scale; -1 is all of them.
-        reorders: whether `g_idx` is heeded, which says the group of each input.
-        zero_offset: what is added to each zero of the file.
+        group_size: number of inputs that share a scale; -1 is all of them.
+        reorders: whether `g_idx`, which gives the group of each input, is used.
+        zero_offset: what is added to each zero in the file.
     """
 
     method: str
@@ -34,17 +34,17 @@ class Int4Format:
     zero_offset: int = 0
 
     def read(self, tensor: Callable[[str], Tensor | None], names: Sequence[str]) -> Int4Weight | None:
-        """The weight of the linear maps of these names, one above the other.
+        """The weight of the linear maps of these names, stacked.
 
         Args:
-            tensor: a tensor of the checkpoint by name, as stored; None where it has none.
+            tensor: returns a tensor of the checkpoint by name, as stored; None if there is none.
             names: of maps that have the same input.
 
         Returns:
-            None where they take their inputs in different orders: then each is a weight of its own.
+            None if they take their inputs in different orders, so that each needs a weight of its own.
 
         Raises:
-            ModelError: a tensor is missing or has a shape that the format does not explain.
+            ModelError: a tensor is missing or has a shape that doesn't fit the format.
         """
         qweight, qzeros, scales = (_fused(tensor, names, kind) for kind in ("qweight", "qzeros", "scales"))
         orders = [tensor(f"{name}.g_idx") for name in names] if self.reorders else [None]
@@ -69,7 +69,7 @@ def int4_format(path: str, settings: Any) -> Int4Format | None:
         settings: the section, or None.
 
     Raises:
-        ModelError: a method, a width or a layout that there is no code for.
+        ModelError: the method, width or layout isn't supported.
     """
     if settings is None:
         return None
@@ -104,13 +104,13 @@ def int4_format(path: str, settings: Any) -> Int4Format | None:
     if settings.get("pack_dtype", "int32") not in {"int32", "torch.int32"}:
         raise refuse("pack_dtype", settings["pack_dtype"], "int32")
     for pattern in settings.get("dynamic") or ():
-        if not pattern.startswith("-:"):  # such modules are left as they were, which their tensors show
+        if not pattern.startswith("-:"):  # such modules are left as floats, which their tensors show
             raise refuse("dynamic", pattern, "one setting for all modules, or none (-:)")
     return Int4Format("gptq", group_size, settings.get("desc_act") is not False, int(layout == "gptq"))
 
 
 def _is_group_size(value: object) -> bool:
-    """Whether the GPU's kernel has it: groups divide a tile of 256 inputs, or are whole tiles, or all."""
+    """Whether the GPU kernel supports it: groups divide a tile of 256 inputs, or are whole tiles, or all."""
     return isinstance(value, int) and (value in {-1, 32, 64, 128} or (value > 0 and value % 256 == 0))
 
 
