@@ -63,7 +63,7 @@ class Batch:
         self.lengths[rows] += 1
 
     def step_input(self, plan: list[ScheduledSequence]) -> tuple[StepInput, list[ScheduledSequence]]:
-        """The arrays for a plan (decodes first), and its chunks that get a new token, in order.
+        """Return the arrays for a plan (decodes first), and its chunks that get a new token, in order.
 
         An example, with pages of 4: A (row 0, pages 7 and 5) decodes its token at position 6; B (row 2, pages
         9 and 3) has 5 prompt tokens, of which this step computes the last 2. Then

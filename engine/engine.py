@@ -172,7 +172,7 @@ class Engine:
         return progress + self._land()
 
     def _launch(self, plan: list[ScheduledSequence]) -> tuple[Flight, Load | None]:
-        """Start the planned step. Whatever it raises leaves the sequences as they were."""
+        """Start the planned step. If it raises, the sequences are unchanged."""
         flight = self._launcher.launch(plan)
         self._blamed = 0
         for scheduled in plan:
@@ -199,7 +199,7 @@ class Engine:
         return progress
 
     def _do_with_less(self, plan: list[ScheduledSequence], error: Exception) -> list[Progress]:
-        """A step did not fit the device's memory: the next one has fewer sequences or tokens.
+        """A step didn't fit the device's memory, so the next one gets fewer sequences or tokens.
 
         Keys and values that the step has written are written again by the next, so giving up halfway loses
         nothing. A sequence of which a single token doesn't fit alone is ended.
@@ -209,7 +209,7 @@ class Engine:
         return [self._blame(scheduled.sequence, error) for scheduled in self._still_here(plan)]
 
     def _single_out(self, plan: list[ScheduledSequence], error: Exception) -> list[Progress]:
-        """A step failed, and not for lack of memory: halve it until the sequences that fail alone are found.
+        """A step failed, but not for lack of memory: halve it until the sequences that fail alone are found.
 
         These are ended; all others get their tokens. No sequence is to blame if a step without any of them
         fails too, or if one after another fails.
@@ -257,7 +257,7 @@ class Engine:
         return self._fail(sequence, f"its next token could not be computed: {reason}")
 
     def _still_here(self, plan: list[ScheduledSequence]) -> list[ScheduledSequence]:
-        """Without the chunks of sequences that a step which was under way has ended."""
+        """The plan without the chunks of sequences that have ended since it was made."""
         held = self._sequences
         return [
             scheduled for scheduled in plan if held.get(scheduled.sequence.request.id) is scheduled.sequence
@@ -340,7 +340,7 @@ class Engine:
 def _launcher(
     config: EngineConfig, executor: Executor, capacity_tokens: int, eos_token_ids: frozenset[int]
 ) -> StepLauncher:
-    """How this device's steps are launched, ready to go."""
+    """What launches steps on this device, ready to use."""
     overlap = config.overlap if config.overlap is not None else executor.device.type == "cuda"
     if not overlap:
         return PlainLauncher(executor, config, capacity_tokens, eos_token_ids)

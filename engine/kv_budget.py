@@ -16,7 +16,7 @@ _CPU_SHARE = 0.25
 
 
 def num_pages(decoder: Model, config: EngineConfig, info: EngineModelInfo) -> int:
-    """Pages of the KV cache, the null page included.
+    """The number of pages in the KV cache, including the null page.
 
     Raises:
         ModelError: more memory is asked for than there is, or there isn't enough for a single page.

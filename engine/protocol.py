@@ -13,7 +13,7 @@ from .request import Progress, Request
 
 @dataclass(slots=True, frozen=True)
 class EngineModelInfo:
-    """What a loaded model is and takes.
+    """What a loaded model is and what it accepts.
 
     Attributes:
         vocab_size: number of tokens that it knows; its tokenizer may name more.
@@ -64,7 +64,7 @@ class EngineProtocol(Protocol):
 
     @property
     def model_info(self) -> EngineModelInfo:
-        """What the model is and takes."""
+        """What the model is and what it accepts."""
 
     @property
     def page_size(self) -> int:

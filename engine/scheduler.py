@@ -81,7 +81,7 @@ class Scheduler:
         self._stop(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
-        """The step's chunks, decodes first. Empty when nothing can run."""
+        """Plan a step: its chunks, decodes first; empty if nothing can run."""
         plan: list[ScheduledSequence] = []
         budget = self._plan_decodes(plan)
         budget = self._plan_prompts(plan, budget)
@@ -103,7 +103,8 @@ class Scheduler:
         return self._step_tokens - len(plan)
 
     def shrink(self, plan: list[ScheduledSequence]) -> bool:
-        """A step did not fit the memory: plan half of it. False when it was a single token.
+        """Plan only half as many tokens, because a step didn't fit the memory; False if it had a single
+        token.
 
         Keys and values have their memory already; what grows with a step's tokens is its activations. The
         most urgent sequences continue meanwhile.
@@ -127,7 +128,7 @@ class Scheduler:
         return budget
 
     def _plan_chunk(self, plan: list[ScheduledSequence], sequence: Sequence, budget: int) -> int:
-        """Plan what fits of a sequence; the tokens left in the budget, none when time has run out."""
+        """Plan what fits of a sequence; return the tokens left in the budget, none if time has run out."""
         pending = sequence.pending
         count = wanted = min(pending, budget)
         if self.pacer is not None:
@@ -152,7 +153,7 @@ class Scheduler:
         return sum(growing) > free
 
     def _grow(self, sequence: Sequence, plan: list[ScheduledSequence]) -> bool:
-        """Give a decode the page it needs, if need be a less urgent one's; False when it lost its own."""
+        """Give a decode the page it needs, if need be from a less urgent one; False if it lost its own."""
         if len(sequence.pages) * self.pool.page_size > sequence.computed:
             return True
         while self.pool.free == 0:
@@ -221,7 +222,7 @@ class Scheduler:
         return keys[index]
 
     def computed(self, scheduled: ScheduledSequence) -> None:
-        """A chunk is computed before any that is planned from now on: full pages become findable."""
+        """Count a chunk as computed before any that is planned from now on; full pages become findable."""
         sequence = scheduled.sequence
         sequence.computed += scheduled.count
         if (sequence.remembered + 1) * self.pool.page_size <= sequence.computed:

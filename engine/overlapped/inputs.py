@@ -135,7 +135,7 @@ class PackedInputs:
         self._views: dict[StepShape, _Views] = {}
 
     def pack(self, plan: list[ScheduledSequence]) -> Packed:
-        """Write the plan (decodes first) to the device. Every row of it is in sync."""
+        """Write the plan (decodes first) to the device; all of its rows must be in sync."""
         count = len(plan)
         rows = np.fromiter((scheduled.sequence.row for scheduled in plan), np.int64, count)
         starts = np.fromiter((scheduled.sequence.computed for scheduled in plan), np.int64, count)

@@ -53,7 +53,7 @@ class Results:
         self._turn = 0
 
     def send(self, made: SampledTensors, wanted: NDArray[np.int32]) -> Pending:
-        """Start the copy of what the step that was launched last will have sampled.
+        """Start copying what the step launched last will have sampled.
 
         Args:
             made: its samples; those beyond the length of `wanted` are padding.

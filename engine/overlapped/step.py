@@ -57,7 +57,7 @@ class _Launched:
 
 
 class OverlappedLauncher:
-    """Launches steps over one device's stream.
+    """Launches steps on one device's stream.
 
     Attributes:
         shapes: the shapes that steps are padded to.
@@ -180,7 +180,7 @@ class OverlappedLauncher:
             room.copy_(logits)
 
     def _sample(self, packed: Packed, needs: SampleNeeds) -> SampledTensors:
-        """From the logits' buffer to tokens, which also become known to the device."""
+        """Sample tokens from the logits' buffer; they also become known to the device."""
         arrays, count = packed.arrays, packed.shape.samples
         places = torch.arange(count, device=self._device)
         sampled = sample(self._logits[:count], places, self._table(packed, needs), needs)

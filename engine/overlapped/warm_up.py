@@ -29,7 +29,7 @@ sizes of tiles that products by four-bit weights and experts have."""
 
 
 def warm_up(launcher: OverlappedLauncher, max_step_tokens: int) -> None:
-    """Compile and capture all that steps of up to so many tokens need; returns when the device is idle.
+    """Compile and capture what steps of up to this many tokens need; return when the device is idle.
 
     Raises:
         ModelError: KV pages leave too little memory for it.
