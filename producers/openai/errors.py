@@ -30,8 +30,7 @@ CLIENTS_FAULT = {
 }
 """Failures of a job that its request caused, and OpenAI's codes for them."""
 
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
-_TYPES |= {404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 def error_body(error: HeadraceError) -> tuple[int, dict[str, Any]]:

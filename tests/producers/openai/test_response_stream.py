@@ -1,0 +1,121 @@
+"""Response objects and events, against OpenAI's own types."""
+
+from typing import Any
+
+import pytest
+from openai.types import responses
+from openai.types.responses import ResponseStreamEvent
+from tests.support.openai_types import conforms
+
+from headrace import Chunk, HeadraceError, JobResult
+from headrace.producers.openai.responses.body import Response
+from headrace.producers.openai.responses.request import LOGPROBS, response_request
+from headrace.producers.openai.responses.stream import ResponseStream
+from headrace.schemas.errors import JobCancelled, JobExpired, JobFailed
+from headrace.schemas.events import Timings
+
+Event = dict[str, Any]
+
+
+def of(result: JobResult, **asked: object) -> Response:
+    body = {"model": "m", "input": "Hello", "include": [LOGPROBS], **asked}
+    return Response(result.job_id, 7, response_request(body).echo)
+
+
+def replay(response: Response, chunks: list[Chunk], ending: JobResult | HeadraceError) -> list[Event]:
+    stream = ResponseStream(response)
+    events = [*stream.start(), *(event for chunk in chunks for event in stream.chunk(chunk))]
+    return events + (stream.end(ending) if isinstance(ending, JobResult) else stream.failed(ending))
+
+
+def test_a_response_has_openais_type_in_every_status(result: JobResult) -> None:
+    response = of(result, background=True, metadata={"a": "b"}, user="u", service_tier="flex")
+    timed = result.model_copy(update={"timings": Timings(total_s=2.5)})
+    told = [
+        response.pending("queued"),
+        response.pending("in_progress"),
+        response.ended(timed),
+        response.ended(timed.model_copy(update={"finish_reason": "length"})),
+        response.failed(JobFailed("id", "crashed", "secret")),
+        response.failed(JobFailed("id", "context_length", "too long")),
+        response.failed(JobExpired("id"), "hé"),
+        response.failed(JobCancelled("id"), "hé"),
+    ]
+    read = [conforms(responses.Response, body) for body in told]
+    assert [each.status for each in read] == [
+        *("queued", "in_progress", "completed", "incomplete", "failed", "failed", "failed", "cancelled")
+    ]
+    completed, incomplete = read[2:4]
+    assert (completed.output_text, completed.completed_at, completed.usage.total_tokens) == ("héy", 9, 5)
+    assert completed.output[0].content[0].logprobs[0].bytes == [104, 195, 169]
+    assert incomplete.incomplete_details.reason == "max_output_tokens"
+    assert [each.error.code for each in read[4:7]] == ["server_error", "invalid_prompt", "server_error"]
+    assert "secret" not in read[4].error.message
+    assert [each.output_text for each in read[6:]] == ["hé", "hé"]
+
+
+def test_a_stream_has_openais_events_in_their_order(result: JobResult, chunks: list[Chunk]) -> None:
+    events = replay(of(result), chunks, result)
+    read = [conforms(ResponseStreamEvent, event) for event in events]
+    assert [(event.sequence_number, event.type.removeprefix("response.")) for event in read] == [
+        (0, "created"),
+        (1, "in_progress"),
+        (2, "output_item.added"),
+        (3, "content_part.added"),
+        (4, "output_text.delta"),
+        (5, "output_text.delta"),
+        (7, "output_text.done"),
+        (8, "content_part.done"),
+        (9, "output_item.done"),
+        (10, "completed"),
+    ]
+    assert read[-1].response.output_text == result.text
+    assert "".join(event.delta for event in read[4:6]) == result.text
+    assert [token for event in events[4:6] for token in event["logprobs"]] == events[6]["logprobs"]
+
+
+def test_numbers_do_not_depend_on_how_the_log_is_cut(result: JobResult) -> None:
+    plain = result.model_copy(update={"logprobs": None, "text": "abcd"})
+    pieces = [Chunk(offset=at, text=text, token_ids=(at,)) for at, text in enumerate("abc", 1)]
+    held = Chunk(offset=3, text="d")
+    one = Chunk(offset=3, text="abc", token_ids=(1, 2, 3))
+    finely = replay(of(result), [*pieces, held], plain)
+    coarsely = replay(of(result), [one, held], plain)
+
+    def text_up_to(events: list[Event], number: int) -> str:
+        deltas = [event for event in events if event["type"].endswith("delta")]
+        return "".join(event["delta"] for event in deltas if event["sequence_number"] <= number)
+
+    for event in coarsely:
+        assert text_up_to(finely, event["sequence_number"]) == text_up_to(coarsely, event["sequence_number"])
+    assert finely[-5:] == coarsely[-5:]
+    for events in (finely, coarsely):
+        numbers = [event["sequence_number"] for event in events]
+        assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "status"),
+    [
+        (JobFailed("id", "crashed", "why"), "response.failed", "failed"),
+        (JobExpired("id"), "response.failed", "failed"),
+        (JobCancelled("id"), "response.incomplete", "cancelled"),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_response_without_an_answer_ends_with_its_own_event(
+    result: JobResult, chunks: list[Chunk], begun: bool, error: HeadraceError, kind: str, status: str
+) -> None:
+    events = replay(of(result), chunks if begun else [], error)
+    for event in events:
+        conforms(ResponseStreamEvent, event)
+    last = events[-1]
+    assert (last["type"], last["response"]["status"]) == (kind, status)
+    assert last["sequence_number"] > events[-2]["sequence_number"]
+    assert len(last["response"]["output"]) == begun
+
+
+def test_an_answer_without_a_chunk_has_all_its_events(result: JobResult) -> None:
+    empty = result.model_copy(update={"text": "", "token_ids": (), "logprobs": None})
+    numbers = [event["sequence_number"] for event in replay(of(result), [], empty)]
+    assert numbers == [0, 1, 2, 3, 5, 6, 7, 8]
