@@ -54,6 +54,7 @@ class Batch:
 
     def _write_pages(self, sequence: Sequence) -> None:
         known, now = int(self._pages[sequence.row]), len(sequence.pages)
+        # Only new pages: a sequence's block table is append-only while it has its row.
         self.block_tables[sequence.row, known:now] = [page.id for page in sequence.pages[known:]]
         self._pages[sequence.row] = now
 
@@ -76,16 +77,19 @@ class Batch:
         starts = np.fromiter((scheduled.sequence.computed for scheduled in plan), np.int64, len(plan))
         query_starts = np.zeros(len(plan) + 1, np.int32)
         np.cumsum(counts, out=query_starts[1:])
+        # A token each: nothing has to be repeated.
         if counts.max() == 1:
             query_rows, positions = rows, starts
         else:
             query_rows = np.repeat(rows, counts)
+            # 0, 1, 2 … within each sequence: the position in the step less where the sequence begins in it.
             offsets = np.arange(query_starts[-1]) - np.repeat(query_starts[:-1], counts)
             positions = np.repeat(starts, counts) + offsets
         token_ids = self.tokens[query_rows, positions]
         pages = self.block_tables[query_rows, positions // self._page_size].astype(np.int64)
         slots = pages * self._page_size + positions % self._page_size
         context_lens = (starts + counts).astype(np.int32)
+        # Columns past the longest context would only be copied.
         widest = -(-int(context_lens.max()) // self._page_size)
         sampling = [scheduled for scheduled in plan if scheduled.samples]
         ends = None

@@ -56,6 +56,7 @@ class Engine:
         self.model_info: EngineModelInfo = self._executor.model_info
         self.page_size = config.page_size
         pool = PagePool(self._executor.num_pages, config.page_size)
+        # A single request may fill the whole pool, but no more: it would preempt itself for ever.
         self.capacity_tokens = min(self.model_info.context_tokens, pool.total * config.page_size)
         objective_s = config.token_time_objective_s
         self._pacer = None if objective_s is None else Pacer(objective_s)
@@ -153,6 +154,8 @@ class Engine:
 
     def _step(self) -> list[Progress]:
         """Launch a step and read its tokens or, if steps overlap, those of the step before."""
+        # Overlapped, the order is: plan N + 1, launch it, read N. Short of pages it is read first, since one
+        # of its tokens may end a sequence whose pages the plan would else take from somebody who needs them.
         progress = self._land() if self._scheduler.short_of_pages else []
         plan = self._scheduler.schedule()
         try:
@@ -175,6 +178,8 @@ class Engine:
         """Start the planned step. If it raises, the sequences are unchanged."""
         flight = self._launcher.launch(plan)
         self._blamed = 0
+        # From here on the step is on its way: what the scheduler counts as computed is, by the time that any
+        # step planned later runs.
         for scheduled in plan:
             self._scheduler.computed(scheduled)
         for sequence in flight.sequences:
@@ -190,6 +195,7 @@ class Engine:
         if launched is None:
             return []
         flight, load = launched
+        # The time is taken before anything else is done: it stands for when streams could have their tokens.
         sampled, ended_s = flight.read(), time.perf_counter()
         progress = list(self._advance(flight.sequences, sampled))
         # A step that no sequence waited for may have been left since the engine last had work: ignore its
@@ -232,6 +238,8 @@ class Engine:
                 if is_out_of_memory(failure):
                     progress += self._do_with_less(part, failure)
                 elif len(part) > 1:
+                    # The first half is popped next: sequences get their tokens in order. One to blame among n
+                    # costs about 2 log2 n launches.
                     parts += [part[len(part) // 2 :], part[: len(part) // 2]]
                 else:
                     progress.append(self._blame(part[0].sequence, failure))
@@ -274,6 +282,7 @@ class Engine:
         held = self._sequences
         for sequence, token_id, entry in zip(sequences, sampled.token_ids.tolist(), logprobs, strict=True):
             request_id = sequence.request.id
+            # Compared by identity: a cancelled request's id may have been submitted again in between.
             if held.get(request_id) is not sequence:  # it ended after this step was launched
                 continue
             sequence.unread -= 1
@@ -299,6 +308,7 @@ class Engine:
     def free_tokens(self) -> int:
         """Number of tokens that fit the free pages, less what the waiting requests' known tokens need."""
         scheduler = self._scheduler
+        # One token more than is known: the next one needs its place, too.
         waiting = sum(scheduler.pages_for(len(sequence.tokens) + 1) for sequence in scheduler.waiting)
         return max(0, scheduler.pool.free - waiting) * self.page_size
 
@@ -309,6 +319,7 @@ class Engine:
             return 0
         if sequence.row < 0:
             return self._scheduler.pages_for(len(sequence.tokens) + 1) * self.page_size
+        # Pages shared with another sequence would not become free.
         return sum(page.refs == 1 for page in sequence.pages) * self.page_size
 
     def stats(self) -> EngineStats:

@@ -63,12 +63,15 @@ def _weights(folder: Path, threads: int) -> list[list[Any]]:
                 found.append((name, tensor["dtype"], tensor["shape"], digests))
         return [
             [name, dtype, shape, [digest.result() for digest in digests]]
+            # By name: which shard held a tensor is how the checkpoint was saved, not what it says.
             for name, dtype, shape, digests in sorted(found, key=lambda tensor: tensor[0])
         ]
 
 
 def _tensors(file: int) -> Iterator[tuple[str, dict[str, Any], list[tuple[int, int]]]]:
     """The tensors that a safetensors file's header names, and where the pieces of each are."""
+    # The format: 8 bytes that say how long the header is, the header as JSON, then all tensors' bytes, which
+    # its offsets count from.
     length = int.from_bytes(os.pread(file, 8, 0), "little")
     header: dict[str, Any] = json.loads(os.pread(file, length, 8))
     for name, tensor in header.items():

@@ -25,6 +25,7 @@ def self_test(engine: EngineProtocol) -> None:
             f"only {engine.capacity_tokens} token fits here, prompt and output together: raise num_pages, "
             "page_size, kv_memory_bytes or max_context_tokens"
         )
+    # A set: a vocabulary of one or two tokens has fewer of them.
     prompts = sorted({0, vocab // 2, vocab - 1})
     params = SamplingParams(max_tokens=_TOKENS, temperature=0.0, ignore_eos=True)
     try:

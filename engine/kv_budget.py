@@ -26,6 +26,7 @@ def num_pages(decoder: Model, config: EngineConfig, info: EngineModelInfo) -> in
     _refuse_more_than_there_is(decoder.embedding.device, config, size)
     if config.num_pages is not None:
         return config.num_pages
+    # Every sequence of a full batch at its longest, and the null page: more could never be held.
     useful = config.max_batch_size * -(-info.context_tokens // config.page_size) + 1
     memory = config.kv_memory_bytes or _spare_memory(decoder, config, info)
     pages = min(memory // size, useful)

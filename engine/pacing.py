@@ -89,6 +89,8 @@ class StepCost:
 
     def learn(self, load: Load, seconds: float) -> None:
         """Learn that a step of this load took this many seconds."""
+        # Divided by its seconds, the step's equation is sum(size * part) = 1, and what is left over a
+        # relative error: a step of 200 ms that is 10 % off counts as much as one of 20 ms that is.
         parts = [part / seconds for part in load.parts]
         for i, part in enumerate(parts):
             row = self._products[i]
@@ -101,13 +103,18 @@ class StepCost:
     def _sweep(self) -> None:
         sizes = self.sizes
         for i, row in enumerate(self._products):
+            # Else all its weight is forgotten (or it never was in a step), and a division would blow up
+            # noise.
             if row[i] > _FORGOTTEN:
                 explained = sum(product * size for product, size in zip(row, sizes, strict=True))
+                # The best value of this one while the others stand, cut off at 0: a negative cost would make
+                # the pacer expect that more tokens take less time.
                 sizes[i] = max(0.0, sizes[i] + (self._targets[i] - explained) / row[i])
 
     def scale(self, factor: float) -> None:
         """Adapt to a machine that is slower by this factor than when it was measured."""
         self.sizes = [size * factor for size in self.sizes]
+        # What was remembered as 1/s and 1/s² of the old machine, as if it had been measured on the new one.
         self._targets = [target / factor for target in self._targets]  # errors remain relative
         self._products = [[product / factor**2 for product in row] for row in self._products]
 
@@ -130,6 +137,8 @@ class Margin:
         # Balanced when 0.4 % are late: each late step raises it by 9.96 %, each other one lowers it by 0.04
         # %.
         self._deviations *= _LATE_STEP ** (late - _LATE_SHARE)
+        # Within bounds, so that no quiet hour makes it careless, and a bad one is over at some time: from 40
+        # down to 4 takes 6,000 steps.
         self._deviations = min(40.0, max(1.5, self._deviations))
         deviation = min(abs(ratio - 1.0), 5.0 * self._spread)  # one accident isn't a trend
         self._spread = max(0.005, self._spread + 0.02 * (deviation - self._spread))
@@ -163,9 +172,13 @@ class Pacer:
     def take(self, computed: int, tokens: int) -> int:
         """Take up to `tokens` of a prompt that has `computed` in its pages; return how many fit the step."""
         fit = tokens if self.load.decodes == 0 else min(tokens, self._fit(computed))
+        # Less than a chunk worth having: nothing, unless the step has no prompt yet (then the least there
+        # is).
         if fit < min(tokens, MIN_CHUNK_TOKENS):
             fit = 0 if self.load.prompt_tokens else min(tokens, MIN_CHUNK_TOKENS)
         self.load.prompt_tokens += fit
+        # Tokens computed + 1 to computed + fit, each of which attends to all up to itself: 100 after 1,000
+        # are 100 * 1,050.5.
         self.load.prompt_context += fit * (computed + (fit + 1) / 2)
         return fit
 
@@ -189,6 +202,7 @@ class Pacer:
         The time between two tokens of a stream is the time between the ends of two steps, so that is what is
         learnt, and only from steps that streams waited for.
         """
+        # The first step's time is infinite, as there is no end before it, and is passed over below.
         took_s, self._last_end_s = ended_s - self._last_end_s, ended_s
         if load.decodes and 0 < took_s < inf:
             self._learn(load, took_s)
@@ -203,6 +217,8 @@ class Pacer:
             ratio, before, most = took_s / predicted, self._last_ratio, self.margin.factor
             self._last_ratio = ratio
             self.margin.learn(ratio)
+            # Two in a row beyond the margin, on the same side: the smaller deviation of both is what is
+            # certain.
             if ratio > most and before > most:
                 self._change_speed(min(ratio, before))
             elif ratio * most < 1 and before * most < 1:

@@ -57,6 +57,7 @@ class PagePool:
         self.total = num_pages - 1
         self.free = 0
         self._pages = [Page(index) for index in range(num_pages)]
+        # Token ids as 8 bytes each: a fixed width, so that no two lists of ids pack to the same bytes.
         self._packed = Struct(f"{page_size}q").pack
         # 128 bits: two prefixes with the same key could only be found by chance, among the pages of one pool.
         self._keyed = blake2b(key=secrets.token_bytes(32), digest_size=16)
@@ -112,6 +113,8 @@ class PagePool:
 
     def remember(self, page: Page, key: bytes) -> None:
         """Make a full page findable; of several with the same content, only the first one is."""
+        # Two sequences may have computed the same prefix side by side. The second page keeps no key, and is
+        # among the first to be taken when it is let go of.
         if page.key is None and key not in self._known:
             page.key = key
             self._known[key] = page
@@ -127,6 +130,7 @@ class PagePool:
         page = self._ends.after
         assert page is not None
         self._unlink(page)
+        # Only now is its content gone: until then a free page could still be found.
         self.forget([page])
         page.refs = 1
         return page

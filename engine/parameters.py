@@ -139,6 +139,7 @@ def computable(params: SamplingParams, vocab: int) -> SamplingParams:
         raise RequestError("seed", "must be a 64-bit integer")
     if params.temperature < MIN_TEMPERATURE:
         asked["temperature"] = 0.0
+    # Its logarithm is taken, on a GPU by a function that knows normal numbers only.
     if params.min_p < _LEAST:
         asked["min_p"] = 0.0
     return replace(
@@ -146,6 +147,7 @@ def computable(params: SamplingParams, vocab: int) -> SamplingParams:
         **asked,
         max_tokens=min(params.max_tokens, _MOST_TOKENS),
         min_tokens=_within(0, params.min_tokens, _MOST_TOKENS),
+        # 0 and the whole vocabulary mean the same, and 0 is what asks for no work. So does vLLM's -1.
         top_k=params.top_k if 0 < params.top_k < vocab else 0,
         logit_bias={
             token_id: _within(-_MOST, _finite("logit_bias", value), _MOST)

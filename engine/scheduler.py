@@ -63,6 +63,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self._step_tokens = self.max_step_tokens
+        # Popped from the end: the lowest rows are taken first.
         self._rows = list(range(self.max_batch_size - 1, -1, -1))
 
     def add(self, sequence: Sequence) -> None:
@@ -83,18 +84,24 @@ class Scheduler:
     def schedule(self) -> list[ScheduledSequence]:
         """Plan a step: its chunks, decodes first; empty if nothing can run."""
         plan: list[ScheduledSequence] = []
+        # An example, with 8 tokens a step: A and B decode, C has computed 10 of its 30 prompt tokens, D
+        # waits. The plan is A 1, B 1, C 6. Once C's last 2 are planned, D is admitted and gets what is left,
+        # 4: only the last sequence of a plan is ever cut.
         budget = self._plan_decodes(plan)
         budget = self._plan_prompts(plan, budget)
         while self.waiting and self._rows and budget > 0 and self._admit(self.waiting[0]):
             budget = self._plan_chunk(plan, self.running[-1], budget)
+        # Admitted ones stand at the end; the next step's decodes and chunks go by urgency.
         self.running.sort(key=lambda sequence: sequence.urgency)
         return plan
 
     def _plan_decodes(self, plan: list[ScheduledSequence]) -> int:
         budget = self._step_tokens
+        # A copy: `_grow` takes sequences out of `running` when pages run out.
         for sequence in list(self.running):
             if budget == 0:
                 break
+            # A row below 0: an earlier one's growth has just preempted it.
             if sequence.row >= 0 and sequence.pending == 1 and self._grow(sequence, plan):
                 plan.append(ScheduledSequence(sequence, 1, samples=True))
                 budget -= 1
@@ -110,6 +117,7 @@ class Scheduler:
         most urgent sequences continue meanwhile.
         """
         tokens = sum(scheduled.count for scheduled in plan)
+        # Half of what did not fit, and not of the limit: a small step may have failed as well.
         self._step_tokens = max(1, tokens // 2)
         return tokens > 1
 
@@ -147,6 +155,7 @@ class Scheduler:
     def short_of_pages(self) -> bool:
         """Whether the next step's decodes need more pages than are free."""
         free, size = self.pool.free, self.pool.page_size
+        # A decode takes a page at most, so most steps are spared the count below.
         if free >= len(self.running):
             return False
         growing = (s.pending == 1 and len(s.pages) * size <= s.computed for s in self.running)
@@ -154,6 +163,7 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, plan: list[ScheduledSequence]) -> bool:
         """Give a decode the page it needs, if need be from a less urgent one; False if it lost its own."""
+        # Position `computed` lies in a page it holds: one decode in `page_size` needs another.
         if len(sequence.pages) * self.pool.page_size > sequence.computed:
             return True
         while self.pool.free == 0:
@@ -206,6 +216,8 @@ class Scheduler:
         found: list[Page] = []
         if not self.prefix_cache:
             return found
+        # With pages of 4, of 8 known tokens only the first page is looked up, of 9 both: the last token is
+        # computed in any case, since its logits choose the next one.
         for index in range((len(sequence.tokens) - 1) // self.pool.page_size):
             page = self.pool.find(self._key(sequence, index))
             if page is None:
@@ -217,6 +229,7 @@ class Scheduler:
         """The key of a full page of a sequence; those of all pages before it must have been asked for."""
         keys, size = sequence.keys, self.pool.page_size
         if index == len(keys):
+            # A chain: a key is made of the one before it, so equal keys mean equal beginnings.
             parent = keys[-1] if keys else self.pool.root(sequence.request.cache_salt)
             keys.append(self.pool.key_of(parent, sequence.tokens[index * size : (index + 1) * size]))
         return keys[index]
@@ -232,6 +245,7 @@ class Scheduler:
         """Make those of its full pages findable whose tokens are known."""
         if not self.prefix_cache:
             return
+        # Overlapped, the last computed token may be one that the host has not read: its page has no key yet.
         size, known = self.pool.page_size, min(sequence.computed, len(sequence.tokens))
         while (sequence.remembered + 1) * size <= known:
             index = sequence.remembered

@@ -34,6 +34,7 @@ class Sequence:
     unread: int = 0
     pages: list[Page] = field(default_factory=list)
     remembered: int = 0
+    # Kept when it loses its pages: the tokens stay the same, and so do the keys.
     keys: list[bytes] = field(default_factory=list)
     row: int = -1
     has_row: bool = False
@@ -48,6 +49,8 @@ class Sequence:
     @property
     def pending(self) -> int:
         """Number of tokens to compute before the next one can be sampled; 1 is a decode, 0 is the end."""
+        # A prompt of 30 of which 10 are computed has 20 pending; after its last chunk, with a token sampled
+        # and not read, 1; with that token its last, 0: nothing more is wanted of it.
         known = len(self.tokens) + self.unread
         return known - self.computed if known < self._full_length or not self.unread else 0
 
@@ -59,6 +62,7 @@ class Sequence:
     def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
         """Why it ends with its last token, if it does."""
         params, known = self.request.params, len(self.tokens)
+        # Without an output token there is nothing to end by, though a prompt may end with an EOS.
         if known > self._prompt_length and known >= self._prompt_length + params.min_tokens:
             last = self.tokens[-1]
             if last in params.stop_token_ids or (not params.ignore_eos and last in eos_token_ids):

@@ -24,13 +24,18 @@ class StepInput:
         logits: float32 [S, vocab], where the logits should go; None if they get new memory.
     """
 
+    # One entry a query token, sequence after sequence.
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
+    # Whose they are: sequence b has the tokens query_starts[b] to query_starts[b + 1].
     query_starts: Tensor
     context_lens: Tensor
+    # Where the tokens before lie; entries past a context's pages hold anything, and are not read.
     block_tables: Tensor
+    # A prompt chunk that does not end its prompt gets no token, so its logits are never computed.
     sampled: Tensor | None
+    # What the host knows of the arrays above, which a kernel would have to read them for.
     max_rows: int | None = None
     max_context: int | None = None
     logits: Tensor | None = None

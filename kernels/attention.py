@@ -92,6 +92,7 @@ def paged_attention_torch(q: Tensor, cache: PagedKV, rows: RaggedRows, options: 
     starts = rows.query_starts.long()
     counts = starts[1:] - starts[:-1]
     out = torch.empty_like(q)
+    # Rows of padding have no tokens, and are in neither group.
     for group in (counts == 1, counts > 1):
         members = group.nonzero().squeeze(1)
         if members.numel() == 0:
@@ -100,6 +101,8 @@ def paged_attention_torch(q: Tensor, cache: PagedKV, rows: RaggedRows, options: 
         offset = torch.arange(int(n.max()), device=q.device)
         valid = offset < n[:, None]
         index = torch.where(valid, starts[members][:, None] + offset, 0)
+        # The step's tokens are the last of the context: with 10 in the cache, 3 of them of this step, they
+        # stand at 7, 8 and 9.
         context = rows.context_lens[members].long()
         positions = (context - n)[:, None] + offset
         padded = _padded_attention(q[index], cache, rows.block_tables[members], positions, context, options)

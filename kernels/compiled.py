@@ -19,6 +19,7 @@ from .native import shared_library
 PRODUCTS = ("plain", "avx512", "amx")
 """Ways to multiply, slowest first: with the vectors that every CPU has, AVX-512 BF16 and VNNI, or AMX."""
 
+# Two vectors of 16 floats, the halves of a panel.
 _PANEL = 32
 """Outputs."""
 _STEP_BYTES = 64
@@ -92,8 +93,11 @@ def pack_panels(weight: Tensor, bias: Tensor | None = None, *, int8: bool = Fals
     scales = offsets = None
     step = _STEP_BYTES // 2
     if int8:
+        # 127 and not 128: levels from -127 to 127, so that a weight and its negative are rounded alike.
         scales = (weight.float().abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
         weight = (weight.float() / scales[:, None]).round_().to(torch.int8)
+        # VNNI multiplies unsigned by signed bytes. Inputs are moved up by 128 to be unsigned, which adds 128
+        # times the weights' sum to each output; that is what is taken off again.
         offsets = 128 * weight.sum(1, dtype=torch.int32)
         step = _STEP_BYTES
     padded = F.pad(weight, (0, -inputs % step, 0, -outputs % _PANEL))
@@ -201,6 +205,7 @@ class CompiledDecoder:
         if positions.shape[0] != rows or slots.shape[0] != rows or query_starts.shape[0] != batch + 1:
             raise ValueError(f"{rows} tokens of {batch} sequences do not fit the other inputs")
         if rows > self._rows:
+            # Grown, never shrunk: scratch for the largest step so far.
             self._rows = rows
             size = lib.hr_decoder_scratch_bytes(ctypes.byref(self._model), rows)
             self._scratch = torch.empty(size, dtype=torch.uint8)
@@ -220,6 +225,7 @@ class CompiledDecoder:
             batch,
             block_tables.stride(0),
         )
+        # ctypes lets go of the interpreter for the call: the engine process's other threads run meanwhile.
         refused = lib.hr_decoder_forward(
             ctypes.byref(self._model), ctypes.byref(step), self._scratch.data_ptr(), torch.get_num_threads()
         )

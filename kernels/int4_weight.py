@@ -77,6 +77,8 @@ def pack(
     tiles = -(-inputs // TILE)
     padded = values.new_zeros(tiles * TILE, outputs, dtype=torch.uint8)
     padded[:inputs] = values
+    # k = t * 256 + j * 32 + i, with j = 2 * byte + half: a byte holds the nibbles j = 0 and 1, 2 and 3, and
+    # so on; four bytes make a little-endian word.
     low, high = padded.view(tiles, 4, 2, LANE, outputs).unbind(2)
     words = (low | (high << 4)).permute(0, 2, 3, 1).contiguous().view(torch.int32)
     return Int4Weight(
@@ -127,6 +129,7 @@ def from_gptq(
     if g_idx is not None:
         natural = torch.arange(inputs, device=g_idx.device) // group_size
         if not torch.equal(g_idx.long(), natural):
+            # An example, in groups of 2: g_idx 0 1 0 1 is sorted by the permutation 0 2 1 3.
             permutation = torch.argsort(g_idx.long(), stable=True)
             if not torch.equal(g_idx.long()[permutation], natural):
                 raise ValueError(f"g_idx does not fill groups of {group_size} inputs one after the other")
@@ -146,6 +149,7 @@ def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, *, group_size: int
     Raises:
         ValueError: the shapes do not fit together.
     """
+    # The nibble that each column of eight lies in: the order inverted, 0 4 1 5 2 6 3 7.
     order = torch.tensor(_AWQ_ORDER, device=qweight.device).argsort()
     values, zeros = (_nibbles(words)[..., order].flatten(1) for words in (qweight, qzeros))
     return pack(values, scales, zeros, group_size)
@@ -167,4 +171,5 @@ def dequantize(weight: Int4Weight, dtype: torch.dtype) -> Tensor:
 def _nibbles(words: Tensor) -> Tensor:
     """int32 [a, b] to uint8 [a, b, 8], low nibbles first."""
     bytes_ = words.contiguous().view(torch.uint8)
+    # On a little-endian machine the lowest byte comes first, and in it the low nibble.
     return torch.stack((bytes_ & 15, bytes_ >> 4), dim=-1).view(*words.shape, 8)

@@ -72,6 +72,7 @@ def _load() -> ctypes.CDLL:
         "-ffp-contract=fast",  # some products are fused by hand, and a row's bits may not depend on which
         _native_flag(),
     ]
+    # An example of why: a home folder shared by machines, of which one has AMX and one has not.
     macros = _run([*compiler, *flags, "-x", "c++", "-dM", "-E", os.devnull])
     openmp = _openmp_runtime()
     digest = hashlib.sha256()
@@ -96,6 +97,7 @@ def _build(compiler: list[str], flags: list[str], sources: list[Path], openmp: s
             _run([*compiler, *flags, "-c", str(source), "-o", made])
         made = str(Path(folder) / "kernels.so")
         # Without -fopenmp here the linker adds no runtime of its own.
+        # -z defs: a symbol that is missing fails here and not at the first call.
         _run([*compiler, "-shared", "-Wl,-z,defs", "-o", made, *objects, openmp or "-fopenmp"])
         Path(made).replace(target)
 
@@ -105,6 +107,7 @@ def _compiler() -> list[str]:
         return named.split()
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):
+            # c++ first: it is what the machine's owner has chosen.
             return [found]
     raise BuildError("no c++, g++ or clang++ on the PATH")
 

@@ -132,5 +132,6 @@ def _stored(x: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
     """Keys or values as a cache of this dtype holds them."""
     if dtype != torch.float8_e4m3fn:
         return x.to(dtype)
+    # 448. Without the clamp, what is larger would become NaN: the type has no infinity.
     limit = torch.finfo(dtype).max
     return (x.to(torch.promote_types(x.dtype, torch.float32)) * (1 / scale)).clamp(-limit, limit).to(dtype)

@@ -107,6 +107,7 @@ def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     """
     top, vocab = logits.amax(1, keepdim=True), logits.shape[1]
     target = top_p * (logits - top).exp_().sum(1, keepdim=True)
+    # A nucleus of more than 512 tokens is rare: a flat distribution, or a top_p close to 1.
     for size in (min(_NUCLEUS, vocab), vocab):
         best = logits.topk(size).values
         reached = (best - top).exp_().cumsum(1)
@@ -114,6 +115,7 @@ def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
         if size == vocab or not bool((kept == size).any()):
             break
     least = best.gather(1, kept - 1)
+    # The token after the last kept one: where it is as likely, ties have to be told apart by their ids.
     following = best.gather(1, kept.clamp(max=size - 1))
     for row in torch.nonzero((kept < size) & (following == least))[:, 0].tolist():
         tied = torch.nonzero(logits[row] == least[row])[:, 0]
@@ -133,6 +135,8 @@ def _logprobs(plain: Tensor, tokens: Tensor, wanted: Tensor, most: int) -> tuple
     own[picked] = logprobs.gather(1, tokens[picked, None].clamp(min=0))[:, 0]
     if count == 0:
         return own, ids, best
+    # topk does not say which of equals it takes, so it only finds the least value; a stable sort of the few
+    # that reach it does the rest.
     least = logprobs.topk(count).values[:, -1]
     for at, place in enumerate(picked.tolist()):
         mine = logprobs[at]

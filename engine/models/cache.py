@@ -29,12 +29,15 @@ class KVCache:
         cls, config: ModelConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
     ) -> "KVCache":
         """The cache of a model; `dtype` is that of its activations, or float8_e4m3fn."""
+        # A page's keys of one head lie together, so that a kernel reads page_size * head_dim elements at a
+        # stretch.
         shape = config.num_layers, pages, config.num_kv_heads, page_size, config.head_dim
         return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
 
 
 def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
     """The bytes of a page, with the keys and values of all layers."""
+    # An example: 28 layers, 8 kv heads of 128, pages of 16 tokens in bfloat16 are 1.75 MiB a page.
     return 2 * config.num_layers * config.num_kv_heads * page_size * config.head_dim * dtype.itemsize
 
 

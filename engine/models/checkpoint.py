@@ -83,6 +83,7 @@ class Checkpoint:
     def _one(self, name: str) -> Tensor:
         tensor = self.stored(name)
         if tensor is None and self._int4 is not None and f"{name.removesuffix('.weight')}.qweight" in self:
+            # Asked for in floats all the same: experts are, whose product takes no four-bit weights.
             packed = self._int4.read(self.stored, [name.removesuffix(".weight")])
             assert packed is not None  # a single map
             return dequantize(packed, self._dtype)
@@ -179,6 +180,7 @@ def _begins_with(path: Path, what: bytes) -> bool:
 
 def _as_saved_whole(found: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
     """The tensors by a whole model's names; one saved from its base model lacks their first part."""
+    # AutoModelForCausalLM saves model.layers.0…, AutoModel (the model without its head) layers.0….
     if any(name.startswith("model.") for name in found):
         return found
     return {name if name.startswith("lm_head.") else f"model.{name}": place for name, place in found.items()}

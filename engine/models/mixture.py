@@ -89,6 +89,7 @@ def apart(weights: Checkpoint, prefix: str, names: ExpertNames) -> ExpertNames:
 def _stack(count: int, parts: Iterator[Tensor]) -> Tensor:
     """Like torch.stack, but without keeping all parts in memory beside the result."""
     first = next(parts)
+    # torch.stack would need all parts and the result at once: twice the layer's experts.
     whole = torch.empty((count, *first.shape), dtype=first.dtype, device=first.device)
     whole[0] = first
     for index, part in enumerate(parts, start=1):

@@ -66,6 +66,8 @@ class Rope:
                 return 1.0 / waves
 
     def _llama3(self, inverse: Tensor) -> Tensor:
+        # A wave's length in positions. With 8,192 original tokens and the usual factors of 1 and 4, waves
+        # longer than 8,192 are stretched, those shorter than 2,048 kept, and between them there is a ramp.
         length = 2 * math.pi / inverse
         low, high = self.low_freq_factor, self.high_freq_factor
         longest, shortest = self.original_tokens / low, self.original_tokens / high
@@ -79,9 +81,11 @@ class Rope:
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, dim - 1)
+        # As transformers does: the ramp must not divide by zero.
         if low == high:
             high += 0.001
         ramp = torch.clamp((torch.arange(dim // 2, dtype=torch.float32) - low) / (high - low), 0, 1)
+        # Low dimensions turn quickly and tell neighbours apart: they are kept as they are.
         kept = 1 - ramp
         return 1.0 / (self.factor * waves) * (1 - kept) + 1.0 / waves * kept
 
@@ -153,4 +157,6 @@ def _yarn_amplitude(given: Mapping[str, Any], factor: float) -> float:
 
 
 def _temperature(factor: float, scale: float) -> float:
+    # As the paper recommends: a longer context flattens the softmax, which this makes good. 4 times the
+    # context is an amplitude of 1.139.
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

@@ -54,6 +54,7 @@ def load_decoder(
         tied = (embedded, f"{names.head}.weight") if config.tie_embeddings else None
         weights = Checkpoint(folder, stack, dtype, device, config.int4, tied=tied)
         check_tensors(str(folder), weights, config)
+        # Cloned: what was read may be a view of the mapped file, all of which it would keep mapped.
         embedding = weights.get(embedded).clone()
         norm = weights.get(f"{names.final_norm}.weight").clone()
         cos_sin = cos_sin_table(config, positions).to(device)
@@ -154,6 +155,7 @@ def _sparse(
         raise ModelError(f"experts with {config.spec.activation} are not supported, only with silu")
     names = config.tensors
     tensors = read_sparse(weights, names.of_layer(index), mixture.experts, names.experts)
+    # An even share: 64 tokens that go to 8 of 128 experts each are 4 rows an expert.
     rows = max(1, rows_hint * mixture.top_k // mixture.experts)
     return SparseLayer(
         *_common(weights, config, index, linears),

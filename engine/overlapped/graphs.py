@@ -47,6 +47,7 @@ class CudaGraphs:
         work()
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
+        # Graphs run one after the other on one stream, so the pool needs room for the largest, not for all.
         with torch.cuda.graph(graph, pool=self._pool):
             work()
         self._graphs[key] = graph

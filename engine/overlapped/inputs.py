@@ -33,6 +33,8 @@ from .shapes import PaddedShapes, StepShape
 
 Array = TypeVar("Array", NDArray[np.generic], Tensor)
 
+# What Triton takes an address to be a multiple of when it was compiled for one: any other place would compile
+# the kernel a second time. It also suits every dtype here.
 _ALIGNMENT = 16
 
 
@@ -95,6 +97,8 @@ class Packed:
     def step_input(self, history: Tensor, logits: Tensor | None = None) -> StepInput:
         """The model's input; tokens sampled here are taken from `history`, int32 [rows, tokens]."""
         arrays, shape = self.arrays, self.shape
+        # ~row is -1 for row 0, -2 for row 1 …: no token id is negative, so the sign tells them apart. Known
+        # ids read row 0, and what they read there is not used.
         sampled_here = history[(~arrays.token_ids).clamp_(min=0), arrays.positions]
         return StepInput(
             token_ids=torch.where(arrays.token_ids < 0, sampled_here, arrays.token_ids),
@@ -124,6 +128,7 @@ class PackedInputs:
         device: torch.device,
     ) -> None:
         self._batch, self._params, self._shapes, self._page_size = batch, params, shapes, page_size
+        # Known length 1: padding's token at position 0 counts as known, and is read from the batch (a 0).
         self._null_row = len(batch.lengths) - 1
         batch.lengths[self._null_row] = 1
         room = buffer_bytes(shapes, max_step_tokens)
@@ -141,6 +146,9 @@ class PackedInputs:
         starts = np.fromiter((scheduled.sequence.computed for scheduled in plan), np.int64, count)
         counts = np.fromiter((scheduled.count for scheduled in plan), np.int64, count)
         sampling = [scheduled for scheduled in plan if scheduled.samples]
+        # Examples, for 2 decodes and a chunk of 50: padded to 64 tokens, the padding of 12 is a fourth
+        # sequence, the null row's. 5 decodes: padded to 8 sequences, three of which are the null row's, with
+        # a token each.
         tokens, pages = int(counts.sum()), -(-int((starts + counts).max()) // self._page_size)
         if len(sampling) < tokens:
             places = np.array([place for place, scheduled in enumerate(plan) if scheduled.samples], np.int64)
@@ -150,6 +158,7 @@ class PackedInputs:
                 return self._write(shape, sampling, rows, starts, counts, places)
             rows, starts = _pad(rows, padded.sequences, self._null_row), _pad(starts, padded.sequences, 0)
             counts = _pad(counts, padded.sequences, 0)
+            # All padding tokens are the first padding sequence's; the others have none, and thus no rows.
             counts[count] = padded.tokens - tokens
             return self._write(padded, sampling, rows, starts, counts, _pad(places, padded.samples, count))
         shape = self._shapes.decodes(count, pages)
@@ -183,7 +192,10 @@ class PackedInputs:
             query_rows, positions = rows, starts
         else:
             query_rows = rows.repeat(counts)
+            # Sequence b's query i stands at starts[b] + i, and in the step at ends[b] - counts[b] + i. The
+            # difference of both is contexts[b] - ends[b].
             positions = np.arange(shape.tokens) + (contexts - ends).repeat(counts)
+        # The host knows the first `lengths` tokens of a row; the one after was sampled by the step before.
         known = positions < batch.lengths[query_rows]
         host.token_ids[:] = np.where(known, batch.tokens[query_rows, positions], ~query_rows)
         host.positions[:] = positions
@@ -197,6 +209,7 @@ class PackedInputs:
 
         rows = rows[places]
         host.rows[:], host.sampled[:], host.lengths[:] = rows, ends[places] - 1, contexts[places]
+        # mode="clip" because with the default numpy buffers `out`, a copy more; all rows are inside anyway.
         self._params.prompt_lengths.take(rows, out=host.prompt_lengths, mode="clip")
         for name, column in self._params.columns.items():
             column.take(rows, out=host.params[name], mode="clip")

@@ -49,6 +49,7 @@ class Results:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         pinned = self._stream is not None
+        # Two, by turns: N is read while N + 1 is launched, and N + 2 is launched only after N was read.
         self._tokens = [torch.zeros(rows, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
         self._turn = 0
 
@@ -71,6 +72,8 @@ class Results:
             for copy, source in zip(copies, sources, strict=True):
                 copy.copy_(source)
             return Pending(sources, copies, wanted, None)
+        # It waits for what is launched so far, this step, and not for what comes after: the copy passes the
+        # next step's kernels by.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for copy, source in zip(copies, sources, strict=True):

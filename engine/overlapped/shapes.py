@@ -63,6 +63,8 @@ class PaddedShapes:
         most = min(most_chunk_tokens, max_batch_size * capacity_tokens)
         sizes = {32, *range(64, most, 64), most}
         self.token_sizes = tuple(size for size in sorted(sizes) if 0 < size <= most)
+        # 1, 2, 4, 8, 16 … 120, 128, 144 … 240, 256: 27 sizes for a batch of 256, each of which is captured
+        # once for every width.
         steps = chain((1, 2, 4), range(8, 128, 8), range(128, 256, 16), range(256, max_batch_size, 32))
         self.sizes = (*(size for size in steps if size < max_batch_size), max_batch_size)
         widths, tokens = [], _FIRST_CONTEXT_TOKENS
@@ -82,6 +84,7 @@ class PaddedShapes:
         It has one more sequence than there can be, which consists of the padding's tokens.
         """
         size = next((size for size in self.token_sizes if size >= tokens), None)
+        # Padding is one sequence, and no sequence is longer than that.
         if size is None or size - tokens > self._capacity_tokens:
             return None
         return self._chunks(size, next(width for width in self.widths if width >= pages))

@@ -78,6 +78,7 @@ class OverlappedLauncher:
         """Reserve the device's buffers; `graphs` captures graphs, by default as the config says."""
         self._executor, self._device = executor, executor.device
         self.device_s, self.capacity_tokens = 0.0, capacity_tokens
+        # One row more than sequences: the null row, which padding stands on.
         rows, vocab = config.max_batch_size + 1, executor.model_info.vocab_size
         self._batch = Batch(rows, capacity_tokens, config.page_size, self._device)
         self._params = RowParams(rows, vocab, eos_token_ids)
@@ -176,6 +177,7 @@ class OverlappedLauncher:
         """Run the model, from the packed input to the logits' buffer."""
         room = self._logits[: packed.shape.samples]
         logits = self._executor.execute(packed.step_input(self._history, room))
+        # An executor may write its logits to the room it was shown; sampling is captured reading from there.
         if logits.data_ptr() != room.data_ptr():
             room.copy_(logits)
 
@@ -185,6 +187,7 @@ class OverlappedLauncher:
         places = torch.arange(count, device=self._device)
         sampled = sample(self._logits[:count], places, self._table(packed, needs), needs)
         # Without a token (-1) the sequence ends, but it may already be in the next step.
+        # At `lengths`, the position that the token will have in the next step's input.
         self._history[arrays.rows, arrays.lengths] = sampled.tokens.int().clamp_(min=0)
         self._tokens[:count] = sampled.tokens
         return replace(sampled, tokens=self._tokens[:count])

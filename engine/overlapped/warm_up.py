@@ -68,6 +68,8 @@ def _compile(launcher: OverlappedLauncher, max_step_tokens: int) -> None:
     for needs in _NEEDS:
         launcher.rehearse(StepShape(1, 1, 1, pages, decode=True), needs)
     most = min(max_step_tokens, rows * capacity)
+    # As few sequences as can hold the tokens and as many as fit, at the start of their context and at its
+    # end: the corners of what a step can be.
     for tokens in (*(size for size in _TOKENS if size < most), most):
         for count in {-(-tokens // capacity), min(tokens, rows)}:
             for start in {0, capacity - -(-tokens // count)}:

@@ -38,6 +38,7 @@ class Constraints:
 
     def __init__(self, rows: int, vocab: int) -> None:
         self.biased: NDArray[np.bool_] = np.zeros(rows, np.bool_)
+        # Few requests have more than some stop tokens; a wider table is made when one does, for good.
         self.bias = _no_bias(rows, 4)
         self.masked: NDArray[np.bool_] = np.zeros(rows, np.bool_)
         self._vocab = vocab
@@ -69,11 +70,13 @@ class Constraints:
     def masks(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The index of each row's mask, -1 for none, and the masks, bool [M, vocab]."""
         masked = self.masked[rows]
+        # Of the rows no, yes, no, yes: -1 0 -1 1.
         which = np.where(masked, masked.cumsum() - 1, -1).astype(np.int32)
         return which, np.stack([self._masks[row] for row in rows[masked].tolist()])
 
     def _widen(self, count: int) -> None:
         rows, width = self.bias.ids.shape
+        # The next power of two, so that this is rare: 5 to 8 entries make 8 columns.
         wider = _no_bias(rows, 1 << (count - 1).bit_length())
         wider.ids[:, :width], wider.values[:, :width] = self.bias.ids, self.bias.values
         wider.until[:, :width] = self.bias.until

@@ -28,6 +28,7 @@ _LOG2E = 1.4426950408889634
 _PROGRAMS_PER_MULTIPROCESSOR = 8
 """Aimed at by splitting: several rounds of resident programs even out contexts of different lengths."""
 _MIN_SPLIT_TOKENS = 512
+# The merge holds all parts of a row and head in one program's registers: at 128 dimensions, 4,096 floats.
 _MAX_SPLITS = 32
 
 
@@ -55,10 +56,13 @@ def paged_attention(
         return out
     k_cache, v_cache = _fp8_as_bytes(cache.keys), _fp8_as_bytes(cache.values)
     scale, window, soft_cap = options.scale * cache.key_scale, options.sliding_window, options.soft_cap
+    # Triton's tiles have sides that are powers of two, and a product's inner side is 16 at least.
     padded_dim = max(16, triton.next_power_of_2(D))
     if launch is None:
         operation = _operation(q, k_cache, decode=T <= B and not options.deterministic)
         launch = launch_of(operation, padded_dim, q.device)
+    # Examples: 8 query heads a kv head and tiles of 128 are 16 query rows a program; of a decode's tile of
+    # 16, 8 rows are that one query's heads and 8 are masked.
     tile = max(launch.rows, triton.next_power_of_2(group))
     # A promise of one row a sequence makes its tile's number the sequence's own.
     rows = 1 if max_rows == 1 else tile // group
@@ -67,6 +71,7 @@ def paged_attention(
         widest = tables.shape[1] * page_size
         bound = min(ragged.max_context or widest, widest)
         bound = min(bound, window + rows) if window else bound
+        # Of T // rows + B programs as many as there are tokens have work at most.
         splits = 1 if options.deterministic else _splits(min(tiles, T) * kv_heads, bound, q.device)
     shape = (T, heads, splits)
     parts = q.new_empty((*shape, D), dtype=torch.float32) if splits > 1 else out
@@ -183,6 +188,9 @@ def _attention_kernel(
     if not ONE_ROW:
         sequence = 0
         end = num_sequences
+        # An example, with tiles of 4 rows and sequences of 6, 1 and 9 rows: starts 0 6 7 16, so tiles are
+        # numbered from 0, 1 + 1 = 2 and 1 + 2 = 3 on. Tiles 0 and 1 are the first sequence's, 2 the second's,
+        # 3 to 5 the third's; T // 4 + B = 7 programs, and the last has nothing to do.
         while end - sequence > 1:
             middle = (sequence + end) // 2
             begins = tl.load(starts_ptr + middle) // ROWS + middle
@@ -197,6 +205,7 @@ def _attention_kernel(
 
     m = tl.arange(0, TILE)
     d = tl.arange(0, PADDED_DIM)
+    # A tile's rows are query rows times heads, the heads of one query next to each other.
     row = first_row + m // GROUP
     held = (m // GROUP < ROWS) & (row < rows)
     positions = before + row
@@ -223,6 +232,7 @@ def _attention_kernel(
     table_ptr = tables_ptr + sequence.to(tl.int64) * table_stride
     k_ptr += head * (PAGE_SIZE * DIM)
     v_ptr += head * (PAGE_SIZE * DIM)
+    # Finite: -inf minus -inf would be NaN in a row that sees none of its first keys.
     peak = tl.full([TILE], -1e38, tl.float32)
     total = tl.zeros([TILE], tl.float32)
     acc = tl.zeros([TILE, PADDED_DIM], tl.float32)
@@ -288,6 +298,7 @@ def _attend(
         k = widen(tl.load(k_ptr + element, mask=mask, other=other), q.dtype)
         scores = dot(q, tl.trans(k), None)
         if CAPPED:
+            # tanh(x) = 1 - 2 / (1 + e^2x), and e^2x = 2^(2x / ln 2): 2 / ln 2 is the constant.
             scores = 1.0 - 2.0 / (1.0 + tl.exp2(scores * (cap_scale * 2.8853900817779268)))  # tanh
         if MASKED:
             seen = n[None, :] <= positions[:, None]
@@ -296,6 +307,7 @@ def _attend(
             scores = tl.where(seen & held[None, :], scores, -float("inf"))
         risen = tl.maximum(peak, tl.max(scores, 1) * score_scale)
         weights = tl.exp2(tl.fma(scores, score_scale, -risen[:, None]))
+        # What was summed relative to the old peak, relative to the new one: 1 where it has not risen.
         decay = tl.exp2(peak - risen)
         v = widen(tl.load(v_ptr + element, mask=mask, other=other), q.dtype)
         acc = dot(weights.to(q.dtype), v, acc * decay[:, None])

@@ -19,7 +19,10 @@ from ..int4_weight import Int4Weight
 from .dot import dot
 from .tuning import LaunchConfig, launch_of, multiprocessors
 
+# Up to so many rows reading the weight takes the time, and four bits are a quarter of it; above, the
+# products.
 _FUSED_ROWS = 64
+# Of K: each part is written and read again, in float32.
 _MAX_SPLITS = 16
 
 
@@ -48,6 +51,7 @@ def int4_linear(
     tiles = triton.cdiv(weight.in_features, 256)
     if splits is None:
         room = 2 * multiprocessors(x.device) // (grid[0] * grid[1])
+        # The power of two below: the sum is unrolled, once for each number of splits.
         splits = 1 << (min(tiles, _MAX_SPLITS, max(1, room)).bit_length() - 1)
     share = triton.cdiv(tiles, splits)
     parts = y if splits == 1 else x.new_empty(splits, rows, outputs, dtype=torch.float32)
@@ -211,8 +215,10 @@ def _group_of(scales, zeros, first, inputs, group_size, outputs, column):
 @triton.jit
 def _centred(words, place: tl.constexpr, zero):
     """Q - zero of the nibbles in a place, exactly, in float32."""
+    # The bits of 2^23 leave a mantissa of 23 bits: five nibbles are 20. The upper three are moved down.
     inner: tl.constexpr = place if place < 5 else place - 5
     unit: tl.constexpr = 1 << (4 * inner)
     words = words if place < 5 else words >> 20
+    # 0x4B000000 is 2^23 as a float, where the last bit of the mantissa is worth 1.
     raised = ((words & (15 * unit)) | 0x4B000000).to(tl.float32, bitcast=True)
     return raised * (1.0 / unit) - (8388608.0 / unit + zero)[None, :]

@@ -18,6 +18,7 @@ from .dot import dot
 from .tuning import LaunchConfig, launch_of
 
 _PAIR_BLOCK = 1024
+# Of a row's inputs, loaded at once: a line of the GPU's cache, 64 elements of bfloat16.
 _INNER_BYTES = 128
 
 
@@ -87,6 +88,8 @@ def plan_tiles(experts: Tensor, num_experts: int, launch: LaunchConfig | None = 
     pairs = experts.numel()
     launch = launch or launch_of("moe", triton.cdiv(pairs, num_experts), experts.device)
     used = min(num_experts, pairs)
+    # The most there can be: a tile for each expert that has a pair, and one more for every full tile beyond.
+    # An example: 100 pairs, 8 experts, tiles of 16: 8 + 92 // 16 = 13.
     tiles = used + (pairs - used) // launch.rows
     order = torch.empty(tiles * launch.rows, dtype=torch.int32, device=experts.device)
     owners = torch.empty(tiles, dtype=torch.int32, device=experts.device)
@@ -150,6 +153,7 @@ def _route_kernel(
     x = tl.load(logits + token * experts + expert, mask=expert < experts, other=float("-inf")).to(tl.float32)
     x = tl.exp(x - tl.max(x, 0))
     total = tl.sum(x, 0)
+    # Below every exponential, so that padding is chosen last; what was chosen goes below that.
     left = tl.where(expert < experts, x, -1.0)
     chosen = tl.zeros((SLOTS,), tl.float32)
     chosen_ids = tl.zeros((SLOTS,), tl.int32)
@@ -184,6 +188,8 @@ def _plan_kernel(
     for start in range(0, pairs, BLOCK):
         pair = start + tl.arange(0, BLOCK)
         counts += tl.histogram(tl.load(experts + pair, mask=pair < pairs, other=num_experts), BINS)
+    # Tiles by expert: with tiles of 16, the counts 20, 0, 5 are 2, 0, 1 tiles, and the third expert's begin
+    # at 2.
     sizes = tl.where(bins < num_experts, (counts + ROWS - 1) // ROWS, 0)
     first = tl.sum(tl.where(bins < expert, sizes, 0), 0)
     size = tl.sum(tl.where(bins == expert, sizes, 0), 0)

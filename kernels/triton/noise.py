@@ -38,6 +38,8 @@ def _mix32(x):
 def log(x):
     """Natural logarithm of a positive, normal x, within 1e-7 relative; the device's own is not, near 1."""
     offset = x.to(tl.int32, bitcast=True) - 0x3F3504F3  # mantissas lie around 1: from sqrt(1/2) to sqrt(2)
+    # x = 2^exponent * (1 + f) with 1 + f from sqrt(1/2) to sqrt(2): the polynomial is of f. ln 2 is added in
+    # two parts, the larger of which, 355 / 512, has so few bits that its product is exact.
     exponent = (offset >> 23).to(tl.float32)
     f = ((offset & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
     y = f * -0.0786015019 + 0.128813922

@@ -16,6 +16,7 @@ from .noise import gumbel, log
 from .top_k_top_p import best, top_k_top_p
 
 _BLOCK = 4096
+# Of known tokens a program: histories are short beside a vocabulary.
 _HISTORY_BLOCK = 1024
 
 
@@ -39,6 +40,7 @@ def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
     grid = (count, triton.cdiv(table.tokens.shape[1], _HISTORY_BLOCK))
     if not grid[0] or not grid[1]:
         return
+    # A counter a token and row, zeroed by the device: 128 rows of 128,000 tokens are 64 MB for the step.
     seen = torch.zeros(count, vocab, dtype=torch.int32, device=logits.device)
     history = (rows, table.tokens, table.tokens.stride(0), table.lengths, table.prompt_lengths)
     strengths = (table.presence_penalty, table.frequency_penalty, table.repetition_penalty)
@@ -153,6 +155,8 @@ def _count_kernel(
         prompt = at < tl.load(prompt_lengths + row)
         token = tl.load(tokens + row * stride + at, mask=known, other=0).to(tl.int64)
         mine = seen + place * vocab + token
+        # Bit 30, above any count: a token of the prompt alone has it and a count of 0, which
+        # repetition_penalty concerns and the two others don't.
         tl.atomic_or(mine, 0x40000000, mask=known & prompt, sem="relaxed")
         tl.atomic_add(mine, 1, mask=known & ~prompt, sem="relaxed")
 
@@ -181,6 +185,7 @@ def _penalise_kernel(
     if (once != 0) | (each != 0) | (factor != 1):
         known = at < tl.load(lengths + row)
         token = tl.load(tokens + row * stride + at, mask=known, other=0).to(tl.int64)
+        # All occurrences of a token ask; the first one gets the count, the others the 0 that it left.
         taken = tl.atomic_xchg(seen + place * vocab + token, 0, mask=known, sem="relaxed")
         mine = known & (taken != 0)
         count = (taken & 0x3FFFFFFF).to(tl.float32)
@@ -241,6 +246,7 @@ def _draw_kernel(
         x += gumbel(tl.load(seeds + row), tl.load(positions + row), ids)
     winner = tl.max(x, 0)
     tl.store(parts + part, winner)
+    # The lowest id among equals, as everywhere: a tile's choice must not depend on how it was reduced.
     tl.store(part_ids + part, tl.min(tl.where((x == winner) & inside, ids, vocab - 1), 0))
     if LOGPROBS:
         y = tl.load(plain + place * plain_stride + ids, mask=inside, other=float("-inf"))
@@ -273,12 +279,14 @@ def _meet_kernel(
     ids = tl.load(part_ids + part, mask=inside, other=vocab - 1)
     winner = tl.max(x, 0)
     token = tl.min(tl.where(x == winner, ids, vocab - 1), 0)
+    # +inf stands for NaN, too, and -inf is what wins where everything is ruled out: neither is a token.
     chosen = (winner > float("-inf")) & (winner < float("inf"))
     tl.store(tokens + place, tl.where(chosen, token, -1).to(tl.int64))
     if LOGPROBS:
         tops = tl.load(parts + part_stride + part, mask=inside, other=float("-inf"))
         sums = tl.load(parts + 2 * part_stride + part, mask=inside, other=0.0)
         top = tl.max(tops, 0)
+        # log-sum-exp of the tiles' sums, each of which is relative to its own tile's top.
         total = top + log(tl.sum(tl.exp(tops - top) * sums, 0))
         tl.store(totals + place, total)
         tl.store(logprobs + place, tl.load(plain + place * plain_stride + token) - total)

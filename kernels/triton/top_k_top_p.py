@@ -18,7 +18,9 @@ from torch import Tensor
 from ..structs import SamplingTable, Thresholds
 from .noise import log
 
+# Logits that a program loads at a time: 8 a thread of its 512.
 _BLOCK = 4096
+# Logits that are searched in registers: 4 a thread.
 _KEEP = 2048
 
 
@@ -100,9 +102,11 @@ def _top_k_top_p_kernel(
     k, p, least = tl.load(top_k + row), tl.load(top_p + row), tl.load(min_p + row)
     source, scratch = logits + place * stride, scratch + place * KEEP
     threshold, begin = float("-inf"), 0
+    # Greedy rows and rows that keep everything leave here, and keep all: -inf.
     if (t > 0) & (((k > 0) & (k < vocab)) | (p < 1) | (least > 0)):
         low, top, count = _extent(source, t, vocab, BLOCK)
         if top < float("inf"):
+            # top_p weighs what top_k has left, so the search for its threshold begins at top_k's.
             if (k > 0) & (k < count):
                 low, _, _, _ = _threshold(
                     source, t, vocab, low, top, count, k.to(tl.float32), scratch, False, BLOCK, KEEP
@@ -113,11 +117,14 @@ def _top_k_top_p_kernel(
                 threshold, _, ties, above = _threshold(
                     source, t, vocab, low, top, count, p * mass, scratch, True, BLOCK, KEEP
                 )
+                # How many of the tied tokens the mass needs. An example: p * mass is 0.7, those above weigh
+                # 0.55, and each of three ties 0.1: two are kept, those with the highest ids.
                 kept = tl.maximum(tl.ceil((p * mass - above) / tl.exp(threshold - top)), 1.0)
                 if kept < ties:
                     begin = _last(source, t, vocab, threshold, kept.to(tl.int32), BLOCK)
             if least > 0:
                 floor = top + log(least)
+                # min_p's threshold lies above the ties, so there are none to choose among.
                 begin = tl.where(floor > threshold, 0, begin)
                 threshold = tl.maximum(threshold, floor)
     tl.store(thresholds + place, threshold)
@@ -164,6 +171,8 @@ def _best_kernel(
             ids = start + tl.arange(0, BLOCK)
             x = tl.load(source + ids, mask=ids < vocab, other=float("-inf"))
             larger, equal = (x > low).to(tl.int32), (x == low).to(tl.int32)
+            # Those above the threshold take the first places, in the order of their ids, ties the places
+            # after them until `want` are taken: the lowest ids.
             at = tl.where(x > low, over + tl.cumsum(larger, 0), ties + tl.cumsum(equal, 0)) - 1
             taken = ((x > low) | (x == low)) & (at < want)
             tl.store(scratch + at, x, mask=taken)
@@ -174,6 +183,8 @@ def _best_kernel(
         at = tl.arange(0, ROOM)
         x = tl.load(scratch + at, mask=at < want, other=float("-inf"))
         ids = tl.load(scratch_ids + at, mask=at < want, other=vocab)
+        # A sort by counting: a token's place is how many come before it. For some twenty tokens that is
+        # quicker than any sort.
         rank = tl.zeros((ROOM,), tl.int32)
         for start in range(0, want, 8):
             other = start + tl.arange(0, 8)
@@ -312,5 +323,6 @@ def _threshold(
 @triton.jit
 def _between(low, high):
     """A number from `low` up to, but not, `high`."""
+    # Halved before they are added: the sum of two large logits could overflow.
     middle = low * 0.5 + high * 0.5
     return tl.where((middle < low) | (middle >= high), low, middle)
