@@ -173,6 +173,7 @@ class Queue:
             BrokerUnavailable: Redis could not be reached. What it did is unknown, and sending the same again
                 is safe.
         """
+        # Before the pipeline: what it is to claim depends on which bell rings.
         if flush.wait_s > 0:
             self._wait_for_bell(flush)
         started = time.monotonic()
@@ -188,6 +189,7 @@ class Queue:
                 pipeline.add(call, partial(_answered, reply.released, running))
         self._add_upkeep(pipeline, flush, reply)
         if flush.claim is not None:
+            # Last, so that the room that ends and releases make is free by then.
             pipeline.add(claim(*flush.claim), lambda result: self._admit(flush, reply, result))
         pipeline.run(self.redis)
         if flush.upkeep:
@@ -209,6 +211,7 @@ class Queue:
                     segments.append(running.segment(offset))
                 except Exception as error:
                     reply.advanced.append((running, offset, _unwritable(error)))
+                    # The others' segments are written all the same; hence the copy above.
                     jobs.remove((running, offset))
             if not segments:
                 continue
@@ -269,6 +272,7 @@ class Queue:
             is_cluster(self.redis) and flush.claim is not None
         ):  # the bells are on several nodes: wait for one at a time
             bells = {flush.claim[0].bell: flush.claim[0]}
+            # So that a round through all queues takes as long as one wait at all bells would.
             flush.wait_s /= len(self.tags)
         with broker_errors():
             rung = self.redis.blpop(list(bells), timeout=flush.wait_s)

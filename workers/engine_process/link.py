@@ -75,9 +75,11 @@ class Link:
         self._nonce = secrets.token_hex(4)  # no two incarnations of a worker share a fence
         self._facts, self._wake, self._drain = facts, wake, drain
         self.closing = False
+        # One thread, so exchanges can't overtake each other: a log grows in order.
         self._io = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headrace-io")
         self._flight: Future[FlushReply] | None = None
         self._outage: Outage | None = None
+        # A lapsed lease is thus found within a quarter of its length, by whichever worker looks first.
         self._upkeep_s = min(2.5, settings.lease_s / 4)
         self._contact = time.monotonic()
         self._refusal = ""
@@ -126,6 +128,8 @@ class Link:
         """How long the exchange in flight has taken, beyond what an unreachable Redis explains."""
         if self._flight is None:
             return 0.0
+        # What it may take when all goes wrong as it is meant to: the wait for the bell, then every try's
+        # timeout.
         patience_s = self._sent.wait_s + TRIES * socket_timeout_s(self._settings.lease_s)
         return max(0.0, time.monotonic() - self._flushed - patience_s)
 
@@ -133,6 +137,7 @@ class Link:
         """When the next exchange is due, by the monotonic clock."""
         if self._outage is not None:
             return self._outage.retry_at
+        # Without a job the exchange is sent at once: it waits in Redis, at the bell.
         if self._roster.urgent or self._more is not None or not self._roster:
             return 0.0
         return self._flushed + self._settings.flush_s
@@ -197,6 +202,8 @@ class Link:
         for running, given_back in reply.released:
             self._roster.released(running, given_back)
         for running, claimed in reply.jobs:
+            # A plain claim's jobs went to intake from the I/O thread already; of those listed again only the
+            # ones that nobody knew here still have to.
             if self._roster.hold(running) and self._sent.claim is not None and self._sent.claim[1].resync:
                 self._queue.intake.put(running, claimed)
         if reply.claimed is not None and self._sent.claim is not None:
@@ -226,6 +233,9 @@ class Link:
             self._trial_wanted = tag
         if claimed.blocked_class is not None:
             self._blocked = tag, claimed.blocked_class, claimed.blocked_tokens
+        # An example: a job of queue A needs 40 pages and 30 are free. A is `blocked` for the next claim,
+        # which jobs may give way to; if none do, it is `held`, and after PATIENCE_S other queues' jobs stop
+        # taking the pages that become free.
         waits = self._held is not None and self._held[0] == tag
         if claimed.blocked_class is not None and not claimed.jobs:
             since = self._held[2] if self._held is not None and waits else time.monotonic()
@@ -256,6 +266,8 @@ class Link:
     def _compose(self, now: float) -> Flush:
         self._make_room()
         flush = Flush(releases=list(self._roster.leaving.items()))
+        # Between two regular flushes an urgent one carries ends, first tokens and suspects' tokens only.
+        # Otherwise each new job's first token would publish everybody's next one, in ever smaller chunks.
         regular = now - self._published >= self._settings.flush_s
         if regular:
             self._published = now
@@ -264,6 +276,7 @@ class Link:
                 flush.finishes.append(running)
             elif running.unwritten and self._publish_due(running, now, regular=regular):
                 flush.advances.append((running, len(running.token_ids)))
+            # Nothing to publish: an advance to where the log is already only renews the lease.
             elif now - running.renewed_at > self._settings.lease_s / RENEWALS_A_LEASE:
                 flush.advances.append((running, running.written))
         for running, _ in flush.advances:
@@ -278,10 +291,12 @@ class Link:
                 flush.trials = () if can_not else self._settings.classes
                 flush.tokens_per_byte = self._roster.estimates.prompt_ratio
         if now >= self._upkept + self._upkeep_s:
+            # Jittered, so that many workers spread over the interval instead of all looking at once.
             self._upkept = now + self._upkeep_s * random.uniform(-0.2, 0.2)
             flush.upkeep = True
         looks_on = try_next or self._more is not None
         if not self._roster and self._outage is None and not looks_on and not self.closing:
+            # Nothing runs: wait at the bell, but not beyond what is due next.
             flush.wait_s = min(self._settings.heartbeat_s, self._upkeep_s)
         return flush
 
@@ -316,10 +331,12 @@ class Link:
         slots, budget = self._roster.free_slots, self._roster.free_tokens
         classes = self._settings.classes
         resync = self._claim_lost is not None
+        # The claim takes nothing then; it says which job is blocked, for `_make_room`.
         if slots < 1 or budget < 1:  # only a job that others here would give way to matters
             above = classes_above(self._roster.active)
             classes = tuple(job_class for job_class in classes if job_class in above)
         more, self._more = self._more, None
+        # A job that overflows here is on its way back, and would be claimed again in the same exchange.
         overflows = ReleaseReason.OVERFLOW in self._roster.leaving.values()
         alone = not self._roster.jobs
         on_trial = self._roster.on_trial or (self._trial_wanted is not None and not alone)
@@ -366,4 +383,5 @@ class Link:
         if self._held is None or self._held[0] == tag or time.monotonic() - self._held[2] < PATIENCE_S:
             return tag, classes
         above = tuple(job_class for job_class in classes if more_urgent(job_class, self._held[1]))
+        # Nothing is more urgent than the waiting job, so its own queue is asked again.
         return (tag, above) if above else (self._held[0], classes)

@@ -46,10 +46,13 @@ def room_made(jobs: Iterable[RunningJob], room_here: Room) -> dict[JobClass, int
     """About how many tokens would fit if all less urgent jobs gave way, by class; only if some would."""
     held = dict.fromkeys(JobClass, 0)
     for running in jobs:
+        # What it holds now. A job at intake has no tokens yet, but its claim counted a cost for it.
         known = running.prompt_tokens + len(running.token_ids)
         held[running.job_class] += running.cost_tokens if running.preparing else known
     room: dict[JobClass, int] = {}
     free_tokens, less_urgent_tokens = room_here.free_tokens, 0
+    # From batch upwards: with 100 tokens free, 400 held by batch jobs and 300 by standard ones, standard jobs
+    # see room for 500 and interactive ones for 800.
     for job_class in reversed(JobClass):
         if less_urgent_tokens:
             room[job_class] = free_tokens + less_urgent_tokens
@@ -69,6 +72,7 @@ def who_gives_way(
         cost_tokens: KV tokens that it needs, in whole pages.
     """
     victims = [running for running in jobs if less_urgent(running, job_class)]
+    # Popped from the end: the least urgent class first, and of it the youngest.
     victims.sort(key=lambda running: (_RANK[running.job_class], running.claimed_at))
     slots, room = room_here.free_slots, room_here.free_tokens
     chosen: list[RunningJob] = []

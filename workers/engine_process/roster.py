@@ -91,6 +91,7 @@ class Roster:
     @property
     def free_tokens(self) -> int:
         """How many KV tokens can be claimed: those of the engine, less what jobs at intake will hold."""
+        # The engine does not know these yet. Without them the next claim would promise their pages twice.
         at_intake = sum(running.cost_tokens for running in self.jobs.values() if running.preparing)
         return max(0, self.engine.free_tokens - at_intake)
 
@@ -106,6 +107,7 @@ class Roster:
         if known is not None:
             if known.fence == running.fence:  # listed again after a lost reply
                 return False
+            # The same job under another fence: it was lost in between, and what is here of it is stale.
             self.drop(known)
         self.jobs[running.job_id] = running
         return True
@@ -140,6 +142,7 @@ class Roster:
         self.metrics.admitted(running.waited_s, running.prompt_tokens, resumed=running.resumed_at > 0)
 
     def _overflows(self, running: RunningJob) -> bool:
+        # The claim went by an estimate: what doesn't fit now, but would alone, is left to somebody with room.
         needed = running.prompt_tokens + len(running.token_ids) + 1
         return needed > self.engine.free_tokens and needed <= self.engine.capacity_tokens
 
@@ -147,6 +150,7 @@ class Roster:
         """Whether it was claimed on an estimate and might get further on a larger worker, if there is one."""
         if running.counted or running.job is None:
             return False
+        # Its full length can't be had here: it goes back once, in case there is a larger worker.
         most = min(running.prompt_tokens + running.job.max_tokens, self.engine.model_info.context_tokens)
         return most > self.engine.capacity_tokens
 
@@ -163,6 +167,7 @@ class Roster:
             return
         now = time.monotonic()
         if progress.token_ids:
+            # Published at once: should the next token kill the worker, the log has come as far as this one.
             self.urgent = self.urgent or running.is_suspect
             self._note_tokens(running, len(progress.token_ids), now)
         running.cached_tokens = progress.cached_tokens or running.cached_tokens
@@ -207,6 +212,7 @@ class Roster:
         if running.broken:  # its end can't be written either
             self.drop(running)
             return
+        # Without what may have been the cause: the end that says so must be writable.
         running.broken, running.logprobs, running.text = True, None, None
         self.leaving.pop(running, None)
         self.jobs[running.job_id] = running
@@ -218,6 +224,7 @@ class Roster:
         self.engine.cancel(running.job_id)
         running.preparing = False
         del self.jobs[running.job_id]
+        # Out of `jobs` at once, so that a later claim of the same job is another entry.
         self.leaving[running] = reason
         self.urgent = True
 
@@ -245,6 +252,8 @@ class Roster:
         match answer.status:
             case AdvanceStatus.OK | AdvanceStatus.CANCELLED | AdvanceStatus.EXPIRED:
                 if sent > running.written:
+                    # Past the offset where its last worker died it is no suspect any more, and others may
+                    # join it: that is worth an exchange at once.
                     tried = running.is_suspect
                     running.written, running.checkpointed_at = sent, time.monotonic()
                     self.urgent = self.urgent or (tried and not running.is_suspect)
@@ -277,6 +286,7 @@ class Roster:
 
     def _fall_back(self, running: RunningJob, log_offset: int) -> None:
         log.warning("log_behind", job=running.job_id, written=running.written, log_offset=log_offset)
+        # Redis lost the log's tail (a failover, say): what is missing is sent again from here.
         running.written = min(log_offset, len(running.token_ids))
 
     def _lost(self, running: RunningJob, status: AdvanceStatus) -> None:

@@ -1,7 +1,8 @@
 """The engine process's loop: listen to the host, collect answers, step the engine, publish what is new.
 
-Durability rests on this: - A token leaves this process only through `advance` or `finish`, which carry the
-job's fence and the offset at
+Durability rests on this:
+
+- A token leaves this process only through `advance` or `finish`, which carry the job's fence and the offset at
   which they begin.
 - The token that ends a job is written by `finish` together with the end, never before.
 - A worker that has not reached Redis for a whole lease stops stepping, since its jobs may belong to another
@@ -137,10 +138,12 @@ class Runner:
             self.stop()
 
     def _admit(self) -> None:
+        # A larger prompt is admitted alone; the others wait for the loop's next turn.
         for admission in self._queue.intake.ready(ADMITTED_TOKENS):
             self.roster.admit(admission)
 
     def _step(self) -> bool:
+        # Cut off, every token would be refused: another worker may be continuing these jobs.
         if not self._engine.has_work or self._link.cut_off:
             self._stepped = time.monotonic()
             return False
@@ -162,6 +165,7 @@ class Runner:
             self._checked = True
         now = time.monotonic()
         until = min(now + self._settings.heartbeat_s, self._leave_at or math.inf)
+        # An exchange in flight wakes this thread itself when it ends.
         if not self._link.busy:
             until = min(until, self._link.next_at())
         ready, _, _ = select.select([self._wake_read, self._pipe.fileno()], [], [], max(0.0, until - now))
@@ -180,6 +184,7 @@ class Runner:
         ):  # otherwise there is no reason to wait for an unreachable Redis
             self._link.collect(wait_s=None)
         released = len(self.roster.leaving)
+        # After a lease the jobs belong to whoever takes them: there is nothing left to hand over.
         while (self.roster or self._link.claim_lost) and time.monotonic() < give_up_at:
             for running in list(self.roster.active):
                 self.roster.give_back(running, ReleaseReason.DRAIN)

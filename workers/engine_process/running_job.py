@@ -57,6 +57,8 @@ class RunningJob:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
+    # pieces[i] is the text that became final with token_ids[i]: "" while a character or a possible stop
+    # string is incomplete. So "".join(pieces[a:b]) is what a chunk of these tokens says.
     pieces: list[str] = field(default_factory=list)
     logprobs: list[dict[str, Any]] | None = None
     written: int = 0
@@ -115,6 +117,7 @@ class RunningJob:
         assert self.text is not None
         if self.logprobs is not None:
             self.logprobs += logprobs
+        # Fewer pieces than tokens: a stop string was complete at the last of them.
         pieces, stopped = self.text.take(token_ids[:-1] if silence_last else token_ids)
         self.pieces += pieces
         self.token_ids += token_ids[: len(pieces)]
@@ -154,6 +157,7 @@ class RunningJob:
     def segment(self, offset: int | None = None) -> Segment:
         """The segment that Redis has not confirmed, up to `offset` (None: all; `written`: only renew)."""
         start = self.written
+        # An earlier worker's tokens may not be read yet: then `written` is ahead of what is here.
         stop = max(start, len(self.token_ids)) if offset is None else offset
         payload = ""
         if stop > start:

@@ -42,6 +42,8 @@ class RestartBackoff:
             self._deaths.clear()
             self._wait_s = policy.first_s
             return policy.first_s
+        # 1, 2, 4, 8 seconds: the fifth death within five minutes is a crash loop, and then it is a minute
+        # each.
         self._deaths.append(now)
         if lived_s >= policy.stable_s or self._wait_s == 0.0:
             self._wait_s = policy.first_s

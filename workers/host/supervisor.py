@@ -118,6 +118,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._bell_read, self._bell_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._bell_read, selectors.EVENT_READ)
+        # Flags are set by other threads and read by the supervisor's own: each is written whole, and the bell
+        # that follows makes it look.
         self._asked = self._phase = Phase.RUN
         self._pause_asked: float | None = None
         self._paused = False
@@ -229,6 +231,7 @@ class Supervisor:
         try:
             self._do_what_is_due()
             while self._living or (self._phase is Phase.RUN and self._has_places):
+                # Without a deadline it sleeps until a pipe, a process or the bell has something.
                 for key, _ in self._selector.select(self._wait_s()):
                     self._attend(key.data)
                 self._do_what_is_due()
@@ -243,6 +246,7 @@ class Supervisor:
 
     def _wait_s(self) -> float | None:
         times = [place.start_at for place in self._places] + [child.end_by for child in self._living]
+        # When a child would count as wedged if nothing is heard of it until then.
         times += [at for child in self._living for at in child.looks_at(self._settings)]
         due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
@@ -252,6 +256,7 @@ class Supervisor:
         if self._asked > self._phase:
             self._phase = self._asked
             self._say_stop(now)
+        # Compared with what is wanted, not told by an event: a pause and a resume between two looks cancel.
         if self._phase is Phase.RUN and self._paused != (self._pause_asked is not None):
             self._pause(now) if self._pause_asked is not None else self._resume(now)
         for child in self._living:
@@ -266,6 +271,7 @@ class Supervisor:
 
     def _say_stop(self, now: float) -> None:
         cold = self._phase is Phase.COLD
+        # First its jobs may end, then it may hand over.
         grace_s = COLD_S if cold else self._settings.finish_s + self._settings.drain_s
         log.info("stopping", cold=cold, engines=len(self._living), grace_s=grace_s)
         for place in self._places:
@@ -290,6 +296,7 @@ class Supervisor:
 
     def _start(self, place: Place, now: float) -> None:
         launch = LaunchEngine(
+            # New with each start: the queue must never take a restarted process for the one that died.
             worker_id=f"worker-{platform.node()}-{os.getpid()}-{place.index}-{secrets.token_hex(3)}",
             index=place.index,
             threads=self._settings.threads or cores_each(len(self._places)),
@@ -358,10 +365,12 @@ class Supervisor:
             self._selector.unregister(sign)
         status = child.reap()
         place.child = None
+        # Not of one that was told to end while it was loading: it had no jobs to lose.
         if status != 0 and not (child.ready is None and child.end_by is not None):
             self._on_death(child.launch.worker_id, HUNG if child.wedged else status)
         if self._metrics_dir is not None:
             forget(self._metrics_dir, engine_place(place.index))
+        # It ended because it was asked to, by this host or by `headrace workers drain`: no restart.
         handed_over = status == 0 and child.drained
         if self._phase is Phase.RUN and not self._failed and not place.paused and not handed_over:
             self._plan_restart(place, child, status)

@@ -187,6 +187,7 @@ class Pipe(Generic[Sent, Received]):
 
     def send(self, message: Sent) -> None:
         """Send a message, in order; it is silently dropped if the other side is gone (see `closed`)."""
+        # The other side is not reading: the next one will say the same and more.
         if self._outgoing and isinstance(message, Stats):
             return
         if len(self._outgoing) > MOST_KEPT_BYTES and isinstance(message, JobStarted | JobLeft):
@@ -208,8 +209,11 @@ class Pipe(Generic[Sent, Received]):
             pass
         except ConnectionError:
             self.closed = True
+        # JSON writes newlines as \n, so a newline is the end of a message; `rest` is one that is not whole
+        # yet.
         *lines, rest = self._incoming.split(b"\n")
         self._incoming = bytearray(rest)
+        # What `receive_one` left comes first.
         messages, self._put_back = self._put_back, []
         messages += [decode(bytes(line)) for line in lines]  # type: ignore[misc]
         return messages

@@ -101,6 +101,8 @@ class _FairQueue:
                 self._changed.wait()
             if self._closed:
                 return None
+            # One job of the tenant at the head, who then goes to the end. A tenant with a thousand jobs
+            # delays another's only one by a single job.
             tenant, tickets = self._tenants.popitem(last=False)
             ticket = tickets.popleft()
             if tickets:
@@ -150,11 +152,13 @@ class Intake:
 
     def put(self, running: RunningJob, claimed: ClaimedJob) -> None:
         """Start reading a claimed job, which `ready` returns when that is done. Call from any thread."""
+        # It would use up its quick time for certain, while small jobs wait behind it.
         large = claimed.spec_bytes > QUICK_BYTES or claimed.offset > QUICK_TOKENS
         (self._slow if large else self._quick).put(_Ticket(running, claimed))
 
     def ready(self, most_tokens: int) -> Iterator[Admission]:
         """Take jobs that have been read, up to this many tokens but at least one, if there is one."""
+        # `known`: the claim's answer may still be on its way to the roster, which the job must reach first.
         while self._done and self._done[0].running.known and most_tokens > 0:
             admission = self._done.popleft()
             most_tokens -= 1 + admission.prepared.prompt_tokens
@@ -219,8 +223,10 @@ class Intake:
                 log.warning("intake_awaited", reason=str(error))
                 self._closing.wait(RETRY_S)
             else:
+                # For a place that is stopped or swapped out, whose own timer can't end it.
                 place.settimeout(self._most_s + GRACE_S)
                 return place
+        # Closing: an empty stage blames nobody.
         raise _PlaceEnded("", 0.0)
 
     def _ask(self, ticket: _Ticket) -> Asked:
@@ -278,6 +284,7 @@ class Intake:
             (self._quick if kind == QUICK else self._slow).put(ticket)
             return
         ticket.tries += 1
+        # A death in the slow lane before its time may be the machine's doing (memory was short): once more.
         if kind == QUICK or (ticket.tries == 1 and ended.took_s < self._most_s):
             log.info("intake_takes_long", job=job_id, at=ended.at, took_s=round(ended.took_s, 3))
             self._slow.put(ticket)
@@ -317,6 +324,8 @@ class Intake:
                 params=sampling_params(job, running.job_id),
                 output_ids=list(replay.token_ids),
                 priority=_PRIORITY[job.job_class],
+                # Prefixes are shared within a tenant only: how fast a prompt is read would tell others what
+                # was sent.
                 cache_salt=job.tenant,
             )
 

@@ -22,6 +22,7 @@ def start_process(end: socket.socket) -> "subprocess.Popen[bytes]":
     """Start an intake process with this end of a socket pair."""
     return subprocess.Popen(
         [sys.executable, "-m", "headrace.workers.engine_process.intake.process", str(end.fileno())],
+        # Not forked from the engine process: one with CUDA and threads can't be forked safely.
         pass_fds=[end.fileno()],
         stdin=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -62,6 +63,7 @@ class Places:
         """
         with self._lock:
             self._await()
+            # Handed out once; it may be tens of megabytes.
             serialized, self._tokenizer = self._tokenizer, None
         if serialized is None:
             return Tokenizer(self._order.model), self._fingerprint

@@ -74,6 +74,7 @@ def main(control: socket.socket) -> None:
         frames.send(control, json.dumps({"error": str(error)}).encode())
         return
     resource.setrlimit(resource.RLIMIT_AS, (order.memory_mb << 20, order.memory_mb << 20))
+    # A core file would hold prompts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = f"intake_memory_mb={order.memory_mb} allows"
     reader = Reader(tokenizer, order.show, memory)
@@ -85,6 +86,8 @@ def main(control: socket.socket) -> None:
     }
     frames.send(control, json.dumps(loaded).encode())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # places are not waited for
+    # Frozen, what is loaded takes part in no collection: one in a place would write to, and so copy, every
+    # page that the places share.
     gc.collect()
     gc.freeze()
     _fork_places(control, reader, order)
@@ -137,6 +140,8 @@ def _be_place(end: socket.socket, reader: Reader, order: Order, kind: bytes) -> 
         os.nice(NICE)
     while (message := frames.receive(end)) is not None:
         if kind == QUICK:
+            # CPU time, so that a busy machine alone sends nothing to the slow lane; the default of both
+            # signals is to end the process, however deep in C it is.
             signal.setitimer(signal.ITIMER_PROF, order.quick_s)
         signal.setitimer(signal.ITIMER_REAL, order.most_s)
         frames.send(end, _answer(reader, message, end))
