@@ -90,6 +90,7 @@ class Mailbox(Generic[S]):
     def put(self, payload: bytes) -> None:
         """Deliver a message."""
         with self._lock:
+            # What it held is in the log as well, and one read of that brings more at a time.
             if len(self._payloads) >= MAX_HELD:
                 self._payloads.clear()
                 self._stale = True
@@ -119,6 +120,7 @@ class Mailbox(Generic[S]):
         with self._lock:
             if self._closed:
                 raise client_closed()
+            # Cleared before the messages are taken, both under the lock: one that comes after sets it again.
             self.news.clear()
             if self._stale:
                 self._stale = False
@@ -152,6 +154,7 @@ class Board:
         """Add a listener; return whether its channel must be subscribed to."""
         channel = self._channels.setdefault(mailbox.channel.encode(), _Channel())
         channel.mailboxes.append(mailbox)
+        # Redis has confirmed the channel to others before, and says nothing more of it: look at the log now.
         if channel.confirmed:
             mailbox.resync()
         return len(channel.mailboxes) == 1

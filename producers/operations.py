@@ -59,6 +59,7 @@ class Operations:
         self._check_model = check_model
         self._known_until: dict[str, float] = {}
         self._version_checked = False
+        # Offered to Redis at the first use, which keeps it if there is none.
         self._celery_key, self._celery_key_until = secrets.token_hex(32).encode(), 0.0
 
     def tag_of(self, job_id: str) -> Tag:
@@ -93,6 +94,7 @@ class Operations:
             return accepted
         give_up_at, wait_ms = time.monotonic() + self.retry_s, max(1, round(1000 * self._wait_s))
         while True:
+            # The same calls again: enqueue answers a repeated id with the job that it made.
             request = Confirmed(calls, self._wait_replicas, wait_ms)
             reply: tuple[list[Any], int] = yield from self.send(request)
             results, confirmed = reply
@@ -201,6 +203,7 @@ class Operations:
         (models,) = yield from self.send(Read((("HKEYS", keys.models(self.settings.namespace)),)))
         known = [
             keys.job_id_of(identity, model.decode(), self.settings.partitions)
+            # A task's retries are jobs of their own, the latest first; which model ran it is not in its id.
             for identity in (*(f"{task_id}/{retry}" for retry in range(MAX_RETRIES, 0, -1)), task_id)
             for model in models
         ]
@@ -254,6 +257,7 @@ def _batches(items: Iterator[Job | HeadraceError]) -> Iterator[list[Job | Headra
     for item in items:
         batch.append(item)
         with suppress(Exception):  # a job that can't be written, which is refused when it is sent
+            # A token id is some six digits and a comma as JSON.
             size += item.prompt_bytes + 8 * len(item.prompt_token_ids or ()) if isinstance(item, Job) else 0
         if len(batch) == BATCH_JOBS or size >= BATCH_BYTES:
             yield batch

@@ -86,6 +86,9 @@ class Cursor:
             return Chunk(offset=event.offset, text=event.text) if event.text else None
         if event.offset <= self.seen:
             return None
+        # A reader that starts after token 5 may meet a chunk of tokens 4 to 8: it gets 6 to 8, but all of the
+        # text, since where a chunk's text divides among its tokens is not written down. A reader that has had
+        # tokens already meets no such chunk in a whole log, so one tells of a reset.
         cut = self.seen - event.start
         if cut > 0 and not self._delivered:
             event = _without_first(event, cut)
@@ -158,6 +161,7 @@ class Silence:
             if time.monotonic() >= self._tell_at:
                 self._tell_at = None
                 yield from operations.waits.tell(operations, self.job_id)
+        # Jittered: readers that were cut off together would else look at the log together.
         wait_s = min(self._wait_s * random.uniform(0.8, 1.2), self.left_s)
         if wait_s <= 0:
             why = yield from explain(operations, self.job_id)
@@ -223,6 +227,7 @@ class StreamReader:
         if state is None:
             raise JobNotFound(job_id)
         known, self._restarts = self._restarts, int(restarts or 0)
+        # A restart empties the log and begins again at 0, so offsets that fit prove nothing.
         if known not in {None, self._restarts} and seen:  # what follows may come from another model
             raise StreamReset(job_id, seen, 0)
         if int(offset or 0) < seen:
@@ -230,9 +235,11 @@ class StreamReader:
         if state == b"running":
             self._silence.started()
         chunks, obstacle = self.cursor.take_all(fields[b"event"] for _, fields in entries)
+        # A full page is probably not all: the rest is read before the reader waits for anything.
         whole = len(entries) < LOG_PAGE
         if isinstance(obstacle, StreamReset):
             self._failure = obstacle
+        # The record said that it has ended, and the log that was read after it has no end marker.
         elif obstacle or (whole and not self.cursor.end and JobState(state.decode()).terminal):
             self._failure = HeadraceError(
                 f"the token log of job {job_id} has a gap after token {self.cursor.seen}: it was changed "

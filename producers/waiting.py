@@ -82,6 +82,7 @@ class Waits:
     def __init__(self, a_minute: int = 10) -> None:
         self._log = logging.getLogger("headrace")
         self._told: deque[str] = deque(maxlen=1000)
+        # When the last lines were written, the oldest first: another is due a minute after that one.
         self._lines: deque[float] = deque([-math.inf] * a_minute, maxlen=a_minute)
 
     def tell(self, operations: "Operations", job_id: str) -> Steps[None]:
@@ -151,6 +152,7 @@ def _explain(tag: Tag, job_id: str) -> Steps[Waiting | None]:
     if not job["state"]:
         return None
     now_ms = int(info["server_time_usec"]) // 1000
+    # RESP2 replies with members and scores in turns.
     names = [name.decode() for name in members[::2]]
     said, policy, all_others, has_running, ahead, urgent = yield from _details(tag, job, names)
     workers = [
@@ -190,6 +192,7 @@ def _details(tag: Tag, job: dict[str, str], workers: Sequence[str]) -> Steps[tup
     )
     policy, all_others, has_running, *rest = replies
     said, rest = rest[: len(workers)], rest[len(workers) :]
+    # The last reply, if it was asked for: a job may have no entry while it is between two streams.
     ahead = len(rest[len(urgent)]) if len(rest) > len(urgent) else 0
     return said, policy, all_others, has_running, ahead, sum(rest[: len(urgent)])
 

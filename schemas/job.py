@@ -28,6 +28,7 @@ from .wording import did_you_mean, in_words
 SCHEMA_VERSION = 1
 """Raised when an older worker could misread a job, which is then left for a newer one."""
 
+# What a signed 64-bit integer holds, as the sampling kernels take it.
 MAX_SEED = 2**63 - 1
 
 MAX_LOGIT_BIASES = 1024
@@ -328,6 +329,7 @@ def invalid(error: ValidationError, within: tuple[str, ...] = ()) -> InvalidJob:
         if not known:
             fields = Webhook.model_fields if location[0] == "webhook" else Job.model_fields
             reason += did_you_mean(location[-1], fields)
+    # OpenAI's name for several answers to one request.
     if location and location[0] == "n":
         reason += "; for several answers, enqueue several jobs with enqueue_many"
     return InvalidJob(".".join(location) or "job", reason)

@@ -20,6 +20,8 @@ GROUP = "workers"
 RELAY_GROUP = "relay"
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
+# The ULID's alphabet leaves out i, l, o and u, which are easily misread. `~` stands for the / of a model's
+# name.
 _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9_.~-]{0,127})")
 _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -262,6 +264,7 @@ def new_job_id(model: str, partition: int = 0) -> str:
 
     The id names its queue, so every key of the job can be derived from it. Ids sort by time.
     """
+    # 48 bits of milliseconds, then 80 of chance: two ids of one millisecond meet once in 10^24.
     value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return _job_id(value, model, partition)
 
@@ -279,6 +282,7 @@ def job_id_of(identity: str, model: str, partitions: int = 1) -> str:
 
 
 def _job_id(value: int, model: str, partition: int) -> str:
+    # 26 digits of 5 bits, of which the first has only the upper 3 of the 128.
     ulid = "".join(_ULID_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
     return f"{ulid}.{partition}.{model.replace('/', '~')}"
 

@@ -78,6 +78,8 @@ class TenantPolicy(BaseModel):
         if partitions == 1:
             return self
         shared: dict[str, Any] = {
+            # Each partition enforces its own part. Rates may be fractions; what counts whole jobs is rounded
+            # up, or a limit of 1 over two partitions would let nothing run.
             name: value / partitions
             for name in ("requests_per_minute", "tokens_per_minute")
             if (value := getattr(self, name)) is not None
@@ -134,6 +136,8 @@ def copy_policies(
             name: policy.shared_among(partitions).to_wire() for name, policy in policies.items()
         }
         for tag in behind:
+            # In one transaction: a script must never see a tag between the old limits and the new, without
+            # any.
             pipe = redis.pipeline(transaction=True)
             pipe.delete(tag.tenants)
             if version is not None:

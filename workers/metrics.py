@@ -48,6 +48,7 @@ def share(folder: str | Path, place: str) -> None:
     Only one living process may hold a place.
     """
     os.environ[FOLDER_VARIABLE] = str(folder)
+    # The library names each process's file by what this returns, by default the process id.
     values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
 
 
@@ -91,6 +92,7 @@ class _BatchedHistogram:
     def __init__(self, histogram: Histogram, buckets: Sequence[float]) -> None:
         self._histogram = histogram
         self._bounds = tuple(buckets)
+        # One more than bounds, for what is above the last: the bucket of infinity.
         self._counts = [0] * (len(buckets) + 1)
         self._sum = 0.0
 
@@ -244,6 +246,8 @@ class Metrics:
             gauge.set(getattr(stats, name))
         for name, counter in self._engine_counters.items():
             counted: float = getattr(stats, name)
+            # The engine counts from its start; a counter here goes on from what earlier processes have
+            # counted.
             counter.inc(counted - self._counted[name])
             self._counted[name] = counted
         for tally in self._tallies:

@@ -160,6 +160,8 @@ def run_many(redis: Redis, calls: Sequence[Call[Any]]) -> list[Any]:
         replies = _send(redis, [call.by_hash for call in calls])
         unknown = _unknown(replies)
         if unknown:
+            # Redis was restarted, or its scripts were flushed. Only those that it did not know are sent: the
+            # others have run.
             again = _send(redis, [calls[i].by_source for i in unknown])
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
@@ -173,6 +175,8 @@ def run_confirmed(
     with broker_errors():
         replies = _send(redis, [*(call.by_hash for call in calls), ("WAIT", replicas, wait_ms)])
         if _unknown(replies):
+            # All again, as WAIT must come after the writes; those that have run know by their id or fence
+            # that they have.
             replies = _send(redis, [*(call.by_source for call in calls), ("WAIT", replicas, wait_ms)])
     return _parse_all(calls, replies[:-1]), int(replies[-1])
 

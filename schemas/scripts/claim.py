@@ -39,6 +39,7 @@ class ClaimRequest:
     worker: str
     nonce: str
     lease_ms: int
+    # In whole pages, as jobs' costs are.
     budget_tokens: int
     slots: int
     page_size: int = 16
@@ -152,6 +153,7 @@ def _claimed(item: list[Any]) -> ClaimedJob:
         spec=spec.encode() if isinstance(spec, str) else spec,
         offset=int(offset),
         attempts=int(attempts),
+        # -1 in the reply: Redis turns Lua's nil into the end of the list.
         suspect_until=int(suspect) if int(suspect) >= 0 else None,
         waited_ms=int(waited_ms),
         prompt_tokens=int(prompt_tokens),

@@ -115,6 +115,7 @@ def _complete(app: Celery, message: TaskMessage, record: Record) -> None:
     if isinstance(app.backend, RedisBackend):
         _await_claim(app, message)
         _forget_failure(app, message)
+    # Without followers nothing is sent to the broker, so it need not be there.
     if any(message.request.get(name) for name in FOLLOWERS):
         _reach_broker(app)
     if record.state is JobState.CANCELLED:
@@ -125,14 +126,17 @@ def _complete(app: Celery, message: TaskMessage, record: Record) -> None:
             store_result=not message.ignore_result,
         )
         return
+    # Errbacks are sent below, each on its own: Celery would stop at the first that can't be.
     request = {**message.request, OUTCOME: lambda: _believed(message, record), "errbacks": None}
     request["chain"] = list(message.request.get("chain") or ())  # Celery removes the next step from it
     if _is_stored(app, message, record):
+        # The part of a chord is still counted: Celery does that last, and counts each part once.
         request |= {"callbacks": None, "chain": None}
     trace = build_tracer(NAME, app.tasks[NAME], app=app, Info=_Ending)
     traced = trace(message.task_id, (), message.request["kwargs"], request)
     if traced.info is None:
         return
+    # Not the job's end, but what befell the task on the way: a refusal by the broker or the backend.
     if not isinstance(traced.info.retval, _ENDINGS):
         raise traced.info.retval
     _call_errbacks(app, message, traced.info.retval)
@@ -204,6 +208,8 @@ def _await_claim(app: Celery, message: TaskMessage) -> None:
     earlier, it would be told that there is nothing left to do.
     """
     for group, _ in _parts(message):
+        # As celery.backends.redis keeps a chord: .s is its size, .c says who sends its body, or that it is
+        # done.
         keys = [app.backend.get_key_for_group(group, part) for part in (".c", ".s")]
         claim, size = app.backend.client.mget(keys)
         if size is not None and claim not in (None, b"done", "done"):

@@ -79,6 +79,7 @@ class Deliveries:
         self._nonce = secrets.token_hex(4)
         self._next_queue = 0
         self._seldom = Seldom()
+        # Reading the tenant's secrets may take a timeout of its own; then the attempt, then its report.
         self._lease_s = 2 * settings.webhook_timeout_s + SETTLE_S
         self._secrets: dict[str, tuple[float, list[str]]] = {}
         self._slots = asyncio.Semaphore(CONNECTIONS)
@@ -127,6 +128,8 @@ class Deliveries:
         tenants = Counter((due.tenant, due.origin) for due in under_way)
         origins = Counter(due.origin for due in under_way)
         queues = self._queues()
+        # Once around, from where the last look stopped: the queue that took the last free places is not asked
+        # first again.
         for _ in queues:
             free = self._settings.webhook_concurrency - origins.total()
             if free <= 0:
@@ -145,6 +148,7 @@ class Deliveries:
                 log.warning("webhooks_expired", queue=tag.base, ids=found.expired)
                 self._metrics.expired(len(found.expired))
             claimed += found.due
+            # The next queue is told: a tenant or receiver has its share of this process, not of each queue.
             tenants.update((due.tenant, due.origin) for due in found.due)
             origins.update(due.origin for due in found.due)
         return claimed
@@ -160,6 +164,7 @@ class Deliveries:
         log.info("webhook", id=due.id, state=state.value, status=attempt.status, error=attempt.error)
         noted = DeliveryAttempt(status=attempt.status, took_s=round(attempt.took_s, 3), error=attempt.error)
         call = settle_delivery(due, state, noted, self._settings.webhook_retention_s, delay_s=delay_s)
+        # Sent, but not known to be: until its lease ends nobody else makes this attempt again.
         while time.monotonic() < give_up_at:
             try:
                 async with self._slots:
@@ -187,6 +192,7 @@ class Deliveries:
             case AttemptVerdict.REFUSED:
                 return DeliveryState.REFUSED, 0.0
             case AttemptVerdict.RETRY:
+                # `due.attempts` were made before this one.
                 delay_s = self._schedule.after(due.attempts + 1, attempt.retry_after_s, random.random)
                 return (DeliveryState.FAILED, 0.0) if delay_s is None else (DeliveryState.PENDING, delay_s)
 
@@ -218,6 +224,7 @@ class Deliveries:
 
     def _remember(self, tenant: str, until: float, found: list[str]) -> None:
         """Cache a tenant's secrets, dropping those read earliest beyond a maximum number of tenants."""
+        # Taken out first, so that it goes to the end: a dict keeps the order of insertion, here of reading.
         self._secrets.pop(tenant, None)
         self._secrets[tenant] = until, found
         now = time.monotonic()

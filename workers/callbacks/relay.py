@@ -94,6 +94,7 @@ class Relay:
         Raises:
             BrokerUnavailable: Redis can't be reached or refuses.
         """
+        # First what another process has left lying: it is the oldest.
         self._see_to_all(self._outbox.abandoned())
         self._see_to_all(self._outbox.fresh())
 
@@ -116,6 +117,7 @@ class Relay:
         """Do everything that follows from one entry; if that can't be done now, it stays and is retried."""
         try:
             record = self._outbox.record(fields[b"job"].decode())
+            # Before the spec is parsed, which such a version may have changed.
             if int(record.fields["v"]) > SCHEMA_VERSION:
                 self._leave(entry_id, "their jobs are of a newer version than this process")
                 return
@@ -129,6 +131,7 @@ class Relay:
         message = self._task_of(job, record)
         if job.webhook is not None and event in job.webhook.events:
             self._deliver(entry_id, event, at_ms, job, record, keep_entry=message is not None)
+        # Nothing follows from it: no webhook for this event, and no task, or none that can be read.
         elif message is None:
             self._outbox.remove(entry_id)
         if job.celery is None:

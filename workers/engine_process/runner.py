@@ -2,8 +2,8 @@
 
 Durability rests on this:
 
-- A token leaves this process only through `advance` or `finish`, which carry the job's fence and the offset at
-  which they begin.
+- A token leaves this process only through `advance` or `finish`, which carry the job's fence and the offset
+  at which they begin.
 - The token that ends a job is written by `finish` together with the end, never before.
 - A worker that has not reached Redis for a whole lease stops stepping, since its jobs may belong to another
   by now.

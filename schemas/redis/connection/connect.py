@@ -87,6 +87,7 @@ def connect_subscriber(url: str, **options: Any) -> "AsyncRedis":
         return connect_async(url, **options)
     from redis import asyncio as aio
 
+    # Any node will do, and a different one for each client spreads the load.
     node = replace(address, hosts=(random.choice(address.hosts),))
     kind: type[Any] = aio.SSLConnection if address.tls else aio.Connection
     pool = aio.ConnectionPool(kind, **_server_options(node, _OPTIONS | options))
@@ -182,6 +183,7 @@ def _known(address: Address, options: dict[str, Any]) -> dict[str, Any]:
 
 def _cluster_options(address: Address, options: dict[str, Any]) -> dict[str, Any]:
     known = _known(address, options)
+    # A Cluster has no databases, and redis-py's own client for it decides what it repeats.
     for name in ("retry", "db"):
         known.pop(name, None)
     return known

@@ -47,6 +47,7 @@ class Resolver:
             lookup = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port)
             lookup.add_done_callback(lambda ended: self._end(asked, ended))
             self._lookups[asked] = lookup
+        # Shielded: whoever gives up must not cancel the answer that others wait for.
         return await asyncio.shield(self._lookups[asked])
 
     def _end(self, asked: tuple[str, int], lookup: asyncio.Future[list[str]]) -> None:
@@ -110,6 +111,8 @@ class Guard:
         """
         if {(_canonical(host), None), (_canonical(host), port)} & self._hosts:
             return
+        # All of its addresses count, since the connection goes to any of them: a name with a public and a
+        # private address is refused.
         strangers = [address for address in addresses if not any(address in net for net in self._networks)]
         if addresses and not strangers:
             return

@@ -21,6 +21,7 @@ class Schedule:
             wait fails too, the delivery is given up.
     """
 
+    # 5 seconds, 5 and 30 minutes, 2, 5, 10, 14, 20 and 24 hours: 75.6 hours in all, 3 days and a bit.
     delays_s: tuple[float, ...] = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 
     def __post_init__(self) -> None:

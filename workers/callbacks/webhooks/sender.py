@@ -147,6 +147,7 @@ class Sender:
         answer = _Answer()
         try:
             target = self._guard.check_url(url)
+            # No request was made yet, so a refusal here is certain to have reached nobody.
             headers = self._headers(target, webhook_id, body, secrets, timestamp_s)
         except (Refused, ValueError) as error:  # the URL; the id or a secret
             return Attempt(None, time.monotonic() - started, str(error), refused=True)
@@ -176,6 +177,7 @@ class Sender:
         headers = [
             ("host", target.authority),
             ("user-agent", self._user_agent),
+            # Asked for as it is, since nothing here decompresses.
             ("accept-encoding", "identity"),
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
@@ -195,6 +197,7 @@ class Sender:
             "POST", url, headers=headers, content=body, extensions={"timeout": self._timeouts}
         )
         async with stream as response:
+            # Known from here on, whatever the body does until the deadline.
             answer.status = response.status
             if response.status >= 300:
                 redirected = ", redirects are not followed" if response.status < 400 else ""
@@ -219,6 +222,7 @@ def _told(error: Exception) -> str:
             return "the connection ended without an HTTP response"
         case httpcore.ReadError() | httpcore.WriteError():
             return "the connection broke"
+    # For logs and the operator's screen: no control characters, no essays.
     reason = "".join(char for char in str(error) if char.isprintable())[:160]
     return f"no connection: {reason or type(error).__name__}"
 
@@ -229,6 +233,7 @@ def _retry_after_s(headers: Sequence[tuple[bytes, bytes]], now_s: int) -> float 
         (value.decode("latin-1").strip() for name, value in headers if name.lower() == b"retry-after"), ""
     )
     wait_s: float | None = None
+    # isdigit alone also takes digits that float() refuses, ² for one.
     if value.isascii() and value.isdigit():
         wait_s = float(value)
     else:
