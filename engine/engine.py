@@ -56,7 +56,7 @@ class Engine:
         self.model_info: EngineModelInfo = self._executor.model_info
         self.page_size = config.page_size
         pool = PagePool(self._executor.num_pages, config.page_size)
-        # A single request may fill the whole pool, but no more: it would preempt itself for ever.
+        # A single request may fill the whole pool, but no more: it would preempt itself again and again.
         self.capacity_tokens = min(self.model_info.context_tokens, pool.total * config.page_size)
         objective_s = config.token_time_objective_s
         self._pacer = None if objective_s is None else Pacer(objective_s)
@@ -155,7 +155,7 @@ class Engine:
     def _step(self) -> list[Progress]:
         """Launch a step and read its tokens or, if steps overlap, those of the step before."""
         # Overlapped, the order is: plan N + 1, launch it, read N. Short of pages it is read first, since one
-        # of its tokens may end a sequence whose pages the plan would else take from somebody who needs them.
+        # of its tokens may end a sequence whose pages the plan would otherwise take from another.
         progress = self._land() if self._scheduler.short_of_pages else []
         plan = self._scheduler.schedule()
         try:

@@ -103,8 +103,7 @@ class StepCost:
     def _sweep(self) -> None:
         sizes = self.sizes
         for i, row in enumerate(self._products):
-            # Else all its weight is forgotten (or it never was in a step), and a division would blow up
-            # noise.
+            # Otherwise its weight is forgotten, or it never was in a step: dividing would only blow up noise.
             if row[i] > _FORGOTTEN:
                 explained = sum(product * size for product, size in zip(row, sizes, strict=True))
                 # The best value of this one while the others stand, cut off at 0: a negative cost would make

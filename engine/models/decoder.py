@@ -72,8 +72,7 @@ class Decoder:
             if following := next(others, None):
                 x, residual = add_rms_norm(x, residual, following.input_norm, eps)
         residual += x
-        # Before the last norm and the head: logits of prompt tokens are the dearest thing that nobody asked
-        # for.
+        # Before the last norm and the head: the logits of prompt tokens would cost the most, unasked.
         if step.sampled is not None:
             residual = residual[step.sampled]
         logits = _times(self.head(rms_norm(residual, self.norm, eps)), spec.logit_multiplier)

@@ -78,7 +78,7 @@ class OverlappedLauncher:
         """Reserve the device's buffers; `graphs` captures graphs, by default as the config says."""
         self._executor, self._device = executor, executor.device
         self.device_s, self.capacity_tokens = 0.0, capacity_tokens
-        # One row more than sequences: the null row, which padding stands on.
+        # One row more than sequences: the null row, which padding uses.
         rows, vocab = config.max_batch_size + 1, executor.model_info.vocab_size
         self._batch = Batch(rows, capacity_tokens, config.page_size, self._device)
         self._params = RowParams(rows, vocab, eos_token_ids)

@@ -118,4 +118,4 @@ def test_no_error_of_the_tree_is_unused(nodes):
     calls = (node for path, node in nodes if path != TREE and isinstance(node, ast.Call))
     made = {name for call in calls for name in names(call.func)}
     leaves = {type(error).__name__ for error in EXAMPLES} - {"HeadraceError"}
-    assert leaves - made == OF_THE_GATEWAY
+    assert leaves - made <= OF_THE_GATEWAY

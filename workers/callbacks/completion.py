@@ -136,7 +136,7 @@ def _complete(app: Celery, message: TaskMessage, record: Record) -> None:
     traced = trace(message.task_id, (), message.request["kwargs"], request)
     if traced.info is None:
         return
-    # Not the job's end, but what befell the task on the way: a refusal by the broker or the backend.
+    # Not the end of the job but a refusal by the broker or the backend on the way.
     if not isinstance(traced.info.retval, _ENDINGS):
         raise traced.info.retval
     _call_errbacks(app, message, traced.info.retval)

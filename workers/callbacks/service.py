@@ -23,7 +23,7 @@ from .backlog import look
 from .deliveries import Deliveries
 from .metrics import CallbackMetrics
 from .relay import Relay
-from .webhooks.guard import Guard
+from .webhooks.guard import ReceiverGuard
 from .webhooks.sender import Sender
 
 QUEUES_S = 2.0
@@ -75,7 +75,7 @@ class Service:
             models=lambda: dict.fromkeys(tag.model for tag in self._queues),
         )
         try:
-            guard = Guard(allow_hosts=settings.webhook_allow)
+            guard = ReceiverGuard(allow_hosts=settings.webhook_allow)
         except ValueError as error:
             raise BadSetting(f"setting webhook_allow: {error}") from None
         self._deliveries = Deliveries(

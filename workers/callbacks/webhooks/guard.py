@@ -61,7 +61,7 @@ def _look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
-class Guard:
+class ReceiverGuard:
     """The rule, and the operator's exceptions to it.
 
     Args:
@@ -138,7 +138,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         network: makes the connections.
     """
 
-    def __init__(self, guard: Guard, secure: bool, network: httpcore.AsyncNetworkBackend) -> None:
+    def __init__(self, guard: ReceiverGuard, secure: bool, network: httpcore.AsyncNetworkBackend) -> None:
         self._guard, self._secure, self._network = guard, secure, network
 
     async def connect_tcp(

@@ -21,7 +21,7 @@ import httpcore
 
 from ....schemas.webhooks.signing import sign
 from ....schemas.webhooks.target import Refused, Target
-from .guard import Guard, GuardedBackend
+from .guard import GuardedBackend, ReceiverGuard
 
 LONGEST_RETRY_AFTER_S = 86_400.0
 """The longest wait that a receiver may ask for, the same as the schedule's own."""
@@ -105,7 +105,7 @@ class Sender:
 
     def __init__(
         self,
-        guard: Guard,
+        guard: ReceiverGuard,
         *,
         timeout_s: float = 15.0,
         connect_s: float = 5.0,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
-from headrace.workers.callbacks.webhooks.guard import Guard
+from headrace.workers.callbacks.webhooks.guard import ReceiverGuard
 from headrace.workers.callbacks.webhooks.sender import Sender
 
 LOOPBACK = "127.0.0.1"
@@ -96,8 +96,8 @@ async def make_sender() -> AsyncIterator[Callable[..., Sender]]:
     """`make_sender(guard, **options)` makes a sender; without a guard it reaches this machine."""
     senders: list[Sender] = []
 
-    def make(guard: Guard | None = None, **options: Any) -> Sender:
-        senders.append(Sender(guard or Guard([LOOPBACK]), **options))
+    def make(guard: ReceiverGuard | None = None, **options: Any) -> Sender:
+        senders.append(Sender(guard or ReceiverGuard([LOOPBACK]), **options))
         return senders[-1]
 
     yield make

@@ -8,7 +8,7 @@ from typing import Any
 import httpcore
 import pytest
 
-from headrace.workers.callbacks.webhooks.guard import LOOKUPS, Guard, Resolver
+from headrace.workers.callbacks.webhooks.guard import LOOKUPS, ReceiverGuard, Resolver
 from headrace.workers.callbacks.webhooks.sender import AttemptVerdict
 
 LOOPBACK = "127.0.0.1"
@@ -59,7 +59,7 @@ def internet(receiver) -> Internet:
 def reach(make_sender, internet, tls):
     """`reach(names, allow=())` makes a sender in that internet."""
     return lambda names, allow=(), **options: make_sender(
-        Guard(allow, resolve=names), network=internet, tls=tls, **options
+        ReceiverGuard(allow, resolve=names), network=internet, tls=tls, **options
     )
 
 
@@ -134,7 +134,7 @@ async def test_an_open_connection_is_not_looked_up_again(reach, internet):
 
 async def test_certificates_are_verified_by_name_not_by_address(reach, make_sender, receiver, internet, tls):
     wrong = await reach(Names([PUBLIC])).send("https://other.example/", *SEND)
-    untrusting = make_sender(Guard(resolve=Names([PUBLIC])), network=internet)
+    untrusting = make_sender(ReceiverGuard(resolve=Names([PUBLIC])), network=internet)
     unknown = await untrusting.send(URL, *SEND)
     for attempt in (wrong, unknown):
         assert (attempt.verdict, attempt.status) == (AttemptVerdict.RETRY, None)
@@ -147,7 +147,7 @@ async def test_an_authority_of_the_operators_own_is_trusted(
 ):
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    sender = make_sender(Guard(resolve=Names([PUBLIC])), network=internet)
+    sender = make_sender(ReceiverGuard(resolve=Names([PUBLIC])), network=internet)
     assert (await sender.send(URL, *SEND)).verdict is AttemptVerdict.DELIVERED
 
 
@@ -167,7 +167,7 @@ async def test_plain_http_to_a_name_needs_all_its_addresses_in_a_listed_network(
         ([PUBLIC], AttemptVerdict.REFUSED),
         (["10.9.0.7"], AttemptVerdict.REFUSED),
     ):
-        sender = make_sender(Guard(["10.0.0.0/24"], resolve=Names(addresses)), network=internet)
+        sender = make_sender(ReceiverGuard(["10.0.0.0/24"], resolve=Names(addresses)), network=internet)
         attempt = await sender.send("http://receiver.internal:8080/", *SEND)
         assert attempt.verdict is verdict, (addresses, attempt.error)
     assert internet.connected == [("10.0.0.7", 8080)]
@@ -183,7 +183,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(make_sender, r
             raise httpcore.ConnectError("no route")
 
     internet = Halved(receiver.port)
-    sender = make_sender(Guard(resolve=Names(["2606:4700::1111", PUBLIC])), network=internet, tls=tls)
+    sender = make_sender(ReceiverGuard(resolve=Names(["2606:4700::1111", PUBLIC])), network=internet, tls=tls)
     assert (await sender.send(URL, *SEND)).verdict is AttemptVerdict.DELIVERED
     assert internet.connected == [("2606:4700::1111", 443), (PUBLIC, 443)]
 
@@ -208,7 +208,7 @@ async def test_the_system_resolves_names_when_nobody_else_does(start_receiver, m
     assert LOOPBACK in await Resolver()("localhost", receiver.port)
     attempt = await make_sender().send(f"https://localhost:{receiver.port}/", *SEND)
     assert attempt.verdict is AttemptVerdict.REFUSED
-    sender = make_sender(Guard(["localhost"]))
+    sender = make_sender(ReceiverGuard(["localhost"]))
     attempt = await sender.send(f"http://localhost:{receiver.port}/", *SEND)
     assert attempt.verdict is AttemptVerdict.DELIVERED
 

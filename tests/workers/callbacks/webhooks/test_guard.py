@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.workers.callbacks.webhooks.addresses import is_public, literal
-from headrace.workers.callbacks.webhooks.guard import Guard, Refused
+from headrace.workers.callbacks.webhooks.guard import ReceiverGuard, Refused
 
 PRIVATE = """
     127.0.0.1 127.255.255.254 0.0.0.0 10.0.0.1 10.255.255.255 172.16.0.1 172.31.255.255 192.168.1.1
@@ -33,14 +33,14 @@ PUBLIC = """
 @pytest.mark.parametrize("host", PRIVATE.split())
 def test_an_address_that_is_not_public_is_refused_however_it_is_spelt(host):
     with pytest.raises(Refused, match=r"not a public address; .*HEADRACE_WEBHOOK_ALLOW"):
-        Guard().check_url(f"https://{host}/hook")
+        ReceiverGuard().check_url(f"https://{host}/hook")
 
 
 @pytest.mark.parametrize(
     "host", [*PUBLIC.split(), "hooks.example", "hooks.example.", "a_b.example", "xn--bcher-kva.example"]
 )
 def test_public_addresses_and_names_pass(host):
-    target = Guard().check_url(f"https://{host}/hook?token=1#fragment")
+    target = ReceiverGuard().check_url(f"https://{host}/hook?token=1#fragment")
     assert (target.secure, target.port, target.path) == (True, 443, "/hook?token=1")
 
 
@@ -92,7 +92,7 @@ def test_public_addresses_and_names_pass(host):
 )
 def test_what_is_no_https_url_of_a_public_host_is_refused_with_its_reason(url, reason):
     with pytest.raises(Refused, match=reason):
-        Guard().check_url(url)
+        ReceiverGuard().check_url(url)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_is_no_https_url_of_a_public_host_is_refused_with_its_reason(url, r
 )
 def test_a_refusal_shows_nothing_secret_of_the_url(url):
     with pytest.raises(Refused) as told:
-        Guard().check_url(url)
+        ReceiverGuard().check_url(url)
     assert "s3cret" not in str(told.value)
 
 
@@ -126,7 +126,7 @@ def test_a_refusal_shows_nothing_secret_of_the_url(url):
     ],
 )
 def test_what_is_listed_passes_and_nothing_beside_it(entry, passes, refused):
-    guard = Guard([entry])
+    guard = ReceiverGuard([entry])
     for url in passes:
         guard.check_url(url)
     for url in refused:
@@ -136,7 +136,7 @@ def test_what_is_listed_passes_and_nothing_beside_it(entry, passes, refused):
 
 def test_a_listed_receiver_still_has_no_user_in_its_url():
     with pytest.raises(Refused, match="user or password"):
-        Guard(["receiver"]).check_url("http://me:word@receiver/")
+        ReceiverGuard(["receiver"]).check_url("http://me:word@receiver/")
 
 
 @pytest.mark.parametrize(
@@ -144,19 +144,19 @@ def test_a_listed_receiver_still_has_no_user_in_its_url():
 )
 def test_an_entry_that_lists_nothing_is_refused_by_name(entry):
     with pytest.raises(ValueError, match="can't allow") as told:
-        Guard([entry])
+        ReceiverGuard([entry])
     assert entry in str(told.value)
 
 
 def test_other_ports_can_be_opened_for_everybody():
-    guard = Guard(ports=frozenset({443, 8443}))
+    guard = ReceiverGuard(ports=frozenset({443, 8443}))
     guard.check_url("https://hooks.example:8443/")
     with pytest.raises(Refused, match="port 22 is not one of 443, 8443"):
         guard.check_url("https://hooks.example:22/")
 
 
 def test_with_networks_listed_a_name_waits_for_its_addresses():
-    guard = Guard(["10.1.0.0/16"])
+    guard = ReceiverGuard(["10.1.0.0/16"])
     target = guard.check_url("http://receiver.internal:8080/")
     guard.check_addresses(False, target.host, target.port, [IPv4Address("10.1.2.3")])
     for addresses in (["10.2.0.1"], ["8.8.8.8"], ["10.1.2.3", "8.8.8.8"], []):
@@ -167,7 +167,7 @@ def test_with_networks_listed_a_name_waits_for_its_addresses():
 @given(st.one_of(st.text(), st.from_regex(r"https?://[^/]{0,20}/?.*"), st.from_regex(r"https://[!-~]+")))
 def test_whatever_the_text_it_passes_or_is_refused(url):
     with suppress(Refused):
-        Guard(["10.0.0.0/8", "receiver"]).check_url(url)
+        ReceiverGuard(["10.0.0.0/8", "receiver"]).check_url(url)
 
 
 @given(st.from_regex(r"[0-9a-fx]{0,11}(\.[0-9a-fx]{1,11}){0,3}\.?", fullmatch=True))
