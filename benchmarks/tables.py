@@ -145,7 +145,7 @@ def engine_table(facts: dict) -> str:
     if "headrace" in figures and "matmul_flops" in facts["ceilings"]:
         lines += ["", reached_table(facts), ""]
         lines.append(
-            "A step that were its linear maps alone, by the fastest of torch's products, would allow "
+            "If a step were only its linear maps, by the fastest of torch's products, the limit would be "
             f"{number(linears_alone(facts))} output tokens/s."
         )
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """One Pub/Sub connection for any number of streams, kept alive as long as there are listeners.
 
-`Hub` runs as one task of an event loop. A broken connection is remade for ever, with growing pauses: each
+`Hub` runs as one task of an event loop. A broken connection is remade forever, with growing pauses: each
 reader decides how long an outage it tolerates. Every (re)subscription that Redis confirms marks the channel's
 mailboxes stale, so that everything published meanwhile is read from the log.
 """

@@ -3,7 +3,7 @@
 Live messages and the durable log carry the same chunks, and each chunk says which tokens it holds; a `Cursor`
 takes every token once and in order from either. The log is read first, at every gap, and whenever messages
 may have been missed (see `mailbox`). In between the reader waits, and looks at the log by itself after some
-silence, so that a lost message can't make it wait for ever.
+silence, so that a lost message can't make it wait forever.
 """
 
 import random

@@ -1,6 +1,6 @@
 """Writes log lines to stderr, which may be closed, full, or a pipe that nobody reads.
 
-A pipe that is full but open blocks its writers for ever, so a log collector that hangs would stop every
+A pipe that is full but open blocks its writers forever, so a log collector that hangs would stop every
 worker behind it. Pipes and sockets therefore get a moment to accept a line. One that doesn't is considered
 stuck: lines are dropped without waiting until it accepts one again, and then the first line says how many
 were lost.

@@ -149,7 +149,7 @@ class CeleryView:
             _, left = self._news.popleft()
             self._requests.pop(
                 left, None
-            )  # its end won't be announced, so it must not look as if it ran for ever
+            )  # its end won't be announced, so it must not look as if it ran forever
         self._news.append((news, leaving))
         consumer = self._consumer
         if consumer is not None:

@@ -18,7 +18,7 @@ local function keep(id, ms)
 end
 
 -- Keep a job that has ended for its retention, or longer while something is still to follow from it; a record that
--- was damaged from outside isn't kept for ever.
+-- was damaged from outside isn't kept forever.
 local function keep_ended(id, retention_ms, now)
   local kept_ms = tonumber(retention_ms) or EFFECTS_MS
   if (tonumber(fields_of(id, 'effects').effects) or 0) > 0 then
