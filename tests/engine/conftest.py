@@ -13,6 +13,7 @@ from headrace.engine import Engine, EngineConfig, Request, SamplingParams
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
 FAMILIES = (*DENSE, "mixtral", "qwen3_moe", "granite")
 NEW_TOKENS = 20
+PAGES = 1025
 VOCAB = 300
 
 
@@ -140,9 +141,11 @@ def run(engine: Engine, *requests: Request) -> dict[str, list[int]]:
 
 @pytest.fixture(scope="session")
 def make_engine(model_folder: Callable[[str], Path]) -> Callable[..., Engine]:
-    """An engine for a family's model."""
+    """An engine for a family's model; with few pages, since `run` checks them all after every step."""
 
     def made(family: str = "llama", **options: object) -> Engine:
+        if options.get("kv_memory_bytes") is None:
+            options.setdefault("num_pages", PAGES)
         return Engine(EngineConfig(model=str(model_folder(family)), **options))
 
     return made
