@@ -164,7 +164,8 @@ def leaked_keys(redis: Redis) -> list[str]:
 class Uninterrupted:
     """What jobs' tokens are when nothing interrupts them: the engine alone, in this process.
 
-    Jobs of the same fields have the same tokens, for they name their seeds; each is computed once.
+    Jobs of the same fields have the same tokens, for they name their seeds; each is computed once, and a
+    shorter one is the beginning of a longer one.
     """
 
     def __init__(self, name: str = "demo") -> None:
@@ -189,17 +190,19 @@ class Uninterrupted:
 
     def of_each(self, jobs: Sequence[Mapping[str, object]]) -> list[list[int]]:
         """The tokens of several jobs, computed together."""
-        names = [json.dumps(fields, sort_keys=True) for fields in jobs]
+        asked = [(_what_decides_tokens(fields), _sure_length(fields)) for fields in jobs]
         running: dict[str, list[int]] = {}
-        for name, fields in zip(names, jobs, strict=True):
-            if name not in self._known and name not in running:
+        for (name, length), fields in sorted(
+            zip(asked, jobs, strict=True), key=lambda job: -(job[0][1] or 0)
+        ):
+            if name not in running and (name not in self._known or len(self._known[name]) < (length or 0)):
                 running[name] = []
                 self._submit(name, fields)
         while self._engine.has_work:
             for progress in self._engine.step():
                 running[progress.id] += progress.token_ids
         self._known |= running
-        return [self._known[name] for name in names]
+        return [self._known[name][:length] for name, length in asked]
 
     def _submit(self, name: str, fields: Mapping[str, object]) -> None:
         from headrace.engine import Request
@@ -213,6 +216,18 @@ class Uninterrupted:
         prepared = self._reader.read(Asked(name, job.to_wire().encode(), context_tokens))
         assert prepared.error is None
         self._engine.submit(Request(name, prepared.prompt_ids, sampling_params(job, name)))
+
+
+def _sure_length(fields: Mapping[str, Any]) -> int | None:
+    """How many tokens a job has whatever they are; None if some tokens end it sooner."""
+    ends_early = not fields.get("ignore_eos") or fields.keys() & {"stop", "stop_token_ids"}
+    return None if ends_early else fields.get("max_tokens")
+
+
+def _what_decides_tokens(fields: Mapping[str, Any]) -> str:
+    """A job's fields, but for a length that only says how many of its tokens there are."""
+    left_out = set() if _sure_length(fields) is None else {"max_tokens"}
+    return json.dumps({name: value for name, value in fields.items() if name not in left_out}, sort_keys=True)
 
 
 @pytest.fixture(scope="session")

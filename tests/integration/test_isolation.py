@@ -115,20 +115,31 @@ def long_job(number: int) -> dict[str, object]:
     return {**wanted, "ignore_eos": True, "logprobs": 0 if kind else 20}
 
 
+def _payloads(tokenizer: Tokenizer, tokens: Sequence[int], top: int) -> list[str]:
+    """The chunks of a log, a token each, with so many alternatives of each token."""
+    pieces = TextStream(tokenizer).take(tokens[:LOGGED_TOKENS])[0]
+    return [
+        chunk_payload(
+            at + 1,
+            text,
+            [token],
+            [{"token_id": token, "token": "é", "logprob": -1.5, "top": [[token, "é", -1.5]] * top}],
+        )
+        for at, (token, text) in enumerate(zip(tokens, pieces, strict=False))
+    ]
+
+
 def write_logs(redis: Redis, jobs: Sequence[JobHandle], tokens: Sequence[Sequence[int]]) -> None:
     """Be a worker that claims these jobs, generates most of their tokens, and gives them back."""
     tag, lease_ms = tag_of(jobs[0].id), 600_000
     request = ClaimRequest("ghost", "n", lease_ms, budget_tokens=10**9, slots=len(jobs))
     fences = {claimed.job_id: claimed.fence for claimed in run(redis, claim(tag, request)).jobs}
     tokenizer = Tokenizer(resolve_model("demo"))
-    pieces = [TextStream(tokenizer).take(ids)[0] for ids in tokens]
+    payloads = [_payloads(tokenizer, tokens[kind], 0 if kind else 20) for kind in range(KINDS)]
 
     def segment(number: int, at: int) -> Segment:
-        token, text, job_id = tokens[number][at], pieces[number][at], jobs[number].id
-        top = [[token, "é", -1.5]] * (0 if number % KINDS else 20)
-        logprobs = [{"token_id": token, "token": "é", "logprob": -1.5, "top": top}]
-        payload = chunk_payload(at + 1, text, [token], logprobs)
-        return Segment(job_id, fences[job_id], at, at + 1, payload)
+        job_id = jobs[number].id
+        return Segment(job_id, fences[job_id], at, at + 1, payloads[number % KINDS][at])
 
     for at in range(LOGGED_TOKENS):
         answers = run(redis, advance(tag, lease_ms, [segment(number, at) for number in range(len(jobs))]))
