@@ -85,6 +85,7 @@ def test_the_engine_that_runs_a_stream_is_killed_and_what_it_ran_is_known(engine
         f'kill -9 {engine.pid}: engine B dies at token 100 of "y" (2 jobs)',
         '"y" resumed on engine A at token 102, none lost or repeated',
     ]
+    assert shown.settled
 
 
 def test_the_engine_that_was_announced_is_the_one_that_is_killed(engine):
@@ -96,6 +97,19 @@ def test_the_engine_that_was_announced_is_the_one_that_is_killed(engine):
     assert kill is not None
     assert kill.engine.letter == "B"
     assert log.lines[0].startswith("Next: kill -9 engine B ")
+
+
+def test_the_next_engine_is_told_of_once_and_after_the_streams_go_on():
+    shown = scene(1, 2)
+    survivor, shown.killed = shown.engines
+    shown.see([survivor])
+    shown.settled = True
+    assert shown.newcomer() is None
+    shown.see([survivor, EngineView("C", "c", 3, 9, 9, 0)])
+    shown.settled = False
+    assert shown.newcomer() is None
+    shown.settled = True
+    assert [found and found.letter for found in (shown.newcomer(), shown.newcomer())] == ["C", None]
 
 
 @pytest.mark.parametrize("offset", [QUICK.kill_at - 1, QUICK.kill_before + 1])

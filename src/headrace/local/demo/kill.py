@@ -38,7 +38,8 @@ async def kill_one(
 ) -> Kill | None:
     """Kill an engine of this host while it runs streams that are far from their end.
 
-    Returns once another engine has continued all of its streams; None if no such moment came.
+    Returns once another engine has continued all of its streams and there was time to see it; None if no
+    such moment came.
     """
     pace, announced = shown.pace, ""
     while True:
@@ -63,6 +64,8 @@ async def kill_one(
     for at in cut:
         scene.streams[at].cut = scene.streams[at].offset
     await _follow_up(scene, shown, kill, {scene.streams[at]: streams[at] for at in cut})
+    await asyncio.sleep(pace.notice_s)
+    scene.settled = True
     return kill
 
 

@@ -118,6 +118,8 @@ class Scene:
         places: how many engines there should be.
         engines: the live ones, and the killed one until another has taken its place; by letter.
         killed: the engine that was killed.
+        settled: whether another engine has continued its streams, and there was time to see it.
+        announced: whether the engine that replaces it has been announced.
         letters: the letters of the engines seen so far, by worker id.
         events: what has happened, newest last, each with the style that it is shown in.
         note: a remark to show meanwhile.
@@ -130,6 +132,8 @@ class Scene:
     total_jobs: int
     places: int = 2
     killed: EngineView | None = None
+    settled: bool = False
+    announced: bool = False
     engines: list[EngineView] = field(default_factory=list)
     letters: dict[str, str] = field(default_factory=dict)
     events: list[tuple[str, str]] = field(default_factory=list)
@@ -152,6 +156,16 @@ class Scene:
         if lost is not None and len(engines) < self.places:
             engines.append(lost)
         self.engines = sorted(engines, key=lambda engine: engine.letter)
+
+    def newcomer(self) -> EngineView | None:
+        """Return the engine that replaces the killed one, once, and not before `settled`.
+
+        A small screen shows two events: the death of an engine, and that its streams have resumed.
+        """
+        if self.killed is None or not self.settled or self.announced or self.killed in self.engines:
+            return None
+        self.announced = True
+        return self.engines[-1]
 
     def restart(self) -> None:
         """Start the clock that is shown."""

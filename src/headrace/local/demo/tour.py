@@ -146,10 +146,8 @@ async def _stay(running: Stack, ended: Callable[[], bool]) -> None:
 
 async def _watch(client: AsyncClient, scene: Scene, shown: Screen, streams: list[AsyncJobHandle]) -> None:
     while True:
-        replaced = scene.killed in scene.engines
         scene.see([_engine(scene, worker) for worker in await client.workers()])
-        if replaced and scene.killed not in scene.engines:
-            newest = scene.engines[-1]
+        if newest := scene.newcomer():
             shown.say(
                 f"Engine {newest.letter} (pid {newest.pid}) has been started in its place and takes jobs",
                 "bold",
