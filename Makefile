@@ -39,13 +39,9 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt tools/install
 	tools/install $(VENV) $(PYTHON)
 	@touch $@
 
-# Tests wait nearly as much as they compute, so there is a process more than the two cores of a small machine. What
-# starts whole installations (marked `serial`) comes after the rest, handed out test by test; tests that share an
-# installation stay together (`xdist_group`).
 test: $(INSTALLED)  ## the test suite, without what is slow; one plain run of pytest with ARGS="path -k name" (REDIS=server)
 ifeq ($(strip $(ARGS)),)
-	$(PYTEST) -m "not serial and not slow" -n 3 --dist worksteal
-	$(PYTEST) -m "serial and not slow" -n 3 --dist loadgroup
+	@tools/test_suite $(PYTEST)
 else
 	$(PYTEST) -m "not slow" $(ARGS)
 endif
