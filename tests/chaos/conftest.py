@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -74,11 +75,32 @@ def nursery(no_process_left: None) -> Iterator["Nursery"]:
     opened.close()
 
 
+@pytest.fixture(scope="session")
+def one_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model with the first of its layers only: what is computed is of no matter here."""
+    from safetensors.torch import load_file, save_file
+
+    from headrace.workers.models import resolve_model
+
+    folder = tmp_path_factory.mktemp("one_layer") / "demo"
+    shutil.copytree(resolve_model("demo"), folder)
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 1}))
+    kept = {
+        name: tensor
+        for name, tensor in load_file(weights).items()
+        if not name.startswith("model.layers.") or name.startswith("model.layers.0.")
+    }
+    save_file(kept, weights)
+    return folder
+
+
 @dataclass
 class Scene:
     """`JOBS` on an empty Redis, run by one engine process after the other."""
 
     url: str
+    model: Path
     nursery: "Nursery"
     folder: Path
 
@@ -124,7 +146,7 @@ class Scene:
 
         settings = WorkerSettings(
             redis_url=self.url,
-            model="demo",
+            model=str(self.model),
             dtype="float32",
             device="cpu",
             threads=1,
@@ -171,15 +193,18 @@ def _is_idle(worker: Any) -> bool:
 
 
 @pytest.fixture
-def scene(redis_url: str, redis: Any, nursery: "Nursery", tmp_path: Path) -> Scene:
+def scene(redis_url: str, redis: Any, one_layer: Path, nursery: "Nursery", tmp_path: Path) -> Scene:
     """The scene on an empty Redis that knows every script."""
     _prepare(redis)
-    return Scene(redis_url, nursery, tmp_path)
+    return Scene(redis_url, one_layer, nursery, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(
-    redis_server: "EmbeddedRedis", nursery: "Nursery", tmp_path_factory: pytest.TempPathFactory
+    redis_server: "EmbeddedRedis",
+    one_layer: Path,
+    nursery: "Nursery",
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> "list[Uninterrupted]":
     """What every job of the scene gives when nothing happens."""
     from headrace.schemas.events import Output
@@ -191,7 +216,7 @@ def uninterrupted(
     with connect(redis_server.url) as redis:
         redis.flushall()
         _prepare(redis)
-        scene = Scene(redis_server.url, nursery, tmp_path_factory.mktemp("uninterrupted"))
+        scene = Scene(redis_server.url, one_layer, nursery, tmp_path_factory.mktemp("uninterrupted"))
         status, jobs = asyncio.run(scene.play(cancel=False))
         assert status == 0, scene.log.read_text()[-3000:]
         outputs = [
