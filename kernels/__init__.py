@@ -1,1 +1,1 @@
-"""One operation a file: the public function picks the path; beside it the CPU path and a plain reference."""
+"""One operation per file: the public function picks the path, beside the CPU path and a plain reference."""

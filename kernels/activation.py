@@ -32,7 +32,7 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
 
 
 def silu_and_mul_torch(gate_up: Tensor) -> Tensor:
-    """`silu_and_mul` from torch operations, for any device; with float64 inputs it is the reference."""
+    """`silu_and_mul` in torch operations, for any device; with float64 inputs, it is the reference."""
     wide = gate_up.to(torch.promote_types(gate_up.dtype, torch.float32))
     gate, up = wide.chunk(2, dim=-1)
     return (F.silu(gate) * up).to(gate_up.dtype)
@@ -55,7 +55,7 @@ def gelu_tanh_and_mul(gate_up: Tensor) -> Tensor:
 
 
 def gelu_tanh_and_mul_torch(gate_up: Tensor) -> Tensor:
-    """`gelu_tanh_and_mul` from torch operations, for any device; with float64 inputs it is the reference."""
+    """`gelu_tanh_and_mul` in torch operations, for any device; with float64 inputs, it is the reference."""
     wide = gate_up.to(torch.promote_types(gate_up.dtype, torch.float32))
     gate, up = wide.chunk(2, dim=-1)
     return (F.gelu(gate, approximate="tanh") * up).to(gate_up.dtype)

@@ -1,7 +1,8 @@
 """Paged attention over a ragged mix of prompt chunks and single decode tokens.
 
-Every sequence's keys and values lie in fixed-size pages, found through its block table. There is one op for
-prefill and decode: a decode is a chunk of one token, so a step may mix both and chunk sizes are free.
+Every sequence's keys and values are in fixed-size pages, found through its block table. There is one
+operation for prefill and decode: a decode is a chunk of one token, so a step may mix both, and chunks may
+have any size.
 """
 
 import torch
@@ -16,14 +17,15 @@ from .structs import AttentionOptions, PagedKV, RaggedRows
 def paged_attention(q: Tensor, cache: PagedKV, rows: RaggedRows, options: AttentionOptions) -> Tensor:
     """Causal attention of each query token to its own sequence's cached tokens.
 
-    Query i of sequence b stands at position `context_lens[b] - rows_b + i`, where rows_b is the number of
-    its query rows, and sees the positions up to its own. Its key and value are in the cache already.
+    Query i of sequence b is at position `context_lens[b] - rows_b + i`, where rows_b is the number of the
+    sequence's query rows, and sees all positions up to its own. Its key and value must already be in the
+    cache.
 
     Args:
         q: [T, Hq, D] queries of all sequences, one after the other; the cache's Hkv divides Hq.
-        cache: of the layer.
-        rows: whose queries they are.
-        options: how scores are made.
+        cache: the layer's cache.
+        rows: which queries belong to which sequence.
+        options: how scores are computed.
 
     Returns:
         [T, Hq, D] in q's dtype; sums and softmax are in float32.
@@ -85,7 +87,7 @@ def _check(q: Tensor, cache: PagedKV, rows: RaggedRows) -> None:
 
 
 def paged_attention_torch(q: Tensor, cache: PagedKV, rows: RaggedRows, options: AttentionOptions) -> Tensor:
-    """`paged_attention` from torch operations, for any device: gathers the pages, pads, masks.
+    """`paged_attention` in torch operations, for any device: gathers the pages, pads and masks.
 
     Decodes and prompt chunks are computed apart, so that decodes aren't padded to the longest chunk.
     """
@@ -118,7 +120,7 @@ def _padded_attention(
     context_lens: Tensor,
     options: AttentionOptions,
 ) -> Tensor:
-    """Attention of q [B, M, Hq, D], standing at positions [B, M], to the gathered pages. [B, M, Hq, D]."""
+    """Attention of q [B, M, Hq, D], at positions [B, M], to the gathered pages; returns [B, M, Hq, D]."""
     k_cache, v_cache, scale = cache.keys, cache.values, options.scale * cache.key_scale
     sliding_window, soft_cap = options.sliding_window, options.soft_cap
     B, M, Hq, D = q.shape
@@ -154,7 +156,7 @@ def _padded_attention(
 def paged_attention_reference(
     q: Tensor, cache: PagedKV, rows: RaggedRows, options: AttentionOptions
 ) -> Tensor:
-    """What `paged_attention` means, row by row, in the precision of its inputs."""
+    """The definition of `paged_attention`, row by row, in the precision of its inputs."""
     out = torch.empty_like(q)
     group = q.shape[1] // cache.keys.shape[1]
     page_size = cache.keys.shape[2]

@@ -1,7 +1,7 @@
 """A whole step of a bfloat16 decoder in one call, on CPUs.
 
-At a few rows an operation takes about as long as its dispatch, and between two of them the cores wait for
-each other and for the next weights. `CompiledDecoder` has none of this: its layers run in one team of threads
+With few rows, an operation takes about as long as its dispatch, and between two operations the cores wait for
+each other and for the next weights. `CompiledDecoder` avoids both: its layers run in one team of threads
 (csrc/decoder.cpp), on weights packed by `pack_panels`.
 """
 
@@ -17,13 +17,13 @@ from torch import Tensor
 from .native import shared_library
 
 PRODUCTS = ("plain", "avx512", "amx")
-"""Ways to multiply, slowest first: with the vectors that every CPU has, AVX-512 BF16 and VNNI, or AMX."""
+"""Ways to multiply, slowest first: with any CPU's vectors, with AVX-512 BF16 and VNNI, or with AMX."""
 
 # Two vectors of 16 floats, the halves of a panel.
 _PANEL = 32
 """Outputs."""
 _STEP_BYTES = 64
-"""Of a row's inputs, multiplied at once."""
+"""Number of a row's inputs that are multiplied at once."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,8 +31,8 @@ class Panels:
     """A linear map's weight in the layout of csrc/panels.h, and its bias.
 
     Attributes:
-        weight: bfloat16, or int8 to be multiplied by scales.
-        scales: float32 [out] for int8, else None.
+        weight: bfloat16, or int8 to be multiplied by `scales`.
+        scales: float32 [out] for int8, otherwise None.
         offsets: int32 [out] for int8: 128 times the sum of an output's weights, before scaling.
     """
 
@@ -68,26 +68,26 @@ class LayerPanels(Protocol):
 
 
 def can_compile(dtype: torch.dtype, device: torch.device, *in_features: int) -> bool:
-    """Whether a `CompiledDecoder` whose products have these inputs can run here."""
+    """Whether a `CompiledDecoder` whose products have inputs of these sizes can run here."""
     if dtype != torch.bfloat16 or device.type != "cpu" or any(width % _PANEL for width in in_features):
         return False
     return shared_library() is not None
 
 
 def products_here() -> tuple[str, ...]:
-    """Those of PRODUCTS that this machine has, the fastest last; none without a compiler."""
+    """Those of PRODUCTS that this machine supports, the fastest last; none without a compiler."""
     lib = shared_library()
     return () if lib is None else PRODUCTS[: lib.hr_best_products() + 1]
 
 
 def pack_panels(weight: Tensor, bias: Tensor | None = None, *, int8: bool = False) -> Panels:
-    """Lays out a weight for the CPU's products.
+    """Lay out a weight for the CPU's products.
 
     Args:
         weight: bfloat16 [out, in]; in is a multiple of 32.
         bias: bfloat16 [out].
-        int8: round each output's weights to 255 levels between plus and minus their largest, an error of up
-            to 1/254 of that largest. The product then rounds each row of its input in the same way.
+        int8: round each output's weights to 255 levels between plus and minus the largest one, with an error
+            of up to 1/254 of that. The product then rounds each row of its input in the same way.
     """
     outputs, inputs = weight.shape
     scales = offsets = None
@@ -107,7 +107,7 @@ def pack_panels(weight: Tensor, bias: Tensor | None = None, *, int8: bool = Fals
 
 
 class CompiledDecoder:
-    """A decoder's layers from the embedding to the logits. One thread calls it."""
+    """A decoder's layers from the embedding to the logits. Only one thread may call it."""
 
     def __init__(
         self,
@@ -122,18 +122,18 @@ class CompiledDecoder:
         eps: float,
         products: str | None = None,
     ) -> None:
-        """Take over weights for which `can_compile` holds.
+        """Take over weights for which `can_compile` is true.
 
         Args:
             layers: in order.
             embedding: [vocab, hidden].
-            norm: [hidden], of the final norm.
-            head: from hidden to the vocabulary.
+            norm: [hidden], the final norm.
+            head: the map from hidden to the vocabulary.
             cos_sin: float32 [positions, head_dim], as `rope_and_cache` takes it.
-            num_heads: query heads.
-            num_kv_heads: key and value heads.
-            eps: of all norms.
-            products: one of `products_here()`; None takes the fastest.
+            num_heads: number of query heads.
+            num_kv_heads: number of key and value heads.
+            eps: epsilon of all norms.
+            products: one of `products_here()`; None means the fastest.
         """
         self._kept = layers, embedding, norm, head, cos_sin  # C has their addresses
         self._head_dim = cos_sin.shape[1]
@@ -180,19 +180,20 @@ class CompiledDecoder:
         block_tables: Tensor,
         sampled: Tensor | None,
     ) -> Tensor:
-        """Writes the tokens' keys and values into the cache; float32 logits [S, vocab] of the sampled rows.
+        """Write the tokens' keys and values into the cache; return float32 logits [S, vocab] of the sampled
+        rows.
 
         Args:
             token_ids: int64 [T].
             positions: int64 [T].
             slots: int64 [T].
-            query_starts: int32 [B + 1]; with the next two as `paged_attention` takes them.
+            query_starts: int32 [B + 1]; this and the next two are as in `paged_attention`.
             context_lens: int32 [B].
             block_tables: int32 [B, P].
-            sampled: int64 [S], ascending; None is all rows.
+            sampled: int64 [S], ascending; None means all rows.
 
         Raises:
-            IndexError: a position or slot lies outside its table; nothing was written.
+            IndexError: a position or slot is outside its table; nothing was written.
         """
         lib = shared_library()
         assert lib is not None
@@ -237,7 +238,7 @@ class CompiledDecoder:
 
 
 def _check(tensors: Sequence[Tensor], dtype: torch.dtype) -> None:
-    """Refuses what compiled code, which sees bare addresses, would misread."""
+    """Refuse what compiled code, which only sees addresses, would misread."""
     for tensor in tensors:
         if tensor.dtype != dtype or not tensor.is_contiguous():
             raise ValueError(f"inputs must be contiguous {dtype}, not {tensor.dtype} {tensor.stride()}")

@@ -13,7 +13,7 @@ _TRITON_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether the operations on x are Triton kernels: it lies on a GPU, and they have its dtype."""
+    """Whether operations on x run as Triton kernels: it is on a GPU, and they support its dtype."""
     return x.is_cuda and x.dtype in _TRITON_DTYPES and _triton_installed()
 
 

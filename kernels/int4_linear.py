@@ -1,9 +1,10 @@
-"""Linear layers over four-bit weights, with activations in bf16, fp16 or fp32.
+"""Linear layers with 4-bit weights and activations in bf16, fp16 or fp32.
 
-On a GPU the Triton kernel reads the packed words themselves. Elsewhere the weight is dequantised once and
-multiplied as any other. torch has a product of packed int4 for CPUs, but few rows gain little by it and many
-lose much: on two AMX cores (torch 2.13, 4096 by 8192, groups of 128) it was 1.3 times as fast as the
-dequantised weight at 1 row, 0.7 at 8, 0.22 at 32 and 0.08 at 512 in bf16, and at most 0.08 in fp16.
+On a GPU, the Triton kernel reads the packed words themselves. Elsewhere, the weight is dequantised once and
+multiplied like any other. torch has a product with packed int4 for CPUs, but it is hardly faster with few
+rows and much slower with many: on two AMX cores (torch 2.13, 4096 by 8192, groups of 128) it was 1.3 times as
+fast as the dequantised weight at 1 row, 0.7 at 8, 0.22 at 32 and 0.08 at 512 in bf16, and at most 0.08 in
+fp16.
 """
 
 import torch
@@ -16,7 +17,7 @@ from .linear import Linear, pack_linear
 
 
 class Int4Linear:
-    """A linear map of four-bit weights on a GPU, called like a function: x [..., in] -> [..., out]."""
+    """A linear map with 4-bit weights on a GPU, called like a function: x [..., in] -> [..., out]."""
 
     __slots__ = ("_bias", "_weight", "in_features", "out_features")
 
@@ -37,12 +38,12 @@ class Int4Linear:
 def pack_int4_linear(
     weight: Int4Weight, bias: Tensor | None, dtype: torch.dtype, *, rows_hint: int
 ) -> Int4Linear | Linear:
-    """Makes the fastest linear map there is for this weight on its device.
+    """Make the fastest linear map for this weight on its device.
 
     Args:
-        weight: from `from_gptq`, `from_awq` or `pack`; kept on a GPU alone.
-        bias: [out] of dtype, or None.
-        dtype: of the activations.
+        weight: from `from_gptq`, `from_awq` or `pack`; only kept on a GPU.
+        bias: [out] in `dtype`, or None.
+        dtype: the activations' type.
         rows_hint: as in `pack_linear`.
     """
     if runs_triton(weight.scales):
@@ -51,5 +52,5 @@ def pack_int4_linear(
 
 
 def int4_linear_torch(x: Tensor, weight: Int4Weight, bias: Tensor | None = None) -> Tensor:
-    """The product in x's dtype, x being [..., in]: the reference; with float64 inputs an exact one."""
+    """The product of x [..., in] in x's dtype: the reference, which is exact with float64 inputs."""
     return F.linear(x, dequantize(weight, x.dtype), bias)

@@ -1,13 +1,13 @@
-"""Weights of four bits: one layout for every checkpoint format.
+"""4-bit weights: one layout for every checkpoint format.
 
 A weight is w[k, n] = (q[k, n] - zero[g, n]) * scale[g, n], with q from 0 to 15 and g = k // group_size. The q
-lie in 32-bit words, packed[t * 32 + i, n], whose j-th nibble (from the low end) is q of
-k = t * 256 + j * 32 + i, zero where k is past the end. So a kernel that loads 32 rows of words at a stretch
-has, in the j-th nibbles of all of them, 32 successive k: eight plain tiles, no bit shuffled across lanes.
+are stored in 32-bit words, packed[t * 32 + i, n], whose j-th nibble (from the low end) is q for k = t * 256 +
+j * 32 + i, or zero if k is past the end. So a kernel that loads 32 successive rows of words has 32 successive
+k in their j-th nibbles: eight plain tiles, without shuffling bits across lanes.
 
-Zeros are kept as they act, 0 to 16 (GPTQ files store one less), and scales in the checkpoint's precision.
-Where GPTQ took the inputs in the order of their activations, they are sorted by group here, and `permutation`
-says which input each k is.
+Zeros are stored as they take effect, from 0 to 16 (GPTQ files store one less), and scales in the checkpoint's
+precision. If GPTQ took the inputs in the order of their activations, they are sorted by group here, and
+`permutation` says which input each k is.
 """
 
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ import torch
 from torch import Tensor
 
 LANE = 32
-"""Successive k that share a nibble's place."""
+"""Number of successive k in the same nibble of their words."""
 
 TILE = 8 * LANE
-"""Inputs of one row of tiles; the packed words cover a multiple of it."""
+"""Number of inputs in one row of tiles; the packed words cover a multiple of it."""
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""The column, of eight, that each nibble of an AWQ word belongs to."""
+"""Which of eight columns each nibble of an AWQ word belongs to."""
 
 
 @dataclass(slots=True, frozen=True)
 class Int4Weight:
-    """A linear map's weight, four bits an entry. Made by `pack`, `from_gptq` or `from_awq`.
+    """A linear map's weight, four bits per entry. Made by `pack`, `from_gptq` or `from_awq`.
 
     Attributes:
         packed: int32 [ceil(in / 256) * 32, out]; see above.
         scales: floating [groups, out].
         zeros: uint8 [groups, out].
-        permutation: int64 [in], the input that k stands for; None when it is k.
-        group_size: inputs that share a scale; the last group may be shorter.
-        in_features: how many inputs there are.
+        permutation: int64 [in], the input that each k stands for; None if it is k itself.
+        group_size: number of inputs that share a scale; the last group may be smaller.
+        in_features: number of inputs.
     """
 
     packed: Tensor
@@ -47,20 +47,20 @@ class Int4Weight:
 
     @property
     def out_features(self) -> int:
-        """How many outputs there are."""
+        """Number of outputs."""
         return self.packed.shape[1]
 
 
 def pack(
     values: Tensor, scales: Tensor, zeros: Tensor, group_size: int, permutation: Tensor | None = None
 ) -> Int4Weight:
-    """Makes an `Int4Weight`.
+    """Make an `Int4Weight`.
 
     Args:
         values: integers [in, out] from 0 to 15, in the permutation's order.
         scales: floating [groups, out].
         zeros: integers [groups, out] from 0 to 16.
-        group_size: inputs a group; -1 for all of them.
+        group_size: number of inputs per group; -1 for all of them.
         permutation: int64 [in] or None.
 
     Raises:
@@ -92,7 +92,7 @@ def pack(
 
 
 def unpack(weight: Int4Weight) -> Tensor:
-    """The q of a weight: uint8 [in, out], in the permutation's order."""
+    """A weight's q: uint8 [in, out], in the permutation's order."""
     bytes_ = weight.packed.view(torch.uint8).view(-1, LANE, weight.out_features, 4)
     bytes_ = bytes_.permute(0, 3, 1, 2).contiguous()
     values = torch.stack((bytes_ & 15, bytes_ >> 4), dim=2)
@@ -108,11 +108,11 @@ def from_gptq(
     group_size: int,
     zero_offset: int = 1,
 ) -> Int4Weight:
-    """Repacks a GPTQ checkpoint's tensors.
+    """Repack a GPTQ checkpoint's tensors.
 
     Args:
-        qweight: int32 [in / 8, out], eight successive inputs a word.
-        qzeros: int32 [groups, out / 8], eight successive outputs a word, each less `zero_offset`.
+        qweight: int32 [in / 8, out], eight successive inputs per word.
+        qzeros: int32 [groups, out / 8], eight successive outputs per word, each less `zero_offset`.
         scales: floating [groups, out].
         g_idx: the group of each input, int [in]; None for the natural order.
         group_size: -1 for a single group.
@@ -138,10 +138,10 @@ def from_gptq(
 
 
 def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, *, group_size: int) -> Int4Weight:
-    """Repacks an AWQ checkpoint's tensors ("gemm" version).
+    """Repack an AWQ checkpoint's tensors ("gemm" version).
 
     Args:
-        qweight: int32 [in, out / 8], eight outputs a word in AWQ's order.
+        qweight: int32 [in, out / 8], eight outputs per word in AWQ's order.
         qzeros: int32 [groups, out / 8], likewise.
         scales: floating [groups, out].
         group_size: -1 for a single group.
@@ -156,7 +156,7 @@ def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, *, group_size: int
 
 
 def dequantize(weight: Int4Weight, dtype: torch.dtype) -> Tensor:
-    """The weight in full, [out, in], computed in float32 at least and rounded once: the reference."""
+    """The full weight, [out, in], computed in at least float32 and rounded once: the reference."""
     wide = torch.promote_types(dtype, torch.float32)
     values = unpack(weight).t().contiguous().to(wide)
     groups = torch.split(values, weight.group_size, dim=1)
@@ -169,7 +169,7 @@ def dequantize(weight: Int4Weight, dtype: torch.dtype) -> Tensor:
 
 
 def _nibbles(words: Tensor) -> Tensor:
-    """int32 [a, b] to uint8 [a, b, 8], low nibbles first."""
+    """Unpack int32 [a, b] to uint8 [a, b, 8], low nibbles first."""
     bytes_ = words.contiguous().view(torch.uint8)
     # On a little-endian machine the lowest byte comes first, and in it the low nibble.
     return torch.stack((bytes_ & 15, bytes_ >> 4), dim=-1).view(*words.shape, 8)

@@ -1,16 +1,16 @@
-"""Linear layers over weights laid out once for the device they run on.
+"""Linear layers with weights that are laid out once for the device they run on.
 
-On the CPU oneDNN multiplies by a weight in its own blocked layout; F.linear makes that layout anew in every
-call. Laying it out once is what a decode step gains most from. Measured on one AMX core (torch 2.13, weights
-of 512 to 32,000 by 512 to 1,024, 1 to 256 rows), against F.linear: bfloat16 1.3 to 2.5 times as fast at every
-row count; float32 1.1 to 3 times as fast from 8 rows up, and 0.7 to 1 times at a single row. The layout
-oneDNN chooses for 8 rows serves 1 to 256 equally well, that for 1 row does not (float32 loses its gain at 8
-rows), so one packed copy is enough. A bias costs nothing on either path.
+On the CPU, oneDNN multiplies by a weight in its own blocked layout, which F.linear makes again in every call.
+Laying it out once is what makes a decode step faster than anything else. Measured on one AMX core (torch
+2.13, weights of 512 to 32,000 by 512 to 1,024, 1 to 256 rows), against F.linear: bfloat16 1.3 to 2.5 times as
+fast at every row count; float32 1.1 to 3 times as fast from 8 rows up, and 0.7 to 1 times at a single row.
+The layout that oneDNN chooses for 8 rows serves 1 to 256 equally well, unlike that for 1 row (with which
+float32 is no faster at 8 rows), so one packed copy is enough. A bias costs nothing on either path.
 
-On a CPU without products of such halves oneDNN has none either, and F.linear multiplies row by row. From some
-12 rows up it is faster to make floats of the weight, a part of its rows at a time. Measured on two AVX2 cores
-(torch 2.13, weights of 1,024 to 32,000 by 1,024 to 3,072): 0.9 to 1.5 times as fast at 12 rows, 1.1 to 2
-times at 16, 2.5 to 5 times at 64, 5 to 6 times at 512.
+On a CPU without products of 16-bit floats, oneDNN has none either, and F.linear multiplies row by row. From
+about 12 rows up it is faster to convert the weight to float32, a part of its rows at a time. Measured on two
+AVX2 cores (torch 2.13, weights of 1,024 to 32,000 by 1,024 to 3,072): 0.9 to 1.5 times as fast at 12 rows,
+1.1 to 2 times at 16, 2.5 to 5 times at 64, 5 to 6 times at 512.
 """
 
 import torch
@@ -46,12 +46,12 @@ class Linear:
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None = None, *, rows_hint: int) -> Linear:
-    """Makes a `Linear` of weight [out, in] and bias [out].
+    """Make a `Linear` of weight [out, in] and bias [out].
 
     Args:
-        weight: [out, in]. Where it is packed the result keeps only the packed copy.
-        bias: [out], of weight's dtype.
-        rows_hint: how many rows a call mostly has (the decode batch). Any number is right.
+        weight: [out, in]. If it is packed, the result keeps only the packed copy.
+        bias: [out], in the weight's dtype.
+        rows_hint: how many rows a call usually has (the decode batch). Any number is correct.
     """
     weight = weight.detach()
     bias = None if bias is None else bias.detach()
@@ -62,7 +62,7 @@ def pack_linear(weight: Tensor, bias: Tensor | None = None, *, rows_hint: int) -
 
 
 def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """By a weight that oneDNN has no layout for."""
+    """Multiply by a weight that oneDNN has no layout for."""
     narrow = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
     if narrow and x.numel() >= _WIDENED_FROM * x.shape[-1] > 0:
         return widened_linear(x, weight, bias)
@@ -70,10 +70,10 @@ def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def widened_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear in float32, rounded once, without a float32 copy of all the weight.
+    """F.linear in float32, rounded once, without a float32 copy of the whole weight.
 
     Args:
-        x: [..., in], in bfloat16 or float16, like all of them and the result.
+        x: [..., in], in bfloat16 or float16, like the others and the result.
         weight: [out, in].
         bias: [out].
     """

@@ -1,4 +1,4 @@
-"""Tokens ruled out by a mask: what few entries can't say, such as all but some, or what a grammar forbids."""
+"""Tokens ruled out by a mask, where entries would be too many: all but some, or what a grammar forbids."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,18 @@ from .structs import SamplingTable
 
 
 def mask(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
-    """Makes the logits of what a row's mask rules out -inf, in place; NaN stays NaN. Never waits for a GPU.
+    """Set the logits that a row's mask rules out to -inf, in place; NaN stays NaN. Never waits for a GPU.
 
     Args:
         logits: float32 [S, V].
-        rows: int64 [S], whose row of the table each belongs to.
+        rows: int64 [S], the row of the table that each belongs to.
         table: has `mask_of` and `masks`.
     """
     assert table.mask_of is not None
     assert table.masks is not None
     chosen = table.mask_of[rows].long()
     places = torch.arange(len(rows), device=logits.device)
-    if logits.device.type == "cpu":  # where nobody minds waiting for a number: only rows that have one
+    if logits.device.type == "cpu":  # on a CPU, where reading a number costs nothing: only rows that have one
         places = (chosen >= 0).nonzero()[:, 0]
         chosen = chosen[places]
     allowed = table.masks[chosen.clamp(min=0)] | (chosen < 0)[:, None]

@@ -1,7 +1,7 @@
 """Mixtures of experts: which experts a token goes to, and their gated MLPs.
 
 A token's k experts are k (token, expert) pairs. Pairs of the same expert are multiplied together, and a
-token's parts are added in the order of its experts' ranks, whatever its neighbours.
+token's parts are added in the order of its experts' ranks, independently of its neighbours.
 """
 
 from typing import Protocol
@@ -16,12 +16,12 @@ from .linear import Linear, pack_linear
 
 
 def route(logits: Tensor, top_k: int, *, renormalize: bool) -> tuple[Tensor, Tensor]:
-    """The best experts of each token, best first, the lower id first among equals.
+    """The best experts of each token, best first; among equals, the lower id first.
 
     Args:
         logits: [T, E], the router's output.
-        top_k: experts a token goes to.
-        renormalize: whether a token's weights sum to 1, else they are probabilities among all experts.
+        top_k: number of experts that a token goes to.
+        renormalize: whether a token's weights sum to 1; otherwise they are probabilities among all experts.
 
     Returns:
         Weights, float32 [T, top_k], and experts, int32 [T, top_k].
@@ -34,7 +34,7 @@ def route(logits: Tensor, top_k: int, *, renormalize: bool) -> tuple[Tensor, Ten
 
 
 def route_torch(logits: Tensor, top_k: int, *, renormalize: bool) -> tuple[Tensor, Tensor]:
-    """`route` from torch operations, for any device; also the reference."""
+    """`route` in torch operations, for any device; also the reference."""
     best = logits.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
     weights, experts = best.values[:, :top_k], best.indices[:, :top_k]
     if renormalize:
@@ -46,7 +46,7 @@ class Experts(Protocol):
     """The gated MLPs of one layer. Made by `pack_experts`."""
 
     def __call__(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        """The sum of each token's experts' outputs, weighted.
+        """The weighted sum of the outputs of each token's experts.
 
         Args:
             x: [T, hidden].
@@ -60,12 +60,12 @@ class Experts(Protocol):
 
 
 def pack_experts(gate_up: Tensor, down: Tensor, *, rows_hint: int) -> Experts:
-    """Makes `Experts` for the device of the weights.
+    """Make `Experts` for the weights' device.
 
     Args:
         gate_up: [E, 2 * inner, hidden], the gate's rows, then the up projection's.
         down: [E, hidden, inner].
-        rows_hint: as in `pack_linear`; of one expert.
+        rows_hint: as in `pack_linear`, for one expert.
     """
     if runs_triton(gate_up):
         return _GpuExperts(gate_up.contiguous(), down.contiguous())
@@ -86,7 +86,7 @@ class _GpuExperts:
 
 
 class _CpuExperts:
-    """One expert after the other, of those that have tokens."""
+    """Compute one expert after the other, skipping those without tokens."""
 
     __slots__ = ("_down", "_gate_up")
 
@@ -107,7 +107,7 @@ class _CpuExperts:
 
 
 def moe_mlp_torch(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-    """What `Experts` computes, one token at a time: the reference, exact with float64 inputs."""
+    """What `Experts` computes, one token at a time: the reference, which is exact with float64 inputs."""
     y = torch.zeros_like(x)
     for token, (scales, chosen) in enumerate(zip(weights, experts.tolist(), strict=True)):
         for scale, expert in zip(scales.to(x.dtype), chosen, strict=True):

@@ -1,12 +1,13 @@
 """The CPU kernels of csrc/, compiled at first use and loaded with ctypes.
 
-A build for this very machine (`-march=native`) is what makes plain loops fast, so there is nothing to ship:
-the system's compiler makes the library once and a cache keeps it. Its key covers all that shapes the result:
-the sources, the flags, and the compiler's predefined macros, which name its version and the instruction set.
-Builds run under a file lock and appear by a rename, so any number of processes may start at once.
+Building for this machine (`-march=native`) is what makes plain loops fast, so no binary is shipped: the
+system's compiler builds the library once, and a cache keeps it. The cache key covers everything that
+determines the result: the sources, the flags, and the compiler's predefined macros, which contain its version
+and the instruction set. Builds run under a file lock and appear by a rename, so any number of processes may
+start at once.
 
 The library is linked to the OpenMP runtime that torch has loaded, not to the compiler's own: two runtimes
-would be two thread pools that fight for the same cores.
+would be two thread pools fighting for the same cores.
 """
 
 import ctypes
@@ -28,7 +29,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""How the library names an element type; a dtype that is not here takes the torch path."""
+"""The library's names of element types; any other dtype takes the torch path."""
 
 _SOURCES = Path(__file__).parent / "csrc"
 _BUILD_TIMEOUT_S = 300
@@ -40,7 +41,7 @@ class BuildError(Exception):
 
 @cache
 def shared_library() -> ctypes.CDLL | None:
-    """The compiled kernels; None, with one warning in the log, where they can't be had.
+    """The compiled kernels; None, with one warning in the log, if they can't be built.
 
     `HEADRACE_NO_COMPILE=1` asks for None. Safe to call from any thread; the first call may compile.
     """
@@ -69,7 +70,7 @@ def _load() -> ctypes.CDLL:
         "-fPIC",
         "-fno-math-errno",
         "-fno-trapping-math",
-        "-ffp-contract=fast",  # some products are fused by hand, and a row's bits may not depend on which
+        "-ffp-contract=fast",  # some products are fused by hand, and a row's bits must not depend on which
         _native_flag(),
     ]
     # An example of why: a home folder shared by machines, of which one has AMX and one has not.
@@ -80,10 +81,12 @@ def _load() -> ctypes.CDLL:
         digest.update(hashlib.sha256(part).digest())
     with _cache_folder() as folder:
         target = folder / f"kernels-{digest.hexdigest()[:24]}.so"
-        if not target.exists():  # else nobody waits while another is built
+        if not target.exists():  # otherwise no process waits while another one builds
             with (folder / "lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                for abandoned in folder.glob("build-*"):  # by a process that died; the lock is ours
+                for abandoned in folder.glob(
+                    "build-*"
+                ):  # left by a process that died, since the lock is ours
                     shutil.rmtree(abandoned, ignore_errors=True)
                 if not target.exists():
                     _build(compiler, flags, [p for p in sources if p.suffix == ".cpp"], openmp, target)
@@ -129,7 +132,7 @@ def _run(command: list[str]) -> bytes:
 
 
 def _openmp_runtime() -> str:
-    """The file of the OpenMP runtime this process has loaded already; empty if there is none."""
+    """The file of the OpenMP runtime that this process has already loaded; empty if there is none."""
     maps = Path("/proc/self/maps")
     if maps.exists():
         for line in maps.read_text().splitlines():
@@ -141,7 +144,7 @@ def _openmp_runtime() -> str:
 
 @contextmanager
 def _cache_folder() -> Iterator[Path]:
-    """The user's own cache folder; where none can be written to, a private one that ends with the block."""
+    """The user's cache folder or, if it isn't writable, a private one that is removed at the end."""
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base) / "headrace"
@@ -156,7 +159,7 @@ def _cache_folder() -> Iterator[Path]:
 
 
 def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
-    """Sets each function's argument types once: `p`ointer, 32-bit `i`nt, 64-bit `l`ong, `f`loat."""
+    """Set each function's argument types: `p`ointer, 32-bit `i`nt, 64-bit `l`ong, `f`loat."""
     types = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
     signatures = {
         "hr_paged_attention": "pppp plpp iiiiii ff ii",

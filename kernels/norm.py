@@ -8,14 +8,14 @@ from .native import DTYPE_CODES, shared_library
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalises each row: x / sqrt(mean(x²) + eps) * weight, over the last dimension.
+    """Normalise each row: x / sqrt(mean(x²) + eps) * weight, over the last dimension.
 
     Computed in float32, rounded to x's dtype, then multiplied by weight: the rounding of transformers'
     `LlamaRMSNorm`.
 
     Args:
         x: [..., D].
-        weight: [D], of x's dtype.
+        weight: [D], in x's dtype.
         eps: added to the mean square.
     """
     if (y := _native(x, None, weight, eps)) is not None:
@@ -29,7 +29,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Adds x to residual in place and returns (rms_norm(residual), residual). Shapes as in `rms_norm`."""
+    """Add x to residual in place; return (rms_norm(residual), residual). Shapes are as in `rms_norm`."""
     if residual.is_contiguous() and (y := _native(x, residual, weight, eps)) is not None:
         return y, residual
     if residual.is_contiguous() and runs_triton(x):
@@ -41,7 +41,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def _native(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> Tensor | None:
-    """The compiled CPU path; None where there is none."""
+    """The compiled CPU path; None if there is none."""
     if x.device.type != "cpu" or (dtype := DTYPE_CODES.get(x.dtype)) is None or not (lib := shared_library()):
         return None
     _check(x, residual, weight)
@@ -63,7 +63,7 @@ def _native(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> T
 
 
 def _check(x: Tensor, residual: Tensor | None, weight: Tensor) -> None:
-    """Refuses what compiled code, which sees bare addresses, would misread."""
+    """Refuse what compiled code, which only sees addresses, would misread."""
     width = x.shape[-1]
     if weight.dtype != x.dtype or weight.shape != (width,):
         raise ValueError(f"weight must be {x.dtype} [{width}], not {weight.dtype} {weight.shape}")
@@ -72,13 +72,13 @@ def _check(x: Tensor, residual: Tensor | None, weight: Tensor) -> None:
 
 
 def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`rms_norm` from torch operations, for any device; with float64 inputs it is the reference."""
+    """`rms_norm` in torch operations, for any device; with float64 inputs, it is the reference."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return wide.to(x.dtype) * weight
 
 
 def add_rms_norm_torch(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """`add_rms_norm` from torch operations, for any device; with float64 inputs it is the reference."""
+    """`add_rms_norm` in torch operations, for any device; with float64 inputs, it is the reference."""
     residual += x
     return rms_norm_torch(residual, weight, eps), residual

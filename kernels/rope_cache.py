@@ -1,6 +1,6 @@
 """Rotary embedding, optional per-head query/key norm, and the write into the paged cache, in one pass.
 
-The fused projection's output is read once: q leaves rotated, k and v go straight to their slots.
+The fused projection's output is read once: q is returned rotated, k and v go straight to their slots.
 """
 
 import torch
@@ -15,23 +15,23 @@ from .structs import Heads, PagedKV
 def rope_and_cache(
     qkv: Tensor, positions: Tensor, slots: Tensor, cos_sin: Tensor, cache: PagedKV, heads: Heads
 ) -> Tensor:
-    """Rotates q and k by their positions, writes k and v to their slots, returns q.
+    """Rotate q and k by their positions, write k and v to their slots, and return q.
 
     Args:
         qkv: [T, (Hq + 2 * Hkv) * D], the query, key and value heads of each token.
         positions: int64 [T].
-        slots: int64 [T], page * page_size + offset in the page; each names a slot of its own.
+        slots: int64 [T], page * page_size + offset in the page; all different.
         cos_sin: float32 [max_positions, D], the cosines of D/2 angles, then their sines. Element i of a head
             is rotated together with element i + D/2.
-        cache: written at slots.
-        heads: what qkv holds.
+        cache: written at `slots`.
+        heads: the layout of qkv.
 
     Returns:
         q [T, Hq, D], in qkv's dtype; the rotation is in float32 and rounded once.
 
     Raises:
-        IndexError: a position or slot lies outside its table; nothing was written. A GPU, which nobody waits
-            for, passes over such a token instead: a slot of -1 is how to write nothing.
+        IndexError: a position or slot is outside its table; nothing was written. A GPU, which isn't waited
+            for, skips such a token instead, so a slot of -1 means that nothing is written.
     """
     k_cache, q_norm, k_norm = cache.keys, heads.q_norm, heads.k_norm
     fp8 = k_cache.dtype == torch.float8_e4m3fn
@@ -83,7 +83,7 @@ def _check(
     cache: PagedKV,
     heads: Heads,
 ) -> None:
-    """Refuses what compiled code, which sees bare addresses, would misread."""
+    """Refuse what compiled code, which only sees addresses, would misread."""
     k_cache, v_cache = cache.keys, cache.values
     count, D = heads.queries + 2 * heads.keys, k_cache.shape[3]
     if qkv.shape[1] != count * D or k_cache.shape[1] != heads.keys or k_cache.shape != v_cache.shape or D % 2:
@@ -107,7 +107,7 @@ def _check(
 def rope_and_cache_torch(
     qkv: Tensor, positions: Tensor, slots: Tensor, cos_sin: Tensor, cache: PagedKV, heads: Heads
 ) -> Tensor:
-    """`rope_and_cache` from torch operations, for any device; with float64 inputs it is the reference."""
+    """`rope_and_cache` in torch operations, for any device; with float64 inputs, it is the reference."""
     k_cache, v_cache = cache.keys, cache.values
     D, page_size = k_cache.shape[3], k_cache.shape[2]
     each = qkv.view(qkv.shape[0], heads.queries + 2 * heads.keys, D)
@@ -129,7 +129,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _stored(x: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
-    """Keys or values as a cache of this dtype holds them."""
+    """Keys or values as a cache with this dtype stores them."""
     if dtype != torch.float8_e4m3fn:
         return x.to(dtype)
     # 448. Without the clamp, what is larger would become NaN: the type has no infinity.

@@ -1,12 +1,12 @@
-"""From a step's logits to its tokens; on a GPU without a word to the host.
+"""From a step's logits to its tokens; a GPU does this without involving the host.
 
-What each sequence asks for lies in tensors by batch row, and a pass over the logits obeys it. The order is
+What each sequence asks for is in tensors by batch row, which a pass over the logits applies. The order is
 that of vLLM and transformers: penalties, bias, mask; temperature; top-k, top-p, min-p; then Gumbel-max with
-the noise of sampling.py. Log-probabilities are those of the plain logits.
+the noise of sampling.py. Log-probabilities are those of the unchanged logits.
 
-Each of top-k, top-p and min-p is a cut: a scaled logit stays if it is at least the row's threshold. Tokens
-that tie with the last one that top-p keeps are cut by their ids, the highest stay; top-k and min-p keep all
-that tie. That is what transformers and vLLM do, as far as their sorts keep the order of equals.
+Each of top-k, top-p and min-p is a cut: a scaled logit stays if it is at least the row's threshold. Of the
+tokens that tie with the last one that top-p keeps, those with the highest ids stay; top-k and min-p keep all
+that tie. This is what transformers and vLLM do, provided that their sorts are stable.
 """
 
 import torch
@@ -23,10 +23,10 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
     """The next token of each of `rows`.
 
     Args:
-        logits: float32 [S, V], used up.
-        rows: int64 [S], whose row of the table each belongs to.
+        logits: float32 [S, V], overwritten.
+        rows: int64 [S], the row of the table that each belongs to.
         table: what the rows ask for.
-        needs: what of it is to be done at all.
+        needs: which of that work is needed at all.
     """
     if runs_triton(logits):
         from .triton.sampling import sample as sample_triton
@@ -38,7 +38,7 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
 
 
 def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> SampledTensors:
-    """`sample` from torch operations that never wait for the device; also the reference."""
+    """`sample` in torch operations that never wait for the device; also the reference."""
     plain = logits.clone()
     if needs.penalties:
         logits = _penalise(logits, rows, table)
@@ -74,7 +74,8 @@ def dropped(scaled: Tensor, thresholds: Thresholds) -> Tensor:
 def top_k_top_p_torch(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Thresholds:
     """What each row keeps.
 
-    top_p takes the fewest most likely of top-k's survivors whose probability among these reaches it.
+    Of the tokens that top-k leaves, top_p keeps the fewest of the most likely ones whose probability reaches
+    it.
     """
     ordered = scaled.sort(dim=1, descending=True).values
     last = torch.where(top_k > 0, top_k, scaled.shape[1]).clamp(max=scaled.shape[1]).long() - 1

@@ -1,8 +1,8 @@
-"""The CPU's path of `sample`: rows pay for what they ask alone, since here nobody minds waiting for a number.
+"""The CPU path of `sample`: rows pay only for what they ask for, since reading a number costs nothing here.
 
-Every operation works on each row by itself, so a row's token does not depend on its neighbours. A row whose
-logits hold NaN or +infinity, or nothing above -infinity, gets -1. No pass looks for that: NaN and +infinity
-survive every step of the way and are met where the largest logit is searched.
+Every operation works on each row separately, so a row's token doesn't depend on its neighbours. A row whose
+logits contain NaN or +infinity, or nothing above -infinity, gets -1. No pass searches for these: NaN and
++infinity survive every step and are found when the largest logit is determined.
 """
 
 import torch
@@ -13,11 +13,11 @@ from .sampling import argmax, gumbel_argmax
 from .structs import SampledTensors, SampleNeeds, SamplingTable
 
 _NUCLEUS = 512
-"""The nucleus is looked for among this many most likely tokens before the whole vocabulary is sorted."""
+"""The nucleus is searched among this many most likely tokens before the whole vocabulary is sorted."""
 
 
 def sample_cpu(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeeds) -> SampledTensors:
-    """As `sample`, for logits on the CPU."""
+    """Like `sample`, for logits on the CPU."""
     plain = logits.clone() if needs.logprobs is not None else logits
     if needs.penalties:
         _penalise(logits, rows, table)
@@ -62,7 +62,7 @@ def _penalise(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
 
 
 def _bias(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
-    """The few logits that entries name are changed where they are."""
+    """Change the few logits that entries name, in place."""
     ids = table.bias_ids[rows]
     holds = (ids >= 0) & (table.lengths[rows, None] < table.bias_until[rows])
     places, entries = holds.nonzero(as_tuple=True)
@@ -98,8 +98,8 @@ def _truncate(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
 def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     """Mask all but the smallest set of most likely tokens whose probability reaches top_p, row by row.
 
-    Of tokens equally likely as the last one kept, those of the highest ids stay: so it is in transformers and
-    vLLM, as far as their sorts keep the order of equals.
+    Of the tokens that are as likely as the last one kept, those with the highest ids stay, as in transformers
+    and vLLM, provided that their sorts are stable.
 
     Args:
         logits: float32 [S, V].
@@ -125,7 +125,7 @@ def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _logprobs(plain: Tensor, tokens: Tensor, wanted: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the tokens, and of each row's most likely ones with their ids: see `SampledTensors`."""
+    """Log-probabilities of the tokens and of each row's most likely ones, with ids (see `SampledTensors`)."""
     count = min(most, plain.shape[1])
     own = torch.zeros(len(tokens))
     ids = torch.full((len(tokens), count), -1)
@@ -140,7 +140,7 @@ def _logprobs(plain: Tensor, tokens: Tensor, wanted: Tensor, most: int) -> tuple
     least = logprobs.topk(count).values[:, -1]
     for at, place in enumerate(picked.tolist()):
         mine = logprobs[at]
-        near = (mine >= least[at]).nonzero()[:, 0]  # in the order of their ids, which the sort keeps
+        near = (mine >= least[at]).nonzero()[:, 0]  # in the order of their ids, which the sort preserves
         order = mine[near].sort(descending=True, stable=True).indices
         chosen = near[order[: min(int(wanted[place]), count)]]
         ids[place, : len(chosen)], best[place, : len(chosen)] = chosen, mine[chosen]

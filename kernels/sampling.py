@@ -1,12 +1,12 @@
-"""Sampling noise that depends on nothing but (seed, position, vocabulary id).
+"""Sampling noise that depends only on (seed, position, vocabulary id).
 
 The Gumbel-max trick: argmax(logits + g) with independent standard Gumbel g is a draw from softmax(logits).
-Here g is a hash of its coordinates, so a sequence gets the same tokens alone, in any batch, after
-preemption, and on another machine. The hash is made of 32-bit multiplications, shifts and xors, which every
-device has as vector instructions; a row's 64-bit key is mixed once, an element costs two rounds.
+Here g is a hash of these coordinates, so a sequence gets the same tokens alone, in any batch, after
+preemption, and on another machine. The hash consists of 32-bit multiplications, shifts and xors, which every
+device has as vector instructions; a row's 64-bit key is mixed once, and an element costs two rounds.
 
-u = (hash + 1/2) / 2^32 stands for the upper tail: g = -log(-log1p(-u)). A large g comes from a small u, where
-floats are dense, so a token of probability 1e-9 is still drawn as often as it should be.
+u = (hash + 1/2) / 2^32 is the probability of the upper tail: g = -log(-log1p(-u)). A large g comes from a
+small u, where floats are dense, so a token with probability 1e-9 is still drawn as often as it should be.
 """
 
 import torch
@@ -23,9 +23,9 @@ def gumbel_noise(seeds: Tensor, positions: Tensor, vocab_ids: Tensor | int) -> T
     """Standard Gumbel noise, float32 [B, V].
 
     Args:
-        seeds: int64 [B], one a row.
-        positions: int64 [B], the position the row's new token will have.
-        vocab_ids: the ids of the columns, int64 [V] or [B, V], or V itself for 0 to V - 1.
+        seeds: int64 [B], one per row.
+        positions: int64 [B], the position that the row's new token will have.
+        vocab_ids: the columns' ids, int64 [V] or [B, V]; or V, which means 0 to V - 1.
     """
     if isinstance(vocab_ids, int):
         vocab_ids = torch.arange(vocab_ids, device=seeds.device)
@@ -36,11 +36,11 @@ def gumbel_noise(seeds: Tensor, positions: Tensor, vocab_ids: Tensor | int) -> T
 
 
 def gumbel_argmax(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-    """Draws one token a row: the argmax of logits + gumbel_noise, int64 [B]; -1 where there is none.
+    """Draw one token per row: the argmax of logits + gumbel_noise, int64 [B]; -1 where there is none.
 
     Args:
-        logits: float32 [B, V], scaled and masked (-inf) already. From a row with NaN or +inf in it, or
-            without a finite value, nothing can be drawn.
+        logits: float32 [B, V], already scaled and masked (-inf). Nothing can be drawn from a row that
+            contains NaN or +inf, or has no finite value.
         seeds: int64 [B].
         positions: int64 [B], as in `gumbel_noise`.
     """
@@ -62,10 +62,10 @@ def gumbel_argmax(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
 
 
 def argmax(logits: Tensor) -> Tensor:
-    """The most likely token of each row, int64 [B]; the lowest id among equals, -1 where there is none.
+    """The most likely token of each row, int64 [B]: the lowest id among equals, -1 where there is none.
 
     Args:
-        logits: float32 [B, V]. A row with NaN or +inf in it, or without a finite value, has no such token.
+        logits: float32 [B, V]. A row that contains NaN or +inf, or has no finite value, has no such token.
     """
     if logits.device.type == "cpu" and logits.dtype == torch.float32 and (lib := shared_library()):
         logits = logits if logits.stride(1) == 1 else logits.contiguous()
@@ -78,7 +78,7 @@ def argmax(logits: Tensor) -> Tensor:
 
 
 def gumbel_argmax_torch(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-    """`gumbel_argmax` from torch operations, for any device; also the reference."""
+    """`gumbel_argmax` in torch operations, for any device; also the reference."""
     return _argmax_torch(logits + gumbel_noise(seeds, positions, logits.shape[-1]))
 
 
@@ -88,7 +88,7 @@ def _argmax_torch(x: Tensor) -> Tensor:
 
 
 def noise_bits(seeds: Tensor, positions: Tensor, vocab_ids: Tensor) -> Tensor:
-    """The hash under the noise: int64 [B, V] with values in [0, 2^32). The same on every path."""
+    """The hash that the noise is made from, equal on every path: int64 [B, V] with values in [0, 2^32)."""
     # The seed is mixed before the position comes in, so that neighbouring seeds and positions give no equal
     # keys.
     key = _mix64(_mix64(seeds.long() + _GOLDEN64) ^ positions.long())[:, None]

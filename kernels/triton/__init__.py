@@ -1,1 +1,1 @@
-"""The GPU path of each operation; imported only where there are CUDA tensors, or by the tests."""
+"""The GPU path of each operation, imported only for CUDA tensors or by the tests."""

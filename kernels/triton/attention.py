@@ -7,11 +7,10 @@ least ceil(rows / ROWS), so T // ROWS + B programs are enough, a tile's sequence
 most one program per sequence has nothing to do.
 
 Keys that every row of a tile sees take a loop without masks, the others (the window's edge, the diagonal) the
-same loop with them. Softmax is online, in float32 and to base 2. Where few programs face long contexts, each
-sequence's keys are divided among several programs, and a second kernel weighs their results.
-
-A row's own result depends on the tile's shape and the splits only: a tile of keys that a row does not see
-adds exact zeros. That is what `deterministic` fixes.
+same loop with them. Softmax is online, in float32 and to base 2. If there are few programs for long contexts,
+each sequence's keys are divided among several, and a second kernel weighs their results. A row's result
+depends only on the tile's shape and the splits, because a tile of keys that a row doesn't see adds exact
+zeros. These are what `deterministic` fixes.
 """
 
 import torch
@@ -26,7 +25,8 @@ from .tuning import LaunchConfig, launch_of, multiprocessors
 
 _LOG2E = 1.4426950408889634
 _PROGRAMS_PER_MULTIPROCESSOR = 8
-"""Aimed at by splitting: several rounds of resident programs even out contexts of different lengths."""
+"""Number of programs to aim at by splitting; several rounds of them even out contexts of different
+lengths."""
 _MIN_SPLIT_TOKENS = 512
 # The merge holds all parts of a row and head in one program's registers: at 128 dimensions, 4,096 floats.
 _MAX_SPLITS = 32
@@ -64,7 +64,7 @@ def paged_attention(
     # Examples: 8 query heads a kv head and tiles of 128 are 16 query rows a program; of a decode's tile of
     # 16, 8 rows are that one query's heads and 8 are masked.
     tile = max(launch.rows, triton.next_power_of_2(group))
-    # A promise of one row a sequence makes its tile's number the sequence's own.
+    # With one row per sequence, a tile's number is the sequence's number.
     rows = 1 if max_rows == 1 else tile // group
     tiles = B if max_rows == 1 else T // rows + B
     if splits is None:
@@ -132,7 +132,7 @@ def _operation(q: Tensor, cache: Tensor, *, decode: bool) -> str:
 
 
 def _fp8_as_bytes(cache: Tensor) -> Tensor:
-    """An fp8 cache as its bytes, unless the GPU converts that type itself."""
+    """An fp8 cache as bytes, unless the GPU converts that type itself."""
     if cache.dtype != torch.float8_e4m3fn:
         return cache
     native = (
@@ -142,7 +142,7 @@ def _fp8_as_bytes(cache: Tensor) -> Tensor:
 
 
 def _splits(programs: int, max_context: int, device: torch.device) -> int:
-    """How many parts to divide each context into, from what the host knows."""
+    """The number of parts to divide each context into, judging by what the host knows."""
     wanted = multiprocessors(device) * _PROGRAMS_PER_MULTIPROCESSOR // programs
     useful = max_context // _MIN_SPLIT_TOKENS
     return max(1, min(wanted, useful, _MAX_SPLITS))
@@ -274,16 +274,16 @@ def _attend(
     CAPPED: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Takes the keys from begin, a multiple of KEYS, up to end into the running softmax.
+    """Add the keys from begin, a multiple of KEYS, up to end to the running softmax.
 
-    The multiplication by score_scale is fused with the subtraction of the peak by hand: were it the
-    compiler's choice, it could differ between the masked and the unmasked loop.
+    The multiplication by score_scale is fused with the subtraction of the peak by hand; if it were left to
+    the compiler, it could differ between the masked and the unmasked loop.
     """
     d = tl.arange(0, PADDED_DIM)
     for tile in range(begin, end, KEYS):
         n = tile + tl.arange(0, KEYS)
-        # What lies outside [lowest, highest) may be unwritten, freed or another's: zeros stand for it, since
-        # no weight takes a NaN back out of a sum.
+        # Keys outside [lowest, highest) may be unwritten, freed or another sequence's. They are replaced by
+        # zeros, since no weight can take a NaN back out of a sum.
         held = (n >= lowest) & (n < highest)
         other = 0.0 if MASKED else None
         page = tl.load(table_ptr + n // PAGE_SIZE, mask=held if MASKED else None, other=other)
@@ -326,7 +326,7 @@ def _merge_kernel(
     PADDED_DIM: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
 ):
-    """One row and head: the sum of its splits, each weighed by its peak; a split without keys has none."""
+    """One row and head: the sum of its splits, each weighed by its peak; one without keys has no weight."""
     vector = tl.program_id(0).to(tl.int64)
     s = tl.arange(0, MAX_SPLITS)
     d = tl.arange(0, PADDED_DIM)

@@ -1,7 +1,7 @@
 """Floats of 8 bits (e4m3) to and from bytes, in integer arithmetic.
 
-Only NVIDIA GPUs from sm89 on convert this type themselves. Written out it runs on all of them, rounds to
-nearest even everywhere, and saturates at 448.
+Only NVIDIA GPUs from sm89 on convert this type themselves. This code runs on all of them, always rounds to
+nearest even, and saturates at 448.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def widen(x, dtype: tl.constexpr):
-    """Cache elements in the type to compute in; bytes are e4m3."""
+    """Convert cache elements to the type to compute in; bytes are e4m3."""
     if x.dtype == tl.uint8:
         # A half of the same bits, moved to its place, is 256 times too small; that factor is exact.
         bits = x.to(tl.uint16)
@@ -21,7 +21,7 @@ def widen(x, dtype: tl.constexpr):
 
 @triton.jit
 def narrow(x):
-    """Finite float32 as bytes of e4m3."""
+    """Convert finite float32 to bytes of e4m3."""
     bits = x.to(tl.uint32, bitcast=True)
     sign = (bits >> 24) & 0x80
     size = tl.minimum(tl.abs(x), 448.0)

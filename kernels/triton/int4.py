@@ -1,13 +1,13 @@
-"""Four-bit weights times activations, read as they are packed.
+"""4-bit weights times activations, read as they are packed.
 
-Decoding reads each weight once and multiplies it by few rows, so all that counts is how few instructions turn
-a nibble into a factor. A nibble is masked in place and or-ed under the exponent of 2^23: as a float that is
-2^23 + q * 16^j, and one multiply-add makes q - zero of it, exactly; five nibbles of a word need no shift. The
-products of integers are summed a group at a time and scaled in float32, so that no scale is ever rounded.
+Decoding reads each weight once and multiplies it by few rows, so what counts is how few instructions turn a
+nibble into a factor. A nibble is masked in place and or-ed under the exponent of 2^23: as a float that is
+2^23 + q * 16^j, which one multiply-add turns into q - zero, exactly; five nibbles of a word need no shift.
+Integer products are summed group by group and scaled in float32, so that no scale is ever rounded.
 
-Few rows leave few tiles, so K is split among programs until the GPU is full; their parts are added in order
-by a second kernel, never by atomics. Above `_FUSED_ROWS` the weight is dequantised, which costs one pass over
-it, and multiplied by cuBLAS.
+Few rows make few tiles, so K is split among programs until the GPU is full; a second kernel adds their parts
+in order, without atomics. Above `_FUSED_ROWS`, the weight is dequantised, which costs one pass over it, and
+multiplied by cuBLAS.
 """
 
 import torch
@@ -33,7 +33,7 @@ def int4_linear(
     splits: int | None = None,
     launch: LaunchConfig | None = None,
 ) -> Tensor:
-    """Multiplies x [M, in], which is in the weight's permutation already, and adds bias [out].
+    """Multiply x [M, in], which is already in the weight's permutation, and add bias [out].
 
     `splits` is how many parts K is split into; by default what fills the GPU. `launch` is the tile; None
     looks it up. The result, [M, out], is of x's dtype.
@@ -83,7 +83,7 @@ def int4_linear(
 
 
 def dequantize(weight: Int4Weight, dtype: torch.dtype) -> Tensor:
-    """The weight in full, [in, out], inputs in the permutation's order."""
+    """The full weight, [in, out], with the inputs in the permutation's order."""
     full = torch.empty(weight.in_features, weight.out_features, dtype=dtype, device=weight.packed.device)
     grid = (triton.cdiv(weight.out_features, 64), triton.cdiv(weight.in_features, 256))
     _dequantize_kernel[grid](

@@ -1,8 +1,8 @@
 """Mixtures of experts on the GPU: routing, and products in which each tile of rows has its own weight.
 
 Pairs (token, expert) are put in order of their expert, each expert's rounded up to whole tiles, so that a
-tile of a product has one expert. How many tiles that makes only the device knows: the grid has as many as
-there can be, and those past the end leave at once. Nothing waits for the host. Each expert's program counts
+tile of a product has one expert. Only the device knows how many tiles this makes, so the grid has as many as
+there can be, and those past the end return at once. Nothing waits for the host. Each expert's program counts
 all pairs, finds where its own begin, and keeps their order, so the result is the same in every run.
 """
 
@@ -84,7 +84,7 @@ def moe_mlp(
 
 
 def plan_tiles(experts: Tensor, num_experts: int, launch: LaunchConfig | None = None) -> TilePlan:
-    """Puts the pairs of experts, int32 [T, k], into tiles of one expert each; None looks the launch up."""
+    """Put the pairs of experts, int32 [T, k], into tiles of one expert each; by default, look `launch` up."""
     pairs = experts.numel()
     launch = launch or launch_of("moe", triton.cdiv(pairs, num_experts), experts.device)
     used = min(num_experts, pairs)
@@ -202,7 +202,7 @@ def _plan_kernel(
         found += tl.sum(mine.to(tl.int32), 0)
     row = tl.arange(0, ROWS)
     tl.store(order + first * ROWS + found + row, row * 0 + pairs, mask=found + row < size * ROWS)
-    # The last expert's program also marks the tiles that nobody uses.
+    # The last expert's program also marks the tiles that aren't used.
     end = tl.where(expert == num_experts - 1, tiles, first + size)
     for start in range(first, end, BLOCK):
         tile = start + tl.arange(0, BLOCK)

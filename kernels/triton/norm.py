@@ -1,4 +1,4 @@
-"""RMS norm on the GPU: one program a row, the row in registers between its two uses."""
+"""RMS norm on the GPU: one program per row, which keeps the row in registers between its two uses."""
 
 import torch
 import triton

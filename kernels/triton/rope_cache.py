@@ -1,8 +1,8 @@
 """Rotary embedding, query/key norm and the write into the paged cache on the GPU, in one launch.
 
-A program takes some heads of one token, whatever they are: queries, keys or values differ in the weight they
-are multiplied by, whether they are rotated, and where they go. A head is held as its two halves, which the
-rotation mixes element by element.
+A program handles some heads of one token. Queries, keys and values differ only in the weight that they are
+multiplied by, whether they are rotated, and where they go. A head is kept as its two halves, which the
+rotation combines element by element.
 """
 
 import torch
@@ -14,7 +14,7 @@ from ..structs import Heads, PagedKV
 from .fp8 import narrow
 
 _ELEMENTS = 2048
-"""Of a program: 16 a thread."""
+"""Number of elements per program: 16 per thread."""
 
 
 def rope_and_cache(

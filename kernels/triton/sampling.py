@@ -1,6 +1,6 @@
-"""Sampling on the GPU: logits are read where they are, nothing is sorted, nothing waits for the device.
+"""Sampling on the GPU: logits are read in place, nothing is sorted, and nothing waits for the device.
 
-Penalties and bias change the few logits they concern, in place. The draw is split over the vocabulary in
+Penalties and bias change the few logits that they concern, in place. The draw is split over the vocabulary in
 tiles of a fixed size, so that a row's result does not depend on how many rows there are; the tiles' winners
 meet in a last small kernel.
 """

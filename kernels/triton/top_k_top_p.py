@@ -1,13 +1,14 @@
 """Thresholds of top-k and top-p, and the most likely tokens of a row, found without a sort.
 
 Top-k and top-p are both the least t with W(x > t) < target, W being the number of logits or their mass. W
-only changes at the logits' own values, so [low, high], both of them logits, is halved around the answer:
-t is taken between them, and the end that moves goes to the next logit beyond t. That converges for any values
-(an outlier costs one step) and exactly: what is kept is what a sort would keep, up to the rounding of the
-summed mass. A whole-row pass a step is needed only until the interval holds few logits; these are gathered
-into registers and the rest of the search runs there. One program a row, since its steps depend on each other.
+only changes at the logits' own values, so the interval [low, high], both of them logits, is halved around the
+answer: t is chosen between them, and the end that moves goes to the next logit beyond t. That converges for
+any values (an outlier costs one step), and exactly: what is kept is what a sort would keep, up to the
+rounding of the summed mass. Each step passes over the whole row, but only until the interval contains few
+logits; these are gathered into registers, where the rest of the search runs. One program a row, since its
+steps depend on each other.
 
-NaN counts as +infinity, and a row whose largest is that is not searched: nothing is drawn from it.
+NaN counts as +infinity, and a row with +infinity isn't searched, since nothing is drawn from it.
 """
 
 import torch
@@ -205,7 +206,7 @@ def _scaled(source, t, start, vocab, BLOCK: tl.constexpr):
 
 @triton.jit
 def _extent(source, t, vocab, BLOCK: tl.constexpr):
-    """A row's least and largest finite value, and how many are finite."""
+    """A row's smallest and largest finite value, and how many are finite."""
     low = tl.full((BLOCK,), float("inf"), tl.float32)
     high = tl.full((BLOCK,), float("-inf"), tl.float32)
     count = tl.zeros((BLOCK,), tl.int32)
