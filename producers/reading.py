@@ -317,6 +317,6 @@ def raise_unless_succeeded(job_id: str, state: JobState, error: JobError | None)
         case JobState.FAILED:
             raise JobFailed(job_id, *(error.code, error.message) if error else ("unknown", "no reason given"))
         case JobState.CANCELLED:
-            raise JobCancelled(job_id)
+            raise JobCancelled(job_id, error.message if error else "")
         case JobState.EXPIRED:
             raise JobExpired(job_id)

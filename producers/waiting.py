@@ -38,6 +38,7 @@ class WaitReason(StrEnum):
     """What a job is waiting for."""
 
     DELAYED = "delayed"
+    PAUSED = "paused"
     NO_WORKER = "no_worker"
     CLASS_NOT_SERVED = "class_not_served"
     DRAINING = "draining"
@@ -154,7 +155,7 @@ def _explain(tag: Tag, job_id: str) -> Steps[Waiting | None]:
     now_ms = int(info["server_time_usec"]) // 1000
     # RESP2 replies with members and scores in turns.
     names = [name.decode() for name in members[::2]]
-    said, policy, all_others, has_running, ahead, urgent = yield from _details(tag, job, names)
+    said, policy, all_others, has_running, paused, ahead, urgent = yield from _details(tag, job, names)
     workers = [
         _worker(name, (now_ms - float(heard_ms)) / 1000, facts)
         for name, heard_ms, facts in zip(names, members[1::2], said, strict=True)
@@ -168,7 +169,8 @@ def _explain(tag: Tag, job_id: str) -> Steps[Waiting | None]:
         case JobState.QUEUED:
             limit = _limit(policy, all_others)
             return (
-                _unserved(tag.model, job, workers)
+                _paused(tag, job, paused)
+                or _unserved(tag.model, job, workers)
                 or _held_back(job, limit, has_running, workers)
                 or Waiting(WaitReason.QUEUE, _queue(job, ahead, urgent, running, workers))
             )
@@ -185,16 +187,17 @@ def _details(tag: Tag, job: dict[str, str], workers: Sequence[str]) -> Steps[tup
             ("HGET", tag.tenants, job["tenant"]),
             ("HGET", tag.tenants, "*"),
             ("SCARD", tag.running(job["tenant"])),
+            ("HMGET", tag.paused, *_parts(job)),
             *(("HMGET", tag.worker(name), "classes", "drain", "fingerprint") for name in workers),
             *(("ZCARD", key) for key in urgent),
             *((before,) if job["stream"] and job["entry"] else ()),
         )
     )
-    policy, all_others, has_running, *rest = replies
+    policy, all_others, has_running, paused, *rest = replies
     said, rest = rest[: len(workers)], rest[len(workers) :]
     # The last reply, if it was asked for: a job may have no entry while it is between two streams.
     ahead = len(rest[len(urgent)]) if len(rest) > len(urgent) else 0
-    return said, policy, all_others, has_running, ahead, sum(rest[: len(urgent)])
+    return said, policy, all_others, has_running, paused, ahead, sum(rest[: len(urgent)])
 
 
 def _rank(job_class: str) -> int:
@@ -213,6 +216,24 @@ def _limit(*policies: bytes | None) -> int | None:
         if policy is not None:
             most = json.loads(policy).get("max_running")
             return None if most is None else int(most)
+    return None
+
+
+def _parts(job: dict[str, str]) -> tuple[str, ...]:
+    return "*:*", f"{job['class']}:*", f"*:{job['tenant']}", f"{job['class']}:{job['tenant']}"
+
+
+def _paused(tag: Tag, job: dict[str, str], since: Sequence[bytes | None]) -> Waiting | None:
+    """Whether the job is held in its lane; what has left it goes on."""
+    if job["stream"] != tag.lane(job["class"], job["tenant"]):
+        return None
+    for part, paused in zip(_parts(job), since, strict=True):
+        if paused is not None:
+            job_class, _, tenant = part.partition(":")
+            options = "" if job_class == "*" else f" --class {job_class}"
+            options += "" if tenant == "*" else f" --tenant {tenant}"
+            text = f"it was paused by an operator (headrace queues resume {tag.model}{options})"
+            return Waiting(WaitReason.PAUSED, text)
     return None
 
 

@@ -282,14 +282,19 @@ class JobFailed(_JobEnded):
 
 
 class JobCancelled(_JobEnded):
-    """The job ended `cancelled`."""
+    """The job ended `cancelled`.
+
+    Attributes:
+        reason: why, if anything but a request to cancel this job; empty otherwise.
+    """
 
     code = "job_cancelled"
     http_status = 409
     exit_status = 5
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(job_id, "was cancelled")
+    def __init__(self, job_id: str, reason: str = "") -> None:
+        super().__init__(job_id, f"was cancelled: {reason}" if reason else "was cancelled", reason)
+        self.reason = reason
 
 
 class JobExpired(_JobEnded):

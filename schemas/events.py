@@ -128,7 +128,7 @@ class Chunk(_Published):
 
 
 class JobError(_Published):
-    """Why a job failed: a stable code and a sentence."""
+    """Why a job failed, or was cancelled without having been asked for: a stable code and a sentence."""
 
     code: str
     message: str

@@ -27,7 +27,7 @@ _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
-    r"|deliveries|due"
+    r"|deliveries|due|paused"
     r"|(due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left):.+)"
 )
 
@@ -117,6 +117,11 @@ class Tag:
     def rate(self, tenant: str) -> str:
         """Hash with TTL: when a tenant with a rate will have paid for its `requests` and `tokens`, in ms."""
         return f"{self.base}:rate:{tenant}"
+
+    @property
+    def paused(self) -> str:
+        """Hash: `<class or *>:<tenant or *>` of what an operator has paused, by when in ms."""
+        return f"{self.base}:paused"
 
     def job(self, job_id: str) -> str:
         """Hash: the job's record."""

@@ -1,4 +1,4 @@
-"""`headrace models`, `queues` and `workers`."""
+"""`headrace models` and `workers`."""
 
 from typing import Annotated
 
@@ -13,7 +13,6 @@ def register(app: typer.Typer) -> None:
     served = typer.Typer(invoke_without_command=True, callback=models)
     served.command("forget")(forget)
     app.add_typer(served, name="models")
-    app.command("queues")(queues)
     group = typer.Typer(invoke_without_command=True, callback=workers)
     group.command("drain")(drain)
     app.add_typer(group, name="workers")
@@ -42,20 +41,6 @@ def forget(
     with Client.from_env(redis) as client:
         client.admin.forget_model(model)
     typer.echo(f"{model} is forgotten; a worker that serves it adds it again")
-
-
-def queues(redis: RedisUrl = None, as_json: AsJson = False) -> None:
-    """List the queues that have waiting or running jobs."""
-    columns = {
-        "model": "MODEL",
-        "job_class": "CLASS",
-        "tenant": "TENANT",
-        "depth": "WAITING",
-        "bytes": "BYTES",
-        "running": "RUNNING",
-    }
-    with Client.from_env(redis) as client:
-        show(client.admin.queues(), columns, "no jobs are waiting or running", as_json=as_json)
 
 
 def workers(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = False) -> None:

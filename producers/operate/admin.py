@@ -2,15 +2,18 @@
 
 from typing import Protocol, TypeVar, Unpack
 
+from ...schemas.job import JobClass
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
 from ..steps import Steps
-from . import dead, deliveries, doctor, models, overview, secrets, tenants
+from . import dead, deliveries, doctor, models, overview, pauses, purge, secrets, tenants
+from .chosen import Chosen
 from .dead import DeadLetter, DeadLetterDetails
 from .findings import Finding
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
+from .pauses import PausedQueue
 
 T = TypeVar("T")
 
@@ -184,6 +187,63 @@ class Admin:
     def queues(self) -> list[QueueInfo]:
         """The queues with waiting or running jobs."""
         return self._run(overview.read_queues(self._operations))
+
+    def pause(
+        self, model: str, *, job_class: JobClass | str | None = None, tenant: str | None = None
+    ) -> None:
+        """Start no more jobs of a model, or of one class or tenant of it, until `resume`.
+
+        Jobs may still be enqueued. Jobs that have begun continue, also on another worker; delays and
+        deadlines run on.
+
+        Args:
+            model: the model's name.
+            job_class: only jobs of this class.
+            tenant: only jobs of this tenant.
+
+        Raises:
+            UnknownModel: no worker has ever served it here.
+        """
+        self._run(pauses.pause_queue(self._operations, model, Chosen.of(job_class, tenant)))
+
+    def resume(
+        self, model: str, *, job_class: JobClass | str | None = None, tenant: str | None = None
+    ) -> bool:
+        """End the pause that was made with the same arguments; returns whether there was one.
+
+        Raises:
+            UnknownModel: no worker has ever served the model here.
+        """
+        return self._run(pauses.resume_queue(self._operations, model, Chosen.of(job_class, tenant)))
+
+    def pauses(self) -> list[PausedQueue]:
+        """What is paused: the model, class and tenant of each pause, and since when."""
+        return self._run(pauses.read_pauses(self._operations))
+
+    def purge(
+        self,
+        model: str,
+        *,
+        job_class: JobClass | str | None = None,
+        tenant: str | None = None,
+        delayed: bool = False,
+    ) -> int:
+        """Cancel all jobs of a model that wait now, or those of one class or tenant; returns how many.
+
+        Whoever waits for one of them, its webhook and its Celery task are told that its queue was purged.
+        Running jobs continue, and so do jobs that are enqueued meanwhile.
+
+        Args:
+            model: the model's name.
+            job_class: only jobs of this class.
+            tenant: only jobs of this tenant.
+            delayed: also cancel jobs that were asked to wait (`delay_s`).
+
+        Raises:
+            UnknownModel: no worker has ever served it here.
+        """
+        chosen = Chosen.of(job_class, tenant)
+        return self._run(purge.purge_queue(self._operations, model, chosen, delayed=delayed))
 
     def models(self) -> list[ModelInfo]:
         """The models that workers have served here, by name, with how many workers serve each now."""

@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar, Unpack
 
+from ...schemas.job import JobClass
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
 from ..steps import Steps
-from . import dead, deliveries, doctor, models, overview, secrets, tenants
+from . import dead, deliveries, doctor, models, overview, pauses, purge, secrets, tenants
+from .chosen import Chosen
 from .dead import DeadLetter, DeadLetterDetails
 from .findings import Finding
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
+from .pauses import PausedQueue
 
 T = TypeVar("T")
 
@@ -100,6 +103,34 @@ class AsyncAdmin:
     async def queues(self) -> list[QueueInfo]:
         """See `Admin.queues`."""
         return await self._run(overview.read_queues(self._operations))
+
+    async def pause(
+        self, model: str, *, job_class: JobClass | str | None = None, tenant: str | None = None
+    ) -> None:
+        """See `Admin.pause`."""
+        await self._run(pauses.pause_queue(self._operations, model, Chosen.of(job_class, tenant)))
+
+    async def resume(
+        self, model: str, *, job_class: JobClass | str | None = None, tenant: str | None = None
+    ) -> bool:
+        """See `Admin.resume`."""
+        return await self._run(pauses.resume_queue(self._operations, model, Chosen.of(job_class, tenant)))
+
+    async def pauses(self) -> list[PausedQueue]:
+        """See `Admin.pauses`."""
+        return await self._run(pauses.read_pauses(self._operations))
+
+    async def purge(
+        self,
+        model: str,
+        *,
+        job_class: JobClass | str | None = None,
+        tenant: str | None = None,
+        delayed: bool = False,
+    ) -> int:
+        """See `Admin.purge`."""
+        chosen = Chosen.of(job_class, tenant)
+        return await self._run(purge.purge_queue(self._operations, model, chosen, delayed=delayed))
 
     async def models(self) -> list[ModelInfo]:
         """See `Admin.models`."""

@@ -108,4 +108,5 @@ def forget_model(operations: Operations, model: str) -> Steps[None]:
             model, f"{waiting} of its jobs or their callbacks wait; let them end, or cancel them"
         )
     # If a worker starts between two tries, it lists its model again within five seconds.
-    yield from operations.send(Write((("HDEL", keys.models(settings.namespace), model),)))
+    forgotten = [("HDEL", keys.models(settings.namespace), model), *(("DEL", tag.paused) for tag in tags)]
+    yield from operations.send(Write(forgotten))

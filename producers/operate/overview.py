@@ -30,6 +30,7 @@ class QueueInfo(Facts):
         depth: number of waiting jobs, including those on their way to another worker.
         bytes: size of the waiting jobs as JSON.
         running: number of running jobs.
+        paused: whether an operator has paused it, alone or with its model, class or tenant.
     """
 
     model: str
@@ -38,6 +39,7 @@ class QueueInfo(Facts):
     depth: int = 0
     bytes: int = 0
     running: int = 0
+    paused: bool = False
 
 
 class WorkerInfo(Facts):
@@ -96,6 +98,11 @@ class _Lane:
     job_class: JobClass
     tenant: str
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What may be paused so that the lane is, as the fields of `Tag.paused` say it."""
+        return "*:*", f"{self.job_class}:*", f"*:{self.tenant}", f"{self.job_class}:{self.tenant}"
+
 
 def drain_worker(operations: Operations, worker_id: str, finish_s: float) -> Steps[WorkerInfo]:
     """Ask a worker, named by its id or a unique beginning of it, to hand over its jobs and exit.
@@ -125,6 +132,8 @@ def read_queues(operations: Operations) -> Steps[list[QueueInfo]]:
     depth: Counter[_Lane] = Counter()
     size: Counter[_Lane] = Counter()
     running: Counter[_Lane] = Counter()
+    pauses = yield from operations.send(Read([("HKEYS", tag.paused) for tag in tags]))
+    paused = {(tag.model, name.decode()) for tag, names in zip(tags, pauses, strict=True) for name in names}
     for tag in tags:
         yield from _read_tag(operations, tag, depth, size, running)
     lanes = sorted(
@@ -139,6 +148,7 @@ def read_queues(operations: Operations) -> Steps[list[QueueInfo]]:
             depth=depth[lane],
             bytes=size[lane],
             running=running[lane],
+            paused=any((lane.model, part) in paused for part in lane.parts),
         )
         for lane in lanes
     ]

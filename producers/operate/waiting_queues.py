@@ -31,6 +31,10 @@ _NOT_WAITING = {WaitReason.RUNNING, WaitReason.ENDED}
 
 _START_ONE = "headrace worker --model {model}"
 _ABOUT = dict.fromkeys(WaitReason, (Verdict.WARN, "")) | {
+    WaitReason.PAUSED: (
+        Verdict.WARN,
+        "headrace queues resume {model}; what is paused: headrace queues list --paused",
+    ),
     WaitReason.NO_WORKER: (Verdict.FAIL, _START_ONE),
     WaitReason.DRAINING: (Verdict.FAIL, _START_ONE),
     WaitReason.CLASS_NOT_SERVED: (Verdict.FAIL, "start a worker whose --classes include this one"),

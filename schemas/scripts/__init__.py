@@ -16,7 +16,7 @@ from ..redis.call import (
 )
 from .accept_delivery import accept_delivery
 from .advance import Advance, AdvanceStatus, Segment, advance
-from .cancel import CancelStatus, cancel
+from .cancel import CancelStatus, cancel, purge
 from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
 from .claim_deliveries import DeliveriesReply, DueDelivery, claim_deliveries
 from .drain import drain
@@ -26,6 +26,7 @@ from .ended import Ended
 from .enqueue import enqueue
 from .finish import finish
 from .heartbeat import HeartbeatReply, forget_worker, heartbeat
+from .pause import pause, resume
 from .recover import Recovered, recover
 from .release import ReleaseReason, release
 from .replay_delivery import replay_delivery
@@ -66,10 +67,13 @@ __all__ = [
     "forget_worker",
     "heartbeat",
     "one",
+    "pause",
+    "purge",
     "recover",
     "release",
     "replay_delivery",
     "requeue_dead",
+    "resume",
     "run",
     "run_async",
     "run_confirmed",

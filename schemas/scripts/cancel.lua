@@ -1,5 +1,6 @@
--- Cancel a job: at once if it is waiting, with a flag that its worker's next `advance` sees if it is running.
--- args: id
+-- Cancel a job: at once if it is waiting, with a flag that its worker's next `advance` sees if it is running, or not
+-- at all if it is running and only `waiting_only` jobs are meant. `error`, as JSON, says why a waiting job is cancelled.
+-- args: id waiting_only:flag error
 -- uses: ends
 allow_when_full()
 local job = fields_of(id, 'state', 'retention_ms')
@@ -9,8 +10,9 @@ if TERMINAL[job.state] then
   return 'already ' .. job.state
 end
 if job.state == 'running' then
+  if waiting_only then return 'running' end
   redis.call('HSET', key('job', id), 'cancel', 1)
   return 'cancelling'
 end
-end_unattended(id, 'cancelled', 'cancelled', '', job.retention_ms, now_ms())
+end_unattended(id, 'cancelled', 'cancelled', error or '', job.retention_ms, now_ms())
 return 'cancelled'

@@ -1,8 +1,9 @@
-"""Cancel a job."""
+"""Cancel a job, or purge one that waits."""
 
 from enum import StrEnum
 
 from ..errors import JobNotFound
+from ..events import JobError
 from ..keys import Tag
 from ..redis.call import Call, script, text
 
@@ -31,4 +32,19 @@ def cancel(tag: Tag, job_id: str) -> Call[CancelStatus]:
             raise JobNotFound(job_id)
         return CancelStatus(status)
 
-    return script("cancel").call(tag.base, parse, id=job_id)
+    return script("cancel").call(tag.base, parse, id=job_id, waiting_only=0, error="")
+
+
+PURGED = JobError(code="purged", message="its queue was purged")
+
+
+def purge(tag: Tag, job_id: str) -> Call[bool]:
+    """Cancel a job unless it has started; return whether it was cancelled, now or before.
+
+    Whoever reads its stream or result, its webhook and its Celery task are told that its queue was purged.
+    """
+
+    def parse(reply: bytes | str) -> bool:
+        return text(reply) in {"cancelled", "already cancelled"}
+
+    return script("cancel").call(tag.base, parse, id=job_id, waiting_only=1, error=PURGED.model_dump_json())

@@ -281,16 +281,25 @@ local function set_aside(id, job, policy, cost)
   if policy.max_running then redis.call('SADD', key('running', job.tenant), id) end
 end
 
+-- What an operator has paused. Jobs that have left their lanes continue: a pause stops nothing that has begun.
+local any_paused = redis.call('EXISTS', key('paused')) == 1
+
+local function is_paused(...)
+  if not any_paused then return false end
+  local since = redis.call('HMGET', key('paused'), ...)
+  return since[1] or since[2]
+end
+
 -- Serve the head of a tenant's lane. False if it is for other workers, and with it everything behind it; true if it
 -- was taken.
 local function serve_lane(class, tenant)
   local policy, lane = policy_of(tenant), key('lane', class, tenant)
-  local limited = at_limit(tenant, policy.max_running)
+  local held_back = is_paused('*:' .. tenant, class .. ':' .. tenant) or at_limit(tenant, policy.max_running)
   local entry_id, entry
-  if not limited then entry_id, entry = peek(lane) end
+  if not held_back then entry_id, entry = peek(lane) end
   if not entry_id then
     leave_backlog(class, tenant)
-    if limited then redis.call('SADD', key('parked'), class .. ':' .. tenant) end
+    if held_back then redis.call('SADD', key('parked'), class .. ':' .. tenant) end
     looked('cleared')
     return nil
   end
@@ -318,6 +327,7 @@ local function serve_lane(class, tenant)
 end
 
 local function serve_lanes(class)
+  if is_paused('*:*', class .. ':*') then return end
   local backlog, skipped = key('backlog', class), 0
   while not blocked and looks > 0 and skipped < MAX_SKIPS do
     local head = redis.call('ZRANGE', backlog, skipped, skipped, 'WITHSCORES')

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .producers.operate.findings import Finding, Verdict
     from .producers.operate.models import ModelInfo
     from .producers.operate.overview import QueueInfo, WorkerInfo
+    from .producers.operate.pauses import PausedQueue
     from .schemas.errors import (
         BadPolicy,
         BadSetting,
@@ -90,6 +91,7 @@ __all__ = [
     "Limits",
     "ModelInUse",
     "ModelInfo",
+    "PausedQueue",
     "QueueFull",
     "QueueInfo",
     "RateLimited",
@@ -116,6 +118,7 @@ _HOMES = {
     "producers.operate.findings": ("Finding", "Verdict"),
     "producers.operate.models": ("ModelInfo",),
     "producers.operate.overview": ("QueueInfo", "WorkerInfo"),
+    "producers.operate.pauses": ("PausedQueue",),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
     "schemas.scripts.cancel": ("CancelStatus",),

@@ -31,10 +31,13 @@ from headrace.schemas.scripts import (
     enqueue,
     finish,
     heartbeat,
+    pause,
+    purge,
     recover,
     release,
     replay_delivery,
     requeue_dead,
+    resume,
     settle_delivery,
     upkeep,
 )
@@ -152,6 +155,9 @@ class Scenarios:
     def cancel_what_waits(self, queue):
         return cancel(queue.tag, queue.add(deadline_s=100, webhook=HOOK))
 
+    def purge_what_waits(self, queue):
+        return purge(queue.tag, queue.add(deadline_s=100, webhook=HOOK))
+
     def cancel_what_is_delayed(self, queue):
         return cancel(queue.tag, queue.add(delay_s=100))
 
@@ -214,6 +220,15 @@ class Scenarios:
     def drain(self, queue):
         queue.call(heartbeat(queue.tag, "w", {"model": "m"}))
         return drain(queue.tag, "w", 10)
+
+    def pause(self, queue):
+        return pause(queue.tag, tenant="t")
+
+    def resume(self, queue):
+        queue.add(tenant="t")
+        queue.call(pause(queue.tag, tenant="t"))
+        queue.claim()
+        return resume(queue.tag, tenant="t")
 
     def _accept(self, queue) -> Call:
         queue.finish(queue.start(webhook=HOOK))

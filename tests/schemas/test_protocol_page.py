@@ -24,6 +24,7 @@ from headrace.schemas.scripts import (
     claim_deliveries,
     drop_dead,
     heartbeat,
+    pause,
     settle_delivery,
     upkeep,
 )
@@ -91,6 +92,7 @@ def seen(queue, redis) -> Seen:
     seen, tag = Seen(), queue.tag
     redis.hset(tag.tenants, "default", '{"max_running":100,"requests_per_minute":100}')
     queue.add(delay_s=100, idempotency_key="k")
+    queue.call(pause(tag, tenant="nobody"))
     queue.call(heartbeat(tag, "w", {"model": "m", "capacity_tokens": 4096}))
     change_model(queue, redis, seen)
     job = queue.start(webhook={"url": "https://example.com/hook"}, deadline_s=100, max_runtime_s=100)

@@ -62,4 +62,4 @@ def test_a_call_with_other_arguments_than_the_script_declares_is_refused():
     with pytest.raises(TypeError, match="script cancel takes"):
         script("cancel").call("hr:{m:0}", str, job="j")
     with pytest.raises(TypeError, match="and 1 more"):
-        script("cancel").call("hr:{m:0}", str, "rest", id="j")
+        script("cancel").call("hr:{m:0}", str, "rest", id="j", waiting_only=0, error="")

@@ -12,7 +12,7 @@ body, all others wait.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -121,7 +121,7 @@ def _complete(app: Celery, message: TaskMessage, record: Record) -> None:
     if record.state is JobState.CANCELLED:
         app.backend.mark_as_revoked(
             message.task_id,
-            "revoked",
+            _why_cancelled(record),
             request=Context(message.request),
             store_result=not message.ignore_result,
         )
@@ -140,6 +140,13 @@ def _complete(app: Celery, message: TaskMessage, record: Record) -> None:
     if not isinstance(traced.info.retval, _ENDINGS):
         raise traced.info.retval
     _call_errbacks(app, message, traced.info.retval)
+
+
+def _why_cancelled(record: Record) -> str:
+    with suppress(ValueError):  # the record was damaged
+        if record.error is not None:
+            return record.error.message
+    return "revoked"
 
 
 def is_final(error: BaseException | None) -> bool:

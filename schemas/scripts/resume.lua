@@ -1,0 +1,10 @@
+-- End a pause. Tenants that were parked under it come back into the fair order, and as many workers wake as there are.
+-- args: class tenant
+-- uses: queue
+allow_when_full()
+local ended = redis.call('HDEL', key('paused'), class .. ':' .. tenant)
+if tenant ~= '*' then
+  for _, each in ipairs(class == '*' and CLASSES or {class}) do unpark(each, tenant) end
+end
+for _ = 1, math.min(MAX_BELLS, redis.call('ZCARD', key('workers'))) do ring() end
+return ended
