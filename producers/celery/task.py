@@ -17,6 +17,9 @@ from .followed import Followed
 from .message import StreamProducer, default_model, job_fields
 from .result import GenerationResult
 
+if TYPE_CHECKING:
+    from celery import Signature
+
 NAME = "headrace.generate"
 
 OUTCOME = "headrace_outcome"
@@ -54,6 +57,16 @@ class GenerateTask(Task):  # type: ignore[misc]
         """The result of a generation by its task id."""
         kwargs = {"backend": self.backend, "task_name": self.name, "app": self.app, **kwargs}
         return GenerationResult(task_id, **kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> GenerationResult:
+        """Enqueue a generation; the arguments are those of `Client.enqueue`."""
+        return self.apply_async(args, kwargs)
+
+    if TYPE_CHECKING:  # Celery has no types, so checkers would guess
+
+        def s(self, *args: Any, **kwargs: Any) -> "Signature": ...
+
+        def si(self, *args: Any, **kwargs: Any) -> "Signature": ...
 
     def apply_async(  # the parameters are Celery's
         self,
