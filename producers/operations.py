@@ -79,9 +79,9 @@ class Operations:
             self._version_checked = True
         return (yield from persist(request, patience_s))
 
-    def enqueue(self, job: Job, job_id: str | None = None) -> Steps[str]:
+    def enqueue(self, job: Job, job_id: str | None = None, *, retry_of: str = "") -> Steps[str]:
         """Enqueue one job, under the caller's id if there is one, and return its id."""
-        call = self._call(job, job_id)
+        call = self._call(job, job_id, retry_of)
         known = yield from self._known_models([job.model])
         self._check_known(job.model, known)
         accepted: str = one((yield from self._accept([call])))
@@ -145,9 +145,9 @@ class Operations:
         except Exception as error:  # made without validation, or changed afterwards
             return InvalidJob("job", f"can't be written ({type(error).__name__})")
 
-    def _call(self, job: Job, job_id: str | None = None) -> Call[str]:
+    def _call(self, job: Job, job_id: str | None = None, retry_of: str = "") -> Call[str]:
         job_id = job_id or keys.new_job_id(job.model, self._partition(job))
-        return enqueue(self.tag_of(job_id), job_id, job, self.settings)
+        return enqueue(self.tag_of(job_id), job_id, job, self.settings, retry_of=retry_of)
 
     def _partition(self, job: Job) -> int:
         if job.idempotency_key is None:

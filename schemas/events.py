@@ -199,7 +199,8 @@ class JobResult(Output):
 class JobStatus(_Published):
     """Where a job is now. `offset` is the number of tokens so far.
 
-    Times are ms since the epoch, by Redis's clock; `fingerprint` and `restarts` are as in `JobResult`.
+    Times are ms since the epoch, by Redis's clock; `fingerprint` and `restarts` are as in `JobResult`;
+    `retry_of` is the job that this one was enqueued to repeat.
     """
 
     job_id: str
@@ -217,6 +218,7 @@ class JobStatus(_Published):
     finished_ms: int | None = None
     error: JobError | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
+    retry_of: str | None = None
 
 
 Event = Chunk | End
@@ -278,9 +280,16 @@ class Record:
     def status(self) -> JobStatus:
         """The record as a `JobStatus`."""
         spec = json.loads(self.fields["spec"])
+        return self._status(spec["model"], spec.get("metadata", {}))
+
+    def listed(self, model: str) -> JobStatus:
+        """The same without the spec, which may be large."""
+        return self._status(model, json.loads(self.fields.get("metadata", "{}")))
+
+    def _status(self, model: str, metadata: dict[str, str]) -> JobStatus:
         return JobStatus(
             job_id=self.job_id,
-            model=spec["model"],
+            model=model,
             state=self.state,
             job_class=JobClass(self.fields["class"]),
             tenant=self.fields["tenant"],
@@ -293,7 +302,8 @@ class Record:
             started_ms=self._ms("started_ms"),
             finished_ms=self._ms("finished_ms"),
             error=self.error,
-            metadata=spec.get("metadata", {}),
+            metadata=metadata,
+            retry_of=self.fields.get("retry_of"),
         )
 
     def result(self) -> JobResult:

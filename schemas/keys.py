@@ -27,7 +27,7 @@ _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
-    r"|deliveries|due|paused"
+    r"|deliveries|due|paused|jobs"
     r"|(due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left):.+)"
 )
 
@@ -122,6 +122,11 @@ class Tag:
     def paused(self) -> str:
         """Hash: `<class or *>:<tenant or *>` of what an operator has paused, by when in ms."""
         return f"{self.base}:paused"
+
+    @property
+    def jobs(self) -> str:
+        """Sorted set: the jobs, and some whose record is gone, by when they were enqueued in ms."""
+        return f"{self.base}:jobs"
 
     def job(self, job_id: str) -> str:
         """Hash: the job's record."""

@@ -22,10 +22,12 @@ from headrace.schemas.scripts import (
     drop_entry,
     finish,
     heartbeat,
+    pause,
     recover,
     release,
     replay_delivery,
     requeue_dead,
+    resume,
     run,
     run_many,
     settle_delivery,
@@ -42,7 +44,10 @@ END = End(offset=0, end=JobState.SUCCEEDED, finish_reason="stop")
 DELIVERY = {"event": "job.succeeded", "body": "{}", "secret": "", "retention_s": 1e5}
 WORKER = f"worker{NUMBER}"
 
-SEVERAL = {"upkeep", "claim past expired jobs", "claim past cancelled tenants", "recover many jobs"}
+SEVERAL = {
+    *("upkeep", "recover many jobs", "resume"),
+    *("claim past expired jobs", "claim past cancelled tenants", "claim past paused tenants"),
+}
 """Those whose call deals with several things, and with no more than a bound."""
 
 
@@ -129,6 +134,9 @@ class Crowd:
         facts = {"capacity_tokens": 1, "fingerprint": "0"}
         yield "heartbeat", [heartbeat(TAG, "w", facts) for _ in range(CALLS)]
         yield "drain", [drain(TAG, "w", 0) for _ in range(CALLS)]
+        yield "pause", [pause(TAG, tenant=f"t{number:07}") for number in range(CALLS)]
+        yield "claim past paused tenants", [claimed()]
+        yield "resume", [resume(TAG, tenant=f"t{number:07}") for number in range(CALLS)]
         yield "trial", [trial(TAG, "w", 10_000, tuple(JobClass)) for _ in range(CALLS)]
 
     def _deliveries(self) -> Named:

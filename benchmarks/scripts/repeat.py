@@ -20,7 +20,7 @@ Command = list[str | int]
 """With the position of the XADD, counted from 1, in the place of the id of its entry."""
 
 BATCH = 1000
-READS = {"EXISTS", "GET", "HGET", "HGETALL", "HMGET", "HSTRLEN", "LLEN", "SCARD", "TIME", "TYPE"} | {
+READS = {"EXISTS", "GET", "HGET", "HGETALL", "HKEYS", "HMGET", "HSTRLEN", "LLEN", "SCARD", "TIME", "TYPE"} | {
     *("XINFO", "XLEN", "XRANGE", "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"),
 }
 REMOVES = {"DEL", "HDEL", "SREM", "XACK", "XDEL", "ZREM"}

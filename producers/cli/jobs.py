@@ -191,6 +191,7 @@ def _told(job: JobStatus, ended: JobResult | None, why: str | None) -> str:
         ("tokens", _usage(ended) if ended else job.offset),
         ("attempts", job.attempts or None),
         ("restarts", job.restarts or None),
+        ("retry of", job.retry_of),
         ("worker", job.worker),
         ("fingerprint", job.fingerprint),
         ("metadata", job.metadata and json.dumps(job.metadata, ensure_ascii=False)),

@@ -1,16 +1,19 @@
 """The operator's side of a client: `client.admin`."""
 
+from collections.abc import Mapping
 from typing import Protocol, TypeVar, Unpack
 
+from ...schemas.events import JobState
 from ...schemas.job import JobClass
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
 from ..steps import Steps
-from . import dead, deliveries, doctor, models, overview, pauses, purge, secrets, tenants
+from . import dead, deliveries, doctor, jobs, models, overview, pauses, purge, retry, secrets, tenants
 from .chosen import Chosen
 from .dead import DeadLetter, DeadLetterDetails
 from .findings import Finding
+from .jobs import JobPage, Wanted
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
 from .pauses import PausedQueue
@@ -183,6 +186,56 @@ class Admin:
             WorkerNotFound: no worker, or more than one, has that name.
         """
         return self._run(overview.drain_worker(self._operations, worker_id, finish_s))
+
+    def jobs(
+        self,
+        model: str | None = None,
+        *,
+        state: JobState | str | None = None,
+        job_class: JobClass | str | None = None,
+        tenant: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        min_age_s: float | None = None,
+        max_age_s: float | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """Some jobs of a model, or of all models: the newest first, as many as match the filters.
+
+        A call looks at 10,000 jobs at most, so a page may be short, or even empty, and not be the last:
+        read on until its `cursor` is None.
+
+        Args:
+            model: only jobs of this model.
+            state: only jobs in this state: `delayed`, `queued`, `running`, `succeeded`, `failed`,
+                `cancelled` or `expired`.
+            job_class: only jobs of this class.
+            tenant: only jobs of this tenant.
+            metadata: only jobs whose metadata have these values under these keys.
+            min_age_s: only jobs enqueued at least this many seconds ago.
+            max_age_s: only jobs enqueued at most this many seconds ago.
+            limit: return at most this many.
+            cursor: the last page's, to read on.
+
+        Raises:
+            UnknownModel: no worker has ever served that model here.
+        """
+        wanted = Wanted.of(Chosen.of(job_class, tenant), state, metadata, min_age_s, max_age_s)
+        return self._run(jobs.list_jobs(self._operations, model, wanted, limit, cursor))
+
+    def retry(self, job_id: str) -> str:
+        """Enqueue again what a failed, cancelled or expired job asked for; returns the new job's id.
+
+        The new job starts from scratch, without delay, and its status names the old one as `retry_of`. Asking
+        for the same job again within a day returns the same new one. A Celery task that the old job
+        completed stays as it is. A dead letter is requeued instead, which continues it.
+
+        Raises:
+            JobNotFound: there is no such job, or its retention has ended.
+            BadSetting: it hasn't ended, has succeeded, or is a dead letter.
+            QueueFull, RateLimited: as `Client.enqueue`.
+        """
+        return self._run(retry.retry_job(self._operations, job_id))
 
     def queues(self) -> list[QueueInfo]:
         """The queues with waiting or running jobs."""

@@ -1,18 +1,20 @@
 """The operator's side of an asyncio client: `client.admin`."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Protocol, TypeVar, Unpack
 
+from ...schemas.events import JobState
 from ...schemas.job import JobClass
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
 from ..steps import Steps
-from . import dead, deliveries, doctor, models, overview, pauses, purge, secrets, tenants
+from . import dead, deliveries, doctor, jobs, models, overview, pauses, purge, retry, secrets, tenants
 from .chosen import Chosen
 from .dead import DeadLetter, DeadLetterDetails
 from .findings import Finding
+from .jobs import JobPage, Wanted
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
 from .pauses import PausedQueue
@@ -99,6 +101,27 @@ class AsyncAdmin:
     async def drain_worker(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:
         """See `Admin.drain_worker`."""
         return await self._run(overview.drain_worker(self._operations, worker_id, finish_s))
+
+    async def jobs(
+        self,
+        model: str | None = None,
+        *,
+        state: JobState | str | None = None,
+        job_class: JobClass | str | None = None,
+        tenant: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        min_age_s: float | None = None,
+        max_age_s: float | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """See `Admin.jobs`."""
+        wanted = Wanted.of(Chosen.of(job_class, tenant), state, metadata, min_age_s, max_age_s)
+        return await self._run(jobs.list_jobs(self._operations, model, wanted, limit, cursor))
+
+    async def retry(self, job_id: str) -> str:
+        """See `Admin.retry`."""
+        return await self._run(retry.retry_job(self._operations, job_id))
 
     async def queues(self) -> list[QueueInfo]:
         """See `Admin.queues`."""

@@ -1,7 +1,7 @@
 -- Accept a job, exactly once for its id and for its idempotency key, or refuse it with the reason.
 -- args: id spec class tenant prompt_tokens prompt_bytes max_tokens v idempotency_key body_hash idempotency_ms
 --   delay_ms:number deadline_ms:number max_runtime_ms:number max_attempts retention_ms events
---   max_queued_jobs:number max_queued_bytes:number
+--   max_queued_jobs:number max_queued_bytes:number metadata retry_of
 -- uses: jobs
 
 local MINUTE_MS = 60000
@@ -83,12 +83,15 @@ local record = {'spec', spec, 'class', class, 'tenant', tenant, 'v', v, 'prompt_
 local function note(name, value) record[#record + 1], record[#record + 2] = name, value end
 
 if events ~= '' then note('events', events) end
+if (metadata or '') ~= '' then note('metadata', metadata) end
+if (retry_of or '') ~= '' then note('retry_of', retry_of) end
 if max_runtime_ms > 0 then note('max_runtime_ms', max_runtime_ms) end
 if idem then redis.call('SET', idem, id .. ' ' .. body_hash, 'PX', idempotency_ms) end
 if deadline_ms > 0 then
   note('deadline_ms', now + deadline_ms)
   redis.call('ZADD', key('deadlines'), now + deadline_ms, id)
 end
+redis.call('ZADD', key('jobs'), now, id)
 -- The record is written last and makes the job exist: an interrupted first try has left none.
 if delay_ms > 0 then
   delay(id, class, tenant, now + delay_ms, #spec)

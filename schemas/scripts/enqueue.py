@@ -12,10 +12,11 @@ from ..settings.queue import QueueSettings
 from ..wire import WireJob
 
 
-def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[str]:
+def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_of: str = "") -> Call[str]:
     """Accept `job` under `job_id`; return the id, or the earlier one for a repeated idempotent request.
 
-    Sending the same call again is safe: the first reply may have been lost.
+    `retry_of` is the ended job that this one repeats. Sending the same call again is safe: the first reply
+    may have been lost.
 
     Raises:
         InvalidJob: the job is larger than `max_job_bytes`, or can't be written (raised at once).
@@ -66,6 +67,8 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings) -> Call[st
         events=",".join(job.events),
         max_queued_jobs=limits.max_queued_jobs,
         max_queued_bytes=limits.max_queued_bytes,
+        metadata=json.dumps(job.metadata, ensure_ascii=False) if job.metadata else "",
+        retry_of=retry_of,
     )
 
 

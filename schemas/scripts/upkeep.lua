@@ -33,6 +33,7 @@ local function set_job_back(id)
   for name, moment in pairs(set) do redis.call('HSET', key('job', id), name, string.format('%d', moment)) end
   local due_at = redis.call('ZSCORE', key('delayed'), id)
   if due_at then redis.call('ZADD', key('delayed'), 'XX', due_at - ahead_ms, id) end
+  if ahead_ms > 0 then redis.call('ZADD', key('jobs'), 'XX', now, id) end
 end
 
 -- Once the clock is right again, scan the jobs of an index once, in order of their times.
@@ -149,6 +150,33 @@ local function let_all_go(stream, kind)
     end
   end
 end
+
+local MOST_PAGES, MOST_MIXED = 30, 5  -- of the list of jobs; where only some are gone, each job is looked at
+
+-- Jobs whose records are gone leave the list of jobs, page by page from where the last call stopped.
+local function forget_gone()
+  local from, mixed = pulse.jobs or '-inf', 0
+  for _ = 1, MOST_PAGES do
+    local page, keys, gone = redis.call('ZRANGEBYSCORE', key('jobs'), from, '+inf', 'LIMIT', 0, limit), {}, {}
+    for i, id in ipairs(page) do keys[i] = key('job', id) end
+    local there = #page > 0 and redis.call('EXISTS', unpack(keys)) or 0
+    for i, id in ipairs(page) do
+      if there == 0 or (there < #page and redis.call('EXISTS', keys[i]) == 0) then gone[#gone + 1] = id end
+    end
+    local last = #page > 0 and redis.call('ZSCORE', key('jobs'), page[#page])
+    if gone[1] then redis.call('ZREM', key('jobs'), unpack(gone)) end
+    if #page < limit then return redis.call('HDEL', key('pulse'), 'jobs') end
+    if there == #page then mixed = MOST_MIXED end  -- nothing is gone here
+    if there > 0 then
+      from = last == from and '(' .. last or last  -- more jobs came in this millisecond than fit a page
+      mixed = mixed + 1
+    end
+    if mixed >= MOST_MIXED then break end
+  end
+  redis.call('HSET', key('pulse'), 'jobs', from)
+end
+
+forget_gone()
 
 -- No worker was heard from later than now: Redis's clock was ahead.
 for _, readers in ipairs(redis.call('ZRANGEBYSCORE', key('readers'), '(' .. now, '+inf', 'LIMIT', 0, limit)) do

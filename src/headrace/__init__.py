@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .producers.operate.async_admin import AsyncAdmin
     from .producers.operate.dead import DeadLetter, DeadLetterDetails
     from .producers.operate.findings import Finding, Verdict
+    from .producers.operate.jobs import JobPage
     from .producers.operate.models import ModelInfo
     from .producers.operate.overview import QueueInfo, WorkerInfo
     from .producers.operate.pauses import PausedQueue
@@ -84,6 +85,7 @@ __all__ = [
     "JobFailed",
     "JobHandle",
     "JobNotFound",
+    "JobPage",
     "JobResult",
     "JobState",
     "JobStatus",
@@ -116,6 +118,7 @@ _HOMES = {
     "producers.operate.async_admin": ("AsyncAdmin",),
     "producers.operate.dead": ("DeadLetter", "DeadLetterDetails"),
     "producers.operate.findings": ("Finding", "Verdict"),
+    "producers.operate.jobs": ("JobPage",),
     "producers.operate.models": ("ModelInfo",),
     "producers.operate.overview": ("QueueInfo", "WorkerInfo"),
     "producers.operate.pauses": ("PausedQueue",),

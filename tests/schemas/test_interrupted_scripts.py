@@ -324,6 +324,7 @@ class Keyspace:
     def _forgotten(self, name: str, member: bytes) -> bool:
         """Whether upkeep takes it out: the job is not there for what this index is for."""
         states = {
+            "jobs": {b"delayed", b"queued", b"running", *map(str.encode, TERMINAL)},
             "leases": {b"running"},
             "delayed": {b"delayed"},
             "deadlines": {b"delayed", b"queued", b"running"},

@@ -23,6 +23,7 @@ from headrace.schemas.scripts import (
     accept_delivery,
     claim_deliveries,
     drop_dead,
+    enqueue,
     heartbeat,
     pause,
     settle_delivery,
@@ -36,6 +37,7 @@ from headrace.schemas.webhooks.delivery import (
     delivery_id,
     endpoint_id,
 )
+from headrace.schemas.wire import WireJob
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -91,7 +93,10 @@ def seen(queue, redis) -> Seen:
     """Everything happens once, watched."""
     seen, tag = Seen(), queue.tag
     redis.hset(tag.tenants, "default", '{"max_running":100,"requests_per_minute":100}')
-    queue.add(delay_s=100, idempotency_key="k")
+    queue.add(delay_s=100, idempotency_key="k", metadata={"k": "v"})
+    again = keys.new_job_id("m")
+    queue.call(enqueue(tag, again, WireJob.make(model="m", prompt="x"), queue.settings, retry_of="other"))
+    queue.cancel(again)
     queue.call(pause(tag, tenant="nobody"))
     queue.call(heartbeat(tag, "w", {"model": "m", "capacity_tokens": 4096}))
     change_model(queue, redis, seen)

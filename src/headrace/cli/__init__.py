@@ -15,6 +15,7 @@ from .. import __version__
 
 _GROUPS = {
     "headrace.producers.cli.jobs": ("enqueue", "tail", "status", "result", "cancel"),
+    "headrace.producers.cli.job_list": ("jobs", "retry"),
     "headrace.producers.cli.acl": ("acl",),
     "headrace.producers.cli.batch": ("batch",),
     "headrace.producers.cli.dead": ("dead",),
