@@ -67,11 +67,11 @@ class Tag:
 
     @property
     def readers(self) -> str:
-        """Sorted set: `retry` and `suspects` streams of some workers only, by when one was last heard of."""
+        """Sorted set: the `readers` that are not just a class, by when such a worker was last heard from."""
         return f"{self.base}:readers"
 
     def backlog(self, job_class: str) -> str:
-        """Sorted set: tenants with queued jobs by virtual tokens served."""
+        """Sorted set: tenants with queued jobs, by virtual tokens served."""
         return f"{self.base}:backlog:{job_class}"
 
     def served(self, job_class: str) -> str:
@@ -88,11 +88,11 @@ class Tag:
 
     @property
     def queued_bytes(self) -> str:
-        """Hash: bytes of queued job specs by `class:tenant`."""
+        """Hash: bytes of queued job specs, by `class:tenant`."""
         return f"{self.base}:queued_bytes"
 
     def running(self, tenant: str) -> str:
-        """Set: the running jobs of a tenant that may only have so many."""
+        """Set: the running jobs of a tenant with a limit on them."""
         return f"{self.base}:running:{tenant}"
 
     @property
@@ -101,21 +101,21 @@ class Tag:
         return f"{self.base}:tenants"
 
     def held(self, worker_id: str) -> str:
-        """Sorted set with TTL: a worker's jobs by when it took them; `*`: it has others, or had some."""
+        """Sorted set with TTL: a worker's jobs, by when it took them; `*` if it has, or had, others."""
         return f"{self.base}:held:{worker_id}"
 
     @property
     def trial(self) -> str:
-        """String with TTL: the worker that is trying suspects, or was asked to."""
+        """String with TTL: the worker that tries suspects, or has been asked to."""
         return f"{self.base}:trial"
 
     @property
     def parked(self) -> str:
-        """Set: `class:tenant` of tenants with jobs that wait because as many as they may have run."""
+        """Set: `class:tenant` of tenants whose jobs wait because as many as they may have are running."""
         return f"{self.base}:parked"
 
     def rate(self, tenant: str) -> str:
-        """Hash with TTL: when a tenant with a rate will have paid for its `requests` and `tokens`, in ms."""
+        """Hash with TTL: when a tenant with a rate will have paid off its `requests` and `tokens`, in ms."""
         return f"{self.base}:rate:{tenant}"
 
     @property
@@ -151,12 +151,12 @@ class Tag:
         return f"{self.base}:delayed"
 
     def delayed_jobs(self, job_class: str, tenant: str) -> str:
-        """Sorted set: the same of one class and tenant."""
+        """Sorted set: the same, for one class and tenant."""
         return f"{self.base}:delayed_jobs:{job_class}:{tenant}"
 
     @property
     def delayed_bytes(self) -> str:
-        """Hash: bytes of delayed job specs by `class:tenant`."""
+        """Hash: bytes of delayed job specs, by `class:tenant`."""
         return f"{self.base}:delayed_bytes"
 
     @property
@@ -171,7 +171,7 @@ class Tag:
 
     @property
     def outbox(self) -> str:
-        """Stream, group `relay`: completion effects to deliver."""
+        """Stream, group `relay`: what is still to follow from jobs, for webhooks and Celery."""
         return f"{self.base}:outbox"
 
     def left(self, app: str) -> str:
@@ -180,7 +180,7 @@ class Tag:
 
     @property
     def deliveries(self) -> str:
-        """Sorted set: webhook deliveries, ended ones too, by when they were accepted or replayed in ms."""
+        """Sorted set: webhook deliveries, also ended ones, by when they were accepted or replayed, in ms."""
         return f"{self.base}:deliveries"
 
     def delivery(self, delivery_id: str) -> str:
@@ -188,23 +188,23 @@ class Tag:
         return f"{self.base}:delivery:{delivery_id}"
 
     def due(self, tenant: str = "*") -> str:
-        """Sorted set: a tenant's origins, for `*` all tenants, by when something is next sent, in ms."""
+        """Sorted set: a tenant's origins (for `*`, all tenants), by when something is next sent, in ms."""
         return f"{self.base}:due:{tenant}"
 
     def endpoints(self, tenant: str, origin: str) -> str:
-        """Sorted set: a tenant's endpoints at an origin by when something is next to be sent there, in ms."""
+        """Sorted set: a tenant's endpoints at an origin, by when something is next sent there, in ms."""
         return f"{self.base}:endpoints:{tenant}:{origin}"
 
     def waiting(self, endpoint: str) -> str:
-        """Sorted set: an endpoint's unfinished deliveries by when to send them, in ms."""
+        """Sorted set: an endpoint's unfinished deliveries, by when to send them, in ms."""
         return f"{self.base}:waiting:{endpoint}"
 
     def sending(self, endpoint: str) -> str:
-        """Sorted set with TTL: an endpoint's deliveries that are being sent, by when that counts as lost."""
+        """Sorted set with TTL: an endpoint's attempts in flight, by when they count as lost."""
         return f"{self.base}:sending:{endpoint}"
 
     def endpoint(self, endpoint: str) -> str:
-        """Hash with TTL: how an endpoint answers: failures in a row, until when it is left alone."""
+        """Hash with TTL: how an endpoint responds: failures in a row, and until when it is left alone."""
         return f"{self.base}:endpoint:{endpoint}"
 
     def idem(self, tenant: str, idempotency_key: str) -> str:
@@ -212,7 +212,7 @@ class Tag:
         return f"{self.base}:idem:{tenant}:{idempotency_key}"
 
     def request(self, request: str) -> str:
-        """String with TTL: what an operator's request was answered, for when it is sent again."""
+        """String with TTL: the answer to an operator's request, in case it is sent again."""
         return f"{self.base}:request:{request}"
 
     @property
@@ -222,7 +222,7 @@ class Tag:
 
     @property
     def pulse(self) -> str:
-        """Hash: when upkeep was done last, and until when lapsed leases are spared after a silence of all."""
+        """Hash: when upkeep was last done, and until when lapsed leases are left alone."""
         return f"{self.base}:pulse"
 
     @property
@@ -231,11 +231,11 @@ class Tag:
         return f"{self.base}:workers"
 
     def capacity(self, job_class: str) -> str:
-        """Sorted set: ids of the workers that serve a class by the tokens that one job can come to there."""
+        """Sorted set: ids of a class's workers, by the most tokens that one job can reach there."""
         return f"{self.base}:capacity:{job_class}"
 
     def worker(self, worker_id: str) -> str:
-        """Hash with TTL: what the worker last said of itself."""
+        """Hash with TTL: what the worker last reported about itself."""
         return f"{self.base}:worker:{worker_id}"
 
 
@@ -245,12 +245,12 @@ def models(namespace: str = NAMESPACE) -> str:
 
 
 def tenants(namespace: str = NAMESPACE) -> str:
-    """Hash: what each tenant may do, as JSON; `*` holds for all others, `*version` counts the changes."""
+    """Hash: each tenant's policy as JSON; `*` is the default, `*version` counts the changes."""
     return f"{namespace}:tenants"
 
 
 def webhook_secrets(tenant: str, namespace: str = NAMESPACE) -> str:
-    """Hash: the secrets that sign a tenant's webhooks, as JSON by their ids."""
+    """Hash: the secrets that sign a tenant's webhooks, as JSON, by their ids."""
     return f"{namespace}:webhook_secrets:{tenant}"
 
 

@@ -62,8 +62,8 @@ class ClaimedJob:
 
     Attributes:
         fence: proves ownership in every later write.
-        spec: the job as JSON (`WireJob.from_wire`), as it is in Redis: it may be no text at all. None where
-            the reply would be long with it: it is to be read from the job's record.
+        spec: the job as JSON (`WireJob.from_wire`), unchecked, so it may not even be text. None if it would
+            make the reply too long; it is then read from the job's record.
         offset: number of tokens in its log.
         attempts: how often a worker died over it while running nothing else.
         suspect_until: it stays a suspect until its log passes this offset; None if it isn't one.
@@ -96,9 +96,9 @@ class ClaimReply:
         jobs: the jobs taken.
         blocked_class, blocked_tokens: class and cost of the head that didn't fit, if one stopped the claim;
             it is held for this worker.
-        more: the claim has looked at as much as one may, and the next one may find more.
-        suspect_waits: the worker, which held nothing, should try another suspect next.
-        ended: what was found cancelled, expired or damaged, and has ended.
+        more: whether the claim has looked at as much as one may, so that the next one may find more.
+        suspect_waits: whether the worker, which held nothing, should try another suspect next.
+        ended: jobs that were found cancelled, expired or damaged, and have ended.
     """
 
     jobs: list[ClaimedJob]

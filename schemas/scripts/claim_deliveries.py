@@ -56,7 +56,7 @@ def claim_deliveries(
         limit: how many more attempts the sender can make at once; shared out by tenant, then by origin.
         lease_s: how long an attempt may take.
         nonce: random, the sender's.
-        under_way: by origin, the sender's attempts.
+        under_way: the sender's attempts in flight, by origin.
         tenants: the same by tenant and origin.
     """
 

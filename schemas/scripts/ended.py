@@ -1,20 +1,20 @@
-"""Jobs that a script has ended, as no worker had them."""
+"""Jobs that a script has ended because no worker had them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
 class Ended(NamedTuple):
-    """A job that ended in the queue, or with its worker: nobody else tells of it.
+    """A job that ended in the queue, or with its worker, so that no worker reports it.
 
     Attributes:
         state: cancelled, expired or failed.
         code: why it failed.
         tenant, job_class: as its record says.
-        attempts: how often a worker died over it alone.
+        attempts: how often a worker died over it while running nothing else.
         output_tokens: tokens in its log.
         age_s: time since it was enqueued, by Redis's clock.
-        worker: the last that had it.
+        worker: the last one that had it.
     """
 
     job_id: str
@@ -29,7 +29,7 @@ class Ended(NamedTuple):
 
 
 def read_ended(reply: Sequence[Sequence[Any]]) -> list[Ended]:
-    """What a script's reply says of them; records that were damaged from outside are no harm."""
+    """Read them from a script's reply; records that were damaged from outside do no harm."""
     return [_ended(item) for item in reply]
 
 
@@ -49,5 +49,5 @@ def _ended(item: Sequence[Any]) -> Ended:
 
 
 def readable(value: bytes | str) -> str:
-    """A text of a record, which may have been damaged."""
+    """A text from a record, which may have been damaged."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
