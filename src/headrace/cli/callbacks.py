@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..producers.cli.options import RedisUrl
+from .options import LogLevel, MetricsHost, MetricsPort
 
 
 def register(app: typer.Typer) -> None:
@@ -34,11 +35,9 @@ def callbacks(
     webhook_retention_s: Annotated[
         float | None, typer.Option(help="Seconds that a delivery is kept.")
     ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve metrics and health on this port; 0 picks a free one.")
-    ] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address to serve metrics and health on.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    log_level: LogLevel = None,
 ) -> None:
     """Deliver webhooks, complete Celery tasks and do the queues' upkeep: a Celery worker without a GPU.
 

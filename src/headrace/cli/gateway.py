@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ..producers.cli.options import RedisUrl
+from .options import LogLevel, MetricsHost, MetricsPort
 
 
 def register(app: typer.Typer) -> None:
@@ -21,11 +22,9 @@ def gateway(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Require no API keys; only on a loopback address.")
     ] = False,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve metrics and health on this port; 0 picks a free one.")
-    ] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address to serve metrics and health on.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    log_level: LogLevel = None,
 ) -> None:
     """Serve OpenAI's HTTP API over the queue: a process without state; run as many as you like.
 

@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import LogLevel, MetricsHost, MetricsPort
+
 
 def register(app: typer.Typer) -> None:
     """Add the worker's commands to `app`."""
@@ -98,11 +100,9 @@ def worker(
         float | None,
         typer.Option(help="Kill an engine process that takes longer than this to load its model."),
     ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve metrics and health on this port; 0 picks a free one.")
-    ] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address to serve metrics and health on.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
+    log_level: LogLevel = None,
 ) -> None:
     """Run jobs, as a Celery worker that supervises engine processes.
 
