@@ -297,29 +297,31 @@ class Roster:
     @alone
     def finished(self, running: RunningJob, answer: Advance | Exception) -> None:
         """Take the answer to a `finish`."""
-        if isinstance(answer, Unwritable):
-            raise answer
-        if isinstance(answer, Exception):
-            self._note_refusal(running, answer)
-        elif answer.status is AdvanceStatus.BEHIND:
-            self._fall_back(running, answer.log_offset)
-        elif answer.status in {AdvanceStatus.OK, AdvanceStatus.ALREADY}:
+        if (taken := self._unless_sent_again(running, answer)) is None:
+            return
+        if taken.status in {AdvanceStatus.OK, AdvanceStatus.ALREADY}:
             self.jobs.pop(running.job_id, None)
             assert running.ended is not None
             self.notices.left(running, running.ended.value)
             took_s = running.waited_s + time.monotonic() - running.claimed_at
             self.metrics.ended(running.ended.value, running.finish_reason, took_s)
         else:
-            self._lost(running, answer.status)
+            self._lost(running, taken.status)
 
     @alone
     def released(self, running: RunningJob, answer: Advance | Exception) -> None:
         """Take the answer to a `release`; a job that no longer belongs to this worker needs none."""
+        if self._unless_sent_again(running, answer) is not None:
+            self.drop(running)
+
+    def _unless_sent_again(self, running: RunningJob, answer: Advance | Exception) -> Advance | None:
+        """The answer to an end; None if it is sent again, being refused for now or behind the log."""
         if isinstance(answer, Unwritable):
             raise answer
         if isinstance(answer, Exception):
             self._note_refusal(running, answer)
-        elif answer.status is AdvanceStatus.BEHIND:
+            return None
+        if answer.status is AdvanceStatus.BEHIND:
             self._fall_back(running, answer.log_offset)
-        else:
-            self.drop(running)
+            return None
+        return answer
