@@ -152,12 +152,15 @@ class BatchRun:
         try:
             async with asyncio.TaskGroup() as tasks:
                 async for page in self._unanswered(answered):
+                    # All of a page's slots before any of it is enqueued, so that no more than `in_flight`
+                    # jobs are unanswered.
                     for _ in page:
                         await slots.acquire()
                     for line, outcome in zip(page, await self._enqueue(page), strict=True):
                         task = tasks.create_task(self._answer(line, outcome, responses, errors))
                         task.add_done_callback(lambda _: slots.release())
         except ExceptionGroup as failures:
+            # The first to fail; it made the task group cancel the others.
             raise failures.exceptions[0] from None
 
     async def _unanswered(self, answered: set[str]) -> AsyncIterator[list[Line]]:
@@ -201,6 +204,7 @@ class BatchRun:
                     pause_s = max(pause_s, outcome.retry_after_s)
                 else:
                     outcomes[position] = outcome
+            # Only the lines that found the queue full are left, and these are sent again.
             if not pause_s:
                 return [outcome for outcome in outcomes if outcome is not None]
             await asyncio.sleep(pause_s)
@@ -238,6 +242,7 @@ class BatchRun:
             try:
                 return outcome, await outcome.result()
             except (JobFailed, JobCancelled, JobExpired):
+                # Ids sort by time: a job that this run has made is its own answer, whichever way it ended.
                 if not self.retry_failed or outcome.id[:TIME_CHARACTERS] >= self._began:
                     raise
             line = line.after(outcome.id)

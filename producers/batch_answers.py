@@ -34,6 +34,7 @@ class Standing:
     failed: set[str] = field(default_factory=set)
 
     def __or__(self, other: "Standing") -> "Standing":
+        # A success in either file outweighs an error in the other.
         succeeded = (self.answered - self.failed) | (other.answered - other.failed)
         return Standing(self.answered | other.answered, (self.failed | other.failed) - succeeded)
 
@@ -82,6 +83,8 @@ class AnswerFile:
         line = memoryview(_written(answer).encode() + b"\n")
         try:
             while line:
+                # A file written without a buffer may take part of a line; standard output says None and takes
+                # all.
                 line = line[self._write(line) or len(line) :]
             if self._file is None:
                 sys.stdout.flush()
@@ -99,6 +102,7 @@ class AnswerFile:
             with whole.open("rb") as answers, part.open("wb") as left:
                 left.writelines(text for text in answers if text.strip() and self._answer(text)[1] is None)
                 os.fchmod(left.fileno(), whole.stat().st_mode & 0o7777)
+            # A rename: after a crash there is the old file or the new one, and never half of either.
             part.replace(whole)
         finally:
             with suppress(FileNotFoundError):
@@ -132,6 +136,7 @@ class AnswerFile:
                 if text.strip():
                     custom_id, error = self._answer(text)
                     (succeeded if error is None else failed).add(custom_id)
+            # Up to the end of the last whole line.
             file.truncate(whole)
         return Standing(succeeded | failed, failed - succeeded)
 

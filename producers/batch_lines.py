@@ -72,6 +72,7 @@ async def numbered_lines(path: Path, most_bytes: int) -> AsyncIterator[list[tupl
             page = []
             *ends, rest = block.split(b"\n")
             for end in ends:
+                # One byte more than allowed is kept, by which the line is known to be too long.
                 held += end[: most_bytes + 1 - len(held)]
                 if held.strip():
                     page.append((number, bytes(held)))
@@ -110,6 +111,7 @@ async def _next_block(file: io.FileIO) -> bytes:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(tell, block, failure)
 
+    # asyncio's own executor would be waited for at the end, and with it for a terminal's next line.
     threading.Thread(target=read, daemon=True).start()
     return await came
 
@@ -206,6 +208,7 @@ def _url(given: object) -> str:
 
 def _key(source: str, custom_id: str, fields: dict[str, Any]) -> str:
     """The idempotency key of a line, whose fields are known to be valid."""
+    # Sorted names: a file that was written again with its fields in another order finds its jobs.
     return _digest(json.dumps([source, custom_id, fields], sort_keys=True))
 
 

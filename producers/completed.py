@@ -89,10 +89,12 @@ class Completed(Generic[H]):
 
     def _look(self) -> Steps[list[str]]:
         doubtful = []
+        # As many as are listed now; those that ring meanwhile are looked at in the next round.
         for _ in range(len(self._to_look_at)):
             job_id = self._to_look_at.popleft()
             if mailbox := self._mailboxes.get(job_id):
                 payloads = mailbox.take()
+                # Chunks alone mean that it goes on: only what may have ended costs a read.
                 if payloads is None or any(map(may_end, payloads)):
                     doubtful.append(job_id)
         ended: list[str] = []

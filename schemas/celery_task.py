@@ -74,6 +74,7 @@ def _read(celery: str) -> _TaskPart:
 
 def sign_part(part: str, job_id: str, key: bytes) -> str:
     """Add a signature to the part, as its last field."""
+    # Appended to the text as it is: parsed and written again, the JSON could differ from what was signed.
     return f'{part[:-1]},"signature":"{_signature(part, job_id, key)}"}}'
 
 
@@ -85,10 +86,12 @@ def is_signed(celery: str, job_id: str, key: bytes) -> bool:
 
 def task_job_id(headers: TaskHeaders, model: str, partitions: int) -> str:
     """The id of a task's only job; a retry of the task is another job."""
+    # The same task sent twice is one job: that is what makes a repeated publish harmless.
     identity = f"{headers.id}/{headers.retries}" if headers.retries else headers.id
     return job_id_of(identity, model, partitions)
 
 
 def _signature(part: str, job_id: str, key: bytes) -> str:
+    # With the job's id, so that a part can't be moved to another job; ids have no newline.
     signed = f"{job_id}\n{part}".encode(errors="surrogatepass")
     return hmac.new(key, signed, hashlib.sha256).hexdigest()

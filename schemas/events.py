@@ -222,6 +222,7 @@ class JobStatus(_Published):
 
 
 Event = Chunk | End
+# Left to right: only an end marker has `end` and `finish_reason`, so what fails as one is a chunk.
 _event = TypeAdapter[Event](Annotated[End | Chunk, Field(union_mode="left_to_right")])
 
 
@@ -265,6 +266,7 @@ class Record:
 
     def _since_enqueued(self, name: str) -> float | None:
         moment = self._ms(name)
+        # Not below 0, should Redis's clock have been set back.
         return None if moment is None else max(0, moment - int(self.fields["enqueued_ms"])) / 1000
 
     @property

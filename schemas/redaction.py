@@ -26,6 +26,7 @@ _QUOTED = _PLAIN | {"idempotency_key", "logit_bias"}
 _SECRET = re.compile(r"whsec_|://|@")
 """Text that may contain a secret, and is therefore never quoted."""
 
+# A URL's scheme, host and port; its path and query may hold a token.
 _PLACE = re.compile(r"([a-z+]{1,16}://[A-Za-z0-9.:\[\]-]{1,64})(?:[/?#][^@]*)?")
 _WORD = re.compile(r"[a-z]{1,16}(\.[a-z]{1,16})?")
 
@@ -35,6 +36,7 @@ def shown(
 ) -> tuple[str, str]:
     """The arguments as `argsrepr` and `kwargsrepr`."""
     if policy == "all":
+        # `all` means all of the prompt, and never a secret.
         kwargs = {name: value for name, value in kwargs.items() if name != "webhook"}
         try:
             return repr(tuple(args)), repr(kwargs)

@@ -34,6 +34,7 @@ class WireJob(Job):
         """Make a travelling job from one that was asked for; a `WireJob` is returned as it is."""
         if isinstance(job, cls):
             return job
+        # Without validation, which the job has been through.
         return cls.model_construct(**{name: getattr(job, name) for name in Job.model_fields}, celery=celery)
 
     @classmethod
@@ -56,6 +57,7 @@ class WireJob(Job):
         """
         try:
             fields = self.model_dump(mode="json", exclude_defaults=True)
+            # `v` always, though it is a default: what a reader must know before all else.
             text = json.dumps({"v": self.v, **fields}, ensure_ascii=False, separators=(",", ":"))
             text.encode()
         except (TypeError, ValueError, RecursionError) as error:

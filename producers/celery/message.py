@@ -51,6 +51,7 @@ class StreamProducer:
         if fields.get("model") is None:
             fields["model"] = default_model(self._settings, self._client)
         if self._job_class is not None:
+            # What the call itself asks for comes before its queue or route.
             fields.setdefault("job_class", self._job_class)
         if headers.get("eta"):
             fields["delay_s"] = max(RETRIED_S, _seconds_until(headers["eta"]))
@@ -67,6 +68,7 @@ def _of_any_protocol(
     headers: Mapping[str, Any], body: Any
 ) -> tuple[Mapping[str, Any], tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]]:
     """A message's headers and body in Celery's second protocol; the first has everything in the body."""
+    # The second protocol's body is a list: args, kwargs, and what is embedded.
     if not isinstance(body, Mapping):
         return headers, body
     embed = {name: body.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}

@@ -71,6 +71,7 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
         started = time.monotonic()
 
         def left() -> float | None:
+            # Some of Celery.s backends take 0 for no limit.
             return None if timeout is None else max(0.001, timeout - (time.monotonic() - started))
 
         def wait(timeout_s: float | None) -> Any:
@@ -81,6 +82,8 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
         if on_message is not None and reported:
             self._report_progress(on_message, timeout)
         try:
+            # First a short wait: if it is over without a result, the log says why, and the rest is waited
+            # for.
             if not reported and (timeout is None or timeout > EXPLAIN_S):
                 with suppress(_NotYet):
                     return self._unless_late(wait)

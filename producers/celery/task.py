@@ -40,6 +40,7 @@ class GenerateTask(Task):  # type: ignore[misc]
     _followed = Followed()
 
     def _connection(self) -> tuple[CelerySettings, Client]:
+        # A pool's process is forked from one that may have connected: a connection can't be shared.
         if self._connected is None or self._connected[0] != os.getpid():
             settings = CelerySettings.load()
             self._connected = (os.getpid(), settings, Client.from_env(settings.redis_url))
@@ -115,6 +116,7 @@ class GenerateTask(Task):  # type: ignore[misc]
             raise InvalidJob("priority", f"must be 0 to 9 (got {priority!r})")
         # With Redis, 0 is the most urgent; with AMQP, the least.
         amqp = self.app.connection_for_write().transport.driver_type == "amqp"
+        # 0 to 2 of ten are the most urgent third, 3 to 6 the middle, 7 to 9 the rest.
         rank = 9 - priority if amqp else priority
         return JobClass.INTERACTIVE if rank < 3 else JobClass.STANDARD if rank < 7 else JobClass.BATCH
 

@@ -85,6 +85,7 @@ def _read_tag(operations: Operations, tag: Tag, limit: int | None) -> Steps[list
         letters += [_letter(tag, entry_id, fields) for entry_id, fields in page]
         if len(page) < count:
             break
+        # From before the last one read: pages by id stay right while letters come and go.
         newest = f"({letters[-1].entry}"
     return letters
 

@@ -206,6 +206,7 @@ def _latency(redis: Redis) -> Iterator[Finding]:
         redis.ping()
         times.append(1000 * (time.perf_counter() - started))
     times.sort()
+    # The last but one of 50 is the bound for 98 %: a single hiccup says little.
     median, worst = times[PINGS // 2], times[-2]
     found = f"PING {median:.2f} ms, 98 % within {worst:.2f} ms"
     if median > TOO_SLOW_MS:
@@ -247,6 +248,7 @@ def _queue(redis: Redis, settings: QueueSettings) -> Iterator[Finding]:
 
 
 def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[Finding]:
+    # The largest, and not the sum: a worker is listed in each partition.
     workers = max(redis.zcount(tag.workers, now_ms - 1000 * SILENT_S, "+inf") for tag in tags)
     waiting = any(_has_work(redis, tag, now_ms) for tag in tags)
     lapsed = sum(redis.zcount(tag.leases, "-inf", now_ms - 1000 * LAPSED_S) for tag in tags)
@@ -287,6 +289,7 @@ def _without_callbacks(redis: Redis, tags: list[Tag]) -> str:
 def _apps(redis: Redis, tag: Tag) -> Iterator[str | None]:
     oldest: Any = redis.xrange(tag.outbox, count=LOOKED_AT)
     for _, fields in oldest:
+        # Only the spec knows the app; the entry names the job.
         spec: Any = redis.hget(tag.job(text(fields.get(b"job", b""))), "spec")
         try:
             part = json.loads(spec or "{}").get("celery")

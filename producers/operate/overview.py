@@ -205,9 +205,11 @@ def _read_tag(
         in_lane = stream is not None and stream.decode() == tag.lane(lane.job_class, lane.tenant)
         if state == b"running":
             running[lane] += 1
+            # Its entry stays in the lane while it runs, so it was counted there.
             waiting[lane] -= in_lane
         elif not in_lane:
             waiting[lane] += 1
+    # Unary plus leaves out what is not above zero.
     depth.update(+waiting)
 
 

@@ -135,6 +135,7 @@ def _signals_later() -> Iterator[None]:
     def note(number: int, _: FrameType | None) -> None:
         came.append(number)
 
+    # An interrupt between Popen's fork and the list of parts would leave a process that nobody ends.
     before = {number: signal.signal(number, note) for number in INTERRUPTS}
     try:
         yield

@@ -80,6 +80,8 @@ def _victim(
 
     The one that was announced is preferred while it has any.
     """
+    # Streams by engine: those that are neither at their beginning nor near their end, so that what is resumed
+    # can be seen.
     apt: defaultdict[str | None, int] = defaultdict(int)
     for status in statuses:
         if status.state is JobState.RUNNING and pace.kill_at <= status.offset <= pace.kill_before:
@@ -91,6 +93,8 @@ def _victim(
 def _parent(pid: int) -> int | None:
     """A process's parent; on a shared Redis, an engine may belong to another machine."""
     try:
+        # The second field is the name in brackets, which may have spaces and brackets itself; after the last
+        # one come the state and the parent.
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return None

@@ -78,6 +78,7 @@ class StreamView:
         """The pieces of the text, each with the engine that made it."""
         owners = [(0, ""), *self.owners]
         for start, text in list(self.pieces):
+            # Both lists are in order of offsets, so one pass over the owners serves all pieces.
             while len(owners) > 1 and owners[1][0] <= start:
                 owners.pop(0)
             yield owners[0][1], text

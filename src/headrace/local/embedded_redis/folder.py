@@ -45,6 +45,8 @@ def _remove_abandoned(parent: Path) -> None:
             if about.st_uid != os.getuid() or time.time() - about.st_mtime < _SETTLED_S:
                 continue
             with ExitStack() as locks:
+                # Both must be free: the process's that made the folder, and a server's that may have survived
+                # it.
                 for name in (_LOCK, SERVER_LOCK):  # a server may run on it again, as on any folder
                     if name == _LOCK or (folder / name).exists():
                         lock = locks.enter_context((folder / name).open("rb"))

@@ -67,6 +67,7 @@ class ServerProcess:
         started: Future[subprocess.Popen[bytes]] = Future()
         with _lock(folder) as lock, log.open("ab") as out:
             command = [str(binary), *_options(port)]
+            # It waits in `process.wait()`, so it ends just after the server does: `alive` is the thread's.
             self._keeper = threading.Thread(
                 target=_keep, args=(started, command, folder, lock, out), name="headrace-redis", daemon=True
             )
@@ -109,6 +110,7 @@ class ServerProcess:
                 try:
                     if self._answers(probe):
                         return
+                # It loads its data, which may take long and is progress.
                 except BusyLoadingError:
                     give_up_at = time.monotonic() + START_S
                 except RedisError:

@@ -76,6 +76,7 @@ class EmbeddedRedis:
                 process.wait_ready()
             except BaseException as error:
                 process.end(signal.SIGKILL)
+                # Taken between the look and the start: another port may do.
                 if last_try or _PORT_TAKEN not in str(error):
                     raise
             else:
