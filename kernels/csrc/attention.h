@@ -75,6 +75,9 @@ class Attention {
     };
 
     // Query tokens first.. of sequence b, so many kv heads from h.
+    // An example: 8 query heads share a kv head, so an item has 16 tokens; 40 tokens of a prompt, with 100 of it in the
+    // cache before them, are items of 16, 16 and 8. The second is at positions 116 to 131; with a window of 64 its
+    // first row sees from 53 on, and its first block begins at 0.
     Item item(int b, int h, int kv_heads, int first) const {
         const int start = a_.query_starts[b], count = a_.query_starts[b + 1] - start;
         const int tokens = count - first < tokens_ ? count - first : tokens_;
@@ -96,6 +99,7 @@ class Attention {
             TokensAhead<T> values = ahead(a_.v_cache, item, base), keys;
             for (int h = 0; h < item.kv_heads; h++) score(item, h, base, space, values);
             if (base + kBlock <= item.last) keys = ahead(a_.k_cache, item, base + kBlock);
+            // The last block: the next item's first keys are on their way while this one's values are weighed.
             else if ((after = next())) keys = ahead(a_.k_cache, *after, after->begin);
             for (int h = 0; h < item.kv_heads; h++) weigh(item, h, base, space, keys);
         }

@@ -30,6 +30,7 @@ struct Avx512Block {
             else if (n > 2) tile<4>(steps, a, stride, b, c, ahead);
             else if (n > 1) tile<2>(steps, a, stride, b, c, ahead);
             else tile<1>(steps, a, stride, b, c, ahead);
+            // The first pass has fetched the next panel; the others only compute.
             ahead.lines = 0;
         }
     }

@@ -190,6 +190,7 @@ class Forward {
 
     void keep_sampled() const {
 #pragma omp single
+        // In place and upwards: sampled rows ascend, so what is overwritten has been moved already or is not kept.
         for (int64_t r = 0; r < s_.sampled_rows; r++) {
             const int64_t from = s_.sampled[r];
             memmove(b_.residual + r * b_.hidden, b_.residual + from * b_.hidden, hidden() * sizeof(BF16));
@@ -210,6 +211,7 @@ class Forward {
     void add_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
         each_run(w, b_.scales, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
             BF16* residual = b_.residual + r * b_.hidden + n;
+            // Rounded twice, as the product and the addition each round when they are operations of their own.
             store(residual, rounded<BF16>(result) + load(residual, width), width);
         });
     }

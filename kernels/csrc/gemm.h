@@ -20,6 +20,7 @@ class Share {
         if (chunk_ < kPanel) chunk_ = kPanel;
         const int64_t items = (rows + chunk_ - 1) / chunk_ * count_;
         const int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        // An example: 96 panels and rows of one chunk are 24 panels for each of 4 threads, the same 24 in every step.
         first_ = items * thread / team;
         last_ = items * (thread + 1) / team;
     }

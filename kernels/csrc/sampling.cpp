@@ -44,6 +44,7 @@ HR_INLINE int64_t best_id(const float* logits, int64_t vocab, Noise noise) {
         best = select(better, value, best);
         best_id = (i32v)select(better, (u32v)id, (u32v)best_id);
     }
+    // Each lane has kept its first best, so ids only have to be compared between lanes.
     int winner = 0;
     for (int lane = 1; lane < kLanes; lane++)
         if (best[lane] > best[winner] || (best[lane] == best[winner] && best_id[lane] < best_id[winner]))

@@ -71,7 +71,7 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
         started = time.monotonic()
 
         def left() -> float | None:
-            # Some of Celery.s backends take 0 for no limit.
+            # Some of Celery's backends take 0 for no limit.
             return None if timeout is None else max(0.001, timeout - (time.monotonic() - started))
 
         def wait(timeout_s: float | None) -> Any:
