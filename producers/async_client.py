@@ -106,6 +106,7 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
                 raise client_closed()
             link = _AsyncClientLink(self._url)
             self._links[loop] = link, self._until_the_end_of(loop, link)
+            # Up to its `yield`: asyncio ends only generators that have begun.
             await anext(self._links[loop][1])
         return await self._links[loop][0].perform(request)
 

@@ -79,6 +79,7 @@ class _ClientLink:
         while held < MAX_CONNECTIONS and self._slots.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
             held += 1
         self._redis.close()
+        # Whoever still waits for a slot gets it, and is told that the client was closed.
         self._slots.release(held)
 
 
@@ -99,6 +100,7 @@ class Client(Producer["JobHandle"]):
         link = self._links.get(os.getpid())
         if link is None:
             link = self._links.setdefault(os.getpid(), _ClientLink(self._url))
+            # Closed with the client, wherever that is let go of, and at the interpreter's exit.
             weakref.finalize(self, link.close)
         return link
 

@@ -66,12 +66,15 @@ def script(name: str) -> Script:
     own = parts.pop(path)
     args, rest, binding = _declared(own)
     source = "\n".join((*parts.values(), binding, own))
+    # By this name Redis knows a script that it has been sent before.
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, source, sha, args, rest)
 
 
 def _declared(lua: str) -> tuple[tuple[str, ...], str, str]:
     """What a script's line `-- args:` names, the rest, and the Lua that gives its locals their values."""
+    # An example: `-- args: entry from_scratch:flag request` becomes `local entry, from_scratch, request =
+    # ARGV[1], ARGV[2] == '1', ARGV[3]`.
     declared = _ARGS.search(lua)
     words = re.sub(r"\n--", "", declared[1]).split() if declared else []
     rest = words.pop().removesuffix("...") if words and words[-1].endswith("...") else ""

@@ -56,6 +56,7 @@ def is_public(address: Address) -> bool:
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _CLOSED_V4)
     if address in _NAT64:
+        # Its last 32 bits are an IPv4 address: 64:ff9b::7f00:1 leads to 127.0.0.1.
         return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
     return address in _OPEN_V6 and not any(address in network for network in _CLOSED_V6)
 
@@ -84,6 +85,7 @@ def _ipv4(host: str) -> IPv4Address:
     parts = host.split(".")
     if len(parts) > 4 or not all(_NUMBER.fullmatch(part) for part in parts):
         raise ValueError("not an address")
+    # 127.1, 0x7f000001, 0177.0.0.1 and 2130706433 are all 127.0.0.1 to a resolver, and must be to this.
     *heads, last = (_number(part) for part in parts)
     if any(head > 255 for head in heads) or last >= 256 ** (4 - len(heads)):
         raise ValueError("not an address")
