@@ -16,9 +16,10 @@ from redis import Redis
 
 from headrace import Client, Webhook
 from headrace.producers.celery.task import generate
-from headrace.schemas.events import End, JobError, Output, chunk_payload
 from headrace.schemas.keys import Tag
-from headrace.schemas.scripts import ClaimRequest, Segment, claim, finish, run
+from headrace.schemas.scripts import ClaimRequest, claim, run
+
+from ..support.ended import end_claimed
 
 TAG = Tag("demo")
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -168,15 +169,7 @@ class World:
             for job in run(self.redis, claim(TAG, ClaimRequest("w", "n", 60_000, 10**6, 100))).jobs:
                 prompt = json.loads(job.spec)["prompt"]
                 failed, text = prompt.startswith(("failing", "broken")), answer(prompt)
-                end = End(
-                    offset=2,
-                    end="failed" if failed else "succeeded",
-                    finish_reason="error" if failed else "stop",
-                    error=JobError(code="engine_error", message="it was to fail") if failed else None,
-                )
-                segment = Segment(job.job_id, job.fence, 0, 2, chunk_payload(2, text, [1, 2], None))
-                output = Output(text=text, token_ids=(1, 2), finish_reason=end.finish_reason)
-                run(self.redis, finish(TAG, segment, end, output))
+                end_claimed(self.redis, TAG, job, text, failed=failed)
                 self.answered[prompt] += 1
 
     # What is left to do ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
 
 from ..chaos.proxy import Proxy
+from ..support.processes import Running, headrace, running
 from ..support.waiting import wait_until
 from .conftest import assert_whole, leaked_keys
 
@@ -74,11 +75,11 @@ def test_webhooks_are_sent_on_a_cluster(cluster_url, partitions, tmp_path):
         redis.hset(keys.models(), "demo", "{}")
         for tag in tags:
             redis.xadd(tag.outbox, {"nonsense": 1})
-        with running_callbacks(cluster_url, tmp_path / "callbacks.log") as log:
+        with callbacks(cluster_url, tmp_path) as running_callbacks:
             hook = {"url": "http://127.0.0.1:9/hook"}
             for job in client.enqueue_many({**FIELDS, "delay_s": 100, "webhook": hook} for _ in range(9)):
                 job.cancel()
-            wait_until(lambda: log.read_text().count('"webhook"') >= 9, 30)
+            wait_until(lambda: running_callbacks.said().count('"webhook"') >= 9, 30)
             wait_until(lambda: not any(redis.xlen(tag.outbox) for tag in tags), 30)
 
 
@@ -231,19 +232,10 @@ print(found["usage"]["completion_tokens"])
 """
 
 
-@contextlib.contextmanager
-def running_callbacks(url: str, log: Path) -> Iterator[Path]:
-    """`headrace callbacks` on a Redis; its log. It must end well."""
-    command = [sys.executable, "-m", "headrace.cli", "callbacks", "--webhook-allow", "127.0.0.1"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=os.environ | {"HEADRACE_REDIS_URL": url}, stderr=out)
-    try:
-        yield log
-        process.terminate()
-        assert process.wait(timeout=30) == 0
-    finally:
-        process.kill()
-        process.wait()
+def callbacks(url: str, folder: Path) -> contextlib.AbstractContextManager[Running]:
+    """`headrace callbacks` on a Redis; it must end well."""
+    options = ("callbacks", "--webhook-allow", "127.0.0.1")
+    return headrace(*options, redis_url=url, log=folder / "callbacks.log", ends_well=True)
 
 
 @contextlib.contextmanager
@@ -252,6 +244,7 @@ def running_flower(url: str, log: Path) -> Iterator[tuple[Path, dict[str, object
     port = free_port()
     place = ("--address=127.0.0.1", f"--port={port}")
     environment = {"HEADRACE_REDIS_URL": url, "FLOWER_UNAUTHENTICATED_API": "true"}
+    command = ("-m", "celery", "-A", "headrace.celery", "flower", *place)
 
     def workers() -> dict[str, object]:
         try:
@@ -263,14 +256,8 @@ def running_flower(url: str, log: Path) -> Iterator[tuple[Path, dict[str, object
             return {}
         return found if len(found) == 2 else {}
 
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", "celery", "-A", "headrace.celery", "flower", *place]
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=out, stderr=out)
-    try:
+    with running(*command, log=log, **environment):
         yield log, wait_until(workers, 40)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, start_worker, tmp_path):
@@ -298,7 +285,7 @@ def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, 
     run_jobs(client_url, redis, 1)
     flower_url = f"redis://op:secret@127.0.0.1:{port}/0"
     with (
-        running_callbacks(callbacks_url, tmp_path / "callbacks.log") as log,
+        callbacks(callbacks_url, tmp_path) as after,
         running_flower(flower_url, tmp_path / "flower.log") as (flower_log, seen),
     ):
         assert {name.partition("@")[0] for name in seen} == {"headrace", "callbacks"}
@@ -311,9 +298,9 @@ def test_a_worker_needs_no_more_rights_than_the_printed_acl_line(redis_servers, 
             env=environment | {"HEADRACE_REDIS_URL": client_url},
         ).stdout
         assert told == "4\n"
-        wait_until(lambda: '"webhook"' in log.read_text(), 30)
+        wait_until(lambda: '"webhook"' in after.said(), 30)
     assert worker.stop() == 0
-    for said in (log.read_text(), worker.log.read_text(), flower_log.read_text()):
+    for said in (after.said(), worker.log.read_text(), flower_log.read_text()):
         assert "NoPermission" not in said
         assert "NOPERM" not in said
         assert '"level": "error"' not in said

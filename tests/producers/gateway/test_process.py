@@ -1,58 +1,45 @@
 """`headrace gateway` as a process: what it says, where it listens, how it stops."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from ...support.processes import Running, running
 from ...support.waiting import wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway")]
 
 
-@contextmanager
-def headrace_gateway(folder: Path, redis_url: str, *options: str) -> Iterator[tuple[subprocess.Popen, Path]]:
-    """`headrace gateway` on a free port, with its log."""
-    log = folder / "gateway.log"
-    command = [sys.executable, "-W", "error", "-m", "headrace.cli", "gateway", "--port", "0", *options]
-    with log.open("wb") as out:
-        process = subprocess.Popen([*command, "--redis", redis_url], stdout=out, stderr=out, env=os.environ)
-    try:
-        yield process, log
-    finally:
-        process.kill()
-        process.wait()
+def gateway_process(folder: Path, redis_url: str, *options: str) -> AbstractContextManager[Running]:
+    """`headrace gateway` on a free port, any warning of which is an error."""
+    command = ("-W", "error", "-m", "headrace.cli", "gateway", "--port", "0", *options)
+    return running(*command, "--redis", redis_url, log=folder / "gateway.log", ends_well=True)
 
 
-def url_of(process: subprocess.Popen, log: Path) -> str:
+def url_of(gateway: Running) -> str:
     """Its address without `/v1`, once it says so."""
-    wait_until(lambda: "gateway_starting" in log.read_text() or process.poll() is not None)
-    assert process.poll() is None, log.read_text()
-    events = [json.loads(line) for line in log.read_text().splitlines()]
+    wait_until(lambda: "gateway_starting" in gateway.said() or gateway.ended)
+    assert not gateway.ended, gateway.said()
+    events = [json.loads(line) for line in gateway.said().splitlines()]
     (url,) = [event["url"] for event in events if event["event"] == "gateway_starting"]
     return url.removesuffix("/v1")
 
 
 def test_it_serves_metrics_beside_and_stops_with_status_0(stack_redis, tmp_path):
     options = ("--no-auth", "--metrics-port", "0")
-    with headrace_gateway(tmp_path, stack_redis.url, *options) as (process, log):
-        url = url_of(process, log)
+    with gateway_process(tmp_path, stack_redis.url, *options) as gateway:
+        url = url_of(gateway)
         assert wait_until(lambda: answers(f"{url}/healthz")) == {"ok": True}
-        events = [json.loads(line) for line in log.read_text().splitlines()]
+        events = [json.loads(line) for line in gateway.said().splitlines()]
         assert "gateway_without_keys" in {event["event"] for event in events}
         (port,) = [event["port"] for event in events if event["event"] == "metrics_served"]
         metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         assert 'headrace_gateway_requests_total{method="GET",route="/healthz",status="200"}' in metrics
         assert httpx.get(f"http://127.0.0.1:{port}/livez").json()["ok"]
-        process.terminate()
-        assert process.wait(60) == 0, log.read_text()
-    assert "Traceback" not in log.read_text()
+    assert "Traceback" not in gateway.said()
 
 
 def answers(url: str) -> object:

@@ -1,16 +1,12 @@
 """`headrace callbacks` beside a Celery broker that refuses: webhooks go on, and so does the process."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from headrace.local.embedded_redis import EmbeddedRedis
 
+from ...support.processes import running
 from ...support.waiting import wait_until
 from ..refusals import CONSUMING, TELLING, Refusals
 
@@ -41,23 +37,9 @@ def broker(own_redis: EmbeddedRedis) -> Iterator[Refusals]:
     proxy.close()
 
 
-@contextmanager
-def running_callbacks(redis_url: str, broker_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """It must end well, when told to."""
-    environment = {"HEADRACE_REDIS_URL": redis_url, "HEADRACE_CELERY_BROKER_URL": broker_url}
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-c", ENTRY], env=os.environ | environment, stderr=out)
-    try:
-        yield process
-        process.terminate()
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.parametrize("commands", [(), CONSUMING, TELLING])
 def test_webhooks_go_on_while_celerys_broker_refuses(broker, redis_url, jobs, receiver, tmp_path, commands):
+    places = {"HEADRACE_REDIS_URL": redis_url, "HEADRACE_CELERY_BROKER_URL": broker.url}
     log = tmp_path / "callbacks.log"
 
     def delivered() -> None:
@@ -66,7 +48,7 @@ def test_webhooks_go_on_while_celerys_broker_refuses(broker, redis_url, jobs, re
         wait_until(lambda: len(receiver.received) > count)
 
     broker.refuse(ERRORS[0], commands)
-    with running_callbacks(redis_url, broker.url, log) as process:
+    with running("-c", ENTRY, log=log, ends_well=True, **places) as callbacks:
         delivered()
         for error in ERRORS:
             refused = broker.count
@@ -74,5 +56,5 @@ def test_webhooks_go_on_while_celerys_broker_refuses(broker, redis_url, jobs, re
             broker.disconnect()
             wait_until(lambda refused=refused: broker.count > refused)
             delivered()
-            assert process.poll() is None, error
-    assert "Unrecoverable" not in log.read_text()
+            assert not callbacks.ended, error
+    assert "Unrecoverable" not in callbacks.said()

@@ -23,14 +23,15 @@ from headrace import InvalidJob, JobFailed, QueueFull
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate
 from headrace.schemas import keys
-from headrace.schemas.events import End, JobError, Output, Record, chunk_payload
+from headrace.schemas.events import Record
 from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
-from headrace.schemas.scripts import ClaimRequest, Segment, claim, finish, run, upkeep
+from headrace.schemas.scripts import ClaimRequest, claim, run, upkeep
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.workers.callbacks.completion import TaskMessage, complete, note_started
 
+from ...support.ended import end_claimed
 from .conftest import logging_left_alone
 
 pytestmark = [
@@ -76,16 +77,7 @@ class PlayedEngine(threading.Thread):
 
     def answer(self, job) -> None:
         prompt = json.loads(job.spec).get("prompt")
-        text, failed = f"answer to {prompt}", prompt == "fail"
-        end = End(
-            offset=2,
-            end="failed" if failed else "succeeded",
-            finish_reason="error" if failed else "stop",
-            error=JobError(code="engine_error", message="it was to fail") if failed else None,
-        )
-        segment = Segment(job.job_id, job.fence, 0, 2, chunk_payload(2, text, [1, 2], None))
-        output = Output(text=text, token_ids=(1, 2), finish_reason=end.finish_reason)
-        run(self.redis, finish(TAG, segment, end, output))
+        end_claimed(self.redis, TAG, job, f"answer to {prompt}", failed=prompt == "fail")
 
     def relay(self) -> None:
         for entry_id, fields in self.redis.xrange(TAG.outbox):

@@ -1,0 +1,77 @@
+"""Programs that a test starts: each has a log, and none outlives its block."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .waiting import WAIT_S
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A program that was started.
+
+    Attributes:
+        log: what it writes to its standard streams.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+    def said(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text(errors="replace")
+
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        """Send it a signal, wait for its end, and return the exit status."""
+        self.process.send_signal(signum)
+        return self.process.wait(WAIT_S)
+
+
+@contextmanager
+def running(*arguments: str, log: Path, ends_well: bool = False, **environment: str) -> Iterator[Running]:
+    """Run `python <arguments>` while the block lasts.
+
+    Args:
+        arguments: `-m` and a module, `-c` and a text, or a script; then its own.
+        log: where its output goes.
+        ends_well: whether SIGTERM at the end of the block must end it with status 0; otherwise it is killed.
+        environment: variables beside the test's own.
+    """
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=out, stderr=out, env={**os.environ, **environment}
+        )
+    started = Running(process, log)
+    try:
+        yield started
+        if ends_well:
+            assert started.stop() == 0, started.said()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def headrace(
+    *arguments: str, redis_url: str, log: Path, ends_well: bool = False, **environment: str
+) -> Iterator[Running]:
+    """Run `headrace <arguments>` on a Redis while the block lasts; see `running`."""
+    variables: Mapping[str, str] = {"HEADRACE_REDIS_URL": redis_url, **environment}
+    with running("-m", "headrace.cli", *arguments, log=log, ends_well=ends_well, **variables) as started:
+        yield started
