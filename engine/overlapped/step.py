@@ -65,6 +65,8 @@ class OverlappedLauncher:
         device_s: seconds that the host has waited for the device.
     """
 
+    #   host    plan 1  launch 1  plan 2  launch 2  read 1  plan 3  launch 3  read 2 …
+    #   device                    ------- step 1 -------|------- step 2 -------|---- …
     overlapped = True
 
     def __init__(

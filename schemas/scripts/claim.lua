@@ -35,6 +35,8 @@ end
 local function prompt_of_entry(entry) return prompt_of(entry, tokens_per_byte) end
 
 -- The KV tokens that the job will hold, in whole pages and at most `most`, judging by its sizes and its progress.
+-- An example, with pages of 16: a prompt of 100 tokens and a quarter of max_tokens = 256 are 164 tokens, so
+-- 176.
 local function pages_of(entry, offset, most)
   local output = math.ceil((tonumber(entry.max_tokens) - offset) * output_ratio)
   return math.ceil(math.min(prompt_of_entry(entry) + offset + math.max(output, 1), most) / page_size) * page_size
@@ -268,6 +270,7 @@ local function serve_all(kind, readers, most)
 end
 
 -- Large estimates are often wrong, so only a little is charged in advance, and the rest as the job runs.
+-- A prompt of 100 tokens with max_tokens = 4000 is charged 356 at most.
 local function charge_in_advance(id, job, cost)
   cost = math.min(cost, prompt_of(job) + number(job.offset) + CHARGED_AT_ONCE)
   charge(job.class, job.tenant, cost)
@@ -326,6 +329,8 @@ local function serve_lane(class, tenant)
   end
 end
 
+-- An example, with equal weights: A has been served 100 virtual tokens, B 300. A's first job is charged 150,
+-- so A, now at 250, is first again; after another such job it is at 400, and B's turn comes.
 local function serve_lanes(class)
   if is_paused('*:*', class .. ':*') then return end
   local backlog, skipped = key('backlog', class), 0
