@@ -4,9 +4,6 @@ Tests share them, so each asks for what it made and nothing else; keys are check
 gateway's settings, or kills one, starts its own with `tests.support.gateways.gateway`.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +13,7 @@ import pytest
 
 from headrace import Client
 
+from ...support.processes import headrace
 from ...support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -38,16 +36,15 @@ def worker(stack_redis: "EmbeddedRedis", tmp_path_factory: pytest.TempPathFactor
     """A `headrace worker` with the built-in model in float32, ready; gives its log."""
     log = tmp_path_factory.mktemp("worker") / "worker.log"
     flags = ("--model", "demo", "--device", "cpu", "--dtype", "float32", "--threads", "1", "--lease-s", "2")
-    command = [sys.executable, "-m", "headrace.cli", "worker", *flags, "--redis", stack_redis.url]
-    with log.open("wb") as out, Client(stack_redis.url) as client:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        try:
-            wait_until(lambda: client.workers() or process.poll() is not None)
-            assert process.poll() is None, log.read_text()[-2000:]
-            yield log
-        finally:
-            process.terminate()
-            process.wait(60)
+    with (
+        headrace(
+            "worker", *flags, redis_url=stack_redis.url, log=log, ends_well=True, OMP_NUM_THREADS="1"
+        ) as host,
+        Client(stack_redis.url) as client,
+    ):
+        wait_until(lambda: client.workers() or host.ended)
+        assert not host.ended, host.said()[-2000:]
+        yield log
 
 
 @pytest.fixture(scope="session")
