@@ -56,6 +56,7 @@ def pack_linear(weight: Tensor, bias: Tensor | None = None, *, rows_hint: int) -
     weight = weight.detach()
     bias = None if bias is None else bias.detach()
     if _can_pack(weight):
+        # oneDNN chooses its layout by the number of rows; see above for what that of 8 serves.
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), max(rows_hint, _MIN_ROWS_HINT))
         return Linear(packed, bias, True, weight.shape)
     return Linear(weight, bias, False, weight.shape)

@@ -22,4 +22,5 @@ def mask(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
         places = (chosen >= 0).nonzero()[:, 0]
         chosen = chosen[places]
     allowed = table.masks[chosen.clamp(min=0)] | (chosen < 0)[:, None]
+    # An addition, and not a fill: NaN must stay NaN, by which a broken row is known.
     logits[places] += torch.where(allowed, 0.0, float("-inf"))

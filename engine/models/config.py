@@ -49,6 +49,7 @@ class ModelConfig:
     @property
     def num_parameters(self) -> int:
         """Number of weights, including those of all experts, without norms and biases."""
+        # Queries and output have num_heads heads each, keys and values num_kv_heads.
         attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_dim * self.hidden_size
         embeddings = (1 if self.tie_embeddings else 2) * self.vocab_size * self.hidden_size
         return self.num_layers * attention + sum(self._mlps()) * self.hidden_size + embeddings
@@ -58,6 +59,7 @@ class ModelConfig:
         for index in range(self.num_layers):
             mixture = self.spec.mixture
             if mixture is not None and mixture.sparse[index]:
+                # Gate, up and down of each expert, and its row of the router.
                 yield mixture.experts * (3 * mixture.intermediate_size + 1)
             else:
                 yield 3 * self.intermediate_size

@@ -95,6 +95,7 @@ def _wanted(weights: Checkpoint, config: ModelConfig) -> Iterator[tuple[str, Sha
     for index in range(config.num_layers):
         yield from _layer(weights, config, index)
     yield f"{names.final_norm}.weight", (hidden,)
+    # A tied model may still hold its head, saved once more by a tool that doesn't drop it.
     if not config.tie_embeddings or any(f"{names.head}.{kind}" in weights for kind in ("weight", "qweight")):
         yield from _linear(weights, config.int4, names.head, hidden, config.vocab_size)
 

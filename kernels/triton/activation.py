@@ -47,6 +47,7 @@ def _gate_kernel(
     if ACTIVATION == "silu":
         slope = gate
     else:  # gelu's 1/2 (1 + tanh(z)) is the sigmoid of 2z
+        # 2 * sqrt(2 / pi), the 2 of "2z" included.
         slope = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
     # The exponential of a negative number alone: neither side of the sigmoid overflows.
     tail = tl.exp(-tl.abs(slope))

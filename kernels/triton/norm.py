@@ -61,5 +61,6 @@ def _rms_norm_kernel(
     wide = x.to(tl.float32)
     wide *= tl.rsqrt(tl.sum(wide * wide, 0) / WIDTH + eps)
     weight = tl.load(weight_ptr + at, mask=mask, other=0.0)
+    # Rounded before the weight is applied, as transformers rounds.
     y = wide.to(x.dtype).to(tl.float32) * weight.to(tl.float32)
     tl.store(y_ptr + row + at, y.to(x.dtype), mask=mask)

@@ -124,6 +124,7 @@ def _rope_cache_kernel(
     if known & (slot >= 0) & (slot < num_slots):
         page_at = slot // PAGE_SIZE * (KV_HEADS * PAGE_SIZE) + slot % PAGE_SIZE
         k_at = (page_at + (head - HEADS) * PAGE_SIZE)[:, None] * DIM + i[None, :]
+        # Values come KV_HEADS heads after the keys, and lie at the same place of their own cache.
         v_at = k_at - KV_HEADS * PAGE_SIZE * DIM
         _write(k_ptr, k_at, low, high, k_factor, is_k[:, None] & inside, DIM)
         _write(v_ptr, v_at, low, high, v_factor, is_v[:, None] & inside, DIM)

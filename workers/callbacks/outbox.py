@@ -26,6 +26,8 @@ MOST_LEFT = 10_000
 """Maximum number of pending notes to another app's callbacks, which find other entries a little later."""
 
 _START = "0-0"
+# Our clock and Redis's round differently: a little less than what we measured, or the entry would seem to be
+# another's.
 _ROUNDING_MS = 5
 _LEFT_MS = 3_600_000
 """An idle time beyond any process's `relay_s`."""
@@ -127,6 +129,7 @@ class Outbox:
         """
         with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
+            # As if nobody had looked at it for an hour: whoever asks for abandoned entries next gets it.
             pipe.xclaim(self._tag.outbox, RELAY_GROUP, CONSUMER, 0, [entry_id], idle=_LEFT_MS, justid=True)
             if app:
                 pipe.xadd(self._tag.left(app), {"entry": entry_id}, maxlen=MOST_LEFT)

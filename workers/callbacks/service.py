@@ -194,6 +194,7 @@ class Service:
                     )
                     self._spawn(f"relay-{tag.model}-{partition}", relay.run)
                     self._spawn(f"tasks-{tag.model}-{partition}", relay.tasks.run)
+                    # A new list, since other threads read the old one.
                     self._queues = [*self._queues, tag]
                     log.info("queue_noticed", model=tag.model, partition=partition)
 

@@ -92,6 +92,7 @@ class Tasks:
                 self._metrics.relayed("waits")
 
     def _take(self, entry_id: str, turn: Turn) -> None:
+        # Another process has taken it up meanwhile, and does all this.
         if not self._outbox.keep(entry_id, turn.since):
             return
         record = self._outbox.record(turn.job_id)

@@ -67,6 +67,8 @@ class Registration:
         """
         namespace = self.tags[0].namespace
         with broker_errors():
+            # Always, not only when it is missing: a Redis that came back empty accepts jobs for the model
+            # again.
             self.redis.hset(keys.models(namespace), self.model, json.dumps(self.facts))
         copied = copy_policies(self.redis, self.tags, namespace, partitions=len(self.tags))
         if copied:

@@ -49,6 +49,7 @@ class JobRequest(Request):  # type: ignore[misc]
             "root_id": started.root_id or started.task_id,
             "parent_id": started.parent_id,
             "retries": started.retries,
+            # Callbacks store the result, in the backend of the app that sent the task.
             "ignore_result": True,
         }
         body: tuple[str, str, dict[str, Any]] = (started.args, started.kwargs, {})
@@ -153,6 +154,7 @@ class CeleryView:
         self._news.append((news, leaving))
         consumer = self._consumer
         if consumer is not None:
+            # The hub is the consumer's event loop: what it calls runs in the consumer's thread.
             consumer.hub.call_soon(self._catch_up)
 
     # On the consumer's thread -----------------------------------------------------------------------------

@@ -106,6 +106,7 @@ def int4_format(path: str, settings: Any) -> Int4Format | None:
     for pattern in settings.get("dynamic") or ():
         if not pattern.startswith("-:"):  # such modules are left as floats, which their tensors show
             raise refuse("dynamic", pattern, "one setting for all modules, or none (-:)")
+    # gptq stores each zero less one, gptq_v2 as it is.
     return Int4Format("gptq", group_size, settings.get("desc_act") is not False, int(layout == "gptq"))
 
 

@@ -82,9 +82,14 @@ class Detokenizer:
         text = self._tokenizer.decode(self._window)
         final = len(text.rstrip(_REPLACEMENT))
         if final == len(text):
+            # An example: € is three bytes. With byte tokens E2, 82 and AC the window decodes to U+FFFD,
+            # U+FFFD and €: nothing is final until the third. The window then keeps what came since the
+            # boundary before.
             self._window = self._window[self._boundary :]
             self._boundary = len(self._window)
             new = text[self._emitted :]
+            # Most tokens are a whole character or more by themselves, and their length alone is known
+            # already.
             self._emitted = alone if self._boundary == 1 else len(self._tokenizer.decode(self._window))
             return new
         if len(self._window) == _MAX_WINDOW_TOKENS:

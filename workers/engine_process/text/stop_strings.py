@@ -39,6 +39,8 @@ def _automaton(stops: Sequence[str]) -> _State:
     while level:
         for state in level:
             for character, child in state.next.items():
+                # An example, with the stop strings END and ND!: after EN, `shorter` is N, since N begins ND!.
+                # So in ENDLESS the first is found at D, and in XND! the second at the exclamation mark.
                 child.shorter = root if state.shorter is None else state.shorter.after(character)
                 child.hit = child.hit or child.shorter.hit
         level = [child for state in level for child in state.next.values()]
@@ -78,6 +80,7 @@ class StopStrings:
                 self.held = ""
                 return seen[: index + 1 - len(state.hit)], state.hit
         self._state = state
+        # The last `depth` characters begin a stop string, and are held back; all before them can be in none.
         sure = len(seen) - state.depth
         self.held = seen[sure:]
         return seen[:sure], None

@@ -53,6 +53,8 @@ class TextStream:
         position = position or Position(after or Held([], 0, 0), "", min_tokens)
         self._detokenizer = Detokenizer(tokenizer, position.tokens)
         specials = tokenizer.specials_in("\n".join(stops)) if stops else {}
+        # An example: the stop string "<|im_end|>" names a special token. It becomes one mark, and that
+        # token's text the same mark, so that they meet, and no text that spells the name does.
         marks = {name: chr(_FIRST_MARK + place) for place, name in enumerate(specials)}
         self._marks = {specials[name]: mark for name, mark in marks.items()}
         self._names = {ord(mark): name for name, mark in marks.items()}

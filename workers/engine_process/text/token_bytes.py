@@ -13,6 +13,8 @@ _KEPT = 1 << 15
 
 def _alphabet() -> dict[str, int]:
     """The letter that stands for each byte in byte-level vocabularies (GPT-2's `bytes_to_unicode`)."""
+    # These stand for themselves. The other 68, the space among them, get the letters from U+0100 on: a space
+    # is Ġ.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printable)
     letters = {chr(byte): byte for byte in printable}
