@@ -1,4 +1,4 @@
-// The AMX tile registers: leave to use them, and their configuration.
+// The AMX tile registers: permission to use them, and their configuration.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ struct AmxSession {
             uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
             uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
         } config;
-        // Compilers are told of the first bytes that are read alone, and may leave the others unwritten.
+        // Compilers only know that the first bytes are read, and might leave the others unwritten.
         asm volatile("" : : "r"(&config) : "memory");
         _tile_loadconfig(&config);
     }

@@ -1,5 +1,5 @@
-// Paged attention for CPUs. One code path for every row: a decode is a block of few rows, a prompt chunk one
-// of many.
+// Paged attention for CPUs. All rows take one code path: a decode is a block of few rows, a prompt chunk one of
+// many.
 //
 // A work item is a run of query tokens of one sequence with all query heads of one kv head; its rows share
 // every key and value. Keys are taken in blocks of kBlock tokens at multiples of kBlock from position 0: a
@@ -7,11 +7,11 @@
 // row-major matrix with a block kept in the near caches (product_float.h, product_amx.h). Softmax is online,
 // in powers of two.
 //
-// Where rows are few, memory sets the pace, and products read keys and values where they lie. An item then has
-// several kv heads: a page's lie side by side, and memory gives long runs faster than short ones.
+// With few rows, memory is the bottleneck, so products read keys and values in place. An item then has several kv
+// heads: those of a page are adjacent, and memory delivers long runs faster than short ones.
 //
-// A row's result does not depend on the rows beside it: each sum runs over the same blocks in the same order
-// whatever the item, and masked positions add exact zeros.
+// A row's result does not depend on the rows beside it: in every item, each sum runs over the same blocks in the
+// same order, and masked positions add exact zeros.
 #pragma once
 
 #include "product_amx.h"
@@ -24,16 +24,16 @@
 #include <optional>
 #include <vector>
 
-constexpr int kMaxRows = 128;  // of an item: enough to make the packing of a block cheap
+constexpr int kMaxRows = 128;  // per item: enough to make packing a block cheap
 
-// Keys in a block of an item of several kv heads: with as many values, and the next keys, they stay in a core's own
-// cache. And how many items it takes to share them evenly.
+// Keys per block of an item with several kv heads: with as many values and the next keys, they stay in a core's own
+// cache. And the number of items needed to share them evenly.
 constexpr int kTogetherBytes = 128 << 10, kItemsPerThread = 8;
 
-// Query tokens of one item: as many as make kMaxRows rows.
+// Query tokens per item: as many as make kMaxRows rows.
 inline int attention_tokens(int group) { return group < kMaxRows ? kMaxRows / group : 1; }
 
-// q_stride and out_stride: elements from a token to the next.
+// q_stride and out_stride: elements from one token to the next.
 struct AttentionArgs {
     const void *q, *k_cache, *v_cache;
     void* out;
@@ -56,10 +56,10 @@ class Attention {
           tokens_(attention_tokens(group_)),
           width_(round_up(a.dim, Product::kStep)) {}
 
-    // Whether so many query rows of a kv head read its keys and values where they lie.
+    // Whether this many query rows of a kv head read its keys and values in place.
     static bool few(int rows, int dim) { return rows <= Product::kFewRows && dim % Product::kStep == 0; }
 
-    // More than the largest item takes, with what alignment adds to each of its eight parts.
+    // More than the largest item needs, including what alignment adds to each of its eight parts.
     size_t scratch_bytes() const {
         const size_t most = std::max(tokens_ * group_, Product::kFewRows * a_.kv_heads);
         const size_t rows = round_up(int(most), Product::kRowStep), blocks = 2 * kBlock;
@@ -67,14 +67,14 @@ class Attention {
                sizeof(float) * rows * (width_ + kBlock) + sizeof(T) * width_ + sizeof(Row) * rows + 8 * 64;
     }
 
-    // Query tokens of a sequence with the heads of some kv heads, of one if its rows are not few. They are at row..
-    // of the step and at position.. of the sequence, and see no more than what is at lowest … last; the first block
-    // they see of begins at begin.
+    // Query tokens of a sequence with the query heads of some kv heads (of one, unless rows are few). They start at
+    // `row` of the step and at `position` of the sequence, and see at most positions lowest … last; the first block
+    // that they see begins at `begin`.
     struct Item {
         int sequence, kv_head, kv_heads, tokens, row, position, lowest, last, begin;
     };
 
-    // Query tokens first.. of sequence b, so many kv heads from h.
+    // Query tokens of sequence b from `first` on, with this many kv heads from h on.
     // An example: 8 query heads share a kv head, so an item has 16 tokens; 40 tokens of a prompt, with 100 of it in the
     // cache before them, are items of 16, 16 and 8. The second is at positions 116 to 131; with a window of 64 its
     // first row sees from 53 on, and its first block begins at 0.
@@ -87,14 +87,14 @@ class Attention {
         return {b, h, kv_heads, tokens, start + first, position, lowest, last, lowest / kBlock * kBlock};
     }
 
-    // Computes an item. At its last block it asks next() for the one after it, fetches the first keys of that, and
-    // in the end returns it.
+    // Computes an item. At its last block it asks next() for the following item, fetches the first keys of that, and
+    // finally returns it.
     template <typename Next>
     std::optional<Item> run(const Item& item, Scratch& scratch, Next next) const {
         const Space space = begin(item, scratch);
         std::optional<Item> after;
-        // Pages lie anywhere, so the hardware foresees little: values are fetched while keys are used, the next
-        // block's keys while values are.
+        // Pages may be anywhere, so the hardware can't predict much: values are fetched while keys are used, and the
+        // next block's keys while values are.
         for (int base = item.begin; base <= item.last; base += kBlock) {
             TokensAhead<T> values = ahead(a_.v_cache, item, base), keys;
             for (int h = 0; h < item.kv_heads; h++) score(item, h, base, space, values);
@@ -117,8 +117,8 @@ class Attention {
         float total = 0;
     };
 
-    // What an item needs: of each row the query, the weights of a block, what it has summed and its state; the scores
-    // of a kv head's rows; and a block laid out.
+    // What an item needs: for each row the query, the weights of a block, its sums and its state; the scores of a kv
+    // head's rows; and a block that has been laid out.
     struct Space {
         T* zeros;
         Operand *q, *keys, *values, *weights;
@@ -128,9 +128,9 @@ class Attention {
 
     static int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-    int rows(const Item& item) const { return item.tokens * group_; }  // of a kv head
+    int rows(const Item& item) const { return item.tokens * group_; }  // per kv head
 
-    // Whether keys are tiles where they lie: sixteen tokens lie together, and no element is padding.
+    // Whether keys are tiles in place: sixteen tokens are adjacent, and no element is padding.
     bool keys_are_tiles(const Item& item) const {
         return Product::kTiles && rows(item) <= kLanes && a_.dim == width_ && a_.page_size % kLanes == 0;
     }
@@ -191,7 +191,7 @@ class Attention {
         }
     }
 
-    // Adds its values, by these weights.
+    // Adds its values with these weights.
     void weigh(const Item& item, int h, int base, const Space& space, TokensAhead<T>& ahead) const {
         const T* found[kBlock];
         const int tokens = find_rows(a_.v_cache, item, h, base, space.zeros, found), rows = this->rows(item);
@@ -208,10 +208,10 @@ class Attention {
         }
     }
 
-    int lines() const { return (a_.dim * int(sizeof(T)) + 63) / 64; }  // of a token's keys of a head
+    int lines() const { return (a_.dim * int(sizeof(T)) + 63) / 64; }  // per token and head
 
-    // One step of the online softmax, for the row that stands at position: turns its scores for the tokens
-    // base.. into weights and rescales what the row has summed to the new maximum.
+    // One step of the online softmax for the row at `position`: turns its scores for the tokens from base on into
+    // weights, and rescales the row's sums to the new maximum.
     void softmax(float* scores, Operand* weights, int tokens, int base, int position, Row& row, float* out) const {
         constexpr float kLog2e = 1.44269504f;
         const float scale = a_.scale * kLog2e;
@@ -243,7 +243,7 @@ class Attention {
         row.total += sum(sums);
     }
 
-    // Calls fn(r, token, head) for an item's rows: kv head by kv head, in them token by token, in those head by head.
+    // Calls fn(r, token, head) for an item's rows, ordered by kv head, then token, then head.
     template <typename Fn>
     void each_row(const Item& item, Fn fn) const {
         int r = 0;
@@ -252,8 +252,8 @@ class Attention {
                 for (int i = 0; i < group_; i++) fn(r++, int64_t(token), h * group_ + i);
     }
 
-    // Where the tokens of the item's block at base lie in a cache, for its kv head h, up to the last one seen; zeros
-    // stand for those no row of the item sees. Returns how many, padded.
+    // Where the tokens of the item's block at base are in a cache, for its kv head h, up to the last one seen; zeros
+    // replace those that no row of the item sees. Returns how many there are, padded.
     int find_rows(const void* cache, const Item& item, int h, int base, const T* zeros, const T** rows) const {
         const int end = base + kBlock <= item.last ? base + kBlock : item.last + 1;
         const int tokens = round_up(end - base, Product::kStep);
@@ -272,13 +272,13 @@ class Attention {
     int64_t head_size() const { return int64_t(a_.page_size) * a_.dim; }
     int64_t page_size() const { return a_.kv_heads * head_size(); }
 
-    // What kv head h of the item has of the token at position t.
+    // The elements of kv head h of the item for the token at position t.
     const T* token(const void* cache, const Item& item, int h, int t) const {
         return (const T*)cache + table(item)[t / a_.page_size] * page_size() + (item.kv_head + h) * head_size() +
                int64_t(t % a_.page_size) * a_.dim;
     }
 
-    // What the item sees of the block at base.
+    // The part of the block at base that the item sees.
     TokensAhead<T> ahead(const void* cache, const Item& item, int base) const {
         return {(const T*)cache + item.kv_head * head_size(), table(item), std::max(base, item.lowest),
                 std::min(base + kBlock, item.last + 1), item.kv_heads, a_.dim, a_.page_size, page_size(), head_size()};
@@ -288,7 +288,7 @@ class Attention {
     const int group_, tokens_, width_;
 };
 
-// A step's items: those of each sequence and of the sequences before it.
+// A step's items: the number of each sequence's and of those before it.
 template <typename T, typename Product>
 class AttentionItems {
   public:
@@ -307,13 +307,13 @@ class AttentionItems {
     }
     int64_t count() const { return ends_.empty() ? 0 : ends_.back(); }
 
-    // The team's threads, each with a session of Product's, compute all items; ends in a barrier. They count in
-    // taken, 0 before, what they have taken of them.
+    // The team's threads, each with a session of Product, compute all items; ends with a barrier. They count the items
+    // that they have taken in `taken`, which starts at 0.
     void attend(const AttentionArgs& args, int64_t& taken) const {
         thread_local Scratch scratch;
         const Attention<T, Product> attention(args);
         scratch.reserve(attention.scratch_bytes());
-        // Chunks mostly stand after the decodes, and their last rows see most: the large items go first.
+        // Chunks usually come after the decodes, and their last rows see the most, so the large items go first.
         int sequence = int(ends_.size()) - 1;
         using Item = typename Attention<T, Product>::Item;
         auto next = [&]() -> std::optional<Item> {

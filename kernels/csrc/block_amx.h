@@ -1,11 +1,11 @@
-// Blocks by AMX tiles.
+// Blocks computed with AMX tiles.
 #pragma once
 
 #include "amx.h"
 #include "panels.h"
 
 #if defined(HR_HAS_AMX)
-// c[32][32] = so many rows, at most 32, of an operand times a panel.
+// c[32][32] = this many rows, at most 32, of an operand times a panel.
 template <bool Bytes>
 struct AmxBlock {
     using Session = AmxSession;
@@ -13,8 +13,8 @@ struct AmxBlock {
     using Input = std::conditional_t<Bytes, uint8_t, BF16>;
     static constexpr bool kTakes = Bytes;
     static constexpr int kStepInputs = kStep / int(sizeof(Input));
-    // Every fourth line wakes the hardware's own fetching, and all of them would only fill its queue. Measured, one
-    // AMX core: 1.1 times as fast.
+    // Every fourth line triggers the hardware's own prefetching; fetching all lines would only fill its queue. Measured
+    // on one AMX core: 1.1 times as fast.
     static constexpr int kFetched = 4;
     static int passes(int) { return 1; }
 

@@ -1,4 +1,4 @@
-// Blocks by AVX-512's products of bfloat16 and of bytes.
+// Blocks computed with AVX-512's products of bfloat16 and of bytes.
 #pragma once
 
 #include "panels.h"
@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #define HR_HAS_AVX512_PRODUCTS 1
 
-// c[32][32] = so many rows, at most 32, of an operand times a panel.
+// c[32][32] = this many rows, at most 32, of an operand times a panel.
 template <bool Bytes>
 struct Avx512Block {
     struct Session {};

@@ -1,15 +1,15 @@
-// Blocks by the float and integer products that every processor has.
+// Blocks computed with the float and integer products that every processor has.
 //
-// Weights become floats, or words of 16 bits, in registers, for a few rows at once: reading them as they are
-// takes half the memory's time, and the conversion hides behind the products. The rows are made floats or words
-// before, once.
+// Weights are converted to floats, or to 16-bit words, in registers, for a few rows at once: reading them unconverted
+// takes half the memory's time, and the conversion hides behind the products. The rows are converted to floats or
+// words beforehand, once.
 #pragma once
 
 #include "panels.h"
 #include "tile_avx2.h"
 #include "wide.h"
 
-// c[32][32] = so many rows, at most 32, of an operand times a panel.
+// c[32][32] = this many rows, at most 32, of an operand times a panel.
 template <bool Bytes>
 struct PlainBlock {
     struct Session {};
@@ -20,7 +20,7 @@ struct PlainBlock {
 
     static float take(const BF16* x, int in, int steps, Input* y) {
         if constexpr (Bytes) {
-            // Of four inputs the even ones come first, as `weights` has them.
+            // The even ones of four inputs come first, as in `weights`.
             return to_bytes(x, in, steps, y, evens_first);
         } else {
             for (int i = 0; i < in; i += kLanes) store(y + i, load(x + i));
@@ -40,7 +40,7 @@ struct PlainBlock {
 
   private:
     typedef Sum Vector __attribute__((vector_size(4 * kWide)));
-    // Of a tile of 16 outputs, and of a panel's two at once.
+    // For a tile of 16 outputs, and for both tiles of a panel at once.
 #if defined(HR_HAS_AVX2_TILE)
     static constexpr int kRows = 6;
 #else
@@ -60,7 +60,7 @@ struct PlainBlock {
         }
     }
 
-    // R rows by T tiles of 16 outputs. Inlined into what calls it, it would share its registers.
+    // R rows by T tiles of 16 outputs. If it were inlined, it would share registers with its caller.
     template <int R, int T>
     __attribute__((noinline)) static void tiles(int steps, const Input* a, int64_t stride, const char* b, Sum* c,
                                                 Ahead& ahead) {
@@ -92,7 +92,7 @@ struct PlainBlock {
         }
     }
 
-    // Four bytes are two bfloat16, or as bytes two pairs where words are multiplied in pairs, else four words.
+    // Four bytes are two bfloat16 or, as bytes, two pairs if words are multiplied in pairs, otherwise four words.
 #if defined(__AVX2__)
     static constexpr int kParts = 2;
 #else

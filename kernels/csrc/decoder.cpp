@@ -1,11 +1,11 @@
 // A step of a bfloat16 decoder in one call: all layers by one team of threads.
 //
-// Between operations there is a barrier of the team and nothing else: no dispatch, no allocation, and each
-// thread fetches its share of the next weights meanwhile (gemm.h). Biases, residual additions and the gated
-// activation are the ends of the products before them. Of the last layer only what sampled rows need is computed.
+// Between operations there is only a barrier of the team: no dispatch, no allocation; meanwhile each thread fetches its
+// share of the next weights (gemm.h). Biases, residual additions and the gated activation are done at the end of the
+// products before them. In the last layer, only what sampled rows need is computed.
 //
-// Rounding is that of the same operations one by one, but for the gate and up projections, which stay float32. With
-// weights of bytes, the inputs of every product are rounded to bytes too, each row by itself.
+// Rounding is that of the same operations one by one, except for the gate and up projections, which stay float32. With
+// int8 weights, the inputs of every product are rounded to bytes too, each row separately.
 #include "attention.h"
 #include "block_amx.h"
 #include "block_avx512.h"
@@ -43,11 +43,11 @@ struct DecoderStep {
 
 namespace {
 
-// Where a row of each kind begins. Operands of products have whole blocks of rows, and a line more in each
-// row: strides of powers of two would all fall into the same sets of a cache.
+// Where the rows of each kind begin. Operands of products have whole blocks of rows, and one more cache line per row,
+// because strides of powers of two would all fall into the same sets of a cache.
 struct Buffers {
     BF16 *residual, *x, *qkv, *attended, *gated;
-    char* taken;  // the next product's inputs, where it takes others than bfloat16
+    char* taken;  // the next product's inputs, if it doesn't take bfloat16
     float* scales;
     int hidden, qkv_width, attended_width, gated_width, taken_bytes;
     int64_t size;
@@ -89,7 +89,7 @@ class Forward {
           taken_(m.num_layers),
           threads_(threads) {}
 
-    // Bytes of a row that a product takes at once, where it takes others than bfloat16.
+    // Bytes of a row that a product takes at once, if it doesn't take bfloat16.
     static constexpr int step_bytes() {
         return Block::kTakes ? Block::kStepInputs * int(sizeof(typename Block::Input)) : 0;
     }
@@ -143,7 +143,7 @@ class Forward {
             memcpy(b_.residual + r * b_.hidden, m_.embedding + s_.token_ids[r] * hidden(), hidden() * sizeof(BF16));
     }
 
-    // The normalised rows, as the next product takes them.
+    // The normalised rows in the form that the next product takes.
     Operand normalise(int64_t rows, const BF16* weight) const {
 #pragma omp for
         for (int64_t r = 0; r < rows; r++) {
@@ -154,7 +154,7 @@ class Forward {
         return Block::kTakes ? taken() : Operand{(const char*)b_.x, b_.hidden * 2, nullptr};
     }
 
-    // Rows that threads have written in parts, as product w takes them.
+    // Rows that threads have written in parts, in the form that product w takes.
     Operand operand(int64_t rows, const Linear& w, const BF16* x, int width) const {
         if constexpr (Block::kTakes) {
 #pragma omp for
@@ -238,7 +238,7 @@ class Forward {
 
 }  // namespace
 
-// How this machine multiplies: 2 by AMX, 1 by AVX-512's products, 0 by plain vectors.
+// How this machine multiplies: 2 with AMX, 1 with AVX-512's products, 0 with plain vectors.
 extern "C" int64_t hr_best_products() {
 #if defined(HR_HAS_AMX)
     if (amx_usable()) return 2;
@@ -272,8 +272,8 @@ extern "C" int64_t hr_decoder_scratch_bytes(const DecoderModel* m, int64_t rows)
     });
 }
 
-// Computes the step. Returns the first token whose position or slot lies outside its table, with nothing
-// written; -1 when all is well.
+// Computes the step. Returns the first token whose position or slot is outside its table, in which case nothing is
+// written; -1 if all is well.
 extern "C" int64_t hr_decoder_forward(const DecoderModel* m, const DecoderStep* s, char* scratch, int threads) {
     for (int64_t t = 0; t < s->rows; t++)
         if (s->positions[t] < 0 || s->positions[t] >= m->max_positions || s->slots[t] < 0 ||

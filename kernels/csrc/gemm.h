@@ -1,9 +1,9 @@
-// Products of rows with a weight of panels (panels.h), shared by a team of threads.
+// Products of rows with a weight in panels (panels.h), shared by a team of threads.
 //
-// With few rows a product is as fast as its weights arrive. So a thread has a fixed share of every weight's
-// panels, and while it computes with one it fetches the next, the first of the next product included.
+// With few rows, a product is as fast as its weights arrive. So a thread has a fixed share of every weight's panels,
+// and while it computes with one, it fetches the next, even the first of the next product.
 //
-// A sum of bfloat16 products runs over the inputs in order, whatever the rows beside it and the threads.
+// A sum of bfloat16 products runs over the inputs in order, regardless of other rows and of threads.
 #pragma once
 
 #include "panels.h"
@@ -15,7 +15,7 @@ template <typename Block, int Panels = 1>
 class Share {
   public:
     Share(const Linear& w, int64_t rows) : w_(w), rows_(rows), count_(w.count() / Panels) {
-        // Rows that stay in a core's own cache, with room for two panels.
+        // Number of rows that stay in a core's own cache, with room for two panels.
         chunk_ = (1 << 20) / (w.steps() * Block::kStepInputs * int(sizeof(typename Block::Input))) / kPanel * kPanel;
         if (chunk_ < kPanel) chunk_ = kPanel;
         const int64_t items = (rows + chunk_ - 1) / chunk_ * count_;
@@ -28,8 +28,8 @@ class Share {
     // The first weights this thread needs.
     const char* begin() const { return w_.panel(first_ < last_ ? first_ % count_ : 0); }
 
-    // Calls finish(row, rows, column, c) for blocks of up to 32 rows of the result, c[p][32][32] being the
-    // sums of panel p. next is what the thread needs after this. Ends in a barrier.
+    // Calls finish(row, rows, column, c) for blocks of up to 32 rows of the result, where c[p][32][32] are the sums of
+    // panel p. `next` is what the thread needs after this. Ends with a barrier.
     template <typename Finish>
     void run(const Operand& x, const char* next, Finish finish) const {
         const int64_t panel_bytes = w_.panel(1) - w_.panel(0);
@@ -63,7 +63,7 @@ class Share {
     int count_;
 };
 
-// What turns the sums of up to 16 outputs from column into results.
+// Turns the sums of up to 16 outputs from `column` on into results.
 struct Ends {
     f32v scale = {}, bias = {};
     i32v offset = {};
@@ -82,7 +82,7 @@ struct Ends {
     }
 };
 
-// Calls fn(row, column, width, results) for the runs of up to 16 results of a block.
+// Calls fn(row, column, width, results) for each run of up to 16 results in a block.
 template <typename Sum, typename Fn>
 HR_INLINE void each_run(const Linear& w, const float* scales, int64_t row, int rows, int column, const Sum* c,
                         Fn fn) {

@@ -1,6 +1,6 @@
 #include "norm.h"
 
-// y = rms_norm(x); with a residual, residual += x and y = rms_norm(residual). Rows are contiguous.
+// y = rms_norm(x); with a residual: residual += x and y = rms_norm(residual). Rows are contiguous.
 extern "C" void hr_rms_norm(const void* x, void* residual, const void* weight, void* y, int64_t rows, int width,
                             float eps, int dtype, int threads) {
     with_dtype(dtype, [&](auto element) {

@@ -1,7 +1,7 @@
 // The products of attention.cpp on AMX tiles: bfloat16 operands, float32 sums.
 //
-// A tile is 16 rows of 64 bytes. The right-hand operand holds pairs of depth side by side: element (k, n) lies
-// at row k / 2, pair n, half k % 2. Weights are rounded to bfloat16 for p·v, as every bfloat16 attention does.
+// A tile is 16 rows of 64 bytes. The right-hand operand has pairs along the depth side by side: element (k, n) is at
+// row k / 2, pair n, half k % 2. Weights are rounded to bfloat16 for p·v, as in every bfloat16 attention.
 #pragma once
 
 #include "amx.h"
@@ -42,7 +42,7 @@ struct AmxProduct {
             }
     }
 
-    // The scores of twice sixteen tokens, whose keys of dim elements lie one after the other: scores[r][token].
+    // The scores of twice sixteen tokens, whose keys of dim elements are consecutive: scores[r][token].
     // q is a block of up to sixteen keys, packed.
     static void score_tiles(int dim, const BF16* first, const BF16* second, const BF16* q, int rows, float* scores) {
         _tile_zero(0);

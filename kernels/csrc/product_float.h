@@ -1,8 +1,8 @@
 // The products of attention.cpp in float32, for every element type and machine.
 //
-// A product backend names the type of its operands and the sizes it wants, lays out a block of keys and of
-// values as right-hand operands, and multiplies. For few rows it may instead read keys, or both, where they lie.
-// product_amx.h is the other one.
+// A product backend names the type of its operands and the sizes it needs, lays out a block of keys and of values as
+// right-hand operands, and multiplies. For few rows it may instead read keys, or both, in place. product_amx.h is the
+// other backend.
 #pragma once
 
 #include "tokens_ahead.h"
@@ -12,15 +12,15 @@
 
 struct FloatProduct {
     using Operand = float;
-    static constexpr int kBlock = 64;      // tokens in a block: keys and values stay in the near caches
+    static constexpr int kBlock = 64;      // tokens per block, so that keys and values stay in the near caches
     static constexpr int kStep = 16;       // tokens and head elements are padded to multiples of this
-    static constexpr int kRowStep = 1;     // rows of a left-hand operand likewise
-    static constexpr bool kTiles = false;  // whether keys of whole pages are operands where they lie
+    static constexpr int kRowStep = 1;     // and rows of a left-hand operand to multiples of this
+    static constexpr bool kTiles = false;  // whether keys of whole pages are operands in place
 
     // Held by a thread while it multiplies.
     struct Session {};
 
-    // Tiles of so many rows and sixteens of columns; and those of few rows, which `score` and `weigh` take.
+    // The rows and sixteens of columns of a tile; and of one with few rows, which `score` and `weigh` take.
 #if defined(__AVX512BW__)
     static constexpr int kTileRows = 6, kTileColumns = 4, kFewRows = 6, kFewColumns = 4;
 #elif defined(__aarch64__)
@@ -39,7 +39,7 @@ struct FloatProduct {
             turned(rows, d, dim, [&](int i, f32v x) { store(keys + (d + i) * kBlock + t, x); });
     }
 
-    // Likewise of values[kBlock][width].
+    // The same for values[kBlock][width].
     template <typename T>
     static void pack_values(const T* const* rows, int t, int dim, int width, float* values) {
         for (int i = 0; i < kLanes; i++)
@@ -53,9 +53,9 @@ struct FloatProduct {
         column_tiles<kTileRows, kTileColumns>(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate);
     }
 
-    // The two products for up to kFewRows rows, from keys and values where they lie, of dim elements: tokens and
-    // dim are multiples of kStep. scores[r][kBlock] = q[r][dim] · keys[token][dim], and out[r][dim] +=
-    // weights[r][kBlock] · values[token][dim]; sums run as those of `multiply`.
+    // The two products for up to kFewRows rows, with keys and values of dim elements in place; tokens and dim are
+    // multiples of kStep. scores[r][kBlock] = q[r][dim] · keys[token][dim], and out[r][dim] +=
+    // weights[r][kBlock] · values[token][dim]; sums run in the same order as in `multiply`.
     template <typename T>
     static void score(int rows, int dim, const float* q, const T* const* keys, int tokens,
                       TokensAhead<T>& ahead, float* scores) {
@@ -70,11 +70,11 @@ struct FloatProduct {
     }
 
   private:
-    // Elements of keys that `turned` turns at once.
+    // Number of elements of keys that `turned` transposes at once.
     template <typename T>
     static constexpr int kTurned = std::is_same_v<T, BF16> && 2 * kLanes == kStep ? kStep : kLanes;
 
-    // Calls fn(i, x) for i < kTurned, x being element d + i of kLanes rows.
+    // Calls fn(i, x) for i < kTurned, where x is element d + i of kLanes rows.
     template <typename T, typename Fn>
     HR_INLINE void turned(const T* const* rows, int d, int dim, Fn fn) {
         f32v x[kLanes];
@@ -100,8 +100,8 @@ struct FloatProduct {
         fn(std::integral_constant<int, R>{});
     }
 
-    // So many tokens at once, of whose keys some elements are turned and multiplied before the next: sums enough
-    // to wait for none of them.
+    // This many tokens at once; some elements of their keys are transposed and multiplied before the next ones, with
+    // enough sums that none has to be waited for.
     template <int R, int Tokens, typename T>
     static void score_rows(int dim, const float* q, const T* const* keys, int tokens,
                            TokensAhead<T>& ahead, float* scores, int t = 0) {
@@ -119,7 +119,7 @@ struct FloatProduct {
             if (t < tokens) score_rows<R, Tokens / 2>(dim, q, keys, tokens, ahead, scores, t);
     }
 
-    // So many columns at once.
+    // This many columns at once.
     template <int R, int Columns, typename T>
     static void weigh_rows(int dim, const float* weights, const T* const* values, int tokens,
                            TokensAhead<T>& ahead, float* out, int d = 0) {

@@ -1,7 +1,7 @@
 #include "rope_cache.h"
 
-// Shapes as in rope_cache.py; q_norm and k_norm may be null. Returns the first token whose position or slot
-// lies outside its table, with nothing written; -1 when all is well.
+// Shapes as in rope_cache.py; q_norm and k_norm may be null. Returns the first token whose position or slot is outside
+// its table, in which case nothing is written; -1 if all is well.
 extern "C" int64_t hr_rope_and_cache(const void* qkv, const int64_t* positions, const int64_t* slots,
                                      const float* cos_sin, void* q, void* k_cache, void* v_cache,
                                      const void* q_norm, const void* k_norm, int64_t tokens,

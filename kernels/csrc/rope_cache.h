@@ -9,7 +9,7 @@ struct Heads {
     float eps;
 };
 
-// Normalises (if weight) and rotates one head: element i together with element i + dim / 2.
+// Normalises one head (if there is a weight) and rotates it: element i together with element i + dim / 2.
 template <typename T>
 void rotate_head(const T* x, T* y, const T* weight, const float* cos_sin, const Heads& s) {
     const int half = s.dim / 2;
@@ -35,7 +35,7 @@ void rotate_head(const T* x, T* y, const T* weight, const float* cos_sin, const 
     }
 }
 
-// Rotates one token's q into q, which may be qkv itself, and writes its k and v to their slot.
+// Rotates one token's q into `q`, which may be qkv itself, and writes its k and v to their slot.
 template <typename T>
 void rope_and_cache(const T* qkv, const float* cos_sin, int64_t slot, const T* q_norm, const T* k_norm, T* q,
                T* k_cache, T* v_cache, const Heads& s) {

@@ -1,4 +1,4 @@
-// The hash and the noise of sampling.py, computed on the fly: no [B, V] array of either exists.
+// The hash and the noise of sampling.py, computed on the fly, without an array [B, V] of either.
 #include "vec.h"
 
 #include <cmath>
@@ -19,8 +19,8 @@ HR_INLINE u32v mix32(u32v x) {
 
 HR_INLINE f32v gumbel(u32v id, uint64_t key) {
     u32v bits = mix32(mix32(id ^ (uint32_t)key) + (uint32_t)(key >> 32));
-    // bits + 1/2 to float in one rounding, as sampling.py has it by way of double: the two halves are exact,
-    // and the sum is the one step that rounds.
+    // bits + 1/2 as float with a single rounding, as sampling.py gets it by way of double: the two halves are exact,
+    // and only their sum is rounded.
     f32v high = __builtin_convertvector((i32v)(bits >> 16), f32v) * 65536.0f;
     f32v low = __builtin_convertvector((i32v)(bits & 0xffff), f32v) + 0.5f;
     f32v u = (high + low) * 0x1p-32f;
@@ -30,8 +30,8 @@ HR_INLINE f32v gumbel(u32v id, uint64_t key) {
     return -logv(-(logv(rest) + lost / rest));
 }
 
-// The lowest id among the largest of load(logits + v) + noise(ids); -1 where one is NaN or +infinity, or all are
-// -infinity: there is nothing to choose by. NaN counts as +infinity, so that the largest tells.
+// The lowest id among the largest of load(logits + v) + noise(ids); -1 if any of them is NaN or +infinity, or all are
+// -infinity, because nothing can be chosen then. NaN counts as +infinity, so the largest one tells.
 template <typename Noise>
 HR_INLINE int64_t best_id(const float* logits, int64_t vocab, Noise noise) {
     f32v best = splat(-INFINITY);

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdlib>
 
-// Memory that a thread keeps between calls, handed out in one run after each reset.
+// Memory that a thread keeps between calls, handed out consecutively after each reset.
 class Scratch {
   public:
     ~Scratch() { free(data_); }

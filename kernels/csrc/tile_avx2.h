@@ -1,6 +1,6 @@
-// The products of block_plain.h for AVX2, in assembly. They take all sixteen registers, and a compiler that has to
-// choose them moves and spills sums; at two products a cycle there is no time for it. Measured, a product of 64 rows
-// of floats on a Zen 3 core whose other hardware thread is busy: 1.2 times as fast.
+// The products of block_plain.h for AVX2, in assembly. They need all sixteen registers, and a compiler that allocates
+// them moves and spills sums, for which there is no time at two products per cycle. Measured with 64 rows of floats on
+// a Zen 3 core whose other hardware thread is busy: 1.2 times as fast.
 #pragma once
 
 #include "panels.h"
@@ -8,9 +8,9 @@
 #if defined(__x86_64__) && defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512BW__)
 #define HR_HAS_AVX2_TILE 1
 
-// Registers: sums 0 to 11, two a row; 12 and 13 the weights of 16 outputs, 14 an input or pair of them; 15 the mask of
-// a word's upper half, or a product. Offsets count from the inputs %[a] (rows 0 to 2) and %[b] (3 to 5), and from the
-// weights %[w].
+// Registers: 0 to 11 are sums, two per row; 12 and 13 the weights of 16 outputs; 14 an input or a pair of inputs; 15
+// the mask of a word's upper half, or a product. Offsets are relative to the inputs %[a] (rows 0 to 2) and %[b] (3 to
+// 5), and to the weights %[w].
 #define HR_ROW(row, at, offset, low, high)                   \
     ".if %c[rows] > " #row "\n\t"                            \
     "vbroadcastss " #offset "(" at "), %%ymm14\n\t"          \
@@ -31,8 +31,8 @@
     HR_ROW(3, "%[b]", offset, 6, 7)               \
     HR_ROW(4, "%[b], %[stride]", offset, 8, 9)    \
     HR_ROW(5, "%[b], %[stride], 2", offset, 10, 11)
-// The products of each output's four bytes of weights: of its first bfloat16 and then of the second, or of its even
-// bytes and then of the odd ones.
+// The products of each output's four bytes of weights: first of its first bfloat16, then of the second, or first of its
+// even bytes, then of the odd ones.
 #define HR_GROUP(first, second, low, high)           \
     "vmovdqu " #low "(%[w]), %%ymm12\n\t"            \
     "vmovdqu " #high "(%[w]), %%ymm13\n\t"           \

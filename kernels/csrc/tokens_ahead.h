@@ -1,17 +1,16 @@
-// What attention fetches of the pages while it uses what it has fetched before.
+// What attention fetches from the pages while it uses what it has fetched before.
 #pragma once
 
 #include <cstdint>
 
-// Elements of a cache to fetch while others are in use: tokens of a sequence with some kv heads, in the order in
-// which they lie.
+// Elements of a cache to fetch while others are in use: tokens of a sequence with some kv heads, in memory order.
 template <typename T>
 class TokensAhead {
   public:
     TokensAhead() = default;
 
-    // Of the token `first` and those after it up to `end`, those heads that begin at `cache` in page 0. A page has
-    // so many tokens; its elements and a head's lie so far from the next one's.
+    // The heads that begin at `cache` in page 0, of the tokens from `first` up to `end`. `page` and `head` are the
+    // elements from one page, and from one head, to the next.
     TokensAhead(const T* cache, const int32_t* table, int first, int end, int heads, int dim, int page_size,
                 int64_t page, int64_t head)
         : cache_(cache), table_(table), token_(first), end_(end), heads_(heads), dim_(dim), page_size_(page_size),
@@ -27,7 +26,7 @@ class TokensAhead {
     }
 
   private:
-    // A run is what a head has of the tokens in a page.
+    // A run is a head's elements for the tokens in a page.
     void find_run() {
         const int offset = token_ % page_size_;
         tokens_ = page_size_ - offset < end_ - token_ ? page_size_ - offset : end_ - token_;

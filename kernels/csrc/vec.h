@@ -1,5 +1,5 @@
-// Vectors of floats, whatever the machine: GCC and Clang vector extensions, which the compiler lowers to AVX-512,
-// AVX2, SSE or NEON. Narrow types exist in memory only; all arithmetic is in float32.
+// Vectors of floats for any machine: GCC and Clang vector extensions, which the compiler lowers to AVX-512, AVX2, SSE
+// or NEON. Narrow types exist only in memory; all arithmetic is in float32.
 #pragma once
 
 #include <cstddef>
@@ -10,12 +10,12 @@
 #endif
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-constexpr int kLanes = 8;  // with sixteen, what converts and shuffles goes through memory
+constexpr int kLanes = 8;  // with sixteen, conversions and shuffles go through memory
 #else
 constexpr int kLanes = 16;
 #endif
 
-// May alias anything and stand anywhere: rows of a tensor begin at any multiple of their element's size.
+// May alias anything and have any alignment: rows of a tensor begin at any multiple of their element's size.
 typedef float f32v __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef int32_t i32v __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint32_t u32v __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
@@ -96,7 +96,7 @@ HR_INLINE u16v narrow_bf16(f32v x) {
 HR_INLINE u16v narrow_f16(f32v x) {
     u32v sign = as_bits(x) & 0x80000000u, magnitude = as_bits(x) ^ sign;
     u32v normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-    // Beside 0.5 a float's last place is the step of half's subnormals: the addition rounds to it.
+    // Near 0.5, a float's last place is the step of half's subnormals, so the addition rounds to it.
     u32v subnormal = as_bits(as_float(magnitude) + 0.5f) - 0x3f000000u;
     u32v half = select((i32v)(magnitude < 0x38800000u), subnormal, normal);
     half = select((i32v)(magnitude >= 0x477ff000u), (u32v){} + 0x7c00, half);
@@ -127,7 +127,7 @@ HR_INLINE void store(T* p, f32v x, int n) {
     memcpy(p, whole, n * sizeof(T));
 }
 
-// x as it reads after a round trip through T.
+// x after a round trip through T.
 template <typename T>
 HR_INLINE f32v rounded(f32v x) {
     T narrow[kLanes];
@@ -135,7 +135,7 @@ HR_INLINE f32v rounded(f32v x) {
     return load(narrow);
 }
 
-// As many rows as a vector has lanes become columns.
+// Transposes as many rows as a vector has lanes.
 #if defined(__AVX2__) && !defined(__AVX512F__)
 HR_INLINE void transpose(f32v* x) {
     __m256 y[kLanes];
@@ -168,7 +168,7 @@ HR_INLINE void transpose(f32v* x) {
 }
 #endif
 
-// Of every four lanes the even ones first.
+// Puts the even ones of every four lanes first.
 HR_INLINE i32v evens_first(i32v x) {
     i32v y;
     for (int i = 0; i < kLanes; i++) y[i] = x[i / 4 * 4 + (i % 2 * 2 + i / 2 % 2)];
@@ -197,7 +197,7 @@ HR_INLINE f32v exp2v(f32v x) {
     return select(x < -126.0f, (f32v){}, p.scale + p.scale * p.rest);
 }
 
-// tanh(x) from s = 2 x / ln(2). Through 2^s - 1, which keeps its precision about 0.
+// tanh(x) from s = 2 x / ln(2), by way of 2^s - 1, which keeps its precision near 0.
 HR_INLINE f32v tanh_of_exp2(f32v s) {
     s = select(s > 60.0f, splat(60.0f), select(s < -60.0f, splat(-60.0f), s));
     Power p = split_exp2(s);
@@ -207,7 +207,7 @@ HR_INLINE f32v tanh_of_exp2(f32v s) {
 
 // Natural logarithm of a positive, normal x, within 1e-7 relative.
 HR_INLINE f32v logv(f32v x) {
-    u32v offset = as_bits(x) - 0x3f3504f3u;  // mantissas lie around 1: from sqrt(1/2) to sqrt(2)
+    u32v offset = as_bits(x) - 0x3f3504f3u;  // mantissas are around 1: from sqrt(1/2) to sqrt(2)
     f32v exponent = __builtin_convertvector((i32v)offset >> 23, f32v);
     f32v f = as_float((offset & 0x7fffffu) + 0x3f3504f3u) - 1.0f;
     f32v y = splat(-0.0786015019f);

@@ -1,4 +1,4 @@
-// Vectors of the machine's own width, for loops that keep many in registers: compilers spill wider ones.
+// Vectors of the machine's own width, for loops that keep many in registers, because compilers spill wider ones.
 #pragma once
 
 #include "vec.h"
@@ -23,7 +23,7 @@ typedef float f32w __attribute__((vector_size(4 * kWide), aligned(4), may_alias)
 typedef uint32_t u32w __attribute__((vector_size(4 * kWide), aligned(4), may_alias));
 typedef int16_t i16w __attribute__((vector_size(4 * kWide), aligned(2), may_alias));
 
-// x in a register, as far as the compiler knows of it: it may not load it again, nor reorder what made it.
+// x in a register that the compiler knows nothing about, so it can neither load x again nor reorder what made it.
 template <typename Vector>
 HR_INLINE Vector kept(Vector x) {
 #if defined(__AVX2__)
