@@ -51,13 +51,13 @@ class StepLauncher(Protocol):
     device_s: float
 
     def launch(self, plan: list[ScheduledSequence]) -> Flight:
-        """Start a planned step. Whatever it raises leaves the sequences as they were."""
+        """Start a planned step. If it raises, the sequences are unchanged."""
 
     def end_at(self, eos_token_ids: frozenset[int]) -> None:
         """Hold these tokens back before `min_tokens`, instead of those it was made with."""
 
     def probe(self) -> None:
-        """Compute a token that nobody asked for, while no step is under way."""
+        """Compute a token that belongs to no sequence, while no step is in flight."""
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class _Done:
 
 
 class PlainLauncher:
-    """Steps that have ended when they are launched."""
+    """Steps that are computed when they are launched."""
 
     overlapped = False
 
@@ -84,7 +84,7 @@ class PlainLauncher:
         self.device_s = 0.0
 
     def launch(self, plan: list[ScheduledSequence]) -> Flight:
-        """Compute a planned step. Whatever it raises leaves the sequences as they were."""
+        """Compute a planned step. If it raises, the sequences are unchanged."""
         for scheduled in plan:
             self._batch.sync(scheduled.sequence, self._params.set_row)
         step, sampling = self._batch.step_input(plan)
@@ -100,7 +100,7 @@ class PlainLauncher:
 
     @torch.inference_mode()
     def _sample(self, logits: Tensor, rows: NDArray[np.int64]) -> Sampled:
-        """The next token of each of `rows`, from float32 logits [S, V] (which are used up)."""
+        """The next token of each of `rows`, from float32 logits [S, V], which are overwritten."""
         needs, lengths = self._params.needs(rows), self._batch.lengths[rows]
         tokens = self._batch.tokens[rows, : int(lengths.max()) if needs.penalties else 0]
         table = self._params.table(rows, needs, tokens, lengths, logits.device)
@@ -113,5 +113,5 @@ class PlainLauncher:
         self._params.eos_token_ids = eos_token_ids
 
     def probe(self) -> None:
-        """Compute a token that nobody asked for, on the null page."""
+        """Compute a token on the null page, which belongs to no sequence."""
         self._executor.execute(self._batch.nobodys_step())

@@ -224,7 +224,7 @@ def _parts(job: dict[str, str]) -> tuple[str, ...]:
 
 
 def _paused(tag: Tag, job: dict[str, str], since: Sequence[bytes | None]) -> Waiting | None:
-    """Whether the job is held in its lane; what has left it goes on."""
+    """Whether the job is held in its lane; jobs that have left it continue."""
     if job["stream"] != tag.lane(job["class"], job["tenant"]):
         return None
     for part, paused in zip(_parts(job), since, strict=True):

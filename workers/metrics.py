@@ -246,7 +246,7 @@ class Metrics:
             gauge.set(getattr(stats, name))
         for name, counter in self._engine_counters.items():
             counted: float = getattr(stats, name)
-            # The engine counts from its start; a counter here goes on from what earlier processes have
+            # The engine counts from its start; a counter here continues from what earlier processes have
             # counted.
             counter.inc(counted - self._counted[name])
             self._counted[name] = counted

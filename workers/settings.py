@@ -49,8 +49,8 @@ class WorkerSettings(CelerySettings):
         lease_s: how long a worker may be silent before its jobs go to another.
         flush_s: longest time between two chunks of a stream.
         heartbeat_s: time between two heartbeats of a worker.
-        finish_s: how long running jobs may take to finish when the worker is stopped; whatever is left is
-            then handed over. At 0 everything is handed over at once.
+        finish_s: how long running jobs may take to finish when the worker is stopped; the rest are then
+            handed over. At 0 all are handed over at once.
         drain_s: how long the hand-over may take when the worker is stopped; then the worker is killed.
         intake_s: how long the chat template, the tokenizer and the replay of the log may take for one job.
         intake_memory_mb: memory (address space) that reading one job may take.

@@ -110,7 +110,7 @@ class OverlappedLauncher:
 
     @torch.inference_mode()
     def launch(self, plan: list[ScheduledSequence]) -> _Launched:
-        """Start a planned step. Whatever it raises leaves the sequences as they were."""
+        """Start a planned step. If it raises, the sequences are unchanged."""
         with self.on_device():
             for scheduled in plan:
                 self._batch.sync(scheduled.sequence, self._begin_row)
@@ -129,7 +129,7 @@ class OverlappedLauncher:
         self._params.eos_token_ids = eos_token_ids
 
     def probe(self) -> None:
-        """Compute a token that nobody asked for, kernel by kernel, while no step is under way."""
+        """Compute a token that belongs to no sequence, kernel by kernel, while no step is in flight."""
         self.rehearse(self.shapes.decodes(1, 1), SampleNeeds(False, False, False))
 
     @torch.inference_mode()

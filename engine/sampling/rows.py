@@ -41,7 +41,7 @@ class RowParams:
             if value != column.neutral:
                 asks.add(column.work)
         self._asks["penalties"][row] = "penalties" in asks
-        # Greedy rows take the best token whatever top-k and top-p keep: it is always among them.
+        # Greedy rows take the best token, which top-k and top-p always keep.
         self._asks["truncation"][row] = "truncation" in asks and params.temperature > 0
         self.prompt_lengths[row] = len(sequence.request.prompt_ids)
         self._constraints.set_row(row, params, len(sequence.request.prompt_ids), self.eos_token_ids)

@@ -234,7 +234,7 @@ def _draw_kernel(
     inside = ids < vocab
     part = place * tl.num_programs(1) + tl.program_id(1)
     x = tl.load(logits + place * stride + ids, mask=inside, other=float("-inf"))
-    x = tl.where(x == x, x, float("inf"))  # what is no number wins, and is told by that
+    x = tl.where(x == x, x, float("inf"))  # NaN wins, and is recognised by that
     t = tl.load(temperature + row)
     if t > 0:
         x = tl.math.div_rn(x, tl.zeros_like(x) + t)

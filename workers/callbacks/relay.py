@@ -105,7 +105,7 @@ class Relay:
                 self._see_to(entry_id, fields, since)
             except BrokerUnavailable:
                 raise
-            except Exception:  # one job's error, whatever it is, must not keep the others from being handled
+            except Exception:  # no error over one job must keep the others from being handled
                 log.exception("outbox_entry_failed", entry=entry_id, queue=self._tag.base)
                 self._metrics.relayed("waits")
         if self._left and self._said.due(" ".join(sorted(self._left))):

@@ -302,7 +302,7 @@ class Link:
 
     def _publish_due(self, running: RunningJob, now: float, *, regular: bool) -> bool:
         """Whether to publish a job now: between regular flushes only its first tokens here."""
-        if running.is_suspect:  # if it kills its worker, the log must have come as far as its tokens
+        if running.is_suspect:  # if it kills its worker, the log must already have its tokens
             return True
         if running.job is not None and not running.job.stream:
             return now - running.checkpointed_at >= CHECKPOINT_S

@@ -96,7 +96,7 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
     limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
     places = Places(Order(model, settings.show_prompts, *limits, settings.sanitize_control_tokens))
     engine, tokenizer, fingerprint = _load(spec, _engine_config(settings, launch, model), places)
-    if settings.engine != DEFAULT:  # another engine's tokens are others, whatever the model
+    if settings.engine != DEFAULT:  # another engine makes other tokens from the same model
         fingerprint = _digest(f"{fingerprint} by {settings.engine}")
     tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
     redis = connect(settings.redis_url, socket_timeout=socket_timeout_s(settings.lease_s))

@@ -142,7 +142,8 @@ class Roster:
         self.metrics.admitted(running.waited_s, running.prompt_tokens, resumed=running.resumed_at > 0)
 
     def _overflows(self, running: RunningJob) -> bool:
-        # The claim went by an estimate: what doesn't fit now, but would alone, is left to somebody with room.
+        # The claim used an estimate: a job that doesn't fit now, but would alone, is left to a worker with
+        # room.
         needed = running.prompt_tokens + len(running.token_ids) + 1
         return needed > self.engine.free_tokens and needed <= self.engine.capacity_tokens
 
@@ -167,7 +168,7 @@ class Roster:
             return
         now = time.monotonic()
         if progress.token_ids:
-            # Published at once: should the next token kill the worker, the log has come as far as this one.
+            # Published at once, so that if the next token kills the worker, the log already has this one.
             self.urgent = self.urgent or running.is_suspect
             self._note_tokens(running, len(progress.token_ids), now)
         running.cached_tokens = progress.cached_tokens or running.cached_tokens

@@ -184,7 +184,7 @@ class Runner:
         ):  # otherwise there is no reason to wait for an unreachable Redis
             self._link.collect(wait_s=None)
         released = len(self.roster.leaving)
-        # After a lease the jobs belong to whoever takes them: there is nothing left to hand over.
+        # After a lease the jobs belong to any worker that takes them: there is nothing left to hand over.
         while (self.roster or self._link.claim_lost) and time.monotonic() < give_up_at:
             for running in list(self.roster.active):
                 self.roster.give_back(running, ReleaseReason.DRAIN)

@@ -47,7 +47,7 @@ class Resolver:
             lookup = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port)
             lookup.add_done_callback(lambda ended: self._end(asked, ended))
             self._lookups[asked] = lookup
-        # Shielded: whoever gives up must not cancel the answer that others wait for.
+        # Shielded: a caller that gives up must not cancel the answer that others wait for.
         return await asyncio.shield(self._lookups[asked])
 
     def _end(self, asked: tuple[str, int], lookup: asyncio.Future[list[str]]) -> None:

@@ -1,9 +1,9 @@
 """Sends one webhook, once, and reports the outcome.
 
-The status decides: a receiver that answers 2xx has the event, whatever its body does. The body is read only
-to keep the connection usable, and only up to a limit. Everything (lookup, connection, TLS, headers, body)
-shares one deadline. This uses httpcore directly, which doesn't follow redirects, keep cookies, decompress, or
-read proxies from the environment.
+The status decides: a receiver that answers 2xx has the event, even if the body of its answer breaks off. The
+body is read only to keep the connection usable, and only up to a limit. Everything (lookup, connection, TLS,
+headers, body) shares one deadline. This uses httpcore directly, which doesn't follow redirects, keep cookies,
+decompress, or read proxies from the environment.
 """
 
 import asyncio
@@ -134,7 +134,7 @@ class Sender:
     async def send(
         self, url: str, webhook_id: str, body: bytes, secrets: Sequence[str], timestamp_s: int
     ) -> Attempt:
-        """Make one attempt. Whatever the network and the receiver do is returned; nothing is raised.
+        """Make one attempt. Anything that the network and the receiver do is returned; nothing is raised.
 
         Args:
             url: where to send it.
@@ -197,7 +197,7 @@ class Sender:
             "POST", url, headers=headers, content=body, extensions={"timeout": self._timeouts}
         )
         async with stream as response:
-            # Known from here on, whatever the body does until the deadline.
+            # Known from here on, even if the body breaks off or doesn't end before the deadline.
             answer.status = response.status
             if response.status >= 300:
                 redirected = ", redirects are not followed" if response.status < 400 else ""

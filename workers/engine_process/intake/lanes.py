@@ -3,7 +3,7 @@
 There are two lanes, each with a thread that sends one job after the other to a place of its own and waits for
 it outside the interpreter's lock. Jobs start in the quick one, where each may take only a moment; those that
 take longer, or are large, go through the slow one, where each may take `intake_s`. Within a lane, tenants
-take turns. So a small prompt waits at most a moment for each other tenant, whatever they send.
+take turns. So a small prompt waits at most a moment for each other tenant, no matter what they send.
 """
 
 import socket

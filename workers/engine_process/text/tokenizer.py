@@ -189,7 +189,7 @@ class Tokenizer(TokenText):
                 return self._hf.apply_chat_template(form, tools=tools, add_generation_prompt=True, **options)
             except MemoryError:
                 raise
-            except Exception as error:  # templates are programs of the model's author: they raise anything
+            except Exception as error:  # templates are programs by the model's author and may raise anything
                 refused = refused or error
         raise ChatTemplateError(f"the chat template refused the messages: {refused}") from refused
 

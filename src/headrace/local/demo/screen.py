@@ -93,7 +93,7 @@ class LiveScreen:
         self.live = Live(
             get_renderable=lambda: frame(scene, *console.size),
             console=console,
-            screen=True,  # the terminal's other page: nothing scrolls away, whatever its size
+            screen=True,  # the terminal's alternate screen: nothing scrolls away at any size
             refresh_per_second=_FRAMES_PER_S,
             redirect_stdout=False,
             redirect_stderr=False,
