@@ -127,7 +127,7 @@ def test_a_class_that_no_worker_serves_is_a_failure(
         client.enqueue("x", model="demo", tenant=tenant)
     found = examine(redis_url, status=1)["demo: class not served"]
     assert "no worker of model 'demo' serves the class standard" in found["found"]
-    assert found["found"].endswith("(1 more queue likewise)")
+    assert found["found"].endswith("(and 1 more queue)")
 
 
 @pytest.mark.leaves_jobs
@@ -142,7 +142,7 @@ def test_a_queue_is_too_long_when_its_jobs_have_waited_for_long(
     found = examine(redis_url, status=0)["demo: queue"]
     assert (found["verdict"], found["advice"]) == (
         "warn",
-        "jobs arrive faster than they are done; add a worker: headrace worker --model demo",
+        "jobs arrive faster than they are completed; add a worker: headrace worker --model demo",
     )
 
 
@@ -197,7 +197,7 @@ def producers_url(own_redis) -> str:
 def test_a_producers_user_is_told_of_no_right_that_it_needs_not(examine, producers_url: str) -> None:
     found = examine(producers_url, status=0)
     assert found["rights"]["verdict"] == "ok"
-    assert found["queue"]["found"] == "not checked: this user may not, and a producer need not"
+    assert found["queue"]["found"] == "not checked: this user lacks the rights, which producers don't need"
 
 
 def test_a_producers_user_enqueues_and_reads_and_can_touch_neither_secrets_nor_tenants(

@@ -69,7 +69,7 @@ def examine(url: str, settings: QueueSettings, *, machine: bool = True) -> Itera
             except BrokerUnavailable as error:
                 if not isinstance(error.__cause__, NoPermissionError):
                     raise
-                yield fine("queue", "not checked: this user may not, and a producer need not")
+                yield fine("queue", "not checked: this user lacks the rights, which producers don't need")
     except BrokerUnavailable as error:
         away = "start Redis, or name it with --redis or HEADRACE_REDIS_URL"
         refused = "Redis is there but refuses: fix what it says, then run doctor again"
@@ -187,7 +187,7 @@ def _persistence(info: dict[str, Any], asked: dict[str, str]) -> Iterator[Findin
             f"AOF, fsync {sync}",
             sync != "no",
             Verdict.WARN,
-            "CONFIG SET appendfsync everysec: as it is, a power cut may lose half a minute",
+            "CONFIG SET appendfsync everysec: without fsync, a power cut may lose half a minute",
         )
     for name in ("aof_last_write_status", "rdb_last_bgsave_status"):
         if info.get(name, "ok") != "ok":
@@ -210,7 +210,7 @@ def _latency(redis: Redis) -> Iterator[Finding]:
     median, worst = times[PINGS // 2], times[-2]
     found = f"PING {median:.2f} ms, 98 % within {worst:.2f} ms"
     if median > TOO_SLOW_MS:
-        yield Finding(check="latency", verdict=Verdict.FAIL, found=found, advice="move Redis nearer")
+        yield Finding(check="latency", verdict=Verdict.FAIL, found=found, advice="move Redis closer")
     else:
         yield judge(
             "latency",
@@ -221,7 +221,7 @@ def _latency(redis: Redis) -> Iterator[Finding]:
         )
     seconds, microseconds = redis.time()
     skew = time.time() - (seconds + microseconds / 1e6)
-    yield fine("clock", f"{skew:+.1f} s from Redis's (the queue only uses Redis's)")
+    yield fine("clock", f"{skew:+.1f} s off Redis's clock (the queue only uses Redis's)")
 
 
 def _rights(redis: Redis, namespace: str) -> Finding:
@@ -254,7 +254,7 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     lapsed = sum(redis.zcount(tag.leases, "-inf", now_ms - 1000 * LAPSED_S) for tag in tags)
     dead = sum(redis.xlen(tag.dead) for tag in tags)
     outbox = sum(redis.xlen(tag.outbox) for tag in tags)
-    advice = f"jobs are waiting and nobody serves them: headrace worker --model {model}"
+    advice = f"jobs are waiting and no worker serves them: headrace worker --model {model}"
     yield judge(f"{model}: workers", f"{workers}", workers or not waiting, Verdict.FAIL, advice)
     if workers:
         yield from what_waits(redis, model, tags, now_ms)
@@ -262,7 +262,7 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     advice = "they would produce different tokens: keep one of them under this name and rename the other"
     found = ", ".join(f"{name} by {count}" for name, count in sorted(served.items()))
     yield judge(f"{model}: fingerprints", found or "none", len(served) < 2, Verdict.WARN, advice)
-    advice = "nobody does the upkeep: start a worker for this model"
+    advice = "no process does the upkeep: start a worker for this model"
     yield judge(f"{model}: leases", f"{lapsed} lapsed long ago", not lapsed, Verdict.FAIL, advice)
     advice = "headrace dead list"
     yield judge(f"{model}: dead letters", f"{dead}", not dead, Verdict.WARN, advice)

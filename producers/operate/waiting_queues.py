@@ -42,7 +42,10 @@ _ABOUT = dict.fromkeys(WaitReason, (Verdict.WARN, "")) | {
         Verdict.WARN,
         "raise it with headrace tenants set, if the workers have room",
     ),
-    WaitReason.QUEUE: (Verdict.WARN, "jobs arrive faster than they are done; add a worker: " + _START_ONE),
+    WaitReason.QUEUE: (
+        Verdict.WARN,
+        "jobs arrive faster than they are completed; add a worker: " + _START_ONE,
+    ),
 }
 
 
@@ -72,7 +75,7 @@ def what_waits(redis: Redis, model: str, tags: Sequence[Tag], now_ms: int) -> It
         found = f"job {longest.job_id} waits: {longest.why.text}; "
         found += f"the first in its queue has waited {longest.oldest_s:.0f} s"
         if more := len(of_reason) - 1:
-            found += f" ({more} more {'queue' if more == 1 else 'queues'} likewise)"
+            found += f" (and {more} more {'queue' if more == 1 else 'queues'})"
         verdict, advice = _ABOUT[reason]
         well = reason is WaitReason.QUEUE and longest.oldest_s < LONG_S
         yield judge(f"{model}: {reason.replace('_', ' ')}", found, well, verdict, advice.format(model=model))
