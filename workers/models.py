@@ -46,7 +46,7 @@ def name_to_serve(model: str, served: str | None) -> str:
     if not is_model_name(name):
         setting, way_out = ("served_name", "give another") if served else ("model", "give it a served_name")
         raise BadSetting(
-            f"{setting}: nobody can enqueue to {name!r}; a model's name is 1 to 128 letters, digits or "
+            f"{setting}: no client can enqueue to {name!r}; a model's name is 1 to 128 letters, digits or "
             f"_ . / -, beginning with a letter or digit: {way_out}"
         )
     return name

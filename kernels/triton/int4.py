@@ -19,10 +19,10 @@ from ..int4_weight import Int4Weight
 from .dot import dot
 from .tuning import LaunchConfig, launch_of, multiprocessors
 
-# Up to so many rows reading the weight takes the time, and four bits are a quarter of it; above, the
-# products.
+# Up to this many rows, reading the weight takes most of the time, and four bits are a quarter of that;
+# above, the products do.
 _FUSED_ROWS = 64
-# Of K: each part is written and read again, in float32.
+# Parts of K; each is written and read again, in float32.
 _MAX_SPLITS = 16
 
 

@@ -169,7 +169,7 @@ class Admin:
         self._run(deliveries.replay(self._operations, delivery_id))
 
     def workers(self) -> list[WorkerInfo]:
-        """The engine processes that were heard of within the last minute."""
+        """The engine processes that were heard from in the last minute."""
         return self._run(overview.read_workers(self._operations))
 
     def drain_worker(self, worker_id: str, *, finish_s: float = 0.0) -> WorkerInfo:

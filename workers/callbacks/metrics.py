@@ -38,7 +38,7 @@ class CallbackMetrics:
             "Deliveries whose retention ended before they were delivered or given up.",
             registry=registry,
         )
-        self._sending = Gauge("headrace_webhooks_sending", "Attempts under way.", registry=registry)
+        self._sending = Gauge("headrace_webhooks_sending", "Attempts in flight.", registry=registry)
         of_class, of_model = ("model", "class"), ("model",)
         self._queued = Gauge(
             "headrace_queue_jobs", "Jobs waiting for a worker, by class.", of_class, registry=registry

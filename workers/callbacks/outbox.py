@@ -129,7 +129,7 @@ class Outbox:
         """
         with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
-            # As if nobody had looked at it for an hour: whoever asks for abandoned entries next gets it.
+            # As if left alone for an hour: the next process that asks for abandoned entries gets it.
             pipe.xclaim(self._tag.outbox, RELAY_GROUP, CONSUMER, 0, [entry_id], idle=_LEFT_MS, justid=True)
             if app:
                 pipe.xadd(self._tag.left(app), {"entry": entry_id}, maxlen=MOST_LEFT)

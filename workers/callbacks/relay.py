@@ -152,10 +152,12 @@ class Relay:
             self._metrics.relayed("left")
             return
         theirs, ours = shown_name(app), self._app.main
-        nobody = f"and none of {theirs!r} are alive: start headrace callbacks --app module:app for it"
+        missing = (
+            f"and no callbacks of {theirs!r} are alive: start headrace callbacks --app module:app for it"
+        )
         self._leave(
             entry_id,
-            f"their tasks are of the Celery app {theirs!r}, these callbacks of {ours!r}, {nobody}",
+            f"their tasks belong to the Celery app {theirs!r}, these callbacks to {ours!r}, {missing}",
         )
 
     def _task_of(self, job: WireJob, record: Record) -> TaskMessage | None:

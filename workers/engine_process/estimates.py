@@ -18,8 +18,8 @@ class Estimates:
         tokens_per_byte: prompt tokens per byte of UTF-8.
     """
 
-    # Before anything is known: as if every job came to its max_tokens, and two bytes were a token. Both are
-    # on the safe side for text; a preemption costs more than an idle page.
+    # Before anything is known, assume that every job uses its max_tokens and that a token is two bytes. Both
+    # are on the safe side for text; a preemption costs more than an idle page.
     output_share: float = 1.0
     tokens_per_byte: float = 0.5
 

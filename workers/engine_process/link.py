@@ -202,8 +202,8 @@ class Link:
         for running, given_back in reply.released:
             self._roster.released(running, given_back)
         for running, claimed in reply.jobs:
-            # A plain claim's jobs went to intake from the I/O thread already; of those listed again only the
-            # ones that nobody knew here still have to.
+            # The I/O thread has already sent a plain claim's jobs to intake; of those listed again, only the
+            # ones that weren't known here still have to go there.
             if self._roster.hold(running) and self._sent.claim is not None and self._sent.claim[1].resync:
                 self._queue.intake.put(running, claimed)
         if reply.claimed is not None and self._sent.claim is not None:

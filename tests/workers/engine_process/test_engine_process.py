@@ -89,10 +89,10 @@ def test_all_that_loading_raises_is_one_sentence(raised, sentence):
 
 @pytest.mark.parametrize("name", ["my model", "-dash", "ü", "a" * 129, "a:b", "/"])
 def test_a_name_that_no_producer_may_use_is_refused(name, tmp_path):
-    with pytest.raises(BadSetting, match=r"served_name: nobody can enqueue to .* give another"):
+    with pytest.raises(BadSetting, match=r"served_name: no client can enqueue to .* give another"):
         name_to_serve("demo", name)
     if name.strip("/") and len(name) < 129:
         (tmp_path / name).mkdir()
-        with pytest.raises(BadSetting, match=r"model: nobody can enqueue to .* give it a served_name"):
+        with pytest.raises(BadSetting, match=r"model: no client can enqueue to .* give it a served_name"):
             name_to_serve(str(tmp_path / name), None)
         assert name_to_serve(str(tmp_path / name), "mine") == "mine"

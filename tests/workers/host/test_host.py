@@ -248,7 +248,7 @@ def test_the_host_imports_no_torch() -> None:
         (["--engines", "0"], "setting engines"),
         (["--classes", "interactive,urgent"], "setting classes"),
         (["--redis", "http://localhost"], "is not a Redis URL"),
-        (["--served-name", "my model"], "served_name: nobody can enqueue to 'my model'"),
+        (["--served-name", "my model"], "served_name: no client can enqueue to 'my model'"),
         (["--metrics-port", "1", "--metrics-host", "192.0.2.1"], "setting metrics_port"),
     ],
 )

@@ -226,7 +226,7 @@ class Intake:
                 # For a place that is stopped or swapped out, whose own timer can't end it.
                 place.settimeout(self._most_s + GRACE_S)
                 return place
-        # Closing: an empty stage blames nobody.
+        # It is closing: with an empty stage, no job is blamed.
         raise _PlaceEnded("", 0.0)
 
     def _ask(self, ticket: _Ticket) -> Asked:
