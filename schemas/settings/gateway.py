@@ -24,13 +24,13 @@ class GatewaySettings(CommonSettings):
         gateway_max_connections: maximum number of open connections; further ones are answered 503.
         gateway_header_s: how long a client may take to send a request's headers.
         gateway_body_s: how long a client may take to send each part of a body.
-        gateway_write_s: how long a client may leave what was sent unread before it is disconnected.
+        gateway_write_s: how long a client may leave sent data unread before it is disconnected.
         gateway_idle_s: how long an idle connection stays open.
         gateway_ping_s: a silent stream carries a comment this often, so that proxies keep it open.
         gateway_wait_s: longest wait for an answer that isn't streamed; the client gets 504 after it.
         gateway_finish_s: how long answers and streams may take to end when the gateway is stopped. Streams
             then end with a comment, and continue at another gateway.
-        gateway_tls_cert: certificate chain in PEM; the gateway then speaks HTTPS alone.
+        gateway_tls_cert: certificate chain in PEM; the gateway then speaks only HTTPS.
         gateway_tls_key: its private key in PEM.
         metrics_port: port for Prometheus metrics and health; 0 picks a free one, None serves neither.
         metrics_host: address to serve them on.
