@@ -1,5 +1,5 @@
--- Hold back what waits: a whole queue, a class, a tenant or a tenant's class (`*` stands for all of them). No claim takes
--- a job of it from its lane until it is resumed; jobs that have left their lanes go on.
+-- Pause a whole queue, a class, a tenant, or a tenant's class (`*` stands for all of them). Until it is resumed, no claim
+-- takes a job of it from its lane; jobs that have left their lanes continue.
 -- args: class tenant
 -- uses: base
 local MAX_PAUSES = 1000  -- of one queue, so that listing them is bounded

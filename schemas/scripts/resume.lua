@@ -1,4 +1,4 @@
--- End a pause. Tenants that were parked under it come back into the fair order, and as many workers wake as there are.
+-- End a pause. Tenants that were parked under it return to the fair order, and all idle workers are woken.
 -- args: class tenant
 -- uses: queue
 allow_when_full()
