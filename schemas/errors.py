@@ -13,6 +13,10 @@
     ├── WorkerNotFound        no such worker, or more than one with that name
     ├── ModelInUse            the model still has workers or jobs and can't be forgotten
     ├── DeliveryNotFound      no such webhook delivery, or its retention has ended
+    ├── StoredFileNotFound    no such uploaded file, or its retention has ended
+    ├── BatchNotFound         no such batch, or its retention has ended
+    ├── FileTooLarge          the upload has more bytes than a file may have; nothing is kept of it
+    ├── FilesUnavailable      the file store can't be reached, refuses, or has no room
     ├── BadPolicy             a tenant's name, policy or secret is wrong; nothing was changed
     ├── JobFailed             the job ended `failed`
     ├── JobCancelled          the job ended `cancelled`
@@ -250,6 +254,48 @@ class DeliveryNotFound(HeadraceError, LookupError):
         super().__init__(
             f"no webhook delivery {delivery_id!r}, or no longer; see `headrace webhooks list`", delivery_id
         )
+
+
+class _NotStored(HeadraceError, LookupError):
+    http_status = 404
+    exit_status = 3
+    what: ClassVar[str]
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no {self.what} {name!r}: the id is wrong, or its retention has ended", name)
+
+
+class StoredFileNotFound(_NotStored):
+    """There is no uploaded file with this id, or its retention has ended."""
+
+    code = "file_not_found"
+    what = "file"
+
+
+class BatchNotFound(_NotStored):
+    """There is no batch with this id, or its retention has ended."""
+
+    code = "batch_not_found"
+    what = "batch"
+
+
+class FileTooLarge(HeadraceError, ValueError):
+    """The upload has more bytes than a file may have; nothing is kept of it."""
+
+    code = "file_too_large"
+    http_status = 413
+    exit_status = 2
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"file: has more than {most} bytes (max_file_bytes); split it into several", most)
+
+
+class FilesUnavailable(HeadraceError, ConnectionError):
+    """The file store can't be reached, refuses, or has no room."""
+
+    code = "files_unavailable"
+    http_status = 503
+    exit_status = 8
 
 
 class BadPolicy(HeadraceError, ValueError):

@@ -23,12 +23,13 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 # The ULID's alphabet leaves out i, l, o and u, which are easily misread. `~` stands for the / of a model's
 # name.
 _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9_.~-]{0,127})")
+_ULID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _ULID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
-    r"|deliveries|due|paused|jobs"
-    r"|(due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left):.+)"
+    r"|deliveries|due|paused|jobs|expiry|active"
+    r"|(of|due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left):.+)"
 )
 
 
@@ -239,6 +240,64 @@ class Tag:
         return f"{self.base}:worker:{worker_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class FileKeys:
+    """The records of files. A tenant is part of every name, so nobody finds another's."""
+
+    namespace: str = NAMESPACE
+
+    @property
+    def base(self) -> str:
+        """The prefix that all of them share."""
+        return f"{self.namespace}:{{files}}"
+
+    def record(self, tenant: str, file_id: str) -> str:
+        """String with TTL: one file's record as JSON."""
+        return f"{self.base}:file:{tenant}:{file_id}"
+
+    def of(self, tenant: str) -> str:
+        """Sorted set: a tenant's file ids, which sort by time."""
+        return f"{self.base}:of:{tenant}"
+
+    @property
+    def expiry(self) -> str:
+        """Sorted set: `<tenant>:<file id>` of all contents by when they are to be deleted, in ms."""
+        return f"{self.base}:expiry"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKeys:
+    """The records of batches; the scripts that change them get their prefix as KEYS[1]."""
+
+    namespace: str = NAMESPACE
+
+    @property
+    def base(self) -> str:
+        """The prefix that all of them share."""
+        return f"{self.namespace}:{{batches}}"
+
+    def record(self, tenant: str, batch_id: str) -> str:
+        """Hash with TTL: what was asked for, and how far it is."""
+        return f"{self.base}:batch:{tenant}:{batch_id}"
+
+    def parts(self, tenant: str, batch_id: str) -> str:
+        """Hash with TTL: the parts written to the file store, each with the lines that it answers."""
+        return f"{self.base}:parts:{tenant}:{batch_id}"
+
+    def cancelled(self, tenant: str, batch_id: str) -> str:
+        """String with TTL: when somebody asked to cancel the batch, in ms."""
+        return f"{self.base}:cancelled:{tenant}:{batch_id}"
+
+    def of(self, tenant: str) -> str:
+        """Sorted set: a tenant's batch ids, which sort by time."""
+        return f"{self.base}:of:{tenant}"
+
+    @property
+    def active(self) -> str:
+        """Sorted set: `<tenant>:<batch id>` of unfinished batches by when their lease lapses, in ms."""
+        return f"{self.base}:active"
+
+
 def models(namespace: str = NAMESPACE) -> str:
     """Hash: every model ever served here, with its JSON description."""
     return f"{namespace}:models"
@@ -274,9 +333,22 @@ def new_job_id(model: str, partition: int = 0) -> str:
 
     The id names its queue, so every key of the job can be derived from it. Ids sort by time.
     """
+    return _job_id(_new_ulid(), model, partition)
+
+
+def new_id(kind: str) -> str:
+    """A fresh id `<kind><ULID>`; ids sort by time and nobody can guess one."""
+    return f"{kind}{_spelt(_new_ulid())}"
+
+
+def is_id(kind: str, value: object) -> bool:
+    """Whether `new_id(kind)` can have made this id."""
+    return isinstance(value, str) and value.startswith(kind) and bool(_ULID.fullmatch(value[len(kind) :]))
+
+
+def _new_ulid() -> int:
     # 48 bits of milliseconds, then 80 of chance: two ids of one millisecond meet once in 10^24.
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return _job_id(value, model, partition)
+    return (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
 
 
 def job_id_of(identity: str, model: str, partitions: int = 1) -> str:
@@ -292,9 +364,12 @@ def job_id_of(identity: str, model: str, partitions: int = 1) -> str:
 
 
 def _job_id(value: int, model: str, partition: int) -> str:
+    return f"{_spelt(value)}.{partition}.{model.replace('/', '~')}"
+
+
+def _spelt(value: int) -> str:
     # 26 digits of 5 bits, of which the first has only the upper 3 of the 128.
-    ulid = "".join(_ULID_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
-    return f"{ulid}.{partition}.{model.replace('/', '~')}"
+    return "".join(_ULID_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
 
 
 def tag_of(job_id: str, namespace: str = NAMESPACE) -> Tag:

@@ -23,6 +23,7 @@ from headrace.schemas import errors
 from headrace.schemas.events import FailureCode
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.settings.common import CommonSettings
+from headrace.schemas.settings.files import FilesSettings
 from headrace.schemas.settings.gateway import GatewaySettings
 from headrace.workers.settings import CallbacksSettings, WorkerSettings
 
@@ -186,6 +187,7 @@ def settings_page() -> str:
         WorkerSettings: "`headrace worker`",
         CallbacksSettings: "`headrace callbacks`",
         GatewaySettings: "`headrace gateway`",
+        FilesSettings: "`headrace gateway`: files and batches",
     }
     return SETTINGS + "".join(_settings(kind, title) for kind, title in of_whom.items())
 

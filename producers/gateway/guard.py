@@ -18,6 +18,9 @@ from .state import Gateway
 UPLOADS = ("/v1/files",)
 """Paths whose bodies may be as large as a file."""
 
+FORM_BYTES = 64 * 2**10
+"""What the form around an uploaded file may take."""
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -71,7 +74,9 @@ class _Request:
         self._began = time.perf_counter()
         settings = gateway.settings
         self._most = (
-            settings.gateway_max_upload_bytes if scope["path"] in UPLOADS else settings.gateway_max_body_bytes
+            settings.max_file_bytes + FORM_BYTES
+            if scope["path"] in UPLOADS
+            else settings.gateway_max_body_bytes
         )
         self._read = 0
 

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from .common import CommonSettings, split
+from .common import split
+from .files import FilesSettings
 
 
-class GatewaySettings(CommonSettings):
+class GatewaySettings(FilesSettings):
     """Where the gateway listens, who may use it, and how much it takes from one client.
 
     Attributes:
@@ -19,7 +20,6 @@ class GatewaySettings(CommonSettings):
             turned off on a loopback address.
         gateway_cors_origins: origins whose pages may call the gateway from a browser; none by default.
         gateway_max_body_bytes: maximum size of a request's body, except for files.
-        gateway_max_upload_bytes: maximum size of an uploaded file's request.
         gateway_max_header_bytes: maximum size of a request's line and headers.
         gateway_max_connections: maximum number of open connections; further ones are answered 503.
         gateway_header_s: how long a client may take to send a request's headers.
@@ -42,7 +42,6 @@ class GatewaySettings(CommonSettings):
     gateway_auth: bool = True
     gateway_cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = ()
     gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
-    gateway_max_upload_bytes: Annotated[int, Field(ge=1024)] = 200 * 2**20
     gateway_max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 2**10
     gateway_max_connections: Annotated[int, Field(ge=1)] = 10_000
     gateway_header_s: Annotated[float, Field(gt=0, le=3600)] = 10.0

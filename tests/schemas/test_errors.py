@@ -25,6 +25,10 @@ EXAMPLES = [
     errors.WorkerNotFound("worker-", ["worker-1", "worker-2"]),
     errors.ModelInUse("m", "2 of its workers live"),
     errors.DeliveryNotFound("msg_1"),
+    errors.StoredFileNotFound("file-1"),
+    errors.BatchNotFound("batch_1"),
+    errors.FileTooLarge(1000),
+    errors.FilesUnavailable("no room"),
     errors.BadPolicy("weight = 0: must be above 0"),
     errors.JobFailed("job", "crashed", "its worker died"),
     errors.JobCancelled("job"),
@@ -54,7 +58,7 @@ def test_an_error_is_the_same_after_a_pickle(error):
     assert (type(twin), str(twin), twin.code) == (type(error), str(error), error.code)
 
 
-@pytest.mark.parametrize("error", EXAMPLES[10:19], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", EXAMPLES[10:23], ids=lambda error: type(error).__name__)
 def test_an_error_of_a_job_is_made_again_from_json_as_celery_does(error):
     twin = type(error)(*json.loads(json.dumps(error.args)))
     assert str(twin) == str(error)

@@ -1,0 +1,1 @@
+"""The file store: contents in a folder or bucket, records in Redis."""

@@ -1,0 +1,117 @@
+"""Contents of files, in a folder or an S3-compatible bucket; written and read in pieces, never held whole."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, S3Store
+
+from ...schemas.errors import FilesUnavailable
+
+PIECE_BYTES = 256 * 1024
+"""What is read at once."""
+
+UPLOAD_BYTES = 5 * 2**20
+UPLOADS = 2
+"""Size of a part of a bucket's multipart upload, of which this many are under way: a file's memory is their
+product. S3 takes no smaller ones."""
+
+RETRY = timedelta(seconds=30)
+"""How long a bucket that doesn't answer is asked again."""
+
+
+class Blobs:
+    """Contents by path. An object appears whole when all of it has been written, or not at all.
+
+    Args:
+        url: `file:///folder`, or `s3://bucket/prefix` with credentials from the environment.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        return _opened(self._url)
+
+    async def write(self, path: str, pieces: AsyncIterator[bytes]) -> None:
+        """Write an object, in place of an earlier one; if `pieces` raises, nothing is kept.
+
+        Raises:
+            FilesUnavailable: it can't be written.
+        """
+        failure: list[BaseException] = []
+
+        async def watched() -> AsyncIterator[bytes]:
+            try:
+                async for piece in pieces:
+                    yield piece
+            except BaseException as error:
+                failure.append(error)
+                raise
+
+        with _refused("written", failure):
+            await obstore.put_async(
+                self._store, path, watched(), chunk_size=UPLOAD_BYTES, max_concurrency=UPLOADS
+            )
+
+    async def read(self, path: str) -> AsyncIterator[bytes]:
+        """Yield an object piece by piece.
+
+        Raises:
+            FileNotFoundError: there is none.
+            FilesUnavailable: it can't be read.
+        """
+        with _refused("read"):
+            found = await obstore.get_async(self._store, path)
+            async for piece in found.stream(min_chunk_size=PIECE_BYTES):
+                yield bytes(piece)
+
+    async def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects; those that aren't there are as good as deleted.
+
+        Raises:
+            FilesUnavailable: they can't be deleted.
+        """
+        for path in paths:
+            with _refused("deleted"):
+                try:
+                    await obstore.delete_async(self._store, path)
+                except FileNotFoundError:
+                    continue
+
+    async def delete_folder(self, folder: str) -> None:
+        """Delete all objects in a folder.
+
+        Raises:
+            FilesUnavailable: they can't be deleted.
+        """
+        with _refused("listed"):
+            found = [each["path"] async for page in obstore.list(self._store, folder) for each in page]
+        await self.delete(found)
+
+
+def _opened(url: str) -> ObjectStore:
+    if url.startswith("file://"):
+        folder = Path(unquote(urlsplit(url).path))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return LocalStore(prefix=folder)
+    return S3Store.from_url(url, retry_config={"max_retries": 5, "retry_timeout": RETRY})
+
+
+@contextmanager
+def _refused(what: str, of_caller: Sequence[BaseException] = ()) -> Iterator[None]:
+    """Turn the store's errors, whose text may contain paths and keys, into one that names only their kind."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        missing = isinstance(error, FileNotFoundError) and what != "written"  # there, a bucket is missing
+        if missing or error in of_caller or isinstance(error, FilesUnavailable):
+            raise
+        reason = f"a file can't be {what} ({type(error).__name__})"
+        raise FilesUnavailable(f"{reason}; is the store of files_url there, with room and rights?") from error
