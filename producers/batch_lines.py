@@ -48,12 +48,55 @@ class Line:
         """The same request as a new job, after `job_id`; always the same new job."""
         assert isinstance(self.job, Job)
         key = f"{self.job.idempotency_key} after {job_id}"
-        return replace(self, job=self.job.model_copy(update={"idempotency_key": _digest(key)}))
+        return replace(self, job=self.job.model_copy(update={"idempotency_key": digest(key)}))
 
 
 def is_stream(path: Path) -> bool:
     """Whether a file can only be read once: standard input, a pipe, a terminal or another device."""
     return path == STANDARD or not path.is_file()
+
+
+class LineSplitter:
+    """Splits what arrives in blocks into numbered lines; blank ones are left out.
+
+    Of a line with more than `most_bytes`, only the first `most_bytes + 1` are kept.
+    """
+
+    __slots__ = ("_held", "_most_bytes", "_number", "_size", "_source")
+
+    def __init__(self, source: str, most_bytes: int) -> None:
+        self._source, self._most_bytes = source, most_bytes
+        self._number, self._size, self._held = 1, 0, bytearray()
+
+    def feed(self, block: bytes) -> list[tuple[int, bytes]]:
+        """The lines that end in this block.
+
+        Raises:
+            HeadraceError: a line has no end.
+        """
+        page = []
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            self._hold(end)
+            if self._held.strip():
+                page.append((self._number, bytes(self._held)))
+            self._held.clear()
+            self._number, self._size = self._number + 1, 0
+        self._hold(rest)
+        self._size += len(rest)
+        if self._size > ENDLESS:
+            raise HeadraceError(
+                f"line {self._number} of {self._source} has no end: is this a file of JSON lines?"
+            )
+        return page
+
+    def end(self) -> list[tuple[int, bytes]]:
+        """The last line, if nothing ended it."""
+        return [(self._number, bytes(self._held))] if self._held.strip() else []
+
+    def _hold(self, piece: bytes) -> None:
+        # One byte more than allowed is kept, by which the line is known to be too long.
+        self._held += piece[: self._most_bytes + 1 - len(self._held)]
 
 
 async def numbered_lines(path: Path, most_bytes: int) -> AsyncIterator[list[tuple[int, bytes]]]:
@@ -65,27 +108,14 @@ async def numbered_lines(path: Path, most_bytes: int) -> AsyncIterator[list[tupl
         HeadraceError: a line has no end.
         OSError: the file can't be read.
     """
-    number, size, held = 1, 0, bytearray()
+    splitter = LineSplitter(str(path), most_bytes)
     waits = is_stream(path)
     with _opened(path) as file:
         while block := await _next_block(file) if waits else file.read(BLOCK):
-            page = []
-            *ends, rest = block.split(b"\n")
-            for end in ends:
-                # One byte more than allowed is kept, by which the line is known to be too long.
-                held += end[: most_bytes + 1 - len(held)]
-                if held.strip():
-                    page.append((number, bytes(held)))
-                held.clear()
-                number, size = number + 1, 0
-            held += rest[: most_bytes + 1 - len(held)]
-            size += len(rest)
-            if size > ENDLESS:
-                raise HeadraceError(f"line {number} of {path} has no end: is this a file of JSON lines?")
-            if page:
+            if page := splitter.feed(block):
                 yield page
-    if held.strip():
-        yield [(number, bytes(held))]
+    if page := splitter.end():
+        yield page
 
 
 def _opened(path: Path) -> io.FileIO:
@@ -132,7 +162,7 @@ def parse_line(
     try:
         if most_bytes is not None and len(text) > most_bytes:
             raise InvalidJob("line", f"has more than {most_bytes} bytes")  # noqa: TRY301 - one way out for all
-        request, repeated = _read(text)
+        request, repeated = read_request(text)
         custom_id = _custom_id(request.pop("custom_id", None)) or custom_id
         url, fields = _asked(request, repeated)
         if fields.get("model", "") is None:  # as an argument that was not given
@@ -141,7 +171,7 @@ def parse_line(
             raise InvalidJob("model", f"line {number} names none: {no_model}")  # noqa: TRY301 - as above
         job = Job.make(**{"stream": False, **defaults, **fields})
         if job.idempotency_key is None:
-            key = _key(source, custom_id, {**defaults, **fields})
+            key = line_key(source, custom_id, {**defaults, **fields})
             job = job.model_copy(update={"idempotency_key": key})
     except InvalidJob as reason:
         return Line(custom_id, url, reason)
@@ -164,7 +194,7 @@ def _asked(request: dict[str, Any], repeated: str | None) -> tuple[str | None, d
     return url, job_fields(url, body)
 
 
-def _read(text: bytes) -> tuple[dict[str, Any], str | None]:
+def read_request(text: bytes) -> tuple[dict[str, Any], str | None]:
     """The object in a line, and the first duplicate name in it or in an object inside it.
 
     Raises:
@@ -206,11 +236,11 @@ def _url(given: object) -> str:
     return given
 
 
-def _key(source: str, custom_id: str, fields: dict[str, Any]) -> str:
+def line_key(source: str, custom_id: str, fields: dict[str, Any]) -> str:
     """The idempotency key of a line, whose fields are known to be valid."""
     # Sorted names: a file that was written again with its fields in another order finds its jobs.
-    return _digest(json.dumps([source, custom_id, fields], sort_keys=True))
+    return digest(json.dumps([source, custom_id, fields], sort_keys=True))
 
 
-def _digest(identity: str) -> str:
+def digest(identity: str) -> str:
     return f"batch-{hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()}"

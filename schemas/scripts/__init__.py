@@ -16,8 +16,10 @@ from ..redis.call import (
 )
 from .accept_delivery import accept_delivery
 from .advance import Advance, AdvanceStatus, Segment, advance
+from .advance_batch import BatchPart, advance_batch
 from .cancel import CancelStatus, cancel, purge
 from .claim import ClaimedJob, ClaimReply, ClaimRequest, claim
+from .claim_batch import claim_batch
 from .claim_deliveries import DeliveriesReply, DueDelivery, claim_deliveries
 from .drain import drain
 from .drop_dead import drop_dead
@@ -38,6 +40,7 @@ from .upkeep import ModelChange, UpkeepCounts, UpkeepReply, upkeep
 __all__ = [
     "Advance",
     "AdvanceStatus",
+    "BatchPart",
     "Call",
     "CancelStatus",
     "ClaimReply",
@@ -56,8 +59,10 @@ __all__ = [
     "UpkeepReply",
     "accept_delivery",
     "advance",
+    "advance_batch",
     "cancel",
     "claim",
+    "claim_batch",
     "claim_deliveries",
     "drain",
     "drop_dead",

@@ -18,13 +18,16 @@ from headrace.schemas import keys
 from headrace.schemas.events import End, JobState, Output
 from headrace.schemas.job import Job
 from headrace.schemas.scripts import (
+    BatchPart,
     Call,
     DueDelivery,
     ReleaseReason,
     accept_delivery,
     advance,
+    advance_batch,
     cancel,
     claim,
+    claim_batch,
     claim_deliveries,
     drain,
     drop_dead,
@@ -267,6 +270,24 @@ class Scenarios:
         due = self._taken(queue)
         queue.call(settle_delivery(due, DeliveryState.FAILED, DeliveryAttempt(), 600))
         return replay_delivery(queue.tag, due.id)
+
+    def claim_batch(self, queue):
+        batches = keys.BatchKeys()
+        queue.redis.hset(batches.record("t", "b"), "asked", "{}")
+        queue.redis.pexpire(batches.record("t", "b"), 600_000)
+        queue.redis.zadd(batches.active, {"t:b": 0})
+        return claim_batch(batches, "h", 60)
+
+    def advance_batch(self, queue):
+        queue.call(self.claim_batch(queue))
+        part = BatchPart("0-h", "1-3", completed=2, failed=1, input_tokens=5, output_tokens=6)
+        return advance_batch(
+            keys.BatchKeys(), "t", "b", "h", 60, 600, part=part, fields={"status": "in_progress"}
+        )
+
+    def advance_batch_to_its_end(self, queue):
+        queue.call(self.advance_batch(queue))
+        return advance_batch(keys.BatchKeys(), "t", "b", "h", 60, 600, leaves=True)
 
 
 SCENARIOS = [name for name in vars(Scenarios) if not name.startswith("_")]

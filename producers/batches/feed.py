@@ -1,0 +1,203 @@
+"""The middle of a batch: its lines as jobs, so many at a time, and their results as answers.
+
+Nothing here is lost with the process. A line is enqueued under a key of its own, so that doing it again finds
+the same job; a job's result stays in Redis; what was answered is in the parts. Any trouble simply ends the
+run: the next one skips the answered lines and meets the others' jobs.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from ...schemas.errors import (
+    BrokerUnavailable,
+    HeadraceError,
+    JobCancelled,
+    JobExpired,
+    JobNotFound,
+    JobsRefused,
+    QueueFull,
+    RateLimited,
+)
+from ...schemas.job import Job
+from ..async_client import AsyncClient, AsyncJobHandle
+from ..batch_lines import Line
+from . import answers
+from .parts import Parts
+from .record import BatchStatus, RequestBatch
+from .requests import job_of, numbered
+
+PAGE = 64
+"""Lines enqueued together."""
+
+LONGEST_PAUSE_S = 5.0
+"""While the queue is full, it is asked again at least this often."""
+
+Outcome = AsyncJobHandle | HeadraceError
+
+
+class Stopped:
+    """Whether the batch is to end early, and how."""
+
+    def __init__(self) -> None:
+        self.outcome: BatchStatus | None = None
+        self._said = asyncio.Event()
+
+    def say(self, outcome: BatchStatus) -> None:
+        """End it so; what was said first holds."""
+        self.outcome = self.outcome or outcome
+        self._said.set()
+
+    async def within(self, seconds: float) -> bool:
+        """Wait until it is said, this long at most."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._said.wait()
+        except TimeoutError:
+            return False
+
+    async def wait(self) -> None:
+        """Wait until it is said."""
+        await self._said.wait()
+
+
+class Feed:
+    """One run over the unanswered lines of a batch.
+
+    Args:
+        read: yields the file's content from its beginning.
+        most_bytes: maximum size of a line.
+        in_flight: maximum number of jobs enqueued and not yet answered.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        batch: RequestBatch,
+        read: Callable[[], AsyncIterator[bytes]],
+        parts: Parts,
+        stopped: Stopped,
+        *,
+        most_bytes: int,
+        in_flight: int,
+    ) -> None:
+        self._client, self._batch, self._read, self._parts = client, batch, read, parts
+        self._stopped, self._most_bytes = stopped, most_bytes
+        self._in_flight = in_flight
+        self._slots = asyncio.Semaphore(in_flight)
+        self._jobs: dict[int, AsyncJobHandle] = {}
+
+    async def run(self) -> None:
+        """Answer every line that has no answer; those that come too late when it is stopped, as such.
+
+        Raises:
+            HeadraceError: it can't go on now.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                canceller = tasks.create_task(self._cancel_when_stopped())
+                tasks.create_task(self._parts.keep_flushing())
+                async with asyncio.TaskGroup() as lines:
+                    async for page in self._pages():
+                        await self._take(page, lines)
+                canceller.cancel()
+                self._parts.close()
+        except ExceptionGroup as failures:
+            raise _first(failures) from None
+
+    async def _pages(self) -> AsyncIterator[list[tuple[int, Line]]]:
+        answered, most = self._parts.answered(), min(PAGE, self._in_flight)
+        batch, page = self._batch, list[tuple[int, Line]]()
+        async for block in numbered(self._read(), self._most_bytes):
+            for number, text in block:
+                if number in answered:
+                    continue
+                page.append((number, job_of(number, text, batch.id, batch.asked, self._most_bytes)))
+                if len(page) == most:
+                    yield page
+                    page = []
+            await asyncio.sleep(0)  # a file of answered lines is no reason to keep others waiting
+        if page:
+            yield page
+
+    async def _take(self, page: list[tuple[int, Line]], tasks: asyncio.TaskGroup) -> None:
+        for _ in page:
+            await self._slots.acquire()
+        outcomes = await self._enqueue([line for _, line in page])
+        for (number, line), outcome in zip(page, outcomes, strict=True):
+            task = tasks.create_task(self._answer(number, line, outcome))
+            task.add_done_callback(lambda _: self._slots.release())
+
+    async def _enqueue(self, lines: list[Line]) -> list[Outcome | None]:
+        """The lines' jobs, once there is room for them; None for those that are too late."""
+        outcomes: list[Outcome | None] = [
+            line.job if isinstance(line.job, HeadraceError) else None for line in lines
+        ]
+        while self._stopped.outcome is None:
+            waiting = [position for position, outcome in enumerate(outcomes) if outcome is None]
+            if not waiting:
+                break
+            jobs = [job for position in waiting if isinstance(job := lines[position].job, Job)]
+            try:
+                accepted: list[Any] = list(await self._client.enqueue_many(jobs))
+            except JobsRefused as refused:
+                accepted = list(refused.outcomes)
+            pause_s = 0.0
+            for position, outcome in zip(waiting, accepted, strict=True):
+                if isinstance(outcome, BrokerUnavailable):
+                    raise outcome
+                if isinstance(outcome, QueueFull | RateLimited):
+                    pause_s = max(pause_s, outcome.retry_after_s)
+                else:
+                    outcomes[position] = outcome
+            if pause_s:
+                await self._stopped.within(min(pause_s, LONGEST_PAUSE_S))
+        return outcomes
+
+    async def _answer(self, number: int, line: Line, outcome: Outcome | None) -> None:
+        if self._stopped.outcome is not None and not isinstance(outcome, AsyncJobHandle):
+            late = answers.unanswered(number, line.custom_id, self._batch.id, self._stopped.outcome)
+            await self._parts.add(late)
+            return
+        assert outcome is not None
+        job_id = None
+        try:
+            while True:
+                if isinstance(outcome, HeadraceError):
+                    raise outcome
+                job_id = outcome.id
+                self._jobs[number] = outcome
+                if self._stopped.outcome is not None:
+                    await outcome.cancel()
+                try:
+                    result = await outcome.result()
+                    break
+                except JobNotFound:  # it ended, and its retention too, while nobody ran the batch
+                    line = line.after(outcome.id)
+                    (again,) = await self._enqueue([line])
+                    outcome = again or JobCancelled(job_id)
+            assert isinstance(line.job, Job)
+            answer = answers.succeeded(number, line, line.job.model, job_id, result)
+        except BrokerUnavailable:
+            raise
+        except (JobCancelled, JobExpired) as error:
+            ended = self._stopped.outcome
+            if ended is None:
+                answer = answers.refused(number, line, self._batch.id, job_id, error)
+            else:
+                answer = answers.unanswered(number, line.custom_id, self._batch.id, ended)
+        except HeadraceError as error:
+            answer = answers.refused(number, line, self._batch.id, job_id, error)
+        finally:
+            self._jobs.pop(number, None)
+        await self._parts.add(answer)
+
+    async def _cancel_when_stopped(self) -> None:
+        await self._stopped.wait()
+        for job in list(self._jobs.values()):
+            await job.cancel()
+
+
+def _first(failures: BaseExceptionGroup[Any]) -> BaseException:
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

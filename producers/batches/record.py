@@ -1,0 +1,281 @@
+"""The records of batches: what was asked for, and how far it is.
+
+    validating ─▶ in_progress ─▶ finalizing ─▶ completed, expired or cancelled
+        └▶ failed     └▶ failed
+
+Only the runner that holds a batch's lease changes its record. Whoever cancels leaves a note, which the runner
+finds when it renews the lease; until it is done, the batch is shown as `cancelling`.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...schemas.errors import BatchNotFound, InvalidJob
+from ...schemas.keys import BatchKeys, is_id, new_id
+from ..files.record import KIND as FILE_KIND
+from ..files.record import ids_after
+from ..operations import Operations
+from ..steps import Read, Steps, Write
+
+KIND = "batch_"
+_WINDOW = re.compile(r"([1-9]\d{0,5})([smhd])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+LONGEST_WINDOW_S = 7 * 86_400
+
+RECORD_S = 30 * 86_400.0
+"""How long a batch's record is kept after it was last changed."""
+
+
+class BatchStatus(StrEnum):
+    """Where a batch is."""
+
+    VALIDATING = "validating"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens."""
+        return self in _ENDED
+
+
+_ENDED = {BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
+
+
+class BatchSpec(BaseModel):
+    """What was asked for; it never changes.
+
+    Attributes:
+        tenant: whose batch it is.
+        models: the models that its lines may name; None for any.
+        created_at: seconds since the epoch, like `expires_at`.
+        output_kept_s: how long the files of answers are kept; None for the usual time.
+        output_file_id, error_file_id: what these files will be called, if there is anything in them.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    tenant: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: int
+    expires_at: int
+    output_file_id: str
+    error_file_id: str
+    metadata: dict[str, str] | None = None
+    models: tuple[str, ...] | None = None
+    output_kept_s: int | None = None
+
+    @property
+    def window_s(self) -> int:
+        """Seconds from its creation to its expiry."""
+        return self.expires_at - self.created_at
+
+
+class RequestBatch(BaseModel):
+    """One batch.
+
+    Attributes:
+        asked: what was asked for.
+        status: where it is; the runner's view, without `cancelling`.
+        outcome: how it ends, once that is decided.
+        total, completed, failed: its lines, and how many have each kind of answer.
+        cancelling_at: when somebody asked to cancel it, in seconds since the epoch.
+        errors: why its file was refused.
+        output_file, error_file: ids of the files of answers, once they are written.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    asked: BatchSpec
+    status: BatchStatus = BatchStatus.VALIDATING
+    outcome: BatchStatus | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model: str | None = None
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    errors: list[dict[str, Any]] | None = None
+    output_file: str | None = None
+    error_file: str | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The batch as OpenAI's API shows it."""
+        asked, cancelling = self.asked, self.cancelling_at is not None and not self.status.ended
+        used = self.input_tokens + self.output_tokens
+        moments = {name: getattr(self, name) for name in type(self).model_fields if name.endswith("_at")}
+        return {
+            "id": self.id,
+            "object": "batch",
+            "endpoint": asked.endpoint,
+            "model": self.model,
+            "errors": None if self.errors is None else {"object": "list", "data": self.errors},
+            "input_file_id": asked.input_file_id,
+            "completion_window": asked.completion_window,
+            "status": str(BatchStatus.CANCELLING if cancelling else self.status),
+            "output_file_id": self.output_file,
+            "error_file_id": self.error_file,
+            "created_at": asked.created_at,
+            "expires_at": asked.expires_at,
+            **moments,
+            "request_counts": {"total": self.total, "completed": self.completed, "failed": self.failed},
+            "usage": {
+                "input_tokens": self.input_tokens,
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens": self.output_tokens,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": used,
+            },
+            "metadata": asked.metadata,
+        }
+
+
+def ask(
+    tenant: str,
+    endpoint: str,
+    input_file_id: str,
+    completion_window: str = "24h",
+    *,
+    metadata: dict[str, str] | None = None,
+    models: tuple[str, ...] | None = None,
+    output_kept_s: int | None = None,
+) -> BatchSpec:
+    """A new batch's request.
+
+    Raises:
+        InvalidJob: `completion_window` isn't a time like `24h`, or is too long.
+    """
+    found = _WINDOW.fullmatch(completion_window)
+    window_s = int(found[1]) * _UNIT_S[found[2]] if found else 0
+    if not 0 < window_s <= LONGEST_WINDOW_S:
+        raise InvalidJob("completion_window", "must be a time such as '24h' or '90m', at most '7d'")
+    now = int(time.time())
+    return BatchSpec(
+        tenant=tenant,
+        endpoint=endpoint,
+        input_file_id=input_file_id,
+        completion_window=completion_window,
+        created_at=now,
+        expires_at=now + window_s,
+        output_file_id=new_id(FILE_KIND),
+        error_file_id=new_id(FILE_KIND),
+        metadata=metadata,
+        models=models,
+        output_kept_s=output_kept_s,
+    )
+
+
+def keys_of(operations: Operations) -> BatchKeys:
+    """The names of the records' keys."""
+    return BatchKeys(operations.settings.namespace)
+
+
+def create(operations: Operations, asked: BatchSpec) -> Steps[RequestBatch]:
+    """Make a batch, which the next free runner takes."""
+    keys, batch_id, tenant = keys_of(operations), new_id(KIND), asked.tenant
+    record = keys.record(tenant, batch_id)
+    yield from operations.send(
+        Write(
+            (
+                ("HSET", record, "asked", asked.model_dump_json()),
+                ("PEXPIRE", record, int(1000 * (asked.window_s + RECORD_S))),
+                ("ZADD", keys.of(tenant), 0, batch_id),
+                ("ZADD", keys.active, "NX", 0, f"{tenant}:{batch_id}"),
+            )
+        )
+    )
+    return RequestBatch(id=batch_id, asked=asked)
+
+
+def find(operations: Operations, tenant: str, batch_id: str) -> Steps[RequestBatch]:
+    """A tenant's batch.
+
+    Raises:
+        BatchNotFound: the tenant has none with this id.
+    """
+    if not is_id(KIND, batch_id):
+        raise BatchNotFound(str(batch_id)[:64])
+    (batch,) = yield from _read(operations, tenant, [batch_id])
+    if batch is None:
+        raise BatchNotFound(batch_id)
+    return batch
+
+
+def page(
+    operations: Operations,
+    tenant: str,
+    *,
+    after: str | None,
+    limit: int,
+    order: Literal["asc", "desc"] = "desc",
+) -> Steps[tuple[list[RequestBatch], bool]]:
+    """Some of a tenant's batches, after that with the id `after`, and whether there are more."""
+    keys, batches = keys_of(operations), list[RequestBatch]()
+    while True:
+        ids = yield from ids_after(operations, keys.of(tenant), after, limit + 1, order)
+        if not ids:
+            return batches[:limit], len(batches) > limit
+        found = yield from _read(operations, tenant, ids)
+        batches += [batch for batch in found if batch is not None]
+        gone = [each for each, batch in zip(ids, found, strict=True) if batch is None]
+        if gone:  # their retention has ended
+            yield from operations.send(Write((("ZREM", keys.of(tenant), *gone),)))
+        after = ids[-1]
+        if len(batches) > limit or len(ids) <= limit:
+            return batches[:limit], len(batches) > limit
+
+
+def cancel(operations: Operations, tenant: str, batch_id: str) -> Steps[RequestBatch]:
+    """Ask for a tenant's batch to be cancelled; one that has ended, or is about to, stays as it is.
+
+    Raises:
+        BatchNotFound: the tenant has none with this id.
+    """
+    batch = yield from find(operations, tenant, batch_id)
+    if batch.status in {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS}:
+        note = ("SET", keys_of(operations).cancelled(tenant, batch_id), int(time.time()), "NX", "EX")
+        yield from operations.send(Write(((*note, int(RECORD_S)),)))
+        batch = yield from find(operations, tenant, batch_id)
+    return batch
+
+
+def _read(operations: Operations, tenant: str, ids: list[str]) -> Steps[list[RequestBatch | None]]:
+    keys = keys_of(operations)
+    commands: list[tuple[str | int, ...]] = []
+    for each in ids:
+        commands += [("HGETALL", keys.record(tenant, each)), ("GET", keys.cancelled(tenant, each))]
+    replies = yield from operations.send(Read(commands))
+    return [_parsed(*item) for item in zip(ids, replies[::2], replies[1::2], strict=True)]
+
+
+def _parsed(batch_id: str, fields: Mapping[bytes, bytes], cancelled: bytes | None) -> RequestBatch | None:
+    """The batch; None where there is none, or none that can be read."""
+    known: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
+    try:
+        for name in ("asked", "errors"):
+            if name in known:
+                known[name] = json.loads(known[name])
+        return RequestBatch(**{**known, "id": batch_id, "cancelling_at": cancelled})
+    except (ValidationError, ValueError):
+        return None

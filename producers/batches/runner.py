@@ -1,0 +1,96 @@
+"""Runs batches: each gateway process takes some that nobody runs, and works on them until it is stopped."""
+
+import asyncio
+import logging
+import random
+import secrets
+from contextlib import suppress
+
+from ...schemas.errors import HeadraceError
+from ...schemas.scripts.claim_batch import claim_batch
+from ...schemas.settings.files import FilesSettings
+from ..async_client import AsyncClient
+from ..files.store import FileStore
+from .record import keys_of
+from .work import BatchWork, LeaseLost
+
+POLL_S = 1.0
+"""How often a process with room looks for a batch."""
+
+SWEEP_S = 60.0
+"""How often contents whose time is up are looked for."""
+
+MOST_BATCHES = 8
+"""Batches that one process works on."""
+
+RETRY_S = 2.0
+"""Pause after trouble, before anything is tried again."""
+
+
+class BatchRunner:
+    """Takes batches and runs them, in the event loop of whoever awaits `run`.
+
+    Args:
+        client, files: those of the process.
+    """
+
+    def __init__(self, client: AsyncClient, files: FileStore, settings: FilesSettings) -> None:
+        self._client, self._files, self._settings = client, files, settings
+        self._works: set[asyncio.Task[None]] = set()
+        self._log = logging.getLogger("headrace.batches")
+
+    async def run(self) -> None:
+        """Run batches until cancelled; other processes then take those that are not done, at once."""
+        sweeping = asyncio.create_task(self._keep_sweeping())
+        try:
+            while True:
+                await self._take()
+                await asyncio.sleep(POLL_S * random.uniform(0.7, 1.0))
+        finally:
+            for task in (sweeping, *self._works):
+                task.cancel()
+            await asyncio.gather(sweeping, *self._works, return_exceptions=True)
+
+    async def _take(self) -> None:
+        while len(self._works) < MOST_BATCHES:
+            holder = secrets.token_hex(8)
+            call = claim_batch(keys_of(self._client._operations), holder, self._settings.batch_lease_s)
+            try:
+                claimed = await self._client._run(self._client._operations.send(call))
+            except HeadraceError as error:
+                self._log.warning("no batch can be taken: %s", error)
+                return
+            if claimed is None:
+                return
+            work = BatchWork(self._client, self._files, self._settings, holder, *claimed)
+            task = asyncio.create_task(self._do(work, claimed[1]), name=f"headrace-{claimed[1]}")
+            self._works.add(task)
+            task.add_done_callback(self._works.discard)
+
+    async def _do(self, work: BatchWork, batch_id: str) -> None:
+        try:
+            await work.run()
+        except LeaseLost:
+            self._log.info("%s is run by another process now", batch_id)
+        except HeadraceError as error:
+            self._log.warning("%s can't go on, and is tried again: %s", batch_id, error)
+            await asyncio.sleep(RETRY_S)
+            await self._release(work)
+        except asyncio.CancelledError:
+            await self._release(work)
+            raise
+        except Exception:
+            self._log.exception("%s can't go on, because of a defect", batch_id)  # its lease lapses
+
+    async def _release(self, work: BatchWork) -> None:
+        with suppress(HeadraceError):
+            await work.release()
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            try:
+                while await self._files.sweep():
+                    pass
+            except HeadraceError as error:
+                self._log.warning("expired files can't be deleted now: %s", error)
+            await asyncio.sleep(SWEEP_S * random.uniform(0.7, 1.0))

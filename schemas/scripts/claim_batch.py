@@ -1,0 +1,19 @@
+"""Take a batch to run."""
+
+from ..keys import BatchKeys
+from ..redis.call import Call, script, text
+
+
+def claim_batch(keys: BatchKeys, holder: str, lease_s: float) -> Call[tuple[str, str] | None]:
+    """Take a batch that nobody runs, for a lease; its tenant and id, or None if there is none.
+
+    The name `holder` must be new with each claim: it is what tells this runner from all others.
+    """
+
+    def parse(reply: bytes | str | None) -> tuple[str, str] | None:
+        if not reply:
+            return None
+        tenant, _, batch_id = text(reply).partition(":")
+        return tenant, batch_id
+
+    return script("claim_batch").call(keys.base, parse, holder=holder, lease_ms=round(1000 * lease_s))
