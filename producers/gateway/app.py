@@ -1,5 +1,6 @@
 """The gateway as an ASGI application."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -12,13 +13,16 @@ from starlette.middleware.cors import CORSMiddleware
 from ...schemas.errors import HeadraceError
 from ...schemas.settings.gateway import GatewaySettings
 from ..async_client import AsyncClient
+from ..batches.batches import Batches
+from ..batches.runner import BatchRunner
+from ..files.store import FileStore
 from .errors import Refusal, answer
 from .guard import Guard
 from .metrics import GatewayMetrics
-from .routes import health, jobs, models
+from .routes import batches, files, health, jobs, models
 from .state import Gateway
 
-ROUTERS = (health.router, models.router, jobs.router)
+ROUTERS = (health.router, models.router, jobs.router, files.router, batches.router)
 
 
 def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
@@ -27,9 +31,14 @@ def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with client:
+            running = asyncio.create_task(runner.run(), name="headrace-batches")
             yield
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
-    gateway = Gateway(settings, client, GatewayMetrics())
+    store = FileStore(client, settings)
+    runner = BatchRunner(client, store, settings)
+    gateway = Gateway(settings, client, store, Batches(client, store), GatewayMetrics())
     app = FastAPI(
         title="headrace",
         version=version("headrace"),

@@ -7,6 +7,8 @@ from starlette.requests import HTTPConnection
 
 from ...schemas.settings.gateway import GatewaySettings
 from ..async_client import AsyncClient
+from ..batches.batches import Batches
+from ..files.store import FileStore
 from .metrics import GatewayMetrics
 
 
@@ -17,6 +19,7 @@ class Gateway:
     Attributes:
         settings: its settings.
         client: one connection pool and one subscription for all requests.
+        files, batches: the file store, and the batches that read and write it.
         metrics: its metrics.
         draining: set when it stops: no new connections, and `/readyz` says so.
         stopping: set when what has not ended by then must end.
@@ -24,6 +27,8 @@ class Gateway:
 
     settings: GatewaySettings
     client: AsyncClient
+    files: FileStore
+    batches: Batches
     metrics: GatewayMetrics
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from headrace import AsyncClient
@@ -46,6 +48,12 @@ class RunningGateway:
 def gateway(redis_url: str, **settings: object) -> Iterator[RunningGateway]:
     """Serve with these settings, without keys unless they say otherwise, while the context lasts."""
     given = {"gateway_auth": False, "gateway_finish_s": 0.2, **settings}
+    if "files_url" not in given:
+        with TemporaryDirectory() as folder:
+            given["files_url"] = Path(folder).as_uri()
+            with gateway(redis_url, **given) as running:
+                yield running
+        return
     effective = GatewaySettings.load(redis_url=redis_url, **given)
     client = AsyncClient(redis_url, retry_s=1.0)
     app = create_app(effective, client)

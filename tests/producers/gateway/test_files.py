@@ -1,0 +1,81 @@
+"""`/v1/files`, asked by OpenAI's own client and by others that know it less well."""
+
+import openai
+import pytest
+
+from ...support.gateways import gateway
+
+pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway")]
+
+
+@pytest.fixture(scope="module")
+def client(shared_gateway):
+    with openai.OpenAI(
+        base_url=shared_gateway.base_url, api_key="-", max_retries=0, _strict_response_validation=True
+    ) as client:
+        yield client
+
+
+def test_a_file_is_uploaded_found_listed_downloaded_and_deleted(client):
+    content = b"x" * 3_000_000 + b"\r\n--y\r\n"
+    expiry = {"anchor": "created_at", "seconds": 3600}
+    file = client.files.create(file=("in/f\u00fcr.jsonl", content), purpose="user_data", expires_after=expiry)
+    assert (file.bytes, file.filename, file.status) == (len(content), "f\u00fcr.jsonl", "processed")
+    assert file.expires_at - file.created_at == 3600
+    assert client.files.retrieve(file.id) == file
+    assert list(client.files.list(purpose="user_data", limit=1)) == [file]
+    answer = client.files.content(file.id)
+    assert answer.content == content
+    assert answer.response.headers["content-length"] == str(len(content))
+    assert answer.response.headers["content-disposition"] == "attachment; filename*=UTF-8''f%C3%BCr.jsonl"
+    assert client.files.delete(file.id).deleted
+    for ask in (client.files.retrieve, client.files.content, client.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            ask(file.id)
+
+
+FILE = ("file", ("in", b"x"))
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "param"),
+    [
+        ({"json": {}}, 415, None),
+        ({"files": [("purpose", (None, "batch"))]}, 400, "file"),
+        ({"files": [FILE]}, 400, "purpose"),
+        ({"files": [FILE, ("purpose", (None, "batch_output"))]}, 400, "purpose"),
+        ({"files": [FILE, FILE, ("purpose", (None, "batch"))]}, 400, "file"),
+        ({"files": [FILE, ("purpose", (None, "batch")), ("expires_after[seconds]", (None, "9"))]}, 400, None),
+        ({"files": [FILE, *[(f"x{i}", (None, "y")) for i in range(20)]]}, 400, None),
+        ({"files": [FILE, ("x", (None, "y" * 5000))]}, 400, None),
+        ({"content": b"--b\r\n", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, None),
+        ({"content": b"nothing", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, None),
+    ],
+    ids=["json", "no file", "no purpose", "ours", "two", "expiry", "parts", "long", "torn", "nothing"],
+)
+def test_a_form_that_is_none_is_refused_and_nothing_kept(http, given, status, param):
+    before = http.get("/v1/files").json()["data"]
+    refused = http.post("/v1/files", **given)
+    assert refused.status_code == status, refused.text
+    assert param in {refused.json()["error"]["param"], None}
+    assert http.get("/v1/files").json()["data"] == before
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2fetc%2fpasswd", "file-..", "file-%00", "%F0%9F%98%80"])
+def test_what_is_no_id_is_not_found(http, name):
+    for path in (f"/v1/files/{name}", f"/v1/files/{name}/content"):
+        refused = http.get(path)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (404, "invalid_request_error")
+
+
+def test_a_file_that_is_too_large_is_refused_while_it_comes(stack_redis):
+    with (
+        gateway(stack_redis.url, max_file_bytes=1000) as small,
+        openai.OpenAI(base_url=small.base_url, api_key="-", max_retries=0) as client,
+    ):
+        for size in (1001, 100_000):
+            with pytest.raises(openai.APIStatusError) as refused:
+                client.files.create(file=("in", b"x" * size), purpose="batch")
+            assert refused.value.status_code == 413
+        kept = client.files.create(file=("in", b"x" * 1000), purpose="batch")
+        client.files.delete(kept.id)
