@@ -216,6 +216,10 @@ class Tag:
         """String with TTL: the answer to an operator's request, in case it is sent again."""
         return f"{self.base}:request:{request}"
 
+    def response(self, job_id: str) -> str:
+        """String with TTL: what is kept of a response that may be read and continued later."""
+        return f"{self.base}:response:{job_id}"
+
     @property
     def bell(self) -> str:
         """List: wake-up tokens for idle workers, bounded."""

@@ -24,7 +24,7 @@ UNSET: Mapping[str, tuple[object, ...]] = {"stop": ([], ""), "tools": ([],), "to
 """Values of fields that are honoured at any other, which clients send for null."""
 
 HINTS = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")
-"""Fields that help OpenAI to place a request. They change no answer; prefixes are cached without them."""
+"""OpenAI's fields about its cache of prompts; here prefixes are cached without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,19 @@ class Fields:
         read: fields that become something else: an argument of another name, or the form of the answer.
         neutral: fields that are accepted only at these values, where they have no effect.
         refused: fields that are never accepted, and what to do without them.
+        hints: fields that help the API's owner to place a request, and change no answer.
     """
 
     passed: frozenset[str]
     read: frozenset[str]
     neutral: Mapping[str, tuple[object, ...]]
     refused: Mapping[str, str]
+    hints: tuple[str, ...] = HINTS
 
     @property
     def known(self) -> frozenset[str]:
         """Every field that a request may name, and those that it is told not to."""
-        return self.passed | self.read | self.neutral.keys() | self.refused.keys() | set(HINTS)
+        return self.passed | self.read | self.neutral.keys() | self.refused.keys() | set(self.hints)
 
     def asked(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a body that ask for something. Arguments of a job are among them, unchecked.
@@ -57,7 +59,7 @@ class Fields:
         fields = {}
         for name, value in body.items():
             without_effect = self.neutral.get(name, UNSET.get(name, ()))
-            if value is None or name in HINTS or value in without_effect:
+            if value is None or name in self.hints or value in without_effect:
                 continue
             if name in self.neutral:
                 accepted = " or ".join(json.dumps(value) for value in self.neutral[name])

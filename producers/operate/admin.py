@@ -9,7 +9,20 @@ from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
 from ..steps import Steps
-from . import dead, deliveries, doctor, jobs, models, overview, pauses, purge, retry, secrets, tenants
+from . import (
+    dead,
+    deliveries,
+    doctor,
+    jobs,
+    models,
+    overview,
+    pauses,
+    purge,
+    responses,
+    retry,
+    secrets,
+    tenants,
+)
 from .chosen import Chosen
 from .dead import DeadLetter, DeadLetterDetails
 from .findings import Finding
@@ -17,6 +30,7 @@ from .jobs import JobPage, Wanted
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
 from .pauses import PausedQueue
+from .responses import StoredResponse
 
 T = TypeVar("T")
 
@@ -310,6 +324,25 @@ class Admin:
             ModelInUse: workers serve it, or its jobs or their callbacks are unfinished.
         """
         self._run(models.forget_model(self._operations, model))
+
+    def keep_response(self, job_id: str, response: StoredResponse, *, ttl_s: float) -> None:
+        """Store what a gateway keeps of a response, for this many seconds.
+
+        With an `answer` it replaces one that is still stored, so what was deleted meanwhile stays so.
+        """
+        self._run(responses.keep(self._operations, job_id, response, ttl_s))
+
+    def response(self, job_id: str) -> StoredResponse | None:
+        """A stored response, by its job; None if there is none, or no longer.
+
+        Raises:
+            JobNotFound: no job can have this id.
+        """
+        return self._run(responses.read(self._operations, job_id))
+
+    def drop_response(self, job_id: str) -> bool:
+        """Delete a stored response, but not its job; whether there was one."""
+        return self._run(responses.drop(self._operations, job_id))
 
     def doctor(self, *, machine: bool = True) -> list[Finding]:
         """Check Redis and the queues as `headrace doctor` does, over a connection of its own.

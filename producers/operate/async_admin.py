@@ -10,7 +10,20 @@ from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
 from ..steps import Steps
-from . import dead, deliveries, doctor, jobs, models, overview, pauses, purge, retry, secrets, tenants
+from . import (
+    dead,
+    deliveries,
+    doctor,
+    jobs,
+    models,
+    overview,
+    pauses,
+    purge,
+    responses,
+    retry,
+    secrets,
+    tenants,
+)
 from .chosen import Chosen
 from .dead import DeadLetter, DeadLetterDetails
 from .findings import Finding
@@ -18,6 +31,7 @@ from .jobs import JobPage, Wanted
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
 from .pauses import PausedQueue
+from .responses import StoredResponse
 
 T = TypeVar("T")
 
@@ -162,6 +176,18 @@ class AsyncAdmin:
     async def forget_model(self, model: str) -> None:
         """See `Admin.forget_model`."""
         await self._run(models.forget_model(self._operations, model))
+
+    async def keep_response(self, job_id: str, response: StoredResponse, *, ttl_s: float) -> None:
+        """See `Admin.keep_response`."""
+        await self._run(responses.keep(self._operations, job_id, response, ttl_s))
+
+    async def response(self, job_id: str) -> StoredResponse | None:
+        """See `Admin.response`."""
+        return await self._run(responses.read(self._operations, job_id))
+
+    async def drop_response(self, job_id: str) -> bool:
+        """See `Admin.drop_response`."""
+        return await self._run(responses.drop(self._operations, job_id))
 
     async def doctor(self, *, machine: bool = True) -> list[Finding]:
         """See `Admin.doctor`."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .producers.operate.models import ModelInfo
     from .producers.operate.overview import QueueInfo, WorkerInfo
     from .producers.operate.pauses import PausedQueue
+    from .producers.operate.responses import StoredResponse
     from .schemas.errors import (
         BadPolicy,
         BadSetting,
@@ -99,6 +100,7 @@ __all__ = [
     "RateLimited",
     "RecordDamaged",
     "ResultTimeout",
+    "StoredResponse",
     "StreamReset",
     "TenantPolicy",
     "TenantSecret",
@@ -122,6 +124,7 @@ _HOMES = {
     "producers.operate.models": ("ModelInfo",),
     "producers.operate.overview": ("QueueInfo", "WorkerInfo"),
     "producers.operate.pauses": ("PausedQueue",),
+    "producers.operate.responses": ("StoredResponse",),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
     "schemas.scripts.cancel": ("CancelStatus",),

@@ -21,6 +21,8 @@ from headrace import (
     Finding,
     JobHandle,
     JobNotFound,
+    RecordDamaged,
+    StoredResponse,
     TenantPolicy,
     Verdict,
     WorkerNotFound,
@@ -189,3 +191,24 @@ def private_names(path: Path) -> Iterator[str]:
 def test_commands_use_nothing_private(folder: str) -> None:
     used = [name for path in sorted((ROOT / folder).glob("*.py")) for name in private_names(path)]
     assert used == []
+
+
+def test_a_stored_response_is_kept_for_its_time_or_until_it_is_dropped(client: Client, redis: Redis) -> None:
+    job_id = keys.new_job_id(MODEL)
+    stored = StoredResponse(tenant="t", echo={"model": MODEL}, items=[{"role": "user", "content": "é"}])
+    client.admin.keep_response(job_id, stored, ttl_s=60)
+    assert client.admin.response(job_id) == stored
+    ended = stored.model_copy(update={"answer": {"id": job_id}})
+    client.admin.keep_response(job_id, ended, ttl_s=60)
+    assert client.admin.response(job_id) == ended
+    key = keys.tag_of(job_id).response(job_id)
+    assert 0 < redis.pttl(key) <= 60_000
+    assert client.admin.drop_response(job_id)
+    client.admin.keep_response(job_id, ended, ttl_s=60)
+    assert client.admin.response(job_id) is None
+    assert not client.admin.drop_response(job_id)
+    redis.set(key, "{}", px=1000)
+    with pytest.raises(RecordDamaged):
+        client.admin.response(job_id)
+    with pytest.raises(JobNotFound):
+        client.admin.response("../x")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace import Client, StoredResponse
 from headrace.schemas import keys
 from headrace.schemas.events import FailureCode, JobState
 from headrace.schemas.job import SCHEMA_VERSION, JobClass, WebhookEvent
@@ -89,7 +90,7 @@ class Seen:
 
 
 @pytest.fixture
-def seen(queue, redis) -> Seen:
+def seen(queue, redis, redis_url) -> Seen:
     """Everything happens once, watched."""
     seen, tag = Seen(), queue.tag
     redis.hset(tag.tenants, "default", '{"max_running":100,"requests_per_minute":100}')
@@ -103,6 +104,9 @@ def seen(queue, redis) -> Seen:
     job = queue.start(webhook={"url": "https://example.com/hook"}, deadline_s=100, max_runtime_s=100)
     queue.advance(job, 0, 2)
     queue.cancel(job.job_id)
+    with Client(redis_url) as client:
+        stored = StoredResponse(tenant="default", echo={}, items=[])
+        client.admin.keep_response(job.job_id, stored, ttl_s=60)
     seen.look(redis, tag)
     queue.finish(job, 2, 3)
     deliver(queue, redis, seen)
