@@ -50,9 +50,22 @@ def run_jobs(url: str, redis, partitions: int) -> None:
             assert seen == assert_whole(redis, job)
         many = client.enqueue_many({**FIELDS, "max_tokens": 4} for _ in range(20))
         assert {job.result(timeout_s=60).state for job in many} == {"succeeded"}
+        _operate(client, partitions)
         assert client.queues() == []
         wait_until(lambda: [worker.running for worker in client.workers()] == [0])  # by its next heartbeat
     asyncio.run(run_async(url, partitions))
+
+
+def _operate(client: Client, partitions: int) -> None:
+    """Hold jobs back, purge them, find them, and run one of them after all."""
+    client.admin.pause("demo")
+    held = [client.enqueue(**FIELDS, max_tokens=4) for _ in range(2 * partitions)]
+    assert client.admin.purge("demo") == len(held)
+    assert client.admin.resume("demo")
+    page = client.admin.jobs("demo", state="cancelled")
+    assert ({job.job_id for job in page.jobs}, page.cursor) == ({job.id for job in held}, None)
+    again = client.job(client.admin.retry(held[0].id))
+    assert again.result(timeout_s=60).usage.completion_tokens == 4
 
 
 async def run_async(url: str, partitions: int) -> None:

@@ -26,7 +26,7 @@ from headrace.schemas import keys
 from headrace.schemas.events import Record
 from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
-from headrace.schemas.scripts import ClaimRequest, claim, run, upkeep
+from headrace.schemas.scripts import ClaimRequest, claim, purge, run, upkeep
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.workers.callbacks.completion import TaskMessage, complete, note_started
@@ -253,6 +253,13 @@ def test_revoke_cancels_the_job(served):
     with pytest.raises(TaskRevokedError):
         result.get(timeout=20)
     assert (result.state, result.job.status().state) == ("REVOKED", "cancelled")
+
+
+def test_a_purge_revokes_the_task_and_says_why(served, redis):
+    result = generate.apply_async(("never",), countdown=100)
+    assert run(redis, purge(TAG, result.job.id))
+    with pytest.raises(TaskRevokedError, match="its queue was purged"):
+        result.get(timeout=20)
 
 
 def test_a_task_sent_by_name_alone_finds_its_way_to_the_stream(served):

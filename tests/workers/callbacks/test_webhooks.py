@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from headrace.schemas import keys
 from headrace.schemas.keys import Tag, new_job_id
 from headrace.schemas.redis.connection import connect_async
-from headrace.schemas.scripts import DueDelivery, accept_delivery, run
+from headrace.schemas.scripts import DueDelivery, accept_delivery, purge, run
 from headrace.schemas.webhooks.delivery import DeliveryState
 from headrace.workers.callbacks.deliveries import SETTLE_S, Deliveries
 from headrace.workers.callbacks.metrics import CallbackMetrics
@@ -82,6 +82,15 @@ def test_a_job_tells_its_receiver_what_became_of_it(redis, jobs: Jobs, receiver:
     assert (data["job_id"], data["text"], data["token_ids"]) == (job_id, "answer to hello", [1, 2])
     assert (data["tenant"], data["metadata"], data["finish_reason"]) == ("shop", {"order": "7"}, "stop")
     assert len(set(receiver.ids())) == 2
+    wait_until(lambda: at_rest(redis))
+
+
+def test_a_purged_job_tells_its_receiver_why(redis, jobs: Jobs, receiver: Receiver, start_service):
+    start_service()
+    assert run(redis, purge(TAG, jobs.enqueue(webhook={"url": receiver.url, "events": ["job.cancelled"]})))
+    wait_until(lambda: receiver.received)
+    (request,) = receiver.received
+    assert request.event["data"]["error"] == {"code": "purged", "message": "its queue was purged"}
     wait_until(lambda: at_rest(redis))
 
 
