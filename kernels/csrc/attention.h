@@ -17,7 +17,7 @@
 #include "product_amx.h"
 #include "product_float.h"
 #include "scratch.h"
-#include "tokens_ahead.h"
+#include "token_prefetch.h"
 
 #include <algorithm>
 #include <cmath>

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "panels.h"
-#include "tile_avx2.h"
+#include "micro_kernel_avx2.h"
 #include "wide.h"
 
 // c[32][32] = this many rows, at most 32, of an operand times a panel.

@@ -5,7 +5,7 @@
 // other backend.
 #pragma once
 
-#include "tokens_ahead.h"
+#include "token_prefetch.h"
 #include "wide.h"
 
 #include <type_traits>
