@@ -96,11 +96,11 @@ class Attention {
         // Pages may be anywhere, so the hardware can't predict much: values are fetched while keys are used, and the
         // next block's keys while values are.
         for (int base = item.begin; base <= item.last; base += kBlock) {
-            TokensAhead<T> values = ahead(a_.v_cache, item, base), keys;
+            TokenPrefetch<T> values = prefetch(a_.v_cache, item, base), keys;
             for (int h = 0; h < item.kv_heads; h++) score(item, h, base, space, values);
-            if (base + kBlock <= item.last) keys = ahead(a_.k_cache, item, base + kBlock);
+            if (base + kBlock <= item.last) keys = prefetch(a_.k_cache, item, base + kBlock);
             // The last block: the next item's first keys are on their way while this one's values are weighed.
-            else if ((after = next())) keys = ahead(a_.k_cache, *after, after->begin);
+            else if ((after = next())) keys = prefetch(a_.k_cache, *after, after->begin);
             for (int h = 0; h < item.kv_heads; h++) weigh(item, h, base, space, keys);
         }
         each_row(item, [&](int r, int64_t token, int head) {
@@ -162,24 +162,24 @@ class Attention {
     }
 
     // The weights of the block at base for the rows of the item's kv head h.
-    void score(const Item& item, int h, int base, const Space& space, TokensAhead<T>& ahead) const {
+    void score(const Item& item, int h, int base, const Space& space, TokenPrefetch<T>& prefetch) const {
         const T* found[kBlock];
         const int tokens = find_rows(a_.k_cache, item, h, base, space.zeros, found), rows = this->rows(item);
         const Operand* q = space.q + h * rows * width_;
         float* scores = space.scores;
         if (few(rows, a_.dim)) {
-            if constexpr (Product::kFewRows) Product::score(rows, width_, q, found, tokens, ahead, scores);
+            if constexpr (Product::kFewRows) Product::score(rows, width_, q, found, tokens, prefetch, scores);
         } else if (keys_are_tiles(item)) {
             if constexpr (Product::kTiles)
                 for (int t = base; t < base + tokens; t += 2 * kLanes) {
-                    ahead.fetch(2 * kLanes * lines());
+                    prefetch.fetch(2 * kLanes * lines());
                     const int second = t + kLanes <= item.last ? t + kLanes : t;
                     Product::score_tiles(a_.dim, token(a_.k_cache, item, h, t), token(a_.k_cache, item, h, second),
                                          space.keys, rows, scores + t - base);
                 }
         } else {
             for (int t = 0; t < tokens; t += kLanes) {
-                ahead.fetch(kLanes * lines());
+                prefetch.fetch(kLanes * lines());
                 Product::pack_keys(found + t, t, a_.dim, width_, space.keys);
             }
             Product::multiply(rows, tokens, width_, q, width_, space.keys, kBlock, scores, kBlock, false);
@@ -192,16 +192,16 @@ class Attention {
     }
 
     // Adds its values with these weights.
-    void weigh(const Item& item, int h, int base, const Space& space, TokensAhead<T>& ahead) const {
+    void weigh(const Item& item, int h, int base, const Space& space, TokenPrefetch<T>& prefetch) const {
         const T* found[kBlock];
         const int tokens = find_rows(a_.v_cache, item, h, base, space.zeros, found), rows = this->rows(item);
         const Operand* weights = space.weights + h * rows * kBlock;
         float* out = space.out + h * rows * width_;
         if (few(rows, a_.dim)) {
-            if constexpr (Product::kFewRows) Product::weigh(rows, width_, weights, found, tokens, ahead, out);
+            if constexpr (Product::kFewRows) Product::weigh(rows, width_, weights, found, tokens, prefetch, out);
         } else {
             for (int t = 0; t < tokens; t += kLanes) {
-                ahead.fetch(kLanes * lines());
+                prefetch.fetch(kLanes * lines());
                 Product::pack_values(found + t, t, a_.dim, width_, space.values);
             }
             Product::multiply(rows, width_, tokens, weights, kBlock, space.values, width_, out, width_, true);
@@ -279,7 +279,7 @@ class Attention {
     }
 
     // The part of the block at base that the item sees.
-    TokensAhead<T> ahead(const void* cache, const Item& item, int base) const {
+    TokenPrefetch<T> prefetch(const void* cache, const Item& item, int base) const {
         return {(const T*)cache + item.kv_head * head_size(), table(item), std::max(base, item.lowest),
                 std::min(base + kBlock, item.last + 1), item.kv_heads, a_.dim, a_.page_size, page_size(), head_size()};
     }

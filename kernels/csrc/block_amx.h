@@ -11,25 +11,26 @@ struct AmxBlock {
     using Session = AmxSession;
     using Sum = Sums<Bytes>;
     using Input = std::conditional_t<Bytes, uint8_t, BF16>;
-    static constexpr bool kTakes = Bytes;
+    static constexpr bool kConverts = Bytes;
     static constexpr int kStepInputs = kStep / int(sizeof(Input));
     // Every fourth line triggers the hardware's own prefetching; fetching all lines would only fill its queue. Measured
     // on one AMX core: 1.1 times as fast.
     static constexpr int kFetched = 4;
     static int passes(int) { return 1; }
 
-    static float take(const BF16* x, int in, int steps, uint8_t* y) {
-        return to_bytes(x, in, steps, y, [](i32v whole) { return whole; });
+    static float convert_row(const BF16* x, int in, int steps, uint8_t* y) {
+        return quantize_row(x, in, steps, y, [](i32v whole) { return whole; });
     }
 
-    static void multiply(int rows, int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
-        if (rows > 16) tiles<2>(steps, a, stride, b, c, ahead);
-        else tiles<1>(steps, a, stride, b, c, ahead);
+    static void multiply(int rows, int steps, const char* a, int64_t stride, const char* b, Sum* c,
+                         Prefetch& prefetch) {
+        if (rows > 16) micro_kernel<2>(steps, a, stride, b, c, prefetch);
+        else micro_kernel<1>(steps, a, stride, b, c, prefetch);
     }
 
   private:
     template <int R>
-    static void tiles(int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+    static void micro_kernel(int steps, const char* a, int64_t stride, const char* b, Sum* c, Prefetch& prefetch) {
         _tile_zero(0);
         _tile_zero(1);
         if constexpr (R == 2) {
@@ -58,7 +59,7 @@ struct AmxBlock {
                     _tile_dpbf16ps(3, 5, 7);
                 }
             }
-            ahead.step();
+            prefetch.step();
         }
         _tile_stored(0, c, kPanel * 4);
         _tile_stored(1, c + 16, kPanel * 4);

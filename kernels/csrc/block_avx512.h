@@ -13,31 +13,32 @@ struct Avx512Block {
     struct Session {};
     using Sum = Sums<Bytes>;
     using Input = std::conditional_t<Bytes, uint8_t, BF16>;
-    static constexpr bool kTakes = Bytes;
+    static constexpr bool kConverts = Bytes;
     static constexpr int kStepInputs = kStep / int(sizeof(Input));
     static constexpr int kFetched = 1;
     static int passes(int) { return 1; }
 
-    static float take(const BF16* x, int in, int steps, uint8_t* y) {
-        return to_bytes(x, in, steps, y, [](i32v whole) { return whole; });
+    static float convert_row(const BF16* x, int in, int steps, uint8_t* y) {
+        return quantize_row(x, in, steps, y, [](i32v whole) { return whole; });
     }
 
-    static void multiply(int rows, int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+    static void multiply(int rows, int steps, const char* a, int64_t stride, const char* b, Sum* c,
+                         Prefetch& prefetch) {
         constexpr int R = 8;
         for (int r = 0; r < rows; r += R, a += R * stride, c += R * kPanel) {
             const int n = rows - r;
-            if (n > 4) tile<8>(steps, a, stride, b, c, ahead);
-            else if (n > 2) tile<4>(steps, a, stride, b, c, ahead);
-            else if (n > 1) tile<2>(steps, a, stride, b, c, ahead);
-            else tile<1>(steps, a, stride, b, c, ahead);
+            if (n > 4) micro_kernel<8>(steps, a, stride, b, c, prefetch);
+            else if (n > 2) micro_kernel<4>(steps, a, stride, b, c, prefetch);
+            else if (n > 1) micro_kernel<2>(steps, a, stride, b, c, prefetch);
+            else micro_kernel<1>(steps, a, stride, b, c, prefetch);
             // The first pass has fetched the next panel; the others only compute.
-            ahead.lines = 0;
+            prefetch.lines = 0;
         }
     }
 
   private:
     template <int R>
-    static void tile(int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+    static void micro_kernel(int steps, const char* a, int64_t stride, const char* b, Sum* c, Prefetch& prefetch) {
         __m512i sums[R][2] = {};
         const int half = steps * kTile;
         for (int k = 0; k < steps; k++, b += kTile) {
@@ -52,7 +53,7 @@ struct Avx512Block {
                     sums[r][1] = added(sums[r][1], x, right);
                 }
             }
-            ahead.step();
+            prefetch.step();
         }
         for (int r = 0; r < R; r++) {
             _mm512_storeu_si512(c + r * kPanel, sums[r][0]);

@@ -15,13 +15,13 @@ struct PlainBlock {
     struct Session {};
     using Sum = Sums<Bytes>;
     using Input = std::conditional_t<Bytes, int16_t, float>;
-    static constexpr bool kTakes = true;
+    static constexpr bool kConverts = true;
     static constexpr int kStepInputs = Bytes ? 64 : 32, kFetched = 1;
 
-    static float take(const BF16* x, int in, int steps, Input* y) {
+    static float convert_row(const BF16* x, int in, int steps, Input* y) {
         if constexpr (Bytes) {
             // The even ones of four inputs come first, as in `weights`.
-            return to_bytes(x, in, steps, y, evens_first);
+            return quantize_row(x, in, steps, y, evens_first);
         } else {
             for (int i = 0; i < in; i += kLanes) store(y + i, load(x + i));
             return 1;
@@ -30,10 +30,11 @@ struct PlainBlock {
 
     static int passes(int rows) { return rows <= kBothRows ? 1 : (rows + kRows - 1) / kRows * 2; }
 
-    static void multiply(int rows, int steps, const char* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+    static void multiply(int rows, int steps, const char* a, int64_t stride, const char* b, Sum* c,
+                         Prefetch& prefetch) {
         for (int left = (rows + kRows - 1) / kRows; left; left--) {
             const int n = (rows + left - 1) / left;
-            some_rows<kRows>(n, steps, (const Input*)a, stride / sizeof(Input), b, c, ahead);
+            some_rows<kRows>(n, steps, (const Input*)a, stride / sizeof(Input), b, c, prefetch);
             rows -= n, a += n * stride, c += n * kPanel;
         }
     }
@@ -41,7 +42,7 @@ struct PlainBlock {
   private:
     typedef Sum Vector __attribute__((vector_size(4 * kWide)));
     // For a tile of 16 outputs, and for both tiles of a panel at once.
-#if defined(HR_HAS_AVX2_TILE)
+#if defined(HR_HAS_AVX2_MICRO_KERNEL)
     static constexpr int kRows = 6;
 #else
     static constexpr int kRows = (Bytes ? kSums * 2 / 3 : kSums) / kVecs;
@@ -49,30 +50,32 @@ struct PlainBlock {
     static constexpr int kBothRows = kSums / 3 / kVecs;
 
     template <int R>
-    static void some_rows(int rows, int steps, const Input* a, int64_t stride, const char* b, Sum* c, Ahead& ahead) {
+    static void some_rows(int rows, int steps, const Input* a, int64_t stride, const char* b, Sum* c,
+                          Prefetch& prefetch) {
         if constexpr (R > 1)
-            if (rows < R) return some_rows<R - 1>(rows, steps, a, stride, b, c, ahead);
+            if (rows < R) return some_rows<R - 1>(rows, steps, a, stride, b, c, prefetch);
         if constexpr (R <= kBothRows) {
-            tiles<R, 2>(steps, a, stride, b, c, ahead);
+            micro_kernel<R, 2>(steps, a, stride, b, c, prefetch);
         } else {
-            tiles<R, 1>(steps, a, stride, b, c, ahead);
-            tiles<R, 1>(steps, a, stride, b + steps * kTile, c + 16, ahead);
+            micro_kernel<R, 1>(steps, a, stride, b, c, prefetch);
+            micro_kernel<R, 1>(steps, a, stride, b + steps * kTile, c + 16, prefetch);
         }
     }
 
     // R rows by T tiles of 16 outputs. If it were inlined, it would share registers with its caller.
     template <int R, int T>
-    __attribute__((noinline)) static void tiles(int steps, const Input* a, int64_t stride, const char* b, Sum* c,
-                                                Ahead& ahead) {
-#if defined(HR_HAS_AVX2_TILE)
-        if constexpr (T == 1) return avx2_tile<R>(steps, (const char*)a, stride * sizeof(Input), b, c, ahead);
+    __attribute__((noinline)) static void micro_kernel(int steps, const Input* a, int64_t stride, const char* b, Sum* c,
+                                                       Prefetch& prefetch) {
+#if defined(HR_HAS_AVX2_MICRO_KERNEL)
+        if constexpr (T == 1)
+            return avx2_micro_kernel<R>(steps, (const char*)a, stride * sizeof(Input), b, c, prefetch);
 #endif
         Vector sums[R][T * kVecs] = {};
         const int half = steps * kTile;
         for (int k = 0; k < steps; k++, a += kStepInputs, b += kTile) {
             for (int group = 0; group < 16; group++)
                 add<R, T>(sums, a + group * (kStepInputs / 16), stride, b + 64 * group, half);
-            ahead.step();
+            prefetch.step();
         }
         for (int r = 0; r < R; r++)
             for (int v = 0; v < T * kVecs; v++) memcpy(c + r * kPanel + v * kWide, &sums[r][v], sizeof(Vector));

@@ -47,9 +47,9 @@ namespace {
 // because strides of powers of two would all fall into the same sets of a cache.
 struct Buffers {
     BF16 *residual, *x, *qkv, *attended, *gated;
-    char* taken;  // the next product's inputs, if it doesn't take bfloat16
+    char* converted;  // the next product's inputs, if it doesn't take bfloat16
     float* scales;
-    int hidden, qkv_width, attended_width, gated_width, taken_bytes;
+    int hidden, qkv_width, attended_width, gated_width, converted_bytes;
     int64_t size;
 
     Buffers(const DecoderModel& m, int64_t rows, char* base, int step_bytes) {
@@ -62,7 +62,7 @@ struct Buffers {
         gated_width = down.in + 32;
         int widest = m.layers[0].output.steps();
         for (int steps : {qkv_w.steps(), down.steps()}) widest = steps > widest ? steps : widest;
-        taken_bytes = step_bytes ? widest * step_bytes + 64 : 0;
+        converted_bytes = step_bytes ? widest * step_bytes + 64 : 0;
         size = 0;
         auto take = [&](auto*& part, int width) {
             part = (std::remove_reference_t<decltype(part)>)(base + size);
@@ -73,7 +73,7 @@ struct Buffers {
         take(qkv, qkv_width);
         take(attended, attended_width);
         take(gated, gated_width);
-        take(taken, taken_bytes);
+        take(converted, converted_bytes);
         take(scales, 1);
     }
 };
@@ -91,7 +91,7 @@ class Forward {
 
     // Bytes of a row that a product takes at once, if it doesn't take bfloat16.
     static constexpr int step_bytes() {
-        return Block::kTakes ? Block::kStepInputs * int(sizeof(typename Block::Input)) : 0;
+        return Block::kConverts ? Block::kStepInputs * int(sizeof(typename Block::Input)) : 0;
     }
 
     void run() {
@@ -149,26 +149,26 @@ class Forward {
         for (int64_t r = 0; r < rows; r++) {
             BF16* x = b_.x + r * b_.hidden;
             norm_row<BF16>(b_.residual + r * b_.hidden, nullptr, weight, x, hidden(), m_.eps);
-            if constexpr (Block::kTakes) take_row(r, x, m_.head);
+            if constexpr (Block::kConverts) convert_row(r, x, m_.head);
         }
-        return Block::kTakes ? taken() : Operand{(const char*)b_.x, b_.hidden * 2, nullptr};
+        return Block::kConverts ? converted() : Operand{(const char*)b_.x, b_.hidden * 2, nullptr};
     }
 
     // Rows that threads have written in parts, in the form that product w takes.
     Operand operand(int64_t rows, const Linear& w, const BF16* x, int width) const {
-        if constexpr (Block::kTakes) {
+        if constexpr (Block::kConverts) {
 #pragma omp for
-            for (int64_t r = 0; r < rows; r++) take_row(r, x + r * width, w);
-            return taken();
+            for (int64_t r = 0; r < rows; r++) convert_row(r, x + r * width, w);
+            return converted();
         }
         return {(const char*)x, width * 2, nullptr};
     }
 
-    Operand taken() const { return {b_.taken, b_.taken_bytes, b_.scales}; }
+    Operand converted() const { return {b_.converted, b_.converted_bytes, b_.scales}; }
 
-    void take_row(int64_t r, const BF16* x, const Linear& w) const {
-        auto* row = (typename Block::Input*)(b_.taken + r * b_.taken_bytes);
-        b_.scales[r] = Block::take(x, w.in, w.steps(), row);
+    void convert_row(int64_t r, const BF16* x, const Linear& w) const {
+        auto* row = (typename Block::Input*)(b_.converted + r * b_.converted_bytes);
+        b_.scales[r] = Block::convert_row(x, w.in, w.steps(), row);
     }
 
     void rotate(const DecoderLayer& layer) const {
@@ -219,7 +219,7 @@ class Forward {
     void gate_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
         const int half = w.out / 2;
         for (int v = 0; v < kPanel; v += kLanes) {
-            const Ends gate(w, column + v), up(w, half + column + v);
+            const Epilogue gate(w, column + v), up(w, half + column + v);
             for (int r = 0; r < rows; r++) {
                 const float* scale = b_.scales + row + r;
                 store(b_.gated + (row + r) * b_.gated_width + column + v,

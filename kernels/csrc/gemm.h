@@ -40,17 +40,17 @@ class Share {
             const int passes = blocks * Block::passes(end - begin < kPanel ? int(end - begin) : kPanel);
             const int apart = blocks == 1 ? Block::kFetched : 1;
             const int lines = (kPanel / apart + passes - 1) / passes;
-            Ahead ahead[Panels];
+            Prefetch prefetch[Panels];
             for (int p = 0; p < Panels; p++) {
                 const char* at = after + (w_.panel(p * count_) - w_.panel(0));
-                ahead[p] = {at, after ? at + panel_bytes : at, lines, 64 * apart};
+                prefetch[p] = {at, after ? at + panel_bytes : at, lines, 64 * apart};
             }
             for (int64_t r = begin; r < end; r += kPanel) {
                 const int rows = end - r < kPanel ? int(end - r) : kPanel;
                 alignas(64) typename Block::Sum c[Panels][kPanel * kPanel];
                 for (int p = 0; p < Panels; p++)
                     Block::multiply(rows, w_.steps(), x.rows + r * x.stride, x.stride, w_.panel(panel + p * count_),
-                                    c[p], ahead[p]);
+                                    c[p], prefetch[p]);
                 finish(r, rows, panel * kPanel, c);
             }
         }
@@ -64,11 +64,11 @@ class Share {
 };
 
 // Turns the sums of up to 16 outputs from `column` on into results.
-struct Ends {
+struct Epilogue {
     f32v scale = {}, bias = {};
     i32v offset = {};
 
-    Ends(const Linear& w, int column) {
+    Epilogue(const Linear& w, int column) {
         const int width = w.out - column;
         if (w.bias) bias = load(w.bias + column, width);
         if (!w.scales) return;
@@ -87,8 +87,8 @@ template <typename Sum, typename Fn>
 HR_INLINE void each_run(const Linear& w, const float* scales, int64_t row, int rows, int column, const Sum* c,
                         Fn fn) {
     for (int v = 0; v < kPanel && column + v < w.out; v += kLanes) {
-        const Ends ends(w, column + v);
+        const Epilogue epilogue(w, column + v);
         for (int r = 0; r < rows; r++)
-            fn(row + r, column + v, w.out - column - v, ends(c + r * kPanel + v, scales + row + r));
+            fn(row + r, column + v, w.out - column - v, epilogue(c + r * kPanel + v, scales + row + r));
     }
 }

@@ -6,7 +6,7 @@
 #include "panels.h"
 
 #if defined(__x86_64__) && defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512BW__)
-#define HR_HAS_AVX2_TILE 1
+#define HR_HAS_AVX2_MICRO_KERNEL 1
 
 // Registers: 0 to 11 are sums, two per row; 12 and 13 the weights of 16 outputs; 14 an input or a pair of inputs; 15
 // the mask of a word's upper half, or a product. Offsets are relative to the inputs %[a] (rows 0 to 2) and %[b] (3 to
@@ -65,10 +65,10 @@
 
 // c[Rows][16 of 32] = up to six rows of floats, or of words, `stride` bytes apart, times half a panel.
 template <int Rows, typename Sum>
-void avx2_tile(int steps, const char* a, int64_t stride, const char* w, Sum* c, Ahead& ahead) {
+void avx2_micro_kernel(int steps, const char* a, int64_t stride, const char* w, Sum* c, Prefetch& prefetch) {
     static_assert(Rows >= 1 && Rows <= 6);
     const char* b = a + 3 * stride;
-    const int64_t distance = ahead.distance;
+    const int64_t distance = prefetch.distance;
     int count;
     asm volatile(
         "vpcmpeqd %%ymm15, %%ymm15, %%ymm15\n\t"
@@ -84,7 +84,7 @@ void avx2_tile(int steps, const char* a, int64_t stride, const char* w, Sum* c, 
         "add $256, %[w]\n\t"
         "dec %[count]\n\t"
         "jnz 2b\n\t"
-        "cmp %[end], %[at]\n\t"  // ahead.step()
+        "cmp %[end], %[at]\n\t"  // prefetch.step()
         "jae 4f\n\t"
         "mov %[lines], %[count]\n\t"
         "3:\n\t"
@@ -97,9 +97,9 @@ void avx2_tile(int steps, const char* a, int64_t stride, const char* w, Sum* c, 
         "jnz 1b\n\t"
         HR_STORE(0, 0, 1) HR_STORE(1, 2, 3) HR_STORE(2, 4, 5)
         HR_STORE(3, 6, 7) HR_STORE(4, 8, 9) HR_STORE(5, 10, 11)
-        : [a] "+&r"(a), [b] "+&r"(b), [w] "+&r"(w), [steps] "+&r"(steps), [count] "=&r"(count), [at] "+&r"(ahead.at)
-        : [c] "r"(c), [stride] "r"(stride), [distance] "r"(distance), [end] "m"(ahead.end),
-          [lines] "m"(ahead.lines), [rows] "i"(Rows), [bytes] "i"(std::is_same_v<Sum, int32_t>),
+        : [a] "+&r"(a), [b] "+&r"(b), [w] "+&r"(w), [steps] "+&r"(steps), [count] "=&r"(count), [at] "+&r"(prefetch.at)
+        : [c] "r"(c), [stride] "r"(stride), [distance] "r"(distance), [end] "m"(prefetch.end),
+          [lines] "m"(prefetch.lines), [rows] "i"(Rows), [bytes] "i"(std::is_same_v<Sum, int32_t>),
           [pitch] "i"(4 * kPanel)
         : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
           "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");

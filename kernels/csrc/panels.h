@@ -10,8 +10,8 @@
 // subtracted. These sums are exact.
 //
 // A block backend multiplies up to 32 rows by a panel. It names Input, the type of the rows that it takes; Session,
-// which a thread holds while it multiplies; and Sum. If it doesn't take rows of bfloat16, `take(x, in, steps, y)`
-// converts this many steps of a row to Input, and returns the scale of its bytes. At regular intervals, in all
+// which a thread holds while it multiplies; and Sum. If it doesn't take rows of bfloat16, `convert_row(x, in, steps,
+// y)` converts this many steps of a row to Input, and returns the scale of its bytes. At regular intervals, in all
 // `passes(rows)` times the steps of a call, it lets the next weights be fetched; of a panel that is used once, only
 // every kFetched-th line.
 #pragma once
@@ -46,7 +46,7 @@ struct Operand {
 };
 
 // What to fetch while a panel is in use: how many cache lines at each step, and the bytes between them.
-struct Ahead {
+struct Prefetch {
     const char *at, *end;
     int lines, distance;
 
@@ -62,7 +62,7 @@ using Sums = std::conditional_t<Bytes, int32_t, float>;
 
 // A row as bytes with 128 added, in the order that `placed` gives a vector of them; returns its scale.
 template <typename Input, typename Placed>
-float to_bytes(const BF16* x, int in, int steps, Input* y, Placed placed) {
+float quantize_row(const BF16* x, int in, int steps, Input* y, Placed placed) {
     f32v largest = {};
     for (int i = 0; i < in; i += kLanes) {
         const f32v v = load(x + i, in - i);

@@ -72,8 +72,8 @@ struct AmxProduct {
                 const BF16* at = a + r * lda;
                 const BF16* bt = b + 2 * n;
                 float* ct = c + r * ldc + n;
-                if (rows - r > 16) tile<2>(depth, at, lda, bt, ldb, ct, ldc, accumulate);
-                else tile<1>(depth, at, lda, bt, ldb, ct, ldc, accumulate);
+                if (rows - r > 16) micro_kernel<2>(depth, at, lda, bt, ldb, ct, ldc, accumulate);
+                else micro_kernel<1>(depth, at, lda, bt, ldb, ct, ldc, accumulate);
             }
     }
 
@@ -87,7 +87,8 @@ struct AmxProduct {
 
     // R x 2 tiles of C: 0, 1 above 2, 3; A in 4, 5; B in 6, 7.
     template <int R>
-    static void tile(int depth, const BF16* a, int lda, const BF16* b, int ldb, float* c, int ldc, bool accumulate) {
+    static void micro_kernel(int depth, const BF16* a, int lda, const BF16* b, int ldb, float* c, int ldc,
+                             bool accumulate) {
         const int a_bytes = lda * 2, b_bytes = ldb * 4, c_bytes = ldc * 4;
         float* below = c + 16 * ldc;
         if (accumulate) {

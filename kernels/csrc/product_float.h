@@ -58,14 +58,14 @@ struct FloatProduct {
     // weights[r][kBlock] · values[token][dim]; sums run in the same order as in `multiply`.
     template <typename T>
     static void score(int rows, int dim, const float* q, const T* const* keys, int tokens,
-                      TokensAhead<T>& ahead, float* scores) {
-        with_rows<kFewRows>(rows, [&](auto r) { score_rows<r(), 2 * kStep>(dim, q, keys, tokens, ahead, scores); });
+                      TokenPrefetch<T>& prefetch, float* scores) {
+        with_rows<kFewRows>(rows, [&](auto r) { score_rows<r(), 2 * kStep>(dim, q, keys, tokens, prefetch, scores); });
     }
     template <typename T>
     static void weigh(int rows, int dim, const float* weights, const T* const* values, int tokens,
-                      TokensAhead<T>& ahead, float* out) {
+                      TokenPrefetch<T>& prefetch, float* out) {
         with_rows<kFewRows>(rows, [&](auto r) {
-            weigh_rows<r(), kFewColumns * kStep>(dim, weights, values, tokens, ahead, out);
+            weigh_rows<r(), kFewColumns * kStep>(dim, weights, values, tokens, prefetch, out);
         });
     }
 
@@ -104,32 +104,32 @@ struct FloatProduct {
     // enough sums that none has to be waited for.
     template <int R, int Tokens, typename T>
     static void score_rows(int dim, const float* q, const T* const* keys, int tokens,
-                           TokensAhead<T>& ahead, float* scores, int t = 0) {
+                           TokenPrefetch<T>& prefetch, float* scores, int t = 0) {
         constexpr int V = Tokens > kStep && (R + 1) * 2 * kVecs < kSums + 4 ? 2 : 1;  // what registers hold
         alignas(64) float part[kTurned<T> * Tokens];
         for (; t + Tokens <= tokens; t += Tokens)
             for (int d = 0; d < dim; d += kTurned<T>) {
-                ahead.fetch(kTurned<T> * Tokens * sizeof(T) / 64);
+                prefetch.fetch(kTurned<T> * Tokens * sizeof(T) / 64);
                 for (int g = 0; g < Tokens; g += kLanes)
                     turned(keys + t + g, d, d + kTurned<T>, [&](int i, f32v x) { store(part + i * Tokens + g, x); });
                 for (int n = 0; n < Tokens; n += V * kStep)
-                    tile<R, V * kVecs>(kTurned<T>, q + d, dim, part + n, Tokens, scores + t + n, kBlock, d > 0);
+                    micro_kernel<R, V * kVecs>(kTurned<T>, q + d, dim, part + n, Tokens, scores + t + n, kBlock, d > 0);
             }
         if constexpr (Tokens > kStep)
-            if (t < tokens) score_rows<R, Tokens / 2>(dim, q, keys, tokens, ahead, scores, t);
+            if (t < tokens) score_rows<R, Tokens / 2>(dim, q, keys, tokens, prefetch, scores, t);
     }
 
     // This many columns at once.
     template <int R, int Columns, typename T>
     static void weigh_rows(int dim, const float* weights, const T* const* values, int tokens,
-                           TokensAhead<T>& ahead, float* out, int d = 0) {
+                           TokenPrefetch<T>& prefetch, float* out, int d = 0) {
         constexpr int V = Columns / kLanes;
         for (; d + Columns <= dim; d += Columns) {
             f32v sums[R][V];
             for (int r = 0; r < R; r++)
                 for (int v = 0; v < V; v++) sums[r][v] = load(out + r * dim + d + v * kLanes);
             for (int t = 0; t < tokens; t++) {
-                if (t * Columns * sizeof(T) % 64 == 0) ahead.fetch((Columns * sizeof(T) + 63) / 64);
+                if (t * Columns * sizeof(T) % 64 == 0) prefetch.fetch((Columns * sizeof(T) + 63) / 64);
                 for (int v = 0; v < V; v++) {
                     const f32v x = load(values[t] + d + v * kLanes);
                     for (int r = 0; r < R; r++) sums[r][v] += weights[r * kBlock + t] * x;
@@ -139,7 +139,7 @@ struct FloatProduct {
                 for (int v = 0; v < V; v++) store(out + r * dim + d + v * kLanes, sums[r][v]);
         }
         if constexpr (Columns > kStep)
-            if (d < dim) weigh_rows<R, Columns / 2>(dim, weights, values, tokens, ahead, out, d);
+            if (d < dim) weigh_rows<R, Columns / 2>(dim, weights, values, tokens, prefetch, out, d);
     }
 
     static f32v load_pairs(const BF16* p, int n) {
@@ -162,15 +162,15 @@ struct FloatProduct {
     static void row_tiles(int rows, int depth, const float* a, int lda, const float* b, int ldb, float* c, int ldc,
                           bool accumulate) {
         for (; rows >= R; rows -= R, a += R * lda, c += R * ldc)
-            tile<R, V * kVecs>(depth, a, lda, b, ldb, c, ldc, accumulate);
+            micro_kernel<R, V * kVecs>(depth, a, lda, b, ldb, c, ldc, accumulate);
         if constexpr (R > 1)
             if (rows) row_tiles<R - 1, V>(rows, depth, a, lda, b, ldb, c, ldc, accumulate);
     }
 
     // R rows by V vectors.
     template <int R, int V>
-    static void tile(int depth, const float* a, int lda, const float* b, int ldb, float* c, int ldc,
-                     bool accumulate) {
+    static void micro_kernel(int depth, const float* a, int lda, const float* b, int ldb, float* c, int ldc,
+                             bool accumulate) {
         f32w sums[R][V];
         for (int r = 0; r < R; r++)
             for (int v = 0; v < V; v++) sums[r][v] = accumulate ? *(const f32w*)(c + r * ldc + v * kWide) : f32w{};

@@ -5,13 +5,13 @@
 
 // Elements of a cache to fetch while others are in use: tokens of a sequence with some kv heads, in memory order.
 template <typename T>
-class TokensAhead {
+class TokenPrefetch {
   public:
-    TokensAhead() = default;
+    TokenPrefetch() = default;
 
     // The heads that begin at `cache` in page 0, of the tokens from `first` up to `end`. `page` and `head` are the
     // elements from one page, and from one head, to the next.
-    TokensAhead(const T* cache, const int32_t* table, int first, int end, int heads, int dim, int page_size,
+    TokenPrefetch(const T* cache, const int32_t* table, int first, int end, int heads, int dim, int page_size,
                 int64_t page, int64_t head)
         : cache_(cache), table_(table), token_(first), end_(end), heads_(heads), dim_(dim), page_size_(page_size),
           page_(page), head_(head) {
