@@ -94,8 +94,9 @@ line's ([cli.md](cli.md)).
 
 ## Without a queue
 
-`headrace.engine` used by itself knows no jobs, and raises these. In a worker no client meets them: a
-`RequestError` becomes the failure of its job, the others the worker's last sentence.
+`headrace.engine` used by itself knows no jobs, and raises these. In a worker, no client sees them: a
+`RequestError` becomes the failure of its job, the others the worker's last sentence. `EngineConfig` refuses
+a wrong option with a `ValueError` that names it; a worker's settings have been checked before.
 
 | error | meaning |
 | --- | --- |
