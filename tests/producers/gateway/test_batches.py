@@ -1,12 +1,8 @@
 """`/v1/batches`, asked by OpenAI's own client; worker, gateway and Redis are real."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import openai
 import pytest
@@ -115,42 +111,3 @@ def test_a_batch_of_no_file_or_of_answers_is_refused(client):
     for ask in (client.batches.retrieve, client.batches.cancel):
         with pytest.raises(openai.NotFoundError):
             ask("batch_01jd0000000000000000000000")
-
-
-@contextmanager
-def killed_at_the_end(folder: Path, redis_url: str) -> Iterator[str]:
-    """A gateway process of its own; its base URL. It is killed with SIGKILL, as it would be by the kernel."""
-    log = folder / f"gateway-{len(list(folder.glob('gateway-*')))}.log"
-    settings = {
-        "HEADRACE_FILES_URL": (folder / "files").as_uri(),
-        "HEADRACE_BATCH_LEASE_S": "1",
-        "HEADRACE_BATCH_IN_FLIGHT": "16",
-    }
-    command = [sys.executable, "-m", "headrace.cli", "gateway", "--port", "0", "--no-auth"]
-    with log.open("wb") as out:
-        environment = os.environ | settings | {"HEADRACE_REDIS_URL": redis_url}
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-        try:
-            wait_until(lambda: "gateway_starting" in log.read_text() or process.poll() is not None)
-            assert process.poll() is None, log.read_text()
-            events = [json.loads(line) for line in log.read_text().splitlines()]
-            (url,) = [event["url"] for event in events if event["event"] == "gateway_starting"]
-            yield url
-        finally:
-            process.kill()
-            process.wait()
-
-
-def test_a_batch_whose_gateway_is_killed_is_answered_once_by_the_next(stack_redis, worker, tmp_path):
-    with killed_at_the_end(tmp_path, stack_redis.url) as url, client_of(url) as client:
-        batch = submit(client, *[request(f"{i}", max_tokens=8) for i in range(400)])
-        wait_until(lambda: client.batches.retrieve(batch.id).request_counts.completed > 0)
-        assert client.batches.retrieve(batch.id).request_counts.completed < 400
-    with killed_at_the_end(tmp_path, stack_redis.url) as url, client_of(url) as client:
-        done = ended(client, batch.id)
-        assert (done.status, done.request_counts.completed, done.request_counts.failed) == (
-            "completed",
-            400,
-            0,
-        )
-        assert answers(client, done.output_file_id).keys() == {f"{i}" for i in range(400)}
