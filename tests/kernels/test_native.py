@@ -1,4 +1,4 @@
-"""Building and loading the library: each test in fresh processes with a cache folder of its own."""
+"""Building and loading the library: each test in processes of its own, with a cache folder of its own."""
 
 import fcntl
 import os
@@ -7,11 +7,14 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from headrace import kernels
+
+from ..support.forkserver import Forked, Forkserver
 
 SOURCES = Path(kernels.__file__).parent / "csrc"
 
@@ -26,23 +29,52 @@ print("compiled" if native.shared_library() else "torch")
 """
 
 
-@pytest.fixture
-def start(tmp_path):
-    processes = []
+@dataclass
+class Started:
+    """A process and what it prints."""
 
-    def run(code: str, **environment: str) -> subprocess.Popen[str]:
+    process: Forked
+    folder: Path
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.poll()
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        self.process.wait(timeout)
+        return (self.folder / "out").read_text(), (self.folder / "err").read_text()
+
+
+@pytest.fixture(scope="module")
+def forkserver(no_process_left):
+    server = Forkserver(["torch"])
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start(tmp_path, forkserver):
+    started = []
+
+    def run(code: str, **environment: str) -> Started:
         fresh = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HEADRACE_NO_COMPILE": "", "OMP_NUM_THREADS": "1"}
-        env = {**os.environ, **fresh, **environment}
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        processes.append(process)
-        return process
+        folder = tmp_path / f"process-{len(started)}"
+        folder.mkdir()
+        (folder / "code.py").write_text(code)
+        with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+            process = forkserver.start(
+                [sys.executable, folder / "code.py"],
+                env={**os.environ, **fresh, **environment},
+                stdout=out,
+                stderr=err,
+            )
+        started.append(Started(process, folder))
+        return started[-1]
 
     yield run
-    for process in processes:
-        process.kill()
-        process.communicate()
+    for each in started:
+        each.process.kill()
+        each.process.wait()
 
 
 COMPILE = """
