@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -76,23 +75,11 @@ def nursery(no_process_left: None) -> Iterator["Nursery"]:
 
 
 @pytest.fixture(scope="session")
-def one_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in model with the first of its layers only: what is computed is of no matter here."""
-    from safetensors.torch import load_file, save_file
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every engine process loads."""
+    from ..support.models import small_model
 
-    from headrace.workers.models import resolve_model
-
-    folder = tmp_path_factory.mktemp("one_layer") / "demo"
-    shutil.copytree(resolve_model("demo"), folder)
-    config, weights = folder / "config.json", folder / "model.safetensors"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 1}))
-    kept = {
-        name: tensor
-        for name, tensor in load_file(weights).items()
-        if not name.startswith("model.layers.") or name.startswith("model.layers.0.")
-    }
-    save_file(kept, weights)
-    return folder
+    return small_model(tmp_path_factory.mktemp("model"))
 
 
 @dataclass
@@ -193,16 +180,16 @@ def _is_idle(worker: Any) -> bool:
 
 
 @pytest.fixture
-def scene(redis_url: str, redis: Any, one_layer: Path, nursery: "Nursery", tmp_path: Path) -> Scene:
+def scene(redis_url: str, redis: Any, model: Path, nursery: "Nursery", tmp_path: Path) -> Scene:
     """The scene on an empty Redis that knows every script."""
     _prepare(redis)
-    return Scene(redis_url, one_layer, nursery, tmp_path)
+    return Scene(redis_url, model, nursery, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(
     redis_server: "EmbeddedRedis",
-    one_layer: Path,
+    model: Path,
     nursery: "Nursery",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> "list[Uninterrupted]":
@@ -216,7 +203,7 @@ def uninterrupted(
     with connect(redis_server.url) as redis:
         redis.flushall()
         _prepare(redis)
-        scene = Scene(redis_server.url, one_layer, nursery, tmp_path_factory.mktemp("uninterrupted"))
+        scene = Scene(redis_server.url, model, nursery, tmp_path_factory.mktemp("uninterrupted"))
         status, jobs = asyncio.run(scene.play(cancel=False))
         assert status == 0, scene.log.read_text()[-3000:]
         outputs = [

@@ -110,11 +110,13 @@ def say(number: int) -> None:
 def preload() -> None:
     """Import all that an engine process imports, by having one model loaded and dropped."""
     from headrace.engine import Engine, EngineConfig
+    from headrace.local.demo.paced_engine import keep_pace
     from headrace.workers.engine_process.text import Tokenizer
     from headrace.workers.models import resolve_model
 
     from . import fault_points  # noqa: F401
 
+    keep_pace(0.003)  # or the small model is done before the last job has been read
     Tokenizer(resolve_model("demo"))
     Engine(EngineConfig(model=resolve_model("demo"), dtype="float32", device="cpu", threads=1, num_pages=8))
 

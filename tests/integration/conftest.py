@@ -73,16 +73,26 @@ def _alive(pid: int) -> bool:
 @pytest.fixture(scope="session")
 def forkserver(no_process_left: None) -> Iterator[Forkserver]:
     """Where workers start from; it has imported what they need."""
-    server = Forkserver(["tests.support.worker_modules"])
+    server = Forkserver(["tests.support.worker_modules", "tests.support.pace"])
     yield server
     server.close()
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model by the built-in one's name, of which every token is another."""
+    from ..support.models import small_model
+
+    return small_model(tmp_path_factory.mktemp("model"))
+
+
 @pytest.fixture
-def start_worker(tmp_path: Path, forkserver: Forkserver) -> Iterator[Callable[..., WorkerProcess]]:
+def start_worker(
+    tmp_path: Path, forkserver: Forkserver, model: Path
+) -> Iterator[Callable[..., WorkerProcess]]:
     """Start `headrace worker` on a Redis; float32, so that a resumed job can be compared token for token.
 
-    It is forked from the fork server, unless it has an environment of its own.
+    It is forked from the fork server and serves `model`, unless it has an environment of its own.
     """
     started: list[WorkerProcess] = []
 
@@ -97,7 +107,8 @@ def start_worker(tmp_path: Path, forkserver: Forkserver) -> Iterator[Callable[..
     ) -> WorkerProcess:
         host = str(Path(__file__).with_name("any_host.py"))
         run = [host, engine] if engine else ["-m", "headrace.cli", "worker"]
-        defaults = {"model": "demo", "dtype": "float32", "device": "cpu", "threads": 1, "lease_s": 2}
+        served = "demo" if environment else model
+        defaults = {"model": served, "dtype": "float32", "device": "cpu", "threads": 1, "lease_s": 2}
         flags = [
             part
             for name, value in {**defaults, "engines": engines, **(options or {})}.items()
@@ -168,16 +179,14 @@ class Uninterrupted:
     shorter one is the beginning of a longer one.
     """
 
-    def __init__(self, name: str = "demo") -> None:
+    def __init__(self, model: str) -> None:
         import torch
 
         from headrace.engine import Engine, EngineConfig
         from headrace.workers.engine_process.intake.reader import Reader
         from headrace.workers.engine_process.text import Tokenizer
-        from headrace.workers.models import resolve_model
 
         torch.set_num_threads(1)
-        model = resolve_model(name)
         self._engine = Engine(
             EngineConfig(model=model, dtype="float32", threads=1, num_pages=1025, prefix_cache=False)
         )
@@ -231,9 +240,9 @@ def _what_decides_tokens(fields: Mapping[str, Any]) -> str:
 
 
 @pytest.fixture(scope="session")
-def expected_tokens() -> Uninterrupted:
+def expected_tokens(model: Path) -> Uninterrupted:
     """What jobs' tokens are when nothing interrupts them."""
-    return Uninterrupted()
+    return Uninterrupted(str(model))
 
 
 # Redis as people run it -------------------------------------------------------------------------------------

@@ -40,13 +40,13 @@ LARGE_PROMPTS: Sequence[dict[str, object]] = [
 END_S = 400
 
 
-def model_without_a_bound(folder: Path) -> Path:
-    """The built-in model with a token that eats the spaces before it.
+def without_a_bound(whole: Path, folder: Path) -> Path:
+    """The model with a token that eats the spaces before it.
 
     How many tokens a text has at least can't be told from its bytes then: it has to be tokenised.
     """
     model = folder / "model"
-    shutil.copytree(resolve_model("demo"), model)
+    shutil.copytree(whole, model)
     path = model / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     tokenizer["added_tokens"][-1]["lstrip"] = True
@@ -69,10 +69,11 @@ def test_large_prompts_of_one_tenant_hold_up_no_stream_and_no_lease(
     redis: Redis,
     start_worker: Callable[..., WorkerProcess],
     expected_tokens: Uninterrupted,
+    model: Path,
     tmp_path: Path,
 ) -> None:
-    model = model_without_a_bound(tmp_path)
-    worker = start_worker(redis_url, options={"model": str(model), "served_name": "demo"})
+    unbounded = without_a_bound(model, tmp_path)
+    worker = start_worker(redis_url, options={"model": str(unbounded), "served_name": "demo"})
     client, stream_of = worker.client, {"model": "demo", "ignore_eos": True, "temperature": 0.0}
     before = {**stream_of, "prompt": "A generator is", "max_tokens": 1900}
     meanwhile = {**stream_of, "prompt": "A list is", "max_tokens": 60}

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headrace import Client, JobHandle, StreamReset
-from headrace.workers.models import resolve_model
 
 from ..support.waiting import wait_until
 from .conftest import Uninterrupted, WorkerProcess, assert_whole
@@ -25,12 +24,12 @@ RESTART = 'action="restart"'
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two checkpoints of one model: the built-in one, and what little training could have made of it."""
+def folders(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, Path]:
+    """Two checkpoints of one model, the second being what little training could have made of the first."""
     folder = tmp_path_factory.mktemp("models")
     found = {name: folder / name for name in ("before", "after")}
     for path in found.values():
-        shutil.copytree(resolve_model("demo"), path)
+        shutil.copytree(model, path)
     tensors = load_file(found["after"] / "model.safetensors")
     generator = torch.Generator().manual_seed(1)
     for name, tensor in tensors.items():
