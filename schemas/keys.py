@@ -32,6 +32,11 @@ _PERMANENT_IN_TAG = re.compile(
     r"|(of|due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left):.+)"
 )
 
+_PERMANENT = (
+    *("models", "routes", "tenants", "celery_key", "callbacks"),
+    *("api_keys", "api_keys_used", "api_key_hash_key"),
+)
+
 
 def is_model_name(name: str) -> bool:
     """Whether `name` can be a model's name: letters, digits and `_ . / -`, at most 128."""
@@ -317,6 +322,21 @@ def webhook_secrets(tenant: str, namespace: str = NAMESPACE) -> str:
     return f"{namespace}:webhook_secrets:{tenant}"
 
 
+def api_keys(namespace: str = NAMESPACE) -> str:
+    """Hash: the gateway's API keys, as JSON by their ids; of their secrets only hashes."""
+    return f"{namespace}:api_keys"
+
+
+def api_keys_used(namespace: str = NAMESPACE) -> str:
+    """Hash: when each API key was last used, in ms, to a minute."""
+    return f"{namespace}:api_keys_used"
+
+
+def api_key_hash_key(namespace: str = NAMESPACE) -> str:
+    """String: the key, in hex, of the hashes of API keys' secrets."""
+    return f"{namespace}:api_key_hash_key"
+
+
 def celery_key(namespace: str = NAMESPACE) -> str:
     """String: the key, in hex, that signs what follows the jobs of Celery tasks."""
     return f"{namespace}:celery_key"
@@ -353,6 +373,14 @@ def is_id(kind: str, value: object) -> bool:
 def _new_ulid() -> int:
     # 48 bits of milliseconds, then 80 of chance: two ids of one millisecond meet once in 10^24.
     return (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+
+
+def made_s(job_id: str) -> int:
+    """When a fresh job id was made, in seconds since the epoch; other ids give any number."""
+    value = 0
+    for letter in job_id[:10]:
+        value = value << 5 | _ULID_ALPHABET.index(letter)
+    return value // 1000
 
 
 def job_id_of(identity: str, model: str, partitions: int = 1) -> str:
@@ -393,7 +421,7 @@ def is_permanent(key: str, namespace: str = NAMESPACE) -> bool:
 
     Celery's own tables, of hosts that listen for control messages, are a fixed few and are swept by Celery.
     """
-    if key in {f"{namespace}:{name}" for name in ("models", "routes", "tenants", "celery_key", "callbacks")}:
+    if key in {f"{namespace}:{name}" for name in _PERMANENT}:
         return True
     if key.startswith(webhook_secrets("", namespace)):
         return True

@@ -43,6 +43,7 @@ _MASKS = (
     # Celery quotes messages that it can't understand.
     (re.compile(r"(?s)(contents of the message body was:|\[type:).*"), r"\1 ..."),
     (re.compile(r"whsec_[A-Za-z0-9+/=]+"), "whsec_***"),
+    (re.compile(r"\bhr_([0-9a-f]{16})_[A-Za-z0-9_-]+"), r"hr_\1_***"),
     (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer ***"),
 )
 

@@ -33,6 +33,7 @@ OF_THE_DESIGN = {
     "Webhook",
 }
 OF_WHAT_THEY_TAKE_AND_GIVE = {
+    "ApiKey",
     "AsyncJobHandle",
     "BadPolicy",
     "BadSetting",
@@ -57,8 +58,11 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "ModelInUse",
     "ModelInfo",
     "PausedQueue",
+    "NewApiKey",
     "QueueInfo",
     "StoredResponse",
+    "RateLeft",
+    "RatesLeft",
     "TenantPolicy",
     "TenantSecret",
     "Verdict",
@@ -67,6 +71,7 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "__version__",
 }
 WHAT_ADMIN_GIVES = {
+    "ApiKey",
     "DeadLetter",
     "DeadLetterDetails",
     "Delivery",
@@ -75,8 +80,11 @@ WHAT_ADMIN_GIVES = {
     "JobPage",
     "ModelInfo",
     "PausedQueue",
+    "NewApiKey",
     "QueueInfo",
     "StoredResponse",
+    "RateLeft",
+    "RatesLeft",
     "TenantPolicy",
     "TenantSecret",
     "WorkerInfo",

@@ -65,7 +65,7 @@ def test_the_operators_page_has_every_call_as_it_is():
     page = (ROOT / "docs" / "admin.md").read_text()
     named = re.findall(r"^\| `(\w+)\((.*?)\)` \|", page, re.MULTILINE)
     calls = inspect.getmembers(Admin, inspect.isfunction)
-    assert sorted((name, re.findall(r"(\w+)(?:=[\w.]+)?(?:, |$)", taken)) for name, taken in named) == [
+    assert sorted((name, re.findall(r"(\w+)(?:=[\w.\"]+)?(?:, |$)", taken)) for name, taken in named) == [
         (name, [*inspect.signature(call).parameters][1:]) for name, call in calls if not name.startswith("_")
     ]
 

@@ -1,8 +1,9 @@
 """The operator's side of a client: `client.admin`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar, Unpack
 
+from ...schemas.access import ApiKey, NewApiKey
 from ...schemas.events import JobState
 from ...schemas.job import JobClass
 from ...schemas.tenants import TenantLimits, TenantPolicy
@@ -10,6 +11,7 @@ from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
 from ..steps import Steps
 from . import (
+    access,
     dead,
     deliveries,
     doctor,
@@ -18,6 +20,7 @@ from . import (
     overview,
     pauses,
     purge,
+    rates,
     responses,
     retry,
     secrets,
@@ -30,6 +33,7 @@ from .jobs import JobPage, Wanted
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
 from .pauses import PausedQueue
+from .rates import RatesLeft
 from .responses import StoredResponse
 
 T = TypeVar("T")
@@ -118,6 +122,15 @@ class Admin:
         """
         return self._run(tenants.set_policy(self._operations, tenant, limits))
 
+    def rates(self, tenant: str, model: str) -> RatesLeft:
+        """What is left of a tenant's rates for a model, as an estimate.
+
+        Args:
+            tenant: the tenant.
+            model: the model; rates apply to each separately.
+        """
+        return self._run(rates.read_rates(self._operations, tenant, model))
+
     def drop_tenant(self, tenant: str) -> None:
         """Delete a tenant's policy; the default applies to it from then on.
 
@@ -153,6 +166,54 @@ class Admin:
             BadPolicy: the tenant has no secret of that id.
         """
         return self._run(secrets.drop(self._operations, tenant, secret_id))
+
+    def api_keys(self) -> list[ApiKey]:
+        """The gateway's API keys, newest first, without their secrets."""
+        return self._run(access.list_api_keys(self._operations))
+
+    def create_api_key(
+        self,
+        tenant: str,
+        *,
+        name: str = "",
+        models: Sequence[str] | None = None,
+        classes: Sequence[JobClass | str] | None = None,
+        webhook_hosts: Sequence[str] | None = None,
+        expires_s: float | None = None,
+        operator: bool = False,
+    ) -> NewApiKey:
+        """Make an API key. Its text is in what this returns and can't be read again.
+
+        Args:
+            tenant: whose jobs, responses, files and batches it reaches.
+            name: what it is for.
+            models: the models that it may use; None is all.
+            classes: the job classes that it may use; None is all.
+            webhook_hosts: the hosts that its webhooks may go to; None is all.
+            expires_s: seconds until it ends; None is never.
+            operator: whether it also opens the console.
+
+        Raises:
+            BadPolicy: a field is wrong.
+        """
+        fields: dict[str, object] = {name: value for name, value in locals().items() if name != "self"}
+        return self._run(access.create_api_key(self._operations, fields))
+
+    def revoke_api_key(self, key_id: str) -> ApiKey:
+        """Revoke an API key, for every gateway at once; returns what it was.
+
+        Raises:
+            BadPolicy: there is no key of that id.
+        """
+        return self._run(access.revoke_api_key(self._operations, key_id))
+
+    def check_api_key(self, key: str) -> ApiKey:
+        """Find out what an API key may do, as a gateway does for each request; its use is recorded.
+
+        Raises:
+            Unauthorized: it is wrong, expired or revoked.
+        """
+        return self._run(access.check_api_key(self._operations, key))
 
     def deliveries(self, *, state: DeliveryState | str | None = None, limit: int = 100) -> list[Delivery]:
         """Webhook deliveries, newest first, with their attempts.

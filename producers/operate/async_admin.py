@@ -1,9 +1,10 @@
 """The operator's side of an asyncio client: `client.admin`."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol, TypeVar, Unpack
 
+from ...schemas.access import ApiKey, NewApiKey
 from ...schemas.events import JobState
 from ...schemas.job import JobClass
 from ...schemas.tenants import TenantLimits, TenantPolicy
@@ -11,6 +12,7 @@ from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
 from ..steps import Steps
 from . import (
+    access,
     dead,
     deliveries,
     doctor,
@@ -19,6 +21,7 @@ from . import (
     overview,
     pauses,
     purge,
+    rates,
     responses,
     retry,
     secrets,
@@ -31,6 +34,7 @@ from .jobs import JobPage, Wanted
 from .models import ModelInfo
 from .overview import QueueInfo, WorkerInfo
 from .pauses import PausedQueue
+from .rates import RatesLeft
 from .responses import StoredResponse
 
 T = TypeVar("T")
@@ -78,6 +82,10 @@ class AsyncAdmin:
         """See `Admin.set_tenant`."""
         return await self._run(tenants.set_policy(self._operations, tenant, limits))
 
+    async def rates(self, tenant: str, model: str) -> RatesLeft:
+        """See `Admin.rates`."""
+        return await self._run(rates.read_rates(self._operations, tenant, model))
+
     async def drop_tenant(self, tenant: str) -> None:
         """See `Admin.drop_tenant`."""
         await self._run(tenants.drop_policy(self._operations, tenant))
@@ -93,6 +101,33 @@ class AsyncAdmin:
     async def drop_secret(self, tenant: str, secret_id: str) -> int:
         """See `Admin.drop_secret`."""
         return await self._run(secrets.drop(self._operations, tenant, secret_id))
+
+    async def api_keys(self) -> list[ApiKey]:
+        """See `Admin.api_keys`."""
+        return await self._run(access.list_api_keys(self._operations))
+
+    async def create_api_key(
+        self,
+        tenant: str,
+        *,
+        name: str = "",
+        models: Sequence[str] | None = None,
+        classes: Sequence[JobClass | str] | None = None,
+        webhook_hosts: Sequence[str] | None = None,
+        expires_s: float | None = None,
+        operator: bool = False,
+    ) -> NewApiKey:
+        """See `Admin.create_api_key`."""
+        fields: dict[str, object] = {name: value for name, value in locals().items() if name != "self"}
+        return await self._run(access.create_api_key(self._operations, fields))
+
+    async def revoke_api_key(self, key_id: str) -> ApiKey:
+        """See `Admin.revoke_api_key`."""
+        return await self._run(access.revoke_api_key(self._operations, key_id))
+
+    async def check_api_key(self, key: str) -> ApiKey:
+        """See `Admin.check_api_key`."""
+        return await self._run(access.check_api_key(self._operations, key))
 
     async def deliveries(
         self, *, state: DeliveryState | str | None = None, limit: int = 100

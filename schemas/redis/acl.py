@@ -9,6 +9,7 @@ class Role(StrEnum):
     """What connects to Redis, and therefore which rights it needs."""
 
     PRODUCER = "producer"
+    GATEWAY = "gateway"
     WORKER = "worker"
     CALLBACKS = "callbacks"
     OPERATOR = "operator"
@@ -33,6 +34,7 @@ _OPERATOR = "config|get acl|whoami memory slowlog latency xrevrange zrevrange zc
 
 _COMMANDS = {
     Role.PRODUCER: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING),
+    Role.GATEWAY: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING),
     Role.WORKER: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING, "blpop", _CELERY),
     Role.CALLBACKS: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING, _CELERY, _CALLBACKS),
     Role.OPERATOR: (_CONNECTION, _CLUSTER, _SCRIPTS, _READING, _CELERY, _OPERATOR),
@@ -45,6 +47,7 @@ _RESULTS = ("celery:celery-task-meta-*", "celery:celery-taskset-meta-*")
 # Beside the queues' own keys, whose names begin with a tag in braces.
 _KEYS = {
     Role.PRODUCER: ("{*", "models", "callbacks", "celery_key", *_RESULTS),
+    Role.GATEWAY: ("{*", "models", "tenants", "api_keys", "api_keys_used", "api_key_hash_key"),
     Role.WORKER: ("{*", "models", "tenants", "celery:*"),
     Role.CALLBACKS: ("*",),
     Role.OPERATOR: ("*",),
@@ -62,5 +65,5 @@ def acl_line(role: Role, user: str, namespace: str = NAMESPACE) -> str:
     # Celery's workers subscribe by pattern, which Redis only allows for exactly the same pattern, or for all.
     # Anyone who may publish there can tell them to stop, so producers may not.
     producers = " ".join(f"&{namespace}:{name}" for name in ("{*", *_RESULTS))
-    channels = producers if role is Role.PRODUCER else "&*"
+    channels = producers if role in (Role.PRODUCER, Role.GATEWAY) else "&*"
     return f"ACL SETUSER {user} on ><password> resetchannels {names} {channels} -@all {rights}"

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .producers.operate.models import ModelInfo
     from .producers.operate.overview import QueueInfo, WorkerInfo
     from .producers.operate.pauses import PausedQueue
+    from .producers.operate.rates import RateLeft, RatesLeft
     from .producers.operate.responses import StoredResponse
+    from .schemas.access import ApiKey, NewApiKey
     from .schemas.errors import (
         BadPolicy,
         BadSetting,
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Admin",
+    "ApiKey",
     "AsyncAdmin",
     "AsyncClient",
     "AsyncJobHandle",
@@ -94,10 +97,13 @@ __all__ = [
     "Limits",
     "ModelInUse",
     "ModelInfo",
+    "NewApiKey",
     "PausedQueue",
     "QueueFull",
     "QueueInfo",
+    "RateLeft",
     "RateLimited",
+    "RatesLeft",
     "RecordDamaged",
     "ResultTimeout",
     "StoredResponse",
@@ -125,6 +131,8 @@ _HOMES = {
     "producers.operate.overview": ("QueueInfo", "WorkerInfo"),
     "producers.operate.pauses": ("PausedQueue",),
     "producers.operate.responses": ("StoredResponse",),
+    "producers.operate.rates": ("RateLeft", "RatesLeft"),
+    "schemas.access": ("ApiKey", "NewApiKey"),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
     "schemas.scripts.cancel": ("CancelStatus",),

@@ -23,6 +23,7 @@ _GROUPS = {
     "headrace.producers.cli.webhooks": ("webhooks",),
     "headrace.producers.cli.lists": ("models", "workers"),
     "headrace.producers.cli.queues": ("queues",),
+    "headrace.producers.cli.keys": ("keys",),
     "headrace.cli.worker": ("worker",),
     "headrace.cli.callbacks": ("callbacks",),
     "headrace.cli.gateway": ("gateway",),
