@@ -19,10 +19,18 @@ from ..files.store import FileStore
 from .errors import Refusal, answer
 from .guard import Guard
 from .metrics import GatewayMetrics
-from .routes import batches, files, health, jobs, models
+from .routes import batches, chat, completions, files, health, jobs, models
 from .state import Gateway
 
-ROUTERS = (health.router, models.router, jobs.router, files.router, batches.router)
+ROUTERS = (
+    health.router,
+    models.router,
+    jobs.router,
+    chat.router,
+    completions.router,
+    files.router,
+    batches.router,
+)
 
 
 def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:

@@ -13,6 +13,13 @@ SMALL_BYTES = 32 * 2**10
 """A body up to this size is read at once; a larger one in a thread, so that others needn't wait for it."""
 
 
+def body_of(*required: str) -> dict[str, Any]:
+    """What `/openapi.json` says of a route's body: it is read here, and its fields elsewhere."""
+    properties: dict[str, Any] = {name: {} for name in required}
+    schema = {"type": "object", "required": list(required), "properties": properties}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 async def read_json(request: Request) -> dict[str, Any]:
     """The request's body, a JSON object.
 

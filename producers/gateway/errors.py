@@ -12,25 +12,17 @@ from starlette.responses import JSONResponse
 from ...schemas.errors import (
     BrokerUnavailable,
     HeadraceError,
-    InvalidJob,
-    JobCancelled,
-    JobExpired,
-    JobFailed,
     JobNotFound,
     QueueFull,
     RateLimited,
-    ResultTimeout,
-    StreamReset,
-    Unauthorized,
     UnknownModel,
 )
-from ...schemas.events import FailureCode
+from ..openai.errors import error_body, openai_error
 
 RETRY_S = 2
 """When to try again while Redis is away."""
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_CLIENTS_FAULT = (FailureCode.INVALID, FailureCode.CONTEXT_LENGTH, FailureCode.TEMPLATE)
+_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
 
 class Refusal(Exception):
@@ -41,6 +33,7 @@ class Refusal(Exception):
         message: what was wrong and what to do about it; never anything internal.
         code: for programs.
         param: the field that is wrong.
+        kind: OpenAI's error type; by default that of the status.
         headers: further headers of the response.
     """
 
@@ -51,23 +44,19 @@ class Refusal(Exception):
         *,
         code: str | None = None,
         param: str | None = None,
+        kind: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
+        usual = "server_error" if status >= 500 else "invalid_request_error"
+        self.kind = kind or _KINDS.get(status, usual)
         self.headers = dict(headers or {})
 
     @property
     def body(self) -> dict[str, Any]:
         """OpenAI's error body."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's error type."""
-        if self.status >= 500:
-            return "server_error"
-        return _KINDS.get(self.status, "invalid_request_error")
+        return openai_error(self.message, self.kind, self.param, self.code)
 
 
 def not_found(what: str, name: str) -> Refusal:
@@ -90,30 +79,20 @@ def refusal_of(error: Exception) -> Refusal:
 
 
 def _of_headrace(error: HeadraceError) -> Refusal:
-    match error:
-        case InvalidJob():
-            return Refusal(400, str(error), code=error.code, param=error.field)
-        case UnknownModel():
-            return unknown_model(error.model)
-        case JobNotFound():
-            return not_found("job", str(error.job_id))
-        case QueueFull() | RateLimited():
-            status = 503 if isinstance(error, QueueFull) else 429
-            return Refusal(status, str(error), code=error.code, headers=retry_after(error.retry_after_s))
-        case BrokerUnavailable():
-            message = "The queue can't be reached at the moment; try again."
-            return Refusal(503, message, code=error.code, headers=retry_after(RETRY_S))
-        case JobFailed():
-            code = error.reason
-            if code == FailureCode.CONTEXT_LENGTH:
-                code = "context_length_exceeded"
-            status = 400 if error.reason in _CLIENTS_FAULT else 500
-            return Refusal(status, str(error), code=code)
-        case JobCancelled() | JobExpired() | ResultTimeout() | StreamReset() | Unauthorized():
-            return Refusal(error.http_status, str(error), code=error.code)
-    if 400 <= error.http_status < 500:
-        return Refusal(error.http_status, str(error), code=error.code)
-    return Refusal(error.http_status, "The gateway failed to answer this request.", code=error.code)
+    if isinstance(error, JobNotFound):
+        return not_found("job", str(error.job_id))
+    if isinstance(error, UnknownModel):
+        return unknown_model(error.model)
+    status, body = error_body(error)
+    told = body["error"]
+    headers = None
+    if isinstance(error, QueueFull | RateLimited):
+        headers = retry_after(error.retry_after_s)
+    elif isinstance(error, BrokerUnavailable):
+        headers = retry_after(RETRY_S)
+    return Refusal(
+        status, told["message"], code=told["code"], param=told["param"], kind=told["type"], headers=headers
+    )
 
 
 def unknown_model(model: str) -> Refusal:

@@ -53,12 +53,12 @@ class Guard:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{token_hex(12)}"
-        request = _Request(self._app, self._gateway, self._always, scope, send, request_id)
+        request = _GuardedRequest(self._app, self._gateway, self._always, scope, send, request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await request.handle(headers, receive)
 
 
-class _Request:
+class _GuardedRequest:
     def __init__(
         self,
         app: ASGIApp,
@@ -115,6 +115,7 @@ class _Request:
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._id
+            headers.update(self._scope.get("state", {}).get("headers", {}))
             for name, value in self._always.items():
                 headers.setdefault(name, value)
         await self._send(message)

@@ -1,35 +1,58 @@
 """Jobs on behalf of a caller: what its key allows, and that nobody reaches another tenant's."""
 
+from collections.abc import Sequence
+
 from ...schemas.errors import JobNotFound, JobsRefused
 from ...schemas.events import JobStatus
-from ...schemas.job import Job
+from ...schemas.job import Job, JobClass
 from ..async_client import AsyncJobHandle
 from .auth import Access
 from .errors import Refusal, not_found
 from .state import Gateway
 
 
+def usual_class(gateway: Gateway, caller: Access) -> JobClass:
+    """The class of jobs whose request names none."""
+    usual = gateway.settings.gateway_job_class
+    return usual if usual in caller.classes else caller.classes[0]
+
+
 async def enqueue(gateway: Gateway, caller: Access, job: Job) -> AsyncJobHandle:
-    """Enqueue the job in the caller's tenant.
+    """Enqueue the job in the caller's tenant; see `enqueue_all`."""
+    (handle,) = await enqueue_all(gateway, caller, [job])
+    return handle
+
+
+async def enqueue_all(gateway: Gateway, caller: Access, jobs: Sequence[Job]) -> list[AsyncJobHandle]:
+    """Enqueue jobs in the caller's tenant, all or none.
 
     Raises:
         Refusal: its key doesn't allow the model, the class or the webhook's host.
         HeadraceError: see `Client.enqueue`.
     """
+    for job in jobs:
+        _check(caller, job)
+    try:
+        return await gateway.client.enqueue_many(
+            [job.model_copy(update={"tenant": caller.tenant}) for job in jobs]
+        )
+    except JobsRefused as refused:
+        for outcome in refused.outcomes:
+            if isinstance(outcome, AsyncJobHandle):
+                await outcome.cancel()
+        raise next(outcome for outcome in refused.outcomes if isinstance(outcome, Exception)) from None
+
+
+def _check(caller: Access, job: Job) -> None:
     caller.check_model(job.model)
     if job.job_class not in caller.classes:
         message = f"job_class: this API key may not use {job.job_class.value!r}."
         raise Refusal(403, message, code="class_not_allowed", param="job_class")
     if job.webhook is not None:
         caller.check_webhook(job.webhook.url)
-    try:
-        (handle,) = await gateway.client.enqueue_many([job.model_copy(update={"tenant": caller.tenant})])
-    except JobsRefused as refused:
-        raise refused.outcomes[0] from None  # type: ignore[misc]
-    return handle
 
 
-async def status_of(gateway: Gateway, caller: Access, job_id: str) -> JobStatus:
+async def status_of(gateway: Gateway, caller: Access, job_id: str, kind: str = "job") -> JobStatus:
     """Where the caller's job is.
 
     Raises:
@@ -40,5 +63,5 @@ async def status_of(gateway: Gateway, caller: Access, job_id: str) -> JobStatus:
     except JobNotFound:
         status = None
     if status is None or status.tenant != caller.tenant:
-        raise not_found("job", job_id)
+        raise not_found(kind, job_id)
     return status

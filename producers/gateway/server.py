@@ -48,7 +48,7 @@ class GatewayServer(uvicorn.Server):
         log.info("gateway_stopping", connections=len(self.server_state.connections))
         self._gateway.draining.set()
         loop = asyncio.get_running_loop()
-        cut = loop.call_later(self._gateway.settings.gateway_finish_s, self._gateway.stopping.set)
+        cut = loop.call_later(self._gateway.settings.gateway_finish_s, self._gateway.cut)
         try:
             await super().shutdown(sockets)
         finally:
@@ -150,11 +150,11 @@ def run(settings: GatewaySettings) -> int:
         BadSetting, BrokerUnavailable: a setting can't be used; nothing has been started.
     """
     check_exposure(settings)
-    logs.configure(settings.log_level, process="gateway")
     connect(settings.redis_url).close()
     app = create_app(settings, AsyncClient.from_env(settings.redis_url))
     server = make_server(app)
     with listen(settings.gateway_host, settings.gateway_port) as listening:
+        logs.configure(settings.log_level, process="gateway")
         scheme = "https" if settings.gateway_tls_cert else "http"
         host, port = listening.getsockname()[:2]
         where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
@@ -10,6 +11,13 @@ from ..async_client import AsyncClient
 from ..batches.batches import Batches
 from ..files.store import FileStore
 from .metrics import GatewayMetrics
+
+
+class Stoppable(Protocol):
+    """A stream under way."""
+
+    def stop(self) -> None:
+        """End now."""
 
 
 @dataclass
@@ -23,6 +31,8 @@ class Gateway:
         metrics: its metrics.
         draining: set when it stops: no new connections, and `/readyz` says so.
         stopping: set when what has not ended by then must end.
+        streams: the streams under way.
+        unlimited: tenants without rates, by until when this is taken for granted.
     """
 
     settings: GatewaySettings
@@ -32,6 +42,21 @@ class Gateway:
     metrics: GatewayMetrics
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    streams: set[Stoppable] = field(default_factory=set)
+    unlimited: dict[str, float] = field(default_factory=dict)
+    _contexts: dict[str, int | None] = field(default_factory=dict)
+
+    async def context_tokens(self, model: str) -> int | None:
+        """The length of the model's context; None if nobody has served it here."""
+        if model not in self._contexts:
+            self._contexts |= {each.id: each.context_tokens for each in await self.client.models()}
+        return self._contexts.get(model)
+
+    def cut(self) -> None:
+        """End what is under way: the time to end by itself is over."""
+        self.stopping.set()
+        for stream in list(self.streams):
+            stream.stop()
 
     @staticmethod
     def of(connection: HTTPConnection) -> "Gateway":

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
+from ..job import JobClass
 from .common import split
 from .files import FilesSettings
 
@@ -18,6 +19,7 @@ class GatewaySettings(FilesSettings):
         gateway_port: port to listen on; 0 picks a free one.
         gateway_auth: require an API key. Without it everybody is the tenant `default`, so it may only be
             turned off on a loopback address.
+        gateway_job_class: class of jobs whose request names none, by `service_tier` or otherwise.
         gateway_cors_origins: origins whose pages may call the gateway from a browser; none by default.
         gateway_max_body_bytes: maximum size of a request's body, except for files.
         gateway_max_header_bytes: maximum size of a request's line and headers.
@@ -40,6 +42,7 @@ class GatewaySettings(FilesSettings):
     gateway_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     gateway_port: Annotated[int, Field(ge=0, le=65535)] = 8000
     gateway_auth: bool = True
+    gateway_job_class: JobClass = JobClass.STANDARD
     gateway_cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = ()
     gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
     gateway_max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 2**10

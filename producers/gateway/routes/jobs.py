@@ -4,30 +4,86 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
+from ....schemas.errors import HeadraceError, JobCancelled, JobExpired, JobFailed
+from ....schemas.events import Chunk, JobResult, JobState
 from ....schemas.job import Job
 from ..auth import Caller
-from ..bodies import read_json
-from ..errors import Refusal
-from ..jobs import enqueue, status_of
+from ..bodies import body_of, read_json
+from ..errors import Refusal, refusal_of
+from ..generation import answer_events
+from ..jobs import enqueue, status_of, usual_class
+from ..sse import EventStream, StreamPlace
 from ..state import Gateway
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+_RESULT = {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings"}
+_END = {"state", "finish_reason", "usage", "timings"}
 
-@router.post("", summary="Enqueue a job", status_code=202)
+
+@router.post("", summary="Enqueue a job", status_code=202, openapi_extra=body_of("model"))
 async def create_job(request: Request, caller: Caller) -> JSONResponse:
     """Enqueue a job with the arguments of `client.enqueue`, in the key's tenant."""
     fields = await read_json(request)
     if "tenant" in fields:
         raise Refusal(400, "tenant: the API key names it; leave it out.", code="invalid_job", param="tenant")
-    job = await enqueue(Gateway.of(request), caller, Job.make(**fields, tenant=caller.tenant))
+    gateway = Gateway.of(request)
+    fields.setdefault("job_class", usual_class(gateway, caller))
+    job = await enqueue(gateway, caller, Job.make(**fields, tenant=caller.tenant))
     return JSONResponse({"id": job.id, "object": "job"}, 202, {"location": f"/v1/jobs/{job.id}"})
 
 
-@router.get("/{job_id}", summary="Where a job is")
+@router.get("/{job_id}", summary="Where a job is, and its result once it has one")
 async def get_job(job_id: str, request: Request, caller: Caller) -> dict[str, Any]:
-    """The job's status."""
-    status = await status_of(Gateway.of(request), caller, job_id)
-    return {"id": job_id, "object": "job", **status.model_dump(mode="json", exclude={"job_id"})}
+    """The job's status; with `result` once it has succeeded."""
+    gateway = Gateway.of(request)
+    status = await status_of(gateway, caller, job_id)
+    body = {"id": job_id, "object": "job", **status.model_dump(mode="json", exclude={"job_id"})}
+    if status.state is JobState.SUCCEEDED:
+        result = await gateway.client.job(job_id).result()
+        body["result"] = result.model_dump(mode="json", include=_RESULT)
+    return body
+
+
+@router.get("/{job_id}/stream", summary="A job's tokens as server-sent events")
+async def stream_job(job_id: str, request: Request, caller: Caller) -> Response:
+    """Events `chunk` and one `end`; `Last-Event-ID` resumes. The job doesn't mind who reads it."""
+    gateway = Gateway.of(request)
+    await status_of(gateway, caller, job_id)
+    after = StreamPlace.of(request)
+    events = answer_events([gateway.client.job(job_id)], [NativeEvents()], after, named=True, last=b"")
+    return await EventStream(gateway, events).begin()
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job")
+async def cancel_job(job_id: str, request: Request, caller: Caller) -> dict[str, Any]:
+    """Cancel it: at once if it waits, within a moment if it runs. `already` says that it had ended."""
+    gateway = Gateway.of(request)
+    await status_of(gateway, caller, job_id)
+    return {"id": job_id, "object": "job", "outcome": await gateway.client.job(job_id).cancel()}
+
+
+class NativeEvents:
+    """The events of a job's stream: what `JobHandle.stream` yields, and how the job ended."""
+
+    def start(self) -> list[dict[str, Any]]:
+        """Nothing comes before the first token."""
+        return []
+
+    def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """The chunk."""
+        return [{"type": "chunk", **chunk.model_dump(mode="json", exclude_none=True)}]
+
+    def end(self, result: JobResult) -> list[dict[str, Any]]:
+        """The end of a job that succeeded."""
+        return [{"type": "end", **result.model_dump(mode="json", include=_END)}]
+
+    def failed(self, error: HeadraceError) -> list[dict[str, Any]]:
+        """The end of a job that didn't, or what prevents the stream from going on."""
+        told = refusal_of(error).body["error"]
+        states = {JobFailed: JobState.FAILED, JobCancelled: JobState.CANCELLED, JobExpired: JobState.EXPIRED}
+        if (state := states.get(type(error))) is None:
+            return [{"type": "error", "error": told}]
+        return [{"type": "end", "state": state.value, "error": told}]

@@ -1,0 +1,199 @@
+"""A chat completion or a completion as jobs: enqueued, streamed, resumed, awaited.
+
+A stream's events are a function of its jobs' token logs, and each names its place there. A client that comes
+back with the last one's id, here or at another gateway, gets exactly the events after it.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ...schemas.errors import HeadraceError
+from ...schemas.events import Chunk, JobResult
+from ...schemas.job import Job
+from ..async_client import AsyncJobHandle
+from .auth import Access
+from .errors import Refusal
+from .jobs import enqueue_all, usual_class
+from .limits import note_limits
+from .sse import STOPPED, Events, EventStream, StreamPlace, event
+from .state import Gateway
+from .waiting import ClientGone, while_connected
+
+DONE = event("[DONE]")
+
+CUT = STOPPED + event(
+    json.dumps(Refusal(503, "The gateway is stopping; send the request again.", code="gateway_stopping").body)
+)
+"""Clients that know nothing of `Last-Event-ID` must not take a stream that was cut for a whole one."""
+
+
+class ChoiceEvents(Protocol):
+    """The objects of one choice's stream; see `producers/openai`."""
+
+    def start(self) -> list[dict[str, Any]]:
+        """Before any token."""
+        ...
+
+    def chunk(self, chunk: Chunk, /) -> list[dict[str, Any]]:
+        """For a chunk of the job's stream."""
+        ...
+
+    def end(self, result: JobResult, /) -> list[dict[str, Any]]:
+        """After the last token."""
+        ...
+
+    def failed(self, error: HeadraceError, /) -> list[dict[str, Any]]:
+        """When the job did not succeed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The jobs behind one answer.
+
+    Attributes:
+        gateway: the process that answers.
+        jobs: one for each choice.
+        keep: whether they go on when the client goes away.
+    """
+
+    gateway: Gateway
+    jobs: Sequence[AsyncJobHandle]
+    keep: bool
+
+    async def cancel(self) -> None:
+        """Cancel what nobody wants any more."""
+        if not self.keep:
+            await cancel_all(self.jobs)
+
+    async def results(self, request: Request) -> list[JobResult]:
+        """The results, for as long as the client waits.
+
+        Raises:
+            ClientGone: it is gone.
+            Refusal, HeadraceError: there is none.
+        """
+        wait_s = self.gateway.settings.gateway_wait_s
+        try:
+            return [await while_connected(request, job.result(wait_s)) for job in self.jobs]
+        except (ClientGone, Refusal, HeadraceError):
+            await self.cancel()
+            raise
+
+    async def answer(self, request: Request, body: Callable[[list[JobResult]], dict[str, Any]]) -> Response:
+        """The whole answer."""
+        try:
+            return JSONResponse(body(await self.results(request)))
+        except ClientGone:
+            return Response(status_code=499)
+
+    async def stream(self, request: Request, shapes: Sequence[ChoiceEvents]) -> Response:
+        """The answer as a stream, from where the client was."""
+        after = StreamPlace.of(request)
+        events = answer_events(self.jobs, shapes, after)
+        return await EventStream(self.gateway, events, self.cancel, CUT).begin()
+
+
+async def begin(
+    request: Request, caller: Access, fields: Sequence[Mapping[str, Any]], *, store: bool, max_tokens: int
+) -> Generation:
+    """Enqueue the jobs of one request.
+
+    With an `Idempotency-Key` a repeated request finds the first one's jobs, so they are kept as those of
+    `store` are, should the client go away.
+
+    Raises:
+        Refusal, HeadraceError: they can't be enqueued; none of them is left.
+    """
+    gateway = Gateway.of(request)
+    key = request.headers.get("idempotency-key")
+    jobs = []
+    for number, given in enumerate(fields):
+        asked = {"max_tokens": max_tokens, "job_class": usual_class(gateway, caller), **given}
+        if key is not None:
+            asked["idempotency_key"] = key if len(fields) == 1 else f"{key}#{number}"
+        jobs.append(Job.make(**asked | {"tenant": caller.tenant}))
+    try:
+        accepted = await enqueue_all(gateway, caller, jobs)
+    finally:
+        await note_limits(request, caller, jobs[0].model)
+    return Generation(gateway, accepted, store or key is not None)
+
+
+async def cancel_all(jobs: Sequence[AsyncJobHandle]) -> None:
+    """Cancel jobs, those that have ended excepted."""
+    for job in jobs:
+        try:
+            await job.cancel()
+        except HeadraceError:  # it is gone, or Redis is: its deadline or its length ends it
+            continue
+
+
+@dataclass(slots=True)
+class _ChoiceReader:
+    """One choice's events and their places."""
+
+    job: AsyncJobHandle
+    shape: ChoiceEvents
+    at: StreamPlace = field(default_factory=lambda: StreamPlace(0))
+
+    async def read(self) -> AsyncGenerator[tuple[StreamPlace, list[dict[str, Any]]]]:
+        begun = False
+        try:
+            async with aclosing(self.job.stream()) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    if not begun:
+                        begun = True
+                        yield StreamPlace(0), self.shape.start()
+                    self.at = StreamPlace(chunk.offset) if chunk.token_ids else self._next()
+                    yield self.at, self.shape.chunk(chunk)
+            result = await self.job.result()
+        except HeadraceError as error:
+            if not begun:
+                raise
+            yield self._next(), self.shape.failed(error)
+            return
+        if not begun:
+            yield StreamPlace(0), self.shape.start()
+        for last in self.shape.end(result):
+            yield self._next(), [last]
+
+    def _next(self) -> StreamPlace:
+        self.at = StreamPlace(self.at.tokens, self.at.tail + 1)
+        return self.at
+
+
+async def answer_events(
+    jobs: Sequence[AsyncJobHandle],
+    shapes: Sequence[ChoiceEvents],
+    after: StreamPlace | None,
+    *,
+    named: bool = False,
+    last: bytes = DONE,
+) -> Events:
+    """The events of all choices, one choice after the other: they are all computed meanwhile.
+
+    Args:
+        jobs: a job for each choice.
+        shapes: what each choice's events look like.
+        after: send only what comes after this place.
+        named: name each event by its object's `type`.
+        last: what comes after the last event.
+    """
+    for job, shape in zip(jobs, shapes, strict=True):
+        async with aclosing(_ChoiceReader(job, shape).read()) as places:
+            async for place, objects in places:
+                if after is not None and place <= after:
+                    continue
+                for left, each in enumerate(objects, 1 - len(objects)):
+                    data = json.dumps(each, ensure_ascii=False, separators=(",", ":"))
+                    event_id = place if left == 0 and len(jobs) == 1 else None
+                    yield event(data, event_id=event_id, name=each["type"] if named else None)
+    if last:
+        yield last

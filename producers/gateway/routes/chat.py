@@ -1,0 +1,71 @@
+"""`POST /v1/chat/completions`, and `GET` of one that was asked for before."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ....schemas.events import JobResult
+from ....schemas.keys import made_s
+from ...async_client import AsyncJobHandle
+from ...openai.chat import ChatStream, chat_body, chat_fields
+from ...openai.options import AnswerOptions, answer_options
+from ..auth import Caller
+from ..bodies import body_of, read_json
+from ..errors import not_found
+from ..generation import Generation, begin
+from ..jobs import status_of
+from ..state import Gateway
+
+router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
+
+ID = "chatcmpl-"
+
+USUAL_MAX_TOKENS = 4096
+"""For a model whose context nobody knows."""
+
+
+@router.post("", summary="Answer a chat, streamed or whole", openapi_extra=body_of("messages", "model"))
+async def create_chat_completion(request: Request, caller: Caller) -> Response:
+    """OpenAI's chat completion."""
+    body = await read_json(request)
+    options, fields = answer_options(body), chat_fields(body)
+    # OpenAI's default is all that the context has room for; a full context ends the answer.
+    model = str(fields.get("model"))
+    most = await Gateway.of(request).context_tokens(model) or USUAL_MAX_TOKENS
+    generation = await begin(request, caller, [_asked(fields, options)], store=options.store, max_tokens=most)
+    return await _answer(request, generation, model, options)
+
+
+@router.get("/{completion_id}", summary="Read a chat completion again, or go on with its stream")
+async def get_chat_completion(
+    completion_id: str, request: Request, caller: Caller, stream: bool = False, include_usage: bool = False
+) -> Response:
+    """The answer of an earlier request, as long as its job is kept."""
+    gateway = Gateway.of(request)
+    if not completion_id.startswith(ID):
+        raise not_found("chat completion", completion_id)
+    status = await status_of(gateway, caller, completion_id.removeprefix(ID), "chat completion")
+    generation = Generation(gateway, [gateway.client.job(status.job_id)], keep=True)
+    return await _answer(request, generation, status.model, AnswerOptions(stream, include_usage))
+
+
+def _asked(fields: Mapping[str, Any], options: AnswerOptions) -> dict[str, Any]:
+    return {**fields, "stream": options.stream}
+
+
+async def _answer(request: Request, generation: Generation, model: str, options: AnswerOptions) -> Response:
+    (job,) = generation.jobs
+    if options.stream:
+        shape = ChatStream(job.id, model, made_s(job.id), options.include_usage, options.return_token_ids)
+        return await generation.stream(request, [shape])
+    return await generation.answer(request, lambda results: _body(job, model, results, options))
+
+
+def _body(
+    job: AsyncJobHandle, model: str, results: list[JobResult], options: AnswerOptions
+) -> dict[str, Any]:
+    (result,) = results
+    return chat_body(result, model, made_s(job.id), return_token_ids=options.return_token_ids)

@@ -1,0 +1,86 @@
+"""`POST /v1/completions`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ....schemas.errors import HeadraceError
+from ....schemas.events import Chunk, JobResult
+from ....schemas.keys import made_s
+from ...openai.completions import CompletionStream, completion_body, completion_jobs
+from ...openai.options import answer_options
+from ..auth import Caller
+from ..bodies import body_of, read_json
+from ..generation import begin
+
+USAGE = 1
+"""Where the count of tokens comes among the events of an end."""
+
+router = APIRouter(prefix="/v1/completions", tags=["completions"])
+
+USUAL_MAX_TOKENS = 16
+"""OpenAI's default."""
+
+
+@router.post("", summary="Continue a prompt, streamed or whole", openapi_extra=body_of("prompt", "model"))
+async def create_completion(request: Request, caller: Caller) -> Response:
+    """OpenAI's completion of one prompt or several."""
+    body = await read_json(request)
+    options = answer_options(body)
+    asked = [{**fields, "stream": options.stream} for fields in completion_jobs(body)]
+    generation = await begin(request, caller, asked, store=options.store, max_tokens=USUAL_MAX_TOKENS)
+    first, model = generation.jobs[0].id, str(asked[0]["model"])
+    form = (model, made_s(first))
+    if options.stream:
+        ended: list[JobResult] = []
+        shapes = [
+            _ChoiceOfSeveral(
+                CompletionStream(first, *form, options.include_usage, options.return_token_ids, index=index),
+                ended,
+                len(asked),
+            )
+            for index in range(len(asked))
+        ]
+        return await generation.stream(request, shapes)
+    return await generation.answer(
+        request,
+        lambda results: completion_body(
+            *results, model=model, created=made_s(first), return_token_ids=options.return_token_ids
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _ChoiceOfSeveral:
+    """The events of one choice; the last one's count of tokens is that of all.
+
+    Attributes:
+        shape: the choice's own events.
+        ended: the results so far, of all choices.
+        count: the number of choices.
+    """
+
+    shape: CompletionStream
+    ended: list[JobResult]
+    count: int
+
+    def start(self) -> list[dict[str, Any]]:
+        return self.shape.start()
+
+    def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
+        return self.shape.chunk(chunk)
+
+    def end(self, result: JobResult) -> list[dict[str, Any]]:
+        events = self.shape.end(result)
+        self.ended.append(result)
+        if len(self.ended) < self.count:
+            return events[:USAGE]
+        for event in events[USAGE:]:
+            event["usage"] = completion_body(*self.ended, model="", created=0)["usage"]
+        return events
+
+    def failed(self, error: HeadraceError) -> list[dict[str, Any]]:
+        return self.shape.failed(error)

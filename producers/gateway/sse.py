@@ -1,0 +1,187 @@
+"""Server-sent events that a client can resume, and that no client can make grow.
+
+An event is sent when the connection has taken the one before, so what a slow client hasn't read waits in
+Redis. A silent stream carries comments. A response ends when its events do, when the client is gone, or when
+the gateway stops; the last with a comment, and the client continues at another gateway.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from .errors import Refusal
+from .state import Gateway
+
+HOLD_S = 1.0
+"""How long a stream's status waits for its first event: a job that fails at once is then an HTTP error."""
+
+PING = b": still here\n\n"
+STOPPED = b": the gateway is stopping; continue with Last-Event-ID\n\n"
+
+Events = AsyncGenerator[bytes]
+"""Whole events, encoded by `event`."""
+
+_PLACE = re.compile(r"(\d{1,9})(?:-(\d{1,4}))?")
+
+
+def event(data: str, *, event_id: object = None, name: str | None = None) -> bytes:
+    """One event; `data` has no line breaks."""
+    head = "" if event_id is None else f"id: {event_id}\n"
+    if name is not None:
+        head += f"event: {name}\n"
+    return f"{head}data: {data}\n\n".encode()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StreamPlace:
+    """How far a reader has come: a number of tokens, then of the events after the last token.
+
+    As an event's id it is written `17`, or `17-1` after the last token.
+    """
+
+    tokens: int
+    tail: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.tokens}-{self.tail}" if self.tail else str(self.tokens)
+
+    @classmethod
+    def of(cls, request: Request) -> Self | None:
+        """What the request's `Last-Event-ID` says; None if it begins at the beginning.
+
+        Raises:
+            Refusal: it is no id of ours.
+        """
+        given = request.headers.get("last-event-id")
+        if given is None:
+            return None
+        match = _PLACE.fullmatch(given)
+        if match is None:
+            message = "Last-Event-ID: must be the id of an event of this stream, such as 17."
+            raise Refusal(400, message, code="invalid_last_event_id", param="Last-Event-ID")
+        return cls(int(match[1]), int(match[2] or 0))
+
+
+class EventStream(Response):
+    """A response of server-sent events.
+
+    Args:
+        events: the events; they may raise before the first, and not after it.
+        gone: what to do when the client goes away before the end.
+        cut: what to send last when the gateway stops.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        events: Events,
+        gone: Callable[[], Awaitable[object]] | None = None,
+        cut: bytes = STOPPED,
+    ) -> None:
+        super().__init__(headers={"x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._gateway, self._events, self._gone, self._cut = gateway, events, gone, cut
+        self._first: asyncio.Task[bytes] | None = None
+        self._sending = self._fresh = False
+        self._pump: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    async def begin(self) -> Self:
+        """Wait a moment for the first event, whose error is then an error of the request.
+
+        Raises:
+            Exception: what the events raised instead of a first one.
+        """
+        self._first = asyncio.ensure_future(anext(self._events))
+        try:
+            await asyncio.wait({self._first}, timeout=HOLD_S)
+        except asyncio.CancelledError:
+            self._first.cancel()
+            raise
+        if self._first.done() and (error := self._first.exception()) is not None:
+            await self._events.aclose()
+            raise error
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        gateway = self._gateway
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        self._pump = asyncio.create_task(self._send_events(send))
+        watch = asyncio.create_task(self._watch(receive, send))
+        gateway.streams.add(self)
+        gateway.metrics.streams.inc()
+        if gateway.stopping.is_set():
+            self.stop()
+        try:
+            await asyncio.wait({self._pump, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._pump.done():
+                gateway.metrics.disconnects.inc()
+                await self._leave()
+        finally:
+            gateway.streams.discard(self)
+            gateway.metrics.streams.dec()
+            await _end(watch)
+            await _end(self._pump)
+            await self._close()
+        if self._stopped:
+            await send({"type": "http.response.body", "body": self._cut, "more_body": False})
+
+    def stop(self) -> None:
+        """End with a comment."""
+        self._stopped = True
+        if self._pump is not None:
+            self._pump.cancel()
+
+    async def _send_events(self, send: Send) -> None:
+        async def put(data: bytes, *, more: bool = True) -> None:
+            self._sending = True
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+            self._sending, self._fresh = False, True
+
+        if self._first is not None:
+            with suppress(StopAsyncIteration):
+                await put(await self._first)
+        async for data in self._events:
+            await put(data)
+            self._gateway.metrics.events.inc()
+        await put(b"", more=False)
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        """Return when the client is gone; meanwhile break silences."""
+        while True:
+            try:
+                async with asyncio.timeout(self._gateway.settings.gateway_ping_s):
+                    message = await receive()
+            except TimeoutError:
+                if not self._sending and not self._fresh:
+                    await send({"type": "http.response.body", "body": PING, "more_body": True})
+                self._fresh = False
+            else:
+                if message["type"] == "http.disconnect":
+                    return
+
+    async def _leave(self) -> None:
+        if self._gone is not None:
+            await self._gone()
+
+    async def _close(self) -> None:
+        if self._first is not None:
+            await _end(self._first)
+        await self._events.aclose()
+
+
+async def _end(task: asyncio.Task[object]) -> None:
+    """Cancel a task and wait for its end, whatever that is; its error is raised unless it was cancelled."""
+    task.cancel()
+    with suppress(asyncio.CancelledError, StopAsyncIteration):
+        await task

@@ -1,0 +1,71 @@
+"""Native jobs: enqueued, followed, resumed, cancelled."""
+
+import json
+
+import pytest
+
+from ...support.waiting import wait_until
+from .test_chat import events_of
+from .test_requests import error_of
+
+pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
+
+ASKED = {"model": "demo", "prompt": "A dictionary is", "seed": 1, "max_tokens": 24, "ignore_eos": True}
+
+
+def test_a_jobs_stream_is_its_token_log_and_goes_on_after_any_event(http, jobs):
+    made = http.post("/v1/jobs", json=ASKED)
+    assert made.status_code == 202
+    url = made.headers["location"]
+    with http.stream("GET", f"{url}/stream") as response:
+        events = [(event_id, json.loads(data)) for event_id, data in events_of(response)]
+    *chunks, (_, end) = events
+    assert [event_id for event_id, _ in events][:-1] == [str(chunk["offset"]) for _, chunk in chunks]
+    result = jobs.job(made.json()["id"]).result()
+    assert [token for _, chunk in chunks for token in chunk["token_ids"]] == list(result.token_ids)
+    assert "".join(chunk["text"] for _, chunk in chunks) == result.text
+    assert (end["type"], end["state"], end["usage"]["completion_tokens"]) == ("end", "succeeded", 24)
+    for seen, (event_id, _) in enumerate(events, 1):
+        with http.stream("GET", f"{url}/stream", headers={"last-event-id": event_id}) as response:
+            assert [json.loads(data) for _, data in events_of(response)] == [e for _, e in events[seen:]]
+    status = http.get(url).json()
+    assert (status["state"], status["result"]["text"]) == ("succeeded", result.text)
+
+
+def test_a_job_is_cancelled_and_its_stream_says_so(http):
+    made = http.post("/v1/jobs", json=ASKED | {"delay_s": 3600}).json()
+    assert made["object"] == "job"
+    assert http.post(f"/v1/jobs/{made['id']}/cancel").json()["outcome"] == "cancelled"
+    assert http.post(f"/v1/jobs/{made['id']}/cancel").json()["outcome"] == "already"
+    refused = http.get(f"/v1/jobs/{made['id']}/stream")
+    assert error_of(refused, 409)["code"] == "job_cancelled"
+    running = http.post("/v1/jobs", json=ASKED | {"max_tokens": 1500}).json()
+    with http.stream("GET", f"/v1/jobs/{running['id']}/stream") as response:
+        lines = response.iter_lines()
+        next(lines)
+        http.post(f"/v1/jobs/{running['id']}/cancel")
+        data = [line[6:] for line in lines if line.startswith("data: ")]
+    assert json.loads(data[-1])["state"] == "cancelled"
+
+
+def test_a_reader_that_leaves_leaves_the_job_alone(http, jobs):
+    made = http.post("/v1/jobs", json=ASKED | {"max_tokens": 200}).json()
+    with http.stream("GET", f"/v1/jobs/{made['id']}/stream") as response:
+        next(response.iter_lines())
+    assert wait_until(lambda: jobs.job(made["id"]).status().state.terminal)
+    assert jobs.job(made["id"]).status().state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [({"tenant": "other"}, "tenant"), ({"prompt": ""}, "prompt"), ({"nothing": 1}, "nothing")],
+    ids=["tenant", "prompt", "nothing"],
+)
+def test_a_wrong_field_is_named(http, wrong, param):
+    assert error_of(http.post("/v1/jobs", json=ASKED | wrong), 400)["param"] == param
+
+
+def test_a_job_that_never_was_is_not_found(http):
+    for path in ("", "/stream"):
+        for job_id in ("x", "01m8p7qx153vm4pmnvcn7hrmvg.0.demo", "01m8p7qx153vm4pmnvcn7hrmvg.0.none"):
+            assert error_of(http.get(f"/v1/jobs/{job_id}{path}"), 404)["code"] == "not_found"
