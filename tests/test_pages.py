@@ -14,7 +14,7 @@ from tests.test_docs import ROOT, blocks
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300), pytest.mark.xdist_group("pages")]
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "docs" / "client.md", ROOT / "docs" / "admin.md"]
+PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in ("client", "admin", "http"))]
 ELSEWHERE = ("make", "pip")
 """What begins with these installs something, or is run by tests of its own."""
 
@@ -53,8 +53,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
             shown = ""
             while "Ctrl-C" not in shown and (line := process.stdout.readline()):
                 shown += line
-            found = re.findall(r"^ *export (\w+)=(\S+)$", shown, re.MULTILINE)
-            assert len(found) == 1, shown
+            lines = re.findall(r"^ *export (.*)$", shown, re.MULTILINE)
+            assert len(lines) == 2, shown
+            found = [setting.split("=", 1) for line in lines for setting in line.split()]
             yield dict(found)
         finally:
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does

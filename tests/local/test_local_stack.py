@@ -19,6 +19,17 @@ from headrace import Client
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 
 
+METRICS = (b"headrace_engines_ready", b"headrace_outbox", b"headrace_gateway_requests")
+"""One of each part's, in the order of their ports."""
+
+
+def other_port() -> int:
+    """A free port for the gateway: the usual one is for the test of the README's commands."""
+    from headrace.local.embedded_redis.ports import free_port
+
+    return free_port()
+
+
 @contextmanager
 def headrace(
     *arguments: str, folder: Path, warnings: str = "error", **variables: str
@@ -52,10 +63,10 @@ def lines_until(process: subprocess.Popen[str], last: str) -> str:
 
 
 def paste(shown: str) -> str:
-    """What comes of the two indented lines when they are pasted into a shell that knows nothing of us."""
+    """What comes of the three indented lines when they are pasted into a shell that knows nothing of us."""
     lines = [line for line in shown.splitlines() if line.startswith("  ")]
-    assert [line.split()[0] for line in lines][:1] == ["export"]
-    assert len(lines) == 2
+    assert [line.split()[0] for line in lines][:2] == ["export", "export"]
+    assert len(lines) == 3
     bare = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     done = subprocess.run(
         ["bash", "-ec", "\n".join(lines)], env=bare, capture_output=True, text=True, timeout=60
@@ -88,8 +99,10 @@ def test_the_demo_shows_streams_a_celery_result_and_a_webhook(tmp_path):
 
 def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, free_port):
     metrics = {"HEADRACE_METRICS_PORT": str(free_port)}  # which worker and callbacks both read
-    with headrace("up", "--device", "cpu", folder=tmp_path, **metrics) as process:
+    gateway = ("--gateway-port", str(other_port()))
+    with headrace("up", "--device", "cpu", *gateway, folder=tmp_path, **metrics) as process:
         shown = lines_until(process, "Ctrl-C")
+        (base_url,) = re.findall(r"OpenAI's API: (\S+),", shown)
         (url,) = re.findall(r"ready: demo on (\S+)", shown)
         (flower,) = re.findall(r"Flower: (\S+)", shown)
         started = modules(psutil.Process(process.pid))
@@ -97,8 +110,12 @@ def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, fr
             assert client.enqueue(prompt="x", model="demo", max_tokens=4).result(timeout_s=30).text
         with urllib.request.urlopen(f"{flower}/workers", timeout=30) as page:
             assert b"Flower" in page.read()
-        assert f"metrics: worker on port {free_port}, callbacks on port {free_port + 1}\n" in shown
-        for port, metric in ((free_port, b"headrace_engines_ready"), (free_port + 1, b"headrace_outbox")):
+        with urllib.request.urlopen(f"{base_url}/models", timeout=30) as answer:
+            assert b'"id":"demo"' in answer.read()
+        parts = ("worker", "callbacks", "gateway")
+        ports = ", ".join(f"{part} on port {port}" for port, part in enumerate(parts, free_port))
+        assert f"metrics: {ports}\n" in shown
+        for port, metric in enumerate(METRICS, free_port):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
                 assert metric in page.read()
         assert paste(shown).strip()
@@ -106,10 +123,11 @@ def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, fr
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     workers = ["headrace.workers.engine_process.intake.process", "headrace.workers.engine_process.main"]
-    assert sorted(started) == ["celery", "headrace.cli", "headrace.cli", *workers]
+    assert sorted(started) == ["celery", *3 * ["headrace.cli"], *workers]
     assert {log.name for log in (tmp_path / ".headrace").glob("*.log")} == {
         "worker.log",
         "callbacks.log",
+        "gateway.log",
         "flower.log",
     }
 
@@ -117,9 +135,10 @@ def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, fr
 @pytest.mark.parametrize(("command", "signum"), [("up", signal.SIGTERM), ("demo", signal.SIGINT)])
 def test_what_is_interrupted_while_it_starts_stops_what_it_had_started(tmp_path, command, signum):
     # A signal may come in the middle of redis-py's connecting, and leave a socket to the garbage collector.
-    with headrace(command, folder=tmp_path, warnings="ignore::ResourceWarning") as process:
+    gateway = ("--gateway-port", str(other_port())) if command == "up" else ()
+    with headrace(command, *gateway, folder=tmp_path, warnings="ignore::ResourceWarning") as process:
         started: list[psutil.Process] = []
-        while len(started) < 4:  # Redis, worker, callbacks, Flower
+        while len(started) < 4 + len(gateway) // 2:  # Redis, worker, callbacks, the gateway, Flower
             started = psutil.Process(process.pid).children()
         process.send_signal(signum)
         _, errors = process.communicate(timeout=60)
@@ -150,7 +169,8 @@ except KeyboardInterrupt:
 
 
 def test_a_part_that_ends_ends_all_and_is_named(tmp_path):
-    with headrace("up", "--device", "cpu", folder=tmp_path) as process:
+    gateway = ("--gateway-port", str(other_port()))
+    with headrace("up", "--device", "cpu", *gateway, folder=tmp_path) as process:
         lines_until(process, "Ctrl-C")
         (callbacks,) = (
             child for child in psutil.Process(process.pid).children() if "callbacks" in child.cmdline()

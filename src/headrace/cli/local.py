@@ -17,6 +17,8 @@ from ..producers.cli.options import RedisUrl
 if TYPE_CHECKING:
     from ..local.stack import Stack
 
+GATEWAY_PORT = 8000
+
 _POLL_S = 0.2
 
 
@@ -48,19 +50,38 @@ def up(
             min=1, max=65535, help="Port of the embedded Redis; by default 6379, or one kept in --data."
         ),
     ] = None,
+    gateway: Annotated[
+        int | None,
+        typer.Option(
+            "--gateway-port",
+            min=1,
+            max=65535,
+            help="The gateway's port on 127.0.0.1; by default 8000, or a free one.",
+        ),
+    ] = None,
     flower: Annotated[
         int | None, typer.Option("--flower-port", help="Flower's port on 127.0.0.1; by default a free one.")
     ] = None,
 ) -> None:
-    """Run Redis (embedded, unless --redis is given), a worker, callbacks and Flower until Ctrl-C.
+    """Run Redis (embedded, unless --redis is given), a worker, callbacks, a gateway and Flower until Ctrl-C.
 
-    Flower runs if it is installed. All other options are passed on to `headrace worker`.
+    The gateway and Flower run if they are installed. All other options are passed on to `headrace worker`.
     """
     if redis is not None and port is not None:
         raise typer.BadParameter("--port is for the embedded Redis, which doesn't run with --redis")
     worker_args = ["--model", model, *context.args]
+    ports = gateway or gateway_port(), flower or flower_port()
     with suppress(KeyboardInterrupt):
-        _run(lambda: _keep_up(data, redis, port, worker_args, engines, flower or flower_port()))
+        _run(lambda: _keep_up(data, redis, port, worker_args, engines, *ports))
+
+
+def gateway_port() -> int | None:
+    """The usual port for the gateway, or a free one; None if the gateway isn't installed."""
+    if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "uvloop", "httptools")):
+        return None
+    from ..local.embedded_redis.ports import free_port, is_free
+
+    return GATEWAY_PORT if is_free(GATEWAY_PORT) else free_port()
 
 
 def flower_port() -> int | None:
@@ -91,6 +112,7 @@ def _keep_up(
     port: int | None,
     worker_args: list[str],
     engines: int,
+    gateway: int | None,
     flower: int | None,
 ) -> None:
     """Keep a stack running until interrupted.
@@ -118,6 +140,7 @@ def _keep_up(
             worker_args=worker_args,
             engines=engines,
             callbacks_args=[],
+            gateway_port=gateway,
             flower_port=flower,
         ) as running,
         Client.from_env(running.redis_url) as client,
@@ -139,13 +162,18 @@ def _show_the_next_step(running: "Stack", models: set[str]) -> None:
     url = shown_url(running.redis_url)
     typer.echo(f"ready: {', '.join(sorted(models))} on {url}\n\nIn another terminal:\n")
     typer.echo(f"  export HEADRACE_REDIS_URL={shlex.quote(url)}")
+    if running.gateway_url is not None:
+        typer.echo(f"  export OPENAI_BASE_URL={running.gateway_url} OPENAI_API_KEY=none")
     typer.echo(
         f'  {command(anywhere=True)} enqueue "A dictionary is" --model {shlex.quote(min(models))} --follow\n'
     )
     if url != running.redis_url:
         typer.echo("with the password in place of ***")
+    if running.gateway_url is not None:
+        typer.echo(f"OpenAI's API: {running.gateway_url}, for anybody on this machine; without a key")
     if (port := callbacks_metrics_port()) is not None:
-        typer.echo(f"metrics: worker on port {port - 1}, callbacks on port {port}")
+        more = "" if running.gateway_url is None else f", gateway on port {port + 1}"
+        typer.echo(f"metrics: worker on port {port - 1}, callbacks on port {port}{more}")
     if running.flower_url is not None:
         typer.echo(f"Flower: {running.flower_url}")
     typer.echo(f"logs: {running.folder}; Ctrl-C stops everything")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 from ..cli.interrupts import INTERRUPTS, check_interrupts
 from ..producers.client import Client
@@ -53,6 +55,7 @@ class Stack:
         folder: holds the logs, `<part>.log`.
         engines: engine processes of the worker.
         redis: the embedded Redis; None when another is used.
+        gateway_url: the base URL of the gateway's API; None if it doesn't run.
         flower_url: Flower's page; None if it doesn't run.
     """
 
@@ -60,6 +63,7 @@ class Stack:
     folder: Path
     engines: int
     redis: EmbeddedRedis | None = field(default=None, repr=False)
+    gateway_url: str | None = None
     flower_url: str | None = None
     parts: list[Part] = field(default_factory=list)
 
@@ -90,11 +94,18 @@ class Stack:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             self.check()
-            if len(client.workers()) >= self.engines:
+            if len(client.workers()) >= self.engines and self._gateway_listens():
                 return
             time.sleep(_POLL_S)
         (worker,) = (part for part in self.parts if part.name == "worker")
         raise StackError(f"the worker is not ready after {START_S:.0f} s: {worker.last_words}")
+
+    def _gateway_listens(self) -> bool:
+        if self.gateway_url is None:
+            return True
+        address = urlsplit(self.gateway_url)
+        with socket.socket() as client:
+            return client.connect_ex((address.hostname, address.port)) == 0
 
     def start(self, name: str, *module: str, niceness: int = 0) -> None:
         """Start `python -m <module>` as a part."""
@@ -157,6 +168,7 @@ def stack(
     worker_command: Sequence[str] | None = None,
     engines: int = 1,
     callbacks_args: list[str] | None = None,
+    gateway_port: int | None = None,
     flower_port: int | None = None,
 ) -> Iterator[Stack]:
     """Start Redis (unless `redis_url` is given), `headrace worker` and the rest; stop everything at the end.
@@ -171,6 +183,7 @@ def stack(
         worker_command: a module and its arguments that run in place of `headrace worker`.
         engines: engine processes of the worker.
         callbacks_args: further options for `headrace callbacks`, which doesn't run without them.
+        gateway_port: where `headrace gateway` listens on loopback, without keys; it doesn't run without it.
         flower_port: where Flower listens on loopback; Flower doesn't run without it.
 
     Raises:
@@ -187,6 +200,12 @@ def stack(
             if callbacks_args is not None:
                 command = ("headrace.cli", "callbacks", *metrics_args, *callbacks_args)
                 running.start("callbacks", *command, niceness=BESIDE)
+            if gateway_port is not None:
+                where = ("--host", "127.0.0.1", "--port", str(gateway_port))
+                metrics = () if metrics_port is None else ("--metrics-port", str(metrics_port + 1))
+                serve = ("headrace.cli", "gateway", "--no-auth", *where, *metrics)
+                running.start("gateway", *serve, niceness=BESIDE)
+                running.gateway_url = f"http://127.0.0.1:{gateway_port}/v1"
             if flower_port is not None:
                 place = ("--address=127.0.0.1", f"--port={flower_port}")
                 running.start("flower", "celery", "-A", "headrace.celery", "flower", *place, niceness=BESIDE)
