@@ -128,7 +128,7 @@ def test_no_document_or_source_names_a_private_place():
         assert not re.search(r"(^|[\s'\"])/(work|root)/", path.read_text()), path
 
 
-@pytest.mark.parametrize("name", ["worker", "callbacks"])
+@pytest.mark.parametrize("name", ["worker", "callbacks", "gateway"])
 def test_a_units_command_takes_the_options_that_it_gives(name):
     from typer.main import get_command
 

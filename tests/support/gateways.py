@@ -1,6 +1,7 @@
 """A gateway in a thread of the test's own process, on a real port of loopback."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -45,8 +46,11 @@ class RunningGateway:
 
 
 @contextmanager
-def gateway(redis_url: str, **settings: object) -> Iterator[RunningGateway]:
-    """Serve with these settings, without keys unless they say otherwise, while the context lasts."""
+def gateway(redis_url: str, *, send_buffer: int = 0, **settings: object) -> Iterator[RunningGateway]:
+    """Serve with these settings, without keys unless they say otherwise, while the context lasts.
+
+    `send_buffer` is how much the kernel may hold of a response that isn't read.
+    """
     given = {"gateway_auth": False, "gateway_finish_s": 0.2, **settings}
     if "files_url" not in given:
         with TemporaryDirectory() as folder:
@@ -59,6 +63,8 @@ def gateway(redis_url: str, **settings: object) -> Iterator[RunningGateway]:
     app = create_app(effective, client)
     server = make_server(app)
     with listen("127.0.0.1", 0) as listening:
+        if send_buffer:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         port = listening.getsockname()[1]
         loop: Future[asyncio.AbstractEventLoop] = Future()
 

@@ -112,6 +112,7 @@ def test_completions_take_text_tokens_and_several_prompts(client):
     alone = [client.completions.create(**asked, prompt=prompt) for prompt in prompts]
     assert [choice.text for choice in both.choices] == [each.choices[0].text for each in alone]
     assert both.usage.completion_tokens == 12
+    assert client.completions.create(**asked, prompt=[1, 2, 3]).choices[0].text
     texts = ["", ""]
     asked |= {"stream": True, "stream_options": {"include_usage": True}}
     *parts, last = lenient(client).completions.create(**asked, prompt=prompts)
@@ -119,7 +120,6 @@ def test_completions_take_text_tokens_and_several_prompts(client):
         texts[part.choices[0].index] += part.choices[0].text
     assert last.usage.completion_tokens == 12
     assert texts == [choice.text for choice in both.choices]
-    assert client.completions.create(**asked, prompt=[1, 2, 3]).choices[0].text
 
 
 def test_an_unbounded_chat_ends_with_its_context(client):

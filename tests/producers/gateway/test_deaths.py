@@ -14,7 +14,7 @@ from headrace.schemas.events import JobState
 from ...support.gateways import gateway
 from ...support.waiting import wait_until
 from .test_chat import CHAT, content, events_of
-from .test_process import headrace_gateway, url_of
+from .test_process import gateway_process, url_of
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
 
@@ -51,14 +51,15 @@ def uninterrupted(shared_gateway, worker) -> str:
 def test_a_stream_whose_gateway_and_worker_are_killed_goes_on_at_another_byte_for_byte(
     stack_redis, http, jobs, tmp_path, uninterrupted
 ):
-    with headrace_gateway(tmp_path, stack_redis.url, "--no-auth") as (process, log), httpx.Client() as other:
-        url = url_of(process, log)
+    dying = gateway_process(tmp_path, stack_redis.url, "--no-auth", ends_well=False)
+    with dying as process, httpx.Client() as other:
+        url = url_of(process)
         with other.stream("POST", f"{url}/v1/chat/completions", json=ASKED, timeout=90) as response:
             lines = response.iter_lines()
             seen = read(lines, 4)
             job = jobs.job(chat_of(seen).removeprefix("chatcmpl-"))
             (engine,) = jobs.workers()
-            process.send_signal(signal.SIGKILL)
+            process.stop(signal.SIGKILL)
             os.kill(engine.pid, signal.SIGKILL)
             with pytest.raises(httpx.RemoteProtocolError):
                 seen += read(lines, 10**6)

@@ -13,10 +13,12 @@ from ...support.waiting import wait_until
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway")]
 
 
-def gateway_process(folder: Path, redis_url: str, *options: str) -> AbstractContextManager[Running]:
+def gateway_process(
+    folder: Path, redis_url: str, *options: str, ends_well: bool = True
+) -> AbstractContextManager[Running]:
     """`headrace gateway` on a free port, any warning of which is an error."""
     command = ("-W", "error", "-m", "headrace.cli", "gateway", "--port", "0", *options)
-    return running(*command, "--redis", redis_url, log=folder / "gateway.log", ends_well=True)
+    return running(*command, "--redis", redis_url, log=folder / "gateway.log", ends_well=ends_well)
 
 
 def url_of(gateway: Running) -> str:

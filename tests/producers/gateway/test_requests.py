@@ -2,11 +2,14 @@
 
 import json
 import socket
+import ssl
 
 import httpx
 import pytest
+import trustme
 
 from ...support.gateways import gateway
+from ...support.waiting import wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway")]
 
@@ -148,3 +151,42 @@ def test_models_are_listed_and_found_by_name(http, worker):
 def test_the_schema_is_served_and_names_every_route(http):
     paths = json.loads(http.get("/openapi.json").content)["paths"]
     assert {"/healthz", "/readyz", "/v1/models", "/v1/models/{model}"} <= paths.keys()
+
+
+def test_a_client_that_reads_nothing_is_disconnected_and_its_job_goes_on(stack_redis, worker, jobs):
+    asked = {"model": "demo", "prompt": "x", "max_tokens": 1200, "ignore_eos": True, "logprobs": 20}
+    with (
+        gateway(stack_redis.url, gateway_write_s=0.3, send_buffer=4096) as impatient,
+        socket.socket() as lazy,
+    ):
+        job_id = httpx.post(f"{impatient.base_url}/jobs", json=asked, timeout=90).json()["id"]
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.connect(("127.0.0.1", impatient.port))
+        lazy.sendall(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        wait_until(lambda: impatient.state.streams)
+        wait_until(lambda: not impatient.state.streams)
+        assert jobs.job(job_id).result(timeout_s=90).usage.completion_tokens == 1200
+
+
+def test_it_speaks_https_with_a_certificate_and_says_that_it_always_will(stack_redis, tmp_path):
+    authority = trustme.CA()
+    mine = authority.issue_cert("127.0.0.1")
+    files = {"gateway_tls_cert": tmp_path / "cert.pem", "gateway_tls_key": tmp_path / "key.pem"}
+    mine.private_key_pem.write_to_path(files["gateway_tls_key"])
+    for blob in mine.cert_chain_pems:
+        blob.write_to_path(files["gateway_tls_cert"], append=True)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with gateway(stack_redis.url, **files) as secure, httpx.Client(verify=context) as client:
+        answer = client.get(f"{secure.url}/healthz")
+        assert answer.json() == {"ok": True}
+        assert answer.headers["strict-transport-security"]
+
+
+def test_pages_of_the_origins_that_are_named_may_call_it(stack_redis):
+    with gateway(stack_redis.url, gateway_cors_origins="https://app.example") as open_to_one:
+        for origin, allowed in (("https://app.example", True), ("https://other.example", False)):
+            asked = {"origin": origin, "access-control-request-method": "POST"}
+            answer = httpx.options(f"{open_to_one.base_url}/jobs", headers=asked)
+            assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+            assert answer.headers["x-request-id"]
