@@ -215,6 +215,7 @@ class JobStatus(_Published):
     restarts: int = 0
     enqueued_ms: int
     started_ms: int | None = None
+    first_token_ms: int | None = None
     finished_ms: int | None = None
     error: JobError | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -302,6 +303,7 @@ class Record:
             restarts=int(self.fields.get("restarts", 0)),
             enqueued_ms=int(self.fields["enqueued_ms"]),
             started_ms=self._ms("started_ms"),
+            first_token_ms=self._ms("first_token_ms"),
             finished_ms=self._ms("finished_ms"),
             error=self.error,
             metadata=metadata,

@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "headrace"
 DATA = (
     "schemas/scripts/*.lua",
     "schemas/scripts/lib/*.lua",
+    "producers/gateway/console/page/*",
     "kernels/csrc/*",
     "workers/demo_model/*",
     "py.typed",

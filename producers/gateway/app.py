@@ -16,10 +16,11 @@ from ..async_client import AsyncClient
 from ..batches.batches import Batches
 from ..batches.runner import BatchRunner
 from ..files.store import FileStore
+from .console.sources import dashboard_of
 from .errors import Refusal, answer
 from .guard import Guard
 from .metrics import GatewayMetrics
-from .routes import batches, chat, completions, files, health, jobs, models
+from .routes import batches, chat, completions, console, files, health, jobs, models
 from .state import Gateway
 
 ROUTERS = (
@@ -30,6 +31,7 @@ ROUTERS = (
     completions.router,
     files.router,
     batches.router,
+    console.router,
 )
 
 
@@ -56,6 +58,7 @@ def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.gateway = gateway
+    app.state.dashboard = dashboard_of(client)
     for kind in (Refusal, HeadraceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer)
     for router in ROUTERS:

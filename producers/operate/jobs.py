@@ -30,7 +30,7 @@ ROUND = 500
 _CURSOR = re.compile(r"(\d{1,16})/([0-9a-z]{26}\.\d{1,4}\.[A-Za-z0-9_.~-]{1,128})")
 _SHOWN = (
     *("state", "class", "tenant", "offset", "attempts", "worker", "fingerprint", "restarts", "retry_of"),
-    *("enqueued_ms", "started_ms", "finished_ms", "error", "metadata"),
+    *("enqueued_ms", "started_ms", "first_token_ms", "finished_ms", "error", "metadata"),
 )
 """Not the spec and the result, which may be large."""
 
