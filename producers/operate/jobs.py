@@ -22,7 +22,7 @@ from .chosen import Chosen, tags_of
 from .overview import model_tags
 
 MOST_LOOKS = 10_000
-"""Records that one call looks at: some tenths of a second."""
+"""Records that one call looks at, in round trips of `ROUND`: less than a second, even beside other work."""
 
 ROUND = 500
 """Records read in one round trip."""
