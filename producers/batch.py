@@ -24,13 +24,12 @@ from ..schemas.errors import (
     JobCancelled,
     JobExpired,
     JobFailed,
-    JobsRefused,
     QueueFull,
 )
 from ..schemas.events import JobResult
-from ..schemas.job import Job
 from .async_client import AsyncClient, AsyncJobHandle
 from .batch_answers import AnswerFile, Standing
+from .batch_enqueue import Outcome, enqueue_round, first_outcomes
 from .batch_lines import Line, is_stream, numbered_lines, parse_line
 from .openai.format import response_body
 
@@ -45,8 +44,6 @@ MAX_RETRIES = 100
 
 TIME_CHARACTERS = 10
 """A job's id begins with the time at which it was created."""
-
-Outcome = AsyncJobHandle | HeadraceError
 
 
 @dataclass(slots=True)
@@ -186,25 +183,9 @@ class BatchRun:
 
     async def _enqueue(self, page: list[Line]) -> list[Outcome]:
         """Enqueue what can be enqueued, waiting while the queue is full."""
-        outcomes: list[Outcome | None] = [
-            line.job if isinstance(line.job, HeadraceError) else None for line in page
-        ]
+        outcomes = first_outcomes(page)
         while True:
-            waiting = [position for position, outcome in enumerate(outcomes) if outcome is None]
-            jobs = [job for position in waiting if isinstance(job := page[position].job, Job)]
-            try:
-                accepted: list[Any] = list(await self.client.enqueue_many(jobs))
-            except JobsRefused as refused:
-                accepted = list(refused.outcomes)
-            pause_s = 0.0
-            for position, outcome in zip(waiting, accepted, strict=True):
-                if isinstance(outcome, BrokerUnavailable):
-                    raise outcome
-                if isinstance(outcome, QueueFull):
-                    pause_s = max(pause_s, outcome.retry_after_s)
-                else:
-                    outcomes[position] = outcome
-            # Only the lines that found the queue full are left, and these are sent again.
+            pause_s = await enqueue_round(self.client, page, outcomes, (QueueFull,))
             if not pause_s:
                 return [outcome for outcome in outcomes if outcome is not None]
             await asyncio.sleep(pause_s)

@@ -15,12 +15,12 @@ from ...schemas.errors import (
     JobCancelled,
     JobExpired,
     JobNotFound,
-    JobsRefused,
     QueueFull,
     RateLimited,
 )
 from ...schemas.job import Job
 from ..async_client import AsyncClient, AsyncJobHandle
+from ..batch_enqueue import Outcome, enqueue_round, first_outcomes
 from ..batch_lines import Line
 from . import answers
 from .parts import Parts
@@ -32,8 +32,6 @@ PAGE = 64
 
 LONGEST_PAUSE_S = 5.0
 """While the queue is full, it is asked again at least this often."""
-
-Outcome = AsyncJobHandle | HeadraceError
 
 
 class Stopped:
@@ -130,26 +128,9 @@ class Feed:
 
     async def _enqueue(self, lines: list[Line]) -> list[Outcome | None]:
         """The lines' jobs, once there is room for them; None for those that are too late."""
-        outcomes: list[Outcome | None] = [
-            line.job if isinstance(line.job, HeadraceError) else None for line in lines
-        ]
-        while self._stopped.outcome is None:
-            waiting = [position for position, outcome in enumerate(outcomes) if outcome is None]
-            if not waiting:
-                break
-            jobs = [job for position in waiting if isinstance(job := lines[position].job, Job)]
-            try:
-                accepted: list[Any] = list(await self._client.enqueue_many(jobs))
-            except JobsRefused as refused:
-                accepted = list(refused.outcomes)
-            pause_s = 0.0
-            for position, outcome in zip(waiting, accepted, strict=True):
-                if isinstance(outcome, BrokerUnavailable):
-                    raise outcome
-                if isinstance(outcome, QueueFull | RateLimited):
-                    pause_s = max(pause_s, outcome.retry_after_s)
-                else:
-                    outcomes[position] = outcome
+        outcomes = first_outcomes(lines)
+        while self._stopped.outcome is None and None in outcomes:
+            pause_s = await enqueue_round(self._client, lines, outcomes, (QueueFull, RateLimited))
             if pause_s:
                 await self._stopped.within(min(pause_s, LONGEST_PAUSE_S))
         return outcomes
