@@ -7,7 +7,7 @@ from ...schemas.events import Chunk, JobResult, Usage
 from .errors import error_body
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
-"""By a job's finish reason. A job doesn't say whether its text or a stop sequence ended it."""
+"""Stop reasons by a job's finish reason; a job doesn't say whether its text or a stop sequence ended it."""
 
 
 def message_body(result: JobResult, model: str) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def message_body(result: JobResult, model: str) -> dict[str, Any]:
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """The token counts of an answer; `input_tokens` are those that the cache didn't hold."""
+    """The token counts of an answer; `input_tokens` are those that weren't in the cache."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,

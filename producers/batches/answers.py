@@ -29,7 +29,9 @@ def succeeded(number: int, line: Line, model: str, job_id: str, result: JobResul
 def refused(number: int, line: Line, batch_id: str, job_id: str | None, error: HeadraceError) -> LineAnswer:
     """The answer of a line without a job, or whose job failed."""
     name = batch_request(job_id or f"{batch_id}.{number}")
-    if isinstance(error, JobCancelled | JobExpired):  # by somebody who named the job: no answer of ours
+    if isinstance(
+        error, JobCancelled | JobExpired
+    ):  # by someone who named the job, so it is not this batch's answer
         said = {"code": error.code, "message": str(error)}
         return LineAnswer(number, _answer(name, line.custom_id, None, said))
     status, body = error_body(error)
@@ -38,7 +40,7 @@ def refused(number: int, line: Line, batch_id: str, job_id: str | None, error: H
 
 
 def unanswered(number: int, custom_id: str, batch_id: str, outcome: BatchStatus) -> LineAnswer:
-    """The answer of a line that the batch's end has overtaken."""
+    """The answer of a line that the batch ended before."""
     code, message = _UNANSWERED[outcome]
     error = {"code": code, "message": message}
     return LineAnswer(number, _answer(batch_request(f"{batch_id}.{number}"), custom_id, None, error))

@@ -1,4 +1,4 @@
-"""The batches of all tenants, as a gateway offers them; whoever runs them is elsewhere."""
+"""The batches of all tenants, as a gateway offers them; `runner` runs them."""
 
 from typing import Literal
 
@@ -28,14 +28,14 @@ class Batches:
         models: tuple[str, ...] | None = None,
         output_kept_s: int | None = None,
     ) -> RequestBatch:
-        """Make a batch of a tenant's file, which a runner takes soon.
+        """Make a batch of a tenant's file, which a runner soon takes up.
 
         Args:
-            tenant: whose batch it is.
-            endpoint: what all its lines ask for.
+            tenant: the tenant that owns the batch.
+            endpoint: the endpoint of all its lines.
             input_file_id: the file with its lines.
             completion_window: how long it may take, as in `24h`.
-            metadata: what the tenant notes about it.
+            metadata: the tenant's own notes about it.
             models: the models that its lines may name; None for any.
             output_kept_s: how long the files of answers are kept; None for the usual time.
 
@@ -80,7 +80,7 @@ class Batches:
         return await self._run(steps)
 
     async def cancel(self, tenant: str, batch_id: str) -> RequestBatch:
-        """Ask for a tenant's batch to be cancelled; one that has ended stays as it is.
+        """Ask for a tenant's batch to be cancelled; one that has ended doesn't change.
 
         Raises:
             BatchNotFound: the tenant has none with this id.

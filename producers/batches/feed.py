@@ -1,8 +1,8 @@
-"""The middle of a batch: its lines as jobs, so many at a time, and their results as answers.
+"""The main part of a batch: its lines as jobs, a number of them at a time, and their results as answers.
 
-Nothing here is lost with the process. A line is enqueued under a key of its own, so that doing it again finds
-the same job; a job's result stays in Redis; what was answered is in the parts. Any trouble simply ends the
-run: the next one skips the answered lines and meets the others' jobs.
+Nothing is lost with the process. A line is enqueued under its own key, so that enqueueing it again finds the
+same job; a job's result stays in Redis; what was answered is in the parts. Any trouble simply ends the run:
+the next one skips the answered lines and finds the others' jobs.
 """
 
 import asyncio
@@ -28,26 +28,26 @@ from .record import BatchStatus, RequestBatch
 from .requests import job_of, numbered
 
 PAGE = 64
-"""Lines enqueued together."""
+"""Number of lines enqueued together."""
 
 LONGEST_PAUSE_S = 5.0
-"""While the queue is full, it is asked again at least this often."""
+"""While the queue is full, enqueueing is tried again at least this often."""
 
 
 class Stopped:
-    """Whether the batch is to end early, and how."""
+    """Whether the batch should end early, and how."""
 
     def __init__(self) -> None:
         self.outcome: BatchStatus | None = None
         self._said = asyncio.Event()
 
     def say(self, outcome: BatchStatus) -> None:
-        """End it so; what was said first holds."""
+        """End the batch in this way; the first call counts."""
         self.outcome = self.outcome or outcome
         self._said.set()
 
     async def within(self, seconds: float) -> bool:
-        """Wait until it is said, this long at most."""
+        """Wait until the batch should end, for at most this long."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._said.wait()
@@ -55,7 +55,7 @@ class Stopped:
             return False
 
     async def wait(self) -> None:
-        """Wait until it is said."""
+        """Wait until the batch should end."""
         await self._said.wait()
 
 
@@ -86,10 +86,11 @@ class Feed:
         self._jobs: dict[int, AsyncJobHandle] = {}
 
     async def run(self) -> None:
-        """Answer every line that has no answer; those that come too late when it is stopped, as such.
+        """Answer every line that has no answer yet; when the batch is stopped, the rest are answered as too
+        late.
 
         Raises:
-            HeadraceError: it can't go on now.
+            HeadraceError: it can't continue now.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -114,7 +115,7 @@ class Feed:
                 if len(page) == most:
                     yield page
                     page = []
-            await asyncio.sleep(0)  # a file of answered lines is no reason to keep others waiting
+            await asyncio.sleep(0)  # a file of answered lines must not keep others waiting
         if page:
             yield page
 
@@ -153,7 +154,7 @@ class Feed:
                 try:
                     result = await outcome.result()
                     break
-                except JobNotFound:  # it ended, and its retention too, while nobody ran the batch
+                except JobNotFound:  # it ended, and so did its retention, while no process ran the batch
                     line = line.after(outcome.id)
                     (again,) = await self._enqueue([line])
                     outcome = again or JobCancelled(job_id)

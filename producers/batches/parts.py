@@ -2,8 +2,8 @@
 
 A part is at most two objects in the file store (answers and errors), and then one field in Redis that says
 which lines it answers. The field makes the part valid, and only the runner that holds the lease can write it.
-So a runner may die at any moment: its unfinished part counts for nothing, its lines are still unanswered, and
-the next runner finds their jobs again. In the end the parts are joined.
+So a runner may die at any moment: its unfinished part doesn't count, its lines are still unanswered, and the
+next runner finds their jobs again. At the end the parts are joined.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ PART_BYTES = 4 * 2**20
 
 FIRST_S = 1.0
 SLOWER_S = 0.05
-"""Seconds that answers wait for company, and by how many more after each part: a slow batch has no more than
-some thousand parts."""
+"""Seconds that answers wait for others, and by how many more after each part, so that a slow batch has no
+more than a few thousand parts."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class AnswerPart:
 
     @classmethod
     def parsed(cls, name: str, text: str) -> "AnswerPart":
-        """A part as it is in Redis."""
+        """A part as it is stored in Redis."""
         return cls(name, **json.loads(text))
 
 
@@ -88,7 +88,7 @@ class Parts:
         folder: where the objects go.
         writer: a name that no other runner uses.
         known: the parts that count already.
-        note: makes a part count; it raises if it can't.
+        note: makes a part count; raises if it can't.
     """
 
     def __init__(
@@ -110,14 +110,14 @@ class Parts:
         return {line for part in self._known for line in spread(part.lines)}
 
     async def add(self, answer: LineAnswer) -> None:
-        """Take an answer; it counts after the next `flush`, which comes by itself when there is much."""
+        """Take an answer; it counts after the next `flush`, which happens by itself when there are many."""
         async with self._lock:
             self._gathered.take(answer)
             if len(self._gathered.lines) >= PART_LINES or self._gathered.size >= PART_BYTES:
                 await self._write()
 
     async def flush(self) -> None:
-        """Make everything count that was taken."""
+        """Make all answers count that were taken."""
         async with self._lock:
             if self._gathered.lines:
                 await self._write()
@@ -131,7 +131,7 @@ class Parts:
             await self.flush()
 
     def close(self) -> None:
-        """No more answers come; `keep_flushing` ends with a last flush."""
+        """Note that no more answers come; `keep_flushing` ends with a last flush."""
         self._closed.set()
 
     async def _write(self) -> None:
@@ -164,7 +164,7 @@ class Parts:
         return f"{self._folder}/{part.name}.{kind}"
 
     def has(self, kind: str) -> bool:
-        """Whether there is anything of a kind: `outputs` or `errors`."""
+        """Whether there are any lines of a kind: `outputs` or `errors`."""
         return any(getattr(part, kind) for part in self._known)
 
     async def joined(self, kind: str) -> AsyncIterator[bytes]:

@@ -3,8 +3,8 @@
     validating ─▶ in_progress ─▶ finalizing ─▶ completed, expired or cancelled
         └▶ failed     └▶ failed
 
-Only the runner that holds a batch's lease changes its record. Whoever cancels leaves a note, which the runner
-finds when it renews the lease; until it is done, the batch is shown as `cancelling`.
+Only the runner that holds a batch's lease changes its record. To cancel it, a client leaves a note, which the
+runner finds when it renews the lease; until that is done, the batch is shown as `cancelling`.
 """
 
 import json
@@ -46,7 +46,7 @@ class BatchStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens."""
+        """Whether the batch has ended."""
         return self in _ENDED
 
 
@@ -92,7 +92,7 @@ class RequestBatch(BaseModel):
         status: where it is; the runner's view, without `cancelling`.
         outcome: how it ends, once that is decided.
         total, completed, failed: its lines, and how many have each kind of answer.
-        cancelling_at: when somebody asked to cancel it, in seconds since the epoch.
+        cancelling_at: when it was asked to be cancelled, in seconds since the epoch.
         errors: why its file was refused.
         output_file, error_file: ids of the files of answers, once they are written.
     """
@@ -247,7 +247,7 @@ def page(
 
 
 def cancel(operations: Operations, tenant: str, batch_id: str) -> Steps[RequestBatch]:
-    """Ask for a tenant's batch to be cancelled; one that has ended, or is about to, stays as it is.
+    """Ask for a tenant's batch to be cancelled; one that has ended, or is about to, doesn't change.
 
     Raises:
         BatchNotFound: the tenant has none with this id.
@@ -270,7 +270,7 @@ def _read(operations: Operations, tenant: str, ids: list[str]) -> Steps[list[Req
 
 
 def _parsed(batch_id: str, fields: Mapping[bytes, bytes], cancelled: bytes | None) -> RequestBatch | None:
-    """The batch; None where there is none, or none that can be read."""
+    """The batch; None if there is none, or it can't be read."""
     known: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
     try:
         for name in ("asked", "errors"):

@@ -1,7 +1,7 @@
 """The lines of a batch's file: checked when the batch is new, read as jobs when it runs.
 
-What is wrong with the file as such (a line that is no JSON, a `custom_id` twice, another endpoint) fails the
-batch before anything runs. What is wrong with one request's body is that line's own answer.
+A fault of the file as such (a line that isn't JSON, a repeated `custom_id`, another endpoint) fails the batch
+before anything runs. A fault in one request's body becomes that line's own answer.
 """
 
 import json
@@ -21,7 +21,7 @@ ENDPOINTS = (CHAT_URL, COMPLETIONS_URL)
 
 MOST_LINES = 50_000
 MOST_ERRORS = 100
-"""Faults of a file that are listed; reading ends at the last of them."""
+"""Maximum number of a file's faults that are listed; reading stops at the last of them."""
 
 LONGEST_ID = 512
 
@@ -31,7 +31,7 @@ _OURS = frozenset(
         *("delay_s", "deadline_s", "max_runtime_s", "max_attempts"),
     }
 )
-"""Arguments of a job that the batch decides about, and no line of it."""
+"""Arguments of a job that the batch decides, not its lines."""
 
 _MODEL = re.compile(r"[\w./-]{1,128}")
 
@@ -52,7 +52,7 @@ class Findings:
     _seen: set[str] = field(default_factory=set)
 
     def check(self, number: int, text: bytes, endpoint: str, most_bytes: int) -> None:
-        """Take one line in."""
+        """Check one line."""
         self.lines += 1
         if self.lines > MOST_LINES:
             reason = f"the file has more than {MOST_LINES} requests; split it into several batches"
@@ -80,11 +80,11 @@ class Findings:
 
     @property
     def full(self) -> bool:
-        """Whether there are so many faults that no more are looked for."""
+        """Whether there are enough faults that no more are looked for."""
         return len(self.faults) >= MOST_ERRORS or self.lines > MOST_LINES
 
     def end(self) -> None:
-        """Note what can be said only of the whole file."""
+        """Note faults of the file as a whole."""
         if not self.lines:
             self._fault("empty_file", None, "the file has no requests", None)
 
@@ -102,7 +102,7 @@ async def numbered(pieces: AsyncIterator[bytes], most_bytes: int) -> AsyncIterat
 def job_of(number: int, text: bytes, batch_id: str, asked: BatchSpec, most_bytes: int) -> Line:
     """The job of a line whose form has been checked, or why there can't be one.
 
-    The job's idempotency key is made of the batch, the line and what it asks for: whoever enqueues the line
+    The job's idempotency key is made of the batch, the line and what it asks for, so enqueueing the line
     again finds the same job.
     """
     custom_id = f"line-{number}"

@@ -1,4 +1,4 @@
-"""Runs batches: each gateway process takes some that nobody runs, and works on them until it is stopped."""
+"""Runs batches: each gateway process takes some that no other runs, and works on them until it is stopped."""
 
 import asyncio
 import logging
@@ -18,20 +18,20 @@ POLL_S = 1.0
 """How often a process with room looks for a batch."""
 
 SWEEP_S = 60.0
-"""How often contents whose time is up are looked for."""
+"""How often expired contents are looked for."""
 
 MOST_BATCHES = 8
-"""Batches that one process works on."""
+"""Maximum number of batches that one process works on."""
 
 RETRY_S = 2.0
 """Pause after trouble, before anything is tried again."""
 
 
 class BatchRunner:
-    """Takes batches and runs them, in the event loop of whoever awaits `run`.
+    """Takes batches and runs them in the event loop in which `run` is awaited.
 
     Args:
-        client, files: those of the process.
+        client, files: the process's own.
     """
 
     def __init__(self, client: AsyncClient, files: FileStore, settings: FilesSettings) -> None:

@@ -1,4 +1,4 @@
-"""One batch, taken from where it is to its end by whoever holds its lease.
+"""One batch, taken from its current state to its end by the holder of its lease.
 
 Every step can be done again: reading the file, finding the lines' jobs, joining the parts into files whose
 ids were chosen when the batch was made. So a runner that dies, or loses Redis or the store, leaves nothing to
@@ -23,7 +23,7 @@ from .record import RECORD_S, BatchStatus, RequestBatch, find, keys_of
 from .requests import Findings, numbered
 
 RENEW_S = 1.0
-"""The lease is renewed, and a cancellation noticed, this often at least."""
+"""The lease is renewed, and a cancellation noticed, at least this often."""
 
 CLEAN_UP_S = 60.0
 """How long the parts stay after a batch's end: a Redis that was killed may have forgotten the last second."""
@@ -55,11 +55,11 @@ class BatchWork:
         self._line_bytes = max(LINE_BYTES, 8 * self._operations.settings.limits.max_job_bytes)
 
     async def run(self) -> None:
-        """Do all that is left to do.
+        """Do everything that is left to do.
 
         Raises:
             LeaseLost: another runner has the batch.
-            HeadraceError: it can't go on now; somebody is to take it again later.
+            HeadraceError: it can't continue now and must be taken again later.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -80,7 +80,7 @@ class BatchWork:
             await self._note(lease_s=0)
 
     async def _to_the_end(self) -> bool:
-        """Bring the batch to its end; whether it was not there yet."""
+        """Bring the batch to its end; return whether it had not ended yet."""
         batch = await self._read()
         if batch.status is BatchStatus.VALIDATING:
             batch = await self._validate(batch)

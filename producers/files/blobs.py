@@ -14,19 +14,19 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 from ...schemas.errors import FilesUnavailable
 
 PIECE_BYTES = 256 * 1024
-"""What is read at once."""
+"""Number of bytes read at once."""
 
 UPLOAD_BYTES = 5 * 2**20
 UPLOADS = 2
-"""Size of a part of a bucket's multipart upload, of which this many are under way: a file's memory is their
-product. S3 takes no smaller ones."""
+"""Size of a part in a multipart upload, and the number of parts in flight; an upload takes their product of
+memory. S3 accepts no smaller parts."""
 
 RETRY = timedelta(seconds=30)
-"""How long a bucket that doesn't answer is asked again."""
+"""How long requests to a bucket that doesn't answer are retried."""
 
 
 class Blobs:
-    """Contents by path. An object appears whole when all of it has been written, or not at all.
+    """Contents by path. An object appears when all of it has been written, or not at all.
 
     Args:
         url: `file:///folder`, or `s3://bucket/prefix` with credentials from the environment.
@@ -73,7 +73,7 @@ class Blobs:
                 yield bytes(piece)
 
     async def delete(self, paths: Iterable[str]) -> None:
-        """Delete objects; those that aren't there are as good as deleted.
+        """Delete objects; those that don't exist count as deleted.
 
         Raises:
             FilesUnavailable: they can't be deleted.

@@ -1,4 +1,4 @@
-"""The records of files: what is known of each, which tenant's it is, and when it goes."""
+"""The records of files: what is known about each, which tenant owns it, and when it expires."""
 
 import time
 import unicodedata
@@ -22,7 +22,7 @@ class StoredFile(BaseModel):
 
     Attributes:
         id: `file-<ULID>`.
-        tenant: whose it is.
+        tenant: the tenant that owns it.
         bytes: its size.
         created_at: seconds since the epoch, like `expires_at`.
         filename: the name that it was uploaded under, without folders and control characters.
@@ -73,7 +73,7 @@ def path_of(file_id: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """The last part of a path that somebody gave, without what could confuse a terminal or a header."""
+    """The last part of a user's path, without characters that could confuse a terminal or a header."""
     last = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(each for each in last if unicodedata.category(each)[0] != "C").strip()
     return kept[:LONGEST_NAME] if kept.strip(".") else "file"
@@ -85,7 +85,7 @@ def keys_of(operations: Operations) -> FileKeys:
 
 
 def announce(operations: Operations, tenant: str, file_id: str, seconds: float) -> Steps[None]:
-    """Note that a content is about to be written, so that it is deleted should its record never be."""
+    """Note that a content is about to be written, so that it is deleted if its record never is."""
     due_ms = int(1000 * (time.time() + seconds))
     yield from operations.send(Write((("ZADD", keys_of(operations).expiry, due_ms, f"{tenant}:{file_id}"),)))
 
@@ -186,7 +186,7 @@ def gone(operations: Operations, tenant: str, file_id: str) -> Steps[None]:
 
 
 def _parsed(text: bytes | None) -> StoredFile | None:
-    """The record; None where there is none, or none that can be read."""
+    """The record; None if there is none, or it can't be read."""
     try:
         return StoredFile.model_validate_json(text) if text else None
     except ValidationError:

@@ -1,7 +1,7 @@
-"""Files of tenants: uploaded in pieces, read in pieces, listed, deleted, and gone when their time is up.
+"""Files of tenants: uploaded and read in pieces, listed, deleted, and dropped when they expire.
 
-A content is named in `expiry` before its first byte is written, and its record is saved after the last. So
-whatever dies in between leaves a content that is deleted later, and never a record without its content.
+A content is named in `expiry` before its first byte is written, and its record is saved after the last. So a
+process that dies in between leaves a content that is deleted later, but never a record without its content.
 """
 
 from collections.abc import AsyncIterator
@@ -20,14 +20,14 @@ UPLOAD_S = 6 * 3600.0
 """An upload that takes longer may lose what it has written."""
 
 SWEEP_FILES = 100
-"""Contents deleted in one sweep."""
+"""Number of contents deleted in one sweep."""
 
 LEAST_KEPT_S, MOST_KEPT_S = 3600, 30 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A content in the store, of which no record tells yet."""
+    """A content in the store that has no record yet."""
 
     tenant: str
     file_id: str
@@ -66,9 +66,9 @@ class FileStore:
         """Write a content, to `keep` or `discard`.
 
         Args:
-            tenant: whose it is.
+            tenant: the tenant that owns it.
             pieces: the content; it is never held whole.
-            file_id: the file's id, where the caller has made it; an earlier file with this id is replaced.
+            file_id: the file's id, if the caller chooses it; an earlier file with this id is replaced.
             most_bytes: its maximum size; by default no limit.
 
         Raises:
@@ -95,8 +95,8 @@ class FileStore:
         """Make what was written a file.
 
         Args:
-            written: what `write` gave.
-            filename: the name that somebody gave it.
+            written: what `write` returned.
+            filename: the name that its uploader gave it.
             purpose: one of `PURPOSES`.
             kept_s: when it expires; by default, and at most, after `file_retention_s`.
 
@@ -113,7 +113,7 @@ class FileStore:
         return file
 
     async def discard(self, written: Written) -> None:
-        """Delete what was written and isn't to be a file.
+        """Delete what was written but shouldn't become a file.
 
         Raises:
             FilesUnavailable: it can't be deleted now; it will be later.
@@ -166,7 +166,7 @@ class FileStore:
         await self._delete_content(tenant, file.id)
 
     async def sweep(self) -> int:
-        """Delete the contents whose time is up; how many."""
+        """Delete the contents that have expired; return how many."""
         due = await self._run(record.due(self._operations, SWEEP_FILES))
         for tenant, file_id in due:
             await self._delete_content(tenant, file_id)

@@ -1,1 +1,1 @@
-"""The HTTP gateway: OpenAI's API over the queue, by a process without state of its own."""
+"""The HTTP gateway: OpenAI's API over the queue, served by a process without state of its own."""

@@ -1,4 +1,4 @@
-"""Who asks, and what they may."""
+"""Who sends a request, and what they may do."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,9 +23,9 @@ class Access:
 
     Attributes:
         tenant: whose jobs, responses, files and batches it sees.
-        models: the models that it may use; None is all.
+        models: the models that it may use; None means all.
         classes: the job classes that it may use.
-        webhook_hosts: the hosts that its webhooks may go to; None is all.
+        webhook_hosts: the hosts that its webhooks may go to; None means all.
         operator: whether it may see and do what operators do.
     """
 

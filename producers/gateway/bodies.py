@@ -10,7 +10,8 @@ from ...schemas.plain_json import check_json
 from .errors import Refusal
 
 SMALL_BYTES = 32 * 2**10
-"""A body up to this size is read at once; a larger one in a thread, so that others needn't wait for it."""
+"""A body up to this size is read at once; a larger one in a thread, so that other requests don't wait for
+it."""
 
 
 def body_of(*required: str) -> dict[str, Any]:
@@ -24,7 +25,8 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The request's body, a JSON object.
 
     Raises:
-        Refusal: it isn't one, or it can't be handed on: too deep, a number too long, half a character.
+        Refusal: it isn't one, or it can't be passed on: it is too deep, or has too long a number or half a
+            character.
     """
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json":

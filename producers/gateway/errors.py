@@ -20,7 +20,7 @@ from ...schemas.errors import (
 from ..openai.errors import error_body, openai_error
 
 RETRY_S = 2
-"""When to try again while Redis is away."""
+"""After how many seconds to try again while Redis can't be reached."""
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
@@ -65,7 +65,7 @@ def not_found(what: str, name: str) -> Refusal:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """How an error is answered. Whatever isn't foreseen is a 500 that says nothing about it."""
+    """The answer to an error. An unforeseen one is a 500 that says nothing about it."""
     match error:
         case Refusal():
             return error

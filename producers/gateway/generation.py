@@ -1,7 +1,7 @@
 """A chat completion or a completion as jobs: enqueued, streamed, resumed, awaited.
 
-A stream's events are a function of its jobs' token logs, and each names its place there. A client that comes
-back with the last one's id, here or at another gateway, gets exactly the events after it.
+A stream's events depend only on its jobs' token logs, and each names its place there. A client that returns
+with the id of the last one, to this gateway or another, gets exactly the events after it.
 """
 
 import json
@@ -30,26 +30,26 @@ DONE = event("[DONE]")
 CUT = STOPPED + event(
     json.dumps(Refusal(503, "The gateway is stopping; send the request again.", code="gateway_stopping").body)
 )
-"""Clients that know nothing of `Last-Event-ID` must not take a stream that was cut for a whole one."""
+"""Clients that don't know `Last-Event-ID` must not mistake a stream that was cut for a complete one."""
 
 
 class ChoiceEvents(Protocol):
     """The objects of one choice's stream; see `producers/openai`."""
 
     def start(self) -> list[dict[str, Any]]:
-        """Before any token."""
+        """The objects before any token."""
         ...
 
     def chunk(self, chunk: Chunk, /) -> list[dict[str, Any]]:
-        """For a chunk of the job's stream."""
+        """The objects for a chunk of the job's stream."""
         ...
 
     def end(self, result: JobResult, /) -> list[dict[str, Any]]:
-        """After the last token."""
+        """The objects after the last token."""
         ...
 
     def failed(self, error: HeadraceError, /) -> list[dict[str, Any]]:
-        """When the job did not succeed."""
+        """The objects at the end of a job that didn't succeed."""
         ...
 
 
@@ -60,7 +60,7 @@ class Generation:
     Attributes:
         gateway: the process that answers.
         jobs: one for each choice.
-        keep: whether they go on when the client goes away.
+        keep: whether they continue when the client goes away.
     """
 
     gateway: Gateway
@@ -68,7 +68,7 @@ class Generation:
     keep: bool
 
     async def cancel(self) -> None:
-        """Cancel what nobody wants any more."""
+        """Cancel jobs that no client wants any more."""
         if not self.keep:
             await cancel_all(self.jobs)
 
@@ -76,8 +76,8 @@ class Generation:
         """The results, for as long as the client waits.
 
         Raises:
-            ClientGone: it is gone.
-            Refusal, HeadraceError: there is none.
+            ClientGone: the client has disconnected.
+            Refusal, HeadraceError: there is no result.
         """
         wait_s = self.gateway.settings.gateway_wait_s
         try:
@@ -94,7 +94,7 @@ class Generation:
             return Response(status_code=499)
 
     async def stream(self, request: Request, shapes: Sequence[ChoiceEvents]) -> Response:
-        """The answer as a stream, from where the client was."""
+        """The answer as a stream, continued from where the client was."""
         after = StreamPlace.of(request)
         events = answer_events(self.jobs, shapes, after)
         return await EventStream(self.gateway, events, self.cancel, CUT).begin()
@@ -105,11 +105,11 @@ async def begin(
 ) -> Generation:
     """Enqueue the jobs of one request.
 
-    With an `Idempotency-Key` a repeated request finds the first one's jobs, so they are kept as those of
-    `store` are, should the client go away.
+    With an `Idempotency-Key`, a repeated request finds the first one's jobs, so these are kept if the client
+    goes away, like those of `store`.
 
     Raises:
-        Refusal, HeadraceError: they can't be enqueued; none of them is left.
+        Refusal, HeadraceError: they can't all be enqueued; none of them is left.
     """
     gateway = Gateway.of(request)
     key = request.headers.get("idempotency-key")
@@ -127,7 +127,7 @@ async def begin(
 
 
 async def cancel_all(jobs: Sequence[AsyncJobHandle]) -> None:
-    """Cancel jobs, those that have ended excepted."""
+    """Cancel the jobs that have not ended."""
     for job in jobs:
         try:
             await job.cancel()
@@ -137,7 +137,7 @@ async def cancel_all(jobs: Sequence[AsyncJobHandle]) -> None:
 
 @dataclass(slots=True)
 class _ChoiceReader:
-    """One choice's events and their places."""
+    """One choice's events, with their places."""
 
     job: AsyncJobHandle
     shape: ChoiceEvents
@@ -177,11 +177,11 @@ async def answer_events(
     named: bool = False,
     last: bytes = DONE,
 ) -> Events:
-    """The events of all choices, one choice after the other: they are all computed meanwhile.
+    """The events of all choices, one choice after the other, while all of them are computed.
 
     Args:
         jobs: a job for each choice.
-        shapes: what each choice's events look like.
+        shapes: the form of each choice's events.
         after: send only what comes after this place.
         named: name each event by its object's `type`.
         last: what comes after the last event.

@@ -1,4 +1,4 @@
-"""What holds for every request: its id, the size of its body, the headers of its response, its log line.
+"""What applies to every request: its id, the size of its body, the headers of its response, its log line.
 
 It is the outermost part of the app, so an error that nothing else has handled is answered here, with a body
 that says nothing about it.

@@ -1,4 +1,4 @@
-"""Jobs on behalf of a caller: what its key allows, and that nobody reaches another tenant's."""
+"""Jobs on behalf of a caller: it can do what its key allows, and never reaches another tenant's jobs."""
 
 from collections.abc import Sequence
 
@@ -56,7 +56,7 @@ async def status_of(gateway: Gateway, caller: Access, job_id: str, kind: str = "
     """Where the caller's job is.
 
     Raises:
-        Refusal: there is none of that id, or it is another tenant's: the answer is the same.
+        Refusal: there is no such job, or it belongs to another tenant; the answer is the same.
     """
     try:
         status = await gateway.client.job(job_id).status()

@@ -9,11 +9,11 @@ from .auth import Access
 from .state import Gateway
 
 UNLIMITED_S = 5.0
-"""How long a tenant without rates is taken to have none."""
+"""How long a tenant without rates is assumed to have none."""
 
 
 async def note_limits(request: Request, caller: Access, model: str) -> None:
-    """Have the response say what is left; nothing for a tenant without rates."""
+    """Add to the response what is left; nothing for a tenant without rates."""
     gateway = Gateway.of(request)
     now = time.monotonic()
     if gateway.unlimited.get(caller.tenant, 0.0) > now:

@@ -1,7 +1,7 @@
 """HTTP/1.1 with bounds on what one connection may take: time for headers and body, memory, unread answers.
 
-uvicorn bounds none of these. A client that sends its headers a byte at a time, or never reads its answer,
-would hold a connection and what is buffered for it for ever.
+uvicorn bounds none of these: a client that sends its headers byte by byte, or never reads its answer, would
+hold a connection and what is buffered for it forever.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from .errors import Refusal
 
 MAX_PIPELINED = 16
-"""Requests of one connection that may wait for the answer before theirs."""
+"""Maximum number of requests on one connection that wait for the answers before theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,13 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError
 
     def on_headers_complete(self) -> None:
-        """The headers are whole; from now on the body is awaited."""
+        """The headers are complete; from now on the body is awaited."""
         self._header_bytes, self._receiving = 0, True
         self._expect(self.bounds.body_s)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is whole."""
+        """The body is complete."""
         self._receiving = False
         self._expect(None)
         super().on_message_complete()
@@ -121,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread(self.bounds.write_s)
 
     def resume_writing(self) -> None:
-        """The client has read on."""
+        """The client has continued reading."""
         super().resume_writing()
         self._unread(None)
 

@@ -12,7 +12,7 @@ ASK_S = 1.5
 
 
 async def ready(gateway: Gateway) -> Report:
-    """What prevents requests from being served; nothing that an outsider shouldn't know."""
+    """What prevents requests from being served, without anything that an outsider shouldn't know."""
     if gateway.draining.is_set():
         return Report(["the gateway is stopping"])
     try:
@@ -32,7 +32,7 @@ class LoopHealth:
     loop: asyncio.AbstractEventLoop
 
     def live(self) -> Report:
-        """Whether the loop turns."""
+        """Whether the event loop runs."""
 
         async def turn() -> Report:
             return Report()

@@ -29,7 +29,7 @@ from .readiness import LoopHealth
 from .state import Gateway
 
 END_S = 5.0
-"""How long streams and answers have to end once they are told to; whatever is left is cut off."""
+"""How long streams and answers have to end once they are told to; the rest are cut off."""
 
 BACKLOG = 2048
 
@@ -103,10 +103,10 @@ def make_server(app: FastAPI) -> GatewayServer:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """A socket that listens on this address.
 
     Raises:
-        BadSetting: nobody can listen there.
+        BadSetting: listening there is impossible.
     """
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -1,8 +1,8 @@
-"""Server-sent events that a client can resume, and that no client can make grow.
+"""Server-sent events that a client can resume, and that no client can make pile up.
 
-An event is sent when the connection has taken the one before, so what a slow client hasn't read waits in
+An event is sent once the connection has taken the one before, so what a slow client hasn't read waits in
 Redis. A silent stream carries comments. A response ends when its events do, when the client is gone, or when
-the gateway stops; the last with a comment, and the client continues at another gateway.
+the gateway stops; in the last case with a comment, and the client continues at another gateway.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def event(data: str, *, event_id: object = None, name: str | None = None) -> byt
 
 @dataclass(frozen=True, slots=True, order=True)
 class StreamPlace:
-    """How far a reader has come: a number of tokens, then of the events after the last token.
+    """How far a reader has come: the number of tokens, then of events after the last token.
 
     As an event's id it is written `17`, or `17-1` after the last token.
     """
@@ -54,10 +54,10 @@ class StreamPlace:
 
     @classmethod
     def of(cls, request: Request) -> Self | None:
-        """What the request's `Last-Event-ID` says; None if it begins at the beginning.
+        """The place that the request's `Last-Event-ID` names; None if it has none.
 
         Raises:
-            Refusal: it is no id of ours.
+            Refusal: it isn't the id of such an event.
         """
         given = request.headers.get("last-event-id")
         if given is None:
@@ -75,7 +75,7 @@ class EventStream(Response):
     Args:
         events: the events; they may raise before the first, and not after it.
         gone: what to do when the client goes away before the end.
-        cut: what to send last when the gateway stops.
+        cut: what to send last if the gateway stops.
     """
 
     media_type = "text/event-stream"
@@ -96,10 +96,10 @@ class EventStream(Response):
         self._stopped = False
 
     async def begin(self) -> Self:
-        """Wait a moment for the first event, whose error is then an error of the request.
+        """Wait a moment for the first event, so that its error becomes an error of the request.
 
         Raises:
-            Exception: what the events raised instead of a first one.
+            Exception: raised by the events instead of a first one.
         """
         self._first = asyncio.ensure_future(anext(self._events))
         try:
@@ -157,7 +157,7 @@ class EventStream(Response):
         await put(b"", more=False)
 
     async def _watch(self, receive: Receive, send: Send) -> None:
-        """Return when the client is gone; meanwhile break silences."""
+        """Return when the client is gone; until then, break silences."""
         while True:
             try:
                 async with asyncio.timeout(self._gateway.settings.gateway_ping_s):
@@ -181,7 +181,7 @@ class EventStream(Response):
 
 
 async def _end(task: asyncio.Task[object]) -> None:
-    """Cancel a task and wait for its end, whatever that is; its error is raised unless it was cancelled."""
+    """Cancel a task and wait for its end; raise its error, unless it was cancelled."""
     task.cancel()
     with suppress(asyncio.CancelledError, StopAsyncIteration):
         await task

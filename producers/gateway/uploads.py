@@ -1,4 +1,4 @@
-"""An uploaded file on its way to the store: a multipart form, read piece by piece and never held."""
+"""An uploaded file on its way to the store: a multipart form, read piece by piece and never held whole."""
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, cast
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 MOST_PARTS = 16
 MOST_FIELD_BYTES = 4096
-"""Bounds of what a form holds besides its file."""
+"""Bounds of what a form contains besides its file."""
 
 
 class UploadForm:
-    """The form of `POST /v1/files`. Once `pieces` has come to its end, all of it is known.
+    """The form of `POST /v1/files`. Once `pieces` has ended, all of it is known.
 
     Attributes:
         fields: its fields by name.
@@ -61,7 +61,7 @@ class UploadForm:
         """Yield the file's content.
 
         Raises:
-            Refusal: it isn't a form, or not one with one file.
+            Refusal: it isn't a form with exactly one file.
         """
         try:
             async for chunk in self._stream():

@@ -1,4 +1,4 @@
-"""Waiting for an answer that isn't streamed, for as long as somebody wants it."""
+"""Waiting for an answer that isn't streamed, for as long as its client wants it."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -17,10 +17,10 @@ class ClientGone(Exception):
 
 
 async def while_connected(request: Request, wanted: Coroutine[Any, Any, T]) -> T:
-    """The result of `wanted`, unless the client goes away or the gateway must stop before it is there.
+    """The result of `wanted`, unless the client goes away or the gateway must stop first.
 
     Raises:
-        ClientGone: nobody waits for it any more.
+        ClientGone: the client no longer waits for it.
         Refusal: 503; the client finds another gateway.
     """
     gateway = Gateway.of(request)

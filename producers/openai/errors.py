@@ -1,6 +1,6 @@
-"""Errors as OpenAI's API writes them, of which its clients make their own exceptions.
+"""Errors as OpenAI's API writes them, which its clients turn into their own exceptions.
 
-Nothing here quotes what a client has no business with: other tenants, hosts, or what broke inside.
+Nothing here quotes what doesn't concern a client: other tenants, hosts, or what broke inside.
 """
 
 from typing import Any

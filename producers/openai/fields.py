@@ -18,7 +18,7 @@ TIERS = {"flex": "batch", "priority": "interactive", "fast": "interactive"}
 """OpenAI's service tiers and the class of the jobs that serve them."""
 
 USUAL_TIERS = ("auto", "default")
-"""Tiers that leave the class of a job to whoever runs the server."""
+"""Tiers that leave the class of a job to the operator of the server."""
 
 UNSET: Mapping[str, tuple[object, ...]] = {"stop": ([], ""), "tools": ([],), "top_k": (-1,)}
 """Values of fields that are honoured at any other, which clients send for null."""

@@ -1,4 +1,4 @@
-"""The form in which a client wants its answer, which is none of a job's business."""
+"""The form in which a client wants its answer, which doesn't concern the job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""vLLM's additions to OpenAI's requests, which people's clients send to any server but OpenAI's."""
+"""vLLM's additions to OpenAI's requests, which clients send to any server but OpenAI's."""
 
 VLLM_PASSED = frozenset(
     {

@@ -1,1 +1,1 @@
-"""The console: one page for operators, and what it shows and asks for."""
+"""The console: one page for operators, with what it shows and what it can ask for."""

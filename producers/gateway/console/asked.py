@@ -1,4 +1,4 @@
-"""What an operator's page may ask for, as JSON bodies."""
+"""What an operator's page can ask for, as JSON bodies."""
 
 from typing import Annotated, TypeVar
 
@@ -20,7 +20,7 @@ class ConsoleRequest(BaseModel):
 
 
 class LetterAsked(ConsoleRequest):
-    """A dead letter, which need not exist any more."""
+    """A dead letter, which may no longer exist."""
 
     entry: Annotated[str, Field(pattern=r"^[0-9]{1,20}-[0-9]{1,20}$")]
     model: Name

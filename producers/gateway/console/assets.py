@@ -1,4 +1,4 @@
-"""The page's files, read once and served from memory: a name that isn't one of them is no URL."""
+"""The page's files, read once and served from memory; no other names have a URL."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""What open pages are shown, read from Redis once for all pages of a process, and only while one is open.
+"""What open pages show, read from Redis once for all pages of a process, and only while one is open.
 
-It is shown in sections. A page gets each section when it opens, and again when the section has changed; what
-a slow page missed in between is skipped.
+It consists of sections. A page gets each section when it opens and whenever it has changed; a slow page skips
+what it missed in between.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ class Source:
     """Where sections come from.
 
     Attributes:
-        name: what is read, for a reader's eyes.
-        read: gives sections by name, ready for JSON.
-        every: it is read in one of so many rounds.
+        name: what is read, for display.
+        read: returns sections by name, ready for JSON.
+        every: it is read once in this many rounds.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Dashboard:
     """The sections, kept up to date while a page is open.
 
     Args:
-        sources: where they come from. While one fails, its sections stay as they are, and the section
-            `errors` says why.
-        once: sections that a page gets when it opens, and not again.
+        sources: where they come from. While one fails, its sections don't change, and the section `errors`
+            says why.
+        once: sections that a page only gets when it opens.
     """
 
     def __init__(self, sources: Sequence[Source], once: frozenset[str] = frozenset()) -> None:
@@ -56,12 +56,12 @@ class Dashboard:
         return len(self._pages)
 
     def refresh(self) -> None:
-        """Read everything at once: something was changed."""
+        """Read everything now, because something was changed."""
         self._round = 0
         self._soon.set()
 
     async def changes(self) -> AsyncGenerator[tuple[str, str]]:
-        """The sections as name and JSON: all at first, then those that change."""
+        """Yield the sections as name and JSON: first all, then those that change."""
         news = asyncio.Event()
         if not self._pages:
             self._sections.clear()  # of an earlier page

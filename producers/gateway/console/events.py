@@ -15,16 +15,16 @@ PING = b": still here\n\n"
 
 
 async def dashboard_events(dashboard: Dashboard) -> AsyncGenerator[bytes]:
-    """A section each, named by the event, when it changes."""
+    """One section per event, which names it, whenever it changes."""
     async with aclosing(dashboard.changes()) as changes:
         async for name, body in changes:
             yield f"event: {name}\ndata: {body}\n\n".encode()
 
 
 async def job_events(job: AsyncJobHandle, from_offset: int) -> AsyncGenerator[bytes]:
-    """A job's text from a token on: each event's id is the number of tokens by then. The last one is `end`.
+    """A job's text from a token on; each event's id is the number of tokens so far. The last one is `end`.
 
-    While Redis is away they break off without an end, and the page asks for what is left.
+    While Redis is away, they break off without an end, and the page asks for the rest.
     """
     offset = from_offset
     try:

@@ -1,7 +1,7 @@
 """Throughput, time to first token and time between tokens, found by looking at jobs once a second.
 
-A job's record says when its first token came and how many it has, so what a round adds is what has changed
-since the last one: exact for every job that is looked at, however short it is.
+A job's record says when its first token came and how many it has, so a round adds what has changed since the
+last one: this is exact for every job that is looked at, however short it is.
 """
 
 import time
@@ -14,7 +14,7 @@ from typing import Any
 from ....schemas.events import JobState, JobStatus
 
 WINDOW_S = 15.0
-"""The medians are those of this long: single seconds would jump about."""
+"""The medians cover this many seconds; those of single seconds would jump about."""
 
 KEPT_S = 300.0
 """How far back the plots go."""
@@ -65,7 +65,7 @@ class Rates:
         }
 
     def _note(self, job: JobStatus, before: _Seen | None, now: float) -> int:
-        """Note a job as it is; gives how many tokens it has more than before."""
+        """Note a job's state; return how many more tokens it has than before."""
         seen = self._seen[job.job_id] = _Seen(job.offset, now, job.restarts)
         if self._last is None:
             return 0  # nobody knows what came before the first look
@@ -93,7 +93,7 @@ _SHOWN = {"job_id", "model", "job_class", "tenant", "offset", "attempts", "worke
 
 
 def union(*lists: Iterable[JobStatus]) -> list[JobStatus]:
-    """Each job once, as it is in the first list that has it."""
+    """Each job once, from the first list that contains it."""
     found: dict[str, JobStatus] = {}
     for job in chain(*lists):
         found.setdefault(job.job_id, job)

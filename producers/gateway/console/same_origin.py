@@ -1,4 +1,4 @@
-"""Which pages a browser may call the console from: its own alone, whatever it has opened beside it."""
+"""Which pages a browser may call the console from: only its own, no matter what else is open."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ from ..state import Gateway
 
 
 def check_origin(request: Request) -> None:
-    """Refuse what a page from elsewhere has a browser send.
+    """Refuse requests that a page from elsewhere makes a browser send.
 
     Without API keys the address is all that protects the console, so a page must not reach it under a name
     that leads here either: the host has to be a loopback address.

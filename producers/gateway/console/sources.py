@@ -11,16 +11,16 @@ from .dashboard import Dashboard, Source
 from .rates import Rates, union
 
 LETTERS = DELIVERIES = 50
-"""The newest of each that are shown."""
+"""How many of each are shown, the newest ones."""
 
 RUNNING, NEWEST = 300, 500
-"""How many running and how many of the newest jobs are looked at in a round."""
+"""How many running jobs, and how many of the newest ones, are looked at in a round."""
 
 NEWEST_S = 120.0
-"""An older job that isn't running any more has nothing new to tell."""
+"""A job that is older than this and no longer runs has nothing new to report."""
 
 RARELY = 3
-"""What changes rarely is read in one of so many rounds."""
+"""What changes rarely is read once in this many rounds."""
 
 
 def dashboard_of(client: AsyncClient) -> Dashboard:

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`, and `GET` of one that was asked for before."""
+"""`POST /v1/chat/completions`, and `GET` of an earlier one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 ID = "chatcmpl-"
 
 USUAL_MAX_TOKENS = 4096
-"""For a model whose context nobody knows."""
+"""Used for a model whose context isn't known."""
 
 
 @router.post("", summary="Answer a chat, streamed or whole", openapi_extra=body_of("messages", "model"))

@@ -17,7 +17,7 @@ from ..bodies import body_of, read_json
 from ..generation import begin
 
 USAGE = 1
-"""Where the count of tokens comes among the events of an end."""
+"""The place of the token count among the events at the end."""
 
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 

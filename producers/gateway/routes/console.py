@@ -1,4 +1,4 @@
-"""`/console`: the page, what it shows, and what an operator does there."""
+"""`/console`: the page, what it shows, and what an operator can do there."""
 
 from collections.abc import AsyncGenerator
 from typing import Annotated
@@ -43,7 +43,7 @@ def _asset(request: Request, name: str) -> Response:
 
 
 async def _admin(request: Request, _: Operator) -> AsyncAdmin:
-    """What operators do, for a caller who is one and asks from the page itself.
+    """What operators can do, for a caller that is one and asks from the page itself.
 
     Raises:
         Refusal: 401 or 403.
@@ -123,6 +123,6 @@ async def drain(request: Request, admin: OperatorAdmin) -> Response:
 
 
 def _done(request: Request, name: str) -> Response:
-    """The id of what was changed, which open pages are shown at once."""
+    """The id of what was changed, which open pages show at once."""
     _dashboard(request).refresh()
     return JSONResponse({"id": name})

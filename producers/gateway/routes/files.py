@@ -1,4 +1,4 @@
-"""`/v1/files`: what batches read and write."""
+"""`/v1/files`: the files that batches read and write."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal

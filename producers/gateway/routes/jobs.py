@@ -1,4 +1,4 @@
-"""Native jobs: `POST /v1/jobs`, and what became of one."""
+"""Native jobs: `POST /v1/jobs`, and the state of one."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ async def get_model(model: str, request: Request, caller: Caller) -> dict[str, A
 
 
 def _body(model: ModelInfo) -> dict[str, Any]:
-    """OpenAI's four fields, and vLLM's `max_model_len`. Nobody knows when a model was made."""
+    """OpenAI's four fields, and vLLM's `max_model_len`. It isn't known when a model was made."""
     return {
         "id": model.id,
         "object": "model",
