@@ -1,7 +1,7 @@
 """API keys of the gateway, as they are shown once and as they are stored.
 
-A key is `hr_<id>_<secret>`. The id finds its record; of the secret only a keyed hash is kept, so what is in
-Redis opens nothing. The hash's own key is made at the first use.
+A key is `hr_<id>_<secret>`. The id finds its record; only a keyed hash of the secret is kept, so what is in
+Redis opens nothing. The key of this hash is made at its first use.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class ApiKey(BaseModel):
 
 
 class NewApiKey(ApiKey):
-    """An API key as it is given to its owner, once.
+    """An API key as it is given to its owner, only once.
 
     Attributes:
         key: the whole key; it can't be read again.
@@ -67,17 +67,17 @@ class NewApiKey(ApiKey):
 
 
 class StoredApiKey(ApiKey):
-    """An API key as it is in Redis.
+    """An API key as it is stored in Redis.
 
     Attributes:
-        hash: of its secret.
+        hash: the hash of its secret.
     """
 
     hash: Annotated[str, Field(repr=False)]
 
     @classmethod
     def read(cls, record: bytes | str | None) -> Self | None:
-        """The record, if there is one that can be read."""
+        """The record, if there is one and it can be read."""
         try:
             return None if record is None else cls.model_validate_json(record)
         except ValidationError:
@@ -88,21 +88,21 @@ class StoredApiKey(ApiKey):
         return self.model_dump_json(exclude_defaults=True, exclude={"used_ms"})
 
     def opens(self, secret: str, hash_key: bytes) -> bool:
-        """Whether this is its secret, found out in a time that says nothing about it."""
+        """Whether this is its secret, compared in constant time."""
         return hmac.compare_digest(self.hash, hash_of(secret, hash_key))
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expires_ms is not None and now_ms() >= self.expires_ms
 
     def public(self, used_ms: int | None = None) -> ApiKey:
-        """What may be shown of it."""
+        """The part of it that may be shown."""
         return ApiKey(**self.model_dump(exclude={"hash", "used_ms"}), used_ms=used_ms)
 
 
 NOBODY = StoredApiKey(id="", tenant="nobody", created_ms=0, hash="0" * 64)
-"""Compared with where there is no such key, so that a wrong id takes as long as a wrong secret."""
+"""Used for comparison if there is no such key, so that a wrong id takes as long as a wrong secret."""
 
 
 def make_key(
@@ -133,7 +133,7 @@ def make_key(
 
 
 def split_key(text: str) -> tuple[str, str] | None:
-    """A key's id and secret; None if it is none of ours."""
+    """A key's id and secret; None if it doesn't have the form of a key."""
     match = _KEY.fullmatch(text)
     return None if match is None else (match[1], match[2])
 
@@ -144,7 +144,7 @@ def hash_of(secret: str, hash_key: bytes) -> str:
 
 
 def read_keys(records: Mapping[bytes, bytes], used: Mapping[bytes, bytes]) -> list[ApiKey]:
-    """The keys in Redis, the newest first; unreadable ones are left out."""
+    """The keys in Redis, newest first; unreadable ones are left out."""
     found = [(key, used.get(name)) for name, record in records.items() if (key := StoredApiKey.read(record))]
     public = [key.public(None if at is None else int(at)) for key, at in found]
     return sorted(public, key=lambda key: key.created_ms, reverse=True)

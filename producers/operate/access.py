@@ -22,7 +22,7 @@ USE_MS = 60_000
 
 
 def list_api_keys(operations: Operations) -> Steps[list[ApiKey]]:
-    """Every key, the newest first."""
+    """All keys, newest first."""
     names = _KeyNames(operations)
     records, used = yield from operations.send(Read((("HGETALL", names.keys), ("HGETALL", names.used))))
     return read_keys(records, used)
@@ -35,7 +35,7 @@ def create_api_key(operations: Operations, fields: dict[str, object]) -> Steps[N
         BadPolicy: naming the first field that is wrong.
     """
     names = _KeyNames(operations)
-    # What was there before is kept: two that make the first key at once agree on one.
+    # An existing one is kept, so that two processes that make the first key at once agree on one.
     commands = (("SET", names.hash_key, token_hex(32), "NX"), ("GET", names.hash_key))
     _, hash_key = yield from operations.send(Write(commands))
     shown, stored = make_key(bytes.fromhex(hash_key.decode()), **fields)  # type: ignore[arg-type]
@@ -44,10 +44,10 @@ def create_api_key(operations: Operations, fields: dict[str, object]) -> Steps[N
 
 
 def revoke_api_key(operations: Operations, key_id: str) -> Steps[ApiKey]:
-    """Revoke a key, for every gateway at once; what it was.
+    """Revoke a key for every gateway at once; return what it was.
 
     Raises:
-        BadPolicy: there is no key of that id.
+        BadPolicy: there is no key with this id.
     """
     names = _KeyNames(operations)
     (record,) = yield from operations.send(Read((("HGET", names.keys, key_id),)))
@@ -59,10 +59,10 @@ def revoke_api_key(operations: Operations, key_id: str) -> Steps[ApiKey]:
 
 
 def check_api_key(operations: Operations, text: str) -> Steps[ApiKey]:
-    """The key that this text is; its use is recorded.
+    """The key with this text; its use is recorded.
 
     Raises:
-        Unauthorized: it is none, it was revoked, or its time is over. The message doesn't say which.
+        Unauthorized: there is none, or it was revoked or has expired. The message doesn't say which.
     """
     names = _KeyNames(operations)
     key_id, secret = split_key(text) or ("", "")

@@ -277,8 +277,8 @@ class Admin:
     ) -> JobPage:
         """Some jobs of a model, or of all models: the newest first, as many as match the filters.
 
-        A call looks at 10,000 jobs at most, so a page may be short, or even empty, and not be the last:
-        read on until its `cursor` is None.
+        A call looks at no more than 10,000 jobs, so a page may be short or even empty without being the last:
+        continue until its `cursor` is None.
 
         Args:
             model: only jobs of this model.
@@ -301,9 +301,9 @@ class Admin:
     def retry(self, job_id: str) -> str:
         """Enqueue again what a failed, cancelled or expired job asked for; returns the new job's id.
 
-        The new job starts from scratch, without delay, and its status names the old one as `retry_of`. Asking
-        for the same job again within a day returns the same new one. A Celery task that the old job
-        completed stays as it is. A dead letter is requeued instead, which continues it.
+        The new job starts from scratch, without delay, and its status names the old one as `retry_of`.
+        Retrying the same job again within a day returns the same new one. A Celery task that the old job
+        completed doesn't change. A dead letter is requeued instead, which continues it.
 
         Raises:
             JobNotFound: there is no such job, or its retention has ended.
@@ -321,8 +321,8 @@ class Admin:
     ) -> None:
         """Start no more jobs of a model, or of one class or tenant of it, until `resume`.
 
-        Jobs may still be enqueued. Jobs that have begun continue, also on another worker; delays and
-        deadlines run on.
+        Jobs can still be enqueued, jobs that have started continue, even on another worker, and delays and
+        deadlines keep running.
 
         Args:
             model: the model's name.
@@ -358,8 +358,8 @@ class Admin:
     ) -> int:
         """Cancel all jobs of a model that wait now, or those of one class or tenant; returns how many.
 
-        Whoever waits for one of them, its webhook and its Celery task are told that its queue was purged.
-        Running jobs continue, and so do jobs that are enqueued meanwhile.
+        Clients that wait for one of them, its webhook and its Celery task are told that its queue was purged.
+        Running jobs, and jobs enqueued meanwhile, are not affected.
 
         Args:
             model: the model's name.
@@ -389,12 +389,13 @@ class Admin:
     def keep_response(self, job_id: str, response: StoredResponse, *, ttl_s: float) -> None:
         """Store what a gateway keeps of a response, for this many seconds.
 
-        With an `answer` it replaces one that is still stored, so what was deleted meanwhile stays so.
+        With an `answer` it only replaces one that is still stored, so one that was deleted meanwhile stays
+        deleted.
         """
         self._run(responses.keep(self._operations, job_id, response, ttl_s))
 
     def response(self, job_id: str) -> StoredResponse | None:
-        """A stored response, by its job; None if there is none, or no longer.
+        """A stored response, by its job; None if there is none, or it no longer exists.
 
         Raises:
             JobNotFound: no job can have this id.
@@ -402,7 +403,7 @@ class Admin:
         return self._run(responses.read(self._operations, job_id))
 
     def drop_response(self, job_id: str) -> bool:
-        """Delete a stored response, but not its job; whether there was one."""
+        """Delete a stored response, but not its job; return whether there was one."""
         return self._run(responses.drop(self._operations, job_id))
 
     def doctor(self, *, machine: bool = True) -> list[Finding]:

@@ -1,7 +1,7 @@
-"""Listing jobs, the newest first.
+"""Listing jobs, newest first.
 
 Each queue has an index of its jobs by when they were enqueued. A call reads a bounded number of records from
-there and says where the next one goes on, so that it is quick however many jobs there are and however few of
+there and says where the next one continues, so it is quick no matter how many jobs there are and how few of
 them are wanted.
 """
 
@@ -22,17 +22,18 @@ from .chosen import Chosen, tags_of
 from .overview import model_tags
 
 MOST_LOOKS = 10_000
-"""Records that one call looks at, in round trips of `ROUND`: less than a second, even beside other work."""
+"""Number of records that one call looks at, in round trips of `ROUND`: less than a second, even beside other
+work."""
 
 ROUND = 500
-"""Records read in one round trip."""
+"""Number of records read in one round trip."""
 
 _CURSOR = re.compile(r"(\d{1,16})/([0-9a-z]{26}\.\d{1,4}\.[A-Za-z0-9_.~-]{1,128})")
 _SHOWN = (
     *("state", "class", "tenant", "offset", "attempts", "worker", "fingerprint", "restarts", "retry_of"),
     *("enqueued_ms", "started_ms", "first_token_ms", "finished_ms", "error", "metadata"),
 )
-"""Not the spec and the result, which may be large."""
+"""The fields that are read: not the spec and the result, which may be large."""
 
 
 class JobPage(BaseModel):
@@ -41,7 +42,7 @@ class JobPage(BaseModel):
     Attributes:
         jobs: the jobs, the newest first.
         cursor: where the next page begins, for another call with the same filters; None after the last page.
-            A page may be short, or empty, and not be the last.
+            A page may be short or empty without being the last.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -104,7 +105,7 @@ ListPlace = tuple[float, str]
 def list_jobs(
     operations: Operations, model: str | None, wanted: Wanted, limit: int, cursor: str | None
 ) -> Steps[JobPage]:
-    """The newest of the wanted jobs behind `cursor`, at most `limit`.
+    """The newest of the wanted jobs after `cursor`, at most `limit`.
 
     Raises:
         BadSetting: a wrong limit or cursor, or an empty name.
@@ -121,7 +122,7 @@ def list_jobs(
     oldest_ms = 0 if wanted.max_age_s is None else max(0, now_ms - math.ceil(wanted.max_age_s * 1000))
     found: list[JobStatus] = []
     running = None
-    if wanted.state is JobState.RUNNING:  # these few are known otherwise
+    if wanted.state is JobState.RUNNING:  # these few are found in another way
         running = yield from _running(operations, tags)
     for _ in range(MOST_LOOKS // ROUND):
         if running is None:
@@ -187,7 +188,7 @@ def _places(reply: Sequence[bytes]) -> Iterator[ListPlace]:
 def _read(
     operations: Operations, places: Sequence[ListPlace]
 ) -> Steps[list[tuple[ListPlace, JobStatus | None]]]:
-    """The jobs at these places; None where the record is gone or was damaged."""
+    """The jobs at these places; None if the record is gone or was damaged."""
     tags = [operations.tag_of(job_id) for _, job_id in places]
     rows = yield from operations.send(
         Read([("HMGET", tag.job(place[1]), *_SHOWN) for tag, place in zip(tags, places, strict=True)])

@@ -15,7 +15,7 @@ from ..steps import Read, Steps, check_name, check_seconds
 
 
 class Facts(BaseModel):
-    """Facts that older programs write less of, and newer ones more."""
+    """Facts of which older programs write fewer, and newer ones more."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -100,7 +100,7 @@ class _Lane:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What may be paused so that the lane is, as the fields of `Tag.paused` say it."""
+        """The pauses that apply to the lane, as fields of `Tag.paused`."""
         return "*:*", f"{self.job_class}:*", f"*:{self.tenant}", f"{self.job_class}:{self.tenant}"
 
 

@@ -29,7 +29,7 @@ def pause_queue(operations: Operations, model: str, chosen: Chosen) -> Steps[Non
     """Start no more of these jobs.
 
     Raises:
-        BadSetting: an empty name, or too many pauses of this queue.
+        BadSetting: the name is empty, or this queue has too many pauses.
         UnknownModel: no worker has ever served the model here.
     """
     tags = yield from tags_of(operations, model)
@@ -42,8 +42,7 @@ def resume_queue(operations: Operations, model: str, chosen: Chosen) -> Steps[bo
     """End exactly this pause; return whether there was one.
 
     Raises:
-        BadSetting: an empty name.
-        UnknownModel: no worker has ever served the model here.
+        BadSetting: the name is empty. UnknownModel: no worker has ever served the model here.
     """
     tags = yield from tags_of(operations, model)
     calls = [resume(tag, chosen.job_class or ALL, chosen.tenant or ALL) for tag in tags]

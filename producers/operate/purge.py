@@ -1,7 +1,7 @@
 """Cancelling everything that waits in a queue.
 
-Each job is cancelled by a script of its own, and only if it has not started by then. Jobs that are enqueued
-after the purge began are spared, so it ends however fast they come.
+Each job is cancelled by its own script call, and only if it has not started by then. Jobs that are enqueued
+after the purge has begun are spared, so it ends no matter how fast they come.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from ..steps import Calls, Read, ServerInfo, Steps
 from .chosen import Chosen, tags_of
 
 PAGE = 200
-"""Jobs cancelled in one round trip."""
+"""Number of jobs cancelled in one round trip."""
 
 
 def purge_queue(operations: Operations, model: str, chosen: Chosen, *, delayed: bool) -> Steps[int]:
-    """Cancel the jobs that wait; return how many.
+    """Cancel the waiting jobs; return how many there were.
 
     Raises:
         BadSetting: an empty name.
@@ -75,7 +75,7 @@ def _pairs(parked: set[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _purge_stream(operations: Operations, tag: Tag, stream: str, chosen: Chosen, now_ms: int) -> Steps[int]:
-    """Cancel what was in a queue stream at `now_ms`; entries of running jobs are there too, and stay."""
+    """Cancel what was in a queue stream at `now_ms`; entries of running jobs are in there too, and stay."""
     cancelled, after = 0, "-"
     while True:
         (page,) = yield from operations.send(Read((("XRANGE", stream, after, now_ms, "COUNT", PAGE),)))
@@ -97,7 +97,7 @@ def _purge_delayed(operations: Operations, tag: Tag, chosen: Chosen, now_ms: int
 
 
 def _cancel(operations: Operations, tag: Tag, ids: Sequence[str], chosen: Chosen, now_ms: int) -> Steps[int]:
-    """Cancel those of these jobs that were chosen and are as old as the purge."""
+    """Cancel those of these jobs that were chosen and are older than the purge."""
     records = yield from operations.send(
         Read([("HMGET", tag.job(job_id), "class", "tenant", "enqueued_ms") for job_id in ids])
     )

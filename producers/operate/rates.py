@@ -16,9 +16,9 @@ class RateLeft(Facts):
     """How much of a tenant's rate is left for one model, as an estimate: others may be using it too.
 
     Attributes:
-        limit: how much a minute allows.
-        left: how much may be used at once now.
-        full_s: seconds until all of it may be used at once again.
+        limit: how much is allowed per minute.
+        left: how much may be used now.
+        full_s: seconds until the whole limit may be used again.
     """
 
     limit: float
@@ -27,7 +27,7 @@ class RateLeft(Facts):
 
 
 class RatesLeft(Facts):
-    """What is left of a tenant's rates for one model; None where there is no limit.
+    """What is left of a tenant's rates for one model; None if there is no limit.
 
     Attributes:
         requests: jobs.
@@ -63,7 +63,7 @@ def read_rates(operations: Operations, tenant: str, model: str) -> Steps[RatesLe
 
 
 def _left(limit: float | None, paid_at: list[bytes | None], now_ms: float) -> RateLeft | None:
-    """From when each partition's share will have been paid for."""
+    """When each partition's share will have been paid off."""
     if limit is None:
         return None
     owed_ms = [max(0.0, float(at) - now_ms) if at is not None else 0.0 for at in paid_at]

@@ -1,7 +1,7 @@
-"""Responses that were stored for later reading, and for the conversation to go on.
+"""Responses that were stored for later reading, and so that the conversation can continue.
 
-One is kept beside its job, which has the tokens. Its answer is added once somebody has seen it whole, so that
-it can outlive the job's own retention.
+One is kept beside its job, which has the tokens. Its answer is added once a client has read all of it, so
+that it can outlive the job's own retention.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ class StoredResponse(BaseModel):
     """What is kept of a response.
 
     Attributes:
-        tenant: whose it is.
+        tenant: the tenant that owns it.
         echo: what its object repeats of its request.
         items: the conversation up to its answer, as messages with `role` and `content`.
         answer: its object, once it has ended and has been read.
@@ -41,7 +41,7 @@ def keep(operations: Operations, job_id: str, response: StoredResponse, ttl_s: f
 
 
 def read(operations: Operations, job_id: str) -> Steps[StoredResponse | None]:
-    """A stored response; None if it was never stored, was deleted, or its time is over.
+    """A stored response; None if it was never stored, was deleted, or has expired.
 
     Raises:
         RecordDamaged: it can't be read.
@@ -56,7 +56,7 @@ def read(operations: Operations, job_id: str) -> Steps[StoredResponse | None]:
 
 
 def drop(operations: Operations, job_id: str) -> Steps[bool]:
-    """Delete a stored response; whether there was one."""
+    """Delete a stored response; return whether there was one."""
     key = tag_of(job_id, operations.settings.namespace).response(job_id)
     (dropped,) = yield from operations.send(Write((("DEL", key),)))
     return bool(dropped)

@@ -1,4 +1,4 @@
-"""Asking again for what a job that has ended had asked for."""
+"""Enqueueing again what an ended job asked for."""
 
 from ...schemas import keys
 from ...schemas.errors import BadSetting, JobNotFound
@@ -13,7 +13,7 @@ _RETRIED = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
 def retry_job(operations: Operations, job_id: str) -> Steps[str]:
     """Enqueue what an ended job asked for again, as a job of its own; return its id.
 
-    The new job has an idempotency key that is made of the old one's id, so that asking twice gives one job.
+    The new job's idempotency key is made of the old one's id, so retrying twice gives one job.
 
     Raises:
         BadSetting: an empty name, or the job has not ended, has succeeded, or is a dead letter.

@@ -51,7 +51,7 @@ _ABOUT = dict.fromkeys(WaitReason, (Verdict.WARN, "")) | {
 
 @dataclass(frozen=True, slots=True)
 class WaitingQueue:
-    """Jobs of one tenant and class that wait.
+    """Waiting jobs of one tenant and class.
 
     Attributes:
         job_id: the last of them.
@@ -65,7 +65,7 @@ class WaitingQueue:
 
 
 def what_waits(redis: Redis, model: str, tags: Sequence[Tag], now_ms: int) -> Iterator[Finding]:
-    """What jobs of the model wait for: each reason once, with the queue that has waited longest."""
+    """What the model's jobs wait for: each reason once, with the queue that has waited longest."""
     queues = list(waiting_queues(redis, tags, now_ms))
     for reason in WaitReason:
         of_reason = [queue for queue in queues if queue.why.reason is reason]
