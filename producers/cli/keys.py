@@ -59,8 +59,10 @@ def create(
         list[str] | None,
         typer.Option(help="A host that its webhooks may go to; repeatable. By default all."),
     ] = None,
-    expires_days: Annotated[float | None, typer.Option(help="Days until it ends; by default never.")] = None,
-    operator: Annotated[bool, typer.Option("--operator", help="Let it open the console.")] = False,
+    expires_days: Annotated[
+        float | None, typer.Option(help="Days until it expires; by default never.")
+    ] = None,
+    operator: Annotated[bool, typer.Option("--operator", help="Allow it to open the console.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make an API key and print it. It can't be shown again."""

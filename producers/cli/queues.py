@@ -48,7 +48,7 @@ def queues(context: typer.Context, redis: RedisUrl = None, as_json: AsJson = Fal
 def list_queues(
     redis: RedisUrl = None,
     paused: Annotated[
-        bool, typer.Option("--paused", help="List what is paused instead, with and without jobs.")
+        bool, typer.Option("--paused", help="List what is paused instead, even without jobs.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -76,14 +76,14 @@ def list_queues(
 
 
 def pause(model: Model, redis: RedisUrl = None, job_class: Class = None, tenant: Tenant = None) -> None:
-    """Start no more jobs of a model, or of one class or tenant of it. Jobs that have begun continue."""
+    """Stop starting jobs of a model, or of one of its classes or tenants. Jobs that have started continue."""
     with Client.from_env(redis) as client:
         client.admin.pause(model, job_class=job_class, tenant=tenant)
     typer.echo(f"{_named(model, job_class, tenant)} is paused")
 
 
 def resume(model: Model, redis: RedisUrl = None, job_class: Class = None, tenant: Tenant = None) -> None:
-    """End a pause, named as it was made. Exit status 1 if there was none."""
+    """End a pause, given the same model, class and tenant. Exit status 1 if there was none."""
     with Client.from_env(redis) as client:
         ended = client.admin.resume(model, job_class=job_class, tenant=tenant)
     if not ended:
@@ -99,9 +99,7 @@ def purge(
     redis: RedisUrl = None,
     job_class: Class = None,
     tenant: Tenant = None,
-    delayed: Annotated[
-        bool, typer.Option("--delayed", help="Also cancel jobs that were asked to wait.")
-    ] = False,
+    delayed: Annotated[bool, typer.Option("--delayed", help="Also cancel delayed jobs.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
 ) -> None:
     """Cancel all waiting jobs of a model, or those of one class or tenant. Running jobs continue."""

@@ -42,7 +42,8 @@ def resume_queue(operations: Operations, model: str, chosen: Chosen) -> Steps[bo
     """End exactly this pause; return whether there was one.
 
     Raises:
-        BadSetting: the name is empty. UnknownModel: no worker has ever served the model here.
+        BadSetting: the name is empty.
+        UnknownModel: no worker has ever served the model here.
     """
     tags = yield from tags_of(operations, model)
     calls = [resume(tag, chosen.job_class or ALL, chosen.tenant or ALL) for tag in tags]

@@ -1,5 +1,5 @@
--- Note how far a batch is, and keep its lease; only whoever holds it may. A part is counted once, and with it its
--- answers: the lines that a part of before answers are answered.
+-- Record how far a batch is, and renew its lease; only the holder of the lease may. A part is counted once, together
+-- with its answers; from then on, the lines that it names are answered.
 -- args: name holder lease_ms:number part lines completed:number failed:number input_tokens:number output_tokens:number
 --   retention_ms:number leaves:flag fields...
 -- uses: base
@@ -7,7 +7,7 @@ local record, parts = key('batch', name), key('parts', name)
 if redis.call('HGET', record, 'holder') ~= holder then return {'lost'} end
 local now = now_ms()
 if part ~= '' and not redis.call('HGET', parts, part) then
-  -- The counts are written as values, and before the part: a try that was interrupted is made again from the start.
+  -- The counts are written as values, and before the part, so that an interrupted try is repeated from the start.
   local before = redis.call('HMGET', record, 'parts', 'completed', 'failed', 'input_tokens', 'output_tokens')
   if before[1] ~= part then
     redis.call('HSET', record, 'parts', part, 'completed', number(before[2]) + completed,

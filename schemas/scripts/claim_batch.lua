@@ -1,4 +1,4 @@
--- Take a batch that nobody runs: it is new, or its runner has been silent for its lease.
+-- Take a batch that no runner has: it is new, or its runner has been silent for a whole lease.
 -- args: holder lease_ms:number
 -- uses: base
 local active = key('active')

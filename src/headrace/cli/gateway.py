@@ -26,7 +26,7 @@ def gateway(
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Serve OpenAI's HTTP API over the queue: a process without state; run as many as you like.
+    """Serve OpenAI's HTTP API over the queue. The process has no state: run as many as you like.
 
     Settings not given here come from HEADRACE_* variables, then from headrace.toml.
     """
