@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import urllib.parse
@@ -19,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from celery.backends.redis import RedisBackend
+from tests.support.forkserver import HELPER, Forked, Forkserver
 from tests.support.waiting import wait_until
 
 from headrace import Client
@@ -56,15 +58,17 @@ class Installation:
     Attributes:
         team: the team's module, imported here: its app and tasks.
         processes: by name.
+        forkserver: where the worker comes from.
     """
 
     redis_url: str
+    forkserver: Forkserver
     folder: Path
     environment: dict[str, str]
     client: Client
     flower_port: int
     team: ModuleType
-    processes: dict[str, psutil.Popen] = field(default_factory=dict)
+    processes: dict[str, psutil.Popen | Forked] = field(default_factory=dict)
 
     @property
     def to_relay(self) -> int:
@@ -81,8 +85,9 @@ class Installation:
 
     def start(self, name: str, *arguments: str) -> None:
         """Start `python -m <arguments>`; its log is `<name>.log`."""
+        launch = self.forkserver.start if name == "worker" else psutil.Popen
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = psutil.Popen(
+            self.processes[name] = launch(
                 [sys.executable, "-m", *arguments],
                 stdout=log,
                 stderr=log,
@@ -115,7 +120,8 @@ class Installation:
 
     def kill_engine(self) -> None:
         """kill -9 of the engine process; its host starts another."""
-        (engine,) = self.processes["worker"].children()
+        children = psutil.Process(self.processes["worker"].pid).children()
+        (engine,) = (child for child in children if child.name() != HELPER)
         engine.send_signal(signal.SIGKILL)
 
     def log(self, name: str) -> str:
@@ -140,7 +146,7 @@ class Installation:
         for process in self.processes.values():
             try:
                 process.wait(timeout=30)
-            except psutil.TimeoutExpired:
+            except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
                 process.kill()
                 process.wait()
 
@@ -154,14 +160,14 @@ def _answers(installation: Installation) -> bool:
 
 
 @pytest.fixture(scope="package")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation(tmp_path_factory: pytest.TempPathFactory, forkserver: Forkserver) -> Iterator[Installation]:
     """Everything started and ready; shared by these tests."""
-    with installed(tmp_path_factory.mktemp("installation")) as found:
+    with installed(tmp_path_factory.mktemp("installation"), forkserver) as found:
         yield found
 
 
 @contextmanager
-def installed(folder: Path, broker_url: str | None = None) -> Iterator[Installation]:
+def installed(folder: Path, forkserver: Forkserver, broker_url: str | None = None) -> Iterator[Installation]:
     """An installation whose team has this broker, or the Redis that keeps its results."""
     from headrace.local.embedded_redis import EmbeddedRedis
     from headrace.local.embedded_redis.server import free_port
@@ -192,6 +198,7 @@ def installed(folder: Path, broker_url: str | None = None) -> Iterator[Installat
         team.app.set_current()
         found = Installation(
             server.url,
+            forkserver,
             folder,
             environment,
             Client(server.url),

@@ -61,8 +61,8 @@ def rabbitmq_url(tmp_path) -> Iterator[str]:
                     daemon.kill()
 
 
-def test_generations_flower_and_revoke_with_rabbitmq_as_the_broker(rabbitmq_url, tmp_path):
-    with installed(tmp_path / "installation", rabbitmq_url) as installation:
+def test_generations_flower_and_revoke_with_rabbitmq_as_the_broker(rabbitmq_url, forkserver, tmp_path):
+    with installed(tmp_path / "installation", forkserver, rabbitmq_url) as installation:
         generate, team = installation.team.generate, installation.team
         says = (
             installation.client.enqueue(prompt="A list is", model="demo", **FIXED).result(timeout_s=30).text
