@@ -45,7 +45,7 @@ def _ends(state: str, code: str = "") -> dict[str, Any]:
 JOBS: Sequence[dict[str, Any]] = (
     _job(max_tokens=70, temperature=0, job_class="batch"),
     _job("To open a file,", max_tokens=70, seed=1, job_class="batch", tenant="b"),
-    _job("The asyncio module", max_tokens=100, seed=2, stop=["the", "\n\n"], tenant="b"),
+    _job("The asyncio module", max_tokens=100, seed=2, stop=["tolve", "\n\n"], tenant="b"),  # in two tokens
     _job(logit_bias={999_999: 1.0}, **_ends("failed", "invalid_job")),
     _job([_asks("What is a tuple?")], max_tokens=24, seed=3, logprobs=2),
     _job(prompt="x y " * 3000, tenant="c", **_ends("failed", "context_length")),
