@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from ...schemas.errors import (
     BrokerUnavailable,
+    FilesUnavailable,
     HeadraceError,
     JobNotFound,
     QueueFull,
@@ -88,7 +89,7 @@ def _of_headrace(error: HeadraceError) -> Refusal:
     headers = None
     if isinstance(error, QueueFull | RateLimited):
         headers = retry_after(error.retry_after_s)
-    elif isinstance(error, BrokerUnavailable):
+    elif isinstance(error, BrokerUnavailable | FilesUnavailable):
         headers = retry_after(RETRY_S)
     return Refusal(
         status, told["message"], code=told["code"], param=told["param"], kind=told["type"], headers=headers

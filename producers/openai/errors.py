@@ -6,7 +6,10 @@ Nothing here quotes what doesn't concern a client: other tenants, hosts, or what
 from typing import Any
 
 from ...schemas.errors import (
+    BatchNotFound,
     BrokerUnavailable,
+    FilesUnavailable,
+    FileTooLarge,
     HeadraceError,
     IdempotencyConflict,
     InvalidJob,
@@ -17,6 +20,7 @@ from ...schemas.errors import (
     QueueFull,
     RateLimited,
     ResultTimeout,
+    StoredFileNotFound,
     StreamReset,
     Unauthorized,
     UnknownModel,
@@ -66,7 +70,9 @@ def _told(error: HeadraceError) -> tuple[int, str, str | None, str | None]:
             return error.http_status, str(error), None, error.code
         case StreamReset():
             return 409, str(error), None, error.code
-        case BrokerUnavailable():
+        case StoredFileNotFound() | BatchNotFound() | FileTooLarge():
+            return error.http_status, str(error), None, error.code
+        case BrokerUnavailable() | FilesUnavailable():
             return 503, "the service is unavailable at the moment; try again", None, error.code
     return 500, "the server failed to answer this request; try again", None, error.code
 
