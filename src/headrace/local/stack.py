@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from ..cli.interrupts import INTERRUPTS, check_interrupts
 from ..producers.client import Client
 from ..schemas.errors import StackError
+from ..schemas.settings.files import FilesSettings
 from ..workers.settings import CallbacksSettings
 from .embedded_redis import EmbeddedRedis
 
@@ -54,6 +55,7 @@ class Stack:
         redis_url: where producers find it.
         folder: holds the logs, `<part>.log`.
         engines: engine processes of the worker.
+        files_url: where the gateway keeps files.
         redis: the embedded Redis; None when another is used.
         gateway_url: the base URL of the gateway's API; None if it doesn't run.
         flower_url: Flower's page; None if it doesn't run.
@@ -62,6 +64,7 @@ class Stack:
     redis_url: str
     folder: Path
     engines: int
+    files_url: str
     redis: EmbeddedRedis | None = field(default=None, repr=False)
     gateway_url: str | None = None
     flower_url: str | None = None
@@ -115,7 +118,7 @@ class Stack:
                 [*(("nice", "-n", str(niceness)) if niceness else ()), sys.executable, "-m", *module],
                 stdout=out,
                 stderr=out,
-                env=os.environ | {"HEADRACE_REDIS_URL": self.redis_url},
+                env=os.environ | {"HEADRACE_REDIS_URL": self.redis_url, "HEADRACE_FILES_URL": self.files_url},
             )
             self.parts.append(Part(name, process, log))
 
@@ -193,7 +196,8 @@ def stack(
     metrics_args = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
     folder.mkdir(parents=True, exist_ok=True)
     with _redis(redis_url, EmbeddedRedis(folder / "redis", port, preferred_port)) as (url, embedded):
-        running = Stack(url, folder, engines, embedded)
+        files_url = FilesSettings.load().files_url or (folder.absolute() / "files").as_uri()
+        running = Stack(url, folder, engines, files_url, embedded)
         try:
             ours = ("headrace.cli", "worker", "--engines", str(engines), *worker_args)
             running.start("worker", *(worker_command or ours))
