@@ -7,6 +7,7 @@ the next one skips the answered lines and finds the others' jobs.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from ...schemas.errors import (
@@ -29,6 +30,9 @@ from .requests import job_of, numbered
 
 PAGE = 64
 """Number of lines enqueued together."""
+
+SLOT_BYTES = 64 * 2**10
+"""A line this large takes a second slot, and so on, so that what is in flight stays bounded in memory too."""
 
 LONGEST_PAUSE_S = 5.0
 """While the queue is full, enqueueing is tried again at least this often."""
@@ -65,7 +69,7 @@ class Feed:
     Args:
         read: yields the file's content from its beginning.
         most_bytes: maximum size of a line.
-        in_flight: maximum number of jobs enqueued and not yet answered.
+        in_flight: slots for jobs that are enqueued and not yet answered; a large line takes several.
     """
 
     def __init__(
@@ -104,28 +108,36 @@ class Feed:
         except ExceptionGroup as failures:
             raise _first(failures) from None
 
-    async def _pages(self) -> AsyncIterator[list[tuple[int, Line]]]:
+    async def _pages(self) -> AsyncIterator[list[tuple[int, Line, int]]]:
+        """The unanswered lines, with their numbers and the slots that they take: no more than there are."""
         answered, most = self._parts.answered(), min(PAGE, self._in_flight)
-        batch, page = self._batch, list[tuple[int, Line]]()
+        batch, page, taken = self._batch, list[tuple[int, Line, int]](), 0
         async for block in numbered(self._read(), self._most_bytes):
             for number, text in block:
                 if number in answered:
                     continue
-                page.append((number, job_of(number, text, batch.id, batch.asked, self._most_bytes)))
-                if len(page) == most:
+                slots = min(self._in_flight, 1 + len(text) // SLOT_BYTES)
+                if len(page) == most or taken + slots > self._in_flight:
                     yield page
-                    page = []
+                    page, taken = [], 0
+                line = job_of(number, text, batch.id, batch.asked, self._most_bytes)
+                page.append((number, line, slots))
+                taken += slots
             await asyncio.sleep(0)  # a file of answered lines must not keep others waiting
         if page:
             yield page
 
-    async def _take(self, page: list[tuple[int, Line]], tasks: asyncio.TaskGroup) -> None:
-        for _ in page:
+    async def _take(self, page: list[tuple[int, Line, int]], tasks: asyncio.TaskGroup) -> None:
+        for _ in range(sum(slots for *_, slots in page)):
             await self._slots.acquire()
-        outcomes = await self._enqueue([line for _, line in page])
-        for (number, line), outcome in zip(page, outcomes, strict=True):
+        outcomes = await self._enqueue([line for _, line, _ in page])
+        for (number, line, slots), outcome in zip(page, outcomes, strict=True):
             task = tasks.create_task(self._answer(number, line, outcome))
-            task.add_done_callback(lambda _: self._slots.release())
+            task.add_done_callback(partial(self._free, slots))
+
+    def _free(self, slots: int, _: object) -> None:
+        for _ in range(slots):
+            self._slots.release()
 
     async def _enqueue(self, lines: list[Line]) -> list[Outcome | None]:
         """The lines' jobs, once there is room for them; None for those that are too late."""

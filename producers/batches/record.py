@@ -201,7 +201,8 @@ def create(operations: Operations, asked: BatchSpec) -> Steps[RequestBatch]:
                 ("HSET", record, "asked", asked.model_dump_json()),
                 ("PEXPIRE", record, int(1000 * (asked.window_s + RECORD_S))),
                 ("ZADD", keys.of(tenant), 0, batch_id),
-                ("ZADD", keys.active, "NX", 0, f"{tenant}:{batch_id}"),
+                # In seconds it is in the past on any clock, and the oldest batch is taken first.
+                ("ZADD", keys.active, "NX", asked.created_at, f"{tenant}:{batch_id}"),
             )
         )
     )

@@ -23,7 +23,7 @@ SWEEP_S = 60.0
 MOST_BATCHES = 8
 """Maximum number of batches that one process works on."""
 
-RETRY_S = 2.0
+RETRY_S = 5.0
 """Pause after trouble, before anything is tried again."""
 
 

@@ -28,6 +28,9 @@ RENEW_S = 1.0
 CLEAN_UP_S = 60.0
 """How long the parts stay after a batch's end: a Redis that was killed may have forgotten the last second."""
 
+GIVE_UP_S = 3600.0
+"""How long after its expiry a batch is tried again whose files can't be read."""
+
 LINE_BYTES = 32 * 2**20
 
 
@@ -82,6 +85,16 @@ class BatchWork:
     async def _to_the_end(self) -> bool:
         """Bring the batch to its end; return whether it had not ended yet."""
         batch = await self._read()
+        try:
+            return await self._do_steps(batch)
+        except FilesUnavailable as error:
+            given_up = time.time() > batch.asked.expires_at + GIVE_UP_S
+            if batch.status.ended or not given_up:
+                raise
+            await self._fail("files_unavailable", str(error), None)
+            return True
+
+    async def _do_steps(self, batch: RequestBatch) -> bool:
         if batch.status is BatchStatus.VALIDATING:
             batch = await self._validate(batch)
         if batch.status is BatchStatus.IN_PROGRESS:
@@ -163,8 +176,8 @@ class BatchWork:
                     file_id=file_id,
                 )
             except FileNotFoundError:
-                await self._fail("answers_lost", "a part of the answers is gone from the file store", None)
-                return
+                reason = f"answers of {self._id} aren't here; do all gateways share one files_url?"
+                raise FilesUnavailable(reason) from None
             written["output_file" if kind == "outputs" else "error_file"] = file_id
         await self._move(batch.outcome or BatchStatus.COMPLETED, **written)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ...schemas.errors import FileTooLarge, InvalidJob, StoredFileNotFound
+from ...schemas.errors import FilesUnavailable, FileTooLarge, InvalidJob
 from ...schemas.keys import new_id
 from ...schemas.settings.files import FilesSettings
 from ..async_client import AsyncClient
@@ -132,14 +132,14 @@ class FileStore:
         """Yield a file's content piece by piece.
 
         Raises:
-            StoredFileNotFound: it has been deleted meanwhile.
-            FilesUnavailable: it can't be read.
+            FilesUnavailable: it can't be read, or isn't in this store.
         """
         try:
             async for piece in self.blobs.read(file.path):
                 yield piece
         except FileNotFoundError:
-            raise StoredFileNotFound(file.id) from None
+            reason = f"the content of {file.id} isn't here; do all gateways share one files_url?"
+            raise FilesUnavailable(reason) from None
 
     async def page(
         self,

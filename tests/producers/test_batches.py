@@ -19,7 +19,7 @@ from headrace.producers.batches.record import BatchStatus, RequestBatch
 from headrace.producers.batches.runner import BatchRunner
 from headrace.producers.batches.work import BatchWork, LeaseLost
 from headrace.producers.files.store import FileStore
-from headrace.schemas.errors import BatchNotFound, InvalidJob
+from headrace.schemas.errors import BatchNotFound, FilesUnavailable, InvalidJob
 from headrace.schemas.keys import BatchKeys
 from headrace.schemas.scripts import claim_batch
 from headrace.schemas.settings.files import FilesSettings
@@ -252,6 +252,13 @@ async def test_a_full_queue_is_waited_for(redis_url: str, desk: Desk, working: N
         assert (await desk.batch(batch)).completed == 20
 
 
+async def test_lines_that_are_larger_than_all_slots_are_answered_too(desk: Desk, working: None) -> None:
+    large = [request(f"large {i}", "x" * 2_000_000) for i in range(3)]
+    batch = await desk.submit(request("a"), *large, *[request(f"line {i}", "x" * 100_000) for i in range(30)])
+    await (await desk.take()).run()
+    assert (await desk.batch(batch)).completed == 34
+
+
 async def test_an_ended_batch_leaves_only_its_files(
     desk: Desk, working: None, redis: Redis, tmp_path: Path
 ) -> None:
@@ -274,6 +281,18 @@ async def test_a_batch_without_its_file_fails(desk: Desk) -> None:
     await (await desk.take()).run()
     (fault,) = (await desk.batch(batch)).errors or ()
     assert fault["code"] == "input_file_not_found"
+
+
+async def test_a_runner_with_another_store_leaves_the_batch_to_others(
+    desk: Desk, working: None, redis: Redis, tmp_path: Path
+) -> None:
+    batch = await desk.submit(request("a"))
+    other = await Desk(desk.client, tmp_path / "other").take()
+    with pytest.raises(FilesUnavailable, match="share one files_url"):
+        await other.run()
+    await other.release()
+    await (await desk.take()).run()
+    assert (await desk.batch(batch)).completed == 1
 
 
 async def test_another_tenants_batch_is_not_there(desk: Desk) -> None:

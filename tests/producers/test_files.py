@@ -115,6 +115,16 @@ async def test_a_store_that_cant_be_written_says_so_without_its_path(redis_url: 
         assert str(tmp_path) not in str(refused.value)
 
 
+async def test_a_content_that_is_in_another_store_is_not_taken_for_deleted(
+    redis_url: str, store: FileStore, tmp_path: Path
+) -> None:
+    file = await store.create("a", "in", "batch", pieces(b"x"))
+    async with AsyncClient(redis_url) as client:
+        other = FileStore(client, FilesSettings(files_url=(tmp_path / "other").as_uri()))
+        with pytest.raises(FilesUnavailable, match="share one files_url"):
+            await content(other, "a", file.id)
+
+
 @pytest.mark.parametrize(
     ("given", "shown"),
     [
