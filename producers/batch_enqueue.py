@@ -1,4 +1,4 @@
-"""Enqueueing the lines of a batch, round by round: what finds no room is left for the next round."""
+"""Enqueueing the lines of a batch, round by round; lines that find no room are left for the next round."""
 
 from collections.abc import Sequence
 from typing import Any

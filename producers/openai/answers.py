@@ -20,9 +20,9 @@ def usage_body(usage: Usage) -> dict[str, Any]:
 class Stream:
     """The events of one streamed answer, as the objects that follow `data:`.
 
-    Call `start` once, `chunk` for each chunk of the job's stream, and `end` or `failed` once. The events are
-    a function of the token log: to resume from an offset, feed the chunks before it too and send none of
-    their events.
+    Call `start` once, `chunk` for each chunk of the job's stream, and `end` or `failed` once. The events
+    depend only on the token log: to resume from an offset, feed the chunks before it too and don't send their
+    events.
 
     Args:
         answer_id: the answer's id.

@@ -12,7 +12,7 @@ from .options import FIELDS as ANSWER_OPTIONS
 from .vllm import VLLM_NEUTRAL, VLLM_PASSED
 
 MAX_PROMPTS = 128
-"""Prompts in one request, each of which becomes a job."""
+"""Maximum number of prompts in one request, each of which becomes a job."""
 
 FIELDS = Fields(
     passed=VLLM_PASSED

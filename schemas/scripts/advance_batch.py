@@ -1,4 +1,4 @@
-"""Note how far a batch is."""
+"""Record how far a batch is."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +36,11 @@ def advance_batch(
     fields: dict[str, str | int] | None = None,
     leaves: bool = False,
 ) -> Call[bool | None]:
-    """Renew the lease and, in the same step, note a part and set fields of the record.
+    """Renew the lease and, in the same step, record a part and set fields of the batch.
 
-    The result is None when the lease is somebody else's and nothing was noted, else whether the batch is to
-    be cancelled. With a lease of 0 s the next runner can take the batch at once; with `leaves`, none can.
+    The result is None if the lease belongs to another runner, so that nothing was recorded, and otherwise
+    whether the batch is to be cancelled. With a lease of 0 s the next runner can take the batch at once; with
+    `leaves`, none can.
     """
 
     def parse(reply: list[Any]) -> bool | None:

@@ -5,9 +5,9 @@ from ..redis.call import Call, script, text
 
 
 def claim_batch(keys: BatchKeys, holder: str, lease_s: float) -> Call[tuple[str, str] | None]:
-    """Take a batch that nobody runs, for a lease; its tenant and id, or None if there is none.
+    """Take a batch that no runner has, for a lease; return its tenant and id, or None if there is none.
 
-    The name `holder` must be new with each claim: it is what tells this runner from all others.
+    The name `holder` must be new with each claim: it distinguishes this runner from all others.
     """
 
     def parse(reply: bytes | str | None) -> tuple[str, str] | None:

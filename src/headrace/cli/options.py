@@ -1,4 +1,4 @@
-"""Options that the commands which stay have in common."""
+"""Options that the long-running commands have in common."""
 
 from typing import Annotated
 
