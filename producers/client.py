@@ -79,7 +79,7 @@ class _ClientLink:
         while held < MAX_CONNECTIONS and self._slots.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
             held += 1
         self._redis.close()
-        # Whoever still waits for a slot gets it, and is told that the client was closed.
+        # A thread that still waits for a slot gets it, and is told that the client was closed.
         self._slots.release(held)
 
 

@@ -94,7 +94,7 @@ class Completed(Generic[H]):
             job_id = self._to_look_at.popleft()
             if mailbox := self._mailboxes.get(job_id):
                 payloads = mailbox.take()
-                # Chunks alone mean that it goes on: only what may have ended costs a read.
+                # Chunks alone mean that it continues: only a job that may have ended costs a read.
                 if payloads is None or any(map(may_end, payloads)):
                     doubtful.append(job_id)
         ended: list[str] = []

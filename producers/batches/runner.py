@@ -73,14 +73,14 @@ class BatchRunner:
         except LeaseLost:
             self._log.info("%s is run by another process now", batch_id)
         except HeadraceError as error:
-            self._log.warning("%s can't go on, and is tried again: %s", batch_id, error)
+            self._log.warning("%s can't continue now and will be tried again: %s", batch_id, error)
             await asyncio.sleep(RETRY_S)
             await self._release(work)
         except asyncio.CancelledError:
             await self._release(work)
             raise
         except Exception:
-            self._log.exception("%s can't go on, because of a defect", batch_id)  # its lease lapses
+            self._log.exception("%s can't continue, because of a defect", batch_id)  # its lease lapses
 
     async def _release(self, work: BatchWork) -> None:
         with suppress(HeadraceError):

@@ -99,7 +99,7 @@ def show_webhook(delivery_id: Id, redis: RedisUrl = None, as_json: AsJson = Fals
         return
     waits = None
     if delivery.state is DeliveryState.PENDING:
-        waits = moment(delivery.next_ms) if delivery.next_ms else "now: an attempt is under way"
+        waits = moment(delivery.next_ms) if delivery.next_ms else "now: an attempt is in flight"
     typer.echo(
         facts(
             ("delivery", delivery.id),

@@ -30,7 +30,7 @@ class GatewayMetrics:
             registry=self.registry,
             buckets=ANSWER_S,
         )
-        self.streams = Gauge("headrace_gateway_streams", "Streams under way.", registry=self.registry)
+        self.streams = Gauge("headrace_gateway_streams", "Streams being sent.", registry=self.registry)
         self.events = Counter(
             "headrace_gateway_stream_events", "Events sent on streams.", registry=self.registry
         )

@@ -14,7 +14,7 @@ from .metrics import GatewayMetrics
 
 
 class Stoppable(Protocol):
-    """A stream under way."""
+    """A stream that is being sent."""
 
     def stop(self) -> None:
         """End now."""
@@ -31,7 +31,7 @@ class Gateway:
         metrics: its metrics.
         draining: set when it stops: no new connections, and `/readyz` says so.
         stopping: set when what has not ended by then must end.
-        streams: the streams under way.
+        streams: the streams that are being sent.
         unlimited: tenants without rates, by until when this is taken for granted.
     """
 
@@ -53,7 +53,7 @@ class Gateway:
         return self._contexts.get(model)
 
     def cut(self) -> None:
-        """End what is under way: the time to end by itself is over."""
+        """End what is still running, because its time to end by itself is over."""
         self.stopping.set()
         for stream in list(self.streams):
             stream.stop()

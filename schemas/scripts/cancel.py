@@ -41,7 +41,7 @@ PURGED = JobError(code="purged", message="its queue was purged")
 def purge(tag: Tag, job_id: str) -> Call[bool]:
     """Cancel a job unless it has started; return whether it was cancelled, now or before.
 
-    Whoever reads its stream or result, its webhook and its Celery task are told that its queue was purged.
+    Readers of its stream or result, its webhook and its Celery task are told that its queue was purged.
     """
 
     def parse(reply: bytes | str) -> bool:

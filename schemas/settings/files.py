@@ -49,5 +49,5 @@ class FilesSettings(CommonSettings):
 
     @property
     def store_url(self) -> str:
-        """Where files are kept, if `files_url` says nothing too."""
+        """Where files are kept: `files_url`, or the default folder."""
         return self.files_url or _default_url()

@@ -88,14 +88,14 @@ def test_show_says_in_words_when_it_is_tried_next_and_what_to_do(cli, deliver, r
     refused, waiting = deliver(DeliveryState.REFUSED), deliver()
     shown = cli("webhooks", "show", waiting)
     assert re.search(
-        r"^next try +now: an attempt is under way|^next try +\d{4}-.* \((in )?.*\)$", shown, re.MULTILINE
+        r"^next try +now: an attempt is in flight|^next try +\d{4}-.* \((in )?.*\)$", shown, re.MULTILINE
     )
     assert re.search(r"^created +\d{4}-\d\d-\d\d .* ago\)$", shown, re.MULTILINE)
     assert not re.search(r"\b\d{13}\b", shown)
     assert "HEADRACE_WEBHOOK_ALLOW" in cli("webhooks", "show", refused)
     pending = deliver(url="https://other.example/")
     due = next(due for due in run(redis, claim_deliveries(TAG, 10, 60, "n")).due if due.id == pending)
-    assert "an attempt is under way" in cli("webhooks", "show", pending)
+    assert "an attempt is in flight" in cli("webhooks", "show", pending)
     later = DeliveryAttempt(status=500, took_s=0.25, error="500")
     assert run(redis, settle_delivery(due, DeliveryState.PENDING, later, 600, delay_s=3600))
     assert re.search(r"^next try .* \(in (59 min|1 h).*\)$", cli("webhooks", "show", pending), re.MULTILINE)

@@ -39,7 +39,7 @@ async def create_chat_completion(request: Request, caller: Caller) -> Response:
     return await _answer(request, generation, model, options)
 
 
-@router.get("/{completion_id}", summary="Read a chat completion again, or go on with its stream")
+@router.get("/{completion_id}", summary="Read a chat completion again, or continue its stream")
 async def get_chat_completion(
     completion_id: str, request: Request, caller: Caller, stream: bool = False, include_usage: bool = False
 ) -> Response:

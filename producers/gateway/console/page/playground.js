@@ -1,4 +1,4 @@
-// A stream that one can try to break: it goes on from its last token at whichever gateway and worker are left.
+// A stream to try to break: it continues from its last token at any gateway and worker that are left.
 
 import { tell } from "./actions.js";
 import { post, stream } from "./api.js";
@@ -139,7 +139,7 @@ export const playground = {
     keyed(form.elements.model, models, (model) => model.id, (model) => el("option", { value: model.id }, model.id));
   },
 
-  /** Shows a stream that somebody else has begun; stopping it cancels it. */
+  /** Shows a stream that was started elsewhere; stopping it cancels it. */
   follow(id) {
     begin(async () => id);
     $("#playground").scrollIntoView({ block: "nearest" });

@@ -53,7 +53,7 @@ function draw(grid, used, total) {
 }
 
 async function drained(id) {
-  const why = "It hands over its jobs with their tokens and exits; other workers of its model go on with them.";
+  const why = "It hands over its jobs with their tokens and exits; other workers of its model continue them.";
   if (await confirmed(`Drain ${named(id)}?`, why, "Drain it")) {
     await doing(post("console/api/workers/drain", { id }), `${named(id)} is being drained.`);
   }
