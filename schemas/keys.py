@@ -294,7 +294,7 @@ class BatchKeys:
         return f"{self.base}:parts:{tenant}:{batch_id}"
 
     def cancelled(self, tenant: str, batch_id: str) -> str:
-        """String with TTL: when the batch was asked to be cancelled, in ms."""
+        """String with TTL: when the batch was asked to be cancelled, in seconds since the epoch."""
         return f"{self.base}:cancelled:{tenant}:{batch_id}"
 
     def of(self, tenant: str) -> str:
