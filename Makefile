@@ -79,7 +79,7 @@ format: $(INSTALLED)  ## let ruff fix and format
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-references: $(INSTALLED)  ## write the pages that are made of the code: docs/cli.md, settings.md, errors.md
+references: $(INSTALLED)  ## write the pages that are made of the code: docs/cli.md, settings.md, fields.md, errors.md
 	$(VENV)/bin/python tools/references.py
 
 build: $(INSTALLED)  ## sdist, and the wheel from it, checked, in dist/

@@ -9,7 +9,13 @@ from ..openai.fields import Fields
 
 FIELDS = Fields(
     passed=frozenset({"max_tokens", "model", "temperature", "top_p", "top_k"}),
-    read=frozenset({"messages", "metadata", "stop_sequences", "stream", "system"}),
+    read={
+        "messages": "messages of text, the last of which isn't the assistant's",
+        "metadata": "`user_id` becomes the job's metadata, as `user`",
+        "stop_sequences": "`stop`",
+        "stream": "answer by server-sent events",
+        "system": "the first message, from `system`",
+    },
     neutral={
         "output_config": ({},),
         "service_tier": ("auto", "standard_only"),
@@ -23,6 +29,7 @@ FIELDS = Fields(
         "diagnostics": "leave it out",
         "inference_geo": "leave it out: the API key's tenant decides where it runs",
         "prompt": "send messages",
+        "prompt_token_ids": "send messages",
         "stop": "name it stop_sequences",
         "user_profile_id": "send metadata.user_id",
         "workspace_id": "leave it out: the API key names its tenant",

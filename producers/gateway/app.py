@@ -20,7 +20,7 @@ from .console.sources import dashboard_of
 from .errors import Refusal, answer
 from .guard import Guard
 from .metrics import GatewayMetrics
-from .routes import batches, chat, completions, console, files, health, jobs, models
+from .routes import batches, chat, completions, console, files, health, jobs, messages, models, responses
 from .state import Gateway
 
 ROUTERS = (
@@ -29,6 +29,8 @@ ROUTERS = (
     jobs.router,
     chat.router,
     completions.router,
+    responses.router,
+    messages.router,
     files.router,
     batches.router,
     console.router,

@@ -18,7 +18,11 @@ from ...schemas.errors import (
     RateLimited,
     UnknownModel,
 )
+from ..anthropic.errors import anthropic_error
 from ..openai.errors import error_body, openai_error
+
+ANTHROPICS = "/v1/messages"
+"""Below this path errors are told as Anthropic tells them."""
 
 RETRY_S = 2
 """After how many seconds to try again while Redis can't be reached."""
@@ -124,7 +128,10 @@ def _of_http(error: HTTPException) -> Refusal:
     return Refusal(status, f"{status.phrase}.", code=status.name.lower(), headers=headers)
 
 
-async def answer(_: Request | None, error: Exception) -> JSONResponse:
+async def answer(request: Request | None, error: Exception) -> JSONResponse:
     """The response to a request that ended with this error."""
     refusal = refusal_of(error)
-    return JSONResponse(refusal.body, refusal.status, refusal.headers)
+    body = refusal.body
+    if request is not None and request.url.path.startswith(ANTHROPICS):
+        body = anthropic_error(refusal.status, refusal.message)
+    return JSONResponse(body, refusal.status, refusal.headers)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ...schemas.errors import HeadraceError
+from ...schemas.errors import HeadraceError, InvalidJob
 from ...schemas.events import Chunk, JobResult
 from ...schemas.job import Job
 from ..async_client import AsyncJobHandle
@@ -93,11 +93,20 @@ class Generation:
         except ClientGone:
             return Response(status_code=499)
 
-    async def stream(self, request: Request, shapes: Sequence[ChoiceEvents]) -> Response:
-        """The answer as a stream, continued from where the client was."""
-        after = StreamPlace.of(request)
-        events = answer_events(self.jobs, shapes, after)
-        return await EventStream(self.gateway, events, self.cancel, CUT).begin()
+    async def stream(
+        self, request: Request, shapes: Sequence[ChoiceEvents], *, named: bool = False, cut: bytes = CUT
+    ) -> Response:
+        """The answer as a stream, continued from where the client was.
+
+        Args:
+            request: says where the client was.
+            shapes: one for each job.
+            named: events are named by their objects' `type`, of which the last ends the stream.
+            cut: what is sent last when the gateway stops.
+        """
+        after, last = StreamPlace.of(request), b"" if named else DONE
+        events = answer_events(self.jobs, shapes, after, named=named, last=last)
+        return await EventStream(self.gateway, events, self.cancel, cut).begin()
 
 
 async def begin(
@@ -115,6 +124,8 @@ async def begin(
     key = request.headers.get("idempotency-key")
     jobs = []
     for number, given in enumerate(fields):
+        if "tenant" in given:
+            raise InvalidJob("tenant", "the API key names it; leave it out")
         asked = {"max_tokens": max_tokens, "job_class": usual_class(gateway, caller), **given}
         if key is not None:
             asked["idempotency_key"] = key if len(fields) == 1 else f"{key}#{number}"

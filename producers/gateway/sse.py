@@ -107,7 +107,8 @@ class EventStream(Response):
         except asyncio.CancelledError:
             self._first.cancel()
             raise
-        if self._first.done() and (error := self._first.exception()) is not None:
+        error = self._first.exception() if self._first.done() else None
+        if error is not None and not isinstance(error, StopAsyncIteration):  # which ends an empty stream
             await self._events.aclose()
             raise error
         return self

@@ -6,7 +6,7 @@ from typing import Any
 from ...schemas.errors import InvalidJob
 from ...schemas.events import Chunk, JobResult
 from .answers import Stream, usage_body
-from .fields import Fields, drop, take_response_format, take_tier, take_who_asks
+from .fields import TIER, WHO, Fields, drop, take_response_format, take_tier, take_who_asks
 from .logprobs import chat_logprobs
 from .options import FIELDS as ANSWER_OPTIONS
 from .vllm import VLLM_NEUTRAL, VLLM_PASSED
@@ -17,12 +17,16 @@ FIELDS = Fields(
         *("messages", "model", "tools", "max_tokens", "temperature", "top_p", "seed", "stop", "metadata"),
         *("frequency_penalty", "presence_penalty", "logit_bias"),
     },
-    read=frozenset(
-        {
-            *("max_completion_tokens", "logprobs", "top_logprobs", "response_format", "service_tier", "user"),
-            *("safety_identifier", "tool_choice", *ANSWER_OPTIONS),
-        }
-    ),
+    read={
+        **ANSWER_OPTIONS,
+        **TIER,
+        **WHO,
+        "logprobs": "log-probabilities of the tokens",
+        "max_completion_tokens": "`max_tokens`",
+        "response_format": "only of type `text`",
+        "tool_choice": "only as `auto`, or as `none` without tools",
+        "top_logprobs": "log-probabilities of this many of the most likely tokens",
+    },
     neutral={
         **VLLM_NEUTRAL,
         "add_generation_prompt": (True,),

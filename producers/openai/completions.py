@@ -6,7 +6,7 @@ from typing import Any
 from ...schemas.errors import InvalidJob
 from ...schemas.events import Chunk, JobResult
 from .answers import Stream, usage_body
-from .fields import Fields, drop, take_response_format, take_tier, take_who_asks
+from .fields import TIER, WHO, Fields, drop, take_response_format, take_tier, take_who_asks
 from .logprobs import LegacyLogprobs
 from .options import FIELDS as ANSWER_OPTIONS
 from .vllm import VLLM_NEUTRAL, VLLM_PASSED
@@ -20,7 +20,7 @@ FIELDS = Fields(
         *("prompt", "model", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "metadata"),
         *("frequency_penalty", "presence_penalty", "logit_bias"),
     },
-    read=frozenset({"user", "safety_identifier", "service_tier", "response_format", *ANSWER_OPTIONS}),
+    read={**ANSWER_OPTIONS, **TIER, **WHO, "response_format": "only of type `text`"},
     neutral={**VLLM_NEUTRAL, "add_special_tokens": (True,), "echo": (False,), "n": (1,), "suffix": ("",)},
     refused={"messages": "send a prompt, or ask for a chat completion"},
 )

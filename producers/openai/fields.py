@@ -14,6 +14,13 @@ from ...schemas.job import Job
 from ...schemas.redaction import shown_name
 from ...schemas.wording import did_you_mean
 
+WHO = {
+    "user": "the job's metadata, as `user`",
+    "safety_identifier": "the job's metadata, as `safety_identifier`",
+}
+
+TIER = {"service_tier": "the job's class: `flex` is `batch`, `priority` and `fast` are `interactive`"}
+
 TIERS = {"flex": "batch", "priority": "interactive", "fast": "interactive"}
 """OpenAI's service tiers and the class of the jobs that serve them."""
 
@@ -33,14 +40,14 @@ class Fields:
 
     Attributes:
         passed: arguments of a job that have the same name and meaning.
-        read: fields that become something else: an argument of another name, or the form of the answer.
+        read: fields that become something else, such as an argument of another name, and what they become.
         neutral: fields that are accepted only at these values, where they have no effect.
         refused: fields that are never accepted, and what to do without them.
         hints: fields that help the API's owner to place a request, and change no answer.
     """
 
     passed: frozenset[str]
-    read: frozenset[str]
+    read: Mapping[str, str]
     neutral: Mapping[str, tuple[object, ...]]
     refused: Mapping[str, str]
     hints: tuple[str, ...] = HINTS
@@ -48,7 +55,7 @@ class Fields:
     @property
     def known(self) -> frozenset[str]:
         """Every field that a request may name, and those that it is told not to."""
-        return self.passed | self.read | self.neutral.keys() | self.refused.keys() | set(self.hints)
+        return self.passed.union(self.read, self.neutral, self.refused, self.hints)
 
     def asked(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a body that ask for something. Arguments of a job are among them, unchecked.
@@ -75,7 +82,7 @@ class Fields:
 def take_who_asks(fields: dict[str, Any]) -> None:
     """Move `user` and `safety_identifier` into the job's metadata, whose own entries come first."""
     who = {}
-    for name in ("user", "safety_identifier"):
+    for name in WHO:
         if name in fields:
             value = fields.pop(name)
             if not isinstance(value, str | int):

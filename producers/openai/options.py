@@ -7,7 +7,12 @@ from typing import Any
 from ...schemas.errors import InvalidJob
 from ...schemas.redaction import shown_name
 
-FIELDS = ("stream", "stream_options", "store", "return_token_ids")
+FIELDS = {
+    "stream": "answer by server-sent events",
+    "stream_options": "`include_usage`; `include_obfuscation` only as `false`",
+    "store": "keep generating if the client goes away",
+    "return_token_ids": "each choice has its `token_ids`",
+}
 """The fields that `answer_options` reads."""
 
 

@@ -30,6 +30,8 @@ class GatewaySettings(FilesSettings):
         gateway_idle_s: how long an idle connection stays open.
         gateway_ping_s: a silent stream carries a comment this often, so that proxies keep it open.
         gateway_wait_s: longest wait for an answer that isn't streamed; the client gets 504 after it.
+        gateway_response_s: how long stored responses can be read and continued. An answer that nobody has
+            read by then is kept for `retention_s` after its job has ended.
         gateway_finish_s: how long answers and streams may take to end when the gateway is stopped. Streams
             then end with a comment, and continue at another gateway.
         gateway_tls_cert: certificate chain in PEM; the gateway then speaks only HTTPS.
@@ -53,6 +55,7 @@ class GatewaySettings(FilesSettings):
     gateway_idle_s: Annotated[int, Field(ge=1, le=3600)] = 75
     gateway_ping_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
     gateway_wait_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    gateway_response_s: Annotated[float, Field(gt=0, le=31_536_000)] = 86_400.0
     gateway_finish_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     gateway_tls_cert: Path | None = None
     gateway_tls_key: Path | None = None

@@ -6,20 +6,29 @@ from typing import Any
 
 from ....schemas.errors import InvalidJob
 from ....schemas.redaction import shown_name
-from ..fields import Fields, take_tier, take_who_asks
+from ..fields import TIER, WHO, Fields, take_tier, take_who_asks
 from ..options import check_stream_options, flag
 from ..vllm import VLLM_PASSED
 from .items import Item, items_of
 
 FIELDS = Fields(
     passed=(VLLM_PASSED - {"prompt_token_ids"}) | {"model", "temperature", "top_p", "metadata"},
-    read=frozenset(
-        {
-            *("background", "include", "input", "instructions", "max_output_tokens", "previous_response_id"),
-            *("reasoning", "safety_identifier", "service_tier", "store", "stream", "stream_options", "text"),
-            *("top_logprobs", "user"),
-        }
-    ),
+    read={
+        **TIER,
+        **WHO,
+        "background": "answer at once and generate meanwhile; needs `store`",
+        "include": "log-probabilities; what belongs to tools is accepted and never there",
+        "input": "a text, or messages of text",
+        "instructions": "the first message, from `system`; no later response repeats them",
+        "max_output_tokens": "`max_tokens`",
+        "previous_response_id": "continues the conversation of a stored response",
+        "reasoning": "only without effect: `effort` as `medium`",
+        "store": "keep the response; `true` by default",
+        "stream": "answer by server-sent events",
+        "stream_options": "`include_obfuscation` only as `false`",
+        "text": "`format` only of type `text`, `verbosity` only as `medium`",
+        "top_logprobs": "log-probabilities of this many of the most likely tokens",
+    },
     neutral={
         "context_management": ([],),
         "image": ({},),
@@ -35,6 +44,7 @@ FIELDS = Fields(
         "messages": "send input, or ask for a chat completion",
         "moderation": "no model here moderates",
         "prompt": "send input and instructions: no prompts are stored here",
+        "prompt_token_ids": "send input",
         "tools": "leave it out: models here call no tools yet",
     },
 )

@@ -16,6 +16,7 @@ from typing import Any
 
 from ....schemas.errors import HeadraceError, JobCancelled
 from ....schemas.events import Chunk, JobResult, TokenLogprob
+from ..errors import error_body
 from ..logprobs import token_logprobs
 from .body import Response
 from .items import output_text
@@ -71,6 +72,12 @@ class ResponseStream:
         response = self._response.failed(error, "".join(self._text))
         kind = "response.incomplete" if isinstance(error, JobCancelled) else "response.failed"
         return [_event(_BEFORE_TOKENS + self._tokens + 5, kind, response=response)]
+
+    def interrupted(self, error: HeadraceError) -> list[dict[str, Any]]:
+        """The event that ends a stream whose response goes on; OpenAI's clients raise it."""
+        told = error_body(error)[1]["error"]
+        number = _BEFORE_TOKENS + self._tokens if self._begun else 0
+        return [_event(number, "error", code=told["code"], message=told["message"], param=told["param"])]
 
     def _begin(self) -> list[dict[str, Any]]:
         if self._begun:

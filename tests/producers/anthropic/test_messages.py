@@ -18,7 +18,13 @@ ASKED = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content":
 def test_every_field_of_anthropics_requests_has_been_thought_about() -> None:
     asked = fields_of(message_create_params.MessageCreateParams)
     assert asked | fields_of(message_count_tokens_params.MessageCountTokensParams) <= FIELDS.known
-    fates = [FIELDS.passed, FIELDS.read, FIELDS.neutral.keys(), FIELDS.refused.keys(), set(FIELDS.hints)]
+    fates = [
+        FIELDS.passed,
+        FIELDS.read.keys(),
+        FIELDS.neutral.keys(),
+        FIELDS.refused.keys(),
+        set(FIELDS.hints),
+    ]
     assert sum(map(len, fates)) == len(frozenset().union(*fates))
 
 

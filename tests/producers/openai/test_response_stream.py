@@ -11,7 +11,7 @@ from headrace import Chunk, HeadraceError, JobResult
 from headrace.producers.openai.responses.body import Response
 from headrace.producers.openai.responses.request import LOGPROBS, response_request
 from headrace.producers.openai.responses.stream import ResponseStream
-from headrace.schemas.errors import JobCancelled, JobExpired, JobFailed
+from headrace.schemas.errors import BrokerUnavailable, JobCancelled, JobExpired, JobFailed
 from headrace.schemas.events import Timings
 
 Event = dict[str, Any]
@@ -113,6 +113,16 @@ def test_a_response_without_an_answer_ends_with_its_own_event(
     assert (last["type"], last["response"]["status"]) == (kind, status)
     assert last["sequence_number"] > events[-2]["sequence_number"]
     assert len(last["response"]["output"]) == begun
+
+
+def test_a_stream_that_is_interrupted_says_so_and_leaves_the_response_open(
+    result: JobResult, chunks: list[Chunk]
+) -> None:
+    stream = ResponseStream(of(result))
+    events = [*stream.start(), *stream.chunk(chunks[0]), *stream.interrupted(BrokerUnavailable("redis://x"))]
+    last = conforms(ResponseStreamEvent, events[-1])
+    assert (last.type, last.code, "redis" in last.message) == ("error", "broker_unavailable", False)
+    assert last.sequence_number <= events[-2]["sequence_number"]
 
 
 def test_an_answer_without_a_chunk_has_all_its_events(result: JobResult) -> None:

@@ -1,0 +1,49 @@
+"""`/v1/messages`: Anthropic's API, for clients and agents that speak it."""
+
+import json
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ....schemas.events import JobResult
+from ...anthropic.errors import anthropic_error
+from ...anthropic.messages import MessageStream, count_body, message_body
+from ...anthropic.request import count_fields, message_fields
+from ...openai.options import flag
+from ..auth import Caller
+from ..bodies import body_of, read_json
+from ..generation import begin
+from ..sse import STOPPED, event
+
+router = APIRouter(prefix="/v1/messages", tags=["messages"])
+
+CUT = STOPPED + event(
+    json.dumps(anthropic_error(503, "The gateway is stopping; send the request again.")), name="error"
+)
+
+
+@router.post("", summary="Answer in a conversation", openapi_extra=body_of("max_tokens", "messages", "model"))
+async def create_message(request: Request, caller: Caller) -> Response:
+    """Anthropic's message, streamed or whole."""
+    body = await read_json(request)
+    stream, fields = flag(body, "stream"), message_fields(body)
+    asked = {**fields, "stream": stream}
+    generation = await begin(request, caller, [asked], store=False, max_tokens=1)
+    (job,), model = generation.jobs, str(fields["model"])
+    if stream:
+        return await generation.stream(request, [MessageStream(job.id, model)], named=True, cut=CUT)
+    return await generation.answer(request, lambda results: message_body(_only(results), model))
+
+
+@router.post("/count_tokens", summary="Count a prompt's tokens", openapi_extra=body_of("messages", "model"))
+async def count_tokens(request: Request, caller: Caller) -> Response:
+    """The number of tokens in a prompt, as its model's own worker counts them: by a job of one token."""
+    fields = count_fields(await read_json(request))
+    generation = await begin(request, caller, [{**fields, "stream": False}], store=False, max_tokens=1)
+    return await generation.answer(request, lambda results: count_body(_only(results)))
+
+
+def _only(results: list[JobResult]) -> JobResult:
+    (result,) = results
+    return result

@@ -1,0 +1,54 @@
+"""Messages, asked for with Anthropic's own client, which checks every answer's type."""
+
+import anthropic
+import pytest
+from anthropic import Anthropic
+
+pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
+
+MESSAGES = [{"role": "user", "content": "What does str.split do?"}]
+ASKED = {
+    "model": "demo",
+    "max_tokens": 24,
+    "messages": MESSAGES,
+    "extra_body": {"seed": 1, "ignore_eos": True},
+}
+
+
+@pytest.fixture
+def client(shared_gateway):
+    """Anthropic's client, which trusts no answer."""
+    with Anthropic(
+        base_url=shared_gateway.url, api_key="-", max_retries=0, _strict_response_validation=True
+    ) as client:
+        yield client
+
+
+def test_a_message_is_the_same_whole_and_streamed(client):
+    whole = client.messages.create(**ASKED)
+    assert (whole.role, whole.stop_reason, whole.usage.output_tokens) == ("assistant", "max_tokens", 24)
+    with client.messages.stream(**ASKED) as stream:
+        assert "".join(stream.text_stream) == whole.content[0].text
+        last = stream.get_final_message()
+    assert (last.stop_reason, last.usage.output_tokens) == ("max_tokens", 24)
+    read = whole.usage.input_tokens + whole.usage.cache_read_input_tokens
+    assert client.messages.count_tokens(model="demo", messages=MESSAGES).input_tokens == read
+    brief = client.messages.create(**ASKED, system="Be brief.", stop_sequences=["e"])
+    assert "e" not in brief.content[0].text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "named"),
+    [
+        ({"model": "none-such"}, anthropic.NotFoundError, "none-such"),
+        ({"messages": []}, anthropic.BadRequestError, "messages"),
+        ({"tools": [{"name": "f", "input_schema": {"type": "object"}}]}, anthropic.BadRequestError, "tools"),
+        ({"messages": [{"role": "user", "content": "x " * 9000}]}, anthropic.BadRequestError, "tokens"),
+    ],
+    ids=["model", "messages", "tools", "length"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_wrong_is_the_clients_own_exception(client, wrong, kind, named, stream):
+    with pytest.raises(kind, match=named) as raised:
+        client.messages.create(**ASKED | wrong, stream=stream)
+    assert raised.value.body["type"] == "error"
