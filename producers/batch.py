@@ -242,4 +242,4 @@ def _again(line: Line, number: int, seen: set[str]) -> Line:
 def _body(line: Line, result: JobResult) -> dict[str, Any]:
     if line.url is None or isinstance(line.job, HeadraceError):
         return result.model_dump(mode="json", exclude_none=True)
-    return response_body(line.url, line.job.model, result)
+    return response_body(line.url, line.job.model, result, line.body)

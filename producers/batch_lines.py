@@ -10,16 +10,16 @@ import io
 import json
 import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..schemas.errors import HeadraceError, InvalidJob
 from ..schemas.job import Job
 from ..schemas.redaction import shown_name
-from .openai.format import CHAT_URL, COMPLETIONS_URL, job_fields
+from .openai.format import ENDPOINTS, job_fields
 
 STANDARD = Path("-")
 """Standard input, or standard output."""
@@ -38,11 +38,13 @@ class Line:
         custom_id: the request's name; `line-<number>` if it has none.
         url: OpenAI's endpoint; None for a line that is a job's own arguments.
         job: what to run, or why it can't be.
+        body: the request as it was sent to that endpoint.
     """
 
     custom_id: str
     url: str | None
     job: Job | HeadraceError
+    body: Mapping[str, Any] = field(default_factory=dict)
 
     def after(self, job_id: str) -> "Line":
         """The same request as a new job, after `job_id`; always the same new job."""
@@ -175,7 +177,7 @@ def parse_line(
             job = job.model_copy(update={"idempotency_key": key})
     except InvalidJob as reason:
         return Line(custom_id, url, reason)
-    return Line(custom_id, url, job)
+    return Line(custom_id, url, job, request.get("body", {}) if url else {})
 
 
 def _asked(request: dict[str, Any], repeated: str | None) -> tuple[str | None, dict[str, Any]]:
@@ -232,7 +234,7 @@ def _custom_id(given: object) -> str | None:
 def _url(given: object) -> str:
     """An endpoint's path, for errors; anything else may be a whole URL that contains a secret."""
     if not isinstance(given, str) or not re.fullmatch(r"[\w./-]{1,80}", given):
-        raise InvalidJob("url", f"must be {CHAT_URL} or {COMPLETIONS_URL}")
+        raise InvalidJob("url", f"must be one of {', '.join(ENDPOINTS)}")
     return given
 
 

@@ -19,7 +19,7 @@ _UNANSWERED = {
 def succeeded(number: int, line: Line, model: str, job_id: str, result: JobResult) -> LineAnswer:
     """The answer of a job that succeeded."""
     assert line.url is not None
-    body = response_body(line.url, model, result)
+    body = response_body(line.url, model, result, line.body)
     response = {"status_code": 200, "request_id": job_id, "body": body}
     usage = result.usage
     answer = _answer(batch_request(job_id), line.custom_id, response, None)

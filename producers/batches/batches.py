@@ -5,9 +5,9 @@ from typing import Literal
 from ...schemas.errors import InvalidJob
 from ..async_client import AsyncClient
 from ..files.store import FileStore
+from ..openai.format import ENDPOINTS
 from . import record
 from .record import RequestBatch
-from .requests import ENDPOINTS
 
 
 class Batches:

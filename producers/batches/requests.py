@@ -14,10 +14,8 @@ from ...schemas.errors import HeadraceError, InvalidJob
 from ...schemas.job import Job, JobClass
 from ...schemas.redaction import shown_name
 from ..batch_lines import Line, LineSplitter, digest, line_key, read_request
-from ..openai.format import CHAT_URL, COMPLETIONS_URL, job_fields
+from ..openai.format import job_fields
 from .record import BatchSpec
-
-ENDPOINTS = (CHAT_URL, COMPLETIONS_URL)
 
 MOST_LINES = 50_000
 MOST_ERRORS = 100
@@ -122,7 +120,7 @@ def job_of(number: int, text: bytes, batch_id: str, asked: BatchSpec, most_bytes
         job = job.model_copy(update={"idempotency_key": key})
     except HeadraceError as reason:
         return Line(custom_id, asked.endpoint, reason)
-    return Line(custom_id, asked.endpoint, job)
+    return Line(custom_id, asked.endpoint, job, body)
 
 
 def _request(text: bytes, endpoint: str, most_bytes: int) -> dict[str, Any]:

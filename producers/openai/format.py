@@ -8,9 +8,18 @@ from ...schemas.errors import InvalidJob
 from ...schemas.events import JobResult
 from .chat import chat_body, chat_fields
 from .completions import completion_body, completion_fields
+from .options import flag
+from .responses.body import Response
+from .responses.request import response_request
 
 CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
+RESPONSES_URL = "/v1/responses"
+
+ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL)
+
+_NOT_ALONE = ("background", "previous_response_id")
+"""Fields of a response that need more than its own line."""
 
 
 def job_fields(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,18 +28,23 @@ def job_fields(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidJob: the endpoint or one of its options isn't supported.
     """
-    if url == CHAT_URL:
-        return chat_fields(body)
-    if url == COMPLETIONS_URL:
-        return completion_fields(body)
-    raise InvalidJob("url", f"must be {CHAT_URL} or {COMPLETIONS_URL} (got {url!r})")
+    if url not in ENDPOINTS:
+        raise InvalidJob("url", f"must be one of {', '.join(ENDPOINTS)} (got {url!r})")
+    if url == RESPONSES_URL:
+        for name in _NOT_ALONE:
+            if body.get(name):
+                raise InvalidJob(name, "is not supported in a batch")
+        return response_request(body).job
+    flag(body, "return_token_ids")
+    return chat_fields(body) if url == CHAT_URL else completion_fields(body)
 
 
-def response_body(
-    url: str, model: str, result: JobResult, *, return_token_ids: bool = False
-) -> dict[str, Any]:
-    """The response to a request whose job ended with this result."""
+def response_body(url: str, model: str, result: JobResult, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The response to a request with this body, whose job ended with this result."""
     created = int(time.time())
+    if url == RESPONSES_URL:
+        return Response(result.job_id, created, response_request(body).echo | {"model": model}).ended(result)
+    with_ids = flag(body, "return_token_ids")
     if url == CHAT_URL:
-        return chat_body(result, model, created, return_token_ids=return_token_ids)
-    return completion_body(result, model=model, created=created, return_token_ids=return_token_ids)
+        return chat_body(result, model, created, return_token_ids=with_ids)
+    return completion_body(result, model=model, created=created, return_token_ids=with_ids)

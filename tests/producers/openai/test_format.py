@@ -1,9 +1,17 @@
 from typing import Any
 
 import pytest
+from openai.types.responses import Response
+from tests.support.openai_types import conforms
 
-from headrace import InvalidJob, Job
-from headrace.producers.openai.format import CHAT_URL, COMPLETIONS_URL, job_fields
+from headrace import InvalidJob, Job, JobResult
+from headrace.producers.openai.format import (
+    CHAT_URL,
+    COMPLETIONS_URL,
+    RESPONSES_URL,
+    job_fields,
+    response_body,
+)
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -89,6 +97,24 @@ def test_what_does_not_exist_here_is_refused_by_name(url: str, body: dict[str, A
     with pytest.raises(InvalidJob) as caught:
         Job.make(**job_fields(url, body))
     assert caught.value.field == field
+
+
+def test_a_response_is_a_line_of_its_own(result: JobResult) -> None:
+    asked = {"model": "m", "input": "x", "instructions": "Be brief.", "store": True}
+    assert [message["role"] for message in job_fields(RESPONSES_URL, asked)["messages"]] == ["system", "user"]
+    body = conforms(Response, response_body(RESPONSES_URL, "m", result, asked))
+    assert (body.id, body.instructions, body.output_text) == (f"resp_{result.job_id}", "Be brief.", "héy")
+    for name, value in (("background", True), ("previous_response_id", "resp_1")):
+        with pytest.raises(InvalidJob, match=name):
+            job_fields(RESPONSES_URL, asked | {name: value})
+
+
+@pytest.mark.parametrize("url", [CHAT_URL, COMPLETIONS_URL])
+def test_a_line_may_ask_for_its_token_ids(result: JobResult, url: str) -> None:
+    (choice,) = response_body(url, "m", result, {"return_token_ids": True})["choices"]
+    assert choice["token_ids"] == [1, 2]
+    with pytest.raises(InvalidJob, match="return_token_ids"):
+        job_fields(url, {"return_token_ids": "yes"})
 
 
 def test_an_unknown_field_is_answered_with_the_one_that_was_meant() -> None:
