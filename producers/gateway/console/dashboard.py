@@ -10,11 +10,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from ....schemas.errors import HeadraceError
 from ..errors import refusal_of
 
 EVERY_S = 1.0
 """How often Redis is read."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +129,7 @@ async def _one(source: Source) -> Mapping[str, Any] | Exception:
     try:
         return await source.read()
     except HeadraceError as error:
+        return error
+    except Exception as error:  # a damaged record must not leave the rest of the page as it is for ever
+        log.error("console_read_failed", what=source.name, error=type(error).__name__)
         return error

@@ -8,17 +8,16 @@ from contextlib import aclosing, suppress
 from ....schemas.errors import BrokerUnavailable, HeadraceError
 from ...async_client import AsyncJobHandle
 from ..errors import refusal_of
+from ..sse import PING, event
 from ..state import Gateway
 from .dashboard import Dashboard
-
-PING = b": still here\n\n"
 
 
 async def dashboard_events(dashboard: Dashboard) -> AsyncGenerator[bytes]:
     """One section per event, which names it, whenever it changes."""
     async with aclosing(dashboard.changes()) as changes:
         async for name, body in changes:
-            yield f"event: {name}\ndata: {body}\n\n".encode()
+            yield event(body, name=name)
 
 
 async def job_events(job: AsyncJobHandle, from_offset: int) -> AsyncGenerator[bytes]:
@@ -41,7 +40,7 @@ async def job_events(job: AsyncJobHandle, from_offset: int) -> AsyncGenerator[by
 
 
 def _event(name: str, body: Mapping[str, object], offset: int) -> bytes:
-    return f"id: {offset}\nevent: {name}\ndata: {json.dumps(body)}\n\n".encode()
+    return event(json.dumps(body), event_id=offset, name=name)
 
 
 async def until_stopped(gateway: Gateway, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

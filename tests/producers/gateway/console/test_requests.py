@@ -147,11 +147,21 @@ def test_a_page_from_elsewhere_can_neither_read_nor_write(console, headers):
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin")
 
 
-def test_where_keys_are_required_the_page_opens_and_shows_nothing_without_one(redis_url):
+def test_where_keys_are_required_it_opens_to_an_operators_alone(client, redis, redis_url):
+    redis.hset(keys.models(), "m", "{}")
+    drain = {"url": "/console/api/workers/drain", "json": {"id": "nobody"}}
     with gateway(redis_url, gateway_auth=True) as running, httpx.Client(base_url=running.url) as http:
         assert http.get("/console").status_code == 200
-        assert http.get("/console/api/overview").status_code == 401
-        assert http.post("/console/api/workers/drain", json={"id": "x"}).status_code == 401
+        assert http.get("/console/api/overview").status_code == http.post(**drain).status_code == 401
+        key = client.admin.create_api_key("acme")
+        http.headers["authorization"] = f"Bearer {key.key.get_secret_value()}"
+        assert http.get("/console/api/overview").status_code == http.post(**drain).status_code == 403
+        operators = client.admin.create_api_key("acme", operator=True)
+        http.headers["authorization"] = f"Bearer {operators.key.get_secret_value()}"
+        assert [model["id"] for model in sections(http, "models")["models"]] == ["m"]
+        assert http.post(**drain).status_code == 404
+    for made in (key, operators):
+        client.admin.revoke_api_key(made.id)
 
 
 def test_nothing_is_read_once_the_last_page_is_closed(redis, redis_url):
