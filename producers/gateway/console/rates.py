@@ -19,6 +19,9 @@ WINDOW_S = 15.0
 KEPT_S = 300.0
 """How far back the plots go."""
 
+UNSEEN_S = 10.0
+"""A job that is seen for the first time so long after its first token wasn't looked at before."""
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -27,7 +30,7 @@ class _Seen:
     offset: int
     at: float
     restarts: int
-    tokens_s: float = 0.0
+    tokens_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +73,8 @@ class Rates:
         if self._last is None:
             return 0  # nobody knows what came before the first look
         had = 0 if before is None or before.restarts != job.restarts else before.offset
+        if before is None and _began_before(job, now - self._last + UNSEEN_S):
+            return 0  # it was there, among more than are looked at
         if had == 0 and job.offset > 0 and job.first_token_ms is not None:
             self._first_s.append((now, max(0, job.first_token_ms - job.enqueued_ms) / 1000))
         more = max(0, job.offset - had)
@@ -86,7 +91,8 @@ class Rates:
     def _shown(self, job: JobStatus, now: float) -> dict[str, Any]:
         seen = self._seen[job.job_id]
         shown = job.model_dump(mode="json", include=_SHOWN)
-        return shown | {"tokens_s": round(seen.tokens_s, 1), "stalled_s": int(now - seen.at)}
+        speed = None if seen.tokens_s is None else round(seen.tokens_s, 1)
+        return shown | {"tokens_s": speed, "stalled_s": int(now - seen.at)}
 
 
 _SHOWN = {"job_id", "model", "job_class", "tenant", "offset", "attempts", "worker", "started_ms"}
@@ -98,6 +104,11 @@ def union(*lists: Iterable[JobStatus]) -> list[JobStatus]:
     for job in chain(*lists):
         found.setdefault(job.job_id, job)
     return list(found.values())
+
+
+def _began_before(job: JobStatus, ago_s: float) -> bool:
+    """Whether its first token is older; Redis's clock and this one's are taken for about the same."""
+    return job.first_token_ms is not None and time.time_ns() / 1e9 - job.first_token_ms / 1000 > ago_s
 
 
 def _recent(values: deque[tuple[float, float]], now: float) -> list[float]:

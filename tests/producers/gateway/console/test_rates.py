@@ -6,12 +6,14 @@ from headrace.producers.gateway.console import rates as module
 from headrace.producers.gateway.console.rates import Rates
 from headrace.schemas.events import JobState, JobStatus
 
+START_MS = 1_000_000
+
 
 class Clock:
     """The time, which passes when the test says so."""
 
     def __init__(self) -> None:
-        self.now_s = 1000.0
+        self.now_s = START_MS / 1000
 
     def monotonic(self) -> float:
         return self.now_s
@@ -28,9 +30,11 @@ def clock(monkeypatch) -> Clock:
 
 
 def job(name: str, offset: int, state: JobState = JobState.RUNNING, **more: int) -> JobStatus:
-    times = {"enqueued_ms": 0, "started_ms": 100, "first_token_ms": 250 if offset else None, **more}
+    times = {"enqueued_ms": 0, "started_ms": 100, "first_token_ms": 250}
+    given = {name: START_MS + ms for name, ms in (times | more).items() if name.endswith("_ms")}
+    given |= {name: value for name, value in more.items() if not name.endswith("_ms")}
     return JobStatus(
-        job_id=name, model="m", state=state, job_class="standard", tenant="t", offset=offset, **times
+        job_id=name, model="m", state=state, job_class="standard", tenant="t", offset=offset, **given
     )
 
 
@@ -58,6 +62,17 @@ def test_times_are_those_of_the_jobs_seen_to_begin_and_of_the_gaps_between_token
     clock.now_s += module.WINDOW_S + 1
     now = rates.observe([])["now"]
     assert (now["ttft_p50"], now["itl_p95"], now["tokens_s"]) == (None, None, 0.0)
+
+
+def test_a_job_that_was_among_more_than_are_looked_at_does_not_count_at_once(clock):
+    rates = Rates()
+    rates.observe([])
+    clock.now_s += module.UNSEEN_S + 2
+    rates.observe([])
+    clock.now_s += 1
+    assert rates.observe([job("a", 900)])["now"]["tokens_s"] == 0
+    clock.now_s += 1
+    assert rates.observe([job("a", 940)])["now"]["tokens_s"] == 40
 
 
 def test_a_stream_that_stands_still_says_for_how_long(clock):
