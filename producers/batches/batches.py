@@ -79,6 +79,10 @@ class Batches:
         steps = record.page(self._operations, tenant, after=after, limit=limit, order=order)
         return await self._run(steps)
 
+    async def unfinished(self, *, limit: int = 50) -> list[RequestBatch]:
+        """The unfinished batches of all tenants, for operators."""
+        return await self._run(record.unfinished(self._operations, limit))
+
     async def cancel(self, tenant: str, batch_id: str) -> RequestBatch:
         """Ask for a tenant's batch to be cancelled; one that has ended doesn't change.
 

@@ -247,6 +247,16 @@ def page(
             return batches[:limit], len(batches) > limit
 
 
+def unfinished(operations: Operations, limit: int) -> Steps[list[RequestBatch]]:
+    """The unfinished batches of all tenants, at most `limit`, by tenant and age."""
+    (members,) = yield from operations.send(Read((("ZRANGE", keys_of(operations).active, 0, limit - 1),)))
+    found: list[RequestBatch | None] = []
+    for member in sorted(members):
+        tenant, _, batch_id = member.decode().rpartition(":")
+        found += yield from _read(operations, tenant, [batch_id])
+    return [batch for batch in found if batch is not None and not batch.status.ended]
+
+
 def cancel(operations: Operations, tenant: str, batch_id: str) -> Steps[RequestBatch]:
     """Ask for a tenant's batch to be cancelled; one that has ended, or is about to, doesn't change.
 

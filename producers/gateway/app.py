@@ -60,7 +60,7 @@ def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.gateway = gateway
-    app.state.dashboard = dashboard_of(client)
+    app.state.dashboard = dashboard_of(client, gateway.batches)
     for kind in (Refusal, HeadraceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer)
     for router in ROUTERS:

@@ -11,12 +11,14 @@ from starlette.responses import JSONResponse
 
 from ...schemas.errors import (
     BrokerUnavailable,
+    DeliveryNotFound,
     FilesUnavailable,
     HeadraceError,
     JobNotFound,
     QueueFull,
     RateLimited,
     UnknownModel,
+    WorkerNotFound,
 )
 from ..anthropic.errors import anthropic_error
 from ..openai.errors import error_body, openai_error
@@ -88,6 +90,8 @@ def _of_headrace(error: HeadraceError) -> Refusal:
         return not_found("job", str(error.job_id))
     if isinstance(error, UnknownModel):
         return unknown_model(error.model)
+    if isinstance(error, WorkerNotFound | DeliveryNotFound):  # operators alone ask for these
+        return Refusal(error.http_status, str(error), code=error.code)
     status, body = error_body(error)
     told = body["error"]
     headers = None

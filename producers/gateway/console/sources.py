@@ -6,11 +6,12 @@ from typing import Any
 
 from ....schemas.events import JobState
 from ...async_client import AsyncClient
+from ...batches.batches import Batches
 from ...operate.overview import WorkerInfo
 from .dashboard import Dashboard, Source
 from .rates import Rates, union
 
-LETTERS = DELIVERIES = 50
+LETTERS = DELIVERIES = BATCHES = 50
 """How many of each are shown, the newest ones."""
 
 RUNNING, NEWEST = 300, 500
@@ -23,14 +24,15 @@ RARELY = 3
 """What changes rarely is read once in this many rounds."""
 
 
-def dashboard_of(client: AsyncClient) -> Dashboard:
+def dashboard_of(client: AsyncClient, batches: Batches) -> Dashboard:
     """The dashboard of a gateway process."""
-    sources = Sources(client)
+    sources = Sources(client, batches)
     return Dashboard(
         (
             Source("queues", sources.queues),
             Source("workers", sources.workers),
             Source("jobs", sources.jobs),
+            Source("batches", sources.batches, RARELY),
             Source("tenants", sources.tenants, RARELY),
             Source("dead letters", sources.dead, RARELY),
             Source("deliveries", sources.deliveries, RARELY),
@@ -42,8 +44,8 @@ def dashboard_of(client: AsyncClient) -> Dashboard:
 class Sources:
     """Reads each part of the console."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, client: AsyncClient, batches: Batches) -> None:
+        self._client, self._batches = client, batches
         self._heard: dict[str, tuple[int, float]] = {}
         self._rates = Rates()
 
@@ -75,6 +77,22 @@ class Sources:
         newest = await self._client.admin.jobs(limit=NEWEST, max_age_s=NEWEST_S)
         running = await self._client.admin.jobs(state=JobState.RUNNING, limit=RUNNING)
         return self._rates.observe(union(running.jobs, newest.jobs))
+
+    async def batches(self) -> Mapping[str, Any]:
+        """The unfinished batches, with how far they are."""
+        batches = await self._batches.unfinished(limit=BATCHES)
+        fields = {"id", "total", "completed", "failed"}
+        return {
+            "batches": [
+                batch.model_dump(include=fields)
+                | {
+                    "tenant": batch.asked.tenant,
+                    "created_ms": 1000 * batch.asked.created_at,
+                    "status": batch.body()["status"],
+                }
+                for batch in batches
+            ]
+        }
 
     async def tenants(self) -> Mapping[str, Any]:
         """The tenants' policies."""

@@ -1,6 +1,7 @@
 // Reads what the gateway shows for as long as the page is open, and hands each section to what draws it.
 
 import { askKey, stream } from "./api.js";
+import { batches } from "./batches.js";
 import { deadLetters, deliveries } from "./letters.js";
 import { $, say } from "./dom.js";
 import { figures } from "./figures.js";
@@ -19,6 +20,7 @@ const parts = {
   jobs: [streams, playground.jobs],
   history: [plots.history],
   now: [plots.now, figures.now],
+  batches: [batches],
   tenants: [tenants],
   dead: [deadLetters],
   deliveries: [deliveries],

@@ -73,7 +73,7 @@ async def test_what_cannot_be_read_is_named_and_stays_as_it_was(counted):
         assert await next_of(changes, "errors") == {}
         counted.error = BrokerUnavailable("redis://secret-host: refused")
         assert await next_of(changes, "errors") == {
-            "things": "The queue can't be reached at the moment; try again."
+            "things": "the service is unavailable at the moment; try again"
         }
         counted.error = ValueError("damaged: a secret")
         assert await next_of(changes, "errors") == {"things": "The gateway failed to answer this request."}

@@ -110,6 +110,21 @@ def test_it_shows_what_waits_and_requeues_and_drops_dead_letters(console, client
     client.admin.drop_tenant("acme")
 
 
+def test_it_shows_how_far_the_unfinished_batches_of_all_tenants_are(console):
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    upload = {"file": ("in.jsonl", json.dumps(line).encode() + b"\n")}
+    file = console.post("/v1/files", files=upload, data={"purpose": "batch"}).json()
+    asked = {"endpoint": line["url"], "input_file_id": file["id"], "completion_window": "24h"}
+    batch = console.post("/v1/batches", json=asked).json()
+    (shown,) = sections(console, "batches")["batches"]
+    assert (shown["id"], shown["tenant"]) == (batch["id"], "default")
+    assert shown["status"] in {"validating", "in_progress"}
+    console.post(f"/v1/batches/{batch['id']}/cancel")
+    wait_until(lambda: console.get(f"/v1/batches/{batch['id']}").json()["status"] == "cancelled")
+    assert sections(console, "batches")["batches"] == []
+
+
 def test_what_does_not_exist_and_what_is_no_request_is_refused_by_name(console):
     letter = {"entry": "1-0", "model": "m"}
     wrong = [
