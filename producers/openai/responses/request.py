@@ -200,7 +200,7 @@ def _echo(fields: Mapping[str, Any], background: bool) -> dict[str, Any]:
         "parallel_tool_calls": True,
         "previous_response_id": fields.get("previous_response_id"),
         "reasoning": {"effort": None, "summary": None},
-        "safety_identifier": fields.get("safety_identifier"),
+        "safety_identifier": _text_or_none(fields.get("safety_identifier")),
         "service_tier": fields.get("service_tier", "auto"),
         "temperature": fields.get("temperature", 1.0),
         "text": {"format": {"type": "text"}, "verbosity": "medium"},
@@ -209,5 +209,9 @@ def _echo(fields: Mapping[str, Any], background: bool) -> dict[str, Any]:
         "top_logprobs": fields.get("top_logprobs", 0),
         "top_p": fields.get("top_p", 1.0),
         "truncation": "disabled",
-        "user": fields.get("user"),
+        "user": _text_or_none(fields.get("user")),
     }
+
+
+def _text_or_none(name: object) -> str | None:
+    return None if name is None else str(name)
