@@ -1,14 +1,17 @@
 """A gateway in a thread of the test's own process, on a real port of loopback."""
 
 import asyncio
+import atexit
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from headrace import AsyncClient
@@ -45,19 +48,22 @@ class RunningGateway:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_S)
 
 
+@cache
+def files_of(redis_url: str) -> str:
+    """The store of all gateways of one Redis, since any of them may run a batch of another."""
+    folder = mkdtemp(prefix="headrace-files-")
+    atexit.register(rmtree, folder, ignore_errors=True)
+    return Path(folder).as_uri()
+
+
 @contextmanager
 def gateway(redis_url: str, *, send_buffer: int = 0, **settings: object) -> Iterator[RunningGateway]:
     """Serve with these settings, without keys unless they say otherwise, while the context lasts.
 
     `send_buffer` is how much the kernel may hold of a response that isn't read.
     """
-    given = {"gateway_auth": False, "gateway_finish_s": 0.2, **settings}
-    if "files_url" not in given:
-        with TemporaryDirectory() as folder:
-            given["files_url"] = Path(folder).as_uri()
-            with gateway(redis_url, **given) as running:
-                yield running
-        return
+    usual = {"gateway_auth": False, "gateway_finish_s": 0.2, "files_url": files_of(redis_url)}
+    given = {**usual, **settings}
     effective = GatewaySettings.load(redis_url=redis_url, **given)
     client = AsyncClient(redis_url, retry_s=1.0)
     app = create_app(effective, client)
