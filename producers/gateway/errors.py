@@ -90,7 +90,7 @@ def _of_headrace(error: HeadraceError) -> Refusal:
         return not_found("job", str(error.job_id))
     if isinstance(error, UnknownModel):
         return unknown_model(error.model)
-    if isinstance(error, WorkerNotFound | DeliveryNotFound):  # operators alone ask for these
+    if isinstance(error, WorkerNotFound | DeliveryNotFound):  # only operators ask for these
         return Refusal(error.http_status, str(error), code=error.code)
     status, body = error_body(error)
     told = body["error"]

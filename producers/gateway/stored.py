@@ -1,4 +1,4 @@
-"""Stored responses: finding one of the caller's, and what it is at the moment.
+"""Stored responses: finding one of the caller's, and its current state.
 
 A response is its job, seen as OpenAI shows it. What it repeats of its request is stored beside the job; its
 answer is added when somebody sees it whole, and from then on it needs the job no more.
@@ -56,7 +56,7 @@ class Kept:
             await Kept(self.gateway, self.job_id, self.stored.model_copy(update={"answer": answer})).keep()
 
     async def body(self, wait_s: float = 0.0) -> dict[str, Any]:
-        """The response as it is, or as it has become within this time.
+        """The response's current state, or its end if that comes within this time.
 
         Raises:
             Refusal: its job's retention ended before anybody saw the answer.

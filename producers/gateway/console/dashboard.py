@@ -130,6 +130,6 @@ async def _one(source: Source) -> Mapping[str, Any] | Exception:
         return await source.read()
     except HeadraceError as error:
         return error
-    except Exception as error:  # a damaged record must not leave the rest of the page as it is for ever
+    except Exception as error:  # a damaged record must not stop the rest of the page from changing
         log.error("console_read_failed", what=source.name, error=type(error).__name__)
         return error

@@ -30,7 +30,7 @@ from .chat import USUAL_MAX_TOKENS
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
 CANCEL_S = 10.0
-"""How long a cancelled response may take to end before it is shown as it is."""
+"""How long a cancelled response may take to end before it is shown in its current state."""
 
 
 @router.post("", summary="Create a response", openapi_extra=body_of("input", "model"))
@@ -79,7 +79,7 @@ async def get_response(
     stream: bool = False,
     starting_after: int = -1,
 ) -> Response:
-    """The response as it is now; as a stream, its events after the one with this number."""
+    """The response's current state or, as a stream, its events after the one with this number."""
     gateway = Gateway.of(request)
     kept = await find(gateway, caller, response_id)
     if not stream:
@@ -95,7 +95,7 @@ async def get_response(
 
 @router.post("/{response_id}/cancel", summary="Cancel a response")
 async def cancel_response(response_id: str, request: Request, caller: Caller) -> dict[str, Any]:
-    """The response as it has become; one that had ended stays as it is."""
+    """Cancel the response and return it; one that has ended doesn't change."""
     gateway = Gateway.of(request)
     kept = await find(gateway, caller, response_id)
     if kept.stored.answer is None:
@@ -105,7 +105,7 @@ async def cancel_response(response_id: str, request: Request, caller: Caller) ->
 
 @router.delete("/{response_id}", summary="Delete a stored response")
 async def delete_response(response_id: str, request: Request, caller: Caller) -> dict[str, Any]:
-    """It can't be read or continued any more; if it is still being generated, that ends."""
+    """Delete the response, which can then be neither read nor continued; its generation ends."""
     gateway = Gateway.of(request)
     kept = await find(gateway, caller, response_id)
     await gateway.client.admin.drop_response(kept.job_id)

@@ -74,7 +74,7 @@ class ResponseStream:
         return [_event(_BEFORE_TOKENS + self._tokens + 5, kind, response=response)]
 
     def interrupted(self, error: HeadraceError) -> list[dict[str, Any]]:
-        """The event that ends a stream whose response goes on; OpenAI's clients raise it."""
+        """The event that ends a stream whose response continues; OpenAI's clients raise it."""
         told = error_body(error)[1]["error"]
         number = _BEFORE_TOKENS + self._tokens if self._begun else 0
         return [_event(number, "error", code=told["code"], message=told["message"], param=told["param"])]
