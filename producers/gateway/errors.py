@@ -94,6 +94,8 @@ def _of_headrace(error: HeadraceError) -> Refusal:
         return Refusal(error.http_status, str(error), code=error.code)
     status, body = error_body(error)
     told = body["error"]
+    if status >= 500 and 400 <= error.http_status < 500:  # it says nothing that its reader may not know
+        return Refusal(error.http_status, str(error), code=error.code)
     headers = None
     if isinstance(error, QueueFull | RateLimited):
         headers = retry_after(error.retry_after_s)

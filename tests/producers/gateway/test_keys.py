@@ -1,5 +1,6 @@
 """Who may: keys, what they allow, and that one tenant's key finds nothing of another's."""
 
+import json
 import re
 
 import httpx
@@ -86,41 +87,64 @@ def test_a_key_reaches_the_models_classes_and_hosts_that_it_names(guarded, new_k
         assert error_of(refused, 403)["code"] == "webhook_not_allowed"
 
 
-def test_nothing_of_one_tenant_is_found_by_another(guarded, new_key, jobs):
+LINE = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": ASKED})
+
+
+def things_of(http: httpx.Client, paths: dict[str, dict]) -> dict[str, str]:
+    """One of everything that a route names, made with this key: the name in the route, and the id."""
+    chat = http.post("/v1/chat/completions", json=ASKED | {"store": True}).json()["id"]
+    file = http.post("/v1/files", files={"file": ("in.jsonl", LINE)}, data={"purpose": "batch"}).json()["id"]
+    batch = {"endpoint": "/v1/chat/completions", "input_file_id": file, "completion_window": "24h"}
+    made = {
+        "job_id": chat.removeprefix("chatcmpl-"),
+        "completion_id": chat,
+        "file_id": file,
+        "batch_id": http.post("/v1/batches", json=batch).json()["id"],
+    }
+    if "/v1/responses" in paths:
+        asked = {"model": "demo", "input": "Hello", "max_output_tokens": 4, "store": True}
+        made["response_id"] = http.post("/v1/responses", json=asked).json()["id"]
+    return made
+
+
+def test_nothing_of_one_tenant_is_found_by_another(guarded, new_key):
     """Every route that names something, walked with a stranger's key: the same answer as for nothing."""
     with with_key(guarded, new_key("owner")) as owner, with_key(guarded, new_key("stranger")) as stranger:
-        chat = owner.post("/v1/chat/completions", json=ASKED | {"store": True}).json()
-        job_id = chat["id"].removeprefix("chatcmpl-")
-        ids = {"job_id": job_id, "completion_id": chat["id"], "model": "demo"}
-        nobodys = re.sub("^...", "000", job_id)
-        missing = {"job_id": nobodys, "completion_id": f"chatcmpl-{nobodys}"}
-        walked = 0
-        for path, methods in guarded_paths(owner).items():
-            names = re.findall(r"{(\w+)}", path)
-            if not names or names == ["model"]:
-                continue
-            for method in methods:
-                found = owner.request(method, path.format(**ids), json={} if method == "post" else None)
-                hidden, absent = (
-                    stranger.request(method, path.format(**which), json={} if method == "post" else None)
-                    for which in (ids, missing)
-                )
-                assert found.status_code < 300, (path, found.text)
-                assert hidden.status_code == absent.status_code == 404, path
-                assert shape_of(hidden, ids) == shape_of(absent, missing), path
-                walked += 1
-        assert walked >= 4
-        assert jobs.job(job_id).status().tenant == "owner"
+        paths = owner.get("/openapi.json").json()["paths"]
+        mine = things_of(owner, paths)
+        nobodys = {
+            name: re.sub("[0-9a-z]{3}(?=[0-9a-z]{8})", "000", made, count=1) for name, made in mine.items()
+        }
+        walked = [
+            (method, path)
+            for path, methods in paths.items()
+            for method in methods
+            if "{" in path and "{model}" not in path
+        ]
+        assert len(walked) >= 8
+        for method, path in sorted(walked, key=lambda each: each[0] == "delete"):
+            body = {} if method == "post" else None
+            hidden, absent = (
+                stranger.request(method, path.format(**names), json=body) for names in (mine, nobodys)
+            )
+            assert hidden.status_code == absent.status_code == 404, (method, path, hidden.text)
+            assert without(hidden.text, mine) == without(absent.text, nobodys), (method, path)
+            found = owner.request(method, path.format(**mine), json=body)
+            assert found.status_code < 300, (method, path, found.text)
+        for path in ("/v1/files", "/v1/batches"):
+            assert stranger.get(path).json()["data"] == []
+        asked = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        hidden, absent = (
+            stranger.post("/v1/batches", json=asked | {"input_file_id": names["file_id"]})
+            for names in (mine, nobodys)
+        )
+        assert 400 <= hidden.status_code == absent.status_code < 500
+        assert without(hidden.text, mine) == without(absent.text, nobodys)
 
 
-def guarded_paths(http: httpx.Client) -> dict[str, dict]:
-    return http.get("/openapi.json").json()["paths"]
-
-
-def shape_of(response: httpx.Response, ids: dict[str, str]) -> str:
-    """The body without the id that was asked for."""
-    text = response.text
-    for name in ids.values():
+def without(text: str, names: dict[str, str]) -> str:
+    """A body without the ids that were asked for."""
+    for name in sorted(names.values(), key=len, reverse=True):
         text = text.replace(name, "…")
     return text
 
