@@ -139,3 +139,17 @@ def test_a_units_command_takes_the_options_that_it_gives(name):
     assert program.endswith("/headrace")
     known = {flag for option in get_command(build([])).commands[command].params for flag in option.opts}
     assert {option for option in options if option.startswith("--")} <= known
+
+
+def test_the_gateways_page_has_every_route():
+    from headrace import AsyncClient
+    from headrace.producers.gateway.app import create_app
+    from headrace.schemas.settings.gateway import GatewaySettings
+
+    page = (ROOT / "docs" / "http.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for path, methods in create_app(GatewaySettings(), AsyncClient()).openapi()["paths"].items():
+        base = "/".join(path.split("/")[:4] if "chat/" in path else path.split("/")[:3])
+        named = [row for row in rows if base in row and all(part in row for part in path.split("/") if part)]
+        assert named, path
+        assert all(any(method.upper() in row for row in named) for method in methods), path

@@ -106,7 +106,8 @@ class Generation:
         """
         after, last = StreamPlace.of(request), b"" if named else DONE
         events = answer_events(self.jobs, shapes, after, named=named, last=last)
-        return await EventStream(self.gateway, events, self.cancel, cut).begin()
+        late = late_failure(shapes[0], named=named, last=last)
+        return await EventStream(self.gateway, events, self.cancel, cut, late=late).begin()
 
 
 async def begin(
@@ -203,8 +204,23 @@ async def answer_events(
                 if after is not None and place <= after:
                     continue
                 for left, each in enumerate(objects, 1 - len(objects)):
-                    data = json.dumps(each, ensure_ascii=False, separators=(",", ":"))
-                    event_id = place if left == 0 and len(jobs) == 1 else None
-                    yield event(data, event_id=event_id, name=each["type"] if named else None)
+                    yield _encoded(each, place if left == 0 and len(jobs) == 1 else None, named=named)
     if last:
         yield last
+
+
+def late_failure(
+    shape: ChoiceEvents, *, named: bool = False, last: bytes = DONE
+) -> Callable[[HeadraceError], bytes]:
+    """What a stream says of a job that failed before its first token, but after the response began."""
+
+    def encode(error: HeadraceError) -> bytes:
+        events = [_encoded(each, StreamPlace(0, 1), named=named) for each in shape.failed(error)]
+        return b"".join(events) + last
+
+    return encode
+
+
+def _encoded(each: dict[str, Any], place: StreamPlace | None, *, named: bool) -> bytes:
+    data = json.dumps(each, ensure_ascii=False, separators=(",", ":"))
+    return event(data, event_id=place, name=each["type"] if named else None)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ...schemas.errors import HeadraceError
 from .errors import Refusal
 from .state import Gateway
 
@@ -73,9 +74,10 @@ class EventStream(Response):
     """A response of server-sent events.
 
     Args:
-        events: the events; they may raise before the first, and not after it.
+        events: the events; they may raise a `HeadraceError` before the first, and nothing after it.
         gone: what to do when the client goes away before the end.
         cut: what to send last if the gateway stops.
+        late: what to send for an error before the first event, if the status has been sent by then.
     """
 
     media_type = "text/event-stream"
@@ -86,10 +88,12 @@ class EventStream(Response):
         events: Events,
         gone: Callable[[], Awaitable[object]] | None = None,
         cut: bytes = STOPPED,
+        *,
+        late: Callable[[HeadraceError], bytes] | None = None,
     ) -> None:
         super().__init__(headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._gateway, self._events, self._gone, self._cut = gateway, events, gone, cut
+        self._gateway, self._events, self._gone, self._cut, self._late = gateway, events, gone, cut, late
         self._first: asyncio.Task[bytes] | None = None
         self._sending = self._fresh = False
         self._pump: asyncio.Task[None] | None = None
@@ -150,8 +154,14 @@ class EventStream(Response):
             self._sending, self._fresh = False, True
 
         if self._first is not None:
-            with suppress(StopAsyncIteration):
+            try:
                 await put(await self._first)
+            except StopAsyncIteration:
+                pass
+            except HeadraceError as error:
+                if self._late is None:
+                    raise
+                await put(self._late(error))
         async for data in self._events:
             await put(data)
             self._gateway.metrics.events.inc()

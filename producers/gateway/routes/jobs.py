@@ -12,7 +12,7 @@ from ....schemas.job import Job
 from ..auth import Caller
 from ..bodies import body_of, read_json
 from ..errors import Refusal, refusal_of
-from ..generation import answer_events
+from ..generation import answer_events, late_failure
 from ..jobs import enqueue, status_of, usual_class
 from ..sse import EventStream, StreamPlace
 from ..state import Gateway
@@ -53,8 +53,9 @@ async def stream_job(job_id: str, request: Request, caller: Caller) -> Response:
     gateway = Gateway.of(request)
     await status_of(gateway, caller, job_id)
     after = StreamPlace.of(request)
-    events = answer_events([gateway.client.job(job_id)], [NativeEvents()], after, named=True, last=b"")
-    return await EventStream(gateway, events).begin()
+    shape = NativeEvents()
+    events = answer_events([gateway.client.job(job_id)], [shape], after, named=True, last=b"")
+    return await EventStream(gateway, events, late=late_failure(shape, named=True, last=b"")).begin()
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")

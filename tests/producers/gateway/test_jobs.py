@@ -48,6 +48,18 @@ def test_a_job_is_cancelled_and_its_stream_says_so(http):
     assert json.loads(data[-1])["state"] == "cancelled"
 
 
+def test_a_job_that_ends_after_its_streams_response_began_ends_the_stream(http):
+    made = http.post("/v1/jobs", json=ASKED | {"delay_s": 3600}).json()
+    native, chat = f"/v1/jobs/{made['id']}/stream", f"/v1/chat/completions/chatcmpl-{made['id']}?stream=true"
+    with http.stream("GET", native) as jobs, http.stream("GET", chat) as chats:
+        http.post(f"/v1/jobs/{made['id']}/cancel")
+        ((event_id, end),) = events_of(jobs)
+        (_, error), (_, done) = events_of(chats)
+    assert (event_id, json.loads(end)["state"]) == ("0-1", "cancelled")
+    assert json.loads(error)["error"]["code"] == "job_cancelled"
+    assert done == "[DONE]"
+
+
 def test_a_reader_that_leaves_leaves_the_job_alone(http, jobs):
     made = http.post("/v1/jobs", json=ASKED | {"max_tokens": 200}).json()
     with http.stream("GET", f"/v1/jobs/{made['id']}/stream") as response:
