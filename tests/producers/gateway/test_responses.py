@@ -9,6 +9,10 @@ import openai
 import pytest
 from openai import OpenAI
 
+from headrace.schemas.keys import tag_of
+from headrace.schemas.redis.connection import connect
+
+from ...support.gateways import gateway
 from ...support.waiting import wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
@@ -123,7 +127,9 @@ def test_a_response_that_fails_says_why_in_its_status_and_in_its_own_event(clien
         client.responses.create(**ASKED, previous_response_id=failed.id)
 
 
-def test_a_stream_goes_on_byte_for_byte_while_the_worker_is_killed(http, jobs):
+def test_a_stream_goes_on_byte_for_byte_at_another_gateway_after_the_worker_was_killed(
+    http, jobs, stack_redis
+):
     asked = BODY | {"max_output_tokens": 300}
     with http.stream("POST", "/v1/responses", json=asked) as response:
         whole = sent(response)
@@ -146,10 +152,22 @@ def test_a_stream_goes_on_byte_for_byte_while_the_worker_is_killed(http, jobs):
     )
     numbers = [event["sequence_number"] for event in seen]
     assert numbers == sorted(set(numbers))
-    url = f"/v1/responses/{seen[0]['response']['id']}?stream=true"
-    with http.stream("GET", url, headers={"last-event-id": str(number)}) as response:
+    path = f"/responses/{seen[0]['response']['id']}?stream=true"
+    after = {"last-event-id": str(number)}
+    with (
+        gateway(stack_redis.url) as other,
+        httpx.stream("GET", other.base_url + path, headers=after, timeout=90) as response,
+    ):
         rest = [json.loads(line[6:]) for line in sent(response) if line.startswith("data: ")]
     assert rest == [event for event in seen if event["sequence_number"] > number]
+
+
+def test_a_response_is_stored_for_as_long_as_the_setting_says(stack_redis):
+    with gateway(stack_redis.url, gateway_response_s=60) as short, connect(stack_redis.url) as redis:
+        asked = BODY | {"stream": False, "max_output_tokens": 1}
+        body = httpx.post(f"{short.base_url}/responses", json=asked, timeout=90)
+        job_id = body.json()["id"].removeprefix("resp_")
+        assert 50_000 < redis.pttl(tag_of(job_id).response(job_id)) <= 60_000
 
 
 def kill_engine_of(jobs, job) -> str:
