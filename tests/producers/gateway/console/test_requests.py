@@ -78,14 +78,11 @@ def test_its_modules_import_only_what_is_there():
             assert wanted in assets(), f"{name} imports {wanted}"
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["../assets.py", "..%2fboard.py", "%2e%2e/assets.py", "..%5cboard.py", "", "main.js%00", "/etc/passwd"],
-)
-def test_a_path_that_leads_elsewhere_is_no_url(console, path):
-    answer = console.get(f"/console/assets/{path}")
-    assert answer.status_code == 404
-    assert answer.json()["error"]["code"] == "unknown_url"
+def test_a_path_that_leads_elsewhere_is_no_url(console):
+    wrong = ("../assets.py", "..%2fassets.py", "%2e%2e/assets.py", "..%5cassets.py", "", "main.js%00", "/etc")
+    for path in wrong:
+        answer = console.get(f"/console/assets/{path}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url"), path
 
 
 def test_it_shows_what_waits_and_requeues_and_drops_dead_letters(console, client, redis):
@@ -143,23 +140,20 @@ def test_what_does_not_exist_and_what_is_no_request_is_refused_by_name(console):
         assert console.post(f"/console/api/{path}", json=body).status_code == 404
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
+def test_a_page_from_elsewhere_can_neither_read_nor_write(console):
+    elsewhere = (
         {"origin": "https://elsewhere.example"},
         {"origin": "null"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
         {"host": "rebound.example"},
-    ],
-    ids=str,
-)
-def test_a_page_from_elsewhere_can_neither_read_nor_write(console, headers):
-    for answer in (
-        console.get("/console/api/overview", headers=headers),
-        console.post("/console/api/workers/drain", json={"id": "x"}, headers=headers),
-    ):
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin")
+    )
+    for headers in elsewhere:
+        for answer in (
+            console.get("/console/api/overview", headers=headers),
+            console.post("/console/api/workers/drain", json={"id": "x"}, headers=headers),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin"), headers
 
 
 def test_where_keys_are_required_it_opens_to_an_operators_alone(client, redis, redis_url):
