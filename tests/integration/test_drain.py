@@ -59,10 +59,13 @@ def test_a_drained_worker_hands_over_and_is_not_started_again(
 
 def test_a_worker_told_to_finish_ends_its_jobs_and_takes_no_more(redis_url, start_worker):
     worker = start_worker(redis_url, options={"finish_s": 60})
-    job = worker.client.enqueue(**SHORT)
+    job = worker.client.enqueue(**LONG)
     wait_until(lambda: running(worker, job))
     worker.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: worker.events("stopping"))
+    wait_until(lambda: worker.events("draining"))
+    for _ in range(2):  # exchanges with Redis: the first may have begun before, with a claim
+        before = job.status().offset
+        wait_until(lambda before=before: job.status().offset > before or job.status().state.terminal)
     late = worker.client.enqueue(**SHORT)
     assert worker.process.wait(timeout=60) == 0
     assert (job.status().state, late.status().state) == ("succeeded", "queued")

@@ -130,6 +130,7 @@ class Runner:
         for message in self._pipe.receive():
             match message:
                 case Drain():
+                    log.info("draining", finish_s=message.finish_s)
                     self.stop(message.finish_s)
                 case Stop():
                     self.stop()
