@@ -134,10 +134,14 @@ def _of_http(error: HTTPException) -> Refusal:
     return Refusal(status, f"{status.phrase}.", code=status.name.lower(), headers=headers)
 
 
-async def answer(request: Request | None, error: Exception) -> JSONResponse:
+async def answer(request: Request, error: Exception) -> JSONResponse:
     """The response to a request that ended with this error."""
     refusal = refusal_of(error)
-    body = refusal.body
-    if request is not None and request.url.path.startswith(ANTHROPICS):
-        body = anthropic_error(refusal.status, refusal.message)
-    return JSONResponse(body, refusal.status, refusal.headers)
+    return JSONResponse(body_at(request.scope["path"], refusal), refusal.status, refusal.headers)
+
+
+def body_at(path: str, refusal: Refusal) -> dict[str, Any]:
+    """The body of a refusal, as the API at that path writes it."""
+    if path.startswith(ANTHROPICS):
+        return anthropic_error(refusal.status, refusal.message)
+    return refusal.body

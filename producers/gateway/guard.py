@@ -10,6 +10,7 @@ from secrets import token_hex
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import Refusal, answer
@@ -96,7 +97,7 @@ class _GuardedRequest:
                 log.exception("request_failed", path=self._route)
             if self._status is not None:
                 raise ConnectionError("the response had begun") from None
-            response = await answer(None, error)
+            response = await answer(Request(self._scope), error)
             await response(self._scope, receive, self._sent)
         finally:
             self._note()

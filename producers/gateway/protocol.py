@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from .errors import Refusal
+from .errors import Refusal, body_at
 
 MAX_PIPELINED = 16
 """Maximum number of requests on one connection that wait for the answers before theirs."""
@@ -43,6 +43,7 @@ class BoundedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.url = b""
         self._header_bytes = 0
         self._receiving = False
         self._refused: Refusal | None = None
@@ -129,7 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = refusal
         self._expect(None)
         if self.cycle is None or self.cycle.response_complete:
-            body = json.dumps(refusal.body).encode()
+            body = json.dumps(body_at(self.url.decode("latin-1"), refusal)).encode()
             lines = (
                 STATUS_LINE[refusal.status],
                 b"content-type: application/json\r\n",

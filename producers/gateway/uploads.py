@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, cast
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
@@ -55,7 +55,10 @@ class UploadForm:
             "on_part_end": self._on_part_end,
             "on_end": self._on_end,
         }
-        self._parser = MultipartParser(boundary, cast("MultipartCallbacks", callbacks))
+        try:
+            self._parser = MultipartParser(boundary, cast("MultipartCallbacks", callbacks))
+        except FormParserError:
+            raise _bad("The form's boundary is too long.") from None
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the file's content.
@@ -69,7 +72,7 @@ class UploadForm:
                 content, self._content = self._content, []
                 for piece in content:
                     yield piece
-        except MultipartParseError:
+        except FormParserError:
             raise _bad("The body is not a multipart form.") from None
         except ClientDisconnect:
             raise Refusal(400, "The body ended early.", code="incomplete_body") from None

@@ -8,6 +8,7 @@ from typing import Any
 from ...schemas.errors import (
     BatchNotFound,
     BrokerUnavailable,
+    DeliveryNotFound,
     FilesUnavailable,
     FileTooLarge,
     HeadraceError,
@@ -17,6 +18,7 @@ from ...schemas.errors import (
     JobExpired,
     JobFailed,
     JobNotFound,
+    ModelInUse,
     QueueFull,
     RateLimited,
     ResultTimeout,
@@ -24,6 +26,7 @@ from ...schemas.errors import (
     StreamReset,
     Unauthorized,
     UnknownModel,
+    WorkerNotFound,
 )
 from ...schemas.events import FailureCode
 
@@ -71,6 +74,8 @@ def _told(error: HeadraceError) -> tuple[int, str, str | None, str | None]:
         case StreamReset():
             return 409, str(error), None, error.code
         case StoredFileNotFound() | BatchNotFound() | FileTooLarge():
+            return error.http_status, str(error), None, error.code
+        case DeliveryNotFound() | WorkerNotFound() | ModelInUse():  # an operator's requests
             return error.http_status, str(error), None, error.code
         case BrokerUnavailable() | FilesUnavailable():
             return 503, "the service is unavailable at the moment; try again", None, error.code

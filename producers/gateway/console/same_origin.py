@@ -21,10 +21,17 @@ def check_origin(request: Request) -> None:
     host = request.headers.get("host", "")
     site = request.headers.get("sec-fetch-site", "same-origin")
     origin = request.headers.get("origin")
-    if site not in {"same-origin", "none"} or (origin is not None and urlsplit(origin).netloc != host):
+    if site not in {"same-origin", "none"} or (origin is not None and _place(origin) != host):
         raise _elsewhere("The console takes requests from its own page alone.")
     if not Gateway.of(request).settings.gateway_auth and not _is_loopback(host):
         raise _elsewhere("Without API keys the console is served to loopback addresses alone.")
+
+
+def _place(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _is_loopback(host: str) -> bool:

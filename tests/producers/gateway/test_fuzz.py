@@ -1,95 +1,230 @@
-"""Whatever a client sends, on any route: a refusal with OpenAI's error body, and never a 5xx."""
+"""Whatever a client sends is answered, or refused with the API's error body, and the gateway serves on."""
 
-import itertools
 import json
-from typing import Any
+import random
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
 
+from headrace.producers.anthropic import request as messages
+from headrace.producers.openai import chat, completions
+from headrace.producers.openai.responses import request as responses
+from headrace.schemas.job import Job
+
+from ...support.hostile import (
+    FORM_KINDS,
+    FORMS,
+    HEADERS,
+    IDS,
+    LIES,
+    NO_REQUESTS,
+    NOBODY,
+    ODD_NAMES,
+    QUERIES,
+    VALUES,
+)
+from .test_requests import raw
+
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
 
-VALUES: tuple[Any, ...] = (
-    *(None, True, 0, -1, 1e308, 2**63, 2**1023, "", "\x00", "x" * 5000, "\u202e", "../../etc/passwd"),
-    *([], [[]], [None], [{}], {}, {"": None}, {"type": 1}, [1, "a"], [[[[[[[[]]]]]]]]),
+JSON = {"content-type": "application/json"}
+SEED = 20
+
+INTERNAL = re.compile(
+    r"Traceback|site-packages|\.py\b|headrace\.|redis://|pydantic|<class|object at 0x|0x7f|Errno"
 )
 
-FIELDS = (
-    *("model", "messages", "prompt", "input", "max_tokens", "temperature", "stop", "logit_bias", "metadata"),
-    *("stream", "stream_options", "tools", "seed", "n", "webhook", "job_class", "service_tier", "store"),
-    *("system", "input_file_id", "endpoint", "previous_response_id", "response_format", "user", "tenant"),
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+PROMPT = {"model": "demo", "prompt": "Hi", "max_tokens": 1}
+BATCH = {"endpoint": "/v1/chat/completions", "input_file_id": "file-x", "completion_window": "24h"}
+VALID = {
+    "/v1/chat/completions": CHAT,
+    "/v1/responses": {"model": "demo", "input": "Hi", "max_output_tokens": 1},
+    "/v1/messages": CHAT,
+    "/v1/messages/count_tokens": {"model": "demo", "messages": CHAT["messages"]},
+    "/v1/completions": PROMPT,
+    "/v1/jobs": PROMPT,
+    "/v1/batches": BATCH,
+    "/console/api/jobs/cancel": {"id": NOBODY},
+    "/console/api/deliveries/replay": {"id": NOBODY},
+    "/console/api/workers/drain": {"id": "nobody"},
+    "/console/api/dead/requeue": {"entry": "1-1", "model": "demo"},
+    "/console/api/dead/drop": {"entry": "1-1", "model": "demo"},
+}
+"""A body for each route that takes JSON, from which others are made."""
+
+INNER = (
+    *(f"webhook.{name}" for name in ("url", "events", "secret", "payload", "self")),
+    *(f"messages.{name}" for name in ("role", "content", "name", "tool_calls", "self", "__class__")),
+    *(f"metadata.{name}" for name in ("a", "", "user_id", "self", "x" * 65)),
+    *(f"stream_options.{name}" for name in ("include_usage", "self")),
+    *(f"output_expires_after.{name}" for name in ("anchor", "seconds", "self")),
+    *("text.format", "text.self", "reasoning.effort", "reasoning.self"),
 )
+"""Names of fields of objects within a body."""
 
-NAMES = (
-    "..%2f..%2fetc%2fpasswd",
-    "%00",
-    "%ff%fe",
-    "%0d%0aset-cookie:%20a=b",
-    "x" * 3000,
-    "~",
-    "*",
-    "{}",
-    "%25",
+KNOWN = {
+    "/v1/chat/completions": chat.FIELDS.known,
+    "/v1/completions": completions.FIELDS.known,
+    "/v1/messages": messages.FIELDS.known,
+    "/v1/messages/count_tokens": messages.FIELDS.known,
+    "/v1/responses": responses.FIELDS.known,
+    "/v1/jobs": Job.model_fields.keys(),
+    "/v1/batches": {*BATCH, "metadata", "output_expires_after"},
+}
+OPERATORS_FIELDS = {"id", "entry", "model", "partition", "from_scratch", "finish_s"}
+
+OPERATORS = (
+    *(
+        ("POST", f"/console/api/{path}")
+        for path in ("jobs/cancel", "dead/requeue", "dead/drop", "workers/drain")
+    ),
+    *(("POST", "/console/api/deliveries/replay"), ("GET", "/console/api/jobs/{job_id}/stream")),
+    ("GET", "/console/assets/{name}"),
 )
-
-USUAL = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
-
-
-def routes(http: httpx.Client) -> list[tuple[str, str]]:
-    paths = http.get("/openapi.json").json()["paths"]
-    return sorted((method.upper(), path) for path, methods in paths.items() for method in methods)
+"""Routes that the schema leaves out."""
 
 
-def check(response: httpx.Response, sent: object) -> None:
-    if response.is_success or response.status_code == 304:
+@pytest.fixture(scope="module")
+def routes(shared_gateway) -> list[tuple[str, str]]:
+    """Every method and path, in order."""
+    paths = httpx.get(f"{shared_gateway.url}/openapi.json").json()["paths"]
+    listed = ((method.upper(), path) for path, methods in paths.items() for method in methods)
+    return [*sorted(listed), *OPERATORS]
+
+
+@pytest.fixture(autouse=True)
+def serves_after(shared_gateway) -> Iterator[None]:
+    """The gateway still answers a request, and has nothing under way."""
+    yield
+    answer = httpx.post(f"{shared_gateway.base_url}/chat/completions", json=CHAT, timeout=90)
+    assert answer.json()["usage"]["completion_tokens"] == 1
+
+
+def check(status: int, text: str, path: str, sent: object) -> None:
+    """An answer, or a refusal with the API's error body and nothing internal."""
+    told = f"{path} with {str(sent)[:300]!r}: {status} {text[:2000]}"
+    assert status < 500 or (path == "/readyz" and status == 503), told
+    if status < 400:
         return
-    assert 400 <= response.status_code < 500, (sent, response.text)
-    body = response.json()
-    error = body["error"]
-    assert error["message"], sent
-    assert {"message", "type"} <= error.keys(), sent
-    assert "set-cookie" not in response.headers
+    body = json.loads(text)
+    if path.startswith("/v1/messages"):
+        assert body["type"] == "error", told
+        assert {"type", "message"} <= body["error"].keys(), told
+    else:
+        assert body.keys() == {"error"}, told
+        assert body["error"].keys() == {"message", "type", "param", "code"}, told
+    assert body["error"]["message"], told
+    assert len(text) < 2000 or "x" * 1000 in str(sent), told
+    assert not INTERNAL.search(text), told
 
 
-def test_odd_bodies_are_refused(http):
-    bodies = [json.dumps({**USUAL, field: value}) for field, value in itertools.product(FIELDS, VALUES)]
-    bodies += ["", "{", "[]", "null", "1", '"x"', '{"a":' * 200 + "1" + "}" * 200, '{"model": "\\ud800"}']
-    posts = [path for method, path in routes(http) if method == "POST" and "{" not in path]
-    assert len(posts) >= 4
-    kind = {"content-type": "application/json"}
-    for number, body in enumerate(bodies):
-        path = posts[number % len(posts)]
-        check(http.post(path, content=body, headers=kind), (path, body[:200]))
+def filled(path: str, name: str = NOBODY) -> str:
+    return re.sub(r"{\w+(:path)?}", lambda _: name, path)
 
 
-def test_odd_names_types_and_headers_are_refused(http):
-    headers = {
-        "last-event-id": "\xff",
-        "idempotency-key": "\xff",
-        "authorization": "Bearer \xff",
-        "range": "x",
-    }
-    for method, path in routes(http):
-        if "{" in path:
-            for name in NAMES:
-                prefix, _, rest = path.partition("{")
-                url = f"{prefix}{name}{rest.partition('}')[2]}"
-                check(http.request(method, url, params={"limit": "x", "stream": "x"}), (method, url))
-                check(http.request(method, url), (method, url))
-        for name, value in headers.items():
-            given = {name: value.encode("latin-1")}
-            check(http.request(method, path, headers=given, content=b"{}"), (method, path, given))
-        for kind in (
-            "text/plain",
-            "multipart/form-data",
-            "multipart/form-data; boundary=x",
-            "a/b",
-            ";",
-            "x" * 500,
+def with_field(body: dict, field: str, value: str) -> bytes:
+    """The body as JSON with the text of a value in a field's place, which may be one of an inner object."""
+    outer, _, inner = field.partition(".")
+    if inner and outer == "messages":
+        body = body | {"messages": [{"role": "user", "content": "Hi", inner: "@@"}]}
+    elif inner and outer:
+        body = body | {outer: {"url": "https://a.example"} if outer == "webhook" else {}}
+        body[outer] = body[outer] | {inner: "@@"}
+    else:
+        body = body | {field: "@@"}
+    return json.dumps(body).replace('"@@"', value).encode()
+
+
+def test_every_field_at_every_kind_of_value(http, routes):
+    chosen = random.Random(SEED)
+    for method, path in routes:
+        if path not in VALID or method != "POST":
+            continue
+        known = sorted(KNOWN.get(path, OPERATORS_FIELDS)) * 2  # they are tried with more values
+        for field in (*known, *INNER, *ODD_NAMES):
+            body = with_field(VALID[path], field, chosen.choice(VALUES))
+            answer = http.post(path, content=body, headers=JSON)
+            check(answer.status_code, answer.text, path, body)
+
+
+def test_bodies_that_are_no_requests(http, routes):
+    chosen = random.Random(SEED)
+    kinds = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x")
+    for method, path in routes:
+        if method != "POST":
+            continue
+        for body in chosen.sample(NO_REQUESTS, 20):
+            for kind in kinds if len(body) < 10 else kinds[:1]:
+                answer = http.post(filled(path), content=body, headers={"content-type": kind})
+                check(answer.status_code, answer.text, path, (kind, body))
+
+
+def test_ids_and_queries_of_every_kind(shared_gateway, routes):
+    for method, path in routes:
+        names = IDS if "{" in path else ("",)
+        urls = [(filled(path, name), "") for name in names] + [(filled(path), query) for query in QUERIES]
+        for url, query in urls:
+            line = f"{method} {url}?{query} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n"
+            check(*sent(shared_gateway.port, line.encode()), path, line)
+
+
+def test_methods_that_a_route_does_not_have(http, routes):
+    for _, path in routes:
+        for method in ("PUT", "PATCH", "TRACE", "BREW"):
+            answer = http.request(method, filled(path))
+            check(answer.status_code, answer.text, path, method)
+
+
+def test_headers_of_every_kind(shared_gateway, routes):
+    chosen = random.Random(SEED)
+    for method, path in routes:
+        body = json.dumps(VALID.get(path, {})).encode() if method == "POST" else b""
+        for name, value in chosen.sample(HEADERS, 14):
+            given = {"host": "localhost", "content-type": "application/json", "content-length": len(body)}
+            lines = "".join(f"{each}: {text}\r\n" for each, text in (given | {name: value}).items())
+            head = f"{method} {filled(path)} HTTP/1.1\r\n{lines}".encode("latin-1")
+            check(*sent(shared_gateway.port, head, body), path, (name, value))
+
+
+def sent(port: int, head: bytes, body: bytes = b"") -> tuple[int, str]:
+    """The status and the body of the answer to a request as it is."""
+    answer = raw(port, head + b"connection: close\r\n\r\n" + body)
+    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1, answer
+    top, _, text = answer.partition(b"\r\n\r\n")
+    assert b"\nx-injected" not in top.lower(), answer
+    return int(top.split()[1]), text.decode()
+
+
+def test_requests_that_lie_about_themselves(shared_gateway):
+    for lie in LIES:
+        answer = b""
+        with (
+            socket.create_connection(("127.0.0.1", shared_gateway.port), timeout=60) as connection,
+            suppress(ConnectionResetError),  # it may be refused while it is being sent
         ):
-            check(
-                http.request(method, path, content=b"\x00", headers={"content-type": kind}),
-                (method, path, kind),
-            )
-        for wrong in ("PUT", "PATCH", "TRACE", "BREW"):
-            check(http.request(wrong, path), (wrong, path))
+            connection.sendall(lie)
+            connection.shutdown(socket.SHUT_WR)
+            while more := connection.recv(65536):
+                answer += more
+        assert not re.search(rb"HTTP/1.1 5\d\d", answer), (lie[:200], answer)
+        assert not INTERNAL.search(answer.decode(errors="replace")), (lie[:200], answer)
+
+
+def test_forms_that_are_malformed(http):
+    kept = 0
+    for kind in FORM_KINDS:
+        for body in FORMS:
+            answer = http.post("/v1/files", content=body, headers={"content-type": kind.encode("latin-1")})
+            check(answer.status_code, answer.text, "/v1/files", (kind[:100], body))
+            if answer.is_success:
+                file = f"/v1/files/{answer.json()['id']}"
+                assert http.get(f"{file}/content").is_success
+                assert http.delete(file).is_success
+                kept += 1
+    assert kept
