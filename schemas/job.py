@@ -31,6 +31,8 @@ SCHEMA_VERSION = 1
 # What a signed 64-bit integer holds, as the sampling kernels take it.
 MAX_SEED = 2**63 - 1
 
+MAX_MESSAGES = 10_000
+
 MAX_LOGIT_BIASES = 1024
 
 MAX_ALLOWED_TOKENS = 8192
@@ -203,6 +205,7 @@ class Job(_Wire):
 
     Attributes:
         model: the served name of the model.
+        messages: at most 10,000.
         tools: function definitions for the chat template.
         max_tokens: maximum number of tokens to generate; a full context ends generation too.
         min_tokens: before this many tokens, no end of text, stop token or stop string ends the job.
@@ -226,7 +229,7 @@ class Job(_Wire):
 
     model: str
     prompt: Annotated[str, Field(min_length=1)] | None = None
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)] | None = None
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     prompt_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)] | None = None
     tools: tuple[Annotated[dict[str, Any], AfterValidator(check_json)], ...] | None = None
 

@@ -62,9 +62,13 @@ def in_words(error: "ErrorDetails") -> str:
     return words.format(**{name: _plain(value) for name, value in context.items()})
 
 
+LONGEST_MEANT = 64
+"""Longer names are no slips, and take long to compare."""
+
+
 def did_you_mean(name: str, known: "Iterable[str]") -> str:
     """A hint at what was probably meant, to follow a sentence; empty if nothing is close."""
-    near = get_close_matches(name, list(known), n=1)
+    near = get_close_matches(name, list(known), n=1) if len(name) <= LONGEST_MEANT else []
     return f"; did you mean {near[0]}?" if near else ""
 
 

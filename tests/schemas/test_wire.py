@@ -55,6 +55,11 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         ({"presence_penalty": 3}, "presence_penalty", "got 3"),
         ({"repetition_penalty": 0}, "repetition_penalty", "got 0"),
         ({"repetition_penalty": 1e-40}, "repetition_penalty", "must be at least 0.01 (got 1e-40)"),
+        (
+            {"prompt": None, "messages": [{"role": "user", "content": ""}] * 10_001},
+            "messages",
+            "at most 10000",
+        ),
         ({"logit_bias": dict.fromkeys(range(1025), 1.0)}, "logit_bias", "at most 1024 items"),
         ({"allowed_token_ids": range(8193)}, "allowed_token_ids", "at most 8192 items"),
         ({"logit_bias": {3: math.inf}}, "logit_bias.3", "got inf"),
