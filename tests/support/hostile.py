@@ -82,6 +82,7 @@ _POST = b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\
 _SIZE = b"content-length: %d\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _LINES = (
+    b"BREW /",
     b"CONNECT a:1",
     b"OPTIONS *",
     b"GET x:y",

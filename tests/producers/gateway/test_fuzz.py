@@ -175,7 +175,7 @@ def test_ids_and_queries_of_every_kind(shared_gateway, routes):
 
 def test_methods_that_a_route_does_not_have(http, routes):
     for _, path in routes:
-        for method in ("PUT", "PATCH", "TRACE", "BREW"):
+        for method in ("PUT", "PATCH", "TRACE", "PROPFIND"):
             answer = http.request(method, filled(path))
             check(answer.status_code, answer.text, path, method)
 

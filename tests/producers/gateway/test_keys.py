@@ -129,17 +129,24 @@ def test_nothing_of_one_tenant_is_found_by_another(guarded, new_key):
             )
             assert hidden.status_code == absent.status_code == 404, (method, path, hidden.text)
             assert without(hidden.text, mine) == without(absent.text, nobodys), (method, path)
+            assert hidden.headers.keys() == absent.headers.keys(), (method, path)
             found = owner.request(method, path.format(**mine), json=body)
             assert found.status_code < 300, (method, path, found.text)
-        for path in ("/v1/files", "/v1/batches"):
+        for path, name in (("/v1/files", "file_id"), ("/v1/batches", "batch_id")):
             assert stranger.get(path).json()["data"] == []
-        asked = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
-        hidden, absent = (
-            stranger.post("/v1/batches", json=asked | {"input_file_id": names["file_id"]})
-            for names in (mine, nobodys)
-        )
-        assert 400 <= hidden.status_code == absent.status_code < 500
-        assert without(hidden.text, mine) == without(absent.text, nobodys)
+            assert stranger.get(path, params={"after": mine[name]}).json()["data"] == []
+        mine = things_of(owner, paths)
+        batch = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        following = {"model": "demo", "input": "Hello"}
+        for path, field, name, asked in (
+            ("/v1/batches", "input_file_id", "file_id", batch),
+            ("/v1/responses", "previous_response_id", "response_id", following),
+        ):
+            hidden, absent = (
+                stranger.post(path, json=asked | {field: names[name]}) for names in (mine, nobodys)
+            )
+            assert 400 <= hidden.status_code == absent.status_code < 500, path
+            assert without(hidden.text, mine) == without(absent.text, nobodys), path
 
 
 def without(text: str, names: dict[str, str]) -> str:
