@@ -285,7 +285,7 @@ class BatchKeys:
         """The prefix that all of them share."""
         return f"{self.namespace}:{{batches}}"
 
-    def record(self, tenant: str, batch_id: str) -> str:
+    def batch(self, tenant: str, batch_id: str) -> str:
         """Hash with TTL: what was asked for, and how far it is."""
         return f"{self.base}:batch:{tenant}:{batch_id}"
 

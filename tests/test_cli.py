@@ -204,7 +204,7 @@ def test_a_batch_is_run_and_run_again(cli: Any, worker: Worker, tmp_path: Path) 
         for answer in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     }
     message = answers["a"]["response"]["body"]["choices"][0]["message"]
-    assert message == {"role": "assistant", "content": "Hello, world"}
+    assert message == {"role": "assistant", "content": "Hello, world", "refusal": None}
     assert answers["c"]["error"]["code"] == "invalid_job"
     again = cli("batch", "in.jsonl", "-o", "out.jsonl", "--model", "m")
     told = "0 answered, 0 failed, 3 skipped; 0 tokens; errors of earlier runs: 1 (--retry-failed)\n"

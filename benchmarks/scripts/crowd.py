@@ -9,13 +9,16 @@ from redis import Redis
 
 from headrace.schemas.events import End, JobState, Output
 from headrace.schemas.job import JobClass
+from headrace.schemas.keys import BatchKeys
 from headrace.schemas.scripts import (
     Call,
     ReleaseReason,
     Segment,
     accept_delivery,
     advance,
+    advance_batch,
     cancel,
+    claim_batch,
     claim_deliveries,
     drain,
     drop_dead,
@@ -43,6 +46,7 @@ CALLS, SPARE, MANY = 20, 100, 200
 END = End(offset=0, end=JobState.SUCCEEDED, finish_reason="stop")
 DELIVERY = {"event": "job.succeeded", "body": "{}", "secret": "", "retention_s": 1e5}
 WORKER = f"worker{NUMBER}"
+BATCHES = BatchKeys()
 
 SEVERAL = {
     *("upkeep", "recover many jobs", "resume"),
@@ -55,8 +59,8 @@ class Crowd:
     """A queue with `count` of everything, and calls to make there.
 
     That is: jobs that wait in one lane, tenants that wait with one job, jobs that run, delayed jobs, workers,
-    models that these serve, dead letters, webhook deliveries, each to a host of its own; and at the end jobs
-    that have expired in the queue, tenants whose only job was cancelled, recovered jobs, suspects.
+    models that these serve, dead letters, batches, webhook deliveries, each to a host of its own; and at the
+    end jobs that have expired in the queue, tenants whose only job was cancelled, recovered jobs, suspects.
     """
 
     def __init__(self, redis: Redis, count: int) -> None:
@@ -69,6 +73,10 @@ class Crowd:
         self._many(added(numbered_id("4"), tenant=f"t{NUMBER}"))
         self._many(added(numbered_id("5"), delay_s=1e6))
         self._many(heartbeat(TAG, WORKER, {"capacity_tokens": 1, "fingerprint": NUMBER}))
+        batch = f"t:{NUMBER}"
+        self._many(
+            ("HSET", BATCHES.batch("t", NUMBER), "status", "in_progress"), ("ZADD", BATCHES.active, 0, batch)
+        )
         (entry,) = self.entries(1)
         accepted = self.accepted(entry, job_id=numbered_id("6"), tenant=f"t{NUMBER}")
         entry, delivery, _, *others = accepted.args
@@ -107,6 +115,7 @@ class Crowd:
         yield from self._jobs()
         yield from self._fleet()
         yield from self._deliveries()
+        yield from self._batches()
         yield "upkeep", [upkeep(TAG, SETTINGS, LEASE_MS) for _ in range(CALLS)]
         yield from self._spoiled()
         yield from self._recovered()
@@ -149,6 +158,12 @@ class Crowd:
         sent = DeliveryState.DELIVERED, DeliveryAttempt(status=200), 60
         yield "settle_delivery", [settle_delivery(each, *sent) for each in due]
         yield "replay_delivery", [replay_delivery(TAG, delivery_id("j", entry)) for entry in entries]
+
+    def _batches(self) -> Named:
+        few, lease_s = min(CALLS, self.count), LEASE_MS / 1000
+        yield "claim_batch", [claim_batch(BATCHES, "h", lease_s) for _ in range(few)]
+        renewed = [advance_batch(BATCHES, "t", f"{number:07}", "h", lease_s, 60) for number in range(few)]
+        yield "advance_batch", renewed
 
     def _spoiled(self) -> Named:
         """Tenants whose only job was cancelled, and jobs that have expired in the queue."""

@@ -194,7 +194,7 @@ def keys_of(operations: Operations) -> BatchKeys:
 def create(operations: Operations, asked: BatchSpec) -> Steps[RequestBatch]:
     """Make a batch, which the next free runner takes."""
     keys, batch_id, tenant = keys_of(operations), new_id(KIND), asked.tenant
-    record = keys.record(tenant, batch_id)
+    record = keys.batch(tenant, batch_id)
     yield from operations.send(
         Write(
             (
@@ -275,7 +275,7 @@ def _read(operations: Operations, tenant: str, ids: list[str]) -> Steps[list[Req
     keys = keys_of(operations)
     commands: list[tuple[str | int, ...]] = []
     for each in ids:
-        commands += [("HGETALL", keys.record(tenant, each)), ("GET", keys.cancelled(tenant, each))]
+        commands += [("HGETALL", keys.batch(tenant, each)), ("GET", keys.cancelled(tenant, each))]
     replies = yield from operations.send(Read(commands))
     return [_parsed(*item) for item in zip(ids, replies[::2], replies[1::2], strict=True)]
 
