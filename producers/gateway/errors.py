@@ -21,15 +21,13 @@ from ...schemas.errors import (
     WorkerNotFound,
 )
 from ..anthropic.errors import anthropic_error
-from ..openai.errors import error_body, openai_error
+from ..openai.errors import error_body, error_type, openai_error
 
 ANTHROPICS = "/v1/messages"
 """Below this path errors are told as Anthropic tells them."""
 
 RETRY_S = 2
 """After how many seconds to try again while Redis can't be reached."""
-
-_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
 
 class Refusal(Exception):
@@ -56,8 +54,7 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
-        usual = "server_error" if status >= 500 else "invalid_request_error"
-        self.kind = kind or _KINDS.get(status, usual)
+        self.kind = kind or error_type(status)
         self.headers = dict(headers or {})
 
     @property

@@ -43,8 +43,12 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 def error_body(error: HeadraceError) -> tuple[int, dict[str, Any]]:
     """The HTTP status and the body that tell a client about an error."""
     status, message, param, code = _told(error)
-    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return status, openai_error(message, kind, param, code)
+    return status, openai_error(message, error_type(status), param, code)
+
+
+def error_type(status: int) -> str:
+    """OpenAI's type of errors with this HTTP status."""
+    return _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
 
 
 def openai_error(
