@@ -204,4 +204,4 @@ def test_a_request_says_whether_it_writes(operated, redis):
     writing = {name for name, about in known.items() if "write" in about["flags"]}
     assert set().union(*commands(Read)) & writing == set()
     assert all(names & writing for names in commands(Write))
-    assert set().union(*commands(Write)) & writing == {"hset", "hincrby", "hdel", "set"}
+    assert set().union(*commands(Write)) & writing == {"hset", "hincrby", "hdel", "set", "del"}
