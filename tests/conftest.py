@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch: test processes share the
 
 _UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
 _END_S = 5.0
+_TOGETHER = ("tests/integration/with_celery/", "tests/test_pages.py")
 _MARK = "TEST_OF_HEADRACE_"
 
 
@@ -45,6 +46,23 @@ def pytest_collection_finish() -> None:
     """What has been imported stays; a full garbage collection need not go through all of it each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep tests that share an installation together, which xdist 3.8's `loadgroup` doesn't under pytest 9.2.
+
+    There it names the groups in a field of the tests that pytest reads no more.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Together(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((path for path in _TOGETHER if nodeid.startswith(path)), super()._split_scope(nodeid))
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
