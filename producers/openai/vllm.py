@@ -1,11 +1,31 @@
 """vLLM's additions to OpenAI's requests, which clients send to any server but OpenAI's."""
 
-VLLM_PASSED = frozenset(
-    {
-        *("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids"),
-        *("prompt_token_ids", "allowed_token_ids"),
-    }
-)
+from ...schemas.job import Job
+
+_OPENAI = {
+    *(
+        "model",
+        "prompt",
+        "messages",
+        "tools",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "stop",
+        "logprobs",
+    ),
+    *("presence_penalty", "frequency_penalty", "logit_bias", "response_format", "n", "stream", "metadata"),
+}
+"""Arguments of a job that OpenAI's API has, too."""
+
+_QUEUE = {
+    *("job_class", "tenant", "idempotency_key", "delay_s", "deadline_s", "max_runtime_s", "max_attempts"),
+    "webhook",
+}
+"""Arguments of a job that say nothing of what is generated."""
+
+VLLM_PASSED = frozenset(Job.model_fields) - _OPENAI - _QUEUE
 """Fields that are arguments of a job under the same name."""
 
 VLLM_NEUTRAL: dict[str, tuple[object, ...]] = {

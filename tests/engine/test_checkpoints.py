@@ -323,4 +323,6 @@ def test_a_setting_beyond_what_is_possible_is_refused_with_its_bound(model_folde
 def test_more_threads_than_cores_are_warned_of(model_folder, caplog):
     load(model_folder("llama"), threads=1000, num_pages=8)
     torch.set_num_threads(1)
-    assert ["threads is 1000, this machine has" in record.getMessage() for record in caplog.records] == [True]
+    assert ["threads is 1000, but this machine has" in record.getMessage() for record in caplog.records] == [
+        True
+    ]

@@ -72,7 +72,9 @@ def test_chunks_prefixes_and_preemption_change_no_token(make_engine):
     reason="there is no compiler",
 )
 def test_a_compiled_step_refuses_them_and_says_the_way_out(make_engine):
-    with pytest.raises(ModelError, match=r"kv_dtype fp8 is for GPUs.*leave kv_dtype unset, or dtype float32"):
+    with pytest.raises(
+        ModelError, match=r"kv_dtype fp8 is for GPUs.*leave kv_dtype unset, or use dtype float32"
+    ):
         make_engine(dtype="bfloat16", kv_dtype="fp8")
 
 

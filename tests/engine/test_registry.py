@@ -41,7 +41,7 @@ def test_an_installed_packages_engine_is_found():
 
 def test_an_unknown_name_is_refused_with_those_that_exist():
     register("mine", CountingEngine)
-    with pytest.raises(UnknownEngine, match="no engine 'vlm'; there are: broken, counting, headrace, mine"):
+    with pytest.raises(UnknownEngine, match="no engine 'vlm', only: broken, counting, headrace, mine"):
         engine_spec("vlm")
 
 

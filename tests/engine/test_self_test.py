@@ -54,8 +54,11 @@ def test_an_engine_that_no_job_fits_is_refused(make_engine):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ValueError("qkv [3, 64]\n do not fit 4 heads"), "fails: ValueError: qkv .3, 64. do not fit 4 heads"),
-        (RuntimeError("could not create a primitive descriptor"), "fails: RuntimeError: could not create"),
+        (
+            ValueError("qkv [3, 64]\n do not fit 4 heads"),
+            "failed: ValueError: qkv .3, 64. do not fit 4 heads",
+        ),
+        (RuntimeError("could not create a primitive descriptor"), "failed: RuntimeError: could not create"),
     ],
 )
 def test_a_step_that_fails_is_the_models_fault(make_engine, error, reason):

@@ -273,8 +273,8 @@ class Scenarios:
 
     def claim_batch(self, queue):
         batches = keys.BatchKeys()
-        queue.redis.hset(batches.record("t", "b"), "asked", "{}")
-        queue.redis.pexpire(batches.record("t", "b"), 600_000)
+        queue.redis.hset(batches.batch("t", "b"), "asked", "{}")
+        queue.redis.pexpire(batches.batch("t", "b"), 600_000)
         queue.redis.zadd(batches.active, {"t:b": 0})
         return claim_batch(batches, "h", 60)
 

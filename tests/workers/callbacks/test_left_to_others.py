@@ -87,7 +87,9 @@ def test_tasks_of_an_app_without_callbacks_are_spoken_of_once_and_not_every_few_
         wait_until(lambda: left() >= 6)
     [line] = [line for line in logs if line["event"] == "outbox_entries_left"]
     assert line["log_level"] == "warning"
-    assert "none of 'team' are alive: start headrace callbacks --app module:app for it" in line["reason"]
+    assert (
+        "no callbacks of 'team' are alive: start headrace callbacks --app module:app for it" in line["reason"]
+    )
 
 
 def test_a_task_names_its_app_unless_that_has_no_name():
