@@ -55,7 +55,7 @@ def test_engines_are_compared_in_one_run(tmp_path):
     assert "vLLM: not measured: not installed" in done.stdout
     page = page_of(tmp_path)
     assert done.stdout.strip() in page
-    assert "Nothing is claimed" in page
+    assert "nothing is claimed" in page
 
 
 def test_what_smaller_weights_cost_is_measured_on_the_built_in_model(tmp_path):
