@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from headrace.local.embedded_redis import EmbeddedRedis
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
-from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, claim, enqueue, run, run_many
 from headrace.schemas.settings.queue import QueueSettings

@@ -17,8 +17,9 @@ from redis import Redis
 
 from headrace.local.embedded_redis import EmbeddedRedis
 from headrace.schemas.events import End, JobState, Output
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
-from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, enqueue, finish, run, run_many
 from headrace.schemas.settings.queue import QueueSettings

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ..schemas import keys
+from ..schemas import ids
 from ..schemas.errors import (
     BrokerUnavailable,
     HeadraceError,
@@ -113,7 +113,7 @@ class BatchRun:
             HeadraceError: the output file holds something else, or another run is writing it.
             OSError: a file can't be read or written.
         """
-        self._began = keys.new_job_id("m")[:TIME_CHARACTERS]
+        self._began = ids.new_job_id("m")[:TIME_CHARACTERS]
         self._line_bytes = max(LINE_BYTES, 8 * self.client._operations.settings.limits.max_job_bytes)
         with ExitStack() as files:
             responses = files.enter_context(AnswerFile(self.responses))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from ..schemas import keys
+from ..schemas import ids, keys
 from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobNotFound, UnknownModel
 from ..schemas.events import JobStatus, Record, intact
 from ..schemas.job import Job
@@ -146,7 +146,7 @@ class Operations:
             return InvalidJob("job", f"can't be written ({type(error).__name__})")
 
     def _call(self, job: Job, job_id: str | None = None, retry_of: str = "") -> Call[str]:
-        job_id = job_id or keys.new_job_id(job.model, self._partition(job))
+        job_id = job_id or ids.new_job_id(job.model, self._partition(job))
         return enqueue(self.tag_of(job_id), job_id, job, self.settings, retry_of=retry_of)
 
     def _partition(self, job: Job) -> int:
@@ -202,7 +202,7 @@ class Operations:
         """
         (models,) = yield from self.send(Read((("HKEYS", keys.models(self.settings.namespace)),)))
         known = [
-            keys.job_id_of(identity, model.decode(), self.settings.partitions)
+            ids.job_id_of(identity, model.decode(), self.settings.partitions)
             # A task's retries are jobs of their own, the latest first; which model ran it is not in its id.
             for identity in (*(f"{task_id}/{retry}" for retry in range(MAX_RETRIES, 0, -1)), task_id)
             for model in models

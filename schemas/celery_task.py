@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .keys import job_id_of
+from .ids import job_id_of
 from .plain_json import check_json
 
 DEEPEST = 200

@@ -13,7 +13,7 @@ from headrace import Client, ResultTimeout
 from headrace.producers.celery.message import celery_part
 from headrace.producers.operate import waiting_queues
 from headrace.producers.operate.rights import denied_commands
-from headrace.schemas import keys
+from headrace.schemas import ids, keys
 from headrace.schemas.keys import NAMESPACE, Tag
 from headrace.schemas.presence import note_presence
 from headrace.schemas.redis import acl
@@ -264,7 +264,7 @@ def test_tasks_of_an_app_without_callbacks_are_a_failure_from_the_start(
     examine, redis_url: str, redis: Redis
 ) -> None:
     redis.hset(keys.models(), "demo", "{}")
-    tag, job_id = Tag("demo"), keys.new_job_id("demo")
+    tag, job_id = Tag("demo"), ids.new_job_id("demo")
     part = celery_part({"id": "t"}, {}, {}, "shop")
     redis.hset(tag.job(job_id), "spec", json.dumps({"celery": part}))
     redis.expire(tag.job(job_id), 60)

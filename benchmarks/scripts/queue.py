@@ -6,8 +6,9 @@ from typing import Any
 
 from redis import Redis
 
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job, JobClass
-from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import Call, ClaimedJob, ClaimRequest, claim, enqueue, run
 from headrace.schemas.settings.queue import QueueSettings
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...schemas.errors import BatchNotFound, InvalidJob
-from ...schemas.keys import BatchKeys, is_id, new_id
+from ...schemas.ids import is_id, new_id
+from ...schemas.keys import BatchKeys
 from ..files.record import KIND as FILE_KIND
 from ..files.record import ids_after
 from ..operations import Operations

@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...schemas.errors import StoredFileNotFound
-from ...schemas.keys import FileKeys, is_id
+from ...schemas.ids import is_id
+from ...schemas.keys import FileKeys
 from ..operations import Operations
 from ..steps import Read, Steps, Write
 

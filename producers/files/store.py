@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...schemas.errors import FilesUnavailable, FileTooLarge, InvalidJob
-from ...schemas.keys import new_id
+from ...schemas.ids import new_id
 from ...schemas.settings.files import FilesSettings
 from ..async_client import AsyncClient
 from . import record

@@ -17,7 +17,7 @@ from ...schemas.errors import (
     ResultTimeout,
 )
 from ...schemas.events import JobState
-from ...schemas.keys import made_s
+from ...schemas.ids import made_s
 from ..openai.responses.body import Response
 from ..openai.responses.items import Item
 from ..openai.responses.stream import ResponseStream

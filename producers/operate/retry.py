@@ -1,6 +1,6 @@
 """Enqueueing again what an ended job asked for."""
 
-from ...schemas import keys
+from ...schemas import ids
 from ...schemas.errors import BadSetting, JobNotFound
 from ...schemas.events import FailureCode, JobState
 from ...schemas.wire import WireJob
@@ -38,5 +38,5 @@ def retry_job(operations: Operations, job_id: str) -> Steps[str]:
     job = WireJob.from_wire(spec or b"").model_copy(
         update={"celery": None, "delay_s": 0.0, "idempotency_key": f"retry:{job_id}"}
     )
-    new_id = keys.new_job_id(tag.model, tag.partition)
+    new_id = ids.new_job_id(tag.model, tag.partition)
     return (yield from operations.enqueue(job, new_id, retry_of=job_id))

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from headrace import Client, HeadraceError, JobsRefused
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
-from headrace.schemas.keys import new_job_id
 from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import Call, enqueue, run_many
 from headrace.schemas.settings.queue import QueueSettings

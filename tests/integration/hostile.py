@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.schemas.celery_task import read_headers, sign_part, task_job_id
-from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.ids import new_job_id
+from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import Call, enqueue
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob

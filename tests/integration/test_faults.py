@@ -10,8 +10,9 @@ import pytest
 
 from headrace import BrokerUnavailable, Client, JobNotFound
 from headrace.schemas import keys
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import SCHEMA_VERSION
-from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import enqueue, run
 from headrace.schemas.settings.queue import QueueSettings

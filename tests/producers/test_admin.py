@@ -27,7 +27,7 @@ from headrace import (
     Verdict,
     WorkerNotFound,
 )
-from headrace.schemas import keys
+from headrace.schemas import ids, keys
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimRequest, accept_delivery, claim, heartbeat, recover, run
 from headrace.schemas.settings.queue import QueueSettings
@@ -52,7 +52,7 @@ def dead_job(client: Client, redis: Redis) -> JobHandle:
 @pytest.fixture
 def delivery_id(redis: Redis, worker: ScriptedWorker) -> str:
     """A webhook delivery that waits."""
-    entry, job_id = redis.xadd(TAG.outbox, {"job": "x"}).decode(), keys.new_job_id(MODEL)
+    entry, job_id = redis.xadd(TAG.outbox, {"job": "x"}).decode(), ids.new_job_id(MODEL)
     fields = {"job_id": job_id, "event": "job.succeeded", "tenant": "shop", "url": "https://example.com/h"}
     assert run(redis, accept_delivery(TAG, entry, **fields, body="{}", secret="", retention_s=600))
     return f"msg_{job_id.partition('.')[0]}_{entry}"
@@ -194,7 +194,7 @@ def test_commands_use_nothing_private(folder: str) -> None:
 
 
 def test_a_stored_response_is_kept_for_its_time_or_until_it_is_dropped(client: Client, redis: Redis) -> None:
-    job_id = keys.new_job_id(MODEL)
+    job_id = ids.new_job_id(MODEL)
     stored = StoredResponse(tenant="t", echo={"model": MODEL}, items=[{"role": "user", "content": "é"}])
     client.admin.keep_response(job_id, stored, ttl_s=60)
     assert client.admin.response(job_id) == stored

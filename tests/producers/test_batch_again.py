@@ -19,7 +19,7 @@ from headrace.producers.batch import TIME_CHARACTERS
 from headrace.producers.batch_answers import AnswerFile, Standing
 from headrace.producers.batch_lines import numbered_lines, parse_line
 from headrace.schemas.events import JobError, JobState
-from headrace.schemas.keys import new_job_id
+from headrace.schemas.ids import new_job_id
 
 from ..conftest import environment
 from .test_batch import answers, run, write_requests

@@ -9,6 +9,7 @@ from headrace import AsyncClient, BadSetting, Client, JobHandle, JobNotFound, Un
 from headrace.producers.operate import jobs as operation
 from headrace.schemas import keys
 from headrace.schemas.events import JobError, JobState
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimRequest, claim, recover, run
 from headrace.schemas.settings.queue import QueueSettings
@@ -158,7 +159,7 @@ def test_only_what_has_ended_otherwise_than_well_is_retried(
     cancelled.cancel()
     assert client.job(client.admin.retry(cancelled.id)).status().retry_of == cancelled.id
     with pytest.raises(JobNotFound):
-        client.admin.retry(keys.new_job_id(MODEL))
+        client.admin.retry(new_job_id(MODEL))
 
 
 async def test_the_async_client_lists_and_retries_too(redis_url: str, failed: JobHandle) -> None:

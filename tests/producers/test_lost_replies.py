@@ -9,7 +9,7 @@ import pytest
 from headrace import Client, DeliveryState, JobNotFound
 from headrace.producers.operate.admin import Admin
 from headrace.producers.steps import Read, Write, drive
-from headrace.schemas import keys
+from headrace.schemas import ids, keys
 from headrace.schemas.keys import Tag
 from headrace.schemas.redis.call import script
 from headrace.schemas.scripts import (
@@ -120,7 +120,7 @@ def operated(lossy, redis):
     run(redis, recover(TAG, "worker-1", QueueSettings(), blamed=True, how="killed by SIGSEGV"))
     entry = redis.xadd(TAG.outbox, {"job": "x"}).decode()
     fields = {
-        "job_id": keys.new_job_id("m"),
+        "job_id": ids.new_job_id("m"),
         "event": "job.failed",
         "tenant": "t",
         "url": "https://a.example",

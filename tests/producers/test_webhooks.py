@@ -9,7 +9,8 @@ import pytest
 from headrace import InvalidJob
 from headrace.producers.operate import secrets
 from headrace.schemas import keys
-from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.ids import new_job_id
+from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import accept_delivery, claim_deliveries, run, settle_delivery
 from headrace.schemas.webhooks.delivery import DeliveryAttempt, DeliveryState, read_secrets
 from headrace.schemas.webhooks.signing import check_secret

@@ -4,7 +4,7 @@ import pytest
 
 from headrace import IdempotencyConflict, InvalidJob, JobNotFound, QueueFull
 from headrace.schemas.events import JobState
-from headrace.schemas.keys import new_job_id
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.scripts import requeue_dead
 from headrace.schemas.settings.queue import Limits, QueueSettings
 

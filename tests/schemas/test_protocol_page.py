@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headrace import Client, StoredResponse
-from headrace.schemas import keys
+from headrace.schemas import ids, keys
 from headrace.schemas.events import FailureCode, JobState
 from headrace.schemas.job import SCHEMA_VERSION, JobClass, WebhookEvent
 from headrace.schemas.keys import Tag
@@ -95,7 +95,7 @@ def seen(queue, redis, redis_url) -> Seen:
     seen, tag = Seen(), queue.tag
     redis.hset(tag.tenants, "default", '{"max_running":100,"requests_per_minute":100}')
     queue.add(delay_s=100, idempotency_key="k", metadata={"k": "v"})
-    again = keys.new_job_id("m")
+    again = ids.new_job_id("m")
     queue.call(enqueue(tag, again, WireJob.make(model="m", prompt="x"), queue.settings, retry_of="other"))
     queue.cancel(again)
     queue.call(pause(tag, tenant="nobody"))

@@ -11,8 +11,9 @@ from redis.crc import key_slot
 from headrace.schemas import errors, keys
 from headrace.schemas.errors import HeadraceError, InvalidJob, JobNotFound
 from headrace.schemas.events import Chunk, End, JobState, chunk_payload, parse_event
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
-from headrace.schemas.keys import BatchKeys, Tag, is_permanent, new_job_id, tag_of
+from headrace.schemas.keys import BatchKeys, Tag, is_permanent, tag_of
 from headrace.schemas.wire import WireJob
 
 GOOD = {"model": "m", "prompt": "hello"}

@@ -6,7 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from headrace.schemas.events import FailureCode, JobError, JobState
-from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.ids import new_job_id
+from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import Ended
 from headrace.workers.ended_jobs import log_ended
 from headrace.workers.engine_process.host_notices import HostNotices

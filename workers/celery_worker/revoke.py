@@ -14,7 +14,8 @@ from celery.worker.control import control_command, ok
 from celery.worker.state import revoked
 
 from ...schemas.errors import JobNotFound
-from ...schemas.keys import job_id_of, tag_of
+from ...schemas.ids import job_id_of
+from ...schemas.keys import tag_of
 from ...schemas.redis.connection import connect
 from ...schemas.scripts import CancelStatus, cancel, run_many
 from .control import operated

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....schemas.events import JobResult
-from ....schemas.keys import made_s
+from ....schemas.ids import made_s
 from ...async_client import AsyncJobHandle
 from ...openai.chat import ChatStream, chat_body, chat_fields
 from ...openai.options import AnswerOptions, answer_options

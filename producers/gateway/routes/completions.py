@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from ....schemas.errors import HeadraceError
 from ....schemas.events import Chunk, JobResult
-from ....schemas.keys import made_s
+from ....schemas.ids import made_s
 from ...openai.completions import CompletionStream, completion_body, completion_jobs
 from ...openai.options import answer_options
 from ..auth import Caller

@@ -17,8 +17,9 @@ from redis import Redis
 
 from headrace.schemas.celery_task import read_headers, sign_part, task_job_id
 from headrace.schemas.events import End, Output, chunk_payload
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
-from headrace.schemas.keys import Tag, celery_key, models, new_job_id
+from headrace.schemas.keys import Tag, celery_key, models
 from headrace.schemas.scripts import ClaimRequest, Segment, claim, enqueue, finish, run
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.schemas.wire import WireJob

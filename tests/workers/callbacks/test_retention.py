@@ -5,7 +5,7 @@ from celery import Celery
 from redis import Redis
 
 from headrace import Job
-from headrace.schemas.keys import new_job_id
+from headrace.schemas.ids import new_job_id
 from headrace.schemas.scripts import accept_delivery, cancel, drop_entry, enqueue, requeue_dead, run
 from headrace.schemas.settings.queue import QueueSettings
 from headrace.workers.callbacks import tasks

@@ -13,7 +13,8 @@ from headrace import Job
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate  # noqa: F401 (a task of every app)
 from headrace.schemas.celery_task import read_headers, task_job_id
-from headrace.schemas.keys import celery_key, new_job_id
+from headrace.schemas.ids import new_job_id
+from headrace.schemas.keys import celery_key
 from headrace.schemas.scripts import enqueue, run
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.settings.queue import QueueSettings

@@ -14,7 +14,8 @@ from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 
 from headrace.schemas import keys
-from headrace.schemas.keys import Tag, new_job_id
+from headrace.schemas.ids import new_job_id
+from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect_async
 from headrace.schemas.scripts import DueDelivery, accept_delivery, purge, run
 from headrace.schemas.webhooks.delivery import DeliveryState
