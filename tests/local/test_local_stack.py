@@ -103,6 +103,7 @@ def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, fr
     with headrace("up", "--device", "cpu", *gateway, folder=tmp_path, **metrics) as process:
         shown = lines_until(process, "Ctrl-C")
         (base_url,) = re.findall(r"OpenAI's API: (\S+),", shown)
+        (console,) = re.findall(r"console: (\S+)", shown)
         (url,) = re.findall(r"ready: demo on (\S+)", shown)
         (flower,) = re.findall(r"Flower: (\S+)", shown)
         started = modules(psutil.Process(process.pid))
@@ -112,6 +113,8 @@ def test_up_serves_with_callbacks_and_flower_and_says_what_to_paste(tmp_path, fr
             assert b"Flower" in page.read()
         with urllib.request.urlopen(f"{base_url}/models", timeout=30) as answer:
             assert b'"id":"demo"' in answer.read()
+        with urllib.request.urlopen(console, timeout=30) as page:
+            assert b"headrace" in page.read()
         parts = ("worker", "callbacks", "gateway")
         ports = ", ".join(f"{part} on port {port}" for port, part in enumerate(parts, free_port))
         assert f"metrics: {ports}\n" in shown

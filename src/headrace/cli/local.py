@@ -171,6 +171,7 @@ def _show_the_next_step(running: "Stack", models: set[str]) -> None:
         typer.echo("with the password in place of ***")
     if running.gateway_url is not None:
         typer.echo(f"OpenAI's API: {running.gateway_url}, for everyone on this machine, without a key")
+        typer.echo(f"console: {running.gateway_url.removesuffix('/v1')}/console")
     if (port := callbacks_metrics_port()) is not None:
         more = "" if running.gateway_url is None else f", gateway on port {port + 1}"
         typer.echo(f"metrics: worker on port {port - 1}, callbacks on port {port}{more}")
