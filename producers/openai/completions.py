@@ -6,7 +6,7 @@ from typing import Any
 from ...schemas.errors import InvalidJob
 from ...schemas.events import Chunk, JobResult
 from .answers import Stream, usage_body
-from .fields import TIER, WHO, Fields, drop, take_response_format, take_tier, take_who_asks
+from .fields import TIER, WHO, Fields, generation_fields
 from .logprobs import LegacyLogprobs
 from .options import FIELDS as ANSWER_OPTIONS
 from .vllm import VLLM_NEUTRAL, VLLM_PASSED
@@ -44,11 +44,7 @@ def completion_jobs(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         InvalidJob: naming a field that isn't supported.
     """
-    fields = FIELDS.asked(body)
-    drop(fields, ANSWER_OPTIONS)
-    take_who_asks(fields)
-    take_tier(fields)
-    take_response_format(fields)
+    fields = generation_fields(FIELDS, body)
     if isinstance(fields.get("logprobs"), bool):
         raise InvalidJob("logprobs", "must be a number: how many of the most likely tokens to list")
     prompt = fields.pop("prompt", None)

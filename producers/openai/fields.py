@@ -13,6 +13,7 @@ from ...schemas.errors import InvalidJob
 from ...schemas.job import Job
 from ...schemas.redaction import shown_name
 from ...schemas.wording import did_you_mean
+from .options import FIELDS as ANSWER_OPTIONS
 
 WHO = {
     "user": "the job's metadata, as `user`",
@@ -79,6 +80,20 @@ class Fields:
         return fields
 
 
+def generation_fields(endpoint: Fields, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What the body of a chat or a completion asks for, with what both have in common already translated.
+
+    Raises:
+        InvalidJob: naming a field that isn't supported.
+    """
+    fields = endpoint.asked(body)
+    drop(fields, ANSWER_OPTIONS)
+    take_who_asks(fields)
+    take_tier(fields)
+    _take_response_format(fields)
+    return fields
+
+
 def take_who_asks(fields: dict[str, Any]) -> None:
     """Move `user` and `safety_identifier` into the job's metadata, whose own entries come first."""
     who = {}
@@ -103,7 +118,7 @@ def take_tier(fields: dict[str, Any]) -> None:
     fields.setdefault("job_class", TIERS[tier])
 
 
-def take_response_format(fields: dict[str, Any]) -> None:
+def _take_response_format(fields: dict[str, Any]) -> None:
     """Replace `response_format` by its type; `Job` says which types there are."""
     if isinstance(kind := fields.get("response_format"), Mapping):
         fields["response_format"] = kind.get("type")
