@@ -12,15 +12,16 @@ import re
 import time
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...schemas.errors import BatchNotFound, InvalidJob
 from ...schemas.ids import is_id, new_id
 from ...schemas.keys import BatchKeys
+from ..files.listing import Order, page_of
 from ..files.record import KIND as FILE_KIND
-from ..files.record import ids_after
+from ..openai.format import ENDPOINTS
 from ..operations import Operations
 from ..steps import Read, Steps, Write
 
@@ -152,7 +153,7 @@ class RequestBatch(BaseModel):
         }
 
 
-def ask(
+def batch_spec(
     tenant: str,
     endpoint: str,
     input_file_id: str,
@@ -162,11 +163,23 @@ def ask(
     models: tuple[str, ...] | None = None,
     output_kept_s: int | None = None,
 ) -> BatchSpec:
-    """A new batch's request.
+    """What a tenant asks of a new batch.
+
+    Args:
+        tenant: the tenant that will own it.
+        endpoint: the endpoint of all its lines.
+        input_file_id: the file with its lines.
+        completion_window: how long it may take, as in `24h`.
+        metadata: the tenant's own notes about it.
+        models: the models that its lines may name; None for any.
+        output_kept_s: how long the files of answers are kept; None for the usual time.
 
     Raises:
-        InvalidJob: `completion_window` isn't a time like `24h`, or is too long.
+        InvalidJob: the endpoint has no batches, or `completion_window` isn't a time like `24h`, or is too
+            long.
     """
+    if endpoint not in ENDPOINTS:
+        raise InvalidJob("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
     found = _WINDOW.fullmatch(completion_window)
     window_s = int(found[1]) * _UNIT_S[found[2]] if found else 0
     if not 0 < window_s <= LONGEST_WINDOW_S:
@@ -225,27 +238,19 @@ def find(operations: Operations, tenant: str, batch_id: str) -> Steps[RequestBat
 
 
 def page(
-    operations: Operations,
-    tenant: str,
-    *,
-    after: str | None,
-    limit: int,
-    order: Literal["asc", "desc"] = "desc",
+    operations: Operations, tenant: str, *, after: str | None, limit: int, order: Order = "desc"
 ) -> Steps[tuple[list[RequestBatch], bool]]:
     """Some of a tenant's batches, after that with the id `after`, and whether there are more."""
-    keys, batches = keys_of(operations), list[RequestBatch]()
-    while True:
-        ids = yield from ids_after(operations, keys.of(tenant), after, limit + 1, order)
-        if not ids:
-            return batches[:limit], len(batches) > limit
+    keys = keys_of(operations)
+
+    def read(ids: list[str]) -> Steps[list[RequestBatch]]:
         found = yield from _read(operations, tenant, ids)
-        batches += [batch for batch in found if batch is not None]
         gone = [each for each, batch in zip(ids, found, strict=True) if batch is None]
         if gone:  # their retention has ended
             yield from operations.send(Write((("ZREM", keys.of(tenant), *gone),)))
-        after = ids[-1]
-        if len(batches) > limit or len(ids) <= limit:
-            return batches[:limit], len(batches) > limit
+        return [batch for batch in found if batch is not None]
+
+    return (yield from page_of(operations, keys.of(tenant), read, after=after, limit=limit, order=order))
 
 
 def unfinished(operations: Operations, limit: int) -> Steps[list[RequestBatch]]:

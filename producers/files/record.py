@@ -2,7 +2,7 @@
 
 import time
 import unicodedata
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -11,6 +11,7 @@ from ...schemas.ids import is_id
 from ...schemas.keys import FileKeys
 from ..operations import Operations
 from ..steps import Read, Steps, Write
+from .listing import Order, page_of
 
 KIND = "file-"
 LONGEST_NAME = 255
@@ -122,38 +123,17 @@ def find(operations: Operations, tenant: str, file_id: str) -> Steps[StoredFile]
 
 
 def page(
-    operations: Operations,
-    tenant: str,
-    *,
-    after: str | None,
-    limit: int,
-    order: Literal["asc", "desc"],
-    purpose: str | None,
+    operations: Operations, tenant: str, *, after: str | None, limit: int, order: Order, purpose: str | None
 ) -> Steps[tuple[list[StoredFile], bool]]:
     """Some of a tenant's files, after that with the id `after`, and whether there are more."""
     keys = keys_of(operations)
-    files: list[StoredFile] = []
-    while True:
-        ids = yield from ids_after(operations, keys.of(tenant), after, limit + 1, order)
-        if not ids:
-            return files[:limit], len(files) > limit
+
+    def read(ids: list[str]) -> Steps[list[StoredFile]]:
         texts = yield from operations.send(Read([("GET", keys.record(tenant, each)) for each in ids]))
         found = [file for text in texts if (file := _parsed(text)) is not None]
-        files += [file for file in found if purpose in {None, file.purpose}]
-        after = ids[-1]
-        if len(files) > limit or len(ids) <= limit:
-            return files[:limit], len(files) > limit
+        return [file for file in found if purpose in {None, file.purpose}]
 
-
-def ids_after(
-    operations: Operations, key: str, after: str | None, count: int, order: Literal["asc", "desc"]
-) -> Steps[list[str]]:
-    """Ids of a sorted set whose scores are all 0, from `after` on in the order asked for."""
-    first = f"({after}" if after else ("-" if order == "asc" else "+")
-    span = (first, "+") if order == "asc" else (first, "-", "BYLEX", "REV")
-    command = ("ZRANGE", key, *span, *(("BYLEX",) if order == "asc" else ()), "LIMIT", 0, count)
-    (ids,) = yield from operations.send(Read((command,)))
-    return [each.decode() for each in ids]
+    return (yield from page_of(operations, keys.of(tenant), read, after=after, limit=limit, order=order))
 
 
 def forget(operations: Operations, tenant: str, file_id: str) -> Steps[None]:

@@ -6,7 +6,6 @@ process that dies in between leaves a content that is deleted later, but never a
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Literal
 
 from ...schemas.errors import FilesUnavailable, FileTooLarge, InvalidJob
 from ...schemas.ids import new_id
@@ -14,6 +13,7 @@ from ...schemas.settings.files import FilesSettings
 from ..async_client import AsyncClient
 from . import record
 from .blobs import Blobs
+from .listing import Order
 from .record import KIND, PURPOSES, StoredFile, path_of
 
 UPLOAD_S = 6 * 3600.0
@@ -147,7 +147,7 @@ class FileStore:
         *,
         after: str | None = None,
         limit: int = 100,
-        order: Literal["asc", "desc"] = "desc",
+        order: Order = "desc",
         purpose: str | None = None,
     ) -> tuple[list[StoredFile], bool]:
         """Some of a tenant's files, and whether there are more after the last of them."""

@@ -55,7 +55,7 @@ class Desk:
                 yield (line if isinstance(line, str) else json.dumps(line)).encode() + b"\n"
 
         file = await self.files.create("t", "in.jsonl", "batch", pieces())
-        wanted = record.ask("t", URL, file.id, **asked)
+        wanted = record.batch_spec("t", URL, file.id, **asked)
         return await self.client._run(record.create(self.client._operations, wanted))
 
     async def batch(self, batch: RequestBatch, tenant: str = "t") -> RequestBatch:
@@ -308,7 +308,7 @@ async def test_another_tenants_batch_is_not_there(desk: Desk) -> None:
 @pytest.mark.parametrize("window", ["", "24", "0h", "8d", "99999999h", "-1h"])
 def test_a_window_that_is_none_is_refused(window: str) -> None:
     with pytest.raises(InvalidJob, match="completion_window"):
-        record.ask("t", URL, "file-x", window)
+        record.batch_spec("t", URL, "file-x", window)
 
 
 def test_line_numbers_are_written_as_ranges() -> None:

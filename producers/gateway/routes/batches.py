@@ -9,6 +9,7 @@ from starlette.requests import Request
 from ....schemas.errors import InvalidJob
 from ....schemas.job import JobClass
 from ....schemas.wording import in_words
+from ...batches.record import batch_spec
 from ..auth import Caller
 from ..bodies import read_json
 from ..errors import Refusal
@@ -50,7 +51,7 @@ async def create_batch(request: Request, caller: Caller) -> dict[str, Any]:
     if JobClass.BATCH not in caller.classes:
         raise Refusal(403, "This API key may not run batches.", code="class_not_allowed")
     expiry = asked.output_expires_after
-    batch = await Gateway.of(request).batches.create(
+    wanted = batch_spec(
         caller.tenant,
         asked.endpoint,
         asked.input_file_id,
@@ -59,7 +60,7 @@ async def create_batch(request: Request, caller: Caller) -> dict[str, Any]:
         models=None if caller.models is None else tuple(sorted(caller.models)),
         output_kept_s=expiry.seconds if expiry else None,
     )
-    return batch.body()
+    return (await Gateway.of(request).batches.create(wanted)).body()
 
 
 @router.get("", summary="List the batches of the key's tenant")

@@ -1,7 +1,7 @@
 """`/v1/files`: the files that batches read and write."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from ....schemas.errors import HeadraceError, InvalidJob
+from ...files.listing import Order
 from ...files.record import StoredFile
 from ..auth import Caller
 from ..errors import Refusal
@@ -16,8 +17,6 @@ from ..state import Gateway
 from ..uploads import UploadForm
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
-
-Order = Literal["asc", "desc"]
 
 
 @router.post("", summary="Upload a file")
