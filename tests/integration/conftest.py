@@ -18,6 +18,7 @@ from headrace.schemas.events import Chunk, End, parse_event
 from headrace.schemas.keys import is_permanent, tag_of
 
 from ..support.forkserver import Forked, Forkserver
+from ..support.processes import ANY_HOST
 from ..support.waiting import wait_until
 
 BUS = 10_000
@@ -105,8 +106,8 @@ def start_worker(
         engine: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
-        host = str(Path(__file__).with_name("any_host.py"))
-        run = [host, engine] if engine else ["-m", "headrace.cli", "worker"]
+        engine_path = str(Path(__file__).with_name(engine)) if engine else ""
+        run = [ANY_HOST, engine_path] if engine else ["-m", "headrace.cli", "worker"]
         served = "demo" if environment else model
         defaults = {"model": served, "dtype": "float32", "device": "cpu", "threads": 1, "lease_s": 2}
         flags = [

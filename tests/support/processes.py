@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .waiting import WAIT_S
+from headrace import Client, JobHandle
+
+from .waiting import WAIT_S, wait_until
+
+ANY_HOST = str(Path(__file__).with_name("any_host.py"))
+"""The program that starts a worker with another engine process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +80,15 @@ def headrace(
     variables: Mapping[str, str] = {"HEADRACE_REDIS_URL": redis_url, **environment}
     with running("-m", "headrace.cli", *arguments, log=log, ends_well=ends_well, **variables) as started:
         yield started
+
+
+def kill_engine_of(job: JobHandle, client: Client) -> str:
+    """kill -9 the engine process that generates a job, and return its worker's id."""
+
+    def found() -> tuple[str, int] | None:
+        worker = job.status().worker
+        return next(((info.id, info.pid) for info in client.workers() if info.id == worker), None)
+
+    worker, pid = wait_until(found)
+    os.kill(pid, signal.SIGKILL)
+    return worker

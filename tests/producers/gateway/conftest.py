@@ -4,7 +4,8 @@ Tests share them, so each asks for what it made and nothing else; keys are check
 gateway's settings, or kills one, starts its own with `tests.support.gateways.gateway`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import pytest
 
 from headrace import Client
 
-from ...support.processes import headrace
+from ...support.processes import ANY_HOST, running
 from ...support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -33,18 +34,36 @@ def stack_redis(no_process_left: None) -> Iterator["EmbeddedRedis"]:
 
 @pytest.fixture(scope="session")
 def worker(stack_redis: "EmbeddedRedis", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A `headrace worker` with the built-in model in float32, ready; gives its log."""
-    log = tmp_path_factory.mktemp("worker") / "worker.log"
-    flags = ("--model", "demo", "--device", "cpu", "--dtype", "float32", "--threads", "1", "--lease-s", "2")
+    """A worker with the built-in model in float32, ready; gives the file that may slow it (`slow_steps`)."""
+    from ...support import paced_engine
+
+    folder = tmp_path_factory.mktemp("worker")
+    log, step_s = folder / "worker.log", folder / "step_s"
+    run = (ANY_HOST, paced_engine.__file__, "--redis", stack_redis.url, "--model", "demo", "--device", "cpu")
+    flags = ("--dtype", "float32", "--threads", "1", "--lease-s", "2")
+    environment = {paced_engine.VARIABLE: str(step_s), "OMP_NUM_THREADS": "1"}
     with (
-        headrace(
-            "worker", *flags, redis_url=stack_redis.url, log=log, ends_well=True, OMP_NUM_THREADS="1"
-        ) as host,
+        running(*run, *flags, log=log, ends_well=True, **environment) as host,
         Client(stack_redis.url) as client,
     ):
         wait_until(lambda: client.workers() or host.ended)
         assert not host.ended, host.said()[-2000:]
-        yield log
+        yield step_s
+
+
+@pytest.fixture
+def slow_steps(worker: Path) -> Callable[[], AbstractContextManager[None]]:
+    """Within `with slow_steps():` the worker generates about twenty tokens a second."""
+
+    @contextmanager
+    def slow() -> Iterator[None]:
+        worker.write_text("0.05")
+        try:
+            yield
+        finally:
+            worker.unlink()
+
+    return slow
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """What a client keeps when the gateway, or the worker with it, stops or dies in the middle of a stream."""
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 from headrace.schemas.events import JobState
 
 from ...support.gateways import gateway
+from ...support.processes import kill_engine_of
 from ...support.waiting import wait_until
 from .test_chat import CHAT, content, events_of
 from .test_process import gateway_process, url_of
@@ -49,18 +49,17 @@ def uninterrupted(shared_gateway, worker) -> str:
 
 
 def test_a_stream_whose_gateway_and_worker_are_killed_goes_on_at_another_byte_for_byte(
-    stack_redis, http, jobs, tmp_path, uninterrupted
+    stack_redis, http, jobs, tmp_path, uninterrupted, slow_steps
 ):
     dying = gateway_process(tmp_path, stack_redis.url, "--no-auth", ends_well=False)
-    with dying as process, httpx.Client() as other:
+    with dying as process, httpx.Client() as other, slow_steps():
         url = url_of(process)
         with other.stream("POST", f"{url}/v1/chat/completions", json=ASKED, timeout=90) as response:
             lines = response.iter_lines()
             seen = read(lines, 4)
             job = jobs.job(chat_of(seen).removeprefix("chatcmpl-"))
-            (engine,) = jobs.workers()
+            kill_engine_of(job, jobs)
             process.stop(signal.SIGKILL)
-            os.kill(engine.pid, signal.SIGKILL)
             with pytest.raises(httpx.RemoteProtocolError):
                 seen += read(lines, 10**6)
     assert job.status().state is not JobState.SUCCEEDED
@@ -73,9 +72,10 @@ def test_a_stream_whose_gateway_and_worker_are_killed_goes_on_at_another_byte_fo
 
 
 def test_a_gateway_that_stops_ends_its_streams_with_a_comment_and_they_go_on_elsewhere(
-    stack_redis, http, jobs, uninterrupted
+    stack_redis, http, jobs, uninterrupted, slow_steps
 ):
     with (
+        slow_steps(),
         gateway(stack_redis.url, gateway_finish_s=0) as stopping,
         httpx.stream("POST", f"{stopping.base_url}/chat/completions", json=ASKED, timeout=90) as response,
     ):
@@ -93,15 +93,16 @@ def test_a_gateway_that_stops_ends_its_streams_with_a_comment_and_they_go_on_els
         assert content(seen + events_of(response)) == uninterrupted
 
 
-def test_a_gateway_that_stops_lets_answers_end(stack_redis, jobs):
+def test_a_gateway_that_stops_lets_answers_end(stack_redis, jobs, slow_steps):
     asked = CHAT | {"max_tokens": 600, "ignore_eos": True}
     answers: list[httpx.Response] = []
     with gateway(stack_redis.url, gateway_finish_s=60) as stopping:
         url = f"{stopping.base_url}/chat/completions"
         waiting = threading.Thread(target=lambda: answers.append(httpx.post(url, json=asked, timeout=90)))
-        waiting.start()
-        wait_until(lambda: any(queue.running for queue in jobs.queues()))
-        stopping.server.should_exit = True
+        with slow_steps():
+            waiting.start()
+            wait_until(lambda: any(queue.running for queue in jobs.queues()))
+            stopping.server.should_exit = True
         waiting.join(90)
     (answer,) = answers
     assert answer.json()["usage"]["completion_tokens"] == 600

@@ -1,8 +1,7 @@
 """Responses, asked for with OpenAI's own client, which checks every answer's type."""
 
 import json
-import os
-import signal
+from contextlib import ExitStack
 
 import httpx
 import openai
@@ -13,6 +12,7 @@ from headrace.schemas.keys import tag_of
 from headrace.schemas.redis.connection import connect
 
 from ...support.gateways import gateway
+from ...support.processes import kill_engine_of
 from ...support.waiting import wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
@@ -128,13 +128,14 @@ def test_a_response_that_fails_says_why_in_its_status_and_in_its_own_event(clien
 
 
 def test_a_stream_goes_on_byte_for_byte_at_another_gateway_after_the_worker_was_killed(
-    http, jobs, stack_redis
+    http, jobs, stack_redis, slow_steps
 ):
     asked = BODY | {"max_output_tokens": 300}
     with http.stream("POST", "/v1/responses", json=asked) as response:
         whole = sent(response)
     killed, seen = False, []
-    with http.stream("POST", "/v1/responses", json=asked) as response:
+    with ExitStack() as slow, http.stream("POST", "/v1/responses", json=asked) as response:
+        slow.enter_context(slow_steps())
         for line in response.iter_lines():
             if line.startswith("data: "):
                 event = json.loads(line[6:])
@@ -142,7 +143,8 @@ def test_a_stream_goes_on_byte_for_byte_at_another_gateway_after_the_worker_was_
                 if event["type"] == "response.output_text.delta" and not killed:
                     killed = True
                     job = jobs.job(seen[0]["response"]["id"].removeprefix("resp_"))
-                    worker, number = kill_engine_of(jobs, job), event["sequence_number"]
+                    worker, number = kill_engine_of(job, jobs), event["sequence_number"]
+                    slow.close()
     assert job.status().worker != worker
     deltas = [event for event in seen if event["type"] == "response.output_text.delta"]
     before = [json.loads(line[6:]) for line in whole if line.startswith("data: ")]
@@ -168,10 +170,3 @@ def test_a_response_is_stored_for_as_long_as_the_setting_says(stack_redis):
         body = httpx.post(f"{short.base_url}/responses", json=asked, timeout=90)
         job_id = body.json()["id"].removeprefix("resp_")
         assert 50_000 < redis.pttl(tag_of(job_id).response(job_id)) <= 60_000
-
-
-def kill_engine_of(jobs, job) -> str:
-    worker = job.status().worker
-    (pid,) = [info.pid for info in jobs.workers() if info.id == worker]
-    os.kill(pid, signal.SIGKILL)
-    return worker

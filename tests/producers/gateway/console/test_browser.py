@@ -1,15 +1,15 @@
 """The console in a browser: Chromium, headless, where it is installed."""
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 
 import pytest
 
+from headrace.schemas.events import JobState
 from headrace.schemas.keys import Tag
 
+from ....support.processes import kill_engine_of
 from ....support.waiting import WAIT_S, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -109,27 +109,29 @@ def test_a_dead_letter_is_dropped_with_the_keyboard(page, jobs, stack_redis):
     assert jobs.admin.dead_letters() == []
 
 
-def test_the_playgrounds_stream_survives_a_cut_connection_and_a_killed_worker(page, jobs, shared_gateway):
+def test_the_playgrounds_stream_survives_a_cut_connection_and_a_killed_worker(
+    page, jobs, shared_gateway, slow_steps
+):
     def endless(route: "playwright.Route") -> None:
         route.continue_(post_data=json.dumps(route.request.post_data_json | {"ignore_eos": True, "seed": 1}))
 
     page.route("**/v1/jobs", endless)
     page.fill("#play [name=max_tokens]", "900")
-    page.click("#play button.main")
-    page.wait_for_selector("#play-text .chunk")
-    dashboard, draining = shared_gateway.server.config.app.state.dashboard, shared_gateway.state.draining
-    shared_gateway.loop.call_soon_threadsafe(draining.set)
-    wait_until(lambda: dashboard.pages == 0)
-    shared_gateway.loop.call_soon_threadsafe(draining.clear)
-    page.wait_for_selector("#play-log >> text=/connection lost at token/")
-    page.wait_for_selector("#play-log >> text=/continued at token/")
-    page.wait_for_selector("#play-log >> text=/runs on/")
-    (worker,) = [each for each in jobs.workers() if each.running]
-    os.kill(worker.pid, signal.SIGKILL)
+    with slow_steps():
+        page.click("#play button.main")
+        page.wait_for_selector("#play-text .chunk")
+        page.wait_for_selector("#play-log >> text=/runs on/")
+        dashboard, draining = shared_gateway.server.config.app.state.dashboard, shared_gateway.state.draining
+        shared_gateway.loop.call_soon_threadsafe(draining.set)
+        wait_until(lambda: dashboard.pages == 0)
+        shared_gateway.loop.call_soon_threadsafe(draining.clear)
+        page.wait_for_selector("#play-log >> text=/connection lost at token/")
+        page.wait_for_selector("#play-log >> text=/continued at token/")
+        job = jobs.job(jobs.admin.jobs(state=JobState.RUNNING).jobs[0].job_id)
+        kill_engine_of(job, jobs)
     page.wait_for_selector("#play-log >> text=/took over from/")
     page.wait_for_selector("#play-log >> text=/succeeded .* after 900 tokens/")
-    (job,) = [each for each in jobs.admin.jobs().jobs if each.offset == 900]
     shown = page.evaluate(
         "[...document.querySelectorAll('#play-text .chunk')].map(c => c.textContent).join('')"
     )
-    assert shown == jobs.job(job.job_id).result(timeout_s=WAIT_S).text
+    assert shown == job.result(timeout_s=WAIT_S).text
