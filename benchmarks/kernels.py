@@ -21,10 +21,10 @@ from headrace.kernels.int4_linear import int4_linear_torch, pack_int4_linear
 from headrace.kernels.int4_weight import pack
 from headrace.kernels.linear import pack_linear
 from headrace.kernels.moe import moe_mlp_torch, pack_experts, route, route_torch
+from headrace.kernels.noise import gumbel_argmax, gumbel_argmax_torch
 from headrace.kernels.norm import add_rms_norm, add_rms_norm_torch
 from headrace.kernels.rope_cache import rope_and_cache, rope_and_cache_torch
 from headrace.kernels.sample import sample, sample_torch
-from headrace.kernels.sampling import gumbel_argmax, gumbel_argmax_torch
 from headrace.kernels.structs import (
     AttentionOptions,
     Heads,

@@ -2,7 +2,7 @@
 
 What each sequence asks for is in tensors by batch row, which a pass over the logits applies. The order is
 that of vLLM and transformers: penalties, bias, mask; temperature; top-k, top-p, min-p; then Gumbel-max with
-the noise of sampling.py. Log-probabilities are those of the unchanged logits.
+the noise of noise.py. Log-probabilities are those of the unchanged logits.
 
 Each of top-k, top-p and min-p is a cut: a scaled logit stays if it is at least the row's threshold. Of the
 tokens that tie with the last one that top-p keeps, those with the highest ids stay; top-k and min-p keep all
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .dispatch import runs_triton
 from .mask import mask
+from .noise import argmax, gumbel_argmax
 from .sample_cpu import sample_cpu
-from .sampling import argmax, gumbel_argmax
 from .structs import SampledTensors, SampleNeeds, SamplingTable, Thresholds
 
 

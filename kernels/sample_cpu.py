@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .mask import mask
-from .sampling import argmax, gumbel_argmax
+from .noise import argmax, gumbel_argmax
 from .structs import SampledTensors, SampleNeeds, SamplingTable
 
 _NUCLEUS = 512

@@ -1,4 +1,4 @@
-// The hash and the noise of sampling.py, computed on the fly, without an array [B, V] of either.
+// The hash and the noise of noise.py, computed on the fly, without an array [B, V] of either.
 #include "vec.h"
 
 #include <cmath>
@@ -19,7 +19,7 @@ HR_INLINE u32v mix32(u32v x) {
 
 HR_INLINE f32v gumbel(u32v id, uint64_t key) {
     u32v bits = mix32(mix32(id ^ (uint32_t)key) + (uint32_t)(key >> 32));
-    // bits + 1/2 as float with a single rounding, as sampling.py gets it by way of double: the two halves are exact,
+    // bits + 1/2 as float with a single rounding, as noise.py gets it by way of double: the two halves are exact,
     // and only their sum is rounded.
     f32v high = __builtin_convertvector((i32v)(bits >> 16), f32v) * 65536.0f;
     f32v low = __builtin_convertvector((i32v)(bits & 0xffff), f32v) + 0.5f;

@@ -1,4 +1,4 @@
-"""The noise of sampling.py in registers: the same bits, and the same arithmetic as csrc/sampling.cpp."""
+"""The noise of kernels/noise.py in registers: the same bits, and the same arithmetic as csrc/sampling.cpp."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def gumbel(seed, position, ids):
-    """`kernels.sampling.gumbel_noise` of a row at the int32 ids."""
+    """`kernels.noise.gumbel_noise` of a row at the int32 ids."""
     key = _mix64(_mix64(seed.to(tl.uint64, bitcast=True) + 0x9E3779B97F4A7C15) ^ position.to(tl.uint64))
     low, high = (key & 0xFFFFFFFF).to(tl.uint32), (key >> 32).to(tl.uint32)
     bits = _mix32(_mix32(ids.to(tl.uint32) ^ low) + high)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from headrace.kernels.noise import gumbel_argmax_torch, gumbel_noise
 from headrace.kernels.sample import (
     SampledTensors,
     SampleNeeds,
@@ -18,7 +19,6 @@ from headrace.kernels.sample import (
     sample_torch,
     top_k_top_p_torch,
 )
-from headrace.kernels.sampling import gumbel_argmax_torch, gumbel_noise
 
 pytest.importorskip("triton")
 from headrace.kernels.triton import sampling as triton_sampling

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from headrace.kernels.sampling import (
+from headrace.kernels.noise import (
     argmax,
     gumbel_argmax,
     gumbel_argmax_torch,
