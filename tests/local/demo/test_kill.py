@@ -99,6 +99,21 @@ def test_the_engine_that_was_announced_is_the_one_that_is_killed(engine):
     assert log.lines[0].startswith("Next: kill -9 engine B ")
 
 
+async def test_the_engine_with_the_most_streams_is_killed_though_anothers_is_further(engine):
+    shown = scene(engine.pid, engine.pid)
+    shown.streams.append(StreamView("z"))
+    alone = Job("one", (HELD, "a", 100))
+    behind = [
+        Job(name, (HELD, "b", 30), *[(HELD, "b", 100)] * 3, (JobState.QUEUED, "b", 101), (HELD, "a", 105))
+        for name in ("two", "three")
+    ]
+    killing = asyncio.ensure_future(kill_one(shown, Log(), os.getpid(), [alone, *behind], []))
+    while not killing.done():
+        shown.moved.set()
+        await asyncio.sleep(0)
+    assert killing.result().held == {"two", "three"}
+
+
 def test_the_next_engine_is_told_of_once_and_after_the_streams_go_on():
     shown = scene(1, 2)
     survivor, shown.killed = shown.engines

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections import defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,18 +76,24 @@ async def _statuses(jobs: list[AsyncJobHandle]) -> list[JobStatus]:
 def _victim(
     scene: Scene, pace: Pace, host_pid: int, statuses: list[JobStatus], announced: str = ""
 ) -> EngineView | None:
-    """The engine with the most streams that are well under way and far from their end.
+    """The engine that runs the most streams, once one of them is well under way; None while none is.
 
-    The one that was announced is preferred while it has any.
+    Streams near their end don't count, since nobody could see them resumed. The engine that was announced is
+    preferred while it has a stream that is well under way.
     """
-    # Streams by engine: those that are neither at their beginning nor near their end, so that what is resumed
-    # can be seen.
-    apt: defaultdict[str | None, int] = defaultdict(int)
-    for status in statuses:
-        if status.state is JobState.RUNNING and pace.kill_at <= status.offset <= pace.kill_before:
-            apt[status.worker] += 1
-    engines = [engine for engine in scene.engines if apt[engine.name] and _parent(engine.pid) == host_pid]
-    return max(engines, key=lambda engine: (engine.name == announced, apt[engine.name]), default=None)
+    runs = Counter(
+        status.worker
+        for status in statuses
+        if status.state is JobState.RUNNING and status.offset <= pace.kill_before
+    )
+    under_way = {
+        status.worker
+        for status in statuses
+        if status.state is JobState.RUNNING and pace.kill_at <= status.offset <= pace.kill_before
+    }
+    engines = [engine for engine in scene.engines if runs[engine.name] and _parent(engine.pid) == host_pid]
+    victim = max(engines, key=lambda engine: (engine.name == announced, runs[engine.name]), default=None)
+    return victim if victim is not None and victim.name in under_way else None
 
 
 def _parent(pid: int) -> int | None:
