@@ -33,6 +33,8 @@ END_S = 5.0
 
 BACKLOG = 2048
 
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
 log = structlog.get_logger(__name__)
 
 
@@ -124,6 +126,23 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def inherited(fd: int) -> socket.socket:
+    """The listening socket that another process has opened and left to this one.
+
+    Raises:
+        BadSetting: the file descriptor is something else.
+    """
+    try:
+        listening = socket.socket(fileno=fd)
+        if listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and listening.family in _FAMILIES:
+            return listening
+    except OSError:
+        pass
+    else:
+        listening.close()
+    raise BadSetting(f"--fd {fd}: not a TCP socket that listens") from None
+
+
 def check_exposure(settings: GatewaySettings) -> None:
     """Refuse to serve without keys where others can connect.
 
@@ -143,17 +162,27 @@ def check_exposure(settings: GatewaySettings) -> None:
         )
 
 
-def run(settings: GatewaySettings) -> int:
+def run(settings: GatewaySettings, fd: int | None = None) -> int:
     """Serve until told to stop; return the exit status.
+
+    Args:
+        settings: its settings.
+        fd: a listening socket to serve on, in place of the settings' address.
 
     Raises:
         BadSetting, BrokerUnavailable: a setting can't be used; nothing has been started.
     """
-    check_exposure(settings)
-    connect(settings.redis_url).close()
-    app = create_app(settings, AsyncClient.from_env(settings.redis_url))
-    server = make_server(app)
-    with listen(settings.gateway_host, settings.gateway_port) as listening:
+    with ExitStack() as stack:
+        if fd is not None:
+            listening = stack.enter_context(inherited(fd))
+            host, port = listening.getsockname()[:2]
+            settings = settings.model_copy(update={"gateway_host": host, "gateway_port": port})
+        check_exposure(settings)
+        connect(settings.redis_url).close()
+        app = create_app(settings, AsyncClient.from_env(settings.redis_url))
+        server = make_server(app)
+        if fd is None:
+            listening = stack.enter_context(listen(settings.gateway_host, settings.gateway_port))
         logs.configure(settings.log_level, process="gateway")
         scheme = "https" if settings.gateway_tls_cert else "http"
         host, port = listening.getsockname()[:2]

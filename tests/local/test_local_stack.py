@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from headrace import Client
+from headrace.cli import local
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 
@@ -190,6 +191,21 @@ def test_up_on_a_port_that_is_taken_says_so_and_starts_nothing(tmp_path, free_po
     assert (ran.returncode, ran.stdout) == (1, "")
     taken = f"another program listens on 127.0.0.1:{free_port}; choose another port"
     assert ran.stderr == f"headrace: --port {free_port}: {taken}\n"
+    assert not (tmp_path / ".headrace").exists()
+
+
+def test_two_that_start_at_once_give_their_gateways_two_ports(monkeypatch, free_port):
+    monkeypatch.setattr(local, "GATEWAY_PORT", free_port)
+    with local.gateway_socket() as first, local.gateway_socket() as second:
+        assert first.getsockname()[1] == free_port
+        assert second.getsockname()[1] not in (0, free_port)
+
+
+def test_a_gateway_port_that_is_taken_is_said_before_anything_is_started(tmp_path, free_port, cli):
+    with socket.create_server(("127.0.0.1", free_port)):
+        ran = cli("up", "--gateway-port", str(free_port))
+    taken = f"another program listens on 127.0.0.1:{free_port}; choose another port"
+    assert (ran.returncode, ran.stderr) == (1, f"headrace: --gateway-port {free_port}: {taken}\n")
     assert not (tmp_path / ".headrace").exists()
 
 

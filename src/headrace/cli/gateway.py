@@ -19,6 +19,12 @@ def gateway(
     gateway_port: Annotated[
         int | None, typer.Option("--port", help="Port to listen on; 0 picks a free one.")
     ] = None,
+    fd: Annotated[
+        int | None,
+        typer.Option(
+            "--fd", min=0, help="Serve on this inherited socket, which listens, instead of --host and --port."
+        ),
+    ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Require no API keys; only on a loopback address.")
     ] = False,
@@ -31,12 +37,14 @@ def gateway(
     Settings not given here come from HEADRACE_* variables, then from headrace.toml.
     """
     flags: dict[str, Any] = dict(locals())
+    if flags.pop("fd") is not None and (gateway_host is not None or gateway_port is not None):
+        raise typer.BadParameter("--fd is a socket that listens already; leave --host and --port out")
     flags["redis_url"] = flags.pop("redis")
     flags["gateway_auth"] = False if flags.pop("no_auth") else None
-    raise typer.Exit(_run(flags))
+    raise typer.Exit(_run(flags, fd))
 
 
-def _run(flags: dict[str, Any]) -> int:
+def _run(flags: dict[str, Any], fd: int | None) -> int:
     from ..schemas.errors import BadSetting, BrokerUnavailable
 
     try:
@@ -48,7 +56,7 @@ def _run(flags: dict[str, Any]) -> int:
     from ..schemas.settings.gateway import GatewaySettings
 
     try:
-        return run(GatewaySettings.load(**flags))
+        return run(GatewaySettings.load(**flags), fd)
     except (BadSetting, BrokerUnavailable) as error:
         typer.echo(f"headrace gateway: {error}", err=True)
         return 2

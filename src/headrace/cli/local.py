@@ -2,10 +2,11 @@
 
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..local.stack import Stack
 
 GATEWAY_PORT = 8000
+BACKLOG = 2048
 
 _POLL_S = 0.2
 
@@ -70,18 +72,33 @@ def up(
     if redis is not None and port is not None:
         raise typer.BadParameter("--port is for the embedded Redis, which doesn't run with --redis")
     worker_args = ["--model", model, *context.args]
-    ports = gateway or gateway_port(), flower or flower_port()
-    with suppress(KeyboardInterrupt):
-        _run(lambda: _keep_up(data, redis, port, worker_args, engines, *ports))
+    with suppress(KeyboardInterrupt), ExitStack() as sockets:
+        gateways = [sockets.enter_context(gateway_socket(gateway))] if gateway or has_gateway() else []
+        flower = flower or flower_port()
+        _run(lambda: _keep_up(data, redis, port, worker_args, engines, gateways, flower))
 
 
-def gateway_port() -> int | None:
-    """The usual port for the gateway, or a free one; None if the gateway isn't installed."""
-    if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "uvloop", "httptools")):
-        return None
-    from ..local.embedded_redis.ports import free_port, is_free
+def has_gateway() -> bool:
+    """Whether the gateway is installed."""
+    return all(find_spec(name) is not None for name in ("fastapi", "uvicorn", "uvloop", "httptools"))
 
-    return GATEWAY_PORT if is_free(GATEWAY_PORT) else free_port()
+
+def gateway_socket(port: int | None = None) -> socket.socket:
+    """A socket for a gateway that listens on loopback: on this port, else on the usual one, else on any.
+
+    It listens before the gateway runs, so whatever starts meanwhile takes another port.
+
+    Raises:
+        StackError: another program listens on the port that was asked for.
+    """
+    from ..schemas.errors import StackError
+
+    for candidate in (GATEWAY_PORT, 0) if port is None else (port,):
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", candidate), backlog=BACKLOG)
+    raise StackError(
+        f"--gateway-port {port}: another program listens on 127.0.0.1:{port}; choose another port"
+    )
 
 
 def flower_port() -> int | None:
@@ -112,7 +129,7 @@ def _keep_up(
     port: int | None,
     worker_args: list[str],
     engines: int,
-    gateway: int | None,
+    gateways: list[socket.socket],
     flower: int | None,
 ) -> None:
     """Keep a stack running until interrupted.
@@ -140,7 +157,7 @@ def _keep_up(
             worker_args=worker_args,
             engines=engines,
             callbacks_args=[],
-            gateway_port=gateway,
+            gateways=gateways,
             flower_port=flower,
         ) as running,
         Client.from_env(running.redis_url) as client,

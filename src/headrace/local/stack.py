@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -28,6 +30,9 @@ STOP_S = 20.0
 
 BESIDE = 5
 """The niceness of everything that runs beside the engines, because they come first on the same few cores."""
+
+ANSWER_S = 1.0
+"""After this many seconds without an answer, it is checked whether everything still runs."""
 
 _POLL_S = 0.1
 
@@ -57,7 +62,7 @@ class Stack:
         engines: engine processes of the worker.
         files_url: where the gateway keeps files.
         redis: the embedded Redis; None when another is used.
-        gateway_url: the base URL of the gateway's API; None if it doesn't run.
+        gateway_urls: the base URL of each gateway's API.
         flower_url: Flower's page; None if it doesn't run.
     """
 
@@ -66,9 +71,14 @@ class Stack:
     engines: int
     files_url: str
     redis: EmbeddedRedis | None = field(default=None, repr=False)
-    gateway_url: str | None = None
     flower_url: str | None = None
+    gateway_urls: list[str] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
+
+    @property
+    def gateway_url(self) -> str | None:
+        """The base URL of the first gateway's API; None if none runs."""
+        return self.gateway_urls[0] if self.gateway_urls else None
 
     @property
     def log(self) -> Path:
@@ -97,27 +107,39 @@ class Stack:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             self.check()
-            if len(client.workers()) >= self.engines and self._gateway_listens():
+            if len(client.workers()) >= self.engines and all(map(_serves, self.gateway_urls)):
                 return
             time.sleep(_POLL_S)
         (worker,) = (part for part in self.parts if part.name == "worker")
         raise StackError(f"the worker is not ready after {START_S:.0f} s: {worker.last_words}")
 
-    def _gateway_listens(self) -> bool:
-        if self.gateway_url is None:
-            return True
-        address = urlsplit(self.gateway_url)
-        with socket.socket() as client:
-            return client.connect_ex((address.hostname, address.port)) == 0
+    def start_gateway(self, listening: socket.socket, *options: str) -> None:
+        """Start a gateway that takes over this socket."""
+        with listening:
+            name = "-".join(["gateway", *([str(len(self.gateway_urls) + 1)] if self.gateway_urls else [])])
+            where = ("--no-auth", "--fd", str(listening.fileno()))
+            command = ("headrace.cli", "gateway", *where, *options)
+            self.start(name, *command, niceness=BESIDE, fds=[listening.fileno()])
+            host, port = listening.getsockname()
+        self.gateway_urls.append(f"http://{host}:{port}/v1")
 
-    def start(self, name: str, *module: str, niceness: int = 0) -> None:
-        """Start `python -m <module>` as a part."""
+    def kill(self, name: str) -> int:
+        """Kill a part (`kill -9`), which isn't one any more; return the process id that it had."""
+        (part,) = (part for part in self.parts if part.name == name)
+        self.parts.remove(part)
+        part.process.kill()
+        part.process.wait()
+        return part.process.pid
+
+    def start(self, name: str, *module: str, niceness: int = 0, fds: Sequence[int] = ()) -> None:
+        """Start `python -m <module>` as a part, which inherits these file descriptors."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as out, _signals_later():
             process = subprocess.Popen(
                 [*(("nice", "-n", str(niceness)) if niceness else ()), sys.executable, "-m", *module],
                 stdout=out,
                 stderr=out,
+                pass_fds=fds,
                 env=os.environ | {"HEADRACE_REDIS_URL": self.redis_url, "HEADRACE_FILES_URL": self.files_url},
             )
             self.parts.append(Part(name, process, log))
@@ -136,6 +158,19 @@ class Stack:
             for part in self.parts:
                 part.process.kill()
                 part.process.wait()
+
+
+def _serves(gateway_url: str) -> bool:
+    """Whether a gateway answers; its socket listens before it does."""
+    address = urlsplit(gateway_url)
+    connection = HTTPConnection(address.hostname or "", address.port, timeout=ANSWER_S)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -171,7 +206,7 @@ def stack(
     worker_command: Sequence[str] | None = None,
     engines: int = 1,
     callbacks_args: list[str] | None = None,
-    gateway_port: int | None = None,
+    gateways: Sequence[socket.socket] = (),
     flower_port: int | None = None,
 ) -> Iterator[Stack]:
     """Start Redis (unless `redis_url` is given), `headrace worker` and the rest; stop everything at the end.
@@ -186,7 +221,8 @@ def stack(
         worker_command: a module and its arguments that run in place of `headrace worker`.
         engines: engine processes of the worker.
         callbacks_args: further options for `headrace callbacks`, which doesn't run without them.
-        gateway_port: where `headrace gateway` listens on loopback, without keys; it doesn't run without it.
+        gateways: sockets on loopback that listen. A `headrace gateway` without keys takes over each, and it
+            is closed here.
         flower_port: where Flower listens on loopback; Flower doesn't run without it.
 
     Raises:
@@ -204,12 +240,9 @@ def stack(
             if callbacks_args is not None:
                 command = ("headrace.cli", "callbacks", *metrics_args, *callbacks_args)
                 running.start("callbacks", *command, niceness=BESIDE)
-            if gateway_port is not None:
-                where = ("--host", "127.0.0.1", "--port", str(gateway_port))
-                metrics = () if metrics_port is None else ("--metrics-port", str(metrics_port + 1))
-                serve = ("headrace.cli", "gateway", "--no-auth", *where, *metrics)
-                running.start("gateway", *serve, niceness=BESIDE)
-                running.gateway_url = f"http://127.0.0.1:{gateway_port}/v1"
+            for number, listening in enumerate(gateways, 1):
+                metrics = () if metrics_port is None else ("--metrics-port", str(metrics_port + number))
+                running.start_gateway(listening, *metrics)
             if flower_port is not None:
                 place = ("--address=127.0.0.1", f"--port={flower_port}")
                 running.start("flower", "celery", "-A", "headrace.celery", "flower", *place, niceness=BESIDE)

@@ -56,6 +56,11 @@ def test_without_keys_it_listens_on_loopback_alone(cli, host):
     assert "only a loopback address" in cli("gateway", "--no-auth", "--host", host, status=2)
 
 
+@pytest.mark.parametrize("fd", ["0", "99"])
+def test_a_file_descriptor_that_is_no_listening_socket_is_said(cli, fd):
+    assert f"--fd {fd}: not a TCP socket that listens" in cli("gateway", "--no-auth", "--fd", fd, status=2)
+
+
 def test_a_port_that_is_taken_is_said(cli, shared_gateway):
     said = cli("gateway", "--no-auth", "--port", str(shared_gateway.port), status=2)
     assert "setting gateway_port: can't listen on 127.0.0.1:" in said
