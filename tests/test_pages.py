@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import pytest
 from tests.test_docs import ROOT, blocks
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300), pytest.mark.xdist_group("pages")]
+
+NODE = shutil.which("node")
+PACKAGES = Path(os.environ.get("NODE_PATH") or "nowhere")
 
 README = ROOT / "README.md"
 PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in ("client", "admin", "http"))]
@@ -82,3 +86,13 @@ def test_the_pages_python_runs_in_order_as_printed(page, tmp_path, exported):
     shown = run([sys.executable, str(script)], tmp_path, exported)
     if page is README:
         assert re.search(r"(stop|length): \d+ tokens in", shown), shown
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "js")], ids=lambda page: page.name)
+@pytest.mark.skipif(NODE is None, reason="Node is not installed")
+def test_the_pages_javascript_runs_in_order_as_printed(page, tmp_path, exported):
+    if not (PACKAGES / "openai").is_dir():
+        pytest.skip("NODE_PATH has no package openai")
+    (tmp_path / "node_modules").symlink_to(PACKAGES)  # imports do not look at NODE_PATH
+    (tmp_path / "page.mjs").write_text("".join(blocks(page, "js")))
+    assert run([NODE, "page.mjs"], tmp_path, exported).strip()
