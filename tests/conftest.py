@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from headrace.local.embedded_redis import EmbeddedRedis
 
+gc.disable()  # until all is collected: imports leave little garbage, and each pass goes through all of them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch: test processes share the cores
 
 _UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
@@ -43,9 +44,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What has been imported stays; a full garbage collection need not go through all of it each time."""
-    gc.collect()
+    """What has been imported stays; no garbage collection need go through it."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

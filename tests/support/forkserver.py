@@ -286,10 +286,12 @@ def _help(control: socket.socket) -> dict[str, Any] | None:
 def main() -> None:
     """Serve the process on the other end of the socket; or, in a process forked here, be what was ordered."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    gc.disable()
     for module in sys.argv[2:]:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # or every process goes through all that this one has loaded
+    gc.enable()
     order = _serve(control)
     if order is not None:
         _be(order)
