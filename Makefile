@@ -27,7 +27,7 @@ PYTEST := $(RUN) pytest
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
-demo: $(INSTALLED)  ## start everything, run jobs, kill a worker, show that nothing was lost (a minute)
+demo: $(INSTALLED)  ## start everything, run jobs, kill a worker and a gateway, show that nothing was lost (a minute)
 	$(VENV)/bin/headrace demo
 
 up: $(INSTALLED)  ## keep Redis and a worker with the built-in model running until Ctrl-C

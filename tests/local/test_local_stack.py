@@ -91,6 +91,8 @@ def test_the_demo_shows_streams_a_celery_result_and_a_webhook(tmp_path):
     assert re.search(r'generate.delay\("A list is"\).get\(\) +\w', shown)
     assert re.search(r"webhook, signature verified +job.succeeded at 20", shown)
     assert re.search(r"jobs resumed after kill -9 +[1-9]", shown)
+    assert re.search(r"HTTP stream at another gateway +resumed at token \d+, none lost", shown)
+    assert re.search(r"kill -9 \d+: the gateway that serves .* dies", shown)
     assert re.search(r"kill -9 \d+: engine \w dies at token \d+ of ", shown)
     *_, stopped, following, command = shown.splitlines()
     assert stopped == "Everything is stopped."

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 GATEWAY_PORT = 8000
 BACKLOG = 2048
 
+GATEWAYS = 2
+"""How many the demo runs: one is killed, and its stream resumes at the other."""
+
 _POLL_S = 0.2
 
 
@@ -31,10 +34,12 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(redis: RedisUrl = None) -> None:
-    """Start everything, run jobs, kill an engine and show that nothing was lost; takes about a minute."""
+    """Start everything, run jobs, kill an engine and a gateway, and show what was lost: nothing."""
     from ..local.demo import demo as tour
 
-    _run(lambda: tour(redis, flower_port()))
+    with ExitStack() as sockets:
+        gateways = [sockets.enter_context(gateway_socket(0)) for _ in range(GATEWAYS * has_gateway())]
+        _run(lambda: tour(redis, flower_port(), gateways))
     typer.echo(f"Next, keep Redis and a worker running, and enqueue a job of your own:\n  {command()} up")
 
 

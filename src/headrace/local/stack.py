@@ -8,10 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -116,15 +114,18 @@ class Stack:
     def start_gateway(self, listening: socket.socket, *options: str) -> None:
         """Start a gateway that takes over this socket."""
         with listening:
-            name = "-".join(["gateway", *([str(len(self.gateway_urls) + 1)] if self.gateway_urls else [])])
-            where = ("--no-auth", "--fd", str(listening.fileno()))
-            command = ("headrace.cli", "gateway", *where, *options)
-            self.start(name, *command, niceness=BESIDE, fds=[listening.fileno()])
+            command = ("headrace.cli", "gateway", "--no-auth", "--fd", str(listening.fileno()), *options)
+            self.start(self._gateway_name(), *command, niceness=BESIDE, fds=[listening.fileno()])
             host, port = listening.getsockname()
         self.gateway_urls.append(f"http://{host}:{port}/v1")
 
-    def kill(self, name: str) -> int:
-        """Kill a part (`kill -9`), which isn't one any more; return the process id that it had."""
+    def _gateway_name(self, number: int | None = None) -> str:
+        at = len(self.gateway_urls) if number is None else number
+        return f"gateway-{at + 1}" if at else "gateway"
+
+    def kill_gateway(self, url: str) -> int:
+        """Kill a gateway (`kill -9`), which isn't a part any more; return the process id that it had."""
+        name = self._gateway_name(self.gateway_urls.index(url))
         (part,) = (part for part in self.parts if part.name == name)
         self.parts.remove(part)
         part.process.kill()
@@ -163,14 +164,14 @@ class Stack:
 def _serves(gateway_url: str) -> bool:
     """Whether a gateway answers; its socket listens before it does."""
     address = urlsplit(gateway_url)
-    connection = HTTPConnection(address.hostname or "", address.port, timeout=ANSWER_S)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == HTTPStatus.OK
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
+    with (
+        suppress(OSError),
+        socket.create_connection((address.hostname or "", address.port or 80), ANSWER_S) as probe,
+    ):
+        probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        probe.recv(1)  # whatever it is: with TLS in its settings it doesn't answer this
+        return True
+    return False
 
 
 @contextmanager

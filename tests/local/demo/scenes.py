@@ -8,7 +8,7 @@ from rich.screen import Screen
 from tests.local.demo.terminal import Terminal
 
 from headrace.local.demo.layout import frame
-from headrace.local.demo.scene import STREAM_PROMPTS, EngineView, Scene, StreamView
+from headrace.local.demo.scene import OVER_HTTP, STREAM_PROMPTS, EngineView, Scene, StreamView
 from headrace.local.demo.screen import LiveScreen
 
 SCREENS = Path(__file__).parent / "screens"
@@ -23,6 +23,7 @@ CUT = 112
 def running() -> Scene:
     """All six streams have some tokens."""
     scene = Scene([StreamView(prompt) for prompt in STREAM_PROMPTS], 56, clock=lambda: 5.4, started_at=0.0)
+    scene.streams[OVER_HTTP].over_http = True
     scene.see(
         [
             EngineView("A", "worker-host-4711-0-313cc1", 4712, 159, 31, 16),
@@ -49,7 +50,8 @@ def killed() -> Scene:
         if stream.owner == "B":
             stream.cut = stream.offset
     scene.events += [
-        ("Next: kill -9 engine B (pid 4713) while it runs 16 jobs", ""),
+        ("Next: kill -9 engine B (pid 4713) while it runs 16 jobs, and a gateway", ""),
+        ('kill -9 4801: the gateway that serves "A dictionary is" over HTTP dies', "red"),
         ('kill -9 4713: engine B dies at token 111 of "A dictionary is" (16 jobs)', "red"),
     ]
     return scene
@@ -86,8 +88,16 @@ def end(size: str) -> Terminal:
     """A terminal of this size after the tour."""
     terminal = Terminal(*map(int, size.split("x")))
     console = _console(terminal)
-    live = LiveScreen(resumed(), console)
-    live.table("What happened", [("jobs finished", "56 of 56"), ("tokens lost or repeated in streams", "0")])
+    scene = resumed()
+    scene.events += [
+        ('"A dictionary is" resumed through another gateway at token 112, none lost', "green"),
+        ("Engine C (pid 4902) has been started in its place and takes jobs", "bold"),
+    ]
+    live = LiveScreen(scene, console)
+    http = ("HTTP stream at another gateway", "resumed at token 112, none lost")
+    live.table(
+        "What happened", [("jobs finished", "56 of 56"), http, ("tokens lost or repeated in streams", "0")]
+    )
     live.table("From a Celery project", [('generate.delay("A list is").get()', "a list of " * 20)])
     live.close()
     console.print("Everything is stopped.")

@@ -3,19 +3,23 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
-from headrace.local.demo import backend
+from headrace.local.demo import backend, tour
 from headrace.local.demo.kill import Kill, kill_one
 from headrace.local.demo.outcome import Outcome
+from headrace.local.demo.over_http import HttpStream
 from headrace.local.demo.pace import QUICK, Pace
 from headrace.local.demo.scene import EngineView, Scene, StreamView
-from headrace.schemas.errors import DemoFailed
+from headrace.schemas.errors import DemoFailed, StackError
 from headrace.schemas.events import JobResult, JobState, JobStatus
 
+KILL = Kill(EngineView("A", "a", 1, 9, 9, 0), {"0"})
 HELD, ENDED = JobState.RUNNING, JobState.SUCCEEDED
 
 
@@ -140,13 +144,43 @@ def test_an_engine_of_somebody_else_is_never_killed(engine):
     assert engine.poll() is None
 
 
-def outcome(kill: Kill | None, *workers: str, breaks: int = 0, state: JobState = ENDED) -> Outcome:
+def http(*token_ids: int, resumed: int | None = 5, kill: Callable[[str], int] = len) -> HttpStream:
+    return HttpStream(StreamView("x"), deque(["one", "two"]), kill, list(token_ids), resumed=resumed)
+
+
+def test_the_gateway_is_killed_once_and_in_the_middle_of_the_stream():
+    killed: list[str] = []
+    stream = http(kill=lambda url: killed.append(url) or 4801)
+    assert stream.kill_gateway() is None
+    stream.token_ids.append(7)
+    assert [stream.kill_gateway(), stream.kill_gateway()] == [4801, None]
+    stream = http(7, kill=lambda url: killed.append(url) or 4801)
+    stream.view.done = True
+    assert stream.kill_gateway() is None
+    assert killed == ["one"]
+
+
+def test_without_a_gateway_the_tour_says_so_and_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(tour, "stack", Mock(side_effect=StackError("as far as this")))
+    with pytest.raises(StackError, match="as far as this"):
+        tour.demo()
+    missing = "No stream over HTTP: the gateway is missing (pip install 'headrace[gateway]')."
+    assert capsys.readouterr().out.splitlines()[1:] == [missing]
+
+
+def outcome(
+    kill: Kill | None,
+    *workers: str,
+    breaks: int = 0,
+    state: JobState = ENDED,
+    over_http: HttpStream | None = None,
+) -> Outcome:
     shown = Scene([StreamView("x", breaks=breaks)], len(workers))
     results = [
-        JobResult(job_id=str(at), state=state, worker=worker, finish_reason="length")
+        JobResult(job_id=str(at), state=state, worker=worker, finish_reason="length", token_ids=(7, 8))
         for at, worker in enumerate(workers)
     ]
-    return Outcome(shown, results, kill, 1.0)
+    return Outcome(shown, results, kill, 1.0, over_http)
 
 
 def test_what_was_resumed_is_what_the_killed_engine_ran_and_another_ended():
@@ -168,6 +202,8 @@ def test_what_was_resumed_is_what_the_killed_engine_ran_and_another_ended():
             "tokens were lost or repeated",
         ),
         (outcome(None, "a", state=JobState.FAILED), "1 of 1 jobs did not succeed"),
+        (outcome(KILL, "b", "b", over_http=http(7, 8, resumed=None)), "no gateway was killed in the middle"),
+        (outcome(KILL, "b", "b", over_http=http(7, 9)), "that came over HTTP are not those of the result"),
     ],
 )
 def test_a_tour_that_did_not_show_it_says_so(found, fault):

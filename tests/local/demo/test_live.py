@@ -74,5 +74,8 @@ def test_a_kill_and_its_resumption_are_watched_and_the_facts_stay(tmp_path):
     end = seen[-1][1].splitlines()
     assert len(end) < HEIGHT
     assert any(re.match(r"│ jobs resumed after kill -9 +│ [1-9]", line) for line in end)
+    assert any(
+        re.match(r"│ HTTP stream at another gateway +│ resumed at token \d+, none lost", line) for line in end
+    )
     assert any(re.match(r"│ webhook, signature verified +│ job.succeeded at", line) for line in end)
     assert end[-1] == f"  {Path(sys.executable).parent / 'headrace'} up"

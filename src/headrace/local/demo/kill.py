@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...producers.async_client import AsyncJobHandle
 from ...schemas.events import JobResult, JobState, JobStatus
+from .over_http import HttpStream
 from .pace import Pace
 from .scene import EngineView, Scene, StreamView
 from .screen import Screen
@@ -35,8 +36,11 @@ async def kill_one(
     host_pid: int,
     streams: list[AsyncJobHandle],
     background: list[AsyncJobHandle],
+    http: HttpStream | None = None,
 ) -> Kill | None:
     """Kill an engine of this host while it runs streams that are far from their end.
+
+    The gateway that one of them is read from is killed with it.
 
     Returns once another engine has continued all of its streams and there was time to see it; None if no
     such moment came.
@@ -54,17 +58,22 @@ async def kill_one(
         else:
             shown.say(
                 f"Next: kill -9 engine {victim.letter} (pid {victim.pid}) while it runs {victim.running} jobs"
+                + (", and a gateway" if http is not None else "")
             )
             await asyncio.sleep(pace.notice_s)
             announced = victim.name
     kill = Kill(victim, _held(victim, await _statuses([*streams, *background])))
     os.kill(victim.pid, signal.SIGKILL)
+    _kill_gateway(shown, http)
     scene.killed = victim
     cut = [at for at, job in enumerate(streams) if job.id in kill.held]
     for at in cut:
         scene.streams[at].cut = scene.streams[at].offset
     await _follow_up(scene, shown, kill, {scene.streams[at]: streams[at] for at in cut})
     await asyncio.sleep(pace.notice_s)
+    if http is not None:
+        await _resumed_over_http(shown, http)
+        await asyncio.sleep(pace.notice_s)
     scene.settled = True
     return kill
 
@@ -131,6 +140,25 @@ async def _follow_up(scene: Scene, shown: Screen, kill: Kill, cut: dict[StreamVi
                 "green",
             )
             first = None
+
+
+def _kill_gateway(shown: Screen, http: HttpStream | None) -> None:
+    """Kill the gateway if its stream has begun: on a busy machine it begins after others."""
+    if http is not None and (pid := http.kill_gateway()) is not None:
+        shown.say(f'kill -9 {pid}: the gateway that serves "{http.view.prompt}" over HTTP dies', "red")
+
+
+async def _resumed_over_http(shown: Screen, http: HttpStream) -> None:
+    while http.resumed is None and not http.view.done:
+        _kill_gateway(shown, http)
+        await asyncio.sleep(_LOOK_S)
+    if http.resumed is not None:
+        if http.view.resumed is None:  # its engine lives
+            http.view.resumed = http.resumed
+        shown.say(
+            f'"{http.view.prompt}" resumed through another gateway at token {http.resumed}, none lost',
+            "green",
+        )
 
 
 async def _look(scene: Scene, view: StreamView, job: AsyncJobHandle, kill: Kill) -> None:

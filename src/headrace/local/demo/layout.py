@@ -18,6 +18,9 @@ _MOST_COLUMNS = 3
 _LEAST_HEIGHT = 3
 """Lines of a stream: its border and one line of text."""
 
+_CORNERS = 6
+"""What a panel's title leaves of the line that it stands on."""
+
 _WIDE = 120
 """From this width on there is room for an engine's whole name."""
 
@@ -101,7 +104,7 @@ def _stream(stream: StreamView, width: int, height: int) -> Panel:
     state, colour = _state(stream)
     return Panel(
         _end_of(text, width - 4, height - 2),
-        title=f'"{stream.prompt}"' + (f" on engine {stream.owner}" if stream.owner else ""),
+        title=_name(stream, width - _CORNERS),
         title_align="left",
         subtitle=state,
         subtitle_align="right",
@@ -109,6 +112,15 @@ def _stream(stream: StreamView, width: int, height: int) -> Panel:
         width=width,
         height=height,
     )
+
+
+def _name(stream: StreamView, width: int) -> str:
+    owner = f"on engine {stream.owner}" if stream.owner else ""
+    if not stream.over_http:
+        return f'"{stream.prompt}" {owner}'.rstrip()
+    name = f'"{stream.prompt}" over HTTP'
+    whole = f"{name}, {owner}" if owner else name
+    return whole if len(whole) <= width else f"{name}, on {stream.owner}"
 
 
 def _end_of(text: Text, width: int, lines: int) -> RenderableType:

@@ -14,6 +14,9 @@ STREAM_PROMPTS = (
     "When an exception",
     "The asyncio module",
 )
+OVER_HTTP = 1
+"""Which stream is read over HTTP if there is a gateway: one that the smallest screens show."""
+
 BACKGROUND_PROMPTS = (
     "The with statement is used to",
     "A list comprehension",
@@ -35,6 +38,7 @@ class StreamView:
         longest_gap_s: the longest silence between two chunks.
         cut: the offset at which its engine was killed, until another one continues it.
         resumed: the first token after the kill, once another engine has continued it.
+        over_http: whether it is read at a gateway.
     """
 
     prompt: str
@@ -47,6 +51,7 @@ class StreamView:
     cut: int | None = None
     resumed: int | None = None
     done: bool = False
+    over_http: bool = False
 
     def take(self, start: int, offset: int, text: str) -> None:
         """One chunk, covering the tokens after `start` up to `offset`."""

@@ -1,26 +1,36 @@
 """The tour: start a stack, run jobs, kill an engine while it runs them, show that nothing was lost."""
 
 import asyncio
+import socket
 import tempfile
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from ...producers.async_client import AsyncClient, AsyncJobHandle
 from ...producers.client import Client
 from ...producers.operate.overview import WorkerInfo
 from ...schemas.errors import DemoFailed
-from ...schemas.events import JobResult
+from ...schemas.events import Chunk, JobResult
 from ...schemas.redis.connection import shown_url
 from ..stack import Stack, stack
 from . import backend, worker
 from .kill import Kill, kill_one
 from .outcome import Outcome
-from .scene import BACKGROUND_PROMPTS, STREAM_PROMPTS, EngineView, Scene, StreamView
+from .over_http import HttpStream
+from .scene import BACKGROUND_PROMPTS, OVER_HTTP, STREAM_PROMPTS, EngineView, Scene, StreamView
 from .screen import Screen, screen
 
 
-def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:
-    """Run the tour, then stop everything; `redis_url` replaces the embedded Redis.
+def demo(
+    redis_url: str | None = None, flower_port: int | None = None, gateways: Sequence[socket.socket] = ()
+) -> None:
+    """Run the tour, then stop everything.
+
+    Args:
+        redis_url: replaces the embedded Redis.
+        flower_port: where Flower listens; it doesn't run without it.
+        gateways: two sockets for gateways, or none if the gateway isn't installed.
 
     Raises:
         StackError: something could not be started, or ended too early.
@@ -32,12 +42,17 @@ def demo(redis_url: str | None = None, flower_port: int | None = None) -> None:
         scene.total_jobs = len(scene.streams) + pace.background_jobs
         what = "a worker" if redis_url else "Redis and a worker"
         shown.say(f"Starting {what} with {scene.places} engine processes ...")
+        if not gateways:
+            shown.say(
+                "No stream over HTTP: the gateway is missing (pip install 'headrace[gateway]').", "yellow"
+            )
         with stack(
             Path(folder),
             redis_url=redis_url,
             worker_command=worker.command(pace),
             engines=scene.places,
             callbacks_args=["--webhook-allow", backend.ADDRESS],
+            gateways=gateways,
             flower_port=flower_port,
         ) as running:
             try:
@@ -63,10 +78,11 @@ async def _tour(running: Stack, scene: Scene, shown: Screen) -> Outcome:
         streams, background = await _enqueue(client, shown)
         shown.say(f"{len(streams)} interactive streams and {len(background)} batch jobs are queued.")
         shown.say(f"{scene.places} engines take as many as their KV pages hold; the rest waits in Redis.")
+        http = _http_stream(running, scene)
         watcher = asyncio.create_task(_watch(client, scene, shown, streams))
         try:
-            results, kill = await _run(running, scene, shown, streams, background)
-            outcome = Outcome(scene, results, kill, scene.elapsed_s)
+            results, kill = await _run(running, scene, shown, streams, background, http)
+            outcome = Outcome(scene, results, kill, scene.elapsed_s, http)
             shown.draw()
             shown.table("What happened", outcome.rows(slowed=shown.pace.step_s > 0))
             shown.say('Now from Celery: generate.delay("A list is").get(), and its signed webhook ...')
@@ -112,19 +128,29 @@ async def _run(
     shown: Screen,
     streams: list[AsyncJobHandle],
     background: list[AsyncJobHandle],
+    http: HttpStream | None,
 ) -> tuple[list[JobResult], Kill | None]:
     (host,) = (part.process.pid for part in running.parts if part.name == "worker")
     async with asyncio.TaskGroup() as tasks:
         for view, job in zip(scene.streams, streams, strict=True):
-            tasks.create_task(_follow(scene, view, job))
-        kill = tasks.create_task(kill_one(scene, shown, host, streams, background))
+            read = http.read(job.id) if http is not None and view is http.view else job.stream()
+            tasks.create_task(_follow(scene, view, read))
+        kill = tasks.create_task(kill_one(scene, shown, host, streams, background, http))
         ends = [tasks.create_task(_end(scene, job)) for job in (*streams, *background)]
         tasks.create_task(_stay(running, lambda: all(end.done() for end in ends)))
     return [end.result() for end in ends], kill.result()
 
 
-async def _follow(scene: Scene, view: StreamView, job: AsyncJobHandle) -> None:
-    async for chunk in job.stream():
+def _http_stream(running: Stack, scene: Scene) -> HttpStream | None:
+    if not running.gateway_urls:
+        return None
+    view = scene.streams[OVER_HTTP]
+    view.over_http = True
+    return HttpStream(view, deque(running.gateway_urls), running.kill_gateway)
+
+
+async def _follow(scene: Scene, view: StreamView, chunks: AsyncIterator[Chunk]) -> None:
+    async for chunk in chunks:
         view.take(chunk.start, chunk.offset, chunk.text)
         scene.moved.set()
     view.done = True
