@@ -11,7 +11,14 @@ from ..schemas.errors import BadSetting, HeadraceError, JobsRefused
 from ..schemas.job import Job, JobClass, Webhook
 from ..schemas.keys import NAMESPACE
 from ..schemas.redis.connection import Kind, address_of
-from ..schemas.settings.queue import Limits, QueueSettings
+from ..schemas.settings.queue import (
+    LONGEST_KEPT_S,
+    LONGEST_WAIT_S,
+    MOST_PARTITIONS,
+    MOST_REPLICAS,
+    Limits,
+    QueueSettings,
+)
 from ..schemas.wording import did_you_mean
 from .operations import Operations
 
@@ -80,13 +87,13 @@ class Producer(ABC, Generic[Enqueued]):
         address = address_of(url)
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", namespace):
             raise BadSetting(f"namespace = {namespace!r}: must be 1 to 32 letters, digits or _ . -")
-        for name, value in (
-            ("partitions", partitions),
-            ("retention_s", retention_s),
-            ("idempotency_s", idempotency_s),
-        ):
-            if not value > 0:
-                raise BadSetting(f"{name} = {value!r}: must be above 0")
+        _check_whole("partitions", partitions, 1, MOST_PARTITIONS)
+        _check_whole("wait_replicas", wait_replicas, 0, MOST_REPLICAS)
+        _check_time("retention_s", retention_s, LONGEST_KEPT_S)
+        _check_time("idempotency_s", idempotency_s, LONGEST_KEPT_S)
+        _check_time("wait_s", wait_s, LONGEST_WAIT_S)
+        if retry_s != 0:
+            _check_time("retry_s", retry_s, LONGEST_KEPT_S)
         if wait_replicas and address.kind is Kind.CLUSTER:
             raise BadSetting(
                 "wait_replicas: a Redis Cluster has no single connection to wait on; leave it at 0"
@@ -224,6 +231,16 @@ class Producer(ABC, Generic[Enqueued]):
 
     @abstractmethod
     def _enqueue(self, job: Job) -> Enqueued: ...
+
+
+def _check_whole(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BadSetting(f"{name} = {value!r}: must be a whole number from {least} to {most}")
+
+
+def _check_time(name: str, value: object, most_s: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most_s:
+        raise BadSetting(f"{name} = {value!r}: must be a number of seconds above 0, at most {most_s:,g}")
 
 
 class Handle(Generic[C]):

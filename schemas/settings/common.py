@@ -23,7 +23,14 @@ from ..redis.connection.address import Address
 from ..redis.connection.connect import not_a_url
 from ..redis.connection.masking import shown_url
 from ..wording import in_words
-from .queue import Limits, QueueSettings
+from .queue import (
+    LONGEST_KEPT_S,
+    LONGEST_WAIT_S,
+    MOST_PARTITIONS,
+    MOST_REPLICAS,
+    Limits,
+    QueueSettings,
+)
 
 ENV_PREFIX = "HEADRACE_"
 
@@ -123,13 +130,13 @@ class CommonSettings(BaseSettings):
 
     redis_url: str = Field(default="redis://localhost:6379/0", repr=False)
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = NAMESPACE
-    partitions: Annotated[int, Field(ge=1, le=1024)] = 1
-    retention_s: Annotated[float, Field(gt=0)] = 86_400.0
-    dead_retention_s: Annotated[float, Field(gt=0)] = 30 * 86_400.0
-    idempotency_s: Annotated[float, Field(gt=0)] = 86_400.0
+    partitions: Annotated[int, Field(ge=1, le=MOST_PARTITIONS)] = 1
+    retention_s: Annotated[float, Field(gt=0, le=LONGEST_KEPT_S)] = 86_400.0
+    dead_retention_s: Annotated[float, Field(gt=0, le=LONGEST_KEPT_S)] = 30 * 86_400.0
+    idempotency_s: Annotated[float, Field(gt=0, le=LONGEST_KEPT_S)] = 86_400.0
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 10
-    wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
-    wait_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    wait_replicas: Annotated[int, Field(ge=0, le=MOST_REPLICAS)] = 0
+    wait_s: Annotated[float, Field(gt=0, le=LONGEST_WAIT_S)] = 1.0
     default_model: str | None = None
     max_job_bytes: Annotated[int, Field(gt=0)] = 4 * 2**20
     max_queued_jobs: Annotated[int, Field(gt=0)] = 1_000_000

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from .common import CommonSettings
+from .queue import LONGEST_KEPT_S
 
 SCHEMES = ("file", "s3")
 
@@ -31,7 +32,7 @@ class FilesSettings(CommonSettings):
 
     files_url: Annotated[str, Field(repr=False)] = ""
     max_file_bytes: Annotated[int, Field(gt=0)] = 200 * 2**20
-    file_retention_s: Annotated[float, Field(ge=1)] = 30 * 86_400.0
+    file_retention_s: Annotated[float, Field(ge=1, le=LONGEST_KEPT_S)] = 30 * 86_400.0
     batch_in_flight: Annotated[int, Field(ge=1, le=100_000)] = 512
     batch_lease_s: Annotated[float, Field(ge=1, le=3600)] = 15.0
 

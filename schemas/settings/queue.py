@@ -4,6 +4,15 @@ from dataclasses import dataclass, field
 
 from ..keys import NAMESPACE
 
+MOST_PARTITIONS = 1024
+MOST_REPLICAS = 16
+
+LONGEST_KEPT_S = 100 * 365 * 86_400
+"""A hundred years; Redis takes no TTL that overflows its clock."""
+
+LONGEST_WAIT_S = 10.0
+"""For replicas. WAIT blocks its connection, on which a reply that takes 15 seconds counts as lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

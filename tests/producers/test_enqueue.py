@@ -189,7 +189,22 @@ def test_what_is_no_redis_url_is_refused_at_once_without_its_password() -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("setting", [{"namespace": "a:b"}, {"partitions": 0}, {"retention_s": math.nan}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"namespace": "a:b"},
+        {"partitions": 0},
+        {"partitions": 2.5},
+        {"partitions": 10_000},
+        {"retention_s": math.nan},
+        {"idempotency_s": math.inf},
+        {"retention_s": "a day"},
+        {"wait_replicas": -1},
+        {"wait_s": 20},
+        {"retry_s": None},
+    ],
+    ids=str,
+)
 def test_a_bad_setting_is_refused_by_name(setting: dict[str, Any]) -> None:
     with pytest.raises(BadSetting, match=next(iter(setting))):
         Client(**setting)
