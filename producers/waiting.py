@@ -10,6 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -214,8 +215,11 @@ def _limit(*policies: bytes | None) -> int | None:
     """How many jobs the tenant may have running, by its own policy or the default."""
     for policy in policies:
         if policy is not None:
-            most = json.loads(policy).get("max_running")
-            return None if most is None else int(most)
+            # As the scripts read it (`policy_of`): what was damaged limits nothing.
+            with suppress(AttributeError, TypeError, ValueError, RecursionError):
+                most = json.loads(policy).get("max_running")
+                return None if most is None else int(most)
+            return None
     return None
 
 

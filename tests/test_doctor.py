@@ -244,6 +244,13 @@ def test_a_redis_that_refuses_is_not_taken_for_one_that_is_away(examine, own_red
     assert "refuses" in found["redis"]["advice"]
 
 
+def test_a_user_who_may_not_ping_gets_a_finding_and_no_traceback(examine, own_redis) -> None:
+    with connect(own_redis.url) as redis:
+        redis.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", "-ping")
+    found = examine(own_redis.url.replace("://", "://few:secret@"), status=1)
+    assert "headrace acl" in found["redis"]["found"]
+
+
 def test_an_outbox_that_nobody_reads_is_a_failure_from_the_start(
     examine, redis_url: str, redis: Redis
 ) -> None:

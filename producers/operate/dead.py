@@ -155,15 +155,18 @@ def _tag(operations: Operations, letter: DeadLetter) -> Tag:
 
 
 def _letter(tag: Tag, entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
-    known: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
-    return DeadLetter(
-        **{name: value for name, value in known.items() if name not in {"job", "from"}},
-        entry=entry_id.decode(),
-        model=tag.model,
-        partition=tag.partition,
-        job_id=known.get("job", ""),
-        came_from=known.get("from", ""),
-    )
+    # An entry that no worker could read may hold anything, bytes that are no text included.
+    known: dict[str, Any] = {
+        name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()
+    }
+    known |= {"entry": entry_id.decode(), "model": tag.model, "partition": tag.partition}
+    known |= {"job_id": known.get("job", ""), "came_from": known.get("from", "")}
+    try:
+        return DeadLetter(**known)
+    except ValidationError as error:
+        # The rest is shown, so that the letter can be found and dropped.
+        wrong = {each["loc"][0] for each in error.errors(include_url=False)}
+        return DeadLetter(**{name: value for name, value in known.items() if name not in wrong})
 
 
 def _text(result: bytes | None) -> str:

@@ -1,6 +1,7 @@
 """Webhook deliveries as an operator sees them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from ...schemas.errors import BadSetting, DeliveryNotFound
 from ...schemas.keys import Tag
@@ -52,8 +53,8 @@ def _newest(
         commands = [("HMGET", tag.delivery(id_.decode()), *_SHOWN) for id_ in ids]  # not the bodies
         rows = yield from operations.send(Read(commands))
         hashes = [{n: v for n, v in zip(_NAMES, row, strict=True) if v is not None} for row in rows]
-        read = [Delivery.of(id_.decode(), fields) for id_, fields in zip(ids, hashes, strict=True) if fields]
-        found += [delivery for delivery in read if state in {None, delivery.state}]
+        read = [_readable(id_.decode(), fields) for id_, fields in zip(ids, hashes, strict=True)]
+        found += [each for each in read if each is not None and state in {None, each.state}]
         start += PAGE
     return found[:limit]
 
@@ -68,10 +69,16 @@ def find_delivery(operations: Operations, delivery_id: str) -> Steps[Delivery]:
     tags = yield from model_tags(operations)
     hashes = yield from operations.send(Read([("HGETALL", tag.delivery(delivery_id)) for tag in tags]))
     for tag, fields in zip(tags, hashes, strict=True):
-        if fields:
-            found = Delivery.of(delivery_id, fields)
+        if (found := _readable(delivery_id, fields)) is not None:
             return found.model_copy(update={"next_ms": (yield from _next_ms(operations, tag, found, fields))})
     raise DeliveryNotFound(delivery_id)
+
+
+def _readable(delivery_id: str, fields: Mapping[bytes, bytes]) -> Delivery | None:
+    """The delivery; None if its retention has ended, or its record was damaged."""
+    with suppress(LookupError, TypeError, ValueError):
+        return Delivery.of(delivery_id, fields) if fields else None
+    return None
 
 
 def _next_ms(

@@ -58,7 +58,8 @@ def examine(url: str, settings: QueueSettings, *, machine: bool = True) -> Itera
     if machine:
         yield from _machine()
     try:
-        with connect(url) as redis:
+        # Around everything: each check asks by itself, and the connection may break at any of them.
+        with connect(url) as redis, broker_errors():
             yield from _server(redis)
             if not is_cluster(redis):  # in a Cluster, each node has its own
                 yield from _settings(redis)

@@ -2,7 +2,8 @@
 
 from ..errors import JobNotFound
 from ..keys import Tag
-from ..redis.call import Call, new_request, script, text
+from ..redis.call import Call, new_request, script
+from .ended import readable
 
 
 def drop_dead(tag: Tag, entry_id: str) -> Call[str]:
@@ -13,7 +14,7 @@ def drop_dead(tag: Tag, entry_id: str) -> Call[str]:
     """
 
     def parse(reply: bytes | str) -> str:
-        answer = text(reply)
+        answer = readable(reply)
         if answer == "missing":
             raise JobNotFound(entry_id)
         return answer

@@ -64,6 +64,16 @@ def test_an_entry_without_a_job_can_be_seen_and_dropped_but_not_queued(cli, redi
     assert "1 dropped" in cli("dead", "drop", letter["entry"], "--yes")
 
 
+def test_an_entry_whose_job_is_no_text_hides_no_other_letter(cli, dead_job, redis):
+    redis.xadd(TAG.lane("standard", "default"), {"job": b"\xff", "max_tokens": 1, "v": 1})
+    redis.zadd(TAG.backlog("standard"), {"default": 0})
+    run(redis, claim(TAG, ClaimRequest("worker-1", "n", 60_000, 10**6, 10)))
+    redis.xadd(TAG.dead, {"job": "x", "cause": "crashed", "at_ms": "soon"})
+    letters = json.loads(cli("dead", "list", "--json"))
+    assert {letter["cause"] for letter in letters} == {"crashed", "malformed entry"}
+    assert "1 dropped" in cli("dead", "drop", letters[0]["entry"], "--yes")
+
+
 def test_a_letter_that_is_not_there_is_said_so(cli):
     assert "no job 'nothing'" in cli("dead", "show", "nothing", status=3)
     assert "either an ID or --all" in cli("dead", "drop", status=2)

@@ -122,6 +122,15 @@ def test_what_is_not_known_is_not_explained(client: Client, redis: Redis, worker
     assert client._run(explain(client._operations, job.id)) is None
 
 
+@pytest.mark.parametrize("policy", ["7", "[]", '{"max_running": []}', "{"])
+def test_a_damaged_policy_does_not_turn_a_timeout_into_another_error(
+    client: Client, redis: Redis, worker: ScriptedWorker, policy: str
+) -> None:
+    redis.hset(worker.tag.tenants, "*", policy)
+    with pytest.raises(ResultTimeout, match=r"not ended within 0.1 s"):
+        client.enqueue("x", model=MODEL).result(timeout_s=0.1)
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "headrace"]
 

@@ -70,6 +70,15 @@ def test_an_address_that_can_not_be_read_hides_no_other_delivery(cli, deliver):
     assert "private" not in str(listed)
 
 
+@pytest.mark.parametrize(("field", "value"), [("url", None), ("history", "{"), ("state", b"\xff")])
+def test_a_damaged_delivery_hides_no_other(cli, deliver, redis, field, value):
+    damaged, whole = deliver(), deliver()
+    key = TAG.delivery(damaged)
+    redis.hdel(key, field) if value is None else redis.hset(key, field, value)
+    assert [one["id"] for one in json.loads(cli("webhooks", "list", "--json"))] == [whole]
+    assert f"no webhook delivery '{damaged}'" in cli("webhooks", "show", damaged, status=3)
+
+
 def test_list_and_replay_read_no_bodies(cli, deliver, redis):
     ids = [deliver(body="x" * 2**20) for _ in range(4)]
     before = redis.info("stats")["total_net_output_bytes"]
