@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MOST_PARTS = 16
 MOST_FIELD_BYTES = 4096
+MOST_HEADER_BYTES = 4096
 """Bounds of what a form contains besides its file."""
 
 
@@ -47,8 +48,8 @@ class UploadForm:
         self._ended = False
         callbacks = {
             "on_part_begin": self._on_part_begin,
-            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_field": lambda data, start, end: self._on_header(0, data[start:end]),
+            "on_header_value": lambda data, start, end: self._on_header(1, data[start:end]),
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers_finished,
             "on_part_data": self._on_part_data,
@@ -86,6 +87,12 @@ class UploadForm:
         if self._parts > MOST_PARTS:
             raise _bad(f"The form has more than {MOST_PARTS} parts.")
         self._disposition, self._is_file = b"", False
+
+    def _on_header(self, place: int, piece: bytes) -> None:
+        self._header[place].extend(piece)
+        # Not every version of the parser bounds this itself, and a body may be as large as a file.
+        if len(self._header[place]) > MOST_HEADER_BYTES:
+            raise _bad(f"A header of the form has more than {MOST_HEADER_BYTES} bytes.")
 
     def _on_header_end(self) -> None:
         name, value = self._header

@@ -37,6 +37,9 @@ def test_a_file_is_uploaded_found_listed_downloaded_and_deleted(client):
 FILE = ("file", ("in", b"x"))
 
 
+FORM_B = {"content-type": "multipart/form-data; boundary=b"}
+
+
 @pytest.mark.parametrize(
     ("given", "status", "param"),
     [
@@ -48,10 +51,23 @@ FILE = ("file", ("in", b"x"))
         ({"files": [FILE, ("purpose", (None, "batch")), ("expires_after[seconds]", (None, "9"))]}, 400, None),
         ({"files": [FILE, *[(f"x{i}", (None, "y")) for i in range(20)]]}, 400, None),
         ({"files": [FILE, ("x", (None, "y" * 5000))]}, 400, None),
-        ({"content": b"--b\r\n", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, None),
-        ({"content": b"nothing", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, None),
+        ({"content": b"--b\r\nX: " + b"y" * 5000, "headers": FORM_B}, 400, None),
+        ({"content": b"--b\r\n", "headers": FORM_B}, 400, None),
+        ({"content": b"nothing", "headers": FORM_B}, 400, None),
     ],
-    ids=["json", "no file", "no purpose", "ours", "two", "expiry", "parts", "long", "torn", "nothing"],
+    ids=[
+        "json",
+        "no file",
+        "no purpose",
+        "ours",
+        "two",
+        "expiry",
+        "parts",
+        "long",
+        "header",
+        "torn",
+        "nothing",
+    ],
 )
 def test_a_form_that_is_none_is_refused_and_nothing_kept(http, given, status, param):
     before = http.get("/v1/files").json()["data"]
