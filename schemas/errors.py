@@ -299,7 +299,7 @@ class FilesUnavailable(HeadraceError, ConnectionError):
 
 
 class BadPolicy(HeadraceError, ValueError):
-    """A tenant's name, policy or secret is wrong; nothing was changed."""
+    """A tenant's name, policy or secret, an API key or a model alias is wrong; nothing was changed."""
 
     code = "bad_policy"
     http_status = 400

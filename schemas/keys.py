@@ -309,6 +309,16 @@ def tenants(namespace: str = NAMESPACE) -> str:
     return f"{namespace}:tenants"
 
 
+def routes(namespace: str = NAMESPACE) -> str:
+    """Hash: the gateway's model aliases, as JSON by their names."""
+    return f"{namespace}:routes"
+
+
+def routed(request: str, namespace: str = NAMESPACE) -> str:
+    """String with TTL: the model chosen for a request to an alias that may be sent again."""
+    return f"{namespace}:routed:{request}"
+
+
 def webhook_secrets(tenant: str, namespace: str = NAMESPACE) -> str:
     """Hash: the secrets that sign a tenant's webhooks, as JSON, by their ids."""
     return f"{namespace}:webhook_secrets:{tenant}"

@@ -14,6 +14,7 @@ class Batches:
     def __init__(self, client: AsyncClient, files: FileStore) -> None:
         self._files = files
         self._run, self._operations = client._run, client._operations
+        self._admin = client.admin
 
     async def create(self, wanted: BatchSpec) -> RequestBatch:
         """Make a batch of a tenant's file, which a runner soon takes up.
@@ -25,7 +26,10 @@ class Batches:
         file = await self._files.find(wanted.tenant, wanted.input_file_id)
         if file.purpose != "batch":
             raise InvalidJob("input_file_id", f"is a file for {file.purpose!r}; its purpose must be 'batch'")
-        return await self._run(record.create(self._operations, wanted))
+        aliases = await self._admin.routes()
+        routes = {name: route.targets for name, route in aliases.items()}
+        made = wanted.model_copy(update={"routes": routes})
+        return await self._run(record.create(self._operations, made))
 
     async def find(self, tenant: str, batch_id: str) -> RequestBatch:
         """A tenant's batch.

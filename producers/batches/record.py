@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...schemas.errors import BatchNotFound, InvalidJob
 from ...schemas.ids import is_id, new_id
 from ...schemas.keys import BatchKeys
+from ...schemas.routes import ModelRoute
 from ..files.listing import Order, page_of
 from ..files.record import KIND as FILE_KIND
 from ..openai.format import ENDPOINTS
@@ -64,6 +65,7 @@ class BatchSpec(BaseModel):
         created_at: seconds since the epoch, like `expires_at`.
         output_kept_s: how long the files of answers are kept; None for the usual time.
         output_file_id, error_file_id: what these files will be called, if there is anything in them.
+        routes: the model aliases of that time, by name: each with its models' weights.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -79,6 +81,16 @@ class BatchSpec(BaseModel):
     metadata: dict[str, str] | None = None
     models: tuple[str, ...] | None = None
     output_kept_s: int | None = None
+    routes: dict[str, dict[str, int]] = {}
+
+    def model_of(self, name: str, key: str) -> str:
+        """The model that answers the line with this key, which asks for `name`: always the same one.
+
+        The aliases are those of the time when the batch was made, so that a run that takes it up again finds
+        the jobs of the last one.
+        """
+        weights = self.routes.get(name)
+        return ModelRoute(alias=name, targets=weights).choose(key) if weights else name
 
     @property
     def window_s(self) -> int:

@@ -117,7 +117,8 @@ def job_of(number: int, text: bytes, batch_id: str, asked: BatchSpec, most_bytes
         fields |= {"tenant": asked.tenant, "job_class": JobClass.BATCH, "deadline_s": asked.window_s}
         job = Job.make(**fields)
         key = line_key(batch_id, f"{number} {custom_id}", fields)
-        job = job.model_copy(update={"idempotency_key": key})
+        model = asked.model_of(job.model, key)
+        job = job.model_copy(update={"idempotency_key": key, "model": model})
     except HeadraceError as reason:
         return Line(custom_id, asked.endpoint, reason)
     return Line(custom_id, asked.endpoint, job, body)

@@ -71,7 +71,7 @@ def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
             allow_origins=list(settings.gateway_cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "x-headrace-model", "retry-after"],
         )
     app.add_middleware(Guard, gateway=gateway)
     return app

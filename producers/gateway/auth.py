@@ -27,6 +27,7 @@ class Access:
         classes: the job classes that it may use.
         webhook_hosts: the hosts that its webhooks may go to; None means all.
         operator: whether it may see and do what operators do.
+        key_id: the id of its API key; None without keys.
     """
 
     tenant: str
@@ -34,6 +35,7 @@ class Access:
     classes: tuple[JobClass, ...] = tuple(JobClass)
     webhook_hosts: frozenset[str] | None = None
     operator: bool = False
+    key_id: str | None = None
 
     def sees_model(self, model: str) -> bool:
         """Whether it may use the model."""
@@ -115,6 +117,7 @@ async def _of_key(gateway: Gateway, text: str) -> Access:
         classes=key.classes or tuple(JobClass),
         webhook_hosts=None if key.webhook_hosts is None else frozenset(map(str.lower, key.webhook_hosts)),
         operator=key.operator,
+        key_id=key.id,
     )
 
 

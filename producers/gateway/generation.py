@@ -16,7 +16,9 @@ from starlette.responses import JSONResponse, Response
 from ...schemas.errors import HeadraceError, InvalidJob
 from ...schemas.events import Chunk, JobResult
 from ...schemas.job import Job
+from ...schemas.keys import tag_of
 from ..async_client import AsyncJobHandle
+from .aliases import HEADER, route
 from .auth import Access
 from .errors import Refusal
 from .jobs import enqueue_all, usual_class
@@ -26,6 +28,9 @@ from .state import Gateway
 from .waiting import ClientGone, while_connected
 
 DONE = event("[DONE]")
+
+USUAL_MAX_TOKENS = 4096
+"""Used for a model whose context isn't known."""
 
 CUT = STOPPED + event(
     json.dumps(Refusal(503, "The gateway is stopping; send the request again.", code="gateway_stopping").body)
@@ -66,6 +71,11 @@ class Generation:
     gateway: Gateway
     jobs: Sequence[AsyncJobHandle]
     keep: bool
+
+    @property
+    def model(self) -> str:
+        """The model that generates, which a job's id names."""
+        return tag_of(self.jobs[0].id).model
 
     async def cancel(self) -> None:
         """Cancel jobs that no client wants any more."""
@@ -111,18 +121,37 @@ class Generation:
 
 
 async def begin(
-    request: Request, caller: Access, fields: Sequence[Mapping[str, Any]], *, store: bool, max_tokens: int
+    request: Request,
+    caller: Access,
+    fields: Sequence[Mapping[str, Any]],
+    *,
+    store: bool,
+    max_tokens: int | None = None,
+    cache_key: object = None,
 ) -> Generation:
     """Enqueue the jobs of one request.
 
     With an `Idempotency-Key`, a repeated request finds the first one's jobs, so these are kept if the client
     goes away, like those of `store`.
 
+    Args:
+        request: says by which key a repeated one is known.
+        caller: whose jobs they become.
+        fields: arguments of a job, for each.
+        store: keep the jobs if the client goes away.
+        max_tokens: the most that jobs generate which don't say so; None for all that the model's context has
+            room for.
+        cache_key: what the request says about the cache of its prompt.
+
     Raises:
         Refusal, HeadraceError: they can't all be enqueued; none of them is left.
     """
     gateway = Gateway.of(request)
     key = request.headers.get("idempotency-key")
+    again = key if key is not None else fields[0].get("idempotency_key")
+    routed = await route(gateway, caller, fields[0], cache_key=cache_key, idempotency_key=again)
+    if max_tokens is None:
+        max_tokens = await gateway.context_tokens(routed.model) or USUAL_MAX_TOKENS
     jobs = []
     for number, given in enumerate(fields):
         if "tenant" in given:
@@ -132,9 +161,10 @@ async def begin(
             asked["idempotency_key"] = key if len(fields) == 1 else f"{key}#{number}"
         jobs.append(Job.make(**asked | {"tenant": caller.tenant}))
     try:
-        accepted = await enqueue_all(gateway, caller, jobs)
+        accepted = await enqueue_all(gateway, caller, jobs, routed)
     finally:
-        await note_limits(request, caller, jobs[0].model)
+        await note_limits(request, caller, routed.model)
+    gateway.add_headers(request, {HEADER: routed.model})
     return Generation(gateway, accepted, store or key is not None)
 
 

@@ -6,6 +6,7 @@ from ...schemas.errors import JobNotFound, JobsRefused
 from ...schemas.events import JobStatus
 from ...schemas.job import Job, JobClass
 from ..async_client import AsyncJobHandle
+from .aliases import Routed
 from .auth import Access
 from .errors import Refusal, not_found
 from .state import Gateway
@@ -17,24 +18,26 @@ def usual_class(gateway: Gateway, caller: Access) -> JobClass:
     return usual if usual in caller.classes else caller.classes[0]
 
 
-async def enqueue(gateway: Gateway, caller: Access, job: Job) -> AsyncJobHandle:
+async def enqueue(gateway: Gateway, caller: Access, job: Job, routed: Routed) -> AsyncJobHandle:
     """Enqueue the job in the caller's tenant; see `enqueue_all`."""
-    (handle,) = await enqueue_all(gateway, caller, [job])
+    (handle,) = await enqueue_all(gateway, caller, [job], routed)
     return handle
 
 
-async def enqueue_all(gateway: Gateway, caller: Access, jobs: Sequence[Job]) -> list[AsyncJobHandle]:
-    """Enqueue jobs in the caller's tenant, all or none.
+async def enqueue_all(
+    gateway: Gateway, caller: Access, jobs: Sequence[Job], routed: Routed
+) -> list[AsyncJobHandle]:
+    """Enqueue jobs in the caller's tenant and for the model that was found for them, all or none.
 
     Raises:
-        Refusal: its key doesn't allow the model, the class or the webhook's host.
+        Refusal: its key doesn't allow the class or the webhook's host.
         HeadraceError: see `Client.enqueue`.
     """
     for job in jobs:
         _check(caller, job)
     try:
         return await gateway.client.enqueue_many(
-            [job.model_copy(update={"tenant": caller.tenant}) for job in jobs]
+            [job.model_copy(update={"tenant": caller.tenant, "model": routed.model}) for job in jobs]
         )
     except JobsRefused as refused:
         for outcome in refused.outcomes:
@@ -44,7 +47,6 @@ async def enqueue_all(gateway: Gateway, caller: Access, jobs: Sequence[Job]) -> 
 
 
 def _check(caller: Access, job: Job) -> None:
-    caller.check_model(job.model)
     if job.job_class not in caller.classes:
         message = f"job_class: this API key may not use {job.job_class.value!r}."
         raise Refusal(403, message, code="class_not_allowed", param="job_class")

@@ -30,4 +30,4 @@ async def note_limits(request: Request, caller: Access, model: str) -> None:
             headers[f"x-ratelimit-reset-{name}"] = f"{rate.full_s:.3f}s"
     if not headers:
         gateway.unlimited[caller.tenant] = now + UNLIMITED_S
-    request.state.headers = headers
+    gateway.add_headers(request, headers)

@@ -1,10 +1,11 @@
 """What one gateway process has: its settings, its client, and whether it is being stopped."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from ...schemas.settings.gateway import GatewaySettings
 from ..async_client import AsyncClient
@@ -57,6 +58,11 @@ class Gateway:
         self.stopping.set()
         for stream in list(self.streams):
             stream.stop()
+
+    @staticmethod
+    def add_headers(request: Request, headers: Mapping[str, str]) -> None:
+        """Add to the headers of the request's response."""
+        request.state.headers = {**getattr(request.state, "headers", {}), **headers}
 
     @staticmethod
     def of(connection: HTTPConnection) -> "Gateway":

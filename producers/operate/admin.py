@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar, Unpack
 from ...schemas.access import ApiKey, NewApiKey
 from ...schemas.events import JobState
 from ...schemas.job import JobClass
+from ...schemas.routes import ModelRoute
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
@@ -23,6 +24,7 @@ from . import (
     rates,
     responses,
     retry,
+    routes,
     secrets,
     tenants,
 )
@@ -214,6 +216,40 @@ class Admin:
             Unauthorized: it is wrong, expired or revoked.
         """
         return self._run(access.check_api_key(self._operations, key))
+
+    def routes(self) -> dict[str, ModelRoute]:
+        """The gateway's model aliases, by name."""
+        return self._run(routes.list_routes(self._operations))
+
+    def set_route(self, alias: str, targets: Mapping[str, int]) -> ModelRoute:
+        """Share the requests for an alias out among models, from now on and at every gateway.
+
+        Args:
+            alias: the name that requests ask for; it hides a model of the same name.
+            targets: the models with their weights. No worker need serve them yet.
+
+        Raises:
+            BadPolicy: a name or a weight is wrong, or a target is an alias itself.
+        """
+        return self._run(routes.set_route(self._operations, alias, targets))
+
+    def drop_route(self, alias: str) -> None:
+        """Delete an alias; requests for it are then refused, and the jobs that it led to go on.
+
+        Raises:
+            BadPolicy: there is no such alias.
+        """
+        self._run(routes.drop_route(self._operations, alias))
+
+    def routed_model(self, model: str, *, who: str | None = None, request: str | None = None) -> str:
+        """The model that answers a request, as a gateway asks for each: `model` itself if it is no alias.
+
+        Args:
+            model: what the request asks for.
+            who: whom it is for; the same gets the same model while the weights stay. None: by chance.
+            request: names a request that may be sent again, and then gets the same model in any case.
+        """
+        return self._run(routes.routed_model(self._operations, model, who, request))
 
     def deliveries(self, *, state: DeliveryState | str | None = None, limit: int = 100) -> list[Delivery]:
         """Webhook deliveries, newest first, with their attempts.

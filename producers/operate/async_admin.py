@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar, Unpack
 from ...schemas.access import ApiKey, NewApiKey
 from ...schemas.events import JobState
 from ...schemas.job import JobClass
+from ...schemas.routes import ModelRoute
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
@@ -24,6 +25,7 @@ from . import (
     rates,
     responses,
     retry,
+    routes,
     secrets,
     tenants,
 )
@@ -128,6 +130,22 @@ class AsyncAdmin:
     async def check_api_key(self, key: str) -> ApiKey:
         """See `Admin.check_api_key`."""
         return await self._run(access.check_api_key(self._operations, key))
+
+    async def routes(self) -> dict[str, ModelRoute]:
+        """See `Admin.routes`."""
+        return await self._run(routes.list_routes(self._operations))
+
+    async def set_route(self, alias: str, targets: Mapping[str, int]) -> ModelRoute:
+        """See `Admin.set_route`."""
+        return await self._run(routes.set_route(self._operations, alias, targets))
+
+    async def drop_route(self, alias: str) -> None:
+        """See `Admin.drop_route`."""
+        await self._run(routes.drop_route(self._operations, alias))
+
+    async def routed_model(self, model: str, *, who: str | None = None, request: str | None = None) -> str:
+        """See `Admin.routed_model`."""
+        return await self._run(routes.routed_model(self._operations, model, who, request))
 
     async def deliveries(
         self, *, state: DeliveryState | str | None = None, limit: int = 100

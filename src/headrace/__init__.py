@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from .schemas.events import Chunk, JobResult, JobState, JobStatus
     from .schemas.job import Job, JobClass, Webhook
+    from .schemas.routes import ModelRoute
     from .schemas.scripts.cancel import CancelStatus
     from .schemas.settings.queue import Limits
     from .schemas.tenants import TenantPolicy
@@ -97,6 +98,7 @@ __all__ = [
     "Limits",
     "ModelInUse",
     "ModelInfo",
+    "ModelRoute",
     "NewApiKey",
     "PausedQueue",
     "QueueFull",
@@ -135,6 +137,7 @@ _HOMES = {
     "schemas.access": ("ApiKey", "NewApiKey"),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
+    "schemas.routes": ("ModelRoute",),
     "schemas.scripts.cancel": ("CancelStatus",),
     "schemas.settings.queue": ("Limits",),
     "schemas.tenants": ("TenantPolicy",),

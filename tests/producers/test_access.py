@@ -96,10 +96,12 @@ def test_a_gateways_user_checks_keys_and_runs_jobs_and_reads_no_webhook_secrets(
         redis.hset(keys.models(), "demo", '{"id": "demo"}')
         text = operator.admin.create_api_key("shop").key.get_secret_value()
         operator.admin.add_secret("shop")
+        operator.admin.set_route("chat", {"demo": 1})
     with Client(own_redis.url.replace("://", "://g:secret@")) as client:
         assert client.admin.check_api_key(text).tenant == "shop"
         job = client.enqueue("x", model="demo", tenant="shop", delay_s=60)
         assert client.admin.tenant("shop").weight == 1
+        assert client.admin.routed_model("chat", request="r") == "demo"
         job.cancel()
         with pytest.raises(Exception, match="no permissions"):
             client.admin.secrets("shop")

@@ -13,9 +13,10 @@ import pytest
 from openai.types import Batch as OpenAIBatch
 from redis import Redis
 
-from headrace import AsyncClient
+from headrace import AsyncClient, Job
 from headrace.producers.batches import parts, record, work
-from headrace.producers.batches.record import BatchStatus, RequestBatch
+from headrace.producers.batches.record import BatchSpec, BatchStatus, RequestBatch
+from headrace.producers.batches.requests import job_of
 from headrace.producers.batches.runner import BatchRunner
 from headrace.producers.batches.work import BatchWork, LeaseLost
 from headrace.producers.files.store import FileStore
@@ -125,6 +126,22 @@ async def test_every_line_is_answered_and_counted(desk: Desk, working: None) -> 
 
 async def ended(desk: Desk, batch: RequestBatch) -> bool:
     return (await desk.batch(batch)).status.ended
+
+
+def test_lines_keep_the_models_that_they_drew_when_a_batch_is_taken_up_again() -> None:
+    asked = record.batch_spec("t", URL, "file-x").model_copy(update={"routes": {"chat": {"a": 1, "b": 1}}})
+    again = BatchSpec.model_validate_json(asked.model_dump_json())
+    line = request("x")
+    line["body"]["model"] = "chat"
+    drawn = [
+        [job_of(number, json.dumps(line).encode(), "batch_1", each, 10_000).job for number in range(40)]
+        for each in (asked, again)
+    ]
+    assert drawn[0] == drawn[1]
+    assert {job.model for job in drawn[0] if isinstance(job, Job)} == {"a", "b"}
+    limited = asked.model_copy(update={"models": ("a", "b")})
+    refused = job_of(1, json.dumps(line).encode(), "batch_1", limited, 10_000).job
+    assert isinstance(refused, InvalidJob)
 
 
 BAD_FILES: dict[str, tuple[list[dict[str, Any] | str], list[tuple[str, int | None, str | None]]]] = {

@@ -23,9 +23,6 @@ router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 
 ID = "chatcmpl-"
 
-USUAL_MAX_TOKENS = 4096
-"""Used for a model whose context isn't known."""
-
 
 @router.post("", summary="Answer a chat, streamed or whole", openapi_extra=body_of("messages", "model"))
 async def create_chat_completion(request: Request, caller: Caller) -> Response:
@@ -33,10 +30,11 @@ async def create_chat_completion(request: Request, caller: Caller) -> Response:
     body = await read_json(request)
     options, fields = answer_options(body), chat_fields(body)
     # OpenAI's default is all that the context has room for; a full context ends the answer.
-    model = str(fields.get("model"))
-    most = await Gateway.of(request).context_tokens(model) or USUAL_MAX_TOKENS
-    generation = await begin(request, caller, [_asked(fields, options)], store=options.store, max_tokens=most)
-    return await _answer(request, generation, model, options)
+    cache_key = body.get("prompt_cache_key")
+    generation = await begin(
+        request, caller, [_asked(fields, options)], store=options.store, cache_key=cache_key
+    )
+    return await _answer(request, generation, options)
 
 
 @router.get("/{completion_id}", summary="Read a chat completion again, or continue its stream")
@@ -49,15 +47,15 @@ async def get_chat_completion(
         raise not_found("chat completion", completion_id)
     status = await status_of(gateway, caller, completion_id.removeprefix(ID), "chat completion")
     generation = Generation(gateway, [gateway.client.job(status.job_id)], keep=True)
-    return await _answer(request, generation, status.model, AnswerOptions(stream, include_usage))
+    return await _answer(request, generation, AnswerOptions(stream, include_usage))
 
 
 def _asked(fields: Mapping[str, Any], options: AnswerOptions) -> dict[str, Any]:
     return {**fields, "stream": options.stream}
 
 
-async def _answer(request: Request, generation: Generation, model: str, options: AnswerOptions) -> Response:
-    (job,) = generation.jobs
+async def _answer(request: Request, generation: Generation, options: AnswerOptions) -> Response:
+    (job,), model = generation.jobs, generation.model
     if options.stream:
         shape = ChatStream(job.id, model, made_s(job.id), options.include_usage, options.return_token_ids)
         return await generation.stream(request, [shape])

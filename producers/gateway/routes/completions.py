@@ -31,8 +31,15 @@ async def create_completion(request: Request, caller: Caller) -> Response:
     body = await read_json(request)
     options = answer_options(body)
     asked = [{**fields, "stream": options.stream} for fields in completion_jobs(body)]
-    generation = await begin(request, caller, asked, store=options.store, max_tokens=USUAL_MAX_TOKENS)
-    first, model = generation.jobs[0].id, str(asked[0]["model"])
+    generation = await begin(
+        request,
+        caller,
+        asked,
+        store=options.store,
+        max_tokens=USUAL_MAX_TOKENS,
+        cache_key=body.get("prompt_cache_key"),
+    )
+    first, model = generation.jobs[0].id, generation.model
     form = (model, made_s(first))
     if options.stream:
         ended: list[JobResult] = []

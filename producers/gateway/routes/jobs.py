@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from ....schemas.errors import HeadraceError, JobCancelled, JobExpired, JobFailed
 from ....schemas.events import Chunk, JobResult, JobState
 from ....schemas.job import Job
+from ..aliases import HEADER, route
 from ..auth import Caller
 from ..bodies import body_of, read_json
 from ..errors import Refusal, refusal_of
@@ -31,7 +32,10 @@ async def create_job(request: Request, caller: Caller) -> JSONResponse:
         raise Refusal(400, "tenant: the API key names it; leave it out.", code="invalid_job", param="tenant")
     gateway = Gateway.of(request)
     fields.setdefault("job_class", usual_class(gateway, caller))
-    job = await enqueue(gateway, caller, Job.make(**fields, tenant=caller.tenant))
+    asked = Job.make(**fields, tenant=caller.tenant)
+    routed = await route(gateway, caller, fields, idempotency_key=asked.idempotency_key)
+    job = await enqueue(gateway, caller, asked, routed)
+    gateway.add_headers(request, {HEADER: routed.model})
     return JSONResponse({"id": job.id, "object": "job"}, 202, {"location": f"/v1/jobs/{job.id}"})
 
 

@@ -30,7 +30,7 @@ async def create_message(request: Request, caller: Caller) -> Response:
     stream, fields = flag(body, "stream"), message_fields(body)
     asked = {**fields, "stream": stream}
     generation = await begin(request, caller, [asked], store=False, max_tokens=1)
-    (job,), model = generation.jobs, str(fields["model"])
+    (job,), model = generation.jobs, generation.model
     if stream:
         return await generation.stream(request, [MessageStream(job.id, model)], named=True, cut=CUT)
     return await generation.answer(request, lambda results: message_body(_only(results), model))

@@ -5,28 +5,43 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
+from ....schemas.routes import ModelRoute
 from ...operate.models import ModelInfo
-from ..auth import Caller
+from ..auth import Access, Caller
 from ..errors import unknown_model
 from ..state import Gateway
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("", summary="List the models that are served and that the key may use")
+@router.get("", summary="List the models and aliases that the key may use")
 async def list_models(request: Request, caller: Caller) -> dict[str, Any]:
     """OpenAI's list of models."""
-    found = await Gateway.of(request).client.models()
-    return {"object": "list", "data": [_body(model) for model in found if caller.sees_model(model.id)]}
+    found = await _models(Gateway.of(request), caller)
+    return {"object": "list", "data": [_body(model) for _, model in sorted(found.items())]}
 
 
 @router.get("/{model:path}", summary="Describe one model")
 async def get_model(model: str, request: Request, caller: Caller) -> dict[str, Any]:
     """OpenAI's model object."""
-    for found in await Gateway.of(request).client.models():
-        if found.id == model and caller.sees_model(model):
-            return _body(found)
-    raise unknown_model(model)
+    found = await _models(Gateway.of(request), caller)
+    if model not in found:
+        raise unknown_model(model)
+    return _body(found[model])
+
+
+async def _models(gateway: Gateway, caller: Access) -> dict[str, ModelInfo]:
+    """What a caller may ask for, by name."""
+    served = {model.id: model for model in await gateway.client.models()}
+    aliases = await gateway.client.admin.routes()
+    named = served | {name: _of_alias(alias, served) for name, alias in aliases.items()}
+    return {name: model for name, model in named.items() if caller.sees_model(name)}
+
+
+def _of_alias(alias: ModelRoute, served: dict[str, ModelInfo]) -> ModelInfo:
+    """An alias as a model, with the context that each of its models has."""
+    contexts = [served[model].context_tokens for model in alias.targets if model in served]
+    return ModelInfo(id=alias.alias, context_tokens=min(filter(None, contexts), default=None))
 
 
 def _body(model: ModelInfo) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from ..sse import Events, EventStream, StreamPlace, event
 from ..state import Gateway
 from ..stored import UNANSWERED, Kept, earlier_items, find
 from ..waiting import ClientGone
-from .chat import USUAL_MAX_TOKENS
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
@@ -39,10 +38,10 @@ async def create_response(request: Request, caller: Caller) -> Response:
     gateway = Gateway.of(request)
     body = await read_json(request)
     asked = response_request(body, await earlier_items(gateway, caller, previous_response_id(body)))
-    # As for chats: an answer ends with its context, if nothing else ends it.
-    most = await gateway.context_tokens(str(asked.job.get("model"))) or USUAL_MAX_TOKENS
     job = {**asked.job, "stream": asked.stream}
-    generation = await begin(request, caller, [job], store=asked.store, max_tokens=most)
+    # As for chats: an answer ends with its context, if nothing else ends it.
+    cache_key = body.get("prompt_cache_key")
+    generation = await begin(request, caller, [job], store=asked.store, cache_key=cache_key)
     kept = await _keep(generation, asked, caller.tenant)
     if asked.stream:
         return await _stream(request, kept, generation, asked.store)
@@ -60,7 +59,8 @@ async def create_response(request: Request, caller: Caller) -> Response:
 
 async def _keep(generation: Generation, asked: ResponseRequest, tenant: str) -> Kept:
     (job,) = generation.jobs
-    stored = StoredResponse(tenant=tenant, echo=asked.echo, items=asked.items)
+    echo = asked.echo | {"model": generation.model}
+    stored = StoredResponse(tenant=tenant, echo=echo, items=asked.items)
     kept = Kept(generation.gateway, job.id, stored)
     if asked.store:
         try:

@@ -24,6 +24,7 @@ _GROUPS = {
     "headrace.producers.cli.lists": ("models", "workers"),
     "headrace.producers.cli.queues": ("queues",),
     "headrace.producers.cli.keys": ("keys",),
+    "headrace.producers.cli.routes": ("routes",),
     "headrace.cli.worker": ("worker",),
     "headrace.cli.callbacks": ("callbacks",),
     "headrace.cli.gateway": ("gateway",),

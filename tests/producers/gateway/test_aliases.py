@@ -1,0 +1,184 @@
+"""Model aliases: which model answers a request that names one."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from anthropic import Anthropic
+from openai import OpenAI
+
+from headrace import Client
+from headrace.schemas import keys
+from headrace.schemas.keys import tag_of
+from headrace.schemas.redis.connection import connect
+
+from ...support.gateways import gateway
+from ...support.waiting import wait_until
+from .test_requests import error_of
+
+pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
+
+HELLO = [{"role": "user", "content": "Hello"}]
+ASKED = {"model": "chat", "messages": HELLO, "max_tokens": 2}
+
+SetRoute = Callable[..., None]
+
+
+@pytest.fixture
+def alias(jobs: Client, stack_redis) -> Iterator[SetRoute]:
+    """Sets aliases, which are gone at the end, as are the choices kept for requests with a key."""
+    made: set[str] = set()
+
+    def set_route(name: str, **weights: int) -> None:
+        made.add(name)
+        jobs.admin.set_route(name, weights)
+
+    yield set_route
+    for name in made & jobs.admin.routes().keys():
+        jobs.admin.drop_route(name)
+    with connect(stack_redis.url) as redis:
+        if kept := list(redis.scan_iter(keys.routed("*"))):
+            redis.delete(*kept)
+
+
+@pytest.fixture
+def unserved(jobs: Client, stack_redis) -> Iterator[str]:
+    """A model that was served once, so jobs for it wait for ever."""
+    with connect(stack_redis.url) as redis:
+        redis.hset(keys.models(), "away", json.dumps({"id": "away", "context_tokens": 512}))
+        yield "away"
+        redis.hdel(keys.models(), "away")
+
+
+@pytest.fixture
+def openai(shared_gateway) -> Iterator[OpenAI]:
+    with OpenAI(
+        base_url=shared_gateway.base_url, api_key="x", max_retries=0, _strict_response_validation=True
+    ) as client:
+        yield client
+
+
+def test_every_api_answers_an_alias_and_names_the_model(openai: OpenAI, http, jobs, alias: SetRoute) -> None:
+    alias("chat", demo=1)
+    chat = openai.chat.completions.with_raw_response.create(
+        model="chat", messages=HELLO, max_tokens=2, store=True
+    )
+    assert (chat.headers["x-headrace-model"], chat.parse().model) == ("demo", "demo")
+    again = http.get(f"/v1/chat/completions/{chat.parse().id}").json()
+    assert again == chat.http_response.json()
+    chunks = list(openai.chat.completions.create(model="chat", messages=HELLO, max_tokens=2, stream=True))
+    assert {chunk.model for chunk in chunks} == {"demo"}
+    assert openai.completions.create(model="chat", prompt=["a", "b"], max_tokens=2).model == "demo"
+    response = openai.responses.create(model="chat", input="Hello", max_output_tokens=2)
+    assert response.model == openai.responses.retrieve(response.id).model == "demo"
+    with Anthropic(base_url=str(http.base_url), api_key="x") as anthropic:
+        assert anthropic.messages.create(model="chat", messages=HELLO, max_tokens=2).model == "demo"
+        assert anthropic.messages.count_tokens(model="chat", messages=HELLO).input_tokens > 0
+    native = http.post("/v1/jobs", json={"model": "chat", "prompt": "Hello", "max_tokens": 2})
+    assert native.headers["x-headrace-model"] == "demo"
+    assert jobs.job(native.json()["id"]).result(60).text
+
+
+def test_an_answer_may_fill_the_context_of_the_model_behind_the_alias(
+    http, jobs, stack_redis, alias: SetRoute, unserved
+) -> None:
+    alias("chat", away=1)
+    asked = {"model": "chat", "input": "Hello", "background": True}
+    response = http.post("/v1/responses", json=asked).json()
+    job_id = response["id"].removeprefix("resp_")
+    with connect(stack_redis.url) as redis:
+        spec = json.loads(redis.hget(tag_of(job_id).job(job_id), "spec"))
+    jobs.job(job_id).cancel()
+    assert (response["model"], spec["model"], spec["max_tokens"]) == ("away", "away", 512)
+
+
+def models_of(http: httpx.Client, jobs: Client, *asked: dict, **headers: str) -> list[str]:
+    """The models that these jobs were given, which are cancelled."""
+    found = []
+    for fields in asked:
+        answer = http.post(
+            "/v1/jobs", json={"model": "chat", "prompt": "x", "max_tokens": 1, **fields}, headers=headers
+        )
+        found.append(answer.headers["x-headrace-model"])
+        assert tag_of(answer.json()["id"]).model == found[-1]
+        jobs.job(answer.json()["id"]).cancel()
+    return found
+
+
+def test_a_user_keeps_a_model_until_the_operator_switches(http, jobs, alias: SetRoute, unserved) -> None:
+    alias("chat", demo=1, away=1)
+    users = [{"metadata": {"user": f"user-{number}"}} for number in range(16)]
+    first = models_of(http, jobs, *users)
+    assert set(first) == {"demo", "away"}
+    assert models_of(http, jobs, *users) == first
+    for field in ("user", "safety_identifier", "prompt_cache_key"):
+        for number in range(2):
+            asked = ASKED | {field: f"user-{number}"}
+            with http.stream("POST", "/v1/chat/completions", json=asked | {"stream": True}) as answer:
+                assert answer.headers["x-headrace-model"] == first[number]
+    alias("chat", away=1)
+    assert models_of(http, jobs, *users) == ["away"] * 16
+
+
+def test_a_request_sent_again_finds_its_job_after_the_alias_was_switched(http, alias: SetRoute) -> None:
+    alias("chat", demo=1)
+    sent = {"json": ASKED, "headers": {"idempotency-key": "sent-again"}}
+    first = http.post("/v1/chat/completions", **sent).json()
+    alias("chat", nobody=1)
+    assert http.post("/v1/chat/completions", **sent).json() == first
+    assert error_of(http.post("/v1/chat/completions", json=ASKED), 404)["code"] == "model_not_found"
+
+
+def test_a_key_is_checked_for_the_name_that_is_asked_for(stack_redis, jobs, alias: SetRoute) -> None:
+    alias("chat", demo=1)
+    alias("other", demo=1)
+    made = [jobs.admin.create_api_key("shop", models=[model]) for model in ("chat", "demo")]
+    with gateway(stack_redis.url, gateway_auth=True) as running:
+        for key, mine, others in zip(made, ("chat", "demo"), ("demo", "chat"), strict=True):
+            headers = {"authorization": f"Bearer {key.key.get_secret_value()}"}
+            with httpx.Client(base_url=running.url, timeout=90, headers=headers) as http:
+                assert [each["id"] for each in http.get("/v1/models").json()["data"]] == [mine]
+                assert http.get(f"/v1/models/{mine}").json()["max_model_len"] > 0
+                assert error_of(http.get(f"/v1/models/{others}"), 404)["code"] == "model_not_found"
+                answer = http.post("/v1/chat/completions", json=ASKED | {"model": mine})
+                assert answer.json()["model"] == "demo"
+                for path in ("/v1/chat/completions", "/v1/jobs"):
+                    refused = http.post(path, json=ASKED | {"model": others})
+                    assert error_of(refused, 404)["code"] == "model_not_found"
+                    assert "x-headrace-model" not in refused.headers
+    for key in made:
+        jobs.admin.revoke_api_key(key.id)
+
+
+def test_without_a_user_the_key_decides(stack_redis, jobs, alias: SetRoute, unserved) -> None:
+    alias("chat", demo=1, away=1)
+    made = [jobs.admin.create_api_key("shop") for _ in range(12)]
+    chosen = []
+    with gateway(stack_redis.url, gateway_auth=True) as running:
+        for key in made:
+            headers = {"authorization": f"Bearer {key.key.get_secret_value()}"}
+            with httpx.Client(base_url=running.url, timeout=90, headers=headers) as http:
+                one, other = models_of(http, jobs, {}, {})
+                assert one == other
+                chosen.append(one)
+    for key in made:
+        jobs.admin.revoke_api_key(key.id)
+    assert set(chosen) == {"demo", "away"}
+
+
+def test_aliases_are_listed_and_a_batch_goes_through_one(openai: OpenAI, alias: SetRoute) -> None:
+    alias("chat", demo=1, away=1)
+    listed = {model.id: model for model in openai.models.list()}
+    assert {"chat", "demo"} <= listed.keys()
+    assert openai.models.retrieve("chat") == listed["chat"]
+    alias("chat", demo=1)
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": ASKED}
+    file = openai.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    batch = openai.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    alias("chat", away=1)  # a batch keeps the aliases that it was made with
+    wait_until(lambda: openai.batches.retrieve(batch.id).status == "completed")
+    output = openai.files.content(openai.batches.retrieve(batch.id).output_file_id)
+    assert json.loads(output.text)["response"]["body"]["model"] == "demo"
