@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -92,7 +93,8 @@ class Webhook(_Wire):
         url: an http(s) address.
         events: the events to send; by default the four endings.
         secret: signs the body (Standard Webhooks) instead of the tenant's; never shown in logs or reprs.
-        payload: `full` holds the whole result; `thin` leaves out text and tokens.
+        payload: `full` holds the whole result; `thin` leaves out text and tokens; `openai` is an event of
+            OpenAI's API, about the response that the job is for.
     """
 
     _PART_OF: ClassVar[tuple[str, ...]] = ("webhook",)
@@ -100,7 +102,7 @@ class Webhook(_Wire):
     url: Annotated[str, Field(max_length=2048)]
     events: tuple[WebhookEvent, ...] = _ENDINGS
     secret: SecretStr | None = None
-    payload: Literal["full", "thin"] = "full"
+    payload: Literal["full", "thin", "openai"] = "full"
 
     @field_validator("url")
     @classmethod
@@ -117,6 +119,13 @@ class Webhook(_Wire):
         if secret is not None:
             check_secret(secret.get_secret_value())
         return secret
+
+    @field_validator("payload")
+    @classmethod
+    def _has_events(cls, payload: str, info: ValidationInfo) -> str:
+        if payload == "openai" and WebhookEvent.STARTED in info.data.get("events", ()):
+            raise ValueError("'openai' has no event for job.started; leave that out of events")
+        return payload
 
     @field_serializer("secret", when_used="json")
     def _reveal(self, secret: SecretStr | None) -> str | None:

@@ -35,8 +35,49 @@ def is_model_name(name: str) -> bool:
     return _MODEL.fullmatch(name) is not None
 
 
+class DeliveryKeys:
+    """The keys of webhook deliveries, which every queue has, and batches have too."""
+
+    __slots__ = ()
+    namespace: str
+
+    @property
+    def base(self) -> str:
+        """The prefix that all keys share."""
+        raise NotImplementedError
+
+    @property
+    def deliveries(self) -> str:
+        """Sorted set: webhook deliveries, also ended ones, by when they were accepted or replayed, in ms."""
+        return f"{self.base}:deliveries"
+
+    def delivery(self, delivery_id: str) -> str:
+        """Hash with TTL: one webhook delivery, its payload and its attempts."""
+        return f"{self.base}:delivery:{delivery_id}"
+
+    def due(self, tenant: str = "*") -> str:
+        """Sorted set: a tenant's origins (for `*`, all tenants), by when something is next sent, in ms."""
+        return f"{self.base}:due:{tenant}"
+
+    def endpoints(self, tenant: str, origin: str) -> str:
+        """Sorted set: a tenant's endpoints at an origin, by when something is next sent there, in ms."""
+        return f"{self.base}:endpoints:{tenant}:{origin}"
+
+    def waiting(self, endpoint: str) -> str:
+        """Sorted set: an endpoint's unfinished deliveries, by when to send them, in ms."""
+        return f"{self.base}:waiting:{endpoint}"
+
+    def sending(self, endpoint: str) -> str:
+        """Sorted set with TTL: an endpoint's attempts in flight, by when they count as lost."""
+        return f"{self.base}:sending:{endpoint}"
+
+    def endpoint(self, endpoint: str) -> str:
+        """Hash with TTL: how an endpoint responds: failures in a row, and until when it is left alone."""
+        return f"{self.base}:endpoint:{endpoint}"
+
+
 @dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(DeliveryKeys):
     """One partition of one model's queue: the prefix that all its keys share."""
 
     model: str
@@ -176,35 +217,6 @@ class Tag:
         """Stream, group `relay`: outbox entries that other Celery apps' callbacks left to those of `app`."""
         return f"{self.base}:left:{app}"
 
-    @property
-    def deliveries(self) -> str:
-        """Sorted set: webhook deliveries, also ended ones, by when they were accepted or replayed, in ms."""
-        return f"{self.base}:deliveries"
-
-    def delivery(self, delivery_id: str) -> str:
-        """Hash with TTL: one webhook delivery, its payload and its attempts."""
-        return f"{self.base}:delivery:{delivery_id}"
-
-    def due(self, tenant: str = "*") -> str:
-        """Sorted set: a tenant's origins (for `*`, all tenants), by when something is next sent, in ms."""
-        return f"{self.base}:due:{tenant}"
-
-    def endpoints(self, tenant: str, origin: str) -> str:
-        """Sorted set: a tenant's endpoints at an origin, by when something is next sent there, in ms."""
-        return f"{self.base}:endpoints:{tenant}:{origin}"
-
-    def waiting(self, endpoint: str) -> str:
-        """Sorted set: an endpoint's unfinished deliveries, by when to send them, in ms."""
-        return f"{self.base}:waiting:{endpoint}"
-
-    def sending(self, endpoint: str) -> str:
-        """Sorted set with TTL: an endpoint's attempts in flight, by when they count as lost."""
-        return f"{self.base}:sending:{endpoint}"
-
-    def endpoint(self, endpoint: str) -> str:
-        """Hash with TTL: how an endpoint responds: failures in a row, and until when it is left alone."""
-        return f"{self.base}:endpoint:{endpoint}"
-
     def idem(self, tenant: str, idempotency_key: str) -> str:
         """String with TTL: job id and body hash of an idempotent request."""
         return f"{self.base}:idem:{tenant}:{idempotency_key}"
@@ -267,8 +279,8 @@ class FileKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchKeys:
-    """The records of batches; the scripts that change them get their prefix as KEYS[1]."""
+class BatchKeys(DeliveryKeys):
+    """The records of batches, and webhooks about them; their scripts get their prefix as KEYS[1]."""
 
     namespace: str = NAMESPACE
 

@@ -107,11 +107,11 @@ def test_readmes_table_of_commands_names_real_ones():
 
 def test_the_protocols_tables_match_the_code():
     from headrace.schemas.events import JobState
-    from headrace.schemas.keys import Tag
+    from headrace.schemas.keys import DeliveryKeys, Tag
     from headrace.schemas.scripts.advance import AdvanceStatus
 
     text = (ROOT / "docs" / "protocol.md").read_text()
-    for name in vars(Tag):
+    for name in (*vars(DeliveryKeys), *vars(Tag)):
         if not name.startswith("_") and name not in {"model", "partition", "namespace", "base"}:
             assert f"`{name}" in text, f"key {name} is not described"
     for path in (ROOT / "schemas" / "scripts").glob("*.lua"):

@@ -23,6 +23,7 @@ from headrace.schemas.scripts import (
     drain,
     drop_dead,
     drop_entry,
+    end_batch,
     finish,
     heartbeat,
     pause,
@@ -164,6 +165,13 @@ class Crowd:
         yield "claim_batch", [claim_batch(BATCHES, "h", lease_s) for _ in range(few)]
         renewed = [advance_batch(BATCHES, "t", f"{number:07}", "h", lease_s, 60) for number in range(few)]
         yield "advance_batch", renewed
+        hook = {"event": "batch.completed", "at_s": 0, "url": "https://example.com", "secret": ""}
+        ended = {"status": "completed"}
+        calls = [
+            end_batch(BATCHES, "t", f"{number:07}", "h", lease_s, 60, ended, **hook, delivery_s=60)
+            for number in range(few)
+        ]
+        yield "end_batch", calls
 
     def _spoiled(self) -> Named:
         """Tenants whose only job was cancelled, and jobs that have expired in the queue."""

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...schemas.errors import BatchNotFound, InvalidJob
 from ...schemas.ids import is_id, new_id
+from ...schemas.job import Webhook
 from ...schemas.keys import BatchKeys
 from ...schemas.routes import ModelRoute
 from ..files.listing import Order, page_of
@@ -66,6 +67,7 @@ class BatchSpec(BaseModel):
         output_kept_s: how long the files of answers are kept; None for the usual time.
         output_file_id, error_file_id: what these files will be called, if there is anything in them.
         routes: the model aliases of that time, by name: each with its models' weights.
+        webhook: who is told of its end.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -82,6 +84,7 @@ class BatchSpec(BaseModel):
     models: tuple[str, ...] | None = None
     output_kept_s: int | None = None
     routes: dict[str, dict[str, int]] = {}
+    webhook: Webhook | None = None
 
     def model_of(self, name: str, key: str) -> str:
         """The model that answers the line with this key, which asks for `name`: always the same one.
@@ -174,6 +177,7 @@ def batch_spec(
     metadata: dict[str, str] | None = None,
     models: tuple[str, ...] | None = None,
     output_kept_s: int | None = None,
+    webhook: Webhook | None = None,
 ) -> BatchSpec:
     """What a tenant asks of a new batch.
 
@@ -185,6 +189,7 @@ def batch_spec(
         metadata: the tenant's own notes about it.
         models: the models that its lines may name; None for any.
         output_kept_s: how long the files of answers are kept; None for the usual time.
+        webhook: who is told of its end.
 
     Raises:
         InvalidJob: the endpoint has no batches, or `completion_window` isn't a time like `24h`, or is too
@@ -209,6 +214,7 @@ def batch_spec(
         metadata=metadata,
         models=models,
         output_kept_s=output_kept_s,
+        webhook=webhook,
     )
 
 

@@ -12,8 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from ...schemas.errors import BrokerUnavailable, FilesUnavailable, HeadraceError, StoredFileNotFound
+from ...schemas.job import Webhook
 from ...schemas.scripts.advance_batch import BatchPart, advance_batch
+from ...schemas.scripts.end_batch import end_batch
 from ...schemas.settings.files import FilesSettings
+from ...schemas.webhooks.openai_events import batch_event
 from ..async_client import AsyncClient
 from ..files.store import FileStore
 from ..steps import Read
@@ -30,6 +33,9 @@ CLEAN_UP_S = 60.0
 
 GIVE_UP_S = 3600.0
 """How long after its expiry a batch is tried again whose files can't be read."""
+
+WEBHOOK_S = 7 * 86_400.0
+"""How long the webhook about a batch's end is kept, to be sent and replayed."""
 
 LINE_BYTES = 32 * 2**20
 
@@ -55,6 +61,7 @@ class BatchWork:
         self._operations, self._run_steps = client._operations, client._run
         self._keys = keys_of(client._operations)
         self._stopped = Stopped()
+        self._webhook: Webhook | None = None
         self._line_bytes = max(LINE_BYTES, 8 * self._operations.settings.limits.max_job_bytes)
 
     async def run(self) -> None:
@@ -85,6 +92,7 @@ class BatchWork:
     async def _to_the_end(self) -> bool:
         """Bring the batch to its end; return whether it had not ended yet."""
         batch = await self._read()
+        self._webhook = batch.asked.webhook
         try:
             return await self._do_steps(batch)
         except FilesUnavailable as error:
@@ -197,9 +205,33 @@ class BatchWork:
         return await self._move(BatchStatus.FAILED, errors=json.dumps([fault]))
 
     async def _move(self, status: BatchStatus, **fields: str | int) -> RequestBatch:
-        moment = {f"{status}_at": int(time.time())}
-        await self._note(fields={"status": str(status), **moment, **fields})
+        now = int(time.time())
+        fields = {"status": str(status), f"{status}_at": now, **fields}
+        if status.ended and self._webhook is not None:
+            await self._end(status, now, fields, self._webhook)
+        else:
+            await self._note(fields=fields)
         return await self._read()
+
+    async def _end(
+        self, status: BatchStatus, at_s: int, fields: dict[str, str | int], webhook: Webhook
+    ) -> None:
+        call = end_batch(
+            self._keys,
+            self._tenant,
+            self._id,
+            self._holder,
+            self._settings.batch_lease_s,
+            RECORD_S,
+            fields,
+            event=batch_event(status),
+            at_s=at_s,
+            url=webhook.url,
+            secret=webhook.secret.get_secret_value() if webhook.secret else "",
+            delivery_s=WEBHOOK_S,
+        )
+        if not await self._run_steps(self._operations.send(call)):
+            raise LeaseLost
 
     async def _keep_lease(self) -> None:
         while True:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from ...schemas.errors import BadSetting, DeliveryNotFound
-from ...schemas.keys import Tag
+from ...schemas.keys import BatchKeys, DeliveryKeys
 from ...schemas.scripts import replay_delivery
 from ...schemas.webhooks.delivery import Delivery, DeliveryState
 from ..operations import Operations
@@ -21,17 +21,22 @@ _NAMES = tuple(name.encode() for name in _SHOWN)
 def list_deliveries(
     operations: Operations, *, state: DeliveryState | str | None = None, limit: int = 100
 ) -> Steps[list[Delivery]]:
-    """The newest deliveries of all models, at most `limit`, newest first; only those in `state` if it is
-    given.
+    """The newest deliveries of all models and batches, at most `limit`, newest first.
+
+    With a `state`, only those in it.
 
     Raises:
         BadSetting: there is no such state.
     """
     wanted = _state(state)
     found: list[Delivery] = []
-    for tag in (yield from model_tags(operations)):
+    for tag in (yield from _queues(operations)):
         found += yield from _newest(operations, tag, wanted, limit)
     return sorted(found, key=lambda delivery: delivery.created_ms, reverse=True)[:limit]
+
+
+def _queues(operations: Operations) -> Steps[list[DeliveryKeys]]:
+    return [*(yield from model_tags(operations)), BatchKeys(operations.settings.namespace)]
 
 
 def _state(name: str | None) -> DeliveryState | None:
@@ -42,7 +47,7 @@ def _state(name: str | None) -> DeliveryState | None:
 
 
 def _newest(
-    operations: Operations, tag: Tag, state: DeliveryState | None, limit: int
+    operations: Operations, tag: DeliveryKeys, state: DeliveryState | None, limit: int
 ) -> Steps[list[Delivery]]:
     found: list[Delivery] = []
     start = 0
@@ -66,7 +71,7 @@ def find_delivery(operations: Operations, delivery_id: str) -> Steps[Delivery]:
         DeliveryNotFound: there is none, or its retention has ended.
     """
     check_name("id", delivery_id)
-    tags = yield from model_tags(operations)
+    tags = yield from _queues(operations)
     hashes = yield from operations.send(Read([("HGETALL", tag.delivery(delivery_id)) for tag in tags]))
     for tag, fields in zip(tags, hashes, strict=True):
         if (found := _readable(delivery_id, fields)) is not None:
@@ -82,7 +87,7 @@ def _readable(delivery_id: str, fields: Mapping[bytes, bytes]) -> Delivery | Non
 
 
 def _next_ms(
-    operations: Operations, tag: Tag, delivery: Delivery, fields: Mapping[bytes, bytes]
+    operations: Operations, tag: DeliveryKeys, delivery: Delivery, fields: Mapping[bytes, bytes]
 ) -> Steps[int | None]:
     """The earliest time at which a delivery is tried next; None if it is being tried now, or never again."""
     endpoint = fields.get(b"endpoint", b"").decode()
@@ -111,7 +116,7 @@ def replay(operations: Operations, delivery_id: str) -> Steps[None]:
         DeliveryNotFound: there is none, or its retention has ended.
     """
     check_name("id", delivery_id)
-    for tag in (yield from model_tags(operations)):
+    for tag in (yield from _queues(operations)):
         replayed: bool = yield from operations.send(replay_delivery(tag, delivery_id))
         if replayed:
             return

@@ -24,6 +24,7 @@ from .claim_deliveries import DeliveriesReply, DueDelivery, claim_deliveries
 from .drain import drain
 from .drop_dead import drop_dead
 from .drop_entry import drop_entry
+from .end_batch import end_batch
 from .ended import Ended
 from .enqueue import enqueue
 from .finish import finish
@@ -67,6 +68,7 @@ __all__ = [
     "drain",
     "drop_dead",
     "drop_entry",
+    "end_batch",
     "enqueue",
     "finish",
     "forget_worker",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..keys import Tag
+from ..keys import DeliveryKeys
 from ..redis.call import Call, script, text
 from ..webhooks.delivery import PER_ENDPOINT, origin_id
 
@@ -19,7 +19,7 @@ class DueDelivery:
         attempts: how many there were before.
     """
 
-    tag: Tag
+    tag: DeliveryKeys
     id: str
     fence: str
     url: str
@@ -42,7 +42,7 @@ class DeliveriesReply(NamedTuple):
 
 
 def claim_deliveries(
-    tag: Tag,
+    tag: DeliveryKeys,
     limit: int,
     lease_s: float,
     nonce: str,

@@ -50,9 +50,9 @@ class Delivery(BaseModel):
 
     Attributes:
         id: the `webhook-id` that the receiver sees.
-        job_id: the job that it is about.
-        event: the job's event.
-        tenant: the tenant whose job it is.
+        job_id: the job, or the batch, that it is about.
+        event: what happened to it.
+        tenant: the tenant whose it is.
         url: the receiver, without parts that may be secret.
         state: whether it is still pending, or how it ended.
         created_ms: when it was accepted, by Redis's clock.
@@ -117,6 +117,11 @@ def read_secrets(fields: Mapping[Any, bytes | str]) -> tuple[TenantSecret, ...]:
 def delivery_id(job_id: str, entry_id: str) -> str:
     """The `webhook-id` of an outbox entry's event: the same however often it is sent."""
     return f"msg_{job_id.partition('.')[0]}_{entry_id}"
+
+
+def batch_delivery_id(batch_id: str) -> str:
+    """The `webhook-id` of a batch's end, which comes once."""
+    return f"msg_{batch_id}"
 
 
 def origin_id(url: str) -> str:

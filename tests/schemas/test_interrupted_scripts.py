@@ -31,6 +31,7 @@ from headrace.schemas.scripts import (
     claim_deliveries,
     drain,
     drop_dead,
+    end_batch,
     enqueue,
     finish,
     heartbeat,
@@ -288,6 +289,11 @@ class Scenarios:
     def advance_batch_to_its_end(self, queue):
         queue.call(self.advance_batch(queue))
         return advance_batch(keys.BatchKeys(), "t", "b", "h", 60, 600, leaves=True)
+
+    def end_batch(self, queue):
+        queue.call(self.claim_batch(queue))
+        hook = {"event": "batch.completed", "at_s": 1, "url": HOOK["url"], "secret": "", "delivery_s": 600}
+        return end_batch(keys.BatchKeys(), "t", "b", "h", 60, 600, {"status": "completed"}, **hook)
 
 
 SCENARIOS = [name for name in vars(Scenarios) if not name.startswith("_")]

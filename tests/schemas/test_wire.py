@@ -13,7 +13,7 @@ from headrace.schemas.errors import HeadraceError, InvalidJob, JobNotFound
 from headrace.schemas.events import Chunk, End, JobState, chunk_payload, parse_event
 from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
-from headrace.schemas.keys import BatchKeys, Tag, is_permanent, tag_of
+from headrace.schemas.keys import BatchKeys, DeliveryKeys, Tag, is_permanent, tag_of
 from headrace.schemas.wire import WireJob
 
 GOOD = {"model": "m", "prompt": "hello"}
@@ -182,7 +182,9 @@ def test_every_key_that_a_script_names_has_its_twin():
     names = set()
     for path in (ROOT / "schemas" / "scripts").glob("*.lua"):
         names |= set(re.findall(r"key\('(\w+)'", path.read_text()))
-    twins = {name for keys in (Tag, BatchKeys) for name in vars(keys) if not name.startswith("_")}
+    twins = {
+        name for keys in (Tag, BatchKeys, DeliveryKeys) for name in vars(keys) if not name.startswith("_")
+    }
     assert names - {"full"} <= twins  # `full` is deleted, never made: see allow_when_full
 
 

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from ...schemas import keys
 from ...schemas.errors import BrokerUnavailable
-from ...schemas.keys import Tag
+from ...schemas.keys import DeliveryKeys
 from ...schemas.redis.connection import broker_errors, connect_async
 from ...schemas.scripts import DeliveriesReply, DueDelivery, claim_deliveries, run_async, settle_delivery
 from ...schemas.webhooks.delivery import DeliveryAttempt, DeliveryState, read_secrets
@@ -61,7 +61,7 @@ class Deliveries:
     """Sends what is due in all queues.
 
     Args:
-        queues: returns the existing queues.
+        queues: returns the existing queues, and that of batches.
         sender: makes the sender; called in the thread that calls `run`.
     """
 
@@ -69,7 +69,7 @@ class Deliveries:
         self,
         settings: CallbacksSettings,
         metrics: CallbackMetrics,
-        queues: Callable[[], Sequence[Tag]],
+        queues: Callable[[], Sequence[DeliveryKeys]],
         sender: Callable[[], Sender],
         schedule: Schedule | None = None,
     ) -> None:

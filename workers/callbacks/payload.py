@@ -8,6 +8,7 @@ import structlog
 
 from ...schemas.events import JobState, Record
 from ...schemas.job import Job, WebhookEvent
+from ...schemas.webhooks.openai_events import RESPONSE, event_body, event_id, response_event
 
 MAX_BODY_BYTES = 256 * 1024
 """Receivers limit what they read. A longer body is sent without the job's text and tokens, as a thin one."""
@@ -44,3 +45,15 @@ def body(event: WebhookEvent, at_ms: int, job: Job, record: Record) -> str:
         return written(thin)
     full = written(about | result.model_dump(mode="json", exclude_none=True))
     return full if len(full.encode()) <= MAX_BODY_BYTES else written(thin | {"truncated": True})
+
+
+def openai_event(event: WebhookEvent, at_ms: int, record: Record, delivery_id: str) -> tuple[str, str]:
+    """The type and the body of OpenAI's event about the response whose job has ended."""
+    finish_reason = ""
+    if event is WebhookEvent.SUCCEEDED:
+        try:
+            finish_reason = record.result().finish_reason
+        except (KeyError, ValueError) as error:
+            log.error("result_unreadable", job=record.job_id, reason=type(error).__name__)
+    name = response_event(event.value.partition(".")[2], finish_reason)
+    return name, event_body(name, event_id(delivery_id), at_ms // 1000, f"{RESPONSE}{record.job_id}")

@@ -25,13 +25,14 @@ from ...schemas.keys import Tag
 from ...schemas.presence import has_name
 from ...schemas.redaction import shown_name
 from ...schemas.scripts import accept_delivery, run
+from ...schemas.webhooks.delivery import delivery_id
 from ...schemas.wire import WireJob
 from ...telemetry.seldom import Seldom
 from ..settings import CallbacksSettings
 from .message import Messages, TaskMessage
 from .metrics import CallbackMetrics
 from .outbox import WAIT_S, Entry, Outbox
-from .payload import body
+from .payload import body, openai_event
 from .tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -183,14 +184,18 @@ class Relay:
     ) -> None:
         assert job.webhook is not None
         secret = job.webhook.secret
+        if job.webhook.payload == "openai":
+            name, text = openai_event(event, at_ms, record, delivery_id(record.job_id, entry_id))
+        else:
+            name, text = event.value, body(event, at_ms, job, record)
         call = accept_delivery(
             self._tag,
             entry_id,
             job_id=record.job_id,
-            event=event.value,
+            event=name,
             tenant=job.tenant,
             url=job.webhook.url,
-            body=body(event, at_ms, job, record),
+            body=text,
             secret=secret.get_secret_value() if secret else "",
             retention_s=self._settings.webhook_retention_s,
             keep_entry=keep_entry,

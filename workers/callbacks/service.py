@@ -10,7 +10,7 @@ from celery import Celery
 
 from ...schemas import keys
 from ...schemas.errors import BadSetting, BrokerUnavailable
-from ...schemas.keys import Tag
+from ...schemas.keys import BatchKeys, Tag
 from ...schemas.presence import note_presence
 from ...schemas.redis.connection import broker_errors, connect
 from ...schemas.scripts import run_many, upkeep
@@ -81,7 +81,7 @@ class Service:
         self._deliveries = Deliveries(
             settings,
             metrics,
-            queues=lambda: self._queues,
+            queues=lambda: [*self._queues, BatchKeys(settings.namespace)],
             sender=lambda: Sender(
                 guard,
                 timeout_s=settings.webhook_timeout_s,

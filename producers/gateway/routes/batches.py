@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from starlette.requests import Request
 
 from ....schemas.errors import InvalidJob
-from ....schemas.job import JobClass
+from ....schemas.job import JobClass, Webhook
 from ....schemas.wording import in_words
 from ...batches.record import batch_spec
 from ..auth import Caller
@@ -29,6 +29,13 @@ class _Expiry(BaseModel):
     seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
 
 
+class _Receiver(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[str, Field(max_length=2048)]
+    secret: _Long | None = None
+
+
 class _BatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,6 +44,7 @@ class _BatchRequest(BaseModel):
     completion_window: _Short
     metadata: Annotated[dict[_Short, _Long], Field(max_length=16)] | None = None
     output_expires_after: _Expiry | None = None
+    webhook: _Receiver | None = None
 
 
 @router.post("", summary="Make a batch")
@@ -50,6 +58,13 @@ async def create_batch(request: Request, caller: Caller) -> dict[str, Any]:
         raise InvalidJob(".".join(map(str, first["loc"])), in_words(first)) from None
     if JobClass.BATCH not in caller.classes:
         raise Refusal(403, "This API key may not run batches.", code="class_not_allowed")
+    webhook = None
+    if asked.webhook is not None:
+        secret = asked.webhook.secret
+        webhook = Webhook(
+            url=asked.webhook.url, secret=None if secret is None else SecretStr(secret), payload="openai"
+        )
+        caller.check_webhook(webhook.url)
     expiry = asked.output_expires_after
     wanted = batch_spec(
         caller.tenant,
@@ -59,6 +74,7 @@ async def create_batch(request: Request, caller: Caller) -> dict[str, Any]:
         metadata=asked.metadata,
         models=None if caller.models is None else tuple(sorted(caller.models)),
         output_kept_s=expiry.seconds if expiry else None,
+        webhook=webhook,
     )
     return (await Gateway.of(request).batches.create(wanted)).body()
 

@@ -6,12 +6,10 @@ from typing import Any
 
 from ....schemas.errors import HeadraceError, JobCancelled, JobFailed
 from ....schemas.events import JobResult, TokenLogprob, Usage
+from ....schemas.webhooks.openai_events import INCOMPLETE, RESPONSE
 from ..errors import CLIENTS_FAULT, error_body
 from ..logprobs import token_logprobs
 from .items import output_message, output_text
-
-INCOMPLETE = {"length": "max_output_tokens"}
-"""Why an answer is incomplete, by its job's finish reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Response:
     @property
     def id(self) -> str:
         """The response's id."""
-        return f"resp_{self.job_id}"
+        return f"{RESPONSE}{self.job_id}"
 
     @property
     def item_id(self) -> str:

@@ -27,6 +27,7 @@ FIELDS = Fields(
         "stream": "answer by server-sent events",
         "stream_options": "`include_obfuscation` only as `false`",
         "text": "`format` only of type `text`, `verbosity` only as `medium`",
+        "webhook": "an extension: who is told how the response ended, by an event as OpenAI's API sends it",
         "top_logprobs": "log-probabilities of this many of the most likely tokens",
     },
     neutral={
@@ -120,6 +121,8 @@ def response_request(body: Mapping[str, Any], earlier: Sequence[Item] = ()) -> R
     take_who_asks(job)
     take_tier(job)
     job |= _limits(fields)
+    if isinstance(job.get("webhook"), Mapping):
+        job["webhook"] = {"payload": "openai", **job["webhook"]}
     job["messages"] = _messages(fields.get("instructions"), items)
     return ResponseRequest(job, echo, items, stream, store, background)
 

@@ -75,6 +75,15 @@ def test_a_batch_goes_from_upload_to_answers(client, worker):
     assert client.files.retrieve(done.output_file_id).purpose == "batch_output"
 
 
+def test_the_webhook_about_a_batch_is_there_as_soon_as_it_has_ended(client, jobs, worker):
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    webhook = {"url": "https://backend.example/hook", "secret": secret}
+    batch = submit(client, request("a"), extra_body={"webhook": webhook})
+    assert secret not in ended(client, batch.id).to_json()
+    (told,) = [delivery for delivery in jobs.admin.deliveries() if delivery.job_id == batch.id]
+    assert (told.event, told.state, told.url) == ("batch.completed", "pending", webhook["url"])
+
+
 def test_a_bad_file_fails_with_its_lines_listed(client):
     batch = submit(client, request("a"), b"{\n", request("a"))
     failed = ended(client, batch.id)
@@ -91,8 +100,13 @@ def test_a_bad_file_fails_with_its_lines_listed(client):
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"extra_body": {"tenant": "other"}}, "tenant"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds"),
+        ({"extra_body": {"webhook": {"url": "ftp://backend.example"}}}, "webhook.url"),
+        (
+            {"extra_body": {"webhook": {"url": "https://backend.example", "secret": "short"}}},
+            "webhook.secret",
+        ),
     ],
-    ids=["endpoint", "window", "metadata", "unknown", "expiry"],
+    ids=["endpoint", "window", "metadata", "unknown", "expiry", "webhook", "secret"],
 )
 def test_what_a_batch_can_not_be_is_refused_by_name(client, asked, param):
     with pytest.raises(openai.BadRequestError) as refused:

@@ -83,8 +83,15 @@ def test_a_key_reaches_the_models_classes_and_hosts_that_it_names(guarded, new_k
         refused = http.post("/v1/chat/completions", json=ASKED | {"service_tier": "priority"})
         assert error_of(refused, 403)["code"] == "class_not_allowed"
         webhook = {"url": "https://elsewhere.example/hook"}
-        refused = http.post("/v1/jobs", json={"model": "demo", "prompt": "x", "webhook": webhook})
-        assert error_of(refused, 403)["code"] == "webhook_not_allowed"
+        batch = {"endpoint": "/v1/chat/completions", "completion_window": "24h", "input_file_id": "file-1"}
+        asked = {
+            "/v1/jobs": {"model": "demo", "prompt": "x"},
+            "/v1/responses": {"model": "demo", "input": "x", "background": True},
+            "/v1/batches": batch,
+        }
+        for path, body in asked.items():
+            refused = http.post(path, json=body | {"webhook": webhook})
+            assert error_of(refused, 403)["code"] == "webhook_not_allowed"
 
 
 LINE = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": ASKED})

@@ -10,6 +10,7 @@ from headrace import InvalidJob, Job
 from headrace.producers.openai.responses.items import page_of_items
 from headrace.producers.openai.responses.request import FIELDS, INCLUDABLE, LOGPROBS, response_request
 
+HOOK = {"url": "https://backend.example/hook"}
 ASKED = {"model": "m", "input": "Hello"}
 
 
@@ -57,6 +58,8 @@ def test_every_field_of_openais_requests_has_been_thought_about() -> None:
         ({"max_output_tokens": 5, "temperature": 0}, {"max_tokens": 5, "temperature": 0}),
         ({"service_tier": "flex", "user": "u"}, {"job_class": "batch", "metadata": {"user": "u"}}),
         ({"include": [LOGPROBS]}, {"logprobs": 0}),
+        ({"webhook": HOOK}, {"webhook": HOOK | {"payload": "openai"}}),
+        ({"webhook": HOOK | {"payload": "thin"}}, {"webhook": HOOK | {"payload": "thin"}}),
         ({"top_logprobs": 3, "include": ["reasoning.encrypted_content"]}, {"logprobs": 3}),
         ({"text": {"format": {"type": "text"}}, "reasoning": {"effort": None}, "truncation": "disabled"}, {}),
     ],

@@ -137,13 +137,15 @@ class Jobs:
             job = WireJob.of(job, celery=sign_part(part, job_id, KEY))
         return run(self.redis, enqueue(TAG, job_id, job, QueueSettings(retention_s=600)))
 
-    def end_all(self, state: str = "succeeded") -> None:
+    def end_all(self, state: str = "succeeded", finish_reason: str = "stop") -> None:
         """Claim whatever waits, and end it."""
         request = ClaimRequest("w", "n", 60_000, 10**6, 1000)
         while jobs := run(self.redis, claim(TAG, request)).jobs:
             for job in jobs:
                 text = f"answer to {json.loads(job.spec).get('prompt')}"
-                end = End(offset=2, end=state, finish_reason="stop" if state == "succeeded" else "cancelled")
+                end = End(
+                    offset=2, end=state, finish_reason=finish_reason if state == "succeeded" else "cancelled"
+                )
                 segment = Segment(job.job_id, job.fence, 0, 2, chunk_payload(2, text, [1, 2], None))
                 output = Output(text=text, token_ids=(1, 2), finish_reason=end.finish_reason)
                 run(self.redis, finish(TAG, segment, end, output))

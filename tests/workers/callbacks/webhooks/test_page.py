@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import InvalidWebhookSignatureError
 from standardwebhooks import WebhookVerificationError
 
 from headrace.schemas import keys
 from headrace.schemas.events import Output, Record, Usage
 from headrace.schemas.job import Job, WebhookEvent
+from headrace.schemas.webhooks.openai_events import event_body
 from headrace.schemas.webhooks.signing import new_secret, sign
 from headrace.workers.callbacks.payload import MAX_BODY_BYTES, body
 from headrace.workers.callbacks.webhooks.schedule import Schedule
@@ -60,6 +62,23 @@ def test_the_verifiers_in_python_tell_ours_from_others(code, secret):
             verify(secret, sent, text)
 
 
+@pytest.mark.parametrize("secret", [new_secret(), "sechzehn Zeichen für einen"], ids=["whsec", "plain"])
+def test_openais_event_that_is_shown_is_the_one_that_is_sent_and_unwrapped(secret):
+    unwrap = function(*blocks("python", "def unwrap"), "unwrap")
+    (shown,) = (json.loads(block) for block in blocks("json", '"object": "event"'))
+    sent = event_body(shown["type"], shown["id"], shown["created_at"], shown["data"]["id"])
+    assert json.loads(sent) == shown
+    now_s = int(time.time())
+    signed = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(now_s),
+        "webhook-signature": sign("msg_1", now_s, sent.encode(), [secret]),
+    }
+    assert unwrap(secret, signed, sent.encode()).data.id == shown["data"]["id"]
+    with pytest.raises(InvalidWebhookSignatureError):
+        unwrap(new_secret(), signed, sent.encode())
+
+
 @pytest.mark.leaves_jobs
 def test_the_job_with_a_webhook_is_taken(redis, redis_url):
     redis.hset(keys.models(), "demo", json.dumps({"id": "demo"}))
@@ -86,7 +105,7 @@ def test_what_follows_from_an_event_is_done_once():
 
 
 def test_the_body_shown_has_the_fields_that_are_sent():
-    (shown,) = (json.loads(block) for block in blocks("json", '"type"'))
+    (shown,) = (json.loads(block) for block in blocks("json", '"timestamp"'))
     output = Output(text="x", token_ids=(1,), finish_reason="stop", usage=Usage())
     times = {f"{name}_ms": "1" for name in ("enqueued", "started", "first_token", "finished")}
     fields = {
