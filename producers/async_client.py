@@ -49,6 +49,7 @@ class _AsyncClientLink:
             case Pause(seconds):
                 return await asyncio.sleep(seconds)
         async with self._slots:
+            # With the slot held, as in the blocking client.
             if self._closed:
                 raise client_closed()
             try:

@@ -113,6 +113,7 @@ class BatchRun:
             HeadraceError: the output file holds something else, or another run is writing it.
             OSError: a file can't be read or written.
         """
+        # How the id of a job begins that is made now; those of this run sort at or after it.
         self._began = ids.new_job_id("m")[:TIME_CHARACTERS]
         self._line_bytes = max(LINE_BYTES, 8 * self.client._operations.settings.limits.max_job_bytes)
         with ExitStack() as files:
@@ -133,6 +134,7 @@ class BatchRun:
             self.tally.standing = len(found.failed)
             return found.answered
         self.tally.retried = len(found.failed)
+        # A set, because both are one file unless --errors names another.
         for file in {responses, errors}:
             file.drop_failed()
         return found.answered - found.failed
@@ -171,6 +173,8 @@ class BatchRun:
                 if line.custom_id in seen:
                     line = _again(line, number, seen)
                 seen.add(line.custom_id)
+                # Only after it was noted as seen: a repetition further down must be an error in every run,
+                # not only in the first.
                 if line.custom_id in answered:
                     self.tally.skipped += 1
                     continue
@@ -200,6 +204,7 @@ class BatchRun:
             response = {"status_code": 200, "request_id": job_id, "body": _body(line, result)}
             self.tally.succeeded += 1
             self.tally.tokens += len(result.token_ids)
+        # Says nothing about the line. The run ends, and the next one finds this job by its key.
         except BrokerUnavailable:
             raise
         except (JobFailed, JobCancelled, JobExpired) as failure:

@@ -45,6 +45,7 @@ async def enqueue_round(
         accepted = list(refused.outcomes)
     pause_s = 0.0
     for position, outcome in zip(waiting, accepted, strict=True):
+        # Whether it was accepted is unknown. The next run enqueues it under the same key, and finds out.
         if isinstance(outcome, BrokerUnavailable):
             raise outcome
         if isinstance(outcome, no_room):

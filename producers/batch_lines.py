@@ -171,6 +171,7 @@ def parse_line(
             del fields["model"]
         if no_model and "model" not in {**defaults, **fields}:
             raise InvalidJob("model", f"line {number} names none: {no_model}")  # noqa: TRY301 - as above
+        # Nobody reads these streams, so workers may checkpoint them less often.
         job = Job.make(**{"stream": False, **defaults, **fields})
         if job.idempotency_key is None:
             key = line_key(source, custom_id, {**defaults, **fields})
@@ -208,6 +209,8 @@ def read_request(text: bytes) -> tuple[dict[str, Any], str | None]:
         found: dict[str, Any] = {}
         for name, value in pairs:
             if name in found:
+                # json.loads would keep the last of two equal names, and silently drop what the first one
+                # asked for.
                 repeated.append(name)
             found[name] = value
         return found
@@ -226,6 +229,7 @@ def read_request(text: bytes) -> tuple[dict[str, Any], str | None]:
 def _custom_id(given: object) -> str | None:
     if isinstance(given, str) or given is None:
         return given
+    # OpenAI takes only strings, but scripts number their lines; the answer has the number as text.
     if isinstance(given, int | float):
         return json.dumps(given)
     raise InvalidJob("custom_id", f"must be a string (got {type(given).__name__})")

@@ -51,6 +51,7 @@ class _ClientLink:
             case Pause(seconds):
                 return time.sleep(seconds)
         with self._slots:
+            # With the slot held: `close` waits for all slots, so nothing is sent after it.
             if self._closed:
                 raise client_closed()
             match request:

@@ -122,6 +122,7 @@ class Operations:
                     continue
                 except BrokerUnavailable as error:
                     outage = error
+            # The rest is not sent, but is still taken from the iterable: every job has an outcome.
             outcomes += [outage] * len(batch)
         if outage is not None and not any(isinstance(outcome, str) for outcome in outcomes):
             raise outage

@@ -226,6 +226,7 @@ class Producer(ABC, Generic[Enqueued]):
             IdempotencyConflict: the idempotency key was used with another body.
             BrokerUnavailable: Redis can't be reached, refuses the command, or is too old.
         """
+        # The first statement, while the locals are exactly the arguments.
         arguments = {name: value for name, value in locals().items() if name != "self" and value is not None}
         return self._enqueue(Job.make(**arguments))
 

@@ -85,6 +85,8 @@ def drive(steps: Steps[T], perform: Callable[[Request], Any]) -> T:
             try:
                 reply = perform(request)
             except BrokerUnavailable as error:
+                # Thrown in where the operation asked, so that `persist` can ask again. Any other error ends
+                # it.
                 request = steps.throw(error)
             else:
                 request = steps.send(reply)
@@ -140,6 +142,8 @@ def persist(request: Request, patience_s: float) -> Steps[Any]:
             return (yield request)
         except BrokerUnavailable as error:
             pause_s = backoff.next_s()
+            # A pause that would end after the deadline is not begun: the caller is told now rather than
+            # later.
             if not connection_lost(error) or time.monotonic() + pause_s > deadline:
                 raise
             yield Pause(pause_s)
@@ -163,5 +167,6 @@ def check_seconds(argument: str, value: object) -> None:
     """
     if value is None:
         return
+    # `not >=`, which refuses NaN too. True is an int in Python, and never means one second.
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise BadSetting(f"{argument} = {value!r}: must be a number of seconds, or None")

@@ -156,6 +156,8 @@ def _explain(tag: Tag, job_id: str) -> Steps[Waiting | None]:
     now_ms = int(info["server_time_usec"]) // 1000
     # RESP2 replies with members and scores in turns.
     names = [name.decode() for name in members[::2]]
+    # A second look, since the first says what to ask for. If the job has moved on between them, the answer is
+    # a moment old; nothing is decided by it.
     said, policy, all_others, has_running, paused, ahead, urgent = yield from _details(tag, job, names)
     workers = [
         _worker(name, (now_ms - float(heard_ms)) / 1000, facts)
@@ -169,6 +171,7 @@ def _explain(tag: Tag, job_id: str) -> Steps[Waiting | None]:
             return _running(job, workers)
         case JobState.QUEUED:
             limit = _limit(policy, all_others)
+            # In this order: a pause holds a job whatever else is true, and without a worker no limit matters.
             return (
                 _paused(tag, job, paused)
                 or _unserved(tag.model, job, workers)
@@ -269,6 +272,7 @@ def _held_back(
         )
         return Waiting(WaitReason.TENANT_LIMIT, text)
     made_by = job["fingerprint"] if int(job["offset"] or 0) else ""
+    # A worker that has not said yet what it serves may be the right one.
     if made_by and all(worker.fingerprint not in {"", made_by} for worker in workers if worker.alive):
         text = "the model that made its tokens is no longer served; see headrace worker --on-model-change"
         return Waiting(WaitReason.OTHER_MODEL, text)

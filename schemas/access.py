@@ -113,6 +113,7 @@ def make_key(
     Raises:
         BadPolicy: naming the first field that is wrong.
     """
+    # 32 bytes are the 43 characters that `_KEY` expects.
     key_id, secret, now = token_hex(8), token_urlsafe(32), now_ms()
     if expires_s is not None and not 0 < expires_s <= 100 * 365 * 86_400:
         raise BadPolicy(f"expires_s = {expires_s!r}: must be above 0, in seconds")
@@ -140,6 +141,7 @@ def split_key(text: str) -> tuple[str, str] | None:
 
 def hash_of(secret: str, hash_key: bytes) -> str:
     """The keyed hash of a secret."""
+    # A fast hash will do: nobody can try 256 random bits, as they can a password.
     return hashlib.blake2b(secret.encode(), key=hash_key, digest_size=32).hexdigest()
 
 

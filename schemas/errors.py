@@ -62,6 +62,7 @@ class HeadraceError(Exception):
         return self._message
 
     def __reduce__(self) -> tuple[object, ...]:
+        # The default would call the class with the message alone.
         return type(self), self.args
 
 

@@ -313,6 +313,7 @@ class Record:
     def result(self) -> JobResult:
         """The record of an ended job as a `JobResult`."""
         return JobResult(
+            # Its attributes as they are: model_dump would copy a long output, and turn its parts into dicts.
             **Output.model_validate_json(self.fields["result"]).__dict__,
             job_id=self.job_id,
             state=self.state,

@@ -82,6 +82,7 @@ else:
 
 
 class _Wire(_JobModel):
+    # hide_input_in_errors: pydantic would quote prompts and secrets, and errors are logged.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
     _PART_OF: ClassVar[tuple[str, ...]] = ()
 
@@ -127,6 +128,7 @@ class Webhook(_Wire):
             raise ValueError("'openai' has no event for job.started; leave that out of events")
         return payload
 
+    # Only as JSON, which goes to Redis; reprs and dumps for people still mask it.
     @field_serializer("secret", when_used="json")
     def _reveal(self, secret: SecretStr | None) -> str | None:
         return None if secret is None else secret.get_secret_value()

@@ -18,6 +18,7 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 # A ULID, the partition, and the model's name with `~` for each /; see `ids`.
 _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9_.~-]{0,127})")
 
+# The chaos tests fail on a key that stays without a TTL and isn't named here.
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
     r"|deliveries|due|paused|jobs|expiry|active"
@@ -87,6 +88,7 @@ class Tag(DeliveryKeys):
     @property
     def base(self) -> str:
         """The prefix, and the KEYS[1] of every script."""
+        # The braces are Redis Cluster's hash tag: only what is inside them decides the slot.
         return f"{self.namespace}:{{{self.model}:{self.partition}}}"
 
     def lane(self, job_class: str, tenant: str) -> str:

@@ -25,6 +25,7 @@ def note_presence(redis: Redis, app: str, namespace: str) -> frozenset[str]:
         now = redis.time()
         redis.hset(name, app, _ms(now))
         said: Any = redis.hgetall(name)
+        # Without a TTL of its own, a field would stay for every app that ever ran.
         gone = [other for other, at in said.items() if _ms(now) - int(at) > FORGOTTEN_MS]
         if gone:
             redis.hdel(name, *gone)

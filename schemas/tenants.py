@@ -23,7 +23,7 @@ VERSION = "*version"
 
 
 class TenantLimits(TypedDict, total=False):
-    """The fields of a `TenantPolicy` as arguments; None is as good as not given."""
+    """The fields of a `TenantPolicy` as arguments; None means not given."""
 
     weight: float | None
     max_running: int | None

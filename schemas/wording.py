@@ -73,4 +73,5 @@ def did_you_mean(name: str, known: "Iterable[str]") -> str:
 
 
 def _plain(value: Any) -> Any:
+    # A bound that pydantic holds as 1.0 is written as 1.
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -103,6 +103,7 @@ class Feed:
                 async with asyncio.TaskGroup() as lines:
                     async for page in self._pages():
                         await self._take(page, lines)
+                # Nothing is left to cancel, and it would wait for a stop that may never come.
                 canceller.cancel()
                 self._parts.close()
         except ExceptionGroup as failures:
@@ -117,6 +118,8 @@ class Feed:
                 if number in answered:
                     continue
                 slots = min(self._in_flight, 1 + len(text) // SLOT_BYTES)
+                # `_take` acquires a page's slots all at once; with more than there are, it would wait
+                # forever.
                 if len(page) == most or taken + slots > self._in_flight:
                     yield page
                     page, taken = [], 0
@@ -149,6 +152,7 @@ class Feed:
         return outcomes
 
     async def _answer(self, number: int, line: Line, outcome: Outcome | None) -> None:
+        # Not enqueued before the end. A line that has a job is cancelled below, unless its result came first.
         if self._stopped.outcome is not None and not isinstance(outcome, AsyncJobHandle):
             late = answers.unanswered(number, line.custom_id, self._batch.id, self._stopped.outcome)
             await self._parts.add(late)
@@ -160,6 +164,7 @@ class Feed:
                 if isinstance(outcome, HeadraceError):
                     raise outcome
                 job_id = outcome.id
+                # Noted before the look at `outcome`: a stop at this moment is seen here or by the canceller.
                 self._jobs[number] = outcome
                 if self._stopped.outcome is not None:
                     await outcome.cancel()

@@ -135,9 +135,13 @@ class Parts:
         self._closed.set()
 
     async def _write(self) -> None:
+        # The objects first, then the field. A kill in between leaves objects that nothing names, which go
+        # with the folder at the end of the batch.
         gathered, self._gathered = self._gathered, _Gathered()
         number = len(self._known)
         part = AnswerPart(
+            # With the writer's name: a runner that has lost its lease, and doesn't know it yet, must not
+            # overwrite the part of the same number that its successor writes.
             name=f"{number:06}-{self._writer}",
             number=number,
             outputs=len(gathered.outputs),

@@ -248,6 +248,7 @@ def find(operations: Operations, tenant: str, batch_id: str) -> Steps[RequestBat
         BatchNotFound: the tenant has none with this id.
     """
     if not is_id(KIND, batch_id):
+        # Quoted in the answer, and it is anything that a client sent.
         raise BatchNotFound(str(batch_id)[:64])
     (batch,) = yield from _read(operations, tenant, [batch_id])
     if batch is None:
@@ -289,6 +290,7 @@ def cancel(operations: Operations, tenant: str, batch_id: str) -> Steps[RequestB
     """
     batch = yield from find(operations, tenant, batch_id)
     if batch.status in {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS}:
+        # A key of its own, because only the holder of the lease writes the record. NX keeps the first time.
         note = ("SET", keys_of(operations).cancelled(tenant, batch_id), int(time.time()), "NX", "EX")
         yield from operations.send(Write(((*note, int(RECORD_S)),)))
         batch = yield from find(operations, tenant, batch_id)

@@ -63,12 +63,14 @@ class Findings:
             self._fault(code, number, str(reason), reason.field)
             return
         custom_id = request["custom_id"]
+        # Digests: 50,000 ids of full length would take tens of megabytes for each batch that is checked.
         name = digest(json.dumps(custom_id))
         if name in self._seen:
             reason_ = "custom_id: another line has the same"
             self._fault("duplicate_custom_id", number, reason_, "custom_id")
         self._seen.add(name)
         model = request["body"].get("model")
+        # Two are enough to know that the batch has no single model.
         if isinstance(model, str) and _MODEL.fullmatch(model) and len(self.models) < 2:
             self.models.add(model)
 
@@ -114,6 +116,8 @@ def job_of(number: int, text: bytes, batch_id: str, asked: BatchSpec, most_bytes
             raise InvalidJob("model", "must name the model")
         if asked.models is not None and fields["model"] not in asked.models:
             raise InvalidJob("model", "is not one that this key may use")
+        # The deadline counts from when the job is enqueued, so it may be later than the batch's expiry; at
+        # that the run cancels the job. It is for jobs whose run has died.
         fields |= {"tenant": asked.tenant, "job_class": JobClass.BATCH, "deadline_s": asked.window_s}
         job = Job.make(**fields)
         key = line_key(batch_id, f"{number} {custom_id}", fields)

@@ -75,12 +75,16 @@ class BatchWork:
             async with asyncio.TaskGroup() as tasks:
                 renewing = tasks.create_task(self._keep_lease())
                 ended_now = await self._to_the_end()
+                # Else the group would wait for it; the lease still holds for the note below.
                 renewing.cancel()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         if ended_now:
+            # Still on the list of unfinished batches: after this time it is taken once more, to delete its
+            # parts.
             await self._note(lease_s=CLEAN_UP_S)
         else:
+            # Taken after its end, so only this is left. A kill before the note repeats it.
             await self._files.blobs.delete_folder(self._folder)
             await self._note(leaves=True)
 
@@ -132,6 +136,7 @@ class BatchWork:
                     findings.check(number, text, asked.endpoint, self._line_bytes)
                 if findings.full:
                     break
+                # A file of many lines must not keep the lease's renewal, or other requests, waiting.
                 await asyncio.sleep(0)
             findings.end()
         except StoredFileNotFound as gone:
@@ -261,5 +266,6 @@ class BatchWork:
         cancelled = await self._run_steps(self._operations.send(call))
         if cancelled is None:
             raise LeaseLost
+        # Every renewal's reply tells it, so a cancellation is noticed within `RENEW_S`.
         if cancelled:
             self._stopped.say(BatchStatus.CANCELLED)

@@ -26,6 +26,7 @@ class Followed:
         now = time.monotonic()
         if now < self._look_at.get(app, 0.0):
             return
+        # Before the look, so that threads that send meanwhile don't look too.
         self._look_at[app] = now + KNOWN_S
         operations = client._operations
         name = keys.callbacks(operations.settings.namespace)

@@ -59,6 +59,7 @@ class StreamProducer:
             fields["deadline_s"] = max(RETRIED_S, _seconds_until(headers["expires"]))
         job, part = Job.make(**fields), celery_part(headers, embed, properties, self._app_name)
         operations = self._client._operations
+        # From the task's id: when Celery publishes again after a lost reply, it is the same job.
         job_id = task_job_id(read_headers(part), job.model, operations.settings.partitions)
         signed = sign_part(part, job_id, self._client._run(operations.celery_key()))
         self._client._enqueue(WireJob.of(job, celery=signed), job_id)

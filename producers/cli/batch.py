@@ -90,6 +90,7 @@ def batch(
         tally = asyncio.run(run())
     except KeyboardInterrupt:
         typer.echo("\nthe jobs continue; run the same command again to resume", err=True)
+        # 128 + SIGINT, as shells count.
         raise typer.Exit(130) from None
     except OSError as error:
         if error.errno is None:

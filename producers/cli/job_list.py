@@ -81,6 +81,7 @@ def list_jobs(
             )
             found += page.jobs
             cursor = page.cursor
+            # A page may be short, or empty, without being the last.
             if cursor is None or len(found) == limit:
                 break
     show([_ListedJob(**dict(job)) for job in found], _COLUMNS, "no such jobs", as_json=as_json)

@@ -92,6 +92,7 @@ def enqueue(
             max_runtime_s=max_runtime_s,
             stream=follow,
         )
+        # With --follow, stdout has the output alone, for a pipe.
         typer.echo(job.id, err=follow)
         if follow:
             _follow(job, 0)
@@ -152,6 +153,8 @@ def _prompt(given: str) -> str:
         InvalidJob: it is not UTF-8, or larger than any job may be.
     """
     most = CommonSettings.load().max_job_bytes
+    # One byte more than allowed shows that it is too long, and /dev/zero has no end. Python may have decoded
+    # the argument by the locale; these are the bytes that the shell passed.
     raw = sys.stdin.buffer.read(most + 1) if given == "-" else os.fsencode(given)
     if len(raw) > most:
         raise InvalidJob("prompt", f"has more than max_job_bytes = {most} bytes")

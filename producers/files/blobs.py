@@ -52,6 +52,7 @@ class Blobs:
                 async for piece in pieces:
                     yield piece
             except BaseException as error:
+                # Kept, so that `_refused` lets it pass: a refusal of the upload is no trouble of the store.
                 failure.append(error)
                 raise
 
@@ -99,6 +100,7 @@ class Blobs:
 def _opened(url: str) -> ObjectStore:
     if url.startswith("file://"):
         folder = Path(unquote(urlsplit(url).path))
+        # Users' prompts: nobody else on this machine may read them.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return LocalStore(prefix=folder)
     return S3Store.from_url(url, retry_config={"max_retries": 5, "retry_timeout": RETRY})

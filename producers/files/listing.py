@@ -28,9 +28,11 @@ def page_of(
     """
     found: list[T] = []
     while True:
+        # One more than wanted says whether there are more.
         ids = yield from _ids_after(operations, key, after, limit + 1, order)
         if ids:
             found += yield from read(ids)
+            # Some of these may be gone or not wanted: continue after the last until the page is full.
             after = ids[-1]
         if len(found) > limit or len(ids) <= limit:
             return found[:limit], len(found) > limit

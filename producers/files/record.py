@@ -99,6 +99,7 @@ def save(operations: Operations, file: StoredFile) -> Steps[None]:
     yield from operations.send(
         Write(
             (
+                # The expiry first: there is never a record whose content nobody would delete.
                 ("ZADD", keys.expiry, 1000 * file.expires_at, f"{file.tenant}:{file.id}"),
                 ("ZADD", keys.of(file.tenant), 0, file.id),
                 ("SET", keys.record(file.tenant, file.id), file.model_dump_json(), "PX", left_ms),
@@ -142,6 +143,8 @@ def forget(operations: Operations, tenant: str, file_id: str) -> Steps[None]:
     yield from operations.send(
         Write(
             (
+                # Due before it is forgotten: a kill at any point leaves a content that the next sweep
+                # deletes.
                 ("ZADD", keys.expiry, now_ms, f"{tenant}:{file_id}"),
                 ("DEL", keys.record(tenant, file_id)),
                 ("ZREM", keys.of(tenant), file_id),
@@ -155,6 +158,7 @@ def due(operations: Operations, most: int) -> Steps[list[tuple[str, str]]]:
     now_ms = int(1000 * time.time())
     command = ("ZRANGEBYSCORE", keys_of(operations).expiry, "-inf", now_ms, "LIMIT", 0, most)
     (members,) = yield from operations.send(Read((command,)))
+    # No tenant's name has a colon.
     parts = [member.decode().partition(":") for member in members]
     return [(tenant, file_id) for tenant, _, file_id in parts]
 

@@ -80,6 +80,7 @@ class FileStore:
         async def counted() -> AsyncIterator[bytes]:
             nonlocal size
             async for piece in pieces:
+                # What arrives is counted; the length that a client states proves nothing.
                 size += len(piece)
                 if most_bytes is not None and size > most_bytes:
                     raise FileTooLarge(most_bytes)
@@ -173,5 +174,6 @@ class FileStore:
         return len(due)
 
     async def _delete_content(self, tenant: str, file_id: str) -> None:
+        # In this order: a kill in between repeats the deletion, which does no harm.
         await self.blobs.delete([path_of(file_id)])
         await self._run(record.gone(self._operations, tenant, file_id))

@@ -84,6 +84,7 @@ class _GuardedRequest:
     async def handle(self, headers: Headers, receive: Receive) -> None:
         async def counted() -> Message:
             message = await receive()
+            # Counted as it arrives: a chunked body states no length.
             self._read += len(message.get("body", b""))
             if self._read > self._most:
                 raise self._too_large()
@@ -96,6 +97,8 @@ class _GuardedRequest:
             if not isinstance(error, Refusal):
                 log.exception("request_failed", path=self._route)
             if self._status is not None:
+                # Too late for another status. Breaking off is the only way to say that what was sent is not
+                # all.
                 raise ConnectionError("the response had begun") from None
             response = await answer(Request(self._scope), error)
             await response(self._scope, receive, self._sent)
@@ -104,6 +107,7 @@ class _GuardedRequest:
 
     def _check_length(self, headers: Headers) -> None:
         length = headers.get("content-length", "0")
+        # Twenty digits are more than any size; int() takes long to read thousands.
         if length.isdecimal() and int(length[:20]) > self._most:
             raise self._too_large()
 

@@ -40,6 +40,7 @@ async def enqueue_all(
             [job.model_copy(update={"tenant": caller.tenant, "model": routed.model}) for job in jobs]
         )
     except JobsRefused as refused:
+        # A client that is told of a refusal knows of no job.
         for outcome in refused.outcomes:
             if isinstance(outcome, AsyncJobHandle):
                 await outcome.cancel()

@@ -16,6 +16,7 @@ async def note_limits(request: Request, caller: Access, model: str) -> None:
     """Add to the response what is left; nothing for a tenant without rates."""
     gateway = Gateway.of(request)
     now = time.monotonic()
+    # Most tenants have no rates, and pay no round trip for it.
     if gateway.unlimited.get(caller.tenant, 0.0) > now:
         return
     try:

@@ -70,6 +70,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._reading is None:
             self._expect(self.bounds.header_s)
+        # Each piece of a body has a time of its own; the headers have one for all of them, or a client could
+        # send them byte by byte forever.
         elif self._receiving:
             self._expect(self.bounds.body_s)
         super().data_received(data)
@@ -79,6 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         if len(self.pipeline) >= MAX_PIPELINED:
+            # httptools turns what a callback raises into a parse error, which ends in `send_400_response`.
             self._refused = Refusal(400, "Too many requests without waiting for an answer.", code="pipelined")
             raise ValueError
         super().on_message_begin()
@@ -129,6 +132,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         self._refused = refusal
         self._expect(None)
+        # Never into the middle of an earlier request's answer.
         if self.cycle is None or self.cycle.response_complete:
             body = json.dumps(body_at(self.url.decode("latin-1"), refusal)).encode()
             lines = (
@@ -154,6 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _unread(self, seconds: float | None) -> None:
         if self._writing is not None:
             self._writing.cancel()
+        # abort: close would wait until the client has read what is buffered.
         self._writing = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
 

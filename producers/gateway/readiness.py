@@ -45,6 +45,7 @@ class LoopHealth:
     def ready(self) -> Report:
         """Whether it can do its work."""
         try:
+            # A little longer than `ready` itself waits, whose reason says more.
             return asyncio.run_coroutine_threadsafe(ready(self.gateway), self.loop).result(ASK_S + 0.4)
         except TimeoutError:
             return Report(["the event loop doesn't answer"])

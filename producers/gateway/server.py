@@ -178,6 +178,7 @@ def run(settings: GatewaySettings, fd: int | None = None) -> int:
             host, port = listening.getsockname()[:2]
             settings = settings.model_copy(update={"gateway_host": host, "gateway_port": port})
         check_exposure(settings)
+        # Checks the URL before anything listens; nothing is sent.
         connect(settings.redis_url).close()
         app = create_app(settings, AsyncClient.from_env(settings.redis_url))
         server = make_server(app)

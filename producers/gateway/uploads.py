@@ -77,6 +77,7 @@ class UploadForm:
             raise _bad("The body is not a multipart form.") from None
         except ClientDisconnect:
             raise Refusal(400, "The body ended early.", code="incomplete_body") from None
+        # A body that breaks off between two parts is parsed without an error.
         if not self._ended:
             raise _bad("The form ended early.")
         if self.filename is None:

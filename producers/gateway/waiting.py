@@ -39,6 +39,7 @@ async def while_connected(request: Request, wanted: Coroutine[Any, Any, T]) -> T
     finally:
         for task in (work, gone, stop):
             task.cancel()
+        # Awaited, so that nothing of this request runs on after its answer.
         await asyncio.gather(work, gone, stop, return_exceptions=True)
 
 

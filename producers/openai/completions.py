@@ -70,6 +70,7 @@ def _prompts(prompt: object) -> list[dict[str, Any]]:
 
 
 def _is_token(part: object) -> bool:
+    # True is an int in Python, but no token.
     return isinstance(part, int) and not isinstance(part, bool)
 
 

@@ -65,6 +65,7 @@ def check_api_key(operations: Operations, text: str) -> Steps[ApiKey]:
         Unauthorized: there is none, or it was revoked or has expired. The message doesn't say which.
     """
     names = _KeyNames(operations)
+    # No early return: what doesn't look like a key takes as long as a wrong secret.
     key_id, secret = split_key(text) or ("", "")
     record, used, hash_key = yield from operations.send(
         Read((("HGET", names.keys, key_id), ("HGET", names.used, key_id), ("GET", names.hash_key)))
@@ -74,6 +75,7 @@ def check_api_key(operations: Operations, text: str) -> Steps[ApiKey]:
     if known is None or not opened or known.expired:
         raise Unauthorized("the API key is wrong, expired or revoked")
     now = now_ms()
+    # To a minute, so that a busy key doesn't turn every request into a write.
     if used is None or now - int(used) >= USE_MS:
         yield from operations.send(Write((("HSET", names.used, key_id, now),)))
     return known.public(now)

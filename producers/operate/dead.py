@@ -98,6 +98,7 @@ def find_dead(operations: Operations, name: str) -> Steps[DeadLetter]:
         JobNotFound: there is none.
     """
     check_name("id", name)
+    # There is no index by job: letters are few, and looked for by hand.
     for letter in (yield from read_dead(operations, None, None)):
         if name in {letter.job_id, letter.entry}:
             return letter

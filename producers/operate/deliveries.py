@@ -60,6 +60,8 @@ def _newest(
         hashes = [{n: v for n, v in zip(_NAMES, row, strict=True) if v is not None} for row in rows]
         read = [_readable(id_.decode(), fields) for id_, fields in zip(ids, hashes, strict=True)]
         found += [each for each in read if each is not None and state in {None, each.state}]
+        # By rank: deliveries accepted meanwhile push the rest back, so one may be listed twice, but none is
+        # left out.
         start += PAGE
     return found[:limit]
 
@@ -71,6 +73,7 @@ def find_delivery(operations: Operations, delivery_id: str) -> Steps[Delivery]:
         DeliveryNotFound: there is none, or its retention has ended.
     """
     check_name("id", delivery_id)
+    # Its id doesn't say which queue it is in, so all are asked, in one round trip.
     tags = yield from _queues(operations)
     hashes = yield from operations.send(Read([("HGETALL", tag.delivery(delivery_id)) for tag in tags]))
     for tag, fields in zip(tags, hashes, strict=True):

@@ -259,6 +259,7 @@ def _model(redis: Redis, model: str, tags: list[Tag], now_ms: int) -> Iterator[F
     yield judge(f"{model}: workers", f"{workers}", workers or not waiting, Verdict.FAIL, advice)
     if workers:
         yield from what_waits(redis, model, tags, now_ms)
+    # A worker is listed in every partition, so one of them is enough.
     served = _served(redis, tags[0], now_ms)
     advice = "they would produce different tokens: keep one of them under this name and rename the other"
     found = ", ".join(f"{name} by {count}" for name, count in sorted(served.items()))
@@ -330,6 +331,7 @@ def _has_work(redis: Redis, tag: Tag, now_ms: int) -> bool:
 def _config(redis: Redis) -> tuple[dict[str, str], str]:
     """The reply to CONFIG GET, or why there is none: managed Redis often refuses it."""
     asked: dict[str, str] = {}
+    # One by one: several names in one call need Redis 7.
     for name in ("maxmemory-policy", "appendfsync", "save", "maxclients", "timeout"):
         try:
             found = redis.config_get(name)

@@ -130,6 +130,7 @@ def list_jobs(
         else:
             places, is_end = [place for place in running if (oldest_ms, "") <= place < before], True
         for place, job in (yield from _read(operations, places)):
+            # Past jobs that weren't wanted too, so that the next page doesn't look at them again.
             before = place
             if job is not None and wanted.holds(job):
                 found.append(job)

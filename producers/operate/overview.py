@@ -114,6 +114,7 @@ def drain_worker(operations: Operations, worker_id: str, finish_s: float) -> Ste
     check_name("worker_id", worker_id)
     check_seconds("finish_s", finish_s)
     workers = yield from read_workers(operations)
+    # A whole id wins, since it may also be the beginning of another.
     found = [worker for worker in workers if worker.id == worker_id] or [
         worker for worker in workers if worker.id.startswith(worker_id)
     ]

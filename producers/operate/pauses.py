@@ -59,6 +59,7 @@ def read_pauses(operations: Operations) -> Steps[list[PausedQueue]]:
     for tag, fields in zip(tags, replies, strict=True):
         for name, at_ms in fields.items():
             part = (tag.model, name.decode())
+            # Partitions are paused one by one, some perhaps only by a repeated call: the first time counts.
             since[part] = min(int(at_ms), since.get(part, int(at_ms)))
     return [_pause(model, name, at_ms) for (model, name), at_ms in sorted(since.items())]
 

@@ -26,6 +26,7 @@ def purge_queue(operations: Operations, model: str, chosen: Chosen, *, delayed: 
         UnknownModel: no worker has ever served the model here.
     """
     tags = yield from tags_of(operations, model)
+    # By Redis's clock, by which jobs are enqueued.
     info = yield from operations.send(ServerInfo())
     now_ms = int(info["server_time_usec"]) // 1000
     cancelled = 0
@@ -91,6 +92,7 @@ def _purge_delayed(operations: Operations, tag: Tag, chosen: Chosen, now_ms: int
     while True:
         (page,) = yield from operations.send(Read((("ZRANGE", tag.delayed, kept, kept + PAGE - 1),)))
         count = yield from _cancel(operations, tag, [name.decode() for name in page], chosen, now_ms)
+        # By rank: cancelled jobs have left the set, so the next page begins after those that stay.
         cancelled, kept = cancelled + count, kept + len(page) - count
         if len(page) < PAGE:
             return cancelled
@@ -98,6 +100,7 @@ def _purge_delayed(operations: Operations, tag: Tag, chosen: Chosen, now_ms: int
 
 def _cancel(operations: Operations, tag: Tag, ids: Sequence[str], chosen: Chosen, now_ms: int) -> Steps[int]:
     """Cancel those of these jobs that were chosen and are older than the purge."""
+    # This look only chooses. Whether a job has started since is checked by the script that cancels it.
     records = yield from operations.send(
         Read([("HMGET", tag.job(job_id), "class", "tenant", "enqueued_ms") for job_id in ids])
     )

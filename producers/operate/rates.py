@@ -55,6 +55,7 @@ def read_rates(operations: Operations, tenant: str, model: str) -> Steps[RatesLe
         {name.encode(): record for name, record in zip(names, policies, strict=True) if record is not None}
     )
     policy = known.get(tenant) or known.get(DEFAULT) or TenantPolicy()
+    # This machine's clock: an estimate for a header is not worth a round trip for Redis's.
     now_ms = time.time() * 1000
     return RatesLeft(
         requests=_left(policy.requests_per_minute, [row[0] for row in used], now_ms),
@@ -66,6 +67,7 @@ def _left(limit: float | None, paid_at: list[bytes | None], now_ms: float) -> Ra
     """When each partition's share will have been paid off."""
     if limit is None:
         return None
+    # What `enqueue.lua` keeps is when all that was taken so far will have been paid for.
     owed_ms = [max(0.0, float(at) - now_ms) if at is not None else 0.0 for at in paid_at]
     share = limit / len(owed_ms)
     left = sum(share * max(0.0, 1 - owed / MINUTE_MS) for owed in owed_ms)

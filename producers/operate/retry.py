@@ -35,6 +35,7 @@ def retry_job(operations: Operations, job_id: str) -> Steps[str]:
         )
     if error is not None and f'"code":"{FailureCode.CRASHED}"'.encode() in error:
         raise BadSetting(f"job_id = {job_id!r}: is a dead letter; requeue it: headrace dead requeue {job_id}")
+    # Without its task, which has ended and can't be completed twice, and without a delay that has passed.
     job = WireJob.from_wire(spec or b"").model_copy(
         update={"celery": None, "delay_s": 0.0, "idempotency_key": f"retry:{job_id}"}
     )

@@ -47,6 +47,7 @@ def broker(redis_url: str, namespace: str) -> Broker | None:
             return Broker(";".join(urls), tls_options, options)
         case Kind.SERVER if address.path:
             path = quote(address.path)
+            # kombu takes the whole path for the socket's, so the database has to be an option.
             return Broker(f"redis+socket://{login}{path}?virtual_host={database}", None, options)
         case Kind.SERVER:
             place = _at(*address.hosts[0])

@@ -42,6 +42,7 @@ def accept_delivery(
         parse,
         *(part for field in fields.items() for part in field),
         entry=entry_id,
+        # From the ids alone: an entry that is relayed twice makes one delivery.
         id=delivery_id(job_id, entry_id),
         endpoint=endpoint_id(tenant, url),
         retention_ms=round(retention_s * 1000),

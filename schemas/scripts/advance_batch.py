@@ -44,6 +44,7 @@ def advance_batch(
     """
 
     def parse(reply: list[Any]) -> bool | None:
+        # "lost" comes before anything is written, so the caller may forget what it wanted to record.
         return None if text(reply[0]) == "lost" else bool(reply[1])
 
     part = part or BatchPart()

@@ -129,6 +129,7 @@ def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
         resync=int(request.resync),
         company=int(request.company),
         context=request.context_tokens,
+        # None for batch: nothing is less urgent, so nothing would give way to it.
         interactive_room=request.room_tokens.get(JobClass.INTERACTIVE, 0),
         standard_room=request.room_tokens.get(JobClass.STANDARD, 0),
         fingerprint=request.fingerprint,

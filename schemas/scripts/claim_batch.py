@@ -13,6 +13,7 @@ def claim_batch(keys: BatchKeys, holder: str, lease_s: float) -> Call[tuple[str,
     def parse(reply: bytes | str | None) -> tuple[str, str] | None:
         if not reply:
             return None
+        # No tenant's name has a colon.
         tenant, _, batch_id = text(reply).partition(":")
         return tenant, batch_id
 

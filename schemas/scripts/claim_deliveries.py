@@ -77,6 +77,7 @@ def claim_deliveries(
     return script("claim_deliveries").call(
         tag.base,
         parse,
+        # One list holds both; `pair_count` says where the first ends.
         *by_both,
         *by_origin,
         limit=limit,

@@ -11,6 +11,8 @@ def finish(tag: Tag, segment: Segment, end: End, output: Output) -> Call[Advance
 
     A second call is answered `ALREADY` and changes nothing.
     """
+    # One script, because a reader that sees the end must find the result, and an end without its outbox entry
+    # would lose the webhook.
     return script("finish").call(
         tag.base,
         parse_answer,

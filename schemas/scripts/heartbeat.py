@@ -47,6 +47,7 @@ def _parse(reply: list[Any]) -> HeartbeatReply:
 def forget_worker(redis: Redis, tag: Tag, worker_id: str) -> None:
     """Remove a worker that is shutting down from the list."""
     with broker_errors():
+        # No script, as nothing depends on all of it: what a kill leaves is forgotten after its silence.
         pipe = redis.pipeline(transaction=False)
         pipe.zrem(tag.workers, worker_id)
         for job_class in JobClass:

@@ -28,6 +28,7 @@ def settle_delivery(
         fence=due.fence,
         state=state.value,
         delay_ms=round(delay_s * 1000),
+        # The script adds `at_ms`, by Redis's clock.
         attempt=attempt.model_dump_json(exclude={"at_ms"}, exclude_none=True),
         gone=int(state is DeliveryState.DISABLED),
         retention_ms=round(retention_s * 1000),

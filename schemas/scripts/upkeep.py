@@ -70,6 +70,7 @@ def upkeep(
     """
 
     def parse(reply: list[Any]) -> UpkeepReply:
+        # In the order of the fields of `UpkeepCounts`, which is that of the script's reply.
         *counts, ended = reply
         return UpkeepReply(UpkeepCounts(*map(int, counts)), read_ended(ended))
 

@@ -124,6 +124,8 @@ class CommonSettings(BaseSettings):
         max_queued_bytes: maximum size of the queued jobs per lane.
     """
 
+    # extra: the file serves all processes, each with settings of its own; typos are found by `names`.
+    # hide_input_in_errors: the input may be a URL with a password.
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True
     )

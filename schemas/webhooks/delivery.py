@@ -128,6 +128,7 @@ def origin_id(url: str) -> str:
     """The id of an origin, that is scheme, host and port, whose attempts in flight count together."""
     scheme, _, rest = url.partition("://")
     host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].lower()
+    # A default port is the same place, written out or not.
     return _digest(f"{scheme}://{host.removesuffix(':443' if scheme == 'https' else ':80')}")
 
 
@@ -136,6 +137,7 @@ def endpoint_id(tenant: str, url: str) -> str:
 
     It begins with the URL's origin, which the scripts read from it.
     """
+    # The query often differs by job, or holds a token; neither makes it another receiver.
     place = url.partition("?")[0].partition("#")[0]
     return f"{origin_id(url)}.{_digest(f'{tenant} {place}')}"
 

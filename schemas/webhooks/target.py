@@ -46,6 +46,7 @@ class Target:
             raise Refused("the URL can't be read") from None
         if parts.scheme not in _PORT_OF:
             raise Refused("the URL is not an https URL")
+        # It would go into logs and lists with the URL; a secret belongs in `secret`, which signs.
         if "@" in parts.netloc:
             raise Refused("the URL has a user or password")
         if ":" not in host and not (NAME.fullmatch(host) and len(host) < 254):
@@ -61,7 +62,7 @@ class Target:
 
 
 def check_url(url: str) -> None:
-    """Refuse a URL that nothing can be sent to, whatever an operator allows.
+    """Refuse a URL that nothing can be sent to, regardless of what an operator allows.
 
     Raises:
         Refused: the message says why.

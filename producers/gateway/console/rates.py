@@ -20,7 +20,7 @@ KEPT_S = 300.0
 """How far back the plots go."""
 
 UNSEEN_S = 10.0
-"""A job that is seen for the first time so long after its first token wasn't looked at before."""
+"""A job first seen this many seconds after its first token was there before, but not looked at."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ def check_origin(request: Request) -> None:
         Refusal: 403.
     """
     host = request.headers.get("host", "")
+    # Browsers send it, and no page can change it. A program that sends neither header is driven by no page.
     site = request.headers.get("sec-fetch-site", "same-origin")
     origin = request.headers.get("origin")
     if site not in {"same-origin", "none"} or (origin is not None and _place(origin) != host):

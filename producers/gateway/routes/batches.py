@@ -72,6 +72,7 @@ async def create_batch(request: Request, caller: Caller) -> dict[str, Any]:
         asked.input_file_id,
         asked.completion_window,
         metadata=asked.metadata,
+        # As the key is now: it may be revoked before the lines run, which ends nothing that it began.
         models=None if caller.models is None else tuple(sorted(caller.models)),
         output_kept_s=expiry.seconds if expiry else None,
         webhook=webhook,

@@ -26,6 +26,7 @@ async def create_file(request: Request, caller: Caller) -> dict[str, Any]:
     files = gateway.files
     written = await files.write(caller.tenant, form.pieces(), most_bytes=gateway.settings.max_file_bytes)
     try:
+        # Only now, because fields of the form may come after the file.
         purpose = _purpose(form.fields)
         kept_s = _kept_s(form.fields)
         file = await files.keep(written, form.filename or "", purpose, kept_s)

@@ -48,6 +48,7 @@ class ResponseStream:
         self._tokens = chunk.offset
         self._text.append(chunk.text)
         if chunk.text or chunk.logprobs:
+            # A chunk without tokens is the text that was held back until the end: 4 + T above.
             number = _BEFORE_TOKENS + chunk.offset + (0 if chunk.token_ids else 1)
             told = _told(chunk.logprobs or ())
             events.append(self._of_text(number, "delta", delta=chunk.text, logprobs=told))
@@ -71,6 +72,7 @@ class ResponseStream:
         """The event that ends a response without an answer; OpenAI has none for a cancelled one."""
         response = self._response.failed(error, "".join(self._text))
         kind = "response.incomplete" if isinstance(error, JobCancelled) else "response.failed"
+        # 8 + T, the last number of every response, whatever was sent before.
         return [_event(_BEFORE_TOKENS + self._tokens + 5, kind, response=response)]
 
     def interrupted(self, error: HeadraceError) -> list[dict[str, Any]]:

@@ -92,6 +92,8 @@ class Address:
         try:
             return cls._read(rest, match[1] == "rediss", match[2], bool(match[3]))
         except ValueError:
+            # Most likely an unescaped password, which any of these cut short; the error must not quote its
+            # rest.
             if any(end in login for end in "/?#"):
                 raise ValueError(ESCAPES) from None
             raise
@@ -121,6 +123,7 @@ class Address:
         service = _service(names) if kind is Kind.SENTINEL else ""
         if len(names) > 1 or not all(name.isdecimal() for name in names):
             raise ValueError("the database must be a number")
+        # The option `db` comes before the path, as in redis-py.
         database = options.setdefault("db", int(names[0]) if names else 0)
         if kind is Kind.CLUSTER and (database or any(map(int, names))):
             raise ValueError("a Cluster has no databases")
