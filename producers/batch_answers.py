@@ -102,7 +102,10 @@ class AnswerFile:
             with whole.open("rb") as answers, part.open("wb") as left:
                 left.writelines(text for text in answers if text.strip() and self._answer(text)[1] is None)
                 os.fchmod(left.fileno(), whole.stat().st_mode & 0o7777)
-            # A rename: after a crash there is the old file or the new one, and never half of either.
+                left.flush()
+                os.fsync(left.fileno())
+            # A rename, of what is on disk: after a crash there is the old file or the new one, never half of
+            # either.
             part.replace(whole)
         finally:
             with suppress(FileNotFoundError):

@@ -53,6 +53,7 @@ class BatchRunner:
 
     async def _take(self) -> None:
         while len(self._works) < MOST_BATCHES:
+            # New for each try, so that nothing of an earlier one, even of this process, is taken for its own.
             holder = secrets.token_hex(8)
             call = claim_batch(keys_of(self._client._operations), holder, self._settings.batch_lease_s)
             try:
@@ -74,8 +75,11 @@ class BatchRunner:
             self._log.info("%s is run by another process now", batch_id)
         except HeadraceError as error:
             self._log.warning("%s can't continue now and will be tried again: %s", batch_id, error)
-            await asyncio.sleep(RETRY_S)
-            await self._release(work)
+            try:
+                # The lease is kept meanwhile, so that no other process meets the same trouble at once.
+                await asyncio.sleep(RETRY_S)
+            finally:
+                await self._release(work)
         except asyncio.CancelledError:
             await self._release(work)
             raise

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
+from ...schemas.errors import DeliveryNotFound
 from ...schemas.webhooks.delivery import Delivery, DeliveryState
 from ..client import Client
 from .options import AsJson, RedisUrl, refusals, show
@@ -133,9 +134,16 @@ def replay_webhooks(
         if state is not None:
             found = client.admin.deliveries(state=state, limit=10_000)
             ids = [delivery.id for delivery in found]
+        replayed = 0
         for each in ids:
-            client.admin.replay_delivery(each)
-    typer.echo(f"{len(ids)} to be sent again")
+            try:
+                client.admin.replay_delivery(each)
+            except DeliveryNotFound:
+                if delivery_id is not None:
+                    raise
+                continue  # its retention ended after it was listed; the others are still sent
+            replayed += 1
+    typer.echo(f"{replayed} to be sent again")
 
 
 def add(

@@ -121,6 +121,13 @@ def test_replay_makes_one_or_all_of_a_state_due_again(cli, deliver, redis):
     assert "no webhook delivery 'msg_none'" in cli("webhooks", "replay", "msg_none", status=3)
 
 
+def test_one_that_is_gone_meanwhile_does_not_keep_the_others_from_being_replayed(cli, deliver, redis):
+    gone, there = deliver(DeliveryState.FAILED), deliver(DeliveryState.FAILED)
+    redis.hdel(TAG.delivery(gone), "endpoint")
+    assert cli("webhooks", "replay", "--state", "failed") == "1 to be sent again\n"
+    assert [due.id for due in run(redis, claim_deliveries(TAG, 10, 60, "n")).due] == [there]
+
+
 def test_secrets_are_shown_once_and_rotate(cli, redis):
     first_id, first = cli("tenants", "secret", "add", "shop").split()
     check_secret(first)
