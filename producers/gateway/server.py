@@ -6,12 +6,13 @@ streams end with a comment, and their clients continue at another gateway.
 
 import asyncio
 import ipaddress
+import resource
 import signal
 import socket
 import ssl
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import structlog
 import uvicorn
@@ -162,6 +163,18 @@ def check_exposure(settings: GatewaySettings) -> None:
         )
 
 
+def raise_open_files() -> int:
+    """Raise the limit of open files as far as this process may; return it.
+
+    Every connection is an open file, and the usual soft limit of 1,024 would refuse the rest.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # not even this may be allowed, as in some sandboxes
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft
+
+
 def run(settings: GatewaySettings, fd: int | None = None) -> int:
     """Serve until told to stop; return the exit status.
 
@@ -190,7 +203,8 @@ def run(settings: GatewaySettings, fd: int | None = None) -> int:
         where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         if not settings.gateway_auth:
             log.warning("gateway_without_keys", reason="everybody on this machine is the tenant `default`")
-        log.info("gateway_starting", url=f"{where}/v1", redis=shown_url(settings.redis_url))
+        about = {"redis": shown_url(settings.redis_url), "open_files": raise_open_files()}
+        log.info("gateway_starting", url=f"{where}/v1", **about)
         loop_factory = server.config.get_loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner, _pages(app, runner.get_loop()):
             runner.run(server.serve(sockets=[listening]))

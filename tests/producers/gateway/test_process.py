@@ -1,11 +1,14 @@
 """`headrace gateway` as a process: what it says, where it listens, how it stops."""
 
 import json
+import resource
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import pytest
+
+from headrace.producers.gateway.server import raise_open_files
 
 from ...support.processes import Running, running
 from ...support.waiting import wait_until
@@ -64,3 +67,14 @@ def test_a_file_descriptor_that_is_no_listening_socket_is_said(cli, fd):
 def test_a_port_that_is_taken_is_said(cli, shared_gateway):
     said = cli("gateway", "--no-auth", "--port", str(shared_gateway.port), status=2)
     assert "setting gateway_port: can't listen on 127.0.0.1:" in said
+
+
+def test_it_may_open_as_many_files_as_the_system_lets_it():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
+    try:
+        assert raise_open_files() == hard
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
