@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -13,6 +14,7 @@ from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async
 from .completed import Completed
 from .hub import Hub
 from .mailbox import client_closed
+from .news import News
 from .operate.models import ModelInfo, read_models
 from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
@@ -45,7 +47,7 @@ class _AsyncClientLink:
         match request:
             case Listen(mailbox, seconds):
                 mailbox.join(self._hub)
-                return await _within(mailbox.news, seconds)
+                return await mailbox.news.wait(seconds)
             case Pause(seconds):
                 return await asyncio.sleep(seconds)
         async with self._slots:
@@ -141,15 +143,19 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         self, jobs: "Iterable[AsyncJobHandle]", timeout_s: float | None = None
     ) -> "AsyncIterator[AsyncJobHandle]":
         """See `Client.as_completed`; read it with `async for`."""
-        return self._completed(Completed(self._operations, jobs, timeout_s, asyncio.Event()))
+        news = News()
+        return self._completed(Completed(self._operations, jobs, timeout_s, news), news)
 
-    async def _completed(self, completed: "Completed[AsyncJobHandle]") -> "AsyncIterator[AsyncJobHandle]":
+    async def _completed(
+        self, completed: "Completed[AsyncJobHandle]", news: News
+    ) -> "AsyncIterator[AsyncJobHandle]":
         try:
             while jobs := await self._run(completed.next()):
                 for job in jobs:
                     yield job
         finally:
             completed.leave()
+            news.close()
 
     async def models(self) -> list[ModelInfo]:
         """See `Client.models`."""
@@ -194,24 +200,23 @@ class AsyncJobHandle(Handle[AsyncClient]):
     def stream(self, from_offset: int = 0, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
         """See `JobHandle.stream`; read it with `async for`."""
         operations = self._client._operations
-        return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, asyncio.Event()))
+        return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, News()))
 
     async def _chunks(self, reader: StreamReader) -> AsyncIterator[Chunk]:
-        try:
-            while (chunks := await self._client._run(reader.read())) is not None:
+        async with aclosing(_lists(self._client, reader)) as lists:
+            async for chunks in lists:
                 for chunk in chunks:
                     yield chunk
-        finally:
-            reader.mailbox.leave()
 
     async def result(self, timeout_s: float | None = None) -> JobResult:
         """See `JobHandle.result`."""
-        operations = self._client._operations
-        mailbox = result_mailbox(operations, self.id, asyncio.Event())
+        operations, news = self._client._operations, News()
+        mailbox = result_mailbox(operations, self.id, news)
         try:
             return await self._client._run(read_result(operations, self.id, mailbox, timeout_s))
         finally:
             mailbox.leave()
+            news.close()
 
     async def status(self) -> JobStatus:
         """See `JobHandle.status`."""
@@ -227,9 +232,17 @@ class AsyncJobHandle(Handle[AsyncClient]):
         return await self._client._run(self._client._operations.cancel(self.id))
 
 
-async def _within(event: asyncio.Event, seconds: float) -> bool:
+def ready_chunks(job: AsyncJobHandle) -> AsyncGenerator[list[Chunk]]:
+    """The job's stream, with all chunks at once that are there already; see `AsyncJobHandle.stream`."""
+    client = job._client
+    return _lists(client, stream_reader(client._operations, job.id, 0, None, News()))
+
+
+async def _lists(client: AsyncClient, reader: StreamReader) -> AsyncGenerator[list[Chunk]]:
     try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
+        while (chunks := await client._run(reader.read())) is not None:
+            if chunks:
+                yield chunks
+    finally:
+        reader.mailbox.leave()
+        reader.mailbox.news.close()

@@ -7,6 +7,7 @@ mailboxes stale, so that everything published meanwhile is read from the log.
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -43,6 +44,7 @@ class Hub:
         self._outgoing: asyncio.Queue[tuple[str | bytes, ...]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._heard_at = 0.0
 
     def join(self, mailbox: Mailbox[Any]) -> None:
         """Fill `mailbox` from now on, and mark it stale as soon as nothing can be missed any more."""
@@ -91,9 +93,11 @@ class Hub:
             self._outgoing = asyncio.Queue()
             if self._board:
                 self._outgoing.put_nowait(("SUBSCRIBE", *self._board.channels))
+            self._heard_at = time.monotonic()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(connection))
                 tasks.create_task(self._read(connection, backoff))
+                tasks.create_task(self._watch())
         finally:
             self._board.lost()
             with suppress(RedisError, OSError):
@@ -112,12 +116,19 @@ class Hub:
 
     async def _read(self, connection: AbstractConnection, backoff: Backoff) -> None:
         while True:
-            # A timeout of redis-py's own would return None, not raise. Disconnecting is left to `_serve`,
-            # which waits for its end: TLS takes a round trip for it.
-            async with asyncio.timeout(DEAD_S):
-                reply = await connection.read_response(disconnect_on_error=False)
+            # Disconnecting is left to `_serve`, which waits for its end: TLS takes a round trip for it.
+            reply = await connection.read_response(disconnect_on_error=False)
+            self._heard_at = time.monotonic()
             backoff.reset()
             self._board.route(reply)
+
+    async def _watch(self) -> None:
+        # One timer for the connection: one for each message would cost as much as all else that is done here.
+        left_s = DEAD_S
+        while left_s > 0:
+            await asyncio.sleep(left_s)
+            left_s = self._heard_at + DEAD_S - time.monotonic()
+        raise TimeoutError(f"Redis: silent for {DEAD_S:g} s")
 
 
 class ThreadedHub:

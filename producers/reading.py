@@ -19,10 +19,22 @@ from ..schemas.errors import (
     JobExpired,
     JobFailed,
     JobNotFound,
+    RecordDamaged,
     ResultTimeout,
     StreamReset,
 )
-from ..schemas.events import Chunk, End, Event, JobError, JobResult, JobState, Record, intact, parse_event
+from ..schemas.events import (
+    DAMAGE,
+    Chunk,
+    End,
+    Event,
+    JobError,
+    JobResult,
+    JobState,
+    Record,
+    intact,
+    parse_event,
+)
 from ..schemas.keys import Tag
 from .mailbox import Listening, Mailbox, S, Signal
 from .operations import Operations
@@ -99,14 +111,15 @@ class Cursor:
     def take_all(self, payloads: Iterable[bytes]) -> tuple[list[Chunk], Gap | StreamReset | None]:
         """Take new chunks from log entries or messages, up to the first that can't be taken, and say why."""
         chunks: list[Chunk] = []
-        for payload in payloads:
-            try:
-                with intact(self.job_id):
-                    chunk = self.take(parse_event(payload))
-            except (Gap, StreamReset) as obstacle:
-                return chunks, obstacle
-            if chunk is not None:
-                chunks.append(chunk)
+        try:
+            for payload in payloads:
+                chunk = self.take(parse_event(payload))
+                if chunk is not None:
+                    chunks.append(chunk)
+        except (Gap, StreamReset) as obstacle:
+            return chunks, obstacle
+        except DAMAGE as error:  # as `intact` does, without what that costs for each message
+            raise RecordDamaged(self.job_id) from error
         return chunks, None
 
     def _check_follows(self, start: int) -> None:

@@ -17,13 +17,13 @@ from ...schemas.errors import HeadraceError, InvalidJob
 from ...schemas.events import Chunk, JobResult
 from ...schemas.job import Job
 from ...schemas.keys import tag_of
-from ..async_client import AsyncJobHandle
+from ..async_client import AsyncJobHandle, ready_chunks
 from .aliases import HEADER, route
 from .auth import Access
 from .errors import Refusal
 from .jobs import enqueue_all, usual_class
 from .limits import note_limits
-from .sse import STOPPED, Events, EventStream, StreamPlace, event
+from .sse import STOPPED, Events, EventStream, StreamPlace, event, json_event, together
 from .state import Gateway
 from .waiting import ClientGone, while_connected
 
@@ -31,6 +31,9 @@ DONE = event("[DONE]")
 
 USUAL_MAX_TOKENS = 4096
 """Used for a model whose context isn't known."""
+
+Placed = tuple[StreamPlace, list[dict[str, Any]]]
+"""Objects of a stream, the last of which has this place."""
 
 CUT = STOPPED + event(
     json.dumps(Refusal(503, "The gateway is stopping; send the request again.", code="gateway_stopping").body)
@@ -185,26 +188,27 @@ class _ChoiceReader:
     shape: ChoiceEvents
     at: StreamPlace = field(default_factory=lambda: StreamPlace(0))
 
-    async def read(self) -> AsyncGenerator[tuple[StreamPlace, list[dict[str, Any]]]]:
+    async def read(self) -> AsyncGenerator[list[Placed]]:
+        """The events that are ready together, again and again."""
         begun = False
         try:
-            async with aclosing(self.job.stream()) as chunks:  # type: ignore[type-var]
-                async for chunk in chunks:
-                    if not begun:
-                        begun = True
-                        yield StreamPlace(0), self.shape.start()
-                    self.at = StreamPlace(chunk.offset) if chunk.token_ids else self._next()
-                    yield self.at, self.shape.chunk(chunk)
+            async with aclosing(ready_chunks(self.job)) as ready:
+                async for chunks in ready:
+                    placed = [] if begun else [(StreamPlace(0), self.shape.start())]
+                    begun = True
+                    yield placed + [self._placed(chunk) for chunk in chunks]
             result = await self.job.result()
         except HeadraceError as error:
             if not begun:
                 raise
-            yield self._next(), self.shape.failed(error)
+            yield [(self._next(), self.shape.failed(error))]
             return
-        if not begun:
-            yield StreamPlace(0), self.shape.start()
-        for last in self.shape.end(result):
-            yield self._next(), [last]
+        first = [] if begun else [(StreamPlace(0), self.shape.start())]
+        yield first + [(self._next(), [last]) for last in self.shape.end(result)]
+
+    def _placed(self, chunk: Chunk) -> Placed:
+        self.at = StreamPlace(chunk.offset) if chunk.token_ids else self._next()
+        return self.at, self.shape.chunk(chunk)
 
     def _next(self) -> StreamPlace:
         self.at = StreamPlace(self.at.tokens, self.at.tail + 1)
@@ -229,12 +233,17 @@ async def answer_events(
         last: what comes after the last event.
     """
     for job, shape in zip(jobs, shapes, strict=True):
-        async with aclosing(_ChoiceReader(job, shape).read()) as places:
-            async for place, objects in places:
-                if after is not None and place <= after:
-                    continue
-                for left, each in enumerate(objects, 1 - len(objects)):
-                    yield _encoded(each, place if left == 0 and len(jobs) == 1 else None, named=named)
+        async with aclosing(_ChoiceReader(job, shape).read()) as lists:
+            async for placed in lists:
+                ready: list[bytes] = []
+                for place, objects in placed:
+                    if after is not None and place <= after:
+                        continue
+                    for left, each in enumerate(objects, 1 - len(objects)):
+                        event_id = place if left == 0 and len(jobs) == 1 else None
+                        ready.append(_encoded(each, event_id, named=named))
+                for data in together(ready):
+                    yield data
     if last:
         yield last
 
@@ -252,5 +261,4 @@ def late_failure(
 
 
 def _encoded(each: dict[str, Any], place: StreamPlace | None, *, named: bool) -> bytes:
-    data = json.dumps(each, ensure_ascii=False, separators=(",", ":"))
-    return event(data, event_id=place, name=each["type"] if named else None)
+    return json_event(each, event_id=place, name=each["type"] if named else None)

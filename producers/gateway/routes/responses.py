@@ -4,7 +4,6 @@ The events of a stream are numbered by the token log, so a stream that broke goe
 `GET …?stream=true&starting_after=N`, or with the `Last-Event-ID` that browsers send.
 """
 
-import json
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ....schemas.errors import HeadraceError, JobNotFound
+from ...async_client import ready_chunks
 from ...openai.responses.items import page_of_items
 from ...openai.responses.request import ResponseRequest, previous_response_id, response_request
 from ...openai.responses.stream import ResponseStream
@@ -21,7 +21,7 @@ from ..auth import Caller
 from ..bodies import body_of, read_json
 from ..errors import not_found
 from ..generation import Generation, begin
-from ..sse import Events, EventStream, StreamPlace, event
+from ..sse import Events, EventStream, StreamPlace, json_event, together
 from ..state import Gateway
 from ..stored import UNANSWERED, Kept, earlier_items, find
 from ..waiting import ClientGone
@@ -143,9 +143,9 @@ async def _events(kept: Kept, after: int, store: bool) -> Events:
     for data in _written(stream.start(), after):
         yield data
     try:
-        async with aclosing(job.stream()) as chunks:  # type: ignore[type-var]
-            async for chunk in chunks:
-                for data in _written(stream.chunk(chunk), after):
+        async with aclosing(ready_chunks(job)) as ready:
+            async for chunks in ready:
+                for data in _written([each for chunk in chunks for each in stream.chunk(chunk)], after):
                     yield data
         ending = stream.end(await job.result())
     except UNANSWERED as error:
@@ -161,12 +161,10 @@ async def _events(kept: Kept, after: int, store: bool) -> Events:
 
 
 def _written(events: list[dict[str, Any]], after: int) -> list[bytes]:
-    return [
-        event(
-            json.dumps(each, ensure_ascii=False, separators=(",", ":")),
-            event_id=each["sequence_number"],
-            name=each["type"],
-        )
-        for each in events
-        if each["sequence_number"] > after
-    ]
+    return together(
+        [
+            json_event(each, event_id=each["sequence_number"], name=each["type"])
+            for each in events
+            if each["sequence_number"] > after
+        ]
+    )

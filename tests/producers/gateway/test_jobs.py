@@ -81,3 +81,13 @@ def test_a_job_that_never_was_is_not_found(http):
     for path in ("", "/stream"):
         for job_id in ("x", "01m8p7qx153vm4pmnvcn7hrmvg.0.demo", "01m8p7qx153vm4pmnvcn7hrmvg.0.none"):
             assert error_of(http.get(f"/v1/jobs/{job_id}{path}"), 404)["code"] == "not_found"
+
+
+def test_events_that_are_ready_together_come_in_one_write(http, slow_steps, jobs):
+    with slow_steps():  # each token is published by itself
+        job = jobs.enqueue(**ASKED)
+        log = list(job.stream())
+    with http.stream("GET", f"/v1/jobs/{job.id}/stream") as response:
+        writes = list(response.iter_raw())  # at least one for each chunk of the response's transfer coding
+    assert b"".join(writes).count(b"event: chunk") == len(log) > 4
+    assert len(writes) < 4
