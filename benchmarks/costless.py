@@ -4,11 +4,17 @@
 
 Everything else in the engine process is the real one: link, flushes, text, metrics. It imports no other
 benchmark, so that it runs with any checkout of headrace that PYTHONPATH names.
+
+If COSTLESS_PACE names a file, that says how many requests get their next token in one step, and how many
+seconds a step takes: "250 0.125" is what eight workers of 250 do who take turns, "0 0.02" a pause.
 """
 
+import os
 import sys
+import time
 from collections.abc import Iterable
-from itertools import cycle
+from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 from headrace import engine
@@ -33,6 +39,8 @@ class CostlessEngine:
     def __init__(self, config: EngineConfig) -> None:
         self._slots = config.max_batch_size
         self._left: dict[str, int] = {}
+        self._pace = Path(os.environ["COSTLESS_PACE"]) if "COSTLESS_PACE" in os.environ else None
+        self._stepped_at = 0.0
         self._text = cycle([token_id] for token_id in TEXT)
 
     def submit(self, request: Request) -> None:
@@ -46,6 +54,8 @@ class CostlessEngine:
         return bool(self._left)
 
     def step(self) -> list[Progress]:
+        if self._pace is not None:
+            return self._paced(self._pace)
         token_ids = next(self._text)
         progress = [Progress(request_id, token_ids, []) for request_id in self._left]
         for item in progress:
@@ -53,6 +63,21 @@ class CostlessEngine:
             if not self._left[item.id]:
                 item.finish_reason = FinishReason.LENGTH
                 del self._left[item.id]
+        return progress
+
+    def _paced(self, pace: Path) -> list[Progress]:
+        """The next token of the next requests in turn; each has TEXT from its beginning."""
+        many, seconds = pace.read_text().split()
+        time.sleep(max(0.0, self._stepped_at + float(seconds) - time.monotonic()))
+        self._stepped_at = time.monotonic()
+        progress = []
+        for request_id in list(islice(self._left, int(many))):
+            left = self._left.pop(request_id) - 1
+            progress.append(Progress(request_id, [TEXT[left % len(TEXT)]], []))
+            if left:
+                self._left[request_id] = left  # now it is the last in turn
+            else:
+                progress[-1].finish_reason = FinishReason.LENGTH
         return progress
 
     def end_also_at(self, token_ids: Iterable[int]) -> None:

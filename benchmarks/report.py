@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .gateway.table import gateway_table
 from .machine import RESULTS
 from .tables import (
     about_machine,
@@ -96,6 +97,16 @@ CEILING = """\
 
 The engine is a stub that takes no time; Redis, the host, the engine process and its streamed jobs are real.
 If another version of headrace is named, its engine process took turns with the current one.
+"""
+
+GATEWAY = """\
+## Streams through a gateway
+
+One gateway process, with as many chats streaming at once; the worker's engine takes no time, Redis and all
+else is real, and all of it shares the machine. A program checks every token of every stream. A raw reader,
+which is redis-py noting when each message comes, gets the same chunks: how much later a client has one is
+what the gateway adds, and its CPU time is the least that a chunk can take. Idle are streams whose jobs have
+no token yet. If another version of headrace is named, its gateway took turns with the current one.
 """
 
 QUEUE = """\
@@ -192,6 +203,15 @@ def ceiling_part(facts: dict) -> str:
     return f"{about}\n\n{ceiling_table(facts)}\n"
 
 
+def gateway_part(facts: dict) -> str:
+    options = facts["options"]
+    about = (
+        f"{options['tokens_per_s']:,.0f} tokens/s in all; whole answers of {options['max_tokens']} tokens to "
+        f"{options['clients']} clients; {about_machine(facts['machine'])}; rounds: {facts['rounds']}."
+    )
+    return f"{about}\n\n{gateway_table(facts)}\n"
+
+
 def queue_part(facts: dict) -> str:
     return _model_part(facts, "One request at a time", facts["rounds"], queue_table)
 
@@ -248,6 +268,7 @@ PARTS: dict[str, Callable[[dict], str]] = {
     "pacing": pacing_part,
     "service": service_part,
     "ceiling": ceiling_part,
+    "gateway": gateway_part,
     "queue": queue_part,
     "scripts": scripts_part,
     "webhooks": webhooks_part,
@@ -266,6 +287,7 @@ def render(results: Path) -> str:
         "pacing": PACING,
         "service": SERVICE,
         "ceiling": CEILING,
+        "gateway": GATEWAY,
         "queue": QUEUE,
         "scripts": SCRIPTS,
         "webhooks": WEBHOOKS,

@@ -127,7 +127,7 @@ def engine_table(facts: dict) -> str:
             [
                 f"{NAMES[name]} {facts['versions'][name].get(_package(facts, name), '')}".strip(),
                 number(own.get("tokens_per_s")),
-                _times(ours.get("tokens_per_s"), own.get("tokens_per_s")) if name != "headrace" else "",
+                times(ours.get("tokens_per_s"), own.get("tokens_per_s")) if name != "headrace" else "",
                 number(own.get("first_token_ms")),
                 number(own.get("token_ms")),
                 number(own.get("prefill_per_s")),
@@ -172,7 +172,7 @@ def _package(facts: dict, name: str) -> str:
     return next(iter(facts["versions"][name]), "") if name != "headrace" else ""
 
 
-def _times(ours: float | None, theirs: float | None) -> str:
+def times(ours: float | None, theirs: float | None) -> str:
     return "–" if not ours or not theirs else f"{ours / theirs:.2f} times"
 
 

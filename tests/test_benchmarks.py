@@ -113,6 +113,31 @@ def test_what_an_engine_process_can_publish_is_measured_and_compared_with_anothe
 
 
 @pytest.mark.slow
+def test_two_thousand_streams_through_one_gateway_are_whole_and_cost_little(tmp_path):
+    sizes = ("--streams", 2000, "--seconds", 4, "--tokens-per-s", 1000)
+    done = run("gateway", *sizes, "--json", tmp_path, PEERS_DIR=str(tmp_path))
+    (file,) = tmp_path.glob("*-gateway.json")
+    facts = json.loads(file.read_text())
+    ((measured,),) = (by_name["headrace"] for by_name in facts["streams"].values())
+    assert measured["tokens"] >= 2 * 2000, "each was compared with what the engine made"
+    assert 0 < measured["idle_bytes"] <= 60_000
+    assert measured["answers_per_s"] > 0
+    assert facts["vllm"] == {"lost": "not installed: make peers"}
+    assert "| headrace, 2,000 streams |" in done.stdout
+    assert done.stdout.strip() in page_of(tmp_path)
+
+
+def test_a_benchmark_that_needs_more_open_files_than_it_may_have_says_so():
+    few = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300)); {GATEWAY}"
+    done = subprocess.run([sys.executable, "-c", few], cwd=ROOT, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 1
+    assert "4,500 files must be open at once, and the hard limit is 300" in done.stderr
+
+
+GATEWAY = "from benchmarks.gateway.processes import raise_open_files; raise_open_files(4500)"
+
+
+@pytest.mark.slow
 def test_streams_are_measured_beside_long_prompts_without_and_with_an_objective(tmp_path):
     done = run(
         "pacing",
