@@ -166,13 +166,18 @@ class Timings(_Published):
 
 
 class Output(_Published):
-    """The result as the worker writes it, without what the job's record already holds."""
+    """The result as the worker writes it, without what the job's record already holds.
+
+    Attributes:
+        token_strs: the names of `token_ids` in the vocabulary, if a job of the tokenizer asked for them.
+    """
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReasonName
     logprobs: tuple[TokenLogprob, ...] | None = None
     usage: Usage = Usage()
+    token_strs: tuple[str, ...] | None = None
 
 
 class JobResult(Output):

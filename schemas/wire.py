@@ -1,13 +1,31 @@
 """A job as it travels through Redis: what was asked for, and what headrace itself adds."""
 
 import json
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .celery_task import read_headers
 from .errors import InvalidJob
 from .job import SCHEMA_VERSION, Job, WebhookEvent, invalid
+
+
+class TokenizerTask(BaseModel):
+    """What a job wants of the model's tokenizer, instead of an answer of the model.
+
+    Attributes:
+        kind: `tokenize`: the prompt's token ids. `detokenize`: the text of `prompt_token_ids`.
+        add_special_tokens: add those that the tokenizer itself adds; None: to a prompt, and not to messages.
+        add_generation_prompt: end messages with the beginning of the assistant's next turn.
+        token_strs: give each token's name in the vocabulary, too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["tokenize", "detokenize"]
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    token_strs: bool = False
 
 
 class WireJob(Job):
@@ -17,10 +35,13 @@ class WireJob(Job):
         v: the schema version that a reader must know to understand the job.
         celery: completes a Celery task when the job has ended: the task's message without its arguments, as
             JSON, signed (see `task_part`). The task `headrace.generate` writes it.
+        tokenizer: the job is done when its prompt has been read: nothing is generated. The gateway writes it.
+            A worker that doesn't know it refuses the job by this name.
     """
 
     v: Annotated[int, Field(ge=1, lt=2**31)] = SCHEMA_VERSION
     celery: str | None = None
+    tokenizer: TokenizerTask | None = None
 
     @field_validator("celery")
     @classmethod

@@ -25,6 +25,7 @@ from headrace.producers.openai.chat import FIELDS as CHAT
 from headrace.producers.openai.completions import FIELDS as COMPLETIONS
 from headrace.producers.openai.fields import Fields
 from headrace.producers.openai.responses.request import FIELDS as RESPONSES
+from headrace.producers.openai.tokens import DETOKENIZE, TOKENIZE
 from headrace.schemas import errors
 from headrace.schemas.events import FailureCode
 from headrace.schemas.settings.celery import CelerySettings
@@ -42,6 +43,8 @@ ENDPOINTS = {
     "/v1/completions": COMPLETIONS,
     "/v1/responses": RESPONSES,
     "/v1/messages": MESSAGES,
+    "/tokenize": TOKENIZE,
+    "/detokenize": DETOKENIZE,
 }
 
 STATUSES = {

@@ -20,7 +20,19 @@ from .console.sources import dashboard_of
 from .errors import Refusal, answer
 from .guard import Guard
 from .metrics import GatewayMetrics
-from .routes import batches, chat, completions, console, files, health, jobs, messages, models, responses
+from .routes import (
+    batches,
+    chat,
+    completions,
+    console,
+    files,
+    health,
+    jobs,
+    messages,
+    models,
+    responses,
+    tokens,
+)
 from .state import Gateway
 
 ROUTERS = (
@@ -31,6 +43,7 @@ ROUTERS = (
     completions.router,
     responses.router,
     messages.router,
+    tokens.router,
     files.router,
     batches.router,
     console.router,

@@ -75,6 +75,21 @@ class Replay:
 
 
 @dataclass(slots=True)
+class Told:
+    """What the tokenizer says to a job that asks nothing else.
+
+    Attributes:
+        text: the text of its token ids.
+        token_ids: the token ids of its prompt.
+        token_strs: their names in the vocabulary; None if it doesn't ask for them.
+    """
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    token_strs: list[str] | None = None
+
+
+@dataclass(slots=True)
 class Prepared:
     """A job that has been read.
 
@@ -87,6 +102,7 @@ class Prepared:
         prompt_ids: the prompt.
         notice: the notice for the host.
         replay: what an earlier worker generated.
+        told: the answer, if nothing is to be generated.
     """
 
     error: JobError | None = None
@@ -98,6 +114,7 @@ class Prepared:
     prompt_ids: list[int] = field(default_factory=list)
     notice: JobStarted | None = None
     replay: Replay = field(default_factory=Replay)
+    told: Told | None = None
 
     def to_wire(self) -> bytes:
         """For the engine process: lines of JSON and, behind them, the prompt's token ids."""
@@ -112,6 +129,7 @@ class Prepared:
             "prompt_field": self.prompt_field,
             "notice": self.notice and asdict(self.notice),
             "replay": asdict(replace(self.replay, logprobs=[])) | {"position": self.replay.position},
+            "told": self.told and asdict(self.told),
             "pieces": len(pieces),
         }
         lines = [json.dumps(part).encode() + b"\n" for part in (body, *pieces)]
@@ -128,11 +146,12 @@ class Prepared:
         if replay.position is not None:
             tokens, text, early = replay.position
             replay.position = Position(Held(*tokens), text, early)
-        error, notice = body.pop("error"), body.pop("notice")
+        error, notice, told = body.pop("error"), body.pop("notice"), body.pop("told")
         return cls(
             error=error and JobError(**error),
             notice=notice and JobStarted(**notice),
             replay=replay,
+            told=told and Told(**told),
             prompt_ids=array("i", message[at:]).tolist(),
             **body,
         )

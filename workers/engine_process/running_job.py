@@ -11,7 +11,7 @@ from ...schemas.keys import Tag
 from ...schemas.scripts import ClaimedJob, Segment
 from ...schemas.wire import WireJob
 from ..supervision.pipe import JobStarted
-from .prepared import Prepared
+from .prepared import Prepared, Told
 from .text import TextStream, TokenText
 
 
@@ -36,6 +36,7 @@ class RunningJob:
         written: tokens confirmed in the log.
         checkpointed_at: when `written` last moved, by the monotonic clock.
         broken: the worker failed over it once already.
+        told: the tokenizer's answer, if it wants no other.
     """
 
     tag: Tag
@@ -72,6 +73,7 @@ class RunningJob:
     finish_reason: FinishReasonName = "stop"
     error: JobError | None = None
     broken: bool = False
+    told: Told | None = None
 
     @classmethod
     def of_claim(cls, tag: Tag, claimed: ClaimedJob, now: float) -> "RunningJob":
@@ -137,6 +139,7 @@ class RunningJob:
         self.prompt_tokens = prepared.prompt_tokens
         self.token_ids, self.pieces = replay.token_ids, replay.pieces
         self.logprobs = replay.logprobs if job is not None and job.logprobs is not None else None
+        self.told = prepared.told
         if prepared.error is None:
             self.written = self.resumed_at = replay.logged
 
@@ -179,10 +182,12 @@ class RunningJob:
 
     def output(self) -> Output:
         """Its result."""
+        told = self.told or Told("".join(self.pieces) + self.tail, self.token_ids)
         return Output.model_validate(
             {
-                "text": "".join(self.pieces) + self.tail,
-                "token_ids": self.token_ids,
+                "text": told.text,
+                "token_ids": told.token_ids,
+                "token_strs": told.token_strs,
                 "finish_reason": self.finish_reason,
                 "logprobs": self.logprobs,
                 "usage": Usage(

@@ -317,7 +317,7 @@ class Intake:
         job = admission.job = WireJob.model_validate({**prepared.fields, "prompt": _READ})
         replay = prepared.replay
         admission.text = TextStream(self.tokenizer, job.stop, job.min_tokens, replay.position)
-        if prepared.error is None and not replay.stopped:
+        if prepared.error is None and prepared.told is None and not replay.stopped:
             admission.request = Request(
                 id=running.job_id,
                 prompt_ids=prepared.prompt_ids,

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from ....schemas.errors import InvalidJob
 from ....schemas.events import Chunk, FailureCode, JobError, parse_event
-from ....schemas.wire import WireJob
+from ....schemas.wire import TokenizerTask, WireJob
 from ..host_notices import introduction
-from ..prepared import NOT_KEPT, Asked, Prepared
+from ..prepared import NOT_KEPT, Asked, Prepared, Told
 from ..text import ChatTemplateError, Held, TextStream, Tokenizer, held_after, wrong_tool
 from .bounds import bytes_a_token
 
@@ -81,19 +81,23 @@ class Reader:
         prepared.prompt_bytes = job.prompt_bytes
         prepared.notice = introduction(asked.job_id, job, self._show)
         self._read_prompt(prepared, job, asked.context_tokens, at)
+        if job.tokenizer is not None:
+            prepared.told = self._told(job.tokenizer, prepared.prompt_ids)
+            return
         at("log")
         self._replay(prepared, job, asked)
 
     def _read_prompt(
         self, prepared: Prepared, job: WireJob, context_tokens: int, at: Callable[[str], None]
     ) -> None:
+        wanted = job.tokenizer or TokenizerTask(kind="tokenize")
         if job.prompt_token_ids is not None:
             prepared.prompt_field = "prompt_token_ids"
             prompt_ids = list(job.prompt_token_ids)
         elif job.prompt is not None:
             self._refuse_by_bytes(job.prompt, job, context_tokens)
             at("tokens")
-            prompt_ids = self._tokenizer.encode(job.prompt)
+            prompt_ids = self._tokenizer.encode(job.prompt, special=wanted.add_special_tokens is not False)
         else:
             assert job.messages is not None
             prepared.prompt_field = "messages"
@@ -101,10 +105,16 @@ class Reader:
             tools = self._tools_of(job)
             at("template")
             try:
-                text = self._tokenizer.render(messages, tools)
+                text = self._tokenizer.render(messages, tools, begun=wanted.add_generation_prompt)
                 self._refuse_by_bytes(text, job, context_tokens)
                 at("tokens")
-                prompt_ids = self._tokenizer.encode_chat(text, messages, tools)
+                prompt_ids = self._tokenizer.encode_chat(
+                    text,
+                    messages,
+                    tools,
+                    begun=wanted.add_generation_prompt,
+                    special=bool(wanted.add_special_tokens),
+                )
             except ChatTemplateError as error:
                 raise _JobRefused(FailureCode.TEMPLATE, str(error)) from None
         if not prompt_ids:
@@ -115,6 +125,17 @@ class Reader:
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
             )
         prepared.prompt_ids = prompt_ids
+
+    def _told(self, wanted: TokenizerTask, token_ids: list[int]) -> Told:
+        names = [self._tokenizer.name_of(token_id) for token_id in token_ids]
+        if wanted.kind == "tokenize":
+            strs = [name or "" for name in names] if wanted.token_strs else None
+            return Told(token_ids=token_ids, token_strs=strs)
+        if None in names:
+            unknown = token_ids[names.index(None)]
+            reason = f"prompt_token_ids: {unknown} is not in the model's vocabulary"
+            raise _JobRefused(FailureCode.INVALID, reason)
+        return Told(self._tokenizer.spelt_out(token_ids))
 
     def _tools_of(self, job: WireJob) -> list[dict[str, Any]] | None:
         """The job's tools, if any, which the template must support."""

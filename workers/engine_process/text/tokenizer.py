@@ -157,10 +157,20 @@ class Tokenizer(TokenText):
         """Whether the chat template does anything with tools."""
         return takes_tools(self._hf.chat_template)
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a prompt."""
-        ids: list[int] = self._backend.encode(text).ids
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The token ids of a prompt; `special`: with those that the tokenizer adds."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
         return ids
+
+    def name_of(self, token_id: int) -> str | None:
+        """A token's name in the vocabulary; None if it isn't there."""
+        name: str | None = self._backend.id_to_token(token_id)
+        return name
+
+    def spelt_out(self, token_ids: list[int]) -> str:
+        """The text of some tokens, special ones too."""
+        text: str = self._backend.decode(token_ids, skip_special_tokens=False)
+        return text
 
     def chat(self, messages: Messages, tools: list[dict[str, Any]] | None = None) -> list[int]:
         """The token ids of a conversation, ready for the assistant's next turn.
@@ -170,13 +180,15 @@ class Tokenizer(TokenText):
         """
         return self.encode_chat(self.render(messages, tools), messages, tools)
 
-    def render(self, messages: Messages, tools: list[dict[str, Any]] | None = None) -> str:
-        """The text of a conversation, ready for the assistant's next turn.
+    def render(
+        self, messages: Messages, tools: list[dict[str, Any]] | None = None, *, begun: bool = True
+    ) -> str:
+        """The text of a conversation; `begun`: up to the beginning of the assistant's next turn.
 
         Raises:
             ChatTemplateError: there is no template, or it failed on these messages.
         """
-        text: str = self._apply(messages, tools, tokenize=False)
+        text: str = self._apply(messages, tools, tokenize=False, add_generation_prompt=begun)
         return text
 
     def _apply(self, messages: Messages, tools: list[dict[str, Any]] | None, **options: bool) -> Any:
@@ -186,7 +198,7 @@ class Tokenizer(TokenText):
         refused: Exception | None = None
         for form in renderings(messages):
             try:
-                return self._hf.apply_chat_template(form, tools=tools, add_generation_prompt=True, **options)
+                return self._hf.apply_chat_template(form, tools=tools, **options)
             except MemoryError:
                 raise
             except Exception as error:  # templates are programs by the model's author and may raise anything
@@ -194,18 +206,32 @@ class Tokenizer(TokenText):
         raise ChatTemplateError(f"the chat template refused the messages: {refused}") from refused
 
     def encode_chat(
-        self, text: str, messages: Messages, tools: list[dict[str, Any]] | None = None
+        self,
+        text: str,
+        messages: Messages,
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        begun: bool = True,
+        special: bool = False,
     ) -> list[int]:
         """The token ids of a rendered conversation, with only those special tokens that are in it.
+
+        Args:
+            text: what `render` made of it.
+            messages: the conversation.
+            tools: its tools.
+            begun: whether the text ends with the beginning of the assistant's next turn.
+            special: also with those that the tokenizer adds to a prompt.
 
         Raises:
             ChatTemplateError: its control tokens can't be told from the template's.
         """
         if self._sanitize:
             options = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
+            options["add_generation_prompt"] = begun
             safe: list[int] = self._apply(messages, tools, **options)
             return safe
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
         return ids
 
 

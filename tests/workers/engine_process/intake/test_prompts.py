@@ -59,3 +59,21 @@ def test_log_probabilities_are_read_from_a_log_as_they_were_written(tmp_path: Pa
     log = [chunk_payload(1, "", [5], [entry]).encode()]
     (read_again,) = read(Reader(tokenizer), log, 1, logprobs=1).replay.logprobs
     assert json.loads(json.dumps(read_again)) == entry
+
+
+def test_a_job_of_the_tokenizer_is_answered_by_reading_it(tmp_path: Path):
+    reader = Reader(
+        byte_level(tmp_path, "{{ messages[0].content }}{% if add_generation_prompt %}>{% endif %}")
+    )
+
+    def told(prompt: dict[str, Any], **task: Any) -> Any:
+        prepared = Prepared.from_wire(read(reader, tokenizer=task, **prompt).to_wire())
+        return prepared.told or prepared.error.message
+
+    whole = told({"prompt": None, "messages": USER}, kind="tokenize", token_strs=True)
+    assert (len(whole.token_ids), whole.token_strs, whole.text) == (3, ["h", "i", ">"], "")
+    begun = told({"prompt": None, "messages": USER}, kind="tokenize", add_generation_prompt=False)
+    assert (begun.token_ids, begun.token_strs) == (whole.token_ids[:2], None)
+    ids = {"prompt": None, "prompt_token_ids": whole.token_ids}
+    assert told(ids, kind="detokenize").text == "hi>"
+    assert "99999 is not in" in told(ids | {"prompt_token_ids": [99_999]}, kind="detokenize")
