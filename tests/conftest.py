@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 gc.disable()  # until all is collected: imports leave little garbage, and each pass goes through all of them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch: test processes share the cores
+os.environ.setdefault("HEADRACE_SPARE_ENGINE", "false")  # tests of it ask for it; others need no process more
 
 _UNENDED_JOB = re.compile(rb"[^{]+\{[^}]+\}:(job|out):.+")
 _END_S = 5.0

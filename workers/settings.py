@@ -59,6 +59,9 @@ class WorkerSettings(CelerySettings):
         wedged_s: how long an engine process may be silent, or its intake, steps or exchanges with Redis stand
             still, before it is considered stuck and killed.
         start_s: how long an engine process may take to load its model before it is killed.
+        spare_engine: keep an idle process whose imports are done, and which takes the place of an engine
+            process that dies, so that its model loads at once. It takes about 220 MB, and isn't started if
+            less than 1 GiB of memory is available.
         metrics_port: port for Prometheus metrics and health; 0 picks a free one, None serves neither.
         metrics_host: address to serve them on; `0.0.0.0` if Prometheus runs on another machine.
         log_level: `debug`, `info`, `warning` or `error`.
@@ -98,6 +101,7 @@ class WorkerSettings(CelerySettings):
     sanitize_control_tokens: bool = False
     wedged_s: Annotated[float, Field(gt=1)] = 120.0
     start_s: Annotated[float, Field(gt=1)] = 3600.0
+    spare_engine: bool = True
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -99,6 +99,7 @@ class Host:
                 "heartbeat_s": 0.5,
                 "drain_s": 6.0,
                 "max_attempts": 100,
+                "spare_engine": False,
                 **self.settings,
             }
         )

@@ -74,7 +74,7 @@ async def storm(
 ) -> Outcome:
     """Let faults rage for so long; logs go to `folder`."""
     ledger = Ledger()
-    with Fleet(folder) as fleet:
+    with Fleet(folder, spare_engine=True) as fleet:
         await wait_until_async(lambda: fleet.all_ready, START_S, "not every engine process is ready")
         async with AsyncClient(fleet.readers.url, retry_s=2.0) as client:
             load = Load(client, ledger, seed)

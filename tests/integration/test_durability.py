@@ -111,6 +111,24 @@ def test_a_stream_goes_on_token_exact_when_its_engine_is_killed(
     assert result.attempts == 1
 
 
+def test_the_only_engines_job_goes_on_in_the_spare(redis_url, redis, start_worker, expected_tokens):
+    worker = start_worker(redis_url, engine="slow_engine.py", options={"spare_engine": True})
+    wait_until(lambda: worker.events("spare_ready"))
+    fields = {"prompt": "A spare is", "model": "demo", "max_tokens": 400, "ignore_eos": True, "seed": 3}
+    job = worker.client.enqueue(**fields)
+    chunks = job.stream()
+    next(chunks)
+    assert worker.kill_engine(job.status().worker)
+    assert job.result(timeout_s=90).attempts == 1
+    assert assert_whole(redis, job) == expected_tokens(**fields)
+    spare, (first, second) = worker.events("spare_ready")[0], worker.events("engine_started")
+    assert (first["prestarted"], second["prestarted"]) == (False, True)
+    assert second["pid"] == spare["pid"]
+    assert second["engine"] == job.status().worker
+    assert [w.id for w in worker.client.workers()] == [second["engine"]]  # the next spare is no worker
+    assert worker.stop() == 0
+
+
 def test_sigterm_hands_running_jobs_over_without_counting_an_attempt(
     redis_url, redis, start_worker, expected_tokens
 ):

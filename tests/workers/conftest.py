@@ -86,7 +86,7 @@ def start_host(tmp_path: Path, host_forkserver: Forkserver) -> Iterator[Callable
         command = [
             sys.executable,
             str(HERE / "fake_host.py"),
-            json.dumps({"redis_url": redis_url, "model": "demo", **settings}),
+            json.dumps({"redis_url": redis_url, "model": "demo", "spare_engine": False, **settings}),
         ]
         with log.open("wb") as stderr:
             process = host_forkserver.start([*command, behaviour], stderr=stderr, stdout=subprocess.DEVNULL)

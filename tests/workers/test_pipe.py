@@ -11,6 +11,7 @@ from headrace.workers.supervision.pipe import (
     EnginePipe,
     Fatal,
     HostPipe,
+    Imported,
     JobStarted,
     LaunchEngine,
     Message,
@@ -24,7 +25,8 @@ from headrace.workers.supervision.pipe import (
 
 STATS = Stats(running=1, waiting=2, pages_total=3, pages_free=4)
 EVERY_MESSAGE: list[Message] = [
-    LaunchEngine("worker-1", 0, 2, 20.0, '{"redis_url": "redis://:pw@h"}', "/tmp/metrics"),
+    LaunchEngine("worker-1", 0, 2, 20.0, '{"redis_url": "redis://:pw@h"}', "/tmp/metrics", "GPU-1"),
+    Imported(),
     Drain(),
     Stop(),
     Starting(),

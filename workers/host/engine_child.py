@@ -1,11 +1,7 @@
 """One incarnation of an engine process, as its host sees it."""
 
 import math
-import os
 import signal
-import socket
-import subprocess
-from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -26,12 +22,10 @@ from ..supervision.pipe import (
     Stop,
     ToEngine,
 )
+from .child_process import EXIT_S, ChildProcess
 
 STARTING_S = 30.0
 """How often a slow start is logged."""
-
-EXIT_S = 10.0
-"""How long an engine process may take to exit after its pipe has ended; releasing a GPU takes time."""
 
 SERVED = {JobState.SUCCEEDED.value, ReleaseReason.TRIAL.value}
 """How jobs leave an engine process that is able to run them."""
@@ -40,13 +34,12 @@ log = structlog.get_logger(__name__)
 
 
 class EngineChild:
-    """A started engine process. The constructor raises OSError if the system can't start it.
+    """A process with its instructions, which it is sent.
 
     Attributes:
         launch: its instructions.
-        started_at: when it was started, by the supervisor's clock.
-        pipe: the host's end of the pipe to it.
-        signs: file descriptors that become readable when it sends something or ends.
+        prestarted: whether it was the spare.
+        started_at: when it was given its instructions, by the supervisor's clock.
         heard_at: when it last sent something, by the supervisor's clock.
         noted_at: when its host last logged that it is still starting.
         wedged: whether it was killed for making no progress.
@@ -59,28 +52,12 @@ class EngineChild:
     """
 
     def __init__(
-        self, command: Sequence[str], launch: LaunchEngine, environment: Mapping[str, str], now: float
+        self, process: ChildProcess, launch: LaunchEngine, now: float, *, prestarted: bool = False
     ) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                # A process group of its own: a terminal's Ctrl-C is for the host, which then coordinates.
-                self._process = subprocess.Popen(
-                    [*command, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    env=os.environ | environment,
-                    process_group=0,
-                )
-            except OSError:
-                ours.close()
-                raise
+        self._process, self.prestarted = process, prestarted
         self.launch, self.started_at, self.heard_at, self.noted_at = launch, now, now, now
         self.wedged = False
         self.drained = self.paused = False
-        self.pipe = HostPipe(ours)
-        self._pidfd = _pidfd(self._process.pid)
-        self.signs: list[HostPipe | int] = [self.pipe] if self._pidfd is None else [self.pipe, self._pidfd]
         self.end_by: float | None = None
         self.ready: Ready | None = None
         self.stats: Stats | None = None
@@ -95,9 +72,24 @@ class EngineChild:
         return self._process.pid
 
     @property
+    def pipe(self) -> HostPipe:
+        """The host's end of the pipe to it."""
+        return self._process.pipe
+
+    @property
+    def signs(self) -> list[HostPipe | int]:
+        """File descriptors that become readable when it sends something or ends."""
+        return self._process.signs
+
+    @property
     def state(self) -> str:
         """`starting` or `ready`."""
         return "ready" if self.ready else "starting"
+
+    @property
+    def _has_not_answered(self) -> bool:
+        """Whether it was the spare and has been silent since: a spare may have been stopped unnoticed."""
+        return self.prestarted and self.heard_at == self.started_at
 
     @property
     def death_is_explained(self) -> bool:
@@ -107,7 +99,7 @@ class EngineChild:
     @property
     def ended(self) -> bool:
         """Whether the process has ended."""
-        return self._process.poll() is not None
+        return self._process.ended
 
     def say(self, message: ToEngine) -> None:
         """Send it a message, which is dropped if it is gone."""
@@ -140,7 +132,8 @@ class EngineChild:
         if self.wedged or self.pipe.closed:
             return []
         if self.ready is None:
-            return [self.started_at + settings.start_s, self.noted_at + STARTING_S]
+            ends = [self.started_at + settings.start_s, self.noted_at + STARTING_S]
+            return [*ends, self.started_at + settings.wedged_s] if self._has_not_answered else ends
         return [self.heard_at + settings.wedged_s]
 
     def look(self, now: float, settings: WorkerSettings) -> None:
@@ -152,6 +145,8 @@ class EngineChild:
         late = {"silent": silent_s} | (self.stats.late if self.stats else {})
         if self.ready is not None and max(late.values()) >= settings.wedged_s:
             log.error("engine_wedged", **about, **{f"{what}_s": round(s, 1) for what, s in late.items()})
+        elif self._has_not_answered and took_s >= settings.wedged_s:
+            log.error("engine_wedged", **about, silent_s=round(took_s, 1))
         elif self.ready is None and took_s >= settings.start_s:
             reason = (
                 f"its model has not loaded within start_s={settings.start_s:g}: is everything in its folder "
@@ -175,31 +170,13 @@ class EngineChild:
 
     def hang_up(self, now: float) -> None:
         """Note that its pipe has ended, so that only its exit remains to be seen."""
-        self.signs = [sign for sign in self.signs if sign is not self.pipe]
+        self._process.hang_up()
         self.end_by = min(now + EXIT_S, self.end_by or math.inf)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Send a signal to it and to the processes that it has started."""
-        try:
-            os.killpg(self._process.pid, signum)
-        except ProcessLookupError:
-            return
+        self._process.kill(signum)
 
     def reap(self) -> int:
         """Wait for its exit status (minus the signal that killed it), and kill it if it takes too long."""
-        try:
-            status = self._process.wait(EXIT_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            status = self._process.wait()
-        self.pipe.close()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-        return status
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except OSError:  # a kernel before 5.3: the end of the pipe must do
-        return None
+        return self._process.reap()

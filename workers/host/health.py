@@ -4,7 +4,8 @@ import time
 from typing import Any
 
 from ...telemetry.health import TURN_S, Report
-from .supervisor import Place, Supervisor
+from .places import Place
+from .supervisor import Supervisor
 
 
 class HostHealth:

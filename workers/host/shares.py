@@ -1,12 +1,15 @@
 """Divides a machine among its engine processes: cores evenly, GPUs one each, in turn.
 
-All of it must be in the environment before an engine process imports torch, which the host itself doesn't.
+Cores must be in the environment before an engine process imports torch, which the host itself doesn't; a GPU
+before it looks for one.
 """
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from ..supervision.pipe import GPU_VARIABLE
 
 SPINS = 20_000
 """How long a thread of a team spins at a barrier (some 20 µs) before it sleeps.
@@ -17,7 +20,6 @@ waits for. Measured with two threads on two cores that others wanted too: 48 tok
 with this limit.
 """
 
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _GPU_FILE = re.compile(r"nvidia\d+")
 
 
@@ -26,12 +28,11 @@ def cores_each(engines: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // engines)
 
 
-def engine_environment(device: str, index: int, threads: int) -> dict[str, str]:
-    """The environment variables of engine process `index`, beyond those of the host."""
+def engine_environment(threads: int, gpu: str | None = None) -> dict[str, str]:
+    """The environment variables of an engine process, beyond those of the host."""
     environment = {"OMP_NUM_THREADS": str(threads)}
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         environment["GOMP_SPINCOUNT"] = str(SPINS)
-    gpu = gpu_of(device, index, gpus())
     return environment if gpu is None else environment | {GPU_VARIABLE: gpu}
 
 

@@ -10,14 +10,11 @@ processes hand over and end instead of running unsupervised.
 """
 
 import os
-import platform
-import secrets
 import selectors
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from enum import IntEnum
 
 import structlog
@@ -32,14 +29,14 @@ from ..supervision.pipe import (
     FromEngine,
     JobLeft,
     JobStarted,
-    LaunchEngine,
     Ready,
-    Stats,
     Stop,
 )
 from .backoff import RestartBackoff, RestartPolicy
 from .engine_child import EngineChild
-from .shares import cores_each, engine_environment
+from .facts import kv_stats, stats_fields
+from .places import Launcher, Place
+from .spare import Spare, SpareState
 
 COLD_S = 1.0
 """From `Stop` to SIGKILL: enough for one flush to Redis."""
@@ -53,30 +50,6 @@ class Phase(IntEnum):
     RUN = 0
     DRAIN = 1
     COLD = 2
-
-
-def _kept(stats: Stats) -> dict[str, int]:
-    return {name: value for name, value in asdict(stats).items() if isinstance(value, int)}
-
-
-@dataclass(slots=True)
-class Place:
-    """A place in which one engine process runs, and after it the next.
-
-    Attributes:
-        child: the one that is running.
-        start_at: when to start the next; None if none is due.
-        paused: whether no process should run here for now.
-        served: whether a process has been ready here, so that an obstacle to the next one may pass.
-    """
-
-    index: int
-    backoff: RestartBackoff
-    child: EngineChild | None = None
-    start_at: float | None = 0.0
-    started: bool = False
-    paused: bool = False
-    served: bool = False
 
 
 class Supervisor:
@@ -110,12 +83,14 @@ class Supervisor:
         on_end: Callable[[int], None],
         policy: RestartPolicy | None = None,
     ) -> None:
-        self._settings, self._command, self._metrics = settings, command, metrics
+        self._settings, self._metrics = settings, metrics
         self._metrics_dir, self._on_death, self._on_end = metrics_dir, on_death, on_end
         self._on_job, self._on_engine = on_job, on_engine
-        policy = policy or RestartPolicy()
+        self._policy = policy = policy or RestartPolicy()
         self._places = [Place(index, RestartBackoff(policy)) for index in range(settings.engines)]
         self._selector = selectors.DefaultSelector()
+        self._launcher = Launcher(settings, command, metrics_dir)
+        self._spare = Spare(settings, command, self._launcher.threads, self._selector, RestartBackoff(policy))
         self._bell_read, self._bell_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._bell_read, selectors.EVENT_READ)
         # Flags are set by other threads and read by the supervisor's own: each is written whole, and the bell
@@ -177,33 +152,18 @@ class Supervisor:
 
     def info(self) -> dict[str, str | int]:
         """What is known about the engine processes, as flat fields for `celery inspect stats`."""
-        facts: dict[str, str | int] = {
+        return {
             "engines": len(self._places),
             "draining": int(self.draining),
             "paused": int(self._pause_asked is not None),
+            "spare": self._spare.state.value,
+            "spare_pid": self._spare.pid or 0,
+            **stats_fields(self._places),
         }
-        for place in self._places:
-            name, child = f"engine_{place.index}", place.child
-            facts[f"{name}_state"] = child.state if child else "ended"
-            if child is None:
-                continue
-            facts |= {f"{name}_pid": child.pid, f"{name}_worker": child.launch.worker_id}
-            if child.stats:
-                facts |= {
-                    f"{name}_running": child.stats.running,
-                    f"{name}_waiting": child.stats.waiting,
-                    f"{name}_pages_total": child.stats.pages_total,
-                    f"{name}_pages_free": child.stats.pages_free,
-                }
-        return facts
 
     def kv_stats(self) -> list[dict[str, str | int]]:
         """KV pages and jobs of each engine process, as last reported."""
-        return [
-            {"engine": child.launch.worker_id, "state": child.state, **_kept(child.stats)}
-            for child in self._living
-            if child.stats is not None
-        ]
+        return kv_stats(self._living)
 
     def _ask(self, phase: Phase) -> None:
         self._asked = max(self._asked, phase)
@@ -241,6 +201,7 @@ class Supervisor:
         finally:
             for child in self._living:
                 child.kill()
+            self._spare.end()
             self._selector.close()
             self._on_end(status)
 
@@ -248,6 +209,8 @@ class Supervisor:
         times = [place.start_at for place in self._places] + [child.end_by for child in self._living]
         # When a child would count as wedged if nothing is heard of it until then.
         times += [at for child in self._living for at in child.looks_at(self._settings)]
+        if self._spare_is_due:
+            times.append(self._spare.start_at)
         due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
@@ -268,12 +231,28 @@ class Supervisor:
         for place in self._places:
             if place.start_at is not None and place.start_at <= now:
                 self._start(place, now)
+        if self._spare_is_due and self._spare.start_at <= now:
+            self._spare.start(now)
+
+    @property
+    def _spare_is_due(self) -> bool:
+        """Whether a spare is missing and no engine process is starting or ending, or about to."""
+        calm = all(child.ready is not None and child.end_by is None for child in self._living)
+        return (
+            self._spare.missing
+            and self._phase is Phase.RUN
+            and not self._failed
+            and bool(self._living)
+            and calm
+            and not any(place.start_at is not None for place in self._places)
+        )
 
     def _say_stop(self, now: float) -> None:
         cold = self._phase is Phase.COLD
         # First its jobs may end, then it may hand over.
         grace_s = COLD_S if cold else self._settings.finish_s + self._settings.drain_s
         log.info("stopping", cold=cold, engines=len(self._living), grace_s=grace_s)
+        self._spare.end()
         for place in self._places:
             place.start_at = None
         for child in self._living:
@@ -282,6 +261,7 @@ class Supervisor:
     def _pause(self, now: float) -> None:
         self._paused, finish_s = True, self._pause_asked or 0.0
         log.info("pausing", engines=len(self._living), finish_s=finish_s)
+        self._spare.end()
         for place in self._places:
             place.start_at, place.paused = None, True
         for child in self._living:
@@ -295,30 +275,30 @@ class Supervisor:
             place.start_at, place.paused = (now if place.child is None else None), False
 
     def _start(self, place: Place, now: float) -> None:
-        launch = LaunchEngine(
-            # New with each start: the queue must never take a restarted process for the one that died.
-            worker_id=f"worker-{platform.node()}-{os.getpid()}-{place.index}-{secrets.token_hex(3)}",
-            index=place.index,
-            threads=self._settings.threads or cores_each(len(self._places)),
-            grace_s=self._settings.drain_s,
-            settings=self._settings.model_dump_json(),
-            metrics_dir=self._metrics_dir,
-        )
-        environment = engine_environment(self._settings.device, place.index, launch.threads)
+        launch = self._launcher.orders(place.index)
         if place.started:
             self._metrics.restarted()
         place.started, place.start_at = True, None
         try:
-            place.child = child = EngineChild(self._command, launch, environment, now)
+            place.child = child = self._launcher.start(launch, self._spare, now)
         except OSError as error:
             place.start_at = now + place.backoff.died(now, 0.0)
             log.error("engine_not_started", engine=launch.worker_id, reason=str(error))
             return
         for sign in child.signs:
             self._selector.register(sign, selectors.EVENT_READ, place)
-        log.info("engine_started", engine=launch.worker_id, pid=child.pid, threads=launch.threads)
+        log.info(
+            "engine_started",
+            engine=launch.worker_id,
+            pid=child.pid,
+            threads=launch.threads,
+            prestarted=child.prestarted,
+        )
 
-    def _attend(self, place: Place | None) -> None:
+    def _attend(self, place: Place | Spare | None) -> None:
+        if isinstance(place, Spare):
+            place.attend()
+            return
         if place is None:
             os.read(self._bell_read, 4096)
             while self._turns:
@@ -384,10 +364,16 @@ class Supervisor:
     def _plan_restart(self, place: Place, child: EngineChild, status: int) -> None:
         now = time.monotonic()
         wait_s = place.backoff.died(now, now - child.started_at, explained=child.death_is_explained)
+        # Without a wait it is no loop: there is a spare again only after all engines have been ready.
+        at_once = self._spare.state is SpareState.READY and wait_s <= self._policy.first_s
+        if at_once:
+            wait_s = 0.0
         place.start_at = now + wait_s
         engine = child.launch.worker_id
         log.warning("engine_died", engine=engine, status=status, restart_in_s=wait_s)
         self._on_engine("engine-died", engine, status=status, restart_in_s=wait_s)
+        if at_once:
+            self._start(place, now)
         if place.backoff.crash_looping(now):
             log.error(
                 "engine_crash_loop",

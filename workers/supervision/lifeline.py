@@ -16,7 +16,7 @@ import time
 
 import structlog
 
-from .pipe import EnginePipe, LaunchEngine
+from .pipe import GPU_VARIABLE, EnginePipe, LaunchEngine
 
 log = structlog.get_logger("headrace.workers.supervision.lifeline")
 
@@ -46,6 +46,8 @@ def join_host(pipe_fd: int) -> tuple[EnginePipe, LaunchEngine]:
         threading.Thread(
             target=_end_after, args=(host, launch.grace_s), name="headrace-lifeline", daemon=True
         ).start()
+    if launch.gpu is not None:  # a spare was started before anybody knew its place
+        os.environ[GPU_VARIABLE] = launch.gpu
     return pipe, launch
 
 

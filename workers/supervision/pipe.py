@@ -12,6 +12,8 @@ import socket
 from dataclasses import asdict, dataclass, field
 from typing import Generic, TypeVar
 
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
 MOST_KEPT_BYTES = 8 << 20
 """Bytes kept for a side that doesn't read, because it is stopped; its jobs continue."""
 
@@ -27,6 +29,7 @@ class LaunchEngine:
         grace_s: how long it may outlive its host.
         settings: `WorkerSettings` as JSON.
         metrics_dir: the folder for `metrics.share`; None if metrics aren't served.
+        gpu: the only GPU that it sees, by CUDA's name for it; None if it doesn't need one.
     """
 
     worker_id: str
@@ -35,6 +38,7 @@ class LaunchEngine:
     grace_s: float
     settings: str = field(repr=False)
     metrics_dir: str | None = None
+    gpu: str | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,6 +55,11 @@ class Drain:
 @dataclass(slots=True, frozen=True)
 class Stop:
     """Host → engine: like `Drain`, but SIGKILL follows within a second."""
+
+
+@dataclass(slots=True, frozen=True)
+class Imported:
+    """Engine → host, before its instructions: a spare has done its imports and waits for its turn."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -135,12 +144,15 @@ class Fatal:
 
 
 ToEngine = LaunchEngine | Drain | Stop
-FromEngine = Starting | Ready | Stats | JobStarted | JobLeft | Drained | Fatal
+FromEngine = Imported | Starting | Ready | Stats | JobStarted | JobLeft | Drained | Fatal
 Message = ToEngine | FromEngine
 
 _BY_NAME: dict[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (LaunchEngine, Drain, Stop, Starting, Ready, Stats, JobStarted, JobLeft, Drained, Fatal)
+    for kind in (
+        *(LaunchEngine, Drain, Stop),
+        *(Imported, Starting, Ready, Stats, JobStarted, JobLeft, Drained, Fatal),
+    )
 }
 
 

@@ -100,6 +100,9 @@ def worker(
         float | None,
         typer.Option(help="Kill an engine process that takes longer than this to load its model."),
     ] = None,
+    spare_engine: Annotated[
+        bool | None, typer.Option(help="Keep an idle process that replaces an engine process that dies.")
+    ] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
     log_level: LogLevel = None,

@@ -20,7 +20,7 @@ import pytest
 from headrace.workers.host.app import make_app
 from headrace.workers.settings import WorkerSettings
 
-from ...support.waiting import wait_until
+from ...support.waiting import WAIT_S, wait_until
 
 if TYPE_CHECKING:
     from headrace.local.embedded_redis import EmbeddedRedis
@@ -125,6 +125,15 @@ def test_engine_processes_end_with_a_killed_host(
     assert host.end(signal.SIGKILL) == -signal.SIGKILL
     gone, left = psutil.wait_procs(engines, timeout=10)
     assert (len(gone), left) == (1, [])
+
+
+def test_a_spare_ends_with_a_killed_host(redis_url: str, start_host: StartHost) -> None:
+    host = start_host(redis_url, spare_engine=True)
+    host.wait_for("spare_ready")
+    engine_and_spare = host.engines
+    assert host.end(signal.SIGKILL) == -signal.SIGKILL
+    gone, left = psutil.wait_procs(engine_and_spare, timeout=WAIT_S)
+    assert (len(gone), left) == (2, [])
 
 
 def test_redis_going_away_stops_neither_the_host_nor_its_engine_processes(

@@ -1,6 +1,7 @@
 import pytest
 
-from headrace.workers.host.shares import GPU_VARIABLE, cores_each, engine_environment, gpu_of, gpus
+from headrace.workers.host.shares import cores_each, engine_environment, gpu_of, gpus
+from headrace.workers.supervision.pipe import GPU_VARIABLE
 
 
 def test_every_engine_process_gets_at_least_one_core() -> None:
@@ -21,7 +22,7 @@ def test_no_gpu_is_named_where_none_is_used() -> None:
 def test_gpus_that_the_environment_names_are_the_only_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(GPU_VARIABLE, "GPU-a,GPU-b")
     assert gpus() == ["GPU-a", "GPU-b"]
-    assert engine_environment("auto", 1, threads=3)[GPU_VARIABLE] == "GPU-b"
+    assert engine_environment(3, gpu_of("auto", 1, gpus()))[GPU_VARIABLE] == "GPU-b"
     monkeypatch.setenv(GPU_VARIABLE, "")
     assert gpus() == []
 
@@ -31,6 +32,6 @@ def test_threads_of_a_team_sleep_when_they_wait_long_unless_told_otherwise(
 ) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert engine_environment("cpu", 0, threads=2) == {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "20000"}
+    assert engine_environment(2) == {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "20000"}
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert engine_environment("cpu", 0, threads=2) == {"OMP_NUM_THREADS": "2"}
+    assert engine_environment(2) == {"OMP_NUM_THREADS": "2"}

@@ -11,17 +11,45 @@ import structlog
 
 from ..text import Tokenizer, TokenizerError, TokenText
 from . import frames
-from .process import Order, order_message
+from .process import EARLY, Order, order_message
 
 EXIT_S = 5.0
 
 log = structlog.get_logger(__name__)
 
 
-def start_process(end: socket.socket) -> "subprocess.Popen[bytes]":
+_early: "list[tuple[socket.socket, subprocess.Popen[bytes]]]" = []
+"""Intake processes that were started before there was an order for them, each with its control socket."""
+
+
+def start_early() -> None:
+    """Start an intake process for `Places` to take, and wait until it has done its imports, gently.
+
+    It ends with the thread that calls this.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = start_process(theirs, EARLY)
+    if frames.receive(ours) is not None:
+        _early.append((ours, process))
+        return
+    ours.close()
+    log.warning("intake_process_lost", pid=process.pid, status=process.wait())
+
+
+def _take_early() -> "tuple[socket.socket, subprocess.Popen[bytes]] | None":
+    while _early:
+        control, process = _early.pop()
+        if process.poll() is None:
+            return control, process
+        control.close()
+    return None
+
+
+def start_process(end: socket.socket, *options: str) -> "subprocess.Popen[bytes]":
     """Start an intake process with this end of a socket pair."""
     return subprocess.Popen(
-        [sys.executable, "-m", "headrace.workers.engine_process.intake.process", str(end.fileno())],
+        [sys.executable, "-m", "headrace.workers.engine_process.intake.process", str(end.fileno()), *options],
         # Not forked from the engine process: one with CUDA and threads can't be forked safely.
         pass_fds=[end.fileno()],
         stdin=subprocess.DEVNULL,
@@ -46,9 +74,13 @@ class Places:
         self._launch()
 
     def _launch(self) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            self.process = start_process(theirs)
+        early = _take_early()
+        if early is not None:
+            self._control, self.process = early
+        else:
+            self._control, theirs = socket.socketpair()
+            with theirs:
+                self.process = start_process(theirs)
         self._tokenizer: str | None = None
         self._fingerprint = ""
         self.eos_token_id: int | None = None

@@ -24,8 +24,10 @@ from types import FrameType
 from typing import Literal
 
 from ...supervision.lifeline import at_parents_end
+from ..gently import gently
 from ..prepared import Asked, Prepared
 from ..text import ChatTemplateError, Tokenizer, TokenizerError
+from ..text.tokenizer import import_tokenizers
 from . import frames
 from .reader import Reader
 
@@ -36,6 +38,9 @@ QUICK, SLOW = b"q", b"s"
 """The kinds of places: one for quick jobs, and one that gives way to all other work."""
 
 NICE = 5
+
+EARLY = "early"
+"""The option, and the message that the imports are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,19 @@ class Order:
     sanitize: bool = False
 
 
-def main(control: socket.socket) -> None:
-    """Load the tokenizer, report it, and fork places until the engine process is gone."""
+def main(control: socket.socket, *, early: bool = False) -> None:
+    """Load the tokenizer, report it, and fork places until the engine process is gone.
+
+    Args:
+        control: where instructions come from.
+        early: whether to import first what most tokenizers need, and to report that.
+    """
     at_parents_end(signal.SIGKILL)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
+    if early:
+        gently(import_tokenizers)
+        frames.send(control, EARLY.encode())
     message = frames.receive(control)
     if message is None:
         return
@@ -175,6 +188,6 @@ def answer_in(message: bytes) -> Prepared | None:
 if __name__ == "__main__":
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with suppress(BrokenPipeError, ConnectionResetError):  # the engine process has gone
-        main(socket.socket(fileno=int(sys.argv[1])))
+        main(socket.socket(fileno=int(sys.argv[1])), early=EARLY in sys.argv)
     sys.stdout.flush()
     os._exit(0)

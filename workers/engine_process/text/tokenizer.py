@@ -256,6 +256,13 @@ def _tokenizer_class(model: str) -> Any:
     return transformers.AutoTokenizer
 
 
+def import_tokenizers() -> None:
+    """Import what loading a model's tokenizer would, so that loading one takes less time."""
+    import transformers
+
+    transformers.PreTrainedTokenizerFast  # noqa: B018  (imported when it is first used)
+
+
 def _entry(folder: str, file: str, name: str) -> Any:
     """An entry of a JSON file; None if the file is missing or can't be read."""
     try:

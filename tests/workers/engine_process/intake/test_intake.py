@@ -14,7 +14,7 @@ import pytest
 from headrace.schemas.errors import BrokerUnavailable
 from headrace.schemas.events import chunk_payload
 from headrace.schemas.keys import Tag
-from headrace.workers.engine_process.intake import lanes, record, token_log
+from headrace.workers.engine_process.intake import lanes, places, record, token_log
 from headrace.workers.engine_process.text import TextStream, Tokenizer
 from headrace.workers.models import resolve_model
 
@@ -50,6 +50,18 @@ def wait_for(eventually: Any, desk: Any, count: int) -> list[Any]:
     found: list[Any] = []
     eventually(lambda: found.extend(desk.taken()) or len(found) >= count, 60)
     return found
+
+
+def test_an_intake_process_started_early_is_taken_unless_it_has_ended(open_desk):
+    places.start_early()
+    ((_, process),) = places._early
+    assert open_desk().places.process is process
+    assert places._early == []
+    places.start_early()
+    ((_, process),) = places._early
+    process.kill()
+    process.wait()
+    assert open_desk().places.process is not process
 
 
 def test_a_job_comes_back_as_token_ids_with_its_parameters(desk, eventually, tokenizer):
