@@ -6,22 +6,21 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ....schemas.errors import HeadraceError, JobCancelled, JobExpired, JobFailed
-from ....schemas.events import Chunk, JobResult, JobState
+from ....schemas.events import JobState
 from ....schemas.job import Job
 from ..aliases import HEADER, route
 from ..auth import Caller
 from ..bodies import body_of, read_json
-from ..errors import Refusal, refusal_of
+from ..errors import Refusal
 from ..generation import answer_events, late_failure
 from ..jobs import enqueue, status_of, usual_class
+from ..native_events import NativeEvents
 from ..sse import EventStream, StreamPlace
 from ..state import Gateway
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _RESULT = {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings"}
-_END = {"state", "finish_reason", "usage", "timings"}
 
 
 @router.post("", summary="Enqueue a job", status_code=202, openapi_extra=body_of("model"))
@@ -68,27 +67,3 @@ async def cancel_job(job_id: str, request: Request, caller: Caller) -> dict[str,
     gateway = Gateway.of(request)
     await status_of(gateway, caller, job_id)
     return {"id": job_id, "object": "job", "outcome": await gateway.client.job(job_id).cancel()}
-
-
-class NativeEvents:
-    """The events of a job's stream: what `JobHandle.stream` yields, and how the job ended."""
-
-    def start(self) -> list[dict[str, Any]]:
-        """Nothing comes before the first token."""
-        return []
-
-    def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """The chunk."""
-        return [{"type": "chunk", **chunk.model_dump(mode="json", exclude_none=True)}]
-
-    def end(self, result: JobResult) -> list[dict[str, Any]]:
-        """The end of a job that succeeded."""
-        return [{"type": "end", **result.model_dump(mode="json", include=_END)}]
-
-    def failed(self, error: HeadraceError) -> list[dict[str, Any]]:
-        """The end of a job that didn't, or what prevents the stream from going on."""
-        told = refusal_of(error).body["error"]
-        states = {JobFailed: JobState.FAILED, JobCancelled: JobState.CANCELLED, JobExpired: JobState.EXPIRED}
-        if (state := states.get(type(error))) is None:
-            return [{"type": "error", "error": told}]
-        return [{"type": "end", "state": state.value, "error": told}]
