@@ -25,6 +25,7 @@ from .routes import (
     chat,
     completions,
     console,
+    durable,
     files,
     health,
     jobs,
@@ -39,6 +40,7 @@ ROUTERS = (
     health.router,
     models.router,
     jobs.router,
+    durable.router,
     chat.router,
     completions.router,
     responses.router,
@@ -48,6 +50,10 @@ ROUTERS = (
     batches.router,
     console.router,
 )
+
+
+CORS_HEADERS = ("authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id")
+"""What pages of the allowed origins may send."""
 
 
 def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
@@ -82,9 +88,9 @@ def create_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.gateway_cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
-            expose_headers=["x-request-id", "x-headrace-model", "retry-after"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=[*CORS_HEADERS],
+            expose_headers=["x-request-id", "x-headrace-model", "retry-after", *durable.HEADERS],
         )
     app.add_middleware(Guard, gateway=gateway)
     return app

@@ -43,7 +43,8 @@ IDS = (
 _QUERIES = (
     "stream=maybe stream=true&stream=false include_usage=2 limit=0 limit=-1 limit=1e3 limit=NaN limit= "
     "limit=%00 order=sideways order=asc&order=desc after=%00 after=%ff after=( after=%2b &&=&=% self=1 "
-    "purpose=%ed%a0%80 purpose=batch&limit=1&after=file- starting_after=-1"
+    "purpose=%ed%a0%80 purpose=batch&limit=1&after=file- starting_after=-1 offset=%00&live=sse "
+    "offset=-1&live=%ff offset=now&cursor=-1"
 )
 
 QUERIES = (

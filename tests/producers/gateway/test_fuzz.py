@@ -109,11 +109,11 @@ def serves_after(shared_gateway) -> Iterator[None]:
     assert answer.json()["usage"]["completion_tokens"] == 1
 
 
-def check(status: int, text: str, path: str, sent: object) -> None:
+def check(status: int, text: str, path: str, sent: object, method: str = "") -> None:
     """An answer, or a refusal with the API's error body and nothing internal."""
     told = f"{path} with {str(sent)[:300]!r}: {status} {text[:2000]}"
     assert status < 500 or (path == "/readyz" and status == 503), told
-    if status < 400:
+    if status < 400 or (method == "HEAD" and not text):  # it has a body if it couldn't be read that far
         return
     body = json.loads(text)
     if path.startswith("/v1/messages"):
@@ -174,7 +174,7 @@ def test_ids_and_queries_of_every_kind(shared_gateway, routes):
         urls = [(filled(path, name), "") for name in names] + [(filled(path), query) for query in QUERIES]
         for url, query in urls:
             line = f"{method} {url}?{query} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n"
-            check(*sent(shared_gateway.port, line.encode()), path, line)
+            check(*sent(shared_gateway.port, line.encode()), path, line, method)
 
 
 def test_methods_that_a_route_does_not_have(http, routes):
@@ -192,7 +192,7 @@ def test_headers_of_every_kind(shared_gateway, routes):
             given = {"host": "localhost", "content-type": "application/json", "content-length": len(body)}
             lines = "".join(f"{each}: {text}\r\n" for each, text in (given | {name: value}).items())
             head = f"{method} {filled(path)} HTTP/1.1\r\n{lines}".encode("latin-1")
-            check(*sent(shared_gateway.port, head, body), path, (name, value))
+            check(*sent(shared_gateway.port, head, body), path, (name, value), method)
 
 
 def sent(port: int, head: bytes, body: bytes = b"") -> tuple[int, str]:
