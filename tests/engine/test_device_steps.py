@@ -309,7 +309,9 @@ with np.errstate(all="ignore"):
 """
 
 
-@pytest.mark.parametrize("kind", ["floats", "experts", "four bits", "8-bit cache"])
+@pytest.mark.parametrize(
+    "kind", ["floats", pytest.param("experts", marks=pytest.mark.slow), "four bits", "8-bit cache"]
+)
 def test_the_gpus_kernels_give_the_cpus_tokens_interpreted(model_folder, tmp_path, kind):
     if kind == "four bits":
         folder = str(Quantised("qwen3", GPTQ).save(tmp_path))

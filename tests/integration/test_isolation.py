@@ -101,7 +101,6 @@ def test_large_prompts_of_one_tenant_hold_up_no_stream_and_no_lease(
     assert_nothing_was_felt(worker, redis, [running, late, *large])
 
 
-LONG_JOBS = 64
 LONG_TOKENS, LOGGED_TOKENS = 1900, 1850
 KINDS = 8
 """Of long jobs; those of one kind have the same tokens."""
@@ -150,13 +149,15 @@ def write_logs(redis: Redis, jobs: Sequence[JobHandle], tokens: Sequence[Sequenc
         assert run(redis, release(tag, nothing, ReleaseReason.DRAIN)).status is AdvanceStatus.OK
 
 
+@pytest.mark.parametrize("count", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_a_worker_that_resumes_long_logs_all_at_once_holds_up_neither_redis_nor_its_leases(
     redis_url: str,
     redis: Redis,
     start_worker: Callable[..., WorkerProcess],
     expected_tokens: Uninterrupted,
+    count: int,
 ) -> None:
-    requests = [long_job(number) for number in range(LONG_JOBS)]
+    requests = [long_job(number) for number in range(count)]
     expected = expected_tokens.of_each(requests)
     with Client(redis_url, check_model=False) as client, ReplyProxy(redis_url) as proxy:
         jobs = client.enqueue_many(requests)
@@ -169,13 +170,13 @@ def test_a_worker_that_resumes_long_logs_all_at_once_holds_up_neither_redis_nor_
         results = [job.result(timeout_s=END_S) for job in jobs]
         assert [assert_whole(redis, job) for job in jobs] == expected
     largest, total = proxy.largest_bytes / 1024, proxy.total_bytes / 2**20
-    print(f"two resumptions of {LONG_JOBS} jobs: {total:.1f} MiB of replies, the largest {largest:.0f} kB")
+    print(f"two resumptions of {count} jobs: {total:.1f} MiB of replies, the largest {largest:.0f} kB")
     assert proxy.total_bytes > 10 * REPLY_BYTES
     assert proxy.largest_bytes <= REPLY_BYTES
 
     histories = [json.loads(redis.hget(record, "history")) for record in records]
     deaths = [[(death["worker"], death["how"]) for death in history] for history in histories]
-    assert deaths == [[(first, "killed by SIGKILL")]] * LONG_JOBS
+    assert deaths == [[(first, "killed by SIGKILL")]] * count
     assert {result.attempts for result in results} == {0}  # each had company
     assert len(worker.events("engine_died")) == 1
     assert worker.events("job_lost") == []

@@ -194,7 +194,16 @@ print(len(runtimes), before >= 3, after - before)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("g++") is None, reason="for g++ on x86-64")
-@pytest.mark.parametrize("machine", ["x86-64", "x86-64-v3", "skylake-avx512", "cooperlake", "sapphirerapids"])
+@pytest.mark.parametrize(
+    "machine",
+    [
+        "x86-64",
+        "x86-64-v3",
+        pytest.param("skylake-avx512", marks=pytest.mark.slow),
+        pytest.param("cooperlake", marks=pytest.mark.slow),
+        "sapphirerapids",
+    ],
+)
 def test_the_sources_are_right_for_processors_that_are_not_here(machine):
     """What only the syntax shows: templates for all of their products are instantiated."""
     command = ["g++", "-std=c++17", "-O0", "-fopenmp", "-fsyntax-only", "-Wall", "-Werror", "-Wno-psabi"]
