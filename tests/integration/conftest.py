@@ -18,7 +18,7 @@ from headrace.schemas.events import Chunk, End, parse_event
 from headrace.schemas.keys import is_permanent, tag_of
 
 from ..support.forkserver import Forked, Forkserver
-from ..support.processes import ANY_HOST
+from ..support.processes import ANY_HOST, PACE, USUAL_STEP_S
 from ..support.waiting import wait_until
 
 BUS = 10_000
@@ -93,7 +93,8 @@ def start_worker(
 ) -> Iterator[Callable[..., WorkerProcess]]:
     """Start `headrace worker` on a Redis; float32, so that a resumed job can be compared token for token.
 
-    It is forked from the fork server and serves `model`, unless it has an environment of its own.
+    It is forked from the fork server and serves `model`, unless it has an environment of its own. A forked
+    one takes `step_s` for a step: a test that needs a job to run still when it acts gives it seconds.
     """
     started: list[WorkerProcess] = []
 
@@ -104,6 +105,7 @@ def start_worker(
         options: Mapping[str, object] | None = None,
         ready: bool = True,
         engine: str | None = None,
+        step_s: float = USUAL_STEP_S,
         environment: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
         engine_path = str(Path(__file__).with_name(engine)) if engine else ""
@@ -122,7 +124,7 @@ def start_worker(
                 [sys.executable, *run, *flags, "--redis", url],
                 stdout=out,
                 stderr=out,
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
+                env=os.environ | {"OMP_NUM_THREADS": "1", PACE: str(step_s)} | dict(environment or {}),
             )
         worker = WorkerProcess(process, log, Client(url))
         started.append(worker)

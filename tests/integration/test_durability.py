@@ -85,7 +85,7 @@ def test_two_hundred_jobs_survive_five_kills(redis_url, redis, start_worker, exp
 def test_a_stream_goes_on_token_exact_when_its_engine_is_killed(
     redis_url, redis, start_worker, expected_tokens, temperature
 ):
-    worker = start_worker(redis_url, engines=2)
+    worker = start_worker(redis_url, engines=2, step_s=0.01)
     fields = {
         "prompt": "A generator is",
         "model": "demo",
@@ -132,7 +132,7 @@ def test_the_only_engines_job_goes_on_in_the_spare(redis_url, redis, start_worke
 def test_sigterm_hands_running_jobs_over_without_counting_an_attempt(
     redis_url, redis, start_worker, expected_tokens
 ):
-    first = start_worker(redis_url)
+    first = start_worker(redis_url, step_s=0.05)
     fields = {
         "prompt": "The with statement",
         "model": "demo",
@@ -152,6 +152,7 @@ def test_sigterm_hands_running_jobs_over_without_counting_an_attempt(
     for job in jobs:
         result = job.result(timeout_s=60)
         assert result.attempts == 0
+        assert result.worker in {event["engine"] for event in second.events("engine_ready")}
         assert assert_whole(redis, job) == expected_tokens(**fields)
     assert second.events("engine_died") == []
 

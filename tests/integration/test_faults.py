@@ -64,7 +64,7 @@ def idle(client: Client) -> bool:
 def test_a_worker_that_wakes_up_after_its_lease_writes_nothing_and_serves_again(
     redis_url, redis, start_worker, expected_tokens
 ):
-    worker = start_worker(redis_url, engines=2, options={"lease_s": 1})
+    worker = start_worker(redis_url, engines=2, options={"lease_s": 1}, step_s=0.005)
     reader = Reader(job := worker.client.enqueue(**MIDDLING))
     reader.wait_for(20)
     zombie = job.status().worker
@@ -88,7 +88,7 @@ def test_a_worker_that_wakes_up_after_its_lease_writes_nothing_and_serves_again(
 def test_when_host_and_engine_die_at_once_the_lease_brings_the_stream_back(
     redis_url, redis, start_worker, expected_tokens
 ):
-    workers = [start_worker(redis_url) for _ in range(2)]
+    workers = [start_worker(redis_url, step_s=0.005) for _ in range(2)]
     reader = Reader(job := workers[0].client.enqueue(**MIDDLING))
     reader.wait_for(20)
     name = job.status().worker
@@ -107,12 +107,12 @@ def test_a_worker_cut_from_redis_stops_and_another_goes_on(
 ):
     proxy = Proxy(int(redis_url.rpartition(":")[2].partition("/")[0]))
     try:
-        far = start_worker(proxy.url, options={"lease_s": 1})
+        far = start_worker(proxy.url, options={"lease_s": 1}, step_s=0.005)
         with Client(redis_url) as client:
             reader = Reader(job := client.enqueue(**LONG))
             reader.wait_for(20)
+            getattr(proxy, fault)()  # before the other one starts, which takes longer than the job might
             near = start_worker(redis_url, options={"lease_s": 1})
-            getattr(proxy, fault)()
             names = {event["engine"] for event in near.events("engine_ready")}
             wait_until(lambda: job.status().worker in names)
             proxy.heal()
@@ -128,7 +128,7 @@ def test_a_worker_cut_from_redis_stops_and_another_goes_on(
 
 
 def test_redis_killed_under_load_comes_back_with_everything(own_redis, start_worker, expected_tokens):
-    worker = start_worker(own_redis.url, engines=2)
+    worker = start_worker(own_redis.url, engines=2, step_s=0.005)
     jobs = [worker.client.enqueue(**{**MIDDLING, "seed": seed}) for seed in range(4)]
     reader = Reader(jobs[0])
     reader.wait_for(20)
@@ -145,7 +145,7 @@ def test_redis_killed_under_load_comes_back_with_everything(own_redis, start_wor
 
 
 def test_redis_that_comes_back_empty_ends_streams_with_an_error_and_serves_again(own_redis, start_worker):
-    worker = start_worker(own_redis.url)
+    worker = start_worker(own_redis.url, step_s=0.005)
     reader = Reader(worker.client.enqueue(**LONG))
     reader.wait_for(20)
     os.kill(own_redis.pid, signal.SIGKILL)

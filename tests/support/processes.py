@@ -16,6 +16,10 @@ from .waiting import WAIT_S, wait_until
 ANY_HOST = str(Path(__file__).with_name("any_host.py"))
 """The program that starts a worker with another engine process."""
 
+PACE = "TEST_PACE_S"
+"""The environment variable that says how many seconds a step takes at least, in forked workers."""
+USUAL_STEP_S = 0.0015
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
