@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from headrace.local.embedded_redis import EmbeddedRedis
 
+    from .support.forkserver import Forkserver
+
 gc.disable()  # until all is collected: imports leave little garbage, and each pass goes through all of them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch: test processes share the cores
 os.environ.setdefault("HEADRACE_SPARE_ENGINE", "false")  # tests of it ask for it; others need no process more
@@ -116,6 +118,16 @@ def redis(redis_url: str) -> Iterator["Redis"]:
 
     with connect(redis_url) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def forkserver(no_process_left: None) -> Iterator["Forkserver"]:
+    """Where workers start from; it has imported what they need."""
+    from .support.forkserver import Forkserver
+
+    server = Forkserver(["tests.support.worker_modules", "tests.support.pace"])
+    yield server
+    server.close()
 
 
 @pytest.fixture

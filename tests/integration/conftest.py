@@ -72,14 +72,6 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.fixture(scope="session")
-def forkserver(no_process_left: None) -> Iterator[Forkserver]:
-    """Where workers start from; it has imported what they need."""
-    server = Forkserver(["tests.support.worker_modules", "tests.support.pace"])
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model by the built-in one's name, of which every token is another."""
     from ..support.models import small_model

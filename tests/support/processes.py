@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headrace import Client, JobHandle
 
+from .forkserver import Forked, Forkserver
 from .waiting import WAIT_S, wait_until
 
 ANY_HOST = str(Path(__file__).with_name("any_host.py"))
@@ -29,7 +31,7 @@ class Running:
         log: what it writes to its standard streams.
     """
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     log: Path
 
     @property
@@ -53,17 +55,25 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: str, log: Path, ends_well: bool = False, **environment: str) -> Iterator[Running]:
+def running(
+    *arguments: str,
+    log: Path,
+    ends_well: bool = False,
+    forkserver: Forkserver | None = None,
+    **environment: str,
+) -> Iterator[Running]:
     """Run `python <arguments>` while the block lasts.
 
     Args:
         arguments: `-m` and a module, `-c` and a text, or a script; then its own.
         log: where its output goes.
         ends_well: whether SIGTERM at the end of the block must end it with status 0; otherwise it is killed.
+        forkserver: where it is forked, with its imports done; otherwise it starts as any program does.
         environment: variables beside the test's own.
     """
+    launch: Any = forkserver.start if forkserver else subprocess.Popen
     with log.open("wb") as out:
-        process = subprocess.Popen(
+        process = launch(
             [sys.executable, *arguments], stdout=out, stderr=out, env={**os.environ, **environment}
         )
     started = Running(process, log)

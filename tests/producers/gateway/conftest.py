@@ -14,6 +14,7 @@ import pytest
 
 from headrace import Client
 
+from ...support.forkserver import Forkserver
 from ...support.processes import ANY_HOST, running
 from ...support.waiting import wait_until
 
@@ -33,7 +34,9 @@ def stack_redis(no_process_left: None) -> Iterator["EmbeddedRedis"]:
 
 
 @pytest.fixture(scope="session")
-def worker(stack_redis: "EmbeddedRedis", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def worker(
+    stack_redis: "EmbeddedRedis", forkserver: Forkserver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A worker with the built-in model in float32, ready; gives the file that may slow it (`slow_steps`)."""
     from ...support import paced_engine
 
@@ -43,7 +46,7 @@ def worker(stack_redis: "EmbeddedRedis", tmp_path_factory: pytest.TempPathFactor
     flags = ("--dtype", "float32", "--threads", "1", "--lease-s", "2")
     environment = {paced_engine.VARIABLE: str(step_s), "OMP_NUM_THREADS": "1"}
     with (
-        running(*run, *flags, log=log, ends_well=True, **environment) as host,
+        running(*run, *flags, log=log, ends_well=True, forkserver=forkserver, **environment) as host,
         Client(stack_redis.url) as client,
     ):
         wait_until(lambda: client.workers() or host.ended)
