@@ -31,7 +31,7 @@ EPHEMERAL = 32_768
 class WorkerProcess:
     """A `headrace worker` process, its log and its engine processes."""
 
-    process: Forked | subprocess.Popen[bytes]
+    process: Forked
     log: Path
     client: Client
 
@@ -85,8 +85,8 @@ def start_worker(
 ) -> Iterator[Callable[..., WorkerProcess]]:
     """Start `headrace worker` on a Redis; float32, so that a resumed job can be compared token for token.
 
-    It is forked from the fork server and serves `model`, unless it has an environment of its own. A forked
-    one takes `step_s` for a step: a test that needs a job to run still when it acts gives it seconds.
+    It is forked from the fork server, serves `model`, and takes `step_s` for a step: a test that needs a job
+    to run still when it acts gives it seconds.
     """
     started: list[WorkerProcess] = []
 
@@ -102,17 +102,15 @@ def start_worker(
     ) -> WorkerProcess:
         engine_path = str(Path(__file__).with_name(engine)) if engine else ""
         run = [ANY_HOST, engine_path] if engine else ["-m", "headrace.cli", "worker"]
-        served = "demo" if environment else model
-        defaults = {"model": served, "dtype": "float32", "device": "cpu", "threads": 1, "lease_s": 2}
+        defaults = {"model": model, "dtype": "float32", "device": "cpu", "threads": 1, "lease_s": 2}
         flags = [
             part
             for name, value in {**defaults, "engines": engines, **(options or {})}.items()
             for part in (f"--{name.replace('_', '-')}", str(value))
         ]
         log = tmp_path / f"worker-{len(started)}.log"
-        launch: Any = subprocess.Popen if environment else forkserver.start
         with log.open("wb") as out:
-            process = launch(
+            process = forkserver.start(
                 [sys.executable, *run, *flags, "--redis", url],
                 stdout=out,
                 stderr=out,

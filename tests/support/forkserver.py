@@ -214,6 +214,7 @@ def _be(order: Mapping[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
+        _extend_path(os.environ.get("PYTHONPATH", ""))
         forked = _fork_what_is_started(order["pass_fds"])
     try:
         _run(order["args"], order["cwd"])
@@ -223,6 +224,15 @@ def _be(order: Mapping[str, Any]) -> None:
             raise
         status = end.code or 0
     _end(status)
+
+
+def _extend_path(folders: str) -> None:
+    """Search modules where `PYTHONPATH` says too, and run a `sitecustomize` that is there."""
+    new = [folder for folder in folders.split(os.pathsep) if folder and folder not in sys.path]
+    sys.path[1:1] = new
+    if any(Path(folder, "sitecustomize.py").exists() for folder in new):
+        sys.modules.pop("sitecustomize", None)
+        importlib.import_module("sitecustomize")
 
 
 def _run(args: Sequence[str], folder: str) -> None:

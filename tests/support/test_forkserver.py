@@ -83,6 +83,21 @@ def test_it_runs_modules_from_its_folder(server, tmp_path):
     assert facts["argv"] == [str(tmp_path / "here.py"), "x"]
 
 
+def test_it_finds_modules_on_its_pythonpath_and_customizes_itself_once(server, tmp_path):
+    folder = tmp_path / "path"
+    folder.mkdir()
+    script(folder, "import os; print('customized', os.environ['MARK'], flush=True)", "sitecustomize.py")
+    script(folder, "print('found')", "wanted.py")
+    environment = os.environ | {"PYTHONPATH": str(folder), "MARK": "here"}
+    starts, wants = script(tmp_path, STARTS), script(tmp_path, "import wanted", "wants.py")
+    with (tmp_path / "out").open("wb") as out:
+        process = server.start([sys.executable, starts, wants], stdout=out, env=environment)
+    assert process.wait(20) == 0
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert lines[:2] == ["customized here", "found"]
+    assert lines[2].endswith(" 0")
+
+
 def test_what_it_starts_is_forked_too_and_its_child(server, tmp_path):
     says = script(tmp_path, SAYS, "says.py")
     with (tmp_path / "out").open("wb") as out:
