@@ -1,9 +1,7 @@
+import importlib
 from typing import Any
 
 import pytest
-from anthropic import types
-from anthropic.types import message_count_tokens_params, message_create_params
-from anthropic.types.shared import ErrorResponse
 from tests.support.openai_types import conforms, fields_of
 
 from headrace import Chunk, HeadraceError, InvalidJob, Job, JobResult
@@ -15,9 +13,15 @@ from headrace.schemas.errors import BrokerUnavailable, JobFailed, RateLimited, U
 ASKED = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
 
 
-def test_every_field_of_anthropics_requests_has_been_thought_about() -> None:
-    asked = fields_of(message_create_params.MessageCreateParams)
-    assert asked | fields_of(message_count_tokens_params.MessageCountTokensParams) <= FIELDS.known
+@pytest.fixture(scope="module")
+def types() -> Any:
+    """Anthropic's own. They take a second to import, in every process that collects tests."""
+    return importlib.import_module("anthropic.types")
+
+
+def test_every_field_of_anthropics_requests_has_been_thought_about(types: Any) -> None:
+    asked = fields_of(types.message_create_params.MessageCreateParams)
+    assert asked | fields_of(types.message_count_tokens_params.MessageCountTokensParams) <= FIELDS.known
     fates = [
         FIELDS.passed,
         FIELDS.read.keys(),
@@ -97,7 +101,7 @@ def test_what_is_wrong_or_not_supported_is_named(body: dict[str, Any], field: st
     assert caught.value.field == field
 
 
-def test_an_answer_is_anthropics_type(result: JobResult) -> None:
+def test_an_answer_is_anthropics_type(types: Any, result: JobResult) -> None:
     message = conforms(types.Message, message_body(result, "m"))
     assert (message.id, message.content[0].text) == (f"msg_{result.job_id}", "héy")
     assert (message.stop_reason, message.usage.input_tokens, message.usage.output_tokens) == (
@@ -111,7 +115,7 @@ def test_an_answer_is_anthropics_type(result: JobResult) -> None:
     assert conforms(types.MessageTokensCount, count_body(result)).input_tokens == 3
 
 
-def test_a_stream_has_anthropics_events_in_their_order(result: JobResult) -> None:
+def test_a_stream_has_anthropics_events_in_their_order(types: Any, result: JobResult) -> None:
     stream = MessageStream(result.job_id, "m")
     chunks = [Chunk(offset=1, text="", token_ids=(1,)), Chunk(offset=2, text="héy", token_ids=(2,))]
     events = [
@@ -145,9 +149,11 @@ def test_a_stream_has_anthropics_events_in_their_order(result: JobResult) -> Non
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, HeadraceError) else "",
 )
-def test_an_error_is_told_as_anthropic_would(error: HeadraceError, status: int, kind: str) -> None:
+def test_an_error_is_told_as_anthropic_would(
+    types: Any, error: HeadraceError, status: int, kind: str
+) -> None:
     found, body = error_body(error)
-    assert (found, conforms(ErrorResponse, body).error.type) == (status, kind)
+    assert (found, conforms(types.shared.ErrorResponse, body).error.type) == (status, kind)
     assert "secret" not in body["error"]["message"]
     assert MessageStream("id", "m").failed(error) == [body]
     assert anthropic_error(413, "")["error"]["type"] == "request_too_large"

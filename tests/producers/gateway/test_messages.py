@@ -1,8 +1,8 @@
 """Messages, asked for with Anthropic's own client, which checks every answer's type."""
 
-import anthropic
+import importlib
+
 import pytest
-from anthropic import Anthropic
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
 
@@ -15,10 +15,16 @@ ASKED = {
 }
 
 
+@pytest.fixture(scope="module")
+def anthropic():
+    """It takes a second to import, in every process that collects tests."""
+    return importlib.import_module("anthropic")
+
+
 @pytest.fixture
-def client(shared_gateway):
+def client(anthropic, shared_gateway):
     """Anthropic's client, which trusts no answer."""
-    with Anthropic(
+    with anthropic.Anthropic(
         base_url=shared_gateway.url, api_key="-", max_retries=0, _strict_response_validation=True
     ) as client:
         yield client
@@ -40,15 +46,15 @@ def test_a_message_is_the_same_whole_and_streamed(client):
 @pytest.mark.parametrize(
     ("wrong", "kind", "named"),
     [
-        ({"model": "none-such"}, anthropic.NotFoundError, "none-such"),
-        ({"messages": []}, anthropic.BadRequestError, "messages"),
-        ({"tools": [{"name": "f", "input_schema": {"type": "object"}}]}, anthropic.BadRequestError, "tools"),
-        ({"messages": [{"role": "user", "content": "x " * 9000}]}, anthropic.BadRequestError, "tokens"),
+        ({"model": "none-such"}, "NotFoundError", "none-such"),
+        ({"messages": []}, "BadRequestError", "messages"),
+        ({"tools": [{"name": "f", "input_schema": {"type": "object"}}]}, "BadRequestError", "tools"),
+        ({"messages": [{"role": "user", "content": "x " * 9000}]}, "BadRequestError", "tokens"),
     ],
     ids=["model", "messages", "tools", "length"],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_wrong_is_the_clients_own_exception(client, wrong, kind, named, stream):
-    with pytest.raises(kind, match=named) as raised:
+def test_what_is_wrong_is_the_clients_own_exception(anthropic, client, wrong, kind, named, stream):
+    with pytest.raises(getattr(anthropic, kind), match=named) as raised:
         client.messages.create(**ASKED | wrong, stream=stream)
     assert raised.value.body["type"] == "error"
