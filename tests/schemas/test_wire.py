@@ -14,7 +14,7 @@ from headrace.schemas.events import Chunk, End, JobState, chunk_payload, parse_e
 from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
 from headrace.schemas.keys import BatchKeys, DeliveryKeys, Tag, is_permanent, tag_of
-from headrace.schemas.wire import WireJob
+from headrace.schemas.wire import TokenizerTask, WireJob
 
 GOOD = {"model": "m", "prompt": "hello"}
 ROOT = Path(__file__).parents[2]
@@ -232,3 +232,11 @@ def test_every_error_has_a_code_a_status_and_a_place_in_the_tree():
         assert 400 <= leaf.http_status < 600
     codes = [leaf.code for leaf in leaves]
     assert len(set(codes)) == len(codes)
+
+
+def test_a_job_of_the_tokenizer_travels_and_is_refused_by_name_where_it_is_not_known():
+    task = TokenizerTask(kind="tokenize", add_generation_prompt=False)
+    wire = WireJob.of(Job.make(model="m", prompt="x")).model_copy(update={"tokenizer": task})
+    assert WireJob.from_wire(wire.to_wire()).tokenizer == task
+    with pytest.raises(InvalidJob, match="newer"):  # as `tokenizer` is to an older worker
+        WireJob.from_wire(wire.to_wire().replace('"tokenizer"', '"newer"'))
