@@ -22,7 +22,7 @@ RUN := $(if $(REDIS),tools/with_redis $(REDIS)) $(VENV)/bin/python -m
 PYTEST := $(RUN) pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up install test check chaos servers on_a_server bench peers lint types format references build clean
+.PHONY: help demo up install test check chaos servers on_a_server bench peers clients lint types format references build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -67,6 +67,10 @@ bench: $(INSTALLED)  ## measure; prints ratios within one run (BENCHMARKS="engin
 peers:  ## install the engines to measure against, each into .peers/ (PEERS="vllm openvino llamacpp")
 	benchmarks/peers/install $(PYTHON) $(PEERS)
 
+clients: $(INSTALLED)  ## install other people's clients into .clients/, and test the gateway with them (minutes)
+	tests/producers/gateway/clients/install $(PYTHON)
+	NODE_PATH=$(CURDIR)/.clients/node_modules $(PYTEST) -m slow tests/producers/gateway/clients $(ARGS)
+
 lint: $(INSTALLED)  ## ruff, import directions
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -88,6 +92,6 @@ build: $(INSTALLED)  ## sdist, and the wheel from it, checked, in dist/
 	$(VENV)/bin/python tools/check_wheel.py $(DIST)/*.whl
 
 clean:  ## remove what the targets made, .venv too
-	rm -rf $(VENV) .peers $(DIST) build src/*.egg-info .hypothesis
+	rm -rf $(VENV) .peers .clients $(DIST) build src/*.egg-info .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

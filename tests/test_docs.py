@@ -153,3 +153,17 @@ def test_the_gateways_page_has_every_route():
         named = [row for row in rows if base in row and all(part in row for part in path.split("/") if part)]
         assert named, path
         assert all(any(method.upper() in row for row in named) for method in methods), path
+
+
+def test_the_gateways_page_has_every_client_that_is_installed_to_try_it():
+    import json
+
+    pins = ROOT / "tests" / "producers" / "gateway" / "clients"
+    npm = json.loads((pins / "package.json").read_text())["dependencies"]
+    listed = "".join((pins / f"requirements{kind}.txt").read_text() for kind in ("", "-heavy"))
+    pinned = [(name, version) for name, version in npm.items() if name not in {"standardwebhooks", "zod"}]
+    pinned += re.findall(r"^([\w-]+)(?:\[.*\])?==(.+)$", listed.partition("# What LiteLLM")[0], re.MULTILINE)
+    table = (ROOT / "docs" / "http.md").read_text().partition("## Clients that are tried")[2]
+    assert len(pinned) == 9
+    for name, version in pinned:
+        assert any(f"`{name}`" in row and version in row for row in table.splitlines()), (name, version)

@@ -76,7 +76,7 @@ test("what is wrong is the SDK's own error with the gateway's message", async ()
 });
 
 for (const [status, key, max_tokens] of [
-  [429, process.env.SLOW_KEY, 615],
+  [429, process.env.SLOW_KEY, 635],
   [503, process.env.FULL_KEY, 1],
 ]) {
   test(`a ${status} may be retried, and is after as many seconds as it says`, async () => {

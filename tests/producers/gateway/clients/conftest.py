@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from ....support.gateways import RunningGateway
 
+ENVIRONMENT = Path(__file__).parents[4] / ".clients"
+"""The environment of Python clients that are too heavy for `.venv`; `make clients` makes it."""
+
 LIMITS = {"SLOW_KEY": {"tokens_per_minute": 600}, "FULL_KEY": {"max_queued_jobs": 1}}
 """What the tenant of a key may have, by the variable that has the key."""
 
@@ -48,9 +51,21 @@ def run(shared_gateway: "RunningGateway", limited: dict[str, str], worker: Path)
     def run_to_its_end(*command: str, folder: Path, **variables: str) -> str:
         told = {"OPENAI_BASE_URL": shared_gateway.base_url, "OPENAI_API_KEY": "-", **limited, **variables}
         ran = subprocess.run(
-            command, cwd=folder, env=os.environ | told, capture_output=True, text=True, timeout=170
+            command, cwd=folder, env=os.environ | told, capture_output=True, text=True, timeout=300
         )
         assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"[-6000:]
         return ran.stdout
 
     return run_to_its_end
+
+
+@pytest.fixture
+def python() -> Callable[[str], str]:
+    """Gives the Python of the clients' environment, if a package is there."""
+
+    def with_package(package: str) -> str:
+        if not [*ENVIRONMENT.glob(f"lib/python*/site-packages/{package}")]:
+            pytest.skip(f"{ENVIRONMENT.name} has no package {package} (make clients)")
+        return str(ENVIRONMENT / "bin" / "python")
+
+    return with_package

@@ -97,7 +97,7 @@ async function holding(limited, fields) {
 }
 
 for (const [status, kind, key, fields] of [
-  [429, OpenAI.RateLimitError, process.env.SLOW_KEY, { max_tokens: 615 }],
+  [429, OpenAI.RateLimitError, process.env.SLOW_KEY, { max_tokens: 635 }],
   [503, OpenAI.InternalServerError, process.env.FULL_KEY, { max_tokens: 1 }],
 ]) {
   test(`a ${status} is the client's own error, and retried after as many seconds as it says`, async () => {

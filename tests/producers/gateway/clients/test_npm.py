@@ -14,6 +14,7 @@ PACKAGES = Path(os.environ.get("NODE_PATH") or "nowhere")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.serial,
+    pytest.mark.timeout(400),
     pytest.mark.xdist_group("gateway"),
     pytest.mark.skipif(NODE is None, reason="Node is not installed"),
 ]
