@@ -153,8 +153,6 @@ async def _resumed_over_http(shown: Screen, http: HttpStream) -> None:
         _kill_gateway(shown, http)
         await asyncio.sleep(_LOOK_S)
     if http.resumed is not None:
-        if http.view.resumed is None:  # its engine lives
-            http.view.resumed = http.resumed
         shown.say(
             f'"{http.view.prompt}" resumed through another gateway at token {http.resumed}, none lost',
             "green",

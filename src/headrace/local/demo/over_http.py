@@ -70,6 +70,8 @@ class HttpStream:
         self.token_ids += chunk.token_ids
         if self.resumed is None and self.killed not in {None, self.gateways[0]}:
             self.resumed = chunk.start + 1
+            if self.view.cut is None and self.view.resumed is None:  # its engine lives
+                self.view.resumed = self.resumed
         return chunk
 
     async def _events(
