@@ -195,7 +195,7 @@ async def _events(answer: httpx.Response, *, unpack: bool) -> AsyncIterator[byte
             async for data in answer.aiter_raw():
                 yield data
             return
-        event = ""
+        ready = event = ""
         async for line in answer.aiter_lines():
             event += f"{line}\n"
             if line:
@@ -203,7 +203,10 @@ async def _events(answer: httpx.Response, *, unpack: bool) -> AsyncIterator[byte
             if event.startswith("event: data\ndata:"):
                 messages = _unpacked(event.removeprefix("event: data\ndata:"))
                 event = f"event: data\ndata:{json.dumps(messages)}\n\n" if messages else ""
-            yield event.encode()
+            ready += event
+            if ready and not event.startswith("event: data"):  # which goes with its control event, as it came
+                yield ready.encode()
+                ready = ""
             event = ""
     finally:
         await answer.aclose()
