@@ -25,7 +25,7 @@ from ..machine import machine, save
 from . import peers
 from .processes import Measured, Reader, gateway, raise_open_files, reader, service, settled_rss, spent_s
 from .table import gateway_table
-from .wire import chats_per_s, chunk_times, decoded, open_streams
+from .wire import Connection, chats_per_s, chunk_times, decoded, open_streams
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +43,24 @@ CHAT = {"model": "bench", "messages": [{"role": "user", "content": "What does st
 def percentile(values: list[float], part: float) -> float:
     """The smallest value that is not less than this part of them."""
     return sorted(values)[max(0, round(part * len(values)) - 1)]
+
+
+async def all_ended(streams: list[Connection]) -> None:
+    """Wait for their ends.
+
+    Raises:
+        SystemExit: some don't end.
+    """
+    try:
+        async with asyncio.timeout(ENDS_WITHIN_S):
+            for stream in streams:
+                await stream.lost.wait()
+    except TimeoutError:
+        left = [decoded(stream.pieces).events for stream in streams if not stream.lost.is_set()]
+        raise SystemExit(
+            f"{len(left)} of {len(streams)} streams have not ended after {ENDS_WITHIN_S:g} s; they have "
+            f"{min(map(len, left))} to {max(map(len, left))} events, one of them at last {left[0][-1:]}"
+        ) from None
 
 
 async def load(
@@ -68,9 +86,7 @@ async def load(
     await asyncio.sleep(options.seconds)
     ends = time.monotonic_ns()
     spent = {name: spent_s(each) - spent[name] for name, each in processes.items()}
-    async with asyncio.timeout(ENDS_WITHIN_S):
-        for connection in open_:
-            await connection.lost.wait()
+    await all_ended(open_)
     gc.enable()
 
     token_ids = [TEXT[left % len(TEXT)] for left in reversed(range(max_tokens))]
