@@ -55,15 +55,20 @@ class Measured:
 
     def run(self, at_once: int, tokens_per_s: float) -> None:
         """Generate so many tokens a second, for so many jobs in a step."""
-        self.pace.write_text(f"{at_once} {at_once / tokens_per_s}")
+        self._pace(f"{at_once} {at_once / tokens_per_s}")
 
     def run_freely(self) -> None:
         """Generate as fast as possible."""
-        self.pace.write_text(FULL)
+        self._pace(FULL)
 
     def pause(self) -> None:
         """Generate nothing."""
-        self.pace.write_text(PAUSE)
+        self._pace(PAUSE)
+
+    def _pace(self, pace: str) -> None:
+        part = self.pace.with_suffix(".part")  # the engine reads it at every step: never half of it
+        part.write_text(pace)
+        part.replace(self.pace)
 
 
 @contextmanager
