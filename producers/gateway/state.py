@@ -1,6 +1,7 @@
 """What one gateway process has: its settings, its client, and whether it is being stopped."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +13,9 @@ from ..async_client import AsyncClient
 from ..batches.batches import Batches
 from ..files.store import FileStore
 from .metrics import GatewayMetrics
+
+CONTEXTS_S = 30.0
+"""How long the lengths of the models' contexts are taken for granted."""
 
 
 class Stoppable(Protocol):
@@ -46,11 +50,15 @@ class Gateway:
     streams: set[Stoppable] = field(default_factory=set)
     unlimited: dict[str, float] = field(default_factory=dict)
     _contexts: dict[str, int | None] = field(default_factory=dict)
+    _contexts_read: float = 0.0
 
     async def context_tokens(self, model: str) -> int | None:
         """The length of the model's context; None if nobody has served it here."""
-        if model not in self._contexts:
-            self._contexts |= {each.id: each.context_tokens for each in await self.client.models()}
+        now = time.monotonic()
+        # A worker may serve the model again with another context, so what is known doesn't hold forever.
+        if model not in self._contexts or now - self._contexts_read >= CONTEXTS_S:
+            self._contexts = {each.id: each.context_tokens for each in await self.client.models()}
+            self._contexts_read = now
         return self._contexts.get(model)
 
     def cut(self) -> None:
