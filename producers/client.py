@@ -200,9 +200,8 @@ class JobHandle(Handle[Client]):
         """Yield the job's output as it is generated, from token `from_offset` on, every token exactly once.
 
         A chunk's `offset` is the cursor to continue from. The stream survives the death of workers, restarts
-        of Redis and lost connections, and waits up to two minutes for an unreachable Redis. If `from_offset`
-        lies inside a chunk, the first chunk holds the tokens after it, but its whole text, since text has no
-        exact token boundaries. Text that only became final with the end comes in a last chunk without tokens.
+        of Redis and lost connections, and waits up to two minutes for an unreachable Redis. Text that only
+        became final with the end comes in a last chunk without tokens.
 
         Raises:
             JobFailed, JobCancelled, JobExpired: after the last chunk, if the job did not succeed.

@@ -98,12 +98,10 @@ class Cursor:
             return Chunk(offset=event.offset, text=event.text) if event.text else None
         if event.offset <= self.seen:
             return None
-        # A reader that starts after token 5 may meet a chunk of tokens 4 to 8: it gets 6 to 8, but all of the
-        # text, since where a chunk's text divides among its tokens is not written down. A reader that has had
-        # tokens already meets no such chunk in a whole log, so one tells of a reset.
-        cut = self.seen - event.start
-        if cut > 0 and not self._delivered:
-            event = _without_first(event, cut)
+        # A reader that starts after token 5 may meet a chunk of tokens 4 to 8: it gets 6 to 8. A reader that
+        # has had tokens already meets no such chunk in a whole log, so one tells of a reset.
+        if event.start < self.seen and not self._delivered:
+            _, event = event.split(self.seen)
         self._check_follows(event.start)
         self.seen, self._delivered = event.offset, True
         return event
@@ -127,11 +125,6 @@ class Cursor:
             raise Gap
         if start < self.seen:
             raise StreamReset(self.job_id, self.seen, start)
-
-
-def _without_first(chunk: Chunk, count: int) -> Chunk:
-    logprobs = None if chunk.logprobs is None else chunk.logprobs[count:]
-    return chunk.model_copy(update={"token_ids": chunk.token_ids[count:], "logprobs": logprobs})
 
 
 class Silence:

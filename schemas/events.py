@@ -1,11 +1,11 @@
 """What workers publish about a job: chunks, the end marker, the result and the status."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
@@ -114,17 +114,44 @@ class Chunk(_Published):
             stop string is held back for a later chunk.
         token_ids: the tokens of this chunk.
         logprobs: one entry per token, if the job asked for them.
+        lengths: how many characters (Unicode code points) of `text` are of each token but the last;
+            empty if there is one token, or an earlier worker wrote the chunk.
     """
 
     offset: int
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    lengths: tuple[int, ...] = Field(default=(), repr=False)
 
     @property
     def start(self) -> int:
         """The offset at which this chunk starts."""
         return self.offset - len(self.token_ids)
+
+    def split(self, offset: int) -> tuple[Self, Self]:
+        """What it says up to an offset within it, and the rest.
+
+        All of the text is in the rest if where it divides isn't known.
+        """
+        count = offset - self.start
+        known = len(self.lengths) == len(self.token_ids) - 1
+        at = sum(self.lengths[:count]) if known else 0
+        logprobs = self.logprobs or ()
+        before = {
+            "offset": offset,
+            "text": self.text[:at],
+            "token_ids": self.token_ids[:count],
+            "logprobs": self.logprobs and logprobs[:count],
+            "lengths": self.lengths[: count - 1],
+        }
+        after = {
+            "text": self.text[at:],
+            "token_ids": self.token_ids[count:],
+            "logprobs": self.logprobs and logprobs[count:],
+            "lengths": self.lengths[count:],
+        }
+        return self.model_copy(update=before), self.model_copy(update=after)
 
 
 class JobError(_Published):
@@ -241,11 +268,22 @@ def parse_event(payload: bytes | str) -> Event:
     return _event.validate_json(payload)
 
 
-def chunk_payload(offset: int, text: str, token_ids: list[int], logprobs: list[dict[str, Any]] | None) -> str:
-    """The wire form of a `Chunk`, written without a pydantic model because every flush makes one."""
-    body: dict[str, Any] = {"offset": offset, "text": text, "token_ids": token_ids}
+def chunk_payload(
+    offset: int, pieces: Sequence[str], token_ids: Sequence[int], logprobs: list[dict[str, Any]] | None
+) -> str:
+    """The wire form of a `Chunk`, written without a pydantic model because every flush makes one.
+
+    Args:
+        offset: tokens generated so far, with these.
+        pieces: the text that became final with each token.
+        token_ids: the tokens.
+        logprobs: one entry for each token, if the job asked for them.
+    """
+    body: dict[str, Any] = {"offset": offset, "text": "".join(pieces), "token_ids": token_ids}
     if logprobs is not None:
         body["logprobs"] = logprobs
+    if len(pieces) > 1:
+        body["lengths"] = list(map(len, pieces[:-1]))
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -34,7 +34,7 @@ class Worker:
         while not self.stopped.wait(0.01):
             for job in run(self.redis, claim(self.tag, ClaimRequest("w", "n", 60_000, 10**6, 8))).jobs:
                 for offset, text in enumerate(("Hello, ", "world"), start=1):
-                    payload = chunk_payload(offset, text, [offset], None)
+                    payload = chunk_payload(offset, [text], [offset], None)
                     segment = Segment(job.job_id, job.fence, offset - 1, offset, payload)
                     run(self.redis, advance(self.tag, 60_000, [segment]))
                 run(

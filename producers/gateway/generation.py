@@ -5,7 +5,7 @@ with the id of the last one, to this gateway or another, gets exactly the events
 """
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -188,15 +188,15 @@ class _ChoiceReader:
     shape: ChoiceEvents
     at: StreamPlace = field(default_factory=lambda: StreamPlace(0))
 
-    async def read(self) -> AsyncGenerator[list[Placed]]:
-        """The events that are ready together, again and again."""
+    async def read(self, had: int) -> AsyncGenerator[list[Placed]]:
+        """The events that are ready together, again and again; the client has had so many tokens."""
         begun = False
         try:
             async with aclosing(ready_chunks(self.job)) as ready:
                 async for chunks in ready:
                     placed = [] if begun else [(StreamPlace(0), self.shape.start())]
                     begun = True
-                    yield placed + [self._placed(chunk) for chunk in chunks]
+                    yield placed + [self._placed(chunk) for chunk in divided(chunks, had)]
             result = await self.job.result()
         except HeadraceError as error:
             if not begun:
@@ -213,6 +213,19 @@ class _ChoiceReader:
     def _next(self) -> StreamPlace:
         self.at = StreamPlace(self.at.tokens, self.at.tail + 1)
         return self.at
+
+
+def divided(chunks: Iterable[Chunk], offset: int) -> Iterator[Chunk]:
+    """The chunks, of which the one that the offset is within comes in two.
+
+    A client stands within a chunk when Redis was killed and lost the chunk that the client has: the worker
+    generates the same tokens again, and may publish them in other portions.
+    """
+    for chunk in chunks:
+        if chunk.start < offset < chunk.offset:
+            yield from chunk.split(offset)
+        else:
+            yield chunk
 
 
 async def answer_events(
@@ -232,8 +245,9 @@ async def answer_events(
         named: name each event by its object's `type`.
         last: what comes after the last event.
     """
+    had = after.tokens if after is not None else 0
     for job, shape in zip(jobs, shapes, strict=True):
-        async with aclosing(_ChoiceReader(job, shape).read()) as lists:
+        async with aclosing(_ChoiceReader(job, shape).read(had)) as lists:
             async for placed in lists:
                 ready: list[bytes] = []
                 for place, objects in placed:

@@ -18,7 +18,7 @@ class NativeEvents:
 
     def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
         """The chunk."""
-        return [{"type": "chunk", **chunk.model_dump(mode="json", exclude_none=True)}]
+        return [{"type": "chunk", **chunk.model_dump(mode="json", exclude_none=True, exclude={"lengths"})}]
 
     def end(self, result: JobResult) -> list[dict[str, Any]]:
         """The end of a job that succeeded."""

@@ -121,7 +121,7 @@ def _payloads(tokenizer: Tokenizer, tokens: Sequence[int], top: int) -> list[str
     return [
         chunk_payload(
             at + 1,
-            text,
+            [text],
             [token],
             [{"token_id": token, "token": "é", "logprob": -1.5, "top": [[token, "é", -1.5]] * top}],
         )

@@ -85,8 +85,7 @@ class RunningJob:
 
     def _segment(self, start: int, end: int) -> Segment:
         ids = tokens(start, end)
-        text = "".join(f"{token} " for token in ids)
-        payload = chunk_payload(end, text, list(ids), None) if ids else ""
+        payload = chunk_payload(end, [f"{token} " for token in ids], list(ids), None) if ids else ""
         return Segment(self.id, self.claimed.fence, start, end, payload)
 
 

@@ -27,10 +27,18 @@ def test_a_missing_chunk_is_a_gap() -> None:
         cursor.take(end(1))
 
 
-def test_a_cursor_inside_a_chunk_takes_the_tokens_after_it_and_the_whole_text() -> None:
+def test_a_cursor_inside_a_chunk_takes_the_tokens_after_it_with_their_text() -> None:
     logprobs = tuple(TokenLogprob(token_id=i, token=str(i), logprob=-1.0) for i in range(4))
-    taken = Cursor("j", 3).take(Chunk(offset=4, text="0123", token_ids=(0, 1, 2, 3), logprobs=logprobs))
-    assert taken == Chunk(offset=4, text="0123", token_ids=(3,), logprobs=logprobs[3:])
+    whole = Chunk(offset=4, text="abcde", token_ids=(0, 1, 2, 3), logprobs=logprobs, lengths=(1, 0, 2))
+    assert Cursor("j", 1).take(whole) == Chunk(
+        offset=4, text="bcde", token_ids=(1, 2, 3), logprobs=logprobs[1:], lengths=(0, 2)
+    )
+    assert Cursor("j", 3).take(whole) == Chunk(offset=4, text="de", token_ids=(3,), logprobs=logprobs[3:])
+
+
+def test_a_cursor_inside_a_chunk_of_an_earlier_worker_takes_the_whole_text() -> None:
+    taken = Cursor("j", 3).take(Chunk(offset=4, text="0123", token_ids=(0, 1, 2, 3)))
+    assert taken == Chunk(offset=4, text="0123", token_ids=(3,))
 
 
 def test_an_overlap_with_what_was_delivered_is_a_reset() -> None:

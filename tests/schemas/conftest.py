@@ -79,7 +79,7 @@ class Queue:
         return [event for event in events if isinstance(event, Chunk)]
 
     def segment(self, job: ClaimedJob, start: int, offset: int, text: str = "t") -> Segment:
-        payload = chunk_payload(offset, text, list(range(start, offset)), None) if offset > start else ""
+        payload = chunk_payload(offset, [text], list(range(start, offset)), None) if offset > start else ""
         return Segment(job.job_id, job.fence, start, offset, payload)
 
     def advance(

@@ -141,8 +141,8 @@ def test_a_record_that_is_no_job_says_so():
 
 
 def test_events_travel_and_bear_fields_of_newer_workers():
-    chunk = parse_event(chunk_payload(7, "é", [1, 2], None))
-    assert chunk == Chunk(offset=7, text="é", token_ids=(1, 2))
+    chunk = parse_event(chunk_payload(7, ["é", "x"], [1, 2], None))
+    assert chunk == Chunk(offset=7, text="éx", token_ids=(1, 2), lengths=(1,))
     assert chunk.start == 5
     end = parse_event(
         '{"offset":7,"end":"failed","finish_reason":"error","new":1,"error":{"code":"c","message":"m"}}'

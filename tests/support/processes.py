@@ -106,3 +106,31 @@ def kill_engine_of(job: JobHandle, client: Client) -> str:
     worker, pid = wait_until(found)
     os.kill(pid, signal.SIGKILL)
     return worker
+
+
+class Restartable:
+    """`python <arguments>`, which is killed with -9 and started again; its log grows."""
+
+    def __init__(self, *arguments: str, log: Path, **environment: str) -> None:
+        self._command = [sys.executable, *arguments]
+        self._log, self._environment = log, {**os.environ, **environment}
+        self.start()
+
+    def start(self) -> None:
+        """Start it."""
+        with self._log.open("ab") as out:
+            self._process = subprocess.Popen(self._command, stdout=out, stderr=out, env=self._environment)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    def wait(self) -> int:
+        """Wait for its end, and return the exit status."""
+        return self._process.wait(WAIT_S)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()

@@ -165,8 +165,7 @@ class RunningJob:
         payload = ""
         if stop > start:
             logprobs = None if self.logprobs is None else self.logprobs[start:stop]
-            text = "".join(self.pieces[start:stop])
-            payload = chunk_payload(stop, text, self.token_ids[start:stop], logprobs)
+            payload = chunk_payload(stop, self.pieces[start:stop], self.token_ids[start:stop], logprobs)
         return Segment(self.job_id, self.fence, start, stop, payload)
 
     def end_marker(self) -> End:

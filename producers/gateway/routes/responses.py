@@ -15,12 +15,12 @@ from ....schemas.errors import HeadraceError, JobNotFound
 from ...async_client import ready_chunks
 from ...openai.responses.items import page_of_items
 from ...openai.responses.request import ResponseRequest, previous_response_id, response_request
-from ...openai.responses.stream import ResponseStream
+from ...openai.responses.stream import ResponseStream, token_of
 from ...operate.responses import StoredResponse
 from ..auth import Caller
 from ..bodies import body_of, read_json
 from ..errors import not_found
-from ..generation import Generation, begin
+from ..generation import Generation, begin, divided
 from ..sse import Events, EventStream, StreamPlace, json_event, together
 from ..state import Gateway
 from ..stored import UNANSWERED, Kept, earlier_items, find
@@ -145,7 +145,8 @@ async def _events(kept: Kept, after: int, store: bool) -> Events:
     try:
         async with aclosing(ready_chunks(job)) as ready:
             async for chunks in ready:
-                for data in _written([each for chunk in chunks for each in stream.chunk(chunk)], after):
+                parts = divided(chunks, token_of(after))
+                for data in _written([each for part in parts for each in stream.chunk(part)], after):
                     yield data
         ending = stream.end(await job.result())
     except UNANSWERED as error:

@@ -24,6 +24,11 @@ from .items import output_text
 _BEFORE_TOKENS = 3
 
 
+def token_of(number: int) -> int:
+    """The last of the answer's tokens that a reader has who has seen this number."""
+    return max(0, number - _BEFORE_TOKENS)
+
+
 class ResponseStream:
     """The events of one response, as the objects that follow `data:`.
 

@@ -1,9 +1,6 @@
 """A large batch, while each process that has to do with it is killed, and at last all at once."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -11,6 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from ...support.processes import Restartable
 from ...support.waiting import wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -18,26 +16,6 @@ pytestmark = [pytest.mark.serial, pytest.mark.slow, pytest.mark.timeout(1500)]
 LINES = 5000
 WRONG = {17, 4711}
 URL = "/v1/completions"
-
-
-class Killable:
-    """A process of headrace that is killed with SIGKILL and started again."""
-
-    def __init__(self, log: Path, settings: dict[str, str], *arguments: str) -> None:
-        self._log, self._settings = log, settings
-        self._command = [sys.executable, "-m", "headrace.cli", *arguments]
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        with self._log.open("ab") as out:
-            environment = os.environ | {"OMP_NUM_THREADS": "1"} | self._settings
-            self._process = subprocess.Popen(self._command, stdout=out, stderr=out, env=environment)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
 
 
 def line(number: int) -> bytes:
@@ -48,8 +26,9 @@ def line(number: int) -> bytes:
 
 
 @contextmanager
-def processes(folder: Path, redis_url: str, port: int) -> Iterator[dict[str, Killable]]:
-    settings = {
+def processes(folder: Path, redis_url: str, port: int) -> Iterator[dict[str, Restartable]]:
+    environment = {
+        "OMP_NUM_THREADS": "1",
         "HEADRACE_REDIS_URL": redis_url,
         "HEADRACE_FILES_URL": (folder / "files").as_uri(),
         "HEADRACE_BATCH_LEASE_S": "2",
@@ -63,7 +42,8 @@ def processes(folder: Path, redis_url: str, port: int) -> Iterator[dict[str, Kil
     with ExitStack() as stack:
         started = {}
         for name, arguments in commands.items():
-            started[name] = Killable(folder / f"{name}.log", settings, *arguments)
+            command = ("-m", "headrace.cli", *arguments)
+            started[name] = Restartable(*command, log=folder / f"{name}.log", **environment)
             stack.callback(started[name].kill)
         yield started
 

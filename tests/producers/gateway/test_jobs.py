@@ -1,11 +1,18 @@
 """Native jobs: enqueued, followed, resumed, cancelled."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
+from headrace.schemas import keys
+from headrace.schemas.keys import Tag
+from headrace.schemas.redis.connection import connect
+
 from ...support.waiting import wait_until
+from ..conftest import MODEL, ScriptedWorker, tokens
 from .test_chat import events_of
+from .test_kills import piece
 from .test_requests import error_of
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
@@ -91,3 +98,31 @@ def test_events_that_are_ready_together_come_in_one_write(http, slow_steps, jobs
         writes = list(response.iter_raw())  # at least one for each chunk of the response's transfer coding
     assert b"".join(writes).count(b"event: chunk") == len(log) > 4
     assert len(writes) < 4
+
+
+@pytest.fixture
+def scripted(stack_redis) -> Iterator[ScriptedWorker]:
+    """A worker that publishes its tokens in the portions that the test names."""
+    with connect(stack_redis.url) as redis:
+        yield ScriptedWorker(redis, Tag(MODEL))
+        redis.hdel(keys.models(), MODEL)
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/chat/completions", "/v1/responses"])
+def test_a_stream_goes_on_after_any_token_though_they_are_in_other_portions_now(http, scripted, path):
+    """As a client finds it whose last tokens Redis has lost: a worker has generated them again."""
+    asked = {"model": MODEL, "max_output_tokens": 8, "input": "x", "background": True}
+    if path == "/v1/responses":
+        answer = http.post(path, json=asked).json()["id"]
+    else:
+        made = http.post("/v1/jobs", json={"model": MODEL, "prompt_token_ids": [1], "max_tokens": 8}).json()
+        answer = {"/v1/jobs": "{}/stream", "/v1/chat/completions": "chatcmpl-{}"}[path].format(made["id"])
+    running = scripted.start()
+    running.write(3, 5)
+    running.finish()
+    before = 3 if path == "/v1/responses" else 0
+    for seen in range(1, 9):
+        headers = {"last-event-id": str(before + seen)}
+        with http.stream("GET", f"{path}/{answer}?stream=true", headers=headers) as response:
+            rest = [piece(path, data) for _, data in events_of(response)]
+        assert "".join(rest) == "".join(f"{token} " for token in tokens(seen, 8))
