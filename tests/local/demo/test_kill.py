@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from headrace.local.demo import backend, tour
@@ -129,6 +130,14 @@ def test_the_next_engine_is_told_of_once_and_after_the_streams_go_on():
     assert shown.newcomer() is None
     shown.settled = True
     assert [found and found.letter for found in (shown.newcomer(), shown.newcomer())] == ["C", None]
+
+
+def test_nobody_is_killed_whose_streams_have_ended_while_it_was_chosen(engine):
+    shown = scene(engine.pid, done=True)
+    quick = Job("one", (HELD, "a", 100), (ENDED, "a", 220))
+    assert killed(shown, Log(), os.getpid(), [quick], [Job("two", (HELD, "a", 0))]) is None
+    assert engine.poll() is None
+    assert psutil.Process(engine.pid).status() != psutil.STATUS_STOPPED
 
 
 @pytest.mark.parametrize("offset", [QUICK.kill_at - 1, QUICK.kill_before + 1])

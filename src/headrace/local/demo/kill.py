@@ -45,7 +45,7 @@ async def kill_one(
     Returns once another engine has continued all of its streams and there was time to see it; None if no
     such moment came.
     """
-    pace, announced = shown.pace, ""
+    pace, announced, own = shown.pace, "", {job.id for job in streams}
     while True:
         statuses = await _statuses(streams)
         victim = _victim(scene, pace, host_pid, statuses, announced)
@@ -54,7 +54,10 @@ async def kill_one(
                 return None
             await scene.next_move()
         elif victim.name == announced or not pace.notice_s:
-            break
+            held = await _stopped_with(victim, [*streams, *background])
+            if held & own:
+                break
+            os.kill(victim.pid, signal.SIGCONT)
         else:
             shown.say(
                 f"Next: kill -9 engine {victim.letter} (pid {victim.pid}) while it runs {victim.running} jobs"
@@ -62,7 +65,7 @@ async def kill_one(
             )
             await asyncio.sleep(pace.notice_s)
             announced = victim.name
-    kill = Kill(victim, _held(victim, await _statuses([*streams, *background])))
+    kill = Kill(victim, held)
     os.kill(victim.pid, signal.SIGKILL)
     _kill_gateway(shown, http)
     scene.killed = victim
@@ -76,6 +79,16 @@ async def kill_one(
         await asyncio.sleep(pace.notice_s)
     scene.settled = True
     return kill
+
+
+async def _stopped_with(victim: EngineView, jobs: list[AsyncJobHandle]) -> set[str]:
+    """Stop an engine; what it runs then can't end before it is killed, however busy this machine is."""
+    os.kill(victim.pid, signal.SIGSTOP)
+    try:
+        return _held(victim, await _statuses(jobs))
+    except BaseException:
+        os.kill(victim.pid, signal.SIGCONT)
+        raise
 
 
 async def _statuses(jobs: list[AsyncJobHandle]) -> list[JobStatus]:
