@@ -68,7 +68,7 @@ class Form(Protocol):
         ...
 
 
-class Messages:
+class ChunkForm:
     """JSON mode: the events of the job's native stream, the last of which says how it ended."""
 
     media_type = "application/json"
@@ -117,7 +117,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Portion:
     """What lies between two places of a stream.
 
     Attributes:
@@ -140,7 +140,7 @@ class TokenStream:
     job: AsyncJobHandle
     form: Form
 
-    async def follow(self, start: Offset, timeout_s: float | None = None) -> AsyncGenerator[Part]:
+    async def follow(self, start: Offset, timeout_s: float | None = None) -> AsyncGenerator[Portion]:
         """Each chunk from a place on, as it comes, and the end.
 
         Raises:
@@ -155,15 +155,15 @@ class TokenStream:
                     pieces = self.form.chunk(chunk)
                     if chunk.token_ids:
                         at = replace(at, tokens=chunk.offset)
-                        yield Part(tuple(pieces), at)
+                        yield Portion(tuple(pieces), at)
                     else:  # it came with the end, and so has no place of its own
                         tail = pieces
             tail += await self.form.end(self.job)
         except UNANSWERED as error:
             tail += self.form.failed(error)
-        yield Part(tuple(tail), replace(at, ended=bool(tail)), closed=True)
+        yield Portion(tuple(tail), replace(at, ended=bool(tail)), closed=True)
 
-    async def read(self, start: Offset, status: JobStatus) -> Part:
+    async def read(self, start: Offset, status: JobStatus) -> Portion:
         """What there is from a place on, without waiting.
 
         Raises:
@@ -174,10 +174,10 @@ class TokenStream:
         if start.restarts != status.restarts or start.tokens > status.offset:
             raise StreamReset(self.job.id, start.tokens, status.offset)
         if ended and start == Offset(status.restarts, status.offset, ended=True):
-            return Part((), start, closed=True)
+            return Portion((), start, closed=True)
         start = replace(start, ended=False)  # a dead letter may have been requeued
         if not ended and start.tokens == status.offset:
-            return Part((), start)
+            return Portion((), start)
         pieces: list[str] = []
         size = 0
         async with aclosing(self.follow(start, READ_S)) as parts:
@@ -186,10 +186,10 @@ class TokenStream:
                 size += sum(len(piece.encode()) for piece in part.pieces)
                 last = part.closed or (not ended and part.at.tokens >= status.offset)
                 if last or size >= READ_BYTES:
-                    return Part(tuple(pieces), part.at, up_to_date=last, closed=part.closed)
+                    return Portion(tuple(pieces), part.at, up_to_date=last, closed=part.closed)
         raise JobNotFound(self.job.id)  # not reached: what is followed ends with a closed part
 
-    async def tail(self, status: JobStatus) -> Part:
+    async def tail(self, status: JobStatus) -> Portion:
         """The place after all there is.
 
         Raises:
@@ -197,7 +197,7 @@ class TokenStream:
         """
         return replace(await self.read(Offset(status.restarts, status.offset), status), pieces=())
 
-    async def wait(self, part: Part, wait_s: float) -> Part:
+    async def wait(self, part: Portion, wait_s: float) -> Portion:
         """What comes after an empty part, or one that is still empty when the time is over.
 
         Raises:

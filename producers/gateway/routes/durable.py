@@ -19,7 +19,7 @@ from starlette.responses import Response
 from ....schemas.errors import HeadraceError, StreamReset
 from ....schemas.events import JobStatus
 from ..auth import Caller
-from ..durable import Form, Messages, Offset, Part, Text, TokenStream
+from ..durable import ChunkForm, Form, Offset, Portion, Text, TokenStream
 from ..errors import Refusal
 from ..jobs import status_of
 from ..sse import Events, EventStream
@@ -58,7 +58,7 @@ _ASKED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DurableRead:
     """What a request asks for.
 
     Attributes:
@@ -97,7 +97,7 @@ def _wrong(name: str, message: str) -> Refusal:
 
 
 async def _get(request: Request, caller: Caller, job_id: str, form: Form) -> Response:
-    gateway, asked = Gateway.of(request), Asked.of(request)
+    gateway, asked = Gateway.of(request), DurableRead.of(request)
     status = await status_of(gateway, caller, job_id)
     stream = TokenStream(gateway.client.job(job_id), form)
     try:
@@ -124,7 +124,7 @@ async def _head(request: Request, caller: Caller, job_id: str, form: Form) -> Re
     return Response(headers={"content-type": form.media_type, **_place(tail)})
 
 
-async def _first(stream: TokenStream, status: JobStatus, asked: Asked) -> Part:
+async def _first(stream: TokenStream, status: JobStatus, asked: DurableRead) -> Portion:
     """What the request finds at once."""
     if asked.start == "now":
         return await stream.tail(status)
@@ -132,7 +132,7 @@ async def _first(stream: TokenStream, status: JobStatus, asked: Asked) -> Part:
     return await stream.read(start, status)
 
 
-def _answer(request: Request, asked: Asked, form: Form, part: Part) -> Response:
+def _answer(request: Request, asked: DurableRead, form: Form, part: Portion) -> Response:
     headers = _place(part)
     if asked.live and not part.closed:
         headers["stream-cursor"] = str(next_cursor(asked.cursor))
@@ -149,7 +149,7 @@ def _answer(request: Request, asked: Asked, form: Form, part: Part) -> Response:
     return Response(form.join(part.pieces).encode(), headers=headers)
 
 
-def _place(part: Part) -> dict[str, str]:
+def _place(part: Portion) -> dict[str, str]:
     headers = {"stream-next-offset": str(part.at)}
     if part.up_to_date:
         headers["stream-up-to-date"] = "true"
@@ -158,10 +158,10 @@ def _place(part: Part) -> dict[str, str]:
     return headers
 
 
-async def _events(stream: TokenStream, status: JobStatus, asked: Asked) -> Events:
+async def _events(stream: TokenStream, status: JobStatus, asked: DurableRead) -> Events:
     cursor = next_cursor(asked.cursor)
 
-    def encoded(part: Part) -> bytes:
+    def encoded(part: Portion) -> bytes:
         nonlocal cursor
         cursor = max(cursor, next_cursor(-1))
         return event_of(stream.form, part, cursor)
@@ -182,7 +182,7 @@ async def _events(stream: TokenStream, status: JobStatus, asked: Asked) -> Event
         return
 
 
-def event_of(form: Form, part: Part, cursor: int) -> bytes:
+def event_of(form: Form, part: Portion, cursor: int) -> bytes:
     """One part as a `data` event, if there is any, and its `control` event."""
     control: dict[str, object] = {"streamNextOffset": str(part.at)}
     if part.closed:
@@ -211,13 +211,13 @@ def next_cursor(given: int) -> int:
 @router.get("/{job_id}/chunks", summary="A job's chunks as a durable stream", openapi_extra=_ASKED)
 async def get_chunks(job_id: str, request: Request, caller: Caller) -> Response:
     """The events of the job's native stream from an offset on, as JSON; it isn't cancelled by its readers."""
-    return await _get(request, caller, job_id, Messages())
+    return await _get(request, caller, job_id, ChunkForm())
 
 
 @router.head("/{job_id}/chunks", summary="How far the stream of a job's chunks goes")
 async def head_chunks(job_id: str, request: Request, caller: Caller) -> Response:
     """Its last offset, and whether it is closed."""
-    return await _head(request, caller, job_id, Messages())
+    return await _head(request, caller, job_id, ChunkForm())
 
 
 @router.get("/{job_id}/text", summary="A job's text as a durable stream", openapi_extra=_ASKED)
