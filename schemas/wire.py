@@ -1,9 +1,10 @@
 """A job as it travels through Redis: what was asked for, and what headrace itself adds."""
 
 import json
-from typing import Annotated, Literal, Self
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from .celery_task import read_headers
 from .errors import InvalidJob
@@ -42,6 +43,7 @@ class WireJob(Job):
     v: Annotated[int, Field(ge=1, lt=2**31)] = SCHEMA_VERSION
     celery: str | None = None
     tokenizer: TokenizerTask | None = None
+    _filled_in: frozenset[str] = PrivateAttr(frozenset())
 
     @field_validator("celery")
     @classmethod
@@ -51,12 +53,25 @@ class WireJob(Job):
         return celery
 
     @classmethod
-    def of(cls, job: Job, celery: str | None = None) -> Self:
-        """Make a travelling job from one that was asked for; a `WireJob` is returned as it is."""
+    def of(cls, job: Job, celery: str | None = None, filled_in: Collection[str] = ()) -> Self:
+        """Make a travelling job from one that was asked for; a `WireJob` is returned as it is.
+
+        `filled_in` names the fields that a gateway gave their values; see `asked_for`.
+        """
         if isinstance(job, cls):
             return job
         # Without validation, which the job has been through.
-        return cls.model_construct(**{name: getattr(job, name) for name in Job.model_fields}, celery=celery)
+        made = cls.model_construct(**{name: getattr(job, name) for name in Job.model_fields}, celery=celery)
+        made._filled_in = frozenset(filled_in)
+        return made
+
+    def asked_for(self) -> dict[str, Any]:
+        """What the caller asked for, which is equal if the same request is sent again.
+
+        What a gateway filled in is not among it: a model's context, or a key's classes, may have changed. Nor
+        is the schema version: the same request may come from an upgraded producer.
+        """
+        return self.model_dump(mode="json", exclude={"v", *self._filled_in})
 
     @classmethod
     def from_wire(cls, spec: str | bytes) -> Self:

@@ -13,15 +13,14 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ...schemas.errors import HeadraceError, InvalidJob
+from ...schemas.errors import HeadraceError
 from ...schemas.events import Chunk, JobResult
-from ...schemas.job import Job
 from ...schemas.keys import tag_of
 from ..async_client import AsyncJobHandle, ready_chunks
 from .aliases import HEADER, route
 from .auth import Access
 from .errors import Refusal
-from .jobs import enqueue_all, usual_class
+from .jobs import enqueue_all, job_of
 from .limits import note_limits
 from .sse import STOPPED, Events, EventStream, StreamPlace, event, json_event, together
 from .state import Gateway
@@ -157,12 +156,10 @@ async def begin(
         max_tokens = await gateway.context_tokens(routed.model) or USUAL_MAX_TOKENS
     jobs = []
     for number, given in enumerate(fields):
-        if "tenant" in given:
-            raise InvalidJob("tenant", "the API key names it; leave it out")
-        asked = {"max_tokens": max_tokens, "job_class": usual_class(gateway, caller), **given}
+        asked = dict(given)
         if key is not None:
             asked["idempotency_key"] = key if len(fields) == 1 else f"{key}#{number}"
-        jobs.append(Job.make(**asked | {"tenant": caller.tenant}))
+        jobs.append(job_of(gateway, caller, asked, max_tokens))
     try:
         accepted = await enqueue_all(gateway, caller, jobs, routed)
     finally:

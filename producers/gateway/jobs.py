@@ -1,10 +1,12 @@
 """Jobs on behalf of a caller: it can do what its key allows, and never reaches another tenant's jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ...schemas.errors import JobNotFound, JobsRefused
+from ...schemas.errors import InvalidJob, JobNotFound, JobsRefused
 from ...schemas.events import JobStatus
 from ...schemas.job import Job, JobClass
+from ...schemas.wire import WireJob
 from ..async_client import AsyncJobHandle
 from .aliases import Routed
 from .auth import Access
@@ -16,6 +18,29 @@ def usual_class(gateway: Gateway, caller: Access) -> JobClass:
     """The class of jobs whose request names none."""
     usual = gateway.settings.gateway_job_class
     return usual if usual in caller.classes else caller.classes[0]
+
+
+def job_of(
+    gateway: Gateway, caller: Access, fields: Mapping[str, Any], max_tokens: int | None = None
+) -> WireJob:
+    """The job in the caller's tenant that has these fields, and the usual values of others.
+
+    Args:
+        gateway: knows the usual class.
+        caller: whose job it becomes.
+        fields: what the caller asked for.
+        max_tokens: the usual value; None for that of every job.
+
+    Raises:
+        InvalidJob: a field is wrong.
+    """
+    if "tenant" in fields:
+        raise InvalidJob("tenant", "the API key names it; leave it out")
+    usual: dict[str, Any] = {"job_class": usual_class(gateway, caller)}
+    if max_tokens is not None:
+        usual["max_tokens"] = max_tokens
+    job = Job.make(**usual | dict(fields) | {"tenant": caller.tenant})
+    return WireJob.of(job, filled_in=usual.keys() - fields.keys())
 
 
 async def enqueue(gateway: Gateway, caller: Access, job: Job, routed: Routed) -> AsyncJobHandle:

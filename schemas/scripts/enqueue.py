@@ -76,7 +76,5 @@ def _body_hash(job: WireJob) -> str:
     """A hash that is equal for requests that ask for the same thing."""
     if job.idempotency_key is None:
         return ""
-    # Without the schema version: a repeated request from an upgraded producer is the same request.
-    body = job.model_dump(mode="json", exclude={"v"})
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(job.asked_for(), sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=12).hexdigest()

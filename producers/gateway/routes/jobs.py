@@ -7,13 +7,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ....schemas.events import JobState
-from ....schemas.job import Job
 from ..aliases import HEADER, route
 from ..auth import Caller
 from ..bodies import body_of, read_json
-from ..errors import Refusal
 from ..generation import answer_events, late_failure
-from ..jobs import enqueue, status_of, usual_class
+from ..jobs import enqueue, job_of, status_of
 from ..native_events import NativeEvents
 from ..sse import EventStream, StreamPlace
 from ..state import Gateway
@@ -27,11 +25,8 @@ _RESULT = {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings"}
 async def create_job(request: Request, caller: Caller) -> JSONResponse:
     """Enqueue a job with the arguments of `client.enqueue`, in the key's tenant."""
     fields = await read_json(request)
-    if "tenant" in fields:
-        raise Refusal(400, "tenant: the API key names it; leave it out.", code="invalid_job", param="tenant")
     gateway = Gateway.of(request)
-    fields.setdefault("job_class", usual_class(gateway, caller))
-    asked = Job.make(**fields, tenant=caller.tenant)
+    asked = job_of(gateway, caller, fields)
     routed = await route(gateway, caller, fields, idempotency_key=asked.idempotency_key)
     job = await enqueue(gateway, caller, asked, routed)
     gateway.add_headers(request, {HEADER: routed.model})

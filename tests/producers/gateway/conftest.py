@@ -4,6 +4,7 @@ Tests share them, so each asks for what it made and nothing else; keys are check
 gateway's settings, or kills one, starts its own with `tests.support.gateways.gateway`.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import httpx
 import pytest
 
 from headrace import Client
+from headrace.schemas import keys
+from headrace.schemas.redis.connection import connect
 
 from ...support.forkserver import Forkserver
 from ...support.processes import ANY_HOST, running
@@ -90,3 +93,12 @@ def jobs(stack_redis: "EmbeddedRedis") -> Iterator[Client]:
     """A client of the shared Redis, to see what became of jobs."""
     with Client(stack_redis.url) as client:
         yield client
+
+
+@pytest.fixture
+def unserved(stack_redis: "EmbeddedRedis") -> Iterator[str]:
+    """A model that was served once, so jobs for it wait forever."""
+    with connect(stack_redis.url) as redis:
+        redis.hset(keys.models(), "away", json.dumps({"id": "away", "context_tokens": 512}))
+        yield "away"
+        redis.hdel(keys.models(), "away")

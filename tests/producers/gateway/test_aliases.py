@@ -43,15 +43,6 @@ def alias(jobs: Client, stack_redis) -> Iterator[SetRoute]:
 
 
 @pytest.fixture
-def unserved(jobs: Client, stack_redis) -> Iterator[str]:
-    """A model that was served once, so jobs for it wait for ever."""
-    with connect(stack_redis.url) as redis:
-        redis.hset(keys.models(), "away", json.dumps({"id": "away", "context_tokens": 512}))
-        yield "away"
-        redis.hdel(keys.models(), "away")
-
-
-@pytest.fixture
 def openai(shared_gateway) -> Iterator[OpenAI]:
     with OpenAI(
         base_url=shared_gateway.base_url, api_key="x", max_retries=0, _strict_response_validation=True

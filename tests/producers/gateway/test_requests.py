@@ -8,6 +8,9 @@ import httpx
 import pytest
 import trustme
 
+from headrace.schemas import keys
+from headrace.schemas.redis.connection import connect
+
 from ...support.gateways import gateway
 from ...support.waiting import wait_until
 
@@ -190,3 +193,27 @@ def test_pages_of_the_origins_that_are_named_may_call_it(stack_redis):
             answer = httpx.options(f"{open_to_one.base_url}/jobs", headers=asked)
             assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
             assert answer.headers["x-request-id"]
+
+
+def test_a_request_sent_again_finds_its_job_though_the_gateway_now_fills_in_other_defaults(
+    http, jobs, stack_redis, unserved
+):
+    asked = {
+        "/v1/responses": {"model": unserved, "input": "Hello", "background": True},
+        "/v1/jobs": {"model": unserved, "prompt": "Hello", "idempotency_key": "defaults-job"},
+    }
+    key = {"idempotency-key": "defaults"}
+    first = {path: http.post(path, json=body, headers=key).json()["id"] for path, body in asked.items()}
+    with connect(stack_redis.url) as redis:  # a worker with less memory has registered
+        redis.hset(keys.models(), unserved, json.dumps({"id": unserved, "context_tokens": 128}))
+    with (
+        gateway(stack_redis.url, gateway_job_class="batch") as changed,
+        httpx.Client(base_url=changed.url, timeout=90, headers=key) as other,
+    ):
+        assert {path: other.post(path, json=body).json()["id"] for path, body in asked.items()} == first
+        given = {"/v1/responses": {"max_output_tokens": 9}, "/v1/jobs": {"job_class": "batch"}}
+        for path, body in asked.items():
+            refused = other.post(path, json=body | given[path])
+            assert error_of(refused, 409)["code"] == "idempotency_conflict"
+    for job_id in first.values():
+        jobs.job(job_id.removeprefix("resp_")).cancel()
