@@ -22,7 +22,7 @@ from .auth import Access
 from .errors import Refusal
 from .jobs import enqueue_all, job_of
 from .limits import note_limits
-from .sse import STOPPED, Events, EventStream, StreamPlace, event, json_event, together
+from .sse import STOPPED, Events, EventStream, StreamPlace, event, json_event, portions, together
 from .state import Gateway
 from .waiting import ClientGone, while_connected
 
@@ -184,24 +184,28 @@ class _ChoiceReader:
     job: AsyncJobHandle
     shape: ChoiceEvents
     at: StreamPlace = field(default_factory=lambda: StreamPlace(0))
+    begun: bool = False
 
     async def read(self, had: int) -> AsyncGenerator[list[Placed]]:
-        """The events that are ready together, again and again; the client has had so many tokens."""
-        begun = False
+        """The events that are ready, a write's worth at a time; the client has had this many tokens."""
         try:
             async with aclosing(ready_chunks(self.job)) as ready:
                 async for chunks in ready:
-                    placed = [] if begun else [(StreamPlace(0), self.shape.start())]
-                    begun = True
-                    yield placed + [self._placed(chunk) for chunk in divided(chunks, had)]
+                    for some in portions(divided(chunks, had)):
+                        yield self._start() + [self._placed(chunk) for chunk in some]
             result = await self.job.result()
         except HeadraceError as error:
-            if not begun:
+            if not self.begun:
                 raise
             yield [(self._next(), self.shape.failed(error))]
             return
-        first = [] if begun else [(StreamPlace(0), self.shape.start())]
-        yield first + [(self._next(), [last]) for last in self.shape.end(result)]
+        yield self._start() + [(self._next(), [last]) for last in self.shape.end(result)]
+
+    def _start(self) -> list[Placed]:
+        if self.begun:
+            return []
+        self.begun = True
+        return [(StreamPlace(0), self.shape.start())]
 
     def _placed(self, chunk: Chunk) -> Placed:
         self.at = StreamPlace(chunk.offset) if chunk.token_ids else self._next()

@@ -8,10 +8,11 @@ the client continues at another gateway.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from itertools import islice
+from typing import Self, TypeVar
 
 from pydantic_core import to_json
 from starlette.requests import Request
@@ -34,6 +35,8 @@ Events = AsyncGenerator[bytes]
 MOST_AT_ONCE = 32
 """Events in one write, so that what a slow client hasn't read stays small: logprobs make some kB of each."""
 
+T = TypeVar("T")
+
 _PLACE = re.compile(r"(\d{1,9})(?:-(\d{1,4}))?")
 
 
@@ -50,6 +53,13 @@ def json_event(body: object, *, event_id: object = None, name: str | None = None
 def together(ready: Sequence[bytes]) -> list[bytes]:
     """Events that are ready, as few writes."""
     return [b"".join(ready[at : at + MOST_AT_ONCE]) for at in range(0, len(ready), MOST_AT_ONCE)]
+
+
+def portions(ready: Iterable[T]) -> Iterator[list[T]]:
+    """What is ready, a write's worth at a time, so that no more is encoded before a slow client takes it."""
+    rest = iter(ready)
+    while portion := list(islice(rest, MOST_AT_ONCE)):
+        yield portion
 
 
 def _framed(data: bytes, event_id: object, name: str | None) -> bytes:

@@ -21,7 +21,7 @@ from ..auth import Caller
 from ..bodies import body_of, read_json
 from ..errors import not_found
 from ..generation import Generation, begin, divided
-from ..sse import Events, EventStream, StreamPlace, json_event, together
+from ..sse import Events, EventStream, StreamPlace, json_event, portions, together
 from ..state import Gateway
 from ..stored import UNANSWERED, Kept, earlier_items, find
 from ..waiting import ClientGone
@@ -145,9 +145,9 @@ async def _events(kept: Kept, after: int, store: bool) -> Events:
     try:
         async with aclosing(ready_chunks(job)) as ready:
             async for chunks in ready:
-                parts = divided(chunks, token_of(after))
-                for data in _written([each for part in parts for each in stream.chunk(part)], after):
-                    yield data
+                for some in portions(divided(chunks, token_of(after))):
+                    for data in _written([each for chunk in some for each in stream.chunk(chunk)], after):
+                        yield data
         ending = stream.end(await job.result())
     except UNANSWERED as error:
         ending = stream.failed(error)

@@ -15,11 +15,13 @@ import pytest
 
 from headrace import Client
 from headrace.schemas import keys
+from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
 
 from ...support.forkserver import Forkserver
 from ...support.processes import ANY_HOST, running
 from ...support.waiting import wait_until
+from ..conftest import MODEL, ScriptedWorker
 
 if TYPE_CHECKING:
     from headrace.local.embedded_redis import EmbeddedRedis
@@ -102,3 +104,11 @@ def unserved(stack_redis: "EmbeddedRedis") -> Iterator[str]:
         redis.hset(keys.models(), "away", json.dumps({"id": "away", "context_tokens": 512}))
         yield "away"
         redis.hdel(keys.models(), "away")
+
+
+@pytest.fixture
+def scripted(stack_redis: "EmbeddedRedis") -> Iterator[ScriptedWorker]:
+    """A worker that publishes its tokens in the portions that the test names."""
+    with connect(stack_redis.url) as redis:
+        yield ScriptedWorker(redis, Tag(MODEL))
+        redis.hdel(keys.models(), MODEL)

@@ -1,16 +1,17 @@
 """Native jobs: enqueued, followed, resumed, cancelled."""
 
 import json
-from collections.abc import Iterator
+from contextlib import aclosing
 
 import pytest
 
-from headrace.schemas import keys
-from headrace.schemas.keys import Tag
-from headrace.schemas.redis.connection import connect
+from headrace import AsyncClient
+from headrace.producers.gateway.generation import answer_events
+from headrace.producers.gateway.native_events import NativeEvents
+from headrace.producers.gateway.sse import MOST_AT_ONCE
 
 from ...support.waiting import wait_until
-from ..conftest import MODEL, ScriptedWorker, tokens
+from ..conftest import MODEL, tokens
 from .test_chat import events_of
 from .test_kills import piece
 from .test_requests import error_of
@@ -100,14 +101,6 @@ def test_events_that_are_ready_together_come_in_one_write(http, slow_steps, jobs
     assert len(writes) < 4
 
 
-@pytest.fixture
-def scripted(stack_redis) -> Iterator[ScriptedWorker]:
-    """A worker that publishes its tokens in the portions that the test names."""
-    with connect(stack_redis.url) as redis:
-        yield ScriptedWorker(redis, Tag(MODEL))
-        redis.hdel(keys.models(), MODEL)
-
-
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/chat/completions", "/v1/responses"])
 def test_a_stream_goes_on_after_any_token_though_they_are_in_other_portions_now(http, scripted, path):
     """As a client finds it whose last tokens Redis has lost: a worker has generated them again."""
@@ -126,3 +119,27 @@ def test_a_stream_goes_on_after_any_token_though_they_are_in_other_portions_now(
         with http.stream("GET", f"{path}/{answer}?stream=true", headers=headers) as response:
             rest = [piece(path, data) for _, data in events_of(response)]
         assert "".join(rest) == "".join(f"{token} " for token in tokens(seen, 8))
+
+
+class CountedEvents(NativeEvents):
+    """Counts the chunks that have become events."""
+
+    chunks = 0
+
+    def chunk(self, chunk):
+        self.chunks += 1
+        return super().chunk(chunk)
+
+
+async def test_a_replay_encodes_no_more_than_its_reader_takes(stack_redis, scripted):
+    async with AsyncClient(stack_redis.url) as client:
+        job = await client.enqueue(model=MODEL, prompt_token_ids=[1], max_tokens=200)
+        running = scripted.start()
+        running.write(*[1] * 200)
+        running.finish()
+        async with aclosing(answer_events([job], [shape := CountedEvents()], None)) as events:
+            await anext(events)
+            assert shape.chunks <= MOST_AT_ONCE
+            async for _ in events:
+                pass
+    assert shape.chunks == 200
