@@ -181,6 +181,7 @@ class EventStream(Response):
             self._sending = True
             await send({"type": "http.response.body", "body": data, "more_body": more})
             self._sending, self._fresh = False, True
+            self._gateway.metrics.events.inc(data.count(b"\n\n"))
 
         if self._first is not None:
             try:
@@ -193,7 +194,6 @@ class EventStream(Response):
                 await put(self._late(error))
         async for data in self._events:
             await put(data)
-            self._gateway.metrics.events.inc(data.count(b"\n\n"))
         await put(b"", more=False)
 
     async def _watch(self, receive: Receive, send: Send) -> None:

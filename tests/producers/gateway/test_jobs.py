@@ -143,3 +143,16 @@ async def test_a_replay_encodes_no_more_than_its_reader_takes(stack_redis, scrip
             async for _ in events:
                 pass
     assert shape.chunks == 200
+
+
+def test_every_event_of_a_stream_is_counted(http, scripted, shared_gateway):
+    events = shared_gateway.state.metrics.events
+    made = http.post("/v1/jobs", json={"model": MODEL, "prompt_token_ids": [1], "max_tokens": 8}).json()
+    running = scripted.start()
+    running.write(3, 5)
+    running.finish()
+    (before,) = (each.value for each in events.collect()[0].samples if each.name.endswith("_total"))
+    with http.stream("GET", f"/v1/jobs/{made['id']}/stream") as response:
+        sent = sum(1 for _ in events_of(response))
+    (after,) = (each.value for each in events.collect()[0].samples if each.name.endswith("_total"))
+    assert after - before == sent == 3
