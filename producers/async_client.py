@@ -19,6 +19,7 @@ from .operate.models import ModelInfo, read_models
 from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
+from .progress import JobProgress, read_progress
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
 from .steps import Calls, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive_async
 from .waiting import explain
@@ -232,10 +233,21 @@ class AsyncJobHandle(Handle[AsyncClient]):
         return await self._client._run(self._client._operations.cancel(self.id))
 
 
-def ready_chunks(job: AsyncJobHandle) -> AsyncGenerator[list[Chunk]]:
-    """The job's stream, with all chunks at once that are there already; see `AsyncJobHandle.stream`."""
+def ready_chunks(
+    job: AsyncJobHandle, from_offset: int = 0, *, restarts: int | None = None
+) -> AsyncGenerator[list[Chunk]]:
+    """The job's stream, with all chunks at once that are there already; see `AsyncJobHandle.stream`.
+
+    With `restarts`, the stream is reset unless the job has been started over exactly this often.
+    """
     client = job._client
-    return _lists(client, stream_reader(client._operations, job.id, 0, None, News()))
+    reader = stream_reader(client._operations, job.id, from_offset, None, News(), restarts=restarts)
+    return _lists(client, reader)
+
+
+async def progress(job: AsyncJobHandle) -> JobProgress:
+    """How far the job has come; much cheaper than its status if its prompt is long."""
+    return await job._client._run(read_progress(job._client._operations, job.id))
 
 
 async def _lists(client: AsyncClient, reader: StreamReader) -> AsyncGenerator[list[Chunk]]:

@@ -192,6 +192,7 @@ class StreamReader:
     mailbox: Mailbox[Any]
     cursor: Cursor
     _silence: Silence
+    _expected_restarts: int | None = None
     _failure: HeadraceError | None = None
     _restarts: int | None = None
 
@@ -233,6 +234,8 @@ class StreamReader:
         if state is None:
             raise JobNotFound(job_id)
         known, self._restarts = self._restarts, int(restarts or 0)
+        if self._expected_restarts not in {None, self._restarts}:
+            raise StreamReset(job_id, seen, 0)
         # A restart empties the log and begins again at 0, so offsets that fit prove nothing.
         if known not in {None, self._restarts} and seen:  # what follows may come from another model
             raise StreamReset(job_id, seen, 0)
@@ -257,9 +260,17 @@ class StreamReader:
 
 
 def stream_reader(
-    operations: Operations, job_id: str, from_offset: int, timeout_s: float | None, news: Signal
+    operations: Operations,
+    job_id: str,
+    from_offset: int,
+    timeout_s: float | None,
+    news: Signal,
+    *,
+    restarts: int | None = None,
 ) -> StreamReader:
     """Make a reader of the job's stream from `from_offset` on, for at most `timeout_s`, woken by `news`.
+
+    With `restarts`, the stream is reset unless the job has been started over exactly this often.
 
     Raises:
         BadSetting: the offset is negative or not a number, or the limit isn't a number of seconds.
@@ -269,7 +280,7 @@ def stream_reader(
     check_seconds("timeout_s", timeout_s)
     tag = operations.tag_of(job_id)
     mailbox, cursor = Mailbox(tag.chan(job_id), news), Cursor(job_id, from_offset)
-    return StreamReader(operations, tag, mailbox, cursor, Silence(job_id, timeout_s))
+    return StreamReader(operations, tag, mailbox, cursor, Silence(job_id, timeout_s), restarts)
 
 
 def result_mailbox(operations: Operations, job_id: str, news: S) -> Mailbox[S]:

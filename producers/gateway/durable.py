@@ -5,6 +5,7 @@ place after the end comes after all of them. Padded with zeros, places sort as s
 two places never changes, since a job that is started over leaves its earlier places behind: they are refused.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Sequence
@@ -13,9 +14,10 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Protocol, Self
 
-from ...schemas.errors import HeadraceError, JobNotFound, ResultTimeout, StreamReset
-from ...schemas.events import Chunk, JobStatus
-from ..async_client import AsyncJobHandle
+from ...schemas.errors import BrokerUnavailable, HeadraceError, JobNotFound, StreamReset
+from ...schemas.events import Chunk
+from ..async_client import AsyncJobHandle, progress, ready_chunks
+from ..progress import JobProgress
 from .native_events import NativeEvents
 from .stored import UNANSWERED
 
@@ -23,7 +25,7 @@ READ_BYTES = 2**20
 """A read ends with the chunk that makes it this long; the client asks for the rest."""
 
 READ_S = 10.0
-"""How long a read may take: it waits if its job is started over just then."""
+"""How long a read may take: what it reads is there already, so this is how long it waits for Redis."""
 
 _OFFSET = re.compile(r"([0-9]{4})_([0-9]{10})(_1)?")
 
@@ -140,17 +142,18 @@ class TokenStream:
     job: AsyncJobHandle
     form: Form
 
-    async def follow(self, start: Offset, timeout_s: float | None = None) -> AsyncGenerator[Portion]:
+    async def follow(self, start: Offset) -> AsyncGenerator[Portion]:
         """Each chunk from a place on, as it comes, and the end.
 
         Raises:
-            ResultTimeout: it has not ended within this time.
+            StreamReset: the job has been started over, or its log doesn't come as far.
             HeadraceError: it can't be read.
         """
         at = start
         tail: list[str] = []
         try:
-            async with aclosing(self.job.stream(start.tokens, timeout_s)) as chunks:  # type: ignore[type-var]
+            ready = ready_chunks(self.job, start.tokens, restarts=start.restarts)
+            async with aclosing(_each(ready)) as chunks:
                 async for chunk in chunks:
                     pieces = self.form.chunk(chunk)
                     if chunk.token_ids:
@@ -163,39 +166,61 @@ class TokenStream:
             tail += self.form.failed(error)
         yield Portion(tuple(tail), replace(at, ended=bool(tail)), closed=True)
 
-    async def read(self, start: Offset, status: JobStatus) -> Portion:
+    async def live(self, start: Offset, lasts_s: float) -> AsyncGenerator[Portion]:
+        """Each chunk from a place on, as it comes, for this long.
+
+        Raises:
+            StreamReset, HeadraceError: see `follow`.
+        """
+        until_s = asyncio.get_running_loop().time() + lasts_s
+        async with aclosing(self.follow(start)) as parts:
+            while True:
+                try:
+                    async with asyncio.timeout_at(until_s):
+                        part = await anext(parts)
+                except (TimeoutError, StopAsyncIteration):
+                    return
+                yield part
+
+    async def read(self, start: Offset, now: JobProgress) -> Portion:
         """What there is from a place on, without waiting.
 
         Raises:
-            StreamReset: the job has been started over, or never came as far.
+            StreamReset: the job has been started over, or its log doesn't come as far.
             HeadraceError: it can't be read.
         """
-        ended = status.state.terminal
-        if start.restarts != status.restarts or start.tokens > status.offset:
-            raise StreamReset(self.job.id, start.tokens, status.offset)
-        if ended and start == Offset(status.restarts, status.offset, ended=True):
+        if start.restarts != now.restarts or start.tokens > now.offset:
+            raise StreamReset(self.job.id, start.tokens, now.offset)
+        if now.ended and start == Offset(now.restarts, now.offset, ended=True):
             return Portion((), start, closed=True)
         start = replace(start, ended=False)  # a dead letter may have been requeued
-        if not ended and start.tokens == status.offset:
+        if not now.ended and start.tokens == now.offset:
             return Portion((), start)
+        try:
+            async with asyncio.timeout(READ_S):
+                return await self._read(start, now)
+        except TimeoutError:
+            raise BrokerUnavailable(f"Redis: a token log could not be read within {READ_S:g} s") from None
+
+    async def _read(self, start: Offset, now: JobProgress) -> Portion:
         pieces: list[str] = []
         size = 0
-        async with aclosing(self.follow(start, READ_S)) as parts:
+        async with aclosing(self.follow(start)) as parts:
             async for part in parts:
                 pieces += part.pieces
                 size += sum(len(piece.encode()) for piece in part.pieces)
-                last = part.closed or (not ended and part.at.tokens >= status.offset)
+                last = part.closed or (not now.ended and part.at.tokens >= now.offset)
                 if last or size >= READ_BYTES:
                     return Portion(tuple(pieces), part.at, up_to_date=last, closed=part.closed)
         raise JobNotFound(self.job.id)  # not reached: what is followed ends with a closed part
 
-    async def tail(self, status: JobStatus) -> Portion:
+    async def tail(self, now: JobProgress) -> Portion:
         """The place after all there is.
 
         Raises:
             HeadraceError: it can't be read.
         """
-        return replace(await self.read(Offset(status.restarts, status.offset), status), pieces=())
+        return replace(await self.read(Offset(now.restarts, now.offset), now), pieces=())
 
     async def wait(self, part: Portion, wait_s: float) -> Portion:
         """What comes after an empty part, or one that is still empty when the time is over.
@@ -209,15 +234,19 @@ class TokenStream:
             if left_s <= 0 or not await self._news(part.at, left_s):
                 break
             # Read again rather than taken from there: more may have come with it.
-            part = await self.read(part.at, await self.job.status())
+            part = await self.read(part.at, await progress(self.job))
         return part
 
     async def _news(self, start: Offset, timeout_s: float) -> bool:
-        try:
-            async with aclosing(self.follow(start, timeout_s)) as parts:
-                async for part in parts:
-                    if part.pieces or part.closed:
-                        return True
-        except ResultTimeout:
-            pass
+        async with aclosing(self.live(start, timeout_s)) as parts:
+            async for part in parts:
+                if part.pieces or part.closed:
+                    return True
         return False
+
+
+async def _each(ready: AsyncGenerator[list[Chunk]]) -> AsyncGenerator[Chunk]:
+    async with aclosing(ready):
+        async for chunks in ready:
+            for chunk in chunks:
+                yield chunk

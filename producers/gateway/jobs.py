@@ -1,17 +1,20 @@
 """Jobs on behalf of a caller: it can do what its key allows, and never reaches another tenant's jobs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ...schemas.errors import InvalidJob, JobNotFound, JobsRefused
 from ...schemas.events import JobStatus
 from ...schemas.job import Job, JobClass
 from ...schemas.wire import WireJob
-from ..async_client import AsyncJobHandle
+from ..async_client import AsyncJobHandle, progress
+from ..progress import JobProgress
 from .aliases import Routed
 from .auth import Access
 from .errors import Refusal, not_found
 from .state import Gateway
+
+T = TypeVar("T", JobStatus, JobProgress)
 
 
 def usual_class(gateway: Gateway, caller: Access) -> JobClass:
@@ -87,9 +90,24 @@ async def status_of(gateway: Gateway, caller: Access, job_id: str, kind: str = "
         Refusal: there is no such job, or it belongs to another tenant; the answer is the same.
     """
     try:
-        status = await gateway.client.job(job_id).status()
+        return _of(caller, job_id, await gateway.client.job(job_id).status())
     except JobNotFound:
-        status = None
-    if status is None or status.tenant != caller.tenant:
-        raise not_found(kind, job_id)
-    return status
+        raise not_found(kind, job_id) from None
+
+
+async def progress_of(gateway: Gateway, caller: Access, job_id: str) -> JobProgress:
+    """How far the caller's job has come, without the rest of its record.
+
+    Raises:
+        Refusal: see `status_of`.
+    """
+    try:
+        return _of(caller, job_id, await progress(gateway.client.job(job_id)))
+    except JobNotFound:
+        raise not_found("job", job_id) from None
+
+
+def _of(caller: Access, job_id: str, found: T) -> T:
+    if found.tenant != caller.tenant:
+        raise JobNotFound(job_id)
+    return found

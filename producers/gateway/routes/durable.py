@@ -17,11 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....schemas.errors import HeadraceError, StreamReset
-from ....schemas.events import JobStatus
+from ...async_client import progress
+from ...progress import JobProgress
 from ..auth import Caller
 from ..durable import ChunkForm, Form, Offset, Portion, Text, TokenStream
 from ..errors import Refusal
-from ..jobs import status_of
+from ..jobs import progress_of
 from ..sse import Events, EventStream
 from ..state import Gateway
 from ..waiting import ClientGone, while_connected
@@ -98,15 +99,15 @@ def _wrong(name: str, message: str) -> Refusal:
 
 async def _get(request: Request, caller: Caller, job_id: str, form: Form) -> Response:
     gateway, asked = Gateway.of(request), DurableRead.of(request)
-    status = await status_of(gateway, caller, job_id)
+    now = await progress_of(gateway, caller, job_id)
     stream = TokenStream(gateway.client.job(job_id), form)
     try:
         if asked.live == "sse":
-            events = _events(stream, status, asked)
+            events = _events(stream, now, asked)
             answer = EventStream(gateway, events, cut=CUT, late=lambda _: LATE)
             answer.headers.update({"content-type": "text/event-stream", "cache-control": "private, no-cache"})
             return await answer.begin()
-        part = await _first(stream, status, asked)
+        part = await _first(stream, now, asked)
         if asked.live == "long-poll":
             part = await while_connected(request, stream.wait(part, gateway.settings.gateway_ping_s))
     except StreamReset:
@@ -119,17 +120,17 @@ async def _get(request: Request, caller: Caller, job_id: str, form: Form) -> Res
 
 async def _head(request: Request, caller: Caller, job_id: str, form: Form) -> Response:
     gateway = Gateway.of(request)
-    status = await status_of(gateway, caller, job_id)
-    tail = await TokenStream(gateway.client.job(job_id), form).tail(status)
+    now = await progress_of(gateway, caller, job_id)
+    tail = await TokenStream(gateway.client.job(job_id), form).tail(now)
     return Response(headers={"content-type": form.media_type, **_place(tail)})
 
 
-async def _first(stream: TokenStream, status: JobStatus, asked: DurableRead) -> Portion:
+async def _first(stream: TokenStream, now: JobProgress, asked: DurableRead) -> Portion:
     """What the request finds at once."""
     if asked.start == "now":
-        return await stream.tail(status)
-    start = asked.start if isinstance(asked.start, Offset) else Offset(status.restarts, 0)
-    return await stream.read(start, status)
+        return await stream.tail(now)
+    start = asked.start if isinstance(asked.start, Offset) else Offset(now.restarts, 0)
+    return await stream.read(start, now)
 
 
 def _answer(request: Request, asked: DurableRead, form: Form, part: Portion) -> Response:
@@ -158,7 +159,7 @@ def _place(part: Portion) -> dict[str, str]:
     return headers
 
 
-async def _events(stream: TokenStream, status: JobStatus, asked: DurableRead) -> Events:
+async def _events(stream: TokenStream, now: JobProgress, asked: DurableRead) -> Events:
     cursor = next_cursor(asked.cursor)
 
     def encoded(part: Portion) -> bytes:
@@ -166,15 +167,15 @@ async def _events(stream: TokenStream, status: JobStatus, asked: DurableRead) ->
         cursor = max(cursor, next_cursor(-1))
         return event_of(stream.form, part, cursor)
 
-    part = await _first(stream, status, asked)
+    part = await _first(stream, now, asked)
     yield encoded(part)
     try:
         while not part.up_to_date:
-            part = await stream.read(part.at, await stream.job.status())
+            part = await stream.read(part.at, await progress(stream.job))
             yield encoded(part)
         if part.closed:
             return
-        async with aclosing(stream.follow(part.at, SESSION_S)) as parts:
+        async with aclosing(stream.live(part.at, SESSION_S)) as parts:
             async for part in parts:
                 if part.pieces or part.closed:
                     yield encoded(part)
