@@ -21,7 +21,7 @@ from ...async_client import progress
 from ...progress import JobProgress
 from ..auth import Caller
 from ..durable import ChunkForm, Form, Offset, Portion, Text, TokenStream
-from ..errors import Refusal
+from ..errors import Refusal, retry_after
 from ..jobs import progress_of
 from ..sse import Events, EventStream
 from ..state import Gateway
@@ -34,6 +34,9 @@ HEADERS = ("etag", "stream-next-offset", "stream-up-to-date", "stream-closed", "
 
 SESSION_S = 60.0
 """How long one response of server-sent events lasts; the client then comes back for the rest."""
+
+BEHIND_S = 1
+"""After how many seconds to try again while the log ends before an offset."""
 
 CUT = b": the gateway is stopping; continue at the last offset\n\n"
 LATE = b": there is nothing to read now; try again\n\n"
@@ -111,8 +114,7 @@ async def _get(request: Request, caller: Caller, job_id: str, form: Form) -> Res
         if asked.live == "long-poll":
             part = await while_connected(request, stream.wait(part, gateway.settings.gateway_ping_s))
     except StreamReset:
-        message = "offset: the stream no longer goes there, since its job was started over; read from -1."
-        raise Refusal(410, message, code="stream_reset", param="offset") from None
+        raise await _unreached(stream, asked.start) from None
     except ClientGone:
         return Response(status_code=499)
     return _answer(request, asked, form, part)
@@ -121,8 +123,28 @@ async def _get(request: Request, caller: Caller, job_id: str, form: Form) -> Res
 async def _head(request: Request, caller: Caller, job_id: str, form: Form) -> Response:
     gateway = Gateway.of(request)
     now = await progress_of(gateway, caller, job_id)
-    tail = await TokenStream(gateway.client.job(job_id), form).tail(now)
+    stream = TokenStream(gateway.client.job(job_id), form)
+    try:
+        tail = await stream.tail(now)
+    except StreamReset:
+        raise await _unreached(stream, "now") from None
     return Response(headers={"content-type": form.media_type, **_place(tail)})
+
+
+async def _unreached(stream: TokenStream, start: Offset | str) -> Refusal:
+    """The answer where the log doesn't reach the start.
+
+    A Redis that was killed may have lost the end of the log, and then the worker sends it again. Only a job
+    that was started over, or that has ended before the start, never comes there.
+    """
+    now = await progress(stream.job)
+    if isinstance(start, Offset) and (
+        start.restarts != now.restarts or (now.ended and start.tokens > now.offset)
+    ):
+        message = "offset: the job was started over, or has ended before it; read from -1."
+        return Refusal(410, message, code="stream_reset", param="offset")
+    message = "offset: the stream doesn't reach that far at the moment; try again."
+    return Refusal(503, message, code="stream_behind", param="offset", headers=retry_after(BEHIND_S))
 
 
 async def _first(stream: TokenStream, now: JobProgress, asked: DurableRead) -> Portion:

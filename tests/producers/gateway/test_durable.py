@@ -191,10 +191,26 @@ def test_an_offset_of_a_job_that_was_started_over_is_gone(http, stack_redis, job
     for live in ({}, {"live": "long-poll"}, {"live": "sse"}):
         gone = http.get(f"{url}/text", params={"offset": offset} | live)
         assert error_of(gone, 410)["code"] == "stream_reset"
-    ahead = http.get(f"{url}/text", params={"offset": "0001_0000000009"})
-    assert error_of(ahead, 410)["code"] == "stream_reset"
     assert http.get(f"{url}/text").headers[NEXT] > offset
     http.post(f"{url}/cancel")
+
+
+def test_an_offset_beyond_a_log_that_lost_its_end_is_refused_only_until_it_is_there_again(http, scripted):
+    """As a client finds it when Redis was killed and lost the tokens that the client has."""
+    url = enqueued(http, model=MODEL, prompt=None, prompt_token_ids=[1], ignore_eos=False)
+    running = scripted.start()
+    running.write(2)
+    had = "0000_0000000005"
+    for live in ({}, {"live": "long-poll"}, {"live": "sse"}):
+        behind = http.get(f"{url}/text", params={"offset": had} | live)
+        assert error_of(behind, 503)["code"] == "stream_behind"
+        assert behind.headers["retry-after"] == "1"
+    running.write(4)
+    assert http.get(f"{url}/text", params={"offset": had}).text == "1005 "
+    running.finish()
+    assert http.get(f"{url}/text", params={"offset": had}).headers[CLOSED] == "true"
+    never = http.get(f"{url}/text", params={"offset": "0000_0000000007"})
+    assert error_of(never, 410)["code"] == "stream_reset"
 
 
 async def test_a_job_that_is_started_over_just_before_its_log_is_read_gives_no_offsets_of_before(
