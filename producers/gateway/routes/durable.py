@@ -164,7 +164,9 @@ def _answer(request: Request, asked: DurableRead, form: Form, part: Portion) -> 
     headers["content-type"] = form.media_type
     if asked.start != "now":
         headers["etag"] = f'"{asked.start}:{part.at}{":c" if part.closed else ""}"'
-        headers["cache-control"] = CACHED if part.closed or not part.up_to_date else "private, no-cache"
+        # The beginning is another one once the job has been started over.
+        fixed = isinstance(asked.start, Offset) and (part.closed or not part.up_to_date)
+        headers["cache-control"] = CACHED if fixed else "private, no-cache"
         headers["vary"] = "authorization, x-api-key"
         known = request.headers.get("if-none-match", "")
         if headers["etag"] in (each.strip().removeprefix("W/") for each in known.split(",")):
