@@ -153,8 +153,16 @@ class Operations:
     def _partition(self, job: Job) -> int:
         if job.idempotency_key is None:
             return random.randrange(self.settings.partitions)
+        return self._partition_of_key(job.tenant, job.idempotency_key)
+
+    def _partition_of_key(self, tenant: str, idempotency_key: str) -> int:
         # A repeated request must meet the first one's key, which lives in the same partition.
-        return zlib.crc32(f"{job.tenant}:{job.idempotency_key}".encode()) % self.settings.partitions
+        return zlib.crc32(f"{tenant}:{idempotency_key}".encode()) % self.settings.partitions
+
+    def idem(self, model: str, tenant: str, idempotency_key: str) -> str:
+        """The key that holds the job of an idempotent request to `model`."""
+        partition = self._partition_of_key(tenant, idempotency_key)
+        return Tag(model, partition, self.settings.namespace).idem(tenant, idempotency_key)
 
     def _known_models(self, wanted: Iterable[str]) -> Steps[list[str]]:
         """The models served here, read only if one of `wanted` isn't known to be among them."""

@@ -1,8 +1,9 @@
 """A generation job as a producer asks for it. What travels through Redis is a `wire.WireJob`."""
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +38,8 @@ MAX_MESSAGES = 10_000
 MAX_LOGIT_BIASES = 1024
 
 MAX_ALLOWED_TOKENS = 8192
+
+_IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
 
 _ALL_TOKENS = 2**31 - 1
 """More than any vocabulary has. A `top_k` this large or larger keeps every token, and travels as this."""
@@ -271,7 +274,7 @@ class Job(_Wire):
 
     job_class: JobClass = JobClass.STANDARD
     tenant: TenantName = "default"
-    idempotency_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
+    idempotency_key: Annotated[str, Field(pattern=rf"^{_IDEMPOTENCY_KEY}$")] | None = None
     delay_s: Annotated[float, Field(ge=0, le=31_536_000)] = 0.0
     deadline_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
     max_runtime_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
@@ -324,6 +327,11 @@ class Job(_Wire):
         if self.messages is not None:
             return sum(len(message.model_dump_json().encode()) for message in self.messages)
         return 0
+
+
+def is_idempotency_key(key: object) -> TypeGuard[str]:
+    """Whether `key` can be a job's `idempotency_key`."""
+    return isinstance(key, str) and re.fullmatch(_IDEMPOTENCY_KEY, key) is not None
 
 
 _OF_A_KEY = "[key]"

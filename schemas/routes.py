@@ -4,6 +4,7 @@ import hashlib
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -78,6 +79,19 @@ class ModelRoute(BaseModel):
         hashed = hashlib.blake2b(f"{self.alias}\n{model}\n{who}".encode(errors="replace"), digest_size=6)
         chance = (int.from_bytes(hashed.digest()) + 0.5) / 2**48
         return self.targets[model] / -math.log(chance)
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The model that answers a request.
+
+    Attributes:
+        model: its name.
+        kept: the key under which the choice is kept for when the request is sent again; None if it isn't.
+    """
+
+    model: str
+    kept: str | None = None
 
 
 def check_alias(alias: object) -> None:

@@ -6,23 +6,17 @@ it, and one for a model gives none to an alias. Whatever comes after, from the j
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...schemas.job import is_idempotency_key
 from ...schemas.keys import is_model_name
+from ...schemas.routes import Routed
 from ..openai.fields import WHO
 from .auth import Access
 from .state import Gateway
 
 HEADER = "x-headrace-model"
 """The response's header that names the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """The model of a request whose caller may ask for it."""
-
-    model: str
 
 
 async def route(
@@ -42,9 +36,9 @@ async def route(
     if not isinstance(asked, str) or not is_model_name(asked):
         return Routed("")  # `Job` says what is wrong with it
     caller.check_model(asked)
-    sent_again = None if idempotency_key is None else f"{caller.tenant}\n{idempotency_key}"
+    key = idempotency_key if is_idempotency_key(idempotency_key) else None  # likewise
     who = _who(caller, fields.get("metadata"), cache_key)
-    return Routed(await gateway.client.admin.routed_model(asked, who=who, request=sent_again))
+    return await gateway.client.admin.routed_model(asked, who=who, tenant=caller.tenant, idempotency_key=key)
 
 
 def _who(caller: Access, metadata: object, cache_key: object) -> str | None:

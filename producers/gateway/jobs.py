@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 from ...schemas.errors import InvalidJob, JobNotFound, JobsRefused
 from ...schemas.events import JobStatus
 from ...schemas.job import Job, JobClass
+from ...schemas.routes import Routed
 from ...schemas.wire import WireJob
 from ..async_client import AsyncJobHandle, progress
 from ..progress import JobProgress
-from .aliases import Routed
 from .auth import Access
 from .errors import Refusal, not_found
 from .state import Gateway
@@ -64,7 +64,7 @@ async def enqueue_all(
     for job in jobs:
         _check(caller, job)
     try:
-        return await gateway.client.enqueue_many(
+        accepted = await gateway.client.enqueue_many(
             [job.model_copy(update={"tenant": caller.tenant, "model": routed.model}) for job in jobs]
         )
     except JobsRefused as refused:
@@ -73,6 +73,8 @@ async def enqueue_all(
             if isinstance(outcome, AsyncJobHandle):
                 await outcome.cancel()
         raise next(outcome for outcome in refused.outcomes if isinstance(outcome, Exception)) from None
+    await gateway.client.admin.keep_routed(routed)
+    return accepted
 
 
 def _check(caller: Access, job: Job) -> None:

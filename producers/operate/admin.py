@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar, Unpack
 from ...schemas.access import ApiKey, NewApiKey
 from ...schemas.events import JobState
 from ...schemas.job import JobClass
-from ...schemas.routes import ModelRoute
+from ...schemas.routes import ModelRoute, Routed
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
@@ -241,15 +241,28 @@ class Admin:
         """
         self._run(routes.drop_route(self._operations, alias))
 
-    def routed_model(self, model: str, *, who: str | None = None, request: str | None = None) -> str:
+    def routed_model(
+        self,
+        model: str,
+        *,
+        who: str | None = None,
+        tenant: str = "default",
+        idempotency_key: str | None = None,
+    ) -> Routed:
         """The model that answers a request, as a gateway asks for each: `model` itself if it is no alias.
 
         Args:
             model: what the request asks for.
             who: whom it is for; the same gets the same model while the weights stay. None: by chance.
-            request: names a request that may be sent again, and then gets the same model in any case.
+            tenant: whose request it is.
+            idempotency_key: that of a request that may be sent again. It gets the model that has its job, if
+                there is one; otherwise the choice is kept for a minute.
         """
-        return self._run(routes.routed_model(self._operations, model, who, request))
+        return self._run(routes.routed_model(self._operations, model, who, tenant, idempotency_key))
+
+    def keep_routed(self, routed: Routed) -> None:
+        """Keep the choice, if any, as long as an idempotency key: its job has been accepted, or was found."""
+        self._run(routes.keep_routed(self._operations, routed))
 
     def deliveries(self, *, state: DeliveryState | str | None = None, limit: int = 100) -> list[Delivery]:
         """Webhook deliveries, newest first, with their attempts.

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar, Unpack
 from ...schemas.access import ApiKey, NewApiKey
 from ...schemas.events import JobState
 from ...schemas.job import JobClass
-from ...schemas.routes import ModelRoute
+from ...schemas.routes import ModelRoute, Routed
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
@@ -143,9 +143,20 @@ class AsyncAdmin:
         """See `Admin.drop_route`."""
         await self._run(routes.drop_route(self._operations, alias))
 
-    async def routed_model(self, model: str, *, who: str | None = None, request: str | None = None) -> str:
+    async def routed_model(
+        self,
+        model: str,
+        *,
+        who: str | None = None,
+        tenant: str = "default",
+        idempotency_key: str | None = None,
+    ) -> Routed:
         """See `Admin.routed_model`."""
-        return await self._run(routes.routed_model(self._operations, model, who, request))
+        return await self._run(routes.routed_model(self._operations, model, who, tenant, idempotency_key))
+
+    async def keep_routed(self, routed: Routed) -> None:
+        """See `Admin.keep_routed`."""
+        await self._run(routes.keep_routed(self._operations, routed))
 
     async def deliveries(
         self, *, state: DeliveryState | str | None = None, limit: int = 100

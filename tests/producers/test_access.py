@@ -101,7 +101,7 @@ def test_a_gateways_user_checks_keys_and_runs_jobs_and_reads_no_webhook_secrets(
         assert client.admin.check_api_key(text).tenant == "shop"
         job = client.enqueue("x", model="demo", tenant="shop", delay_s=60)
         assert client.admin.tenant("shop").weight == 1
-        assert client.admin.routed_model("chat", request="r") == "demo"
+        assert client.admin.routed_model("chat", idempotency_key="r").model == "demo"
         job.cancel()
         with pytest.raises(Exception, match="no permissions"):
             client.admin.secrets("shop")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from redis import Redis
@@ -9,7 +10,7 @@ from redis import Redis
 from headrace import AsyncClient, BadPolicy, Client, ModelRoute
 from headrace.schemas import keys
 
-from .conftest import ScriptedWorker
+from .conftest import MODEL, ScriptedWorker
 
 
 def test_an_alias_is_set_changed_and_dropped(client: Client, redis: Redis) -> None:
@@ -48,25 +49,76 @@ def test_there_are_only_so_many_aliases(client: Client, monkeypatch: pytest.Monk
         client.admin.set_route("three", {"m": 1})
 
 
+@pytest.fixture
+def kept(redis: Redis) -> Iterator[Callable[[], list[int]]]:
+    """The seconds that the choices made for requests with a key still have; there are none at the end."""
+    names = keys.routed("*")
+    yield lambda: [redis.ttl(name) for name in redis.scan_iter(names)]
+    for name in list(redis.scan_iter(names)):
+        redis.delete(name)
+
+
 async def test_a_request_that_is_sent_again_keeps_its_model_whatever_becomes_of_the_alias(
-    redis_url: str, redis: Redis
+    redis_url: str, kept: Callable[[], list[int]]
 ) -> None:
     async with AsyncClient(redis_url, idempotency_s=600) as client:
         admin = client.admin
-        assert await admin.routed_model("small") == "small"
+
+        async def model(asked: str, key: str | None = None) -> str:
+            return (await admin.routed_model(asked, who="u", idempotency_key=key)).model
+
+        assert await model("small") == "small"
         await admin.set_route("chat", {"small": 1})
-        assert await admin.routed_model("chat", who="u", request="r") == "small"
+        assert await model("chat", "r") == "small"
         await admin.set_route("chat", {"large": 1})
-        assert await admin.routed_model("chat", who="u", request="r") == "small"
-        assert await admin.routed_model("chat", who="u", request="other") == "large"
-        assert await admin.routed_model("chat", who="u") == "large"
+        assert await model("chat", "r") == "small"
+        assert await model("chat", "other") == "large"
+        assert await model("chat") == "large"
         await admin.drop_route("chat")
-        assert await admin.routed_model("chat", who="u", request="r") == "small"
-        assert await admin.routed_model("chat", who="u") == "chat"
-    kept = list(redis.scan_iter(keys.routed("*")))
-    assert len(kept) == 2
-    assert all(0 < redis.ttl(key) <= 600 for key in kept)
-    redis.delete(*kept)
+        assert await model("chat", "r") == "small"
+        assert await model("chat") == "chat"
+    assert len(kept()) == 2
+
+
+def test_a_choice_is_kept_for_a_minute_and_from_each_acceptance_as_long_as_the_jobs_key(
+    redis_url: str, client: Client, kept: Callable[[], list[int]], redis: Redis
+) -> None:
+    client.admin.set_route("chat", {"m": 1})
+    with Client(redis_url, idempotency_s=600) as accepting:
+        routed = accepting.admin.routed_model("chat", idempotency_key="r")
+        (left,) = kept()
+        assert 0 < left <= 60
+        assert accepting.admin.routed_model("chat", idempotency_key="r") == routed
+        # It may have ended while the job was being accepted.
+        redis.delete(*redis.scan_iter(keys.routed("*")))
+        accepting.admin.keep_routed(routed)
+        (left,) = kept()
+        assert 60 < left <= 600
+        accepting.admin.keep_routed(accepting.admin.routed_model("m", idempotency_key="r"))
+        accepting.admin.keep_routed(accepting.admin.routed_model("chat"))
+    assert len(kept()) == 1
+    client.admin.drop_route("chat")
+
+
+def test_a_job_of_before_the_alias_is_found_with_its_key(
+    redis_url: str, worker: ScriptedWorker, kept: Callable[[], list[int]]
+) -> None:
+    with Client(redis_url, partitions=4) as client:
+        fields = {"prompt": "x", "model": MODEL, "tenant": "shop", "delay_s": 60}
+        jobs = [client.enqueue(**fields, idempotency_key=key) for key in ("one", "two#0", "three")]
+
+        def model(asked: str, key: str, tenant: str = "shop") -> str:
+            return client.admin.routed_model(asked, tenant=tenant, idempotency_key=key).model
+
+        client.admin.set_route(MODEL, {"large": 1})
+        assert [model(MODEL, key) for key in ("one", "two", "new")] == [MODEL, MODEL, "large"]
+        assert model(MODEL, "three", tenant="other") == "large"
+        client.admin.drop_route(MODEL)
+        client.admin.set_route("chat", {MODEL: 1, "large": 10**6})
+        assert model("chat", "three") == MODEL
+        client.admin.drop_route("chat")
+        for job in jobs:
+            job.cancel()
 
 
 def test_aliases_are_set_listed_and_removed_by_command(
