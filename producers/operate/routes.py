@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from ...schemas import keys
+from ...schemas import keys, scripts
 from ...schemas.errors import BadPolicy
 from ...schemas.routes import MOST_ALIASES, ModelRoute, Routed, check_alias, read_routes
 from ..operations import Operations
@@ -27,18 +27,7 @@ def set_route(operations: Operations, alias: str, targets: Mapping[str, int]) ->
             or there are too many aliases.
     """
     route = ModelRoute.make(alias, targets)
-    others = {name: each for name, each in (yield from list_routes(operations)).items() if name != alias}
-    for target in targets:
-        if target in others:
-            raise BadPolicy(f"targets: {target!r} is an alias itself; name the models that it stands for")
-    for each in others.values():
-        if alias in each.targets:
-            raise BadPolicy(f"alias: {alias!r} is a target of the alias {each.alias!r}; choose another name")
-    if len(others) >= MOST_ALIASES:
-        raise BadPolicy(f"alias: there are {MOST_ALIASES} aliases already; remove one")
-    yield from operations.send(
-        Write((("HSET", keys.routes(operations.settings.namespace), alias, route.to_wire()),))
-    )
+    yield from operations.send(scripts.set_route(route, MOST_ALIASES, operations.settings.namespace))
     return route
 
 

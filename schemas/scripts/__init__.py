@@ -34,6 +34,7 @@ from .recover import Recovered, recover
 from .release import ReleaseReason, release
 from .replay_delivery import replay_delivery
 from .requeue_dead import requeue_dead
+from .set_route import set_route
 from .settle_delivery import settle_delivery
 from .trial import trial
 from .upkeep import ModelChange, UpkeepCounts, UpkeepReply, upkeep
@@ -87,6 +88,7 @@ __all__ = [
     "run_confirmed_async",
     "run_many",
     "run_many_async",
+    "set_route",
     "settle_delivery",
     "trial",
     "upkeep",

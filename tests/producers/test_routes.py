@@ -1,8 +1,10 @@
 """Model aliases, as operators set them and as gateways ask for them."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
@@ -39,6 +41,25 @@ def test_an_alias_of_an_alias_is_refused_from_both_sides(client: Client) -> None
     # A share of a model's own requests may go elsewhere.
     client.admin.set_route("large", {"large": 95, "larger": 5})
     assert set(client.admin.routes()) == {"chat", "large"}
+
+
+def test_two_operators_at_once_build_no_chain(client: Client) -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def sets(alias: str, target: str) -> bool:
+        together.wait()
+        try:
+            client.admin.set_route(alias, {target: 1})
+        except BadPolicy:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as operators:
+        for _ in range(20):
+            done = list(operators.map(sets, ("chat", "talk"), ("talk", "chat")))
+            (alias,) = client.admin.routes()
+            assert sorted(done) == [False, True]
+            client.admin.drop_route(alias)
 
 
 def test_there_are_only_so_many_aliases(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
