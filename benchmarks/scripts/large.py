@@ -45,7 +45,7 @@ class LongLog:
     @staticmethod
     def _chunk(job: ClaimedJob, end: int) -> Segment:
         return Segment(
-            job.job_id, job.fence, end - 1, end, chunk_payload(end, WORD, [1000 + end % 1000], None)
+            job.job_id, job.fence, end - 1, end, chunk_payload(end, [WORD], [1000 + end % 1000], None)
         )
 
     def _nothing(self, job: ClaimedJob) -> Segment:

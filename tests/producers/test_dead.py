@@ -84,7 +84,7 @@ def test_a_letter_is_shown_with_its_job_but_never_a_secret(cli, client, redis):
     webhook = {"url": "https://backend.example/hook", "secret": secret}
     job = client.enqueue("tell me", model="m", max_attempts=1, webhook=webhook)
     (claimed,) = run(redis, claim(TAG, ClaimRequest("worker-1", "n", 60_000, 10**6, 10))).jobs
-    payload = chunk_payload(2, "so far", [1, 2], None)
+    payload = chunk_payload(2, ["so", " far"], [1, 2], None)
     run(redis, advance(TAG, 60_000, [Segment(job.id, claimed.fence, 0, 2, payload)]))
     run(redis, recover(TAG, "worker-1", QueueSettings(), blamed=True, how="killed by SIGSEGV"))
     shown = cli("dead", "show", job.id, "--json")

@@ -77,7 +77,7 @@ class WrittenStream:
 
     def _segment(self, message: str | None) -> Segment:
         start, self.tokens = self.tokens, self.tokens + (message is not None)
-        payload = "" if message is None else chunk_payload(self.tokens, message, [1], None)
+        payload = "" if message is None else chunk_payload(self.tokens, [message], [1], None)
         return Segment(self.job.job_id, self.job.fence, start, self.tokens, payload)
 
     def _end(self, message: str | None) -> None:

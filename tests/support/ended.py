@@ -15,6 +15,6 @@ def end_claimed(redis: Redis, tag: Tag, job: ClaimedJob, text: str, *, failed: b
         finish_reason="error" if failed else "stop",
         error=JobError(code="engine_error", message="it was to fail") if failed else None,
     )
-    segment = Segment(job.job_id, job.fence, 0, 2, chunk_payload(2, text, [1, 2], None))
+    segment = Segment(job.job_id, job.fence, 0, 2, chunk_payload(2, [text, ""], [1, 2], None))
     output = Output(text=text, token_ids=(1, 2), finish_reason=end.finish_reason)
     run(redis, finish(tag, segment, end, output))

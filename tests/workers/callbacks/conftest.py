@@ -146,7 +146,8 @@ class Jobs:
                 end = End(
                     offset=2, end=state, finish_reason=finish_reason if state == "succeeded" else "cancelled"
                 )
-                segment = Segment(job.job_id, job.fence, 0, 2, chunk_payload(2, text, [1, 2], None))
+                payload = chunk_payload(2, [text, ""], [1, 2], None)
+                segment = Segment(job.job_id, job.fence, 0, 2, payload)
                 output = Output(text=text, token_ids=(1, 2), finish_reason=end.finish_reason)
                 run(self.redis, finish(TAG, segment, end, output))
 

@@ -242,7 +242,7 @@ def test_a_log_is_read_page_by_page_and_resumed_where_it_ends(desk, eventually, 
     stream = TextStream(tokenizer, ("never there",), 2)
     pieces, _ = stream.take(ids)
     for end in range(10, len(ids) + 1, 10):
-        payload = chunk_payload(end, "".join(pieces[end - 10 : end]), ids[end - 10 : end], None)
+        payload = chunk_payload(end, pieces[end - 10 : end], ids[end - 10 : end], None)
         redis.xadd(tag.out("long"), {"event": payload}, id=f"{end}-0")
     redis.hset(tag.job("long"), "offset", len(ids) // 10 * 10)
     whole = ids[: len(ids) // 10 * 10]

@@ -46,7 +46,7 @@ def test_tools_are_refused_where_they_would_be_lost(tmp_path: Path, template, to
 def test_a_stream_goes_on_with_the_text_that_its_readers_have(tmp_path: Path, text):
     tokenizer = word_pieces(tmp_path)
     ids = [tokenizer._backend.token_to_id(token) for token in ("▁there", "▁was", "▁a")]
-    log = [chunk_payload(2, text, ids[:2], None).encode()]
+    log = [chunk_payload(2, [text, ""], ids[:2], None).encode()]
     replay = read(Reader(tokenizer), log, 2, prompt="the").replay
     stream = TextStream(tokenizer, position=replay.position)
     assert "".join(replay.pieces) + stream.add(ids[2]).text == f"{text} a"
@@ -56,7 +56,7 @@ def test_log_probabilities_are_read_from_a_log_as_they_were_written(tmp_path: Pa
     tokenizer = byte_level(tmp_path)
     entry = {"token_id": 5, "token": "\ufffd", "logprob": -1.0, "top": [[5, "\ufffd", -1.0]]}
     entry |= {"hex": "c3", "top_hex": ["c3"]}
-    log = [chunk_payload(1, "", [5], [entry]).encode()]
+    log = [chunk_payload(1, [""], [5], [entry]).encode()]
     (read_again,) = read(Reader(tokenizer), log, 1, logprobs=1).replay.logprobs
     assert json.loads(json.dumps(read_again)) == entry
 
