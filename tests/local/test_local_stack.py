@@ -16,6 +16,7 @@ import pytest
 
 from headrace import Client
 from headrace.cli import local
+from headrace.local.stack import Stack
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 
@@ -222,3 +223,19 @@ def test_a_wrong_setting_is_said_before_anything_is_started(tmp_path, cli):
     assert ran.returncode == 2
     assert ran.stderr.startswith("headrace: setting metrics_port")
     assert not (tmp_path / ".headrace").exists()
+
+
+def test_a_gateway_whose_kill_was_interrupted_ends_with_the_rest(tmp_path, monkeypatch):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    url = "http://127.0.0.1:1/v1"
+    running = Stack("redis://127.0.0.1:1", tmp_path, 1, tmp_path.as_uri(), gateway_urls=[url])
+    running.start("gateway", "http.server", "--bind", "127.0.0.1", "0")
+    (gateway,) = running.parts
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.process, "kill", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            running.kill_gateway(url)
+    running.stop()
+    assert gateway.process.poll() is not None

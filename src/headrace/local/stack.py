@@ -127,9 +127,9 @@ class Stack:
         """Kill a gateway (`kill -9`), which isn't a part any more; return the process id that it had."""
         name = self._gateway_name(self.gateway_urls.index(url))
         (part,) = (part for part in self.parts if part.name == name)
-        self.parts.remove(part)
         part.process.kill()
         part.process.wait()
+        self.parts.remove(part)  # last: what is interrupted before leaves it to `stop`
         return part.process.pid
 
     def start(self, name: str, *module: str, niceness: int = 0, fds: Sequence[int] = ()) -> None:
