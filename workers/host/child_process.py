@@ -6,10 +6,14 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
+import structlog
+
 from ..supervision.pipe import HostPipe
 
 EXIT_S = 10.0
 """How long an engine process may take to exit after its pipe has ended; releasing a GPU takes time."""
+
+log = structlog.get_logger(__name__)
 
 
 class ChildProcess:
@@ -62,16 +66,28 @@ class ChildProcess:
             return
 
     def reap(self) -> int:
-        """Wait for its exit status (minus the signal that killed it), and kill it if it takes too long."""
-        try:
-            status = self._process.wait(EXIT_S)
-        except subprocess.TimeoutExpired:
+        """Wait for its exit status (minus the signal that killed it), and kill it if it takes too long.
+
+        One that the kernel doesn't end even then, as when a device doesn't respond, is left behind, since the
+        host has others to look after.
+        """
+        status = self._exit_status()
+        if status is None:
             self.kill()
-            status = self._process.wait()
+            status = self._exit_status()
+        if status is None:
+            log.error("process_left_behind", pid=self.pid, reason=f"SIGKILL has not ended it in {EXIT_S:g} s")
+            status = -signal.SIGKILL
         self.pipe.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
         return status
+
+    def _exit_status(self) -> int | None:
+        try:
+            return self._process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            return None
 
 
 def _pidfd(pid: int) -> int | None:

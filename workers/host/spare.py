@@ -1,7 +1,8 @@
 """The spare: an engine process in reserve, with its imports done, that takes the place of one that ended.
 
 It has no model, so it isn't a worker: it is in no list, holds no page and no GPU, and nobody waits for it. It
-is started when all engines are ready, with the lowest priority, and killed when engines are told to end.
+is started when all engines are ready, with the lowest priority, and killed when engines are told to end. The
+engines don't wait until it is gone: on a busy machine that may take a while.
 
     (none) ──► importing ──► ready ──► taken: it becomes an engine process, and there is none
        ▲            └──────────┴─► ended: the next one is started after a wait
@@ -70,14 +71,14 @@ class Spare:
         self._threads, self._selector, self._backoff = threads, selector, backoff
         self._process: ChildProcess | None = None
         self._started_at = 0.0
-        self._imported = False
+        self._imported = self._ending = False
         self._told_of_memory = False
         self.start_at = 0.0
 
     @property
     def state(self) -> SpareState:
         """What it is doing."""
-        if self._process is None:
+        if self._process is None or self._ending:
             return SpareState.NONE
         return SpareState.READY if self._imported else SpareState.IMPORTING
 
@@ -85,7 +86,7 @@ class Spare:
     def pid(self) -> int | None:
         """Its process id; None if there is none."""
         process = self._process  # other threads ask too
-        return None if process is None else process.pid
+        return None if process is None or self._ending else process.pid
 
     @property
     def missing(self) -> bool:
@@ -107,7 +108,7 @@ class Spare:
             self.start_at = now + self._backoff.died(now, 0.0)
             log.warning("spare_not_started", reason=str(error))
             return
-        self._started_at, self._imported, self._told_of_memory = now, False, False
+        self._started_at, self._told_of_memory = now, False
         for sign in self._process.signs:
             self._selector.register(sign, selectors.EVENT_READ, self)
         log.debug("spare_started", pid=self._process.pid)
@@ -118,13 +119,16 @@ class Spare:
         if process is None:
             return
         now = time.monotonic()
-        if any(isinstance(message, Imported) for message in process.pipe.receive()):
+        if any(isinstance(message, Imported) for message in process.pipe.receive()) and not self._ending:
             self._imported = True
             log.info("spare_ready", pid=process.pid, took_s=round(now - self._started_at, 3))
         if process.ended or process.pipe.closed:
+            was_ending = self._ending
             self._release(process)
             process.kill()
             status = process.reap()
+            if was_ending:
+                return
             wait_s = self._backoff.died(now, now - self._started_at)
             self.start_at = now + wait_s
             # Whoever stops a whole service ends it too, before the host is told.
@@ -140,7 +144,13 @@ class Spare:
         return process
 
     def end(self) -> None:
-        """Kill it: it has nothing to hand over."""
+        """Kill it, since it has nothing to hand over; `attend` sees that it is gone."""
+        if self._process is not None:
+            self._imported, self._ending = False, True
+            self._process.kill()
+
+    def close(self) -> None:
+        """Kill it, and wait until it is gone."""
         process = self._process
         if process is not None:
             self._release(process)
@@ -150,4 +160,7 @@ class Spare:
     def _release(self, process: ChildProcess) -> None:
         for sign in process.signs:
             self._selector.unregister(sign)
+        # First: another thread may ask as soon as there is the next process, which has imported nothing.
+        self._imported = False
         self._process = None
+        self._ending = False

@@ -201,7 +201,7 @@ class Supervisor:
         finally:
             for child in self._living:
                 child.kill()
-            self._spare.end()
+            self._spare.close()
             self._selector.close()
             self._on_end(status)
 
@@ -252,21 +252,21 @@ class Supervisor:
         # First its jobs may end, then it may hand over.
         grace_s = COLD_S if cold else self._settings.finish_s + self._settings.drain_s
         log.info("stopping", cold=cold, engines=len(self._living), grace_s=grace_s)
-        self._spare.end()
         for place in self._places:
             place.start_at = None
         for child in self._living:
             child.leave(Stop() if cold else Drain(self._settings.finish_s), now + grace_s)
+        self._spare.end()
 
     def _pause(self, now: float) -> None:
         self._paused, finish_s = True, self._pause_asked or 0.0
         log.info("pausing", engines=len(self._living), finish_s=finish_s)
-        self._spare.end()
         for place in self._places:
             place.start_at, place.paused = None, True
         for child in self._living:
             child.paused = True
             child.leave(Drain(finish_s), now + finish_s + self._settings.drain_s)
+        self._spare.end()
 
     def _resume(self, now: float) -> None:
         self._paused = False

@@ -1,5 +1,6 @@
 """The engine process in reserve: whose place it takes, and that it ends with everything else."""
 
+import selectors
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,13 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from headrace.workers.host import memory
+from headrace.workers.host import child_process, memory
+from headrace.workers.host.backoff import RestartBackoff
+from headrace.workers.host.spare import Spare, SpareState
+from headrace.workers.settings import WorkerSettings
 
-from .conftest import Run, all_ready
+from ...support.waiting import WAIT_S
+from .conftest import FAST, Run, all_ready
 
 Supervise = Callable[..., Run]
 Eventually = Callable[..., Any]
@@ -54,12 +59,59 @@ def test_a_spare_ends_when_its_host_is_paused_and_comes_back_when_that_is_over(
     spare = eventually(lambda: spare_of(run))
     run.supervisor.pause()
     eventually(lambda: run.info["engine_0_state"] == "ended")
-    assert (run.info["spare"], psutil.pid_exists(spare)) == ("none", False)
+    assert (run.info["spare"], run.info["spare_pid"]) == ("none", 0)
+    eventually(lambda: not psutil.pid_exists(spare))
     run.supervisor.resume()
     spare = eventually(lambda: spare_of(run))
     run.supervisor.drain()
     assert run.ended.get(timeout=20) == 0
     assert not psutil.pid_exists(spare)
+
+
+def test_no_spare_passes_for_ready_before_it_has_imported(
+    engine_command: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[SpareState] = []
+
+    def seen_by_another_thread(spare: Spare, name: str, value: object) -> None:
+        object.__setattr__(spare, name, value)
+        states.append(spare.state)
+
+    with selectors.DefaultSelector() as selector:
+        settings = WorkerSettings(redis_url="redis://localhost/0", spare_engine=True)
+        spare = Spare(settings, engine_command("serve"), 1, selector, RestartBackoff(FAST))
+        spare.start(0.0)
+        while spare.state is not SpareState.READY:
+            selector.select(WAIT_S)
+            spare.attend()
+        first = spare.take()
+        assert first is not None
+        monkeypatch.setattr(Spare, "__setattr__", seen_by_another_thread)
+        spare.start(0.0)
+        spare.close()
+        first.kill()
+        assert first.reap() == -9
+    assert states
+    assert SpareState.READY not in states
+
+
+def test_a_spare_that_outlives_its_kill_holds_up_neither_a_pause_nor_the_end(
+    supervise: Supervise, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "EXIT_S", 0.2)
+    run = supervise("serve", spare_engine=True)
+    spare = psutil.Process(eventually(lambda: spare_of(run)))
+    process = run.supervisor._spare._process
+    monkeypatch.setattr(process, "kill", lambda: None)  # as if the kernel waited for a disk
+    with capture_logs() as logs:
+        run.supervisor.pause()
+        eventually(lambda: run.info["engine_0_state"] == "ended")
+        assert (run.info["spare"], spare.is_running()) == ("none", True)
+        run.supervisor.drain()
+        assert run.ended.get(timeout=20) == 0
+    assert [line["pid"] for line in logs if line["event"] == "process_left_behind"] == [spare.pid]
+    spare.kill()
+    assert process._process.wait(WAIT_S) == -9
 
 
 def test_there_is_no_spare_before_engine_processes_are_ready(
