@@ -3,11 +3,12 @@
 import threading
 import time
 
+import psutil
 import pytest
 
 from headrace.schemas.keys import tag_of
 
-from ..support.waiting import wait_until
+from ..support.waiting import WAIT_S, wait_until
 from .conftest import assert_whole, leaked_keys
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(400)]
@@ -112,9 +113,9 @@ def test_a_stream_goes_on_token_exact_when_its_engine_is_killed(
 
 
 def test_the_only_engines_job_goes_on_in_the_spare(redis_url, redis, start_worker, expected_tokens):
-    worker = start_worker(redis_url, engine="slow_engine.py", options={"spare_engine": True})
+    worker = start_worker(redis_url, step_s=0.03, environment={"HEADRACE_SPARE_ENGINE": "true"})
     wait_until(lambda: worker.events("spare_ready"))
-    fields = {"prompt": "A spare is", "model": "demo", "max_tokens": 400, "ignore_eos": True, "seed": 3}
+    fields = {"prompt": "A spare is", "model": "demo", "max_tokens": 150, "ignore_eos": True, "seed": 3}
     job = worker.client.enqueue(**fields)
     chunks = job.stream()
     next(chunks)
@@ -126,7 +127,9 @@ def test_the_only_engines_job_goes_on_in_the_spare(redis_url, redis, start_worke
     assert second["pid"] == spare["pid"]
     assert second["engine"] == job.status().worker
     assert [w.id for w in worker.client.workers()] == [second["engine"]]  # the next spare is no worker
+    started = psutil.Process(worker.process.pid).children(recursive=True)
     assert worker.stop() == 0
+    assert psutil.wait_procs(started, timeout=WAIT_S)[1] == []
 
 
 def test_sigterm_hands_running_jobs_over_without_counting_an_attempt(
