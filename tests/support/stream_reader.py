@@ -42,22 +42,23 @@ def is_error(data: str) -> bool:
 
 
 def connect(
-    http: httpx.Client, path: str, key: str, body: object, last: str | None
+    http: httpx.Client, path: str, key: str, body: dict[str, object], last: str | None
 ) -> Iterator[tuple[str, str]]:
     """Ask for the stream, or for what follows the event that was seen last."""
     headers = {"idempotency-key": key}
-    method = "POST"
+    method, sent = "POST", body
     if path == "/v1/jobs":
-        path = http.post(path, json=body, headers=headers).raise_for_status().headers["location"] + "/stream"
-        method, body = "GET", None
+        asked = body | {"idempotency_key": key}  # here it is a field
+        path = http.post(path, json=asked).raise_for_status().headers["location"] + "/stream"
+        method, sent = "GET", None
     if last is not None:
         headers["last-event-id"] = last
-    with http.stream(method, path, json=body, headers=headers) as response:
+    with http.stream(method, path, json=sent, headers=headers) as response:
         response.raise_for_status()
         yield from events(response)
 
 
-def read(base_url: str, path: str, key: str, body: object, file: Path) -> None:
+def read(base_url: str, path: str, key: str, body: dict[str, object], file: Path) -> None:
     """Read on, connection after connection, until the last event is in the file."""
     seen = file.read_bytes().splitlines() if file.exists() else []
     last = json.loads(seen[-1])[0] if seen else None

@@ -24,9 +24,10 @@ ASKED: dict[str, dict[str, object]] = {
     "/v1/responses": COMMON | {"input": PROMPT, "max_output_tokens": TOKENS},
     "/v1/jobs": COMMON | {"prompt": PROMPT, "max_tokens": TOKENS},
 }
-STEP_S = "0.02"
-FURTHER = 25
-"""How many events each stream goes on between two kills."""
+STEP_S, WAITING_STEP_S = "0.02", "0.5"
+"""The least that a step takes, usually and while something starts again: no stream may end meanwhile."""
+AGAIN, FURTHER = 3, 25
+"""With how many events a stream is there again, and how many more it goes on until the next kill."""
 
 
 def piece(path: str, data: str) -> str:
@@ -62,7 +63,7 @@ class Stream:
 def processes(folder: Path, redis_url: str, port: int) -> Iterator[dict[str, list[Restartable]]]:
     """A gateway, a worker that takes its time, and a client for each stream, by what they are called."""
     pace = folder / "step_s"
-    pace.write_text(STEP_S)
+    pace.write_text(WAITING_STEP_S)
     environment = {"OMP_NUM_THREADS": "1", paced_engine.VARIABLE: str(pace), "HEADRACE_REDIS_URL": redis_url}
     flags = ("--model", "demo", "--device", "cpu", "--dtype", "float32", "--threads", "1", "--lease-s", "2")
     with ExitStack() as stack:
@@ -93,17 +94,19 @@ def processes(folder: Path, redis_url: str, port: int) -> Iterator[dict[str, lis
 def test_what_clients_have_is_byte_for_byte_the_same_whatever_is_killed(own_redis, free_port, tmp_path):
     with processes(tmp_path, own_redis.url, free_port) as running:
         streams = [Stream(path, tmp_path / f"events-{number}") for number, path in enumerate(ASKED)]
+        pace = tmp_path / "step_s"
 
-        def go_on() -> None:
-            """Wait until each stream has come further, and none has ended."""
+        def come(events: int) -> None:
+            """Wait until each stream has come this much further, and none has ended."""
             before = [len(stream.events) for stream in streams]
-            wait_until(
-                lambda: all(len(s.events) >= n + FURTHER for s, n in zip(streams, before, strict=True))
-            )
+            wait_until(lambda: all(len(s.events) >= n + events for s, n in zip(streams, before, strict=True)))
             assert not any(client.ended for client in running["client"])
 
         for victims in ("gateway", "worker", "client", "redis", "gateway worker client redis"):
-            go_on()
+            come(AGAIN)
+            pace.write_text(STEP_S)
+            come(FURTHER)
+            pace.write_text(WAITING_STEP_S)
             killed = [each for name in victims.split() for each in running.get(name, [])]
             for process in killed:
                 process.kill()
@@ -112,9 +115,9 @@ def test_what_clients_have_is_byte_for_byte_the_same_whatever_is_killed(own_redi
                 own_redis.start()
             for process in killed:
                 process.start()
+        pace.unlink()
         for client in running["client"]:
             assert client.wait() == 0
-        (tmp_path / "step_s").unlink()
         options = {"model": "demo", "seed": SEED, "max_tokens": TOKENS, "ignore_eos": True}
         with Client(own_redis.url) as client:
             chat = client.enqueue(messages=MESSAGES, **options).result(timeout_s=WAIT_S).text
