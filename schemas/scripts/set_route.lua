@@ -6,8 +6,8 @@ local found = redis.call('HGETALL', KEYS[1])
 for i = 1, #found, 2 do
   if found[i] ~= alias then
     others = others + 1
-    local readable, route = pcall(cjson.decode, found[i + 1])
-    if readable and type(route) == 'table' and type(route.targets) == 'table' then
+    local intact, route = pcall(cjson.decode, found[i + 1])
+    if intact and type(route) == 'table' and type(route.targets) == 'table' then
       is_alias[found[i]] = true
       if route.targets[alias] then led_from = found[i] end
     end

@@ -46,10 +46,10 @@ def connect(
 ) -> Iterator[tuple[str, str]]:
     """Ask for the stream, or for what follows the event that was seen last."""
     headers = {"idempotency-key": key}
-    method, sent = "POST", body
+    method: str = "POST"
+    sent: dict[str, object] | None = body
     if path == "/v1/jobs":
-        asked = body | {"idempotency_key": key}  # here it is a field
-        path = http.post(path, json=asked).raise_for_status().headers["location"] + "/stream"
+        path = http.post(path, json=body, headers=headers).raise_for_status().headers["location"] + "/stream"
         method, sent = "GET", None
     if last is not None:
         headers["last-event-id"] = last

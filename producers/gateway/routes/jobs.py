@@ -25,6 +25,8 @@ _RESULT = {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings"}
 async def create_job(request: Request, caller: Caller) -> JSONResponse:
     """Enqueue a job with the arguments of `client.enqueue`, in the key's tenant."""
     fields = await read_json(request)
+    if (key := request.headers.get("idempotency-key")) is not None:
+        fields.setdefault("idempotency_key", key)
     gateway = Gateway.of(request)
     asked = job_of(gateway, caller, fields)
     routed = await route(gateway, caller, fields, idempotency_key=asked.idempotency_key)

@@ -40,6 +40,17 @@ def test_a_jobs_stream_is_its_token_log_and_goes_on_after_any_event(http, jobs):
     assert (status["state"], status["result"]["text"]) == ("succeeded", result.text)
 
 
+@pytest.mark.parametrize(
+    ("headers", "field"),
+    [({"idempotency-key": "k1"}, {}), ({}, {"idempotency_key": "k2"})],
+    ids=["header", "field"],
+)
+def test_a_job_that_is_sent_again_under_its_key_is_the_same_job(http, headers, field):
+    asked = ASKED | {"max_tokens": 1} | field
+    first, again = (http.post("/v1/jobs", json=asked, headers=headers).json() for _ in range(2))
+    assert first["id"] == again["id"]
+
+
 def test_a_job_is_cancelled_and_its_stream_says_so(http):
     made = http.post("/v1/jobs", json=ASKED | {"delay_s": 3600}).json()
     assert made["object"] == "job"
