@@ -10,6 +10,7 @@ from redis import Redis
 from headrace.schemas.events import End, JobState, Output
 from headrace.schemas.job import JobClass
 from headrace.schemas.keys import BatchKeys
+from headrace.schemas.routes import ModelRoute
 from headrace.schemas.scripts import (
     Call,
     ReleaseReason,
@@ -34,6 +35,7 @@ from headrace.schemas.scripts import (
     resume,
     run,
     run_many,
+    set_route,
     settle_delivery,
     trial,
     upkeep,
@@ -148,6 +150,12 @@ class Crowd:
         yield "claim past paused tenants", [claimed()]
         yield "resume", [resume(TAG, tenant=f"t{number:07}") for number in range(CALLS)]
         yield "trial", [trial(TAG, "w", 10_000, tuple(JobClass)) for _ in range(CALLS)]
+        aliases = [
+            set_route(ModelRoute.make(f"alias-{number}", {"m": 1}), MANY)
+            for number in range(min(MANY, self.count))
+        ]
+        run_many(self.redis, aliases)
+        yield "set_route", aliases[-CALLS:]
 
     def _deliveries(self) -> Named:
         entries = self.entries(CALLS)
