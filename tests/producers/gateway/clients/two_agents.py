@@ -54,7 +54,7 @@ async def with_pydantics(model: OpenAIChatModel | PydanticResponsesModel) -> Non
     history = first.all_messages()
     whole = await agent.run(QUESTIONS[1], message_history=history, model_settings=settings)
     async with agent.run_stream(QUESTIONS[1], message_history=history, model_settings=settings) as streamed:
-        parts = [part async for part in streamed.stream_text(delta=True)]
+        parts = [part async for part in streamed.stream_text(delta=True, debounce_by=None)]
         assert len(parts) > 1
         assert "".join(parts) == whole.output
         assert streamed.usage.output_tokens == whole.usage.output_tokens
