@@ -15,7 +15,8 @@ class TokenizerTask(BaseModel):
     """What a job wants of the model's tokenizer, instead of an answer of the model.
 
     Attributes:
-        kind: `tokenize`: the prompt's token ids. `detokenize`: the text of `prompt_token_ids`.
+        kind: `tokenize`: the prompt's token ids. `count`: only their number, even if they are more than the
+            model's context. `detokenize`: the text of `prompt_token_ids`.
         add_special_tokens: add those that the tokenizer itself adds; None: to a prompt, and not to messages.
         add_generation_prompt: end messages with the beginning of the assistant's next turn.
         token_strs: give each token's name in the vocabulary, too.
@@ -23,7 +24,7 @@ class TokenizerTask(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["tokenize", "detokenize"]
+    kind: Literal["tokenize", "count", "detokenize"]
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     token_strs: bool = False

@@ -52,7 +52,7 @@ def message_fields(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the shortest job with this prompt, which counts its tokens.
+    """The arguments of a job with this prompt, whose tokens are counted.
 
     Raises:
         InvalidJob: naming a field that is wrong or not supported.

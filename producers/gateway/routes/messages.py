@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....schemas.events import JobResult
+from ....schemas.wire import TokenizerTask
 from ...anthropic.errors import anthropic_error
 from ...anthropic.messages import MessageStream, count_body, message_body
 from ...anthropic.request import count_fields, message_fields
@@ -15,6 +16,7 @@ from ..auth import Caller
 from ..bodies import body_of, read_json
 from ..generation import begin
 from ..sse import STOPPED, event
+from ..tokenizer_jobs import ask_tokenizer
 
 router = APIRouter(prefix="/v1/messages", tags=["messages"])
 
@@ -38,10 +40,10 @@ async def create_message(request: Request, caller: Caller) -> Response:
 
 @router.post("/count_tokens", summary="Count a prompt's tokens", openapi_extra=body_of("messages", "model"))
 async def count_tokens(request: Request, caller: Caller) -> Response:
-    """The number of tokens in a prompt, as its model's own worker counts them: by a job of one token."""
+    """The number of tokens in a prompt, as its model's own worker counts them. Nothing is generated."""
     fields = count_fields(await read_json(request))
-    generation = await begin(request, caller, [{**fields, "stream": False}], store=False, max_tokens=1)
-    return await generation.answer(request, lambda results: count_body(_only(results)))
+    asked = await ask_tokenizer(request, caller, fields, TokenizerTask(kind="count"))
+    return await asked.answer(request, lambda results: count_body(_only(results)))
 
 
 def _only(results: list[JobResult]) -> JobResult:

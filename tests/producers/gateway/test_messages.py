@@ -43,6 +43,16 @@ def test_a_message_is_the_same_whole_and_streamed(client):
     assert "e" not in brief.content[0].text
 
 
+def test_a_prompt_that_is_longer_than_the_context_is_counted(client, http):
+    def tokens(words: int) -> int:
+        messages = [{"role": "user", "content": "x " * words + "."}]
+        return client.messages.count_tokens(model="demo", messages=messages).input_tokens
+
+    ten, twenty = tokens(10), tokens(20)
+    assert tokens(20_000) == ten + (twenty - ten) // 10 * 19_990
+    assert tokens(20_000) > http.get("/v1/models/demo").json()["max_model_len"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "kind", "named"),
     [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers.pre_tokenizers import PreTokenizer
+from tokenizers.processors import TemplateProcessing
 
 from headrace.workers.engine_process.text import TextStream, Tokenizer
 
@@ -75,6 +76,18 @@ def test_control_tokens_that_a_user_writes_are_text_where_that_is_wanted(tokeniz
     assert safe.fingerprint != tokenizer.fingerprint
     harmless = [{"role": "user", "content": "hi"}]
     assert safe.chat(harmless) == tokenizer.chat(harmless)
+
+
+def test_special_tokens_are_added_to_a_chat_where_control_tokens_are_made_text(tmp_path):
+    backend = byte_level(tmp_path, CHATML)._backend
+    backend.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[(name, SPECIALS.index(name)) for name in ("<s>", "</s>")]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    safe, messages = Tokenizer(str(tmp_path), sanitize=True), [{"role": "user", "content": EVIL}]
+    bare = safe.encode_chat("", messages)
+    begin, end = SPECIALS.index("<s>"), SPECIALS.index("</s>")
+    assert safe.encode_chat("", messages, special=True) == [begin, *bare, end]
 
 
 def test_the_end_that_a_tokenizer_names_is_told(tmp_path):

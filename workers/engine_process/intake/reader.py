@@ -120,6 +120,8 @@ class Reader:
         if not prompt_ids:
             raise _JobRefused(FailureCode.INVALID, "the prompt has no tokens")
         prepared.prompt_tokens = len(prompt_ids)
+        if wanted.kind == "count":
+            return
         if len(prompt_ids) >= context_tokens:
             raise _JobRefused(
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
@@ -127,6 +129,8 @@ class Reader:
         prepared.prompt_ids = prompt_ids
 
     def _told(self, wanted: TokenizerTask, token_ids: list[int]) -> Told:
+        if wanted.kind == "count":
+            return Told()
         names = [self._tokenizer.name_of(token_id) for token_id in token_ids]
         if wanted.kind == "tokenize":
             strs = [name or "" for name in names] if wanted.token_strs else None
@@ -158,6 +162,8 @@ class Reader:
         """Refuse a text with more bytes than the allowed tokens can stand for, before tokenising it."""
         most = self._bytes_a_token
         if most is None or len(text) * 4 <= most * context_tokens:
+            return
+        if job.tokenizer is not None and job.tokenizer.kind == "count":
             return
         size = len(text.encode(errors="replace"))
         if size > most * context_tokens:

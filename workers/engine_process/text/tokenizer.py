@@ -230,9 +230,15 @@ class Tokenizer(TokenText):
             options = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
             options["add_generation_prompt"] = begun
             safe: list[int] = self._apply(messages, tools, **options)
-            return safe
+            return self._with_added(safe) if special else safe
         ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
         return ids
+
+    def _with_added(self, ids: list[int]) -> list[int]:
+        """The tokens of a text with those that the tokenizer adds before and after any."""
+        bare, whole = self.encode("a", special=False), self.encode("a")
+        at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+        return whole[:at] + ids + whole[at + len(bare) :]
 
 
 def _can_sanitize(tokenizer: Any) -> bool:

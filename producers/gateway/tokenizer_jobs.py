@@ -1,0 +1,35 @@
+"""Requests that only a model's tokenizer answers, as jobs that generate nothing."""
+
+from typing import Any
+
+from starlette.requests import Request
+
+from ...schemas.job import JobClass
+from ...schemas.wire import TokenizerTask
+from .aliases import HEADER, route
+from .auth import Access
+from .generation import Generation
+from .jobs import enqueue, job_of
+from .limits import note_limits
+from .state import Gateway
+
+
+async def ask_tokenizer(
+    request: Request, caller: Access, fields: dict[str, Any], task: TokenizerTask
+) -> Generation:
+    """Enqueue a job for the tokenizer of the model that `fields` name; urgent, if the key may be.
+
+    Raises:
+        Refusal, HeadraceError: it can't be enqueued.
+    """
+    gateway = Gateway.of(request)
+    routed = await route(gateway, caller, fields)
+    urgent = {"job_class": JobClass.INTERACTIVE} if JobClass.INTERACTIVE in caller.classes else {}
+    job = job_of(gateway, caller, {**urgent, **fields, "stream": False}, max_tokens=1)
+    wanted = job.model_copy(update={"tokenizer": task})
+    try:
+        handle = await enqueue(gateway, caller, wanted, routed)
+    finally:
+        await note_limits(request, caller, routed.model)
+    gateway.add_headers(request, {HEADER: routed.model})
+    return Generation(gateway, [handle], keep=False)
