@@ -70,6 +70,30 @@ def test_the_operators_page_has_every_call_as_it_is():
     ]
 
 
+def test_every_route_of_the_gateway_is_on_its_page_and_every_row_names_tests_that_exist():
+    from headrace import AsyncClient
+    from headrace.producers.gateway.app import create_app
+    from headrace.schemas.settings.gateway import GatewaySettings
+
+    page = (ROOT / "docs" / "http.md").read_text()
+    nowhere = "redis://127.0.0.1:1"
+    paths = create_app(GatewaySettings.load(redis_url=nowhere), AsyncClient(nowhere)).openapi()["paths"]
+    routes = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    table = page.partition("\n## Routes\n")[2].partition("\n## ")[0]
+    shown = set(re.findall(r"`(GET|HEAD|POST|DELETE) (/[^`]*)`", table))
+    assert shown == routes | {("GET", "/openapi.json"), ("GET", "/console")}
+    tests = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    for table in re.findall(r"^\|.* \| test \|\n\| ---.*\n((?:\|.*\n)+)", page, re.MULTILINE):
+        for row in table.splitlines():
+            named = re.findall(r"`(test_\w+)`", row.rpartition(" | ")[2])
+            assert named or re.search(r"\| (the same|those named (there|above)) \|$", row), row
+            assert set(named) <= tests, row
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_shown_exists(path):
     from typer.main import get_command

@@ -239,3 +239,14 @@ def test_a_silent_stream_carries_comments(stack_redis):
             lines = (line for line in response.iter_lines() if line)
             assert [next(lines) for _ in range(3)] == [": still here"] * 3
         pinging.run(pinging.state.client.job(job_id).cancel())
+
+
+def test_an_answer_that_takes_too_long_is_given_up_with_its_job(stack_redis, jobs):
+    from ...support.gateways import gateway
+
+    with gateway(stack_redis.url, gateway_wait_s=0.05) as impatient:
+        asked = CHAT | {"delay_s": 3600, "metadata": {"made by": "an impatient client"}}
+        refused = httpx.post(f"{impatient.base_url}/chat/completions", json=asked, timeout=90)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (504, "result_timeout")
+    (job,) = [each for each in jobs.admin.jobs("demo", limit=5).jobs if each.metadata == asked["metadata"]]
+    assert job.state == "cancelled"
