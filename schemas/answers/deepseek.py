@@ -1,0 +1,60 @@
+"""DeepSeek: calls between markers of their own, with the arguments as JSON, in V3 and R1 as a block of code.
+
+V3.1 and later: `<｜tool▁call▁begin｜>name<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`. V3 and R1 write
+`function` in place of the name, then the name, and the arguments between ` ```json ` and ` ``` `.
+"""
+
+from . import json_text
+from .deltas import Arguments, Call, Content
+from .format import AnswerFormat
+from .source import Markers, Source, Steps, accept, accept_spaced, peek, run, skip_space, word
+
+ALL_OPEN, ALL_CLOSE = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+OPENS, SEPARATES, CLOSES = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
+
+_CALLS = Markers(ALL_OPEN)
+_FENCE = "```"
+
+
+def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+    """Read an answer with calls."""
+    lead = False
+    while True:
+        marker, space = yield from run(source, _CALLS, Content, lead=lead)
+        if not marker:
+            if space and not source.calls:
+                yield Content(space)
+            return
+        begins, before = source.at, source.calls
+        while not source.full() and (yield from _call(source)):
+            source.forget()
+        lead = source.calls > before
+        if lead:
+            yield from accept_spaced(source, ALL_CLOSE)
+        else:
+            source.at = begins
+            yield Content(space + marker)
+
+
+def _call(source: Source) -> Steps[bool]:
+    begins = source.at
+    if (yield from accept_spaced(source, OPENS)):
+        name = (yield from word(source, "<", json_text.MAX_NAME)).strip()
+        if name and (yield from accept(source, SEPARATES)):
+            begins_json = yield from skip_space(source)
+            if name == "function" and begins_json != "{":
+                name = (yield from word(source, "\n<", json_text.MAX_NAME)).strip()
+                yield from skip_space(source)
+            if (yield from accept(source, _FENCE)):
+                yield from word(source, "{\n", 16)
+                yield from skip_space(source)
+            if name and (yield from peek(source)) == "{":
+                index = source.calls
+                source.calls += 1
+                yield Call(index, name)
+                yield from json_text.value(source, lambda piece: Arguments(index, piece))
+                yield from accept_spaced(source, _FENCE)
+                yield from accept_spaced(source, CLOSES)
+                return True
+    source.at = begins
+    return False

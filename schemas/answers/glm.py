@@ -1,0 +1,51 @@
+"""GLM: `<tool_call>name`, then pairs of `<arg_key>…</arg_key>` and `<arg_value>…</arg_value>`."""
+
+from .deltas import Arguments, Call, Content
+from .format import AnswerFormat
+from .hermes import CLOSES, OPENS
+from .json_text import MAX_NAME
+from .source import Markers, Source, Steps, accept, accept_spaced, peek, run, word
+from .values import parameter
+
+KEY, KEY_ENDS = "<arg_key>", "</arg_key>"
+VALUE, VALUE_ENDS = "<arg_value>", "</arg_value>"
+
+_CALL = Markers(OPENS)
+_VALUE_ENDS = Markers(VALUE_ENDS)
+
+
+def answer(source: Source, answer_format: AnswerFormat) -> Steps[None]:
+    """Read an answer with calls."""
+    lead = False
+    while True:
+        marker, space = yield from run(source, _CALL, Content, lead=lead)
+        if not marker:
+            if space and not source.calls:
+                yield Content(space)
+            return
+        begins = source.at
+        lead = not source.full() and (yield from _call(source, answer_format))
+        if lead:
+            yield from accept_spaced(source, CLOSES)
+        else:
+            source.at = begins
+            yield Content(space + marker)
+
+
+def _call(source: Source, answer_format: AnswerFormat) -> Steps[bool]:
+    name = (yield from word(source, "<", MAX_NAME)).strip()
+    if not name or " " in name or (yield from peek(source)) != "<":
+        return False
+    index, first = source.calls, True
+    source.calls += 1
+    yield Call(index, name)
+    kinds = answer_format.values.get(name, {})
+    while (yield from accept_spaced(source, KEY)):
+        key = (yield from word(source, "<", MAX_NAME)).strip()
+        if not (yield from accept(source, KEY_ENDS)) or not (yield from accept_spaced(source, VALUE)):
+            break
+        if not (yield from parameter(source, index, key, kinds, _VALUE_ENDS, first=first, lines=False)):
+            return True
+        first = False
+    yield Arguments(index, "{}" if first else "}")
+    return True

@@ -1,0 +1,64 @@
+"""Mistral: `[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]`, or for a call `[TOOL_CALLS]name[ARGS]{…}`."""
+
+from . import json_text
+from .deltas import Arguments, Call, Content
+from .format import AnswerFormat
+from .source import Markers, Source, Steps, accept, accept_spaced, peek, run, skip_space, word
+
+OPENS, ARGUMENTS, IDENTITY = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+
+_CALLS = Markers(OPENS)
+
+
+def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+    """Read an answer with calls."""
+    lead = False
+    while True:
+        marker, space = yield from run(source, _CALLS, Content, lead=lead)
+        if not marker:
+            if space and not source.calls:
+                yield Content(space)
+            return
+        begins = source.at
+        first = yield from skip_space(source)
+        listed = first in ("[", "{")
+        lead = not source.full() and (yield from _list(source) if listed else _named(source))
+        if not lead:
+            source.at = begins
+            yield Content(space + marker)
+
+
+def _list(source: Source) -> Steps[bool]:
+    """Calls as a list of objects."""
+    before = source.calls
+    yield from accept(source, "[")
+    while True:
+        yield from skip_space(source)
+        begins = source.at
+        if source.full() or not (yield from json_text.call(source)):
+            source.at = begins
+            break
+        source.forget()
+        if not (yield from accept_spaced(source, ",")):
+            break
+    if source.calls > before:
+        yield from accept_spaced(source, "]")
+    return source.calls > before
+
+
+def _named(source: Source) -> Steps[bool]:
+    """One call: its name, perhaps an id, its arguments."""
+    name = (yield from word(source, "[{", json_text.MAX_NAME)).strip()
+    if not name:
+        return False
+    if (yield from accept(source, IDENTITY)):
+        yield from word(source, "[{", json_text.MAX_NAME)
+    yield from accept(source, ARGUMENTS)
+    yield from skip_space(source)
+    if (yield from peek(source)) != "{":
+        return False
+    index = source.calls
+    source.calls += 1
+    yield Call(index, name)
+    yield from json_text.value(source, lambda piece: Arguments(index, piece))
+    return True
