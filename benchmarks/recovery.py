@@ -114,7 +114,11 @@ def main() -> None:
         medians = [statistics.median(each) for each in zip(*runs, strict=True)]
         ends[arm] = medians[-1]
         print(f"| {arm} |", " | ".join(f"{each:.2f}" for each in medians), "|")
-    print(f"with a spare: {ends['with a spare'] / ends['without']:.2f} times; its memory in MiB: {idle}")
+    print(f"with a spare, it took {ends['with a spare'] / ends['without']:.2f} times as long")
+    print(
+        f"the spare's memory: {idle['rss']} MiB, {idle['uss']} MiB of them its own; "
+        f"{idle['pss']} MiB with its share of what others use too"
+    )
 
 
 if __name__ == "__main__":
