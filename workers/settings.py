@@ -58,7 +58,8 @@ class WorkerSettings(CelerySettings):
             Otherwise they become those tokens, as in other servers, and the author of a message can end it.
         wedged_s: how long an engine process may be silent, or its intake, steps or exchanges with Redis stand
             still, before it is considered stuck and killed.
-        start_s: how long an engine process may take to load its model before it is killed.
+        start_s: how long an engine process may take to load its model before it is killed; a download
+            that makes progress doesn't count.
         spare_engine: keep an idle process whose imports are done, and which takes the place of an engine
             process that dies, so that its model loads at once. It takes about 220 MB, and isn't started if
             less than 1 GiB of memory is available.

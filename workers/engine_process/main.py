@@ -17,6 +17,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from pathlib import Path
 
 import structlog
 import torch
@@ -32,6 +33,8 @@ from ...engine import (
     is_out_of_memory,
     self_test,
 )
+from ...engine.download import DownloadProgress
+from ...engine.hub import model_folder
 from ...engine.registry import DEFAULT
 from ...schemas import keys
 from ...schemas.errors import BadSetting, BrokerUnavailable
@@ -93,6 +96,9 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
     spec = engine_spec(settings.engine)
     model = resolve_model(settings.model)
     check_files(model)
+    if settings.engine == DEFAULT and not Path(model).is_dir():
+        # Once, and before the tokenizer and the fingerprint are read: all of them read the same files.
+        model = str(model_folder(model, lambda progress: _report(progress, pipe)))
     limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
     places = Places(Order(model, settings.show_prompts, *limits, settings.sanitize_control_tokens))
     engine, tokenizer, fingerprint = _load(spec, _engine_config(settings, launch, model), places)
@@ -137,6 +143,18 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         fingerprint=fingerprint,
     )
     return Runner(settings, engine, queue, metrics.Metrics(name), pipe, name)
+
+
+def _report(progress: DownloadProgress, pipe: EnginePipe) -> None:
+    log.info(
+        "downloading",
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        files_done=progress.files_done,
+        files=progress.files,
+        arriving=[str(each) for each in progress.arriving],
+    )
+    pipe.send(Starting(str(progress)))
 
 
 def _load(spec: EngineSpec, config: EngineConfig, places: Places) -> tuple[EngineProtocol, TokenText, str]:

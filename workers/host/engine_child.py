@@ -18,6 +18,7 @@ from ..supervision.pipe import (
     JobStarted,
     LaunchEngine,
     Ready,
+    Starting,
     Stats,
     Stop,
     ToEngine,
@@ -42,6 +43,8 @@ class EngineChild:
         started_at: when it was given its instructions, by the supervisor's clock.
         heard_at: when it last sent something, by the supervisor's clock.
         noted_at: when its host last logged that it is still starting.
+        loads_since: when it began to load its model: after the download, as far as is known.
+        download: how far the download of its model has come, in words.
         wedged: whether it was killed for making no progress.
         end_by: when it is killed if it has not ended; None if it isn't supposed to end.
         jobs: the jobs running there, as far as it has reported.
@@ -56,6 +59,7 @@ class EngineChild:
     ) -> None:
         self._process, self.prestarted = process, prestarted
         self.launch, self.started_at, self.heard_at, self.noted_at = launch, now, now, now
+        self.loads_since, self.download = now, ""
         self.wedged = False
         self.drained = self.paused = False
         self.end_by: float | None = None
@@ -112,6 +116,8 @@ class EngineChild:
             self.heard_at = now
         for message in said:
             match message:
+                case Starting(download) if download:
+                    self.loads_since, self.download = now, download
                 case Ready():
                     self.ready = message
                 case Stats():
@@ -132,7 +138,7 @@ class EngineChild:
         if self.wedged or self.pipe.closed:
             return []
         if self.ready is None:
-            ends = [self.started_at + settings.start_s, self.noted_at + STARTING_S]
+            ends = [self.loads_since + settings.start_s, self.noted_at + STARTING_S]
             return [*ends, self.started_at + settings.wedged_s] if self._has_not_answered else ends
         return [self.heard_at + settings.wedged_s]
 
@@ -147,7 +153,7 @@ class EngineChild:
             log.error("engine_wedged", **about, **{f"{what}_s": round(s, 1) for what, s in late.items()})
         elif self._has_not_answered and took_s >= settings.wedged_s:
             log.error("engine_wedged", **about, silent_s=round(took_s, 1))
-        elif self.ready is None and took_s >= settings.start_s:
+        elif self.ready is None and now - self.loads_since >= settings.start_s:
             reason = (
                 f"its model has not loaded within start_s={settings.start_s:g}: is everything in its folder "
                 "a file, and does its disk or network respond?"
@@ -156,7 +162,8 @@ class EngineChild:
         else:
             if self.ready is None and now >= self.noted_at + STARTING_S:
                 self.noted_at = now
-                log.info("engine_starting", **about, took_s=round(took_s))
+                download = {"download": self.download} if self.download else {}
+                log.info("engine_starting", **about, took_s=round(took_s), **download)
             return
         self.wedged = True
         self.kill()

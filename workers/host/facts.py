@@ -17,6 +17,8 @@ def stats_fields(places: Sequence[Place]) -> dict[str, str | int]:
         if child is None:
             continue
         facts |= {f"{name}_pid": child.pid, f"{name}_worker": child.launch.worker_id}
+        if child.ready is None and child.download:
+            facts[f"{name}_download"] = child.download
         if child.stats:
             facts |= {
                 f"{name}_running": child.stats.running,

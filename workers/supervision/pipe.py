@@ -64,7 +64,13 @@ class Imported:
 
 @dataclass(slots=True, frozen=True)
 class Starting:
-    """Engine → host: the process is alive and is loading its model."""
+    """Engine → host: the process is alive and is loading its model.
+
+    Attributes:
+        download: how far it has come with downloading the model, in words; sent again whenever that changes.
+    """
+
+    download: str = ""
 
 
 @dataclass(slots=True, frozen=True)
