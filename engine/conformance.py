@@ -15,7 +15,7 @@ from dataclasses import replace
 from .errors import RequestError
 from .parameters import SamplingParams
 from .protocol import EngineProtocol
-from .request import FinishReason, Progress, Request
+from .request import FinishReason, Pooling, Progress, Request
 
 _MOST_STEPS = 10_000
 """An engine that has work for more of them makes no progress."""
@@ -126,6 +126,28 @@ def a_token_can_be_made_to_end_texts(engine: EngineProtocol) -> None:
     assert _tokens(_run(engine, Request("a", _prompt(engine), _GREEDY))["a"]) == whole
 
 
+def a_prompt_gets_its_vector_or_is_refused(engine: EngineProtocol) -> None:
+    """An engine that can pool returns one vector at the end; another refuses the request and is as it was."""
+    room, size = (engine.free_slots, engine.free_tokens), engine.model_info.hidden_size
+    asked = Request("a", _prompt(engine), _GREEDY, pooling=Pooling())
+    if not size:
+        try:
+            engine.submit(asked)
+        except RequestError:
+            assert (engine.free_slots, engine.free_tokens) == room
+            return
+        raise AssertionError("a request to be pooled is taken, though the model has no hidden_size")
+    beside = Request("b", _prompt(engine, 1), _GREEDY)
+    alone = _tokens(_run(engine, beside)["b"])
+    got = _run(engine, asked, beside)
+    (progress,) = got["a"]
+    assert (progress.token_ids, progress.finish_reason) == ([], FinishReason.STOP)
+    assert progress.vector is not None
+    assert progress.vector.shape == (size,)
+    assert _tokens(got["b"]) == alone
+    assert (engine.free_slots, engine.free_tokens) == room
+
+
 CHECKS: tuple[Callable[[EngineProtocol], None], ...] = (
     an_idle_engine_has_all_its_room,
     a_request_gets_its_tokens_and_gives_its_room_back,
@@ -135,6 +157,7 @@ CHECKS: tuple[Callable[[EngineProtocol], None], ...] = (
     an_answer_that_has_ended_already_ends_again,
     neighbours_do_not_change_an_answer,
     a_token_can_be_made_to_end_texts,
+    a_prompt_gets_its_vector_or_is_refused,
 )
 
 

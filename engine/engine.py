@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
+
 from .config import EngineConfig
 from .errors import RequestError, is_of_the_device, is_out_of_memory
 from .loading import load_executor
 from .pacing import Load, Pacer
 from .pages import PagePool
-from .parameters import computable, refuse_unknown
+from .parameters import SamplingParams, computable, refuse_unknown
+from .pooling import PooledChunk, vector_of
 from .protocol import EngineModelInfo, EngineStats
 from .request import FinishReason, Progress, Request
 from .sampling.sampled import Sampled
@@ -27,6 +30,8 @@ _UNSAMPLED = (
     "no next token can be chosen: the model's logits contain NaN or infinity, or every token is ruled out; "
     "if the model overflows in its dtype, another dtype may help"
 )
+
+_UNPOOLED = "its vector contains NaN or infinity; if the model overflows in its dtype, another dtype may help"
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +105,10 @@ class Engine:
     def _submit(self, request: Request) -> None:
         self._refuse_what_can_not_run(request)
         request = replace(request, params=computable(request.params, self.model_info.vocab_size))
+        if request.pooling is not None:
+            # Nothing is sampled; with one more token it has not ended before its prompt has been computed.
+            pooling = replace(request.pooling, type=request.pooling.type or self.model_info.pooling)
+            request = replace(request, params=SamplingParams(max_tokens=1), pooling=pooling)
         self._arrivals += 1
         sequence = Sequence(
             request,
@@ -128,6 +137,10 @@ class Engine:
         vocab = self.model_info.vocab_size
         refuse_unknown("prompt_ids", request.prompt_ids, vocab)
         refuse_unknown("output_ids", request.output_ids, vocab)
+        if request.pooling is not None:
+            request.pooling.check(self.model_info.hidden_size)
+            if request.output_ids:
+                raise RequestError("output_ids", "a prompt that is pooled has no output")
 
     def cancel(self, request_id: str) -> bool:
         """End a request without reporting progress; False if it isn't here."""
@@ -197,7 +210,7 @@ class Engine:
         flight, load = launched
         # The time is taken before anything else is done: it stands for when streams could have their tokens.
         sampled, ended_s = flight.read(), time.perf_counter()
-        progress = list(self._advance(flight.sequences, sampled))
+        progress = [*self._advance(flight.sequences, sampled), *self._pool(flight.pooled, sampled)]
         # A step that no sequence waited for may have been left since the engine last had work: ignore its
         # time.
         if self._pacer is not None and load is not None and (progress or not flight.sequences):
@@ -296,6 +309,25 @@ class Engine:
                 self._scheduler.remove(sequence)
             entries = [] if entry is None else [entry]
             yield Progress(request_id, [token_id], entries, reason, sequence.cached_tokens or 0)
+
+    def _pool(self, chunks: list[PooledChunk], sampled: Sampled) -> Iterable[Progress]:
+        held = self._sequences
+        for chunk, values in zip(chunks, () if sampled.pooled is None else sampled.pooled, strict=True):
+            sequence, request = chunk.sequence, chunk.sequence.request
+            if held.get(request.id) is not sequence:
+                continue
+            total = chunk.add(values)
+            if not chunk.last:
+                continue
+            assert request.pooling is not None
+            vector = vector_of(request.pooling, total, len(request.prompt_ids))
+            if not np.isfinite(vector).all():
+                yield self._fail(sequence, _UNPOOLED)
+                continue
+            del held[request.id]
+            self._scheduler.remove(sequence)
+            cached = sequence.cached_tokens or 0
+            yield Progress(request.id, [], [], FinishReason.STOP, cached, vector=vector)
 
     # Room -----------------------------------------------------------------------------------------
 

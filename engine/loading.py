@@ -1,5 +1,6 @@
 """Loading a model: from its name to its files, type, device and weights, and an executor that computes it."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from .hub import model_folder
 from .models import ModelConfig, load_config, load_decoder, read_configs
 from .models.checkpoint import refuse_other_folders, stored_dtype
 from .protocol import EngineModelInfo
+from .request import PoolingType
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +64,31 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
         eos_token_ids=tuple(token_id for token_id in model.eos_token_ids if 0 <= token_id < model.vocab_size),
         num_parameters=model.num_parameters,
         dtype=str(dtype).removeprefix("torch."),
+        hidden_size=model.hidden_size,
+        pooling=_pooling(folder),
     )
     return ModelExecutor(decoder, config, info, device)
+
+
+def _pooling(folder: Path) -> PoolingType:
+    """How sentence-transformers pools this model; by the last token, if it isn't one of its models."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return "last"
+    try:
+        modes = json.loads(path.read_text())
+        named = [mode for mode, asked in modes.items() if mode.startswith("pooling_mode_") and asked is True]
+    except (AttributeError, ValueError) as error:
+        raise ModelError(f"{path} can't be read: {error}") from None
+    match named:
+        case ["pooling_mode_lasttoken"]:
+            return "last"
+        case ["pooling_mode_mean_tokens"]:
+            return "mean"
+    raise ModelError(
+        f"{path} asks for {' and '.join(named) or 'no pooling'}; supported are pooling_mode_lasttoken and "
+        "pooling_mode_mean_tokens"
+    )
 
 
 def dtype_of(config: EngineConfig, model: ModelConfig, folder: Path) -> torch.dtype:

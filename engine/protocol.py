@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from .request import Progress, Request
+from .request import PoolingType, Progress, Request
 
 
 @dataclass(slots=True, frozen=True)
@@ -19,6 +19,8 @@ class EngineModelInfo:
         vocab_size: number of tokens that it knows; its tokenizer may name more.
         context_tokens: maximum length of prompt + output.
         eos_token_ids: tokens that end a sequence by themselves.
+        hidden_size: how many numbers a prompt's vector has; 0 if the engine can't pool.
+        pooling: how the model's prompts are meant to be pooled.
     """
 
     family: str
@@ -27,6 +29,8 @@ class EngineModelInfo:
     eos_token_ids: tuple[int, ...]
     num_parameters: int
     dtype: str
+    hidden_size: int = 0
+    pooling: PoolingType = "last"
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,6 +102,9 @@ class EngineProtocol(Protocol):
 
     def step(self) -> list[Progress]:
         """Compute one step; return the progress of each sequence that has new tokens or has ended.
+
+        A request to be pooled has one progress, with its vector. An engine that can't do that refuses it at
+        `submit`.
 
         Raises:
             Exception: the engine itself can't continue, and its process must be replaced. A failure caused by

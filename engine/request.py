@@ -2,8 +2,14 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
 
+from .errors import RequestError
 from .parameters import SamplingParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LEAST_LOGPROB = -9999.0
 """Stands for anything lower, and for minus infinity, which JSON can't express; so it is in OpenAI's API."""
@@ -13,16 +19,48 @@ class FinishReason(StrEnum):
     """Why the engine ended a sequence by itself."""
 
     STOP = "stop"
-    """An end-of-sequence token or one of `SamplingParams.stop_token_ids` was sampled."""
+    """An end-of-sequence token or one of `SamplingParams.stop_token_ids` was sampled, or a prompt's vector is
+    complete."""
     LENGTH = "length"
     """`max_tokens` was reached, or the model's context is full."""
     ERROR = "error"
     """The next token could not be computed; see `Progress.error`."""
 
 
+PoolingType = Literal["last", "mean"]
+
+
+@dataclass(slots=True, frozen=True)
+class Pooling:
+    """How a prompt's hidden states become one vector.
+
+    Attributes:
+        type: `last` takes the last token's, `mean` the mean of all tokens'; None what the model is made for.
+        normalize: scale the vector to length 1.
+        dimensions: keep only this many of its first numbers (Matryoshka embeddings), before it is normalised.
+    """
+
+    type: PoolingType | None = None
+    normalize: bool = True
+    dimensions: int | None = None
+
+    def check(self, hidden_size: int) -> None:
+        """Refuse what can't be computed by a model of this width.
+
+        Raises:
+            RequestError: naming the field.
+        """
+        if self.type not in (None, "last", "mean"):
+            raise RequestError("pooling", f"must be last or mean, not {self.type!r}")
+        if self.dimensions is not None and not 1 <= self.dimensions <= hidden_size:
+            raise RequestError(
+                "dimensions", f"must be between 1 and {hidden_size}, the model's own, not {self.dimensions}"
+            )
+
+
 @dataclass(slots=True)
 class Request:
-    """One sequence to generate.
+    """One sequence to generate, or one prompt to pool.
 
     Attributes:
         id: the caller's name for it, unique among the sequences in the engine.
@@ -32,6 +70,7 @@ class Request:
         params: how to sample.
         priority: 0 is the most urgent. The youngest sequence of the highest number is preempted first.
         cache_salt: prefix pages are shared only between requests with the same salt (a tenant's name, say).
+        pooling: generate nothing, and return the prompt's vector instead (`Progress.vector`).
     """
 
     id: str
@@ -40,6 +79,7 @@ class Request:
     output_ids: list[int] = field(default_factory=list)
     priority: int = 0
     cache_salt: str = ""
+    pooling: Pooling | None = None
 
 
 @dataclass(slots=True)
@@ -62,6 +102,7 @@ class Progress:
         finish_reason: set if the sequence has ended; its pages are already free.
         error: why it could not continue, if that is why it ended.
         cached_tokens: prompt and earlier output tokens found in the prefix cache at first admission.
+        vector: float32, the vector of a prompt that was to be pooled, with its end.
     """
 
     id: str
@@ -70,3 +111,4 @@ class Progress:
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
     error: str = ""
+    vector: "NDArray[np.float32] | None" = None

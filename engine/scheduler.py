@@ -27,7 +27,8 @@ class ScheduledSequence:
     """`count` tokens of one sequence to compute in this step, from `sequence.computed` on.
 
     Attributes:
-        samples: whether the sequence will then have caught up, so that its next token is sampled.
+        samples: whether the sequence will then have caught up, so that its next token is sampled; never if it
+            is pooled.
     """
 
     sequence: Sequence
@@ -60,6 +61,7 @@ class Scheduler:
     prefix_hit_tokens: int = 0
     _rows: list[int] = field(init=False)
     _step_tokens: int = field(init=False)
+    _pooling: int = 0
 
     def __post_init__(self) -> None:
         self._step_tokens = self.max_step_tokens
@@ -82,7 +84,7 @@ class Scheduler:
         self._stop(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
-        """Plan a step: its chunks, decodes first; empty if nothing can run."""
+        """Plan a step: its chunks, decodes first and pooled ones last; empty if nothing can run."""
         plan: list[ScheduledSequence] = []
         # An example, with 8 tokens a step: A and B decode, C has computed 10 of its 30 prompt tokens, D
         # waits. The plan is A 1, B 1, C 6. Once C's last 2 are planned, D is admitted and gets what is left,
@@ -93,6 +95,8 @@ class Scheduler:
             budget = self._plan_chunk(plan, self.running[-1], budget)
         # Admitted ones stand at the end; the next step's decodes and chunks go by urgency.
         self.running.sort(key=lambda sequence: sequence.urgency)
+        if self._pooling:
+            plan.sort(key=lambda scheduled: not scheduled.sequence.generates)
         return plan
 
     def _plan_decodes(self, plan: list[ScheduledSequence]) -> int:
@@ -103,7 +107,7 @@ class Scheduler:
                 break
             # A row below 0: an earlier one's growth has just preempted it.
             if sequence.row >= 0 and sequence.pending == 1 and self._grow(sequence, plan):
-                plan.append(ScheduledSequence(sequence, 1, samples=True))
+                plan.append(ScheduledSequence(sequence, 1, samples=sequence.generates))
                 budget -= 1
         if self.pacer is not None:
             self.pacer.begin(len(plan), sum(len(scheduled.sequence.tokens) for scheduled in plan))
@@ -142,7 +146,7 @@ class Scheduler:
         if self.pacer is not None:
             count = self.pacer.take(sequence.computed, wanted)
         if count:
-            plan.append(ScheduledSequence(sequence, count, samples=count == pending))
+            plan.append(ScheduledSequence(sequence, count, samples=count == pending and sequence.generates))
         return budget - count if count == wanted else 0
 
     # Pages ----------------------------------------------------------------------------------------------
@@ -183,6 +187,7 @@ class Scheduler:
 
     def _stop(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
+        self._pooling -= not sequence.generates
         self._rows.append(sequence.row)
         self.pool.release(sequence.pages)
         sequence.pages, sequence.row, sequence.has_row = [], -1, False
@@ -209,13 +214,14 @@ class Scheduler:
             self.prefix_hit_tokens += sequence.computed
         sequence.row = self._rows.pop()
         self.running.append(sequence)
+        self._pooling += not sequence.generates
         return True
 
     def _find_prefix(self, sequence: Sequence) -> list[Page]:
         """The cached pages of its beginning; at least one token is left to compute, for its logits."""
         found: list[Page] = []
-        if not self.prefix_cache:
-            return found
+        if not self.prefix_cache or ((pooling := sequence.request.pooling) and pooling.type == "mean"):
+            return found  # pages hold keys and values, not the hidden states that a mean is made of
         # With pages of 4, of 8 known tokens only the first page is looked up, of 9 both: the last token is
         # computed in any case, since its logits choose the next one.
         for index in range((len(sequence.tokens) - 1) // self.pool.page_size):

@@ -1,9 +1,14 @@
 """One request on its way through the engine."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .pages import Page
 from .request import FinishReason, Request
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +29,7 @@ class Sequence:
         has_row: whether the row holds its tokens and pages yet.
         cached_tokens: length of the prefix found in the cache at its first admission; None before that.
         limit: maximum number of tokens, prompt and output.
+        pooled: float32 [hidden], the sum of the hidden states that have been read, if it is pooled.
     """
 
     request: Request
@@ -39,6 +45,7 @@ class Sequence:
     row: int = -1
     has_row: bool = False
     cached_tokens: int | None = None
+    pooled: "NDArray[np.float32] | None" = None
     _prompt_length: int = field(init=False)
     _full_length: int = field(init=False)
 
@@ -53,6 +60,11 @@ class Sequence:
         # and not read, 1; with that token its last, 0: nothing more is wanted of it.
         known = len(self.tokens) + self.unread
         return known - self.computed if known < self._full_length or not self.unread else 0
+
+    @property
+    def generates(self) -> bool:
+        """Whether tokens follow its prompt; otherwise it is pooled."""
+        return self.request.pooling is None
 
     @property
     def urgency(self) -> tuple[int, int]:

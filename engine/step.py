@@ -16,6 +16,7 @@ from torch import Tensor
 from ..kernels.sample import sample
 from .batch import Batch
 from .config import EngineConfig
+from .pooling import PooledChunk, PooledRows
 from .sampling.rows import RowParams
 from .sampling.sampled import Sampled, sampled
 from .scheduler import ScheduledSequence
@@ -29,13 +30,15 @@ class Flight(Protocol):
     Attributes:
         sequences: the sequences that get a token, in order.
         tokens: number of tokens that the step computes.
+        pooled: the chunks whose hidden states are summed, in order.
     """
 
     sequences: list[Sequence]
     tokens: int
+    pooled: list[PooledChunk]
 
     def read(self) -> Sampled:
-        """Wait for the new tokens of `sequences`."""
+        """Wait for the new tokens of `sequences` and the sums of `pooled`."""
 
 
 class StepLauncher(Protocol):
@@ -64,6 +67,7 @@ class StepLauncher(Protocol):
 class _Done:
     sequences: list[Sequence]
     tokens: int
+    pooled: list[PooledChunk]
     sampled: Sampled
 
     def read(self) -> Sampled:
@@ -88,6 +92,8 @@ class PlainLauncher:
         for scheduled in plan:
             self._batch.sync(scheduled.sequence, self._params.set_row)
         step, sampling = self._batch.step_input(plan)
+        if pooled := PooledRows.of(plan):
+            step.pooled = torch.from_numpy(pooled.rows).to(self._executor.device)
         started = time.perf_counter()
         logits = self._executor.execute(step)
         made = Sampled(np.zeros(0, np.int64), None)
@@ -95,8 +101,12 @@ class PlainLauncher:
             rows = np.fromiter((scheduled.sequence.row for scheduled in sampling), np.int64, len(sampling))
             made = self._sample(logits, rows)
             self._batch.append(rows, made.token_ids.clip(min=0))
+        if pooled:
+            assert step.hidden is not None
+            made.pooled = pooled.sums(step.hidden).cpu().numpy()
         self.device_s += time.perf_counter() - started
-        return _Done([scheduled.sequence for scheduled in sampling], len(step.token_ids), made)
+        chunks = pooled.chunks if pooled else []
+        return _Done([scheduled.sequence for scheduled in sampling], len(step.token_ids), chunks, made)
 
     @torch.inference_mode()
     def _sample(self, logits: Tensor, rows: NDArray[np.int64]) -> Sampled:

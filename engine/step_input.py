@@ -22,6 +22,9 @@ class StepInput:
         max_rows, max_context: upper bounds of any sequence's tokens in this step and in the cache; None if
             only the arrays tell.
         logits: float32 [S, vocab], where the logits should go; None if they get new memory.
+        pooled: int64 [P], the query rows whose hidden states are wanted, all after the sampled ones; None if
+            there are none.
+        hidden: [P, hidden], where `execute` leaves their hidden states after the final norm.
     """
 
     # One entry a query token, sequence after sequence.
@@ -39,6 +42,8 @@ class StepInput:
     max_rows: int | None = None
     max_context: int | None = None
     logits: Tensor | None = None
+    pooled: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class Executor(Protocol):

@@ -153,7 +153,7 @@ class CompiledDecoder:
             scale=self._head_dim**-0.5,
             products=PRODUCTS.index(products or products_here()[-1]),
         )
-        self._vocab = head.out_features
+        self._hidden, self._vocab = head.in_features, head.out_features
         self._rows = 0
         self._scratch = torch.empty(0)
 
@@ -179,9 +179,10 @@ class CompiledDecoder:
         context_lens: Tensor,
         block_tables: Tensor,
         sampled: Tensor | None,
-    ) -> Tensor:
+        pooled: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Write the tokens' keys and values into the cache; return float32 logits [S, vocab] of the sampled
-        rows.
+        rows, and bfloat16 hidden states [P, hidden] of the pooled ones after the final norm.
 
         Args:
             token_ids: int64 [T].
@@ -191,6 +192,7 @@ class CompiledDecoder:
             context_lens: int32 [B].
             block_tables: int32 [B, P].
             sampled: int64 [S], ascending; None means all rows.
+            pooled: int64 [P], ascending, all above the sampled ones; only with `sampled`.
 
         Raises:
             IndexError: a position or slot is outside its table; nothing was written.
@@ -198,6 +200,13 @@ class CompiledDecoder:
         lib = shared_library()
         assert lib is not None
         rows, batch = token_ids.shape[0], context_lens.shape[0]
+        wanted = rows if sampled is None else sampled.shape[0]
+        hidden = None
+        if pooled is not None:
+            if sampled is None:
+                raise ValueError("pooled rows need sampled ones to be named, too")
+            hidden = torch.empty(len(pooled), self._hidden, dtype=torch.bfloat16)
+            sampled = torch.cat([sampled, pooled])
         integers = [token_ids, positions, slots, *(() if sampled is None else (sampled,))]
         _check(integers, torch.int64)
         _check([query_starts, context_lens], torch.int32)
@@ -210,7 +219,6 @@ class CompiledDecoder:
             self._rows = rows
             size = lib.hr_decoder_scratch_bytes(ctypes.byref(self._model), rows)
             self._scratch = torch.empty(size, dtype=torch.uint8)
-        wanted = rows if sampled is None else sampled.shape[0]
         logits = torch.empty(wanted, self._vocab)
         step = _DecoderStep(
             token_ids.data_ptr(),
@@ -221,7 +229,9 @@ class CompiledDecoder:
             context_lens.data_ptr(),
             block_tables.data_ptr(),
             logits.data_ptr(),
+            None if hidden is None else hidden.data_ptr(),
             rows,
+            rows if sampled is None else sampled.shape[0],
             wanted,
             batch,
             block_tables.stride(0),
@@ -234,7 +244,7 @@ class CompiledDecoder:
             raise IndexError(
                 f"token {refused}: position {positions[refused]} or slot {slots[refused]} is outside"
             )
-        return logits
+        return logits, hidden
 
 
 def _check(tensors: Sequence[Tensor], dtype: torch.dtype) -> None:
@@ -281,8 +291,8 @@ class _DecoderModel(ctypes.Structure):
 class _DecoderStep(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "slots", "sampled")),
-        *((name, ctypes.c_void_p) for name in ("query_starts", "context_lens", "tables", "logits")),
-        *((name, ctypes.c_int64) for name in ("rows", "sampled_rows", "batch", "table_stride")),
+        *((name, ctypes.c_void_p) for name in ("query_starts", "context_lens", "tables", "logits", "hidden")),
+        *((name, ctypes.c_int64) for name in ("rows", "kept_rows", "sampled_rows", "batch", "table_stride")),
     )
 
 

@@ -72,6 +72,8 @@ class Decoder:
             if following := next(others, None):
                 x, residual = add_rms_norm(x, residual, following.input_norm, eps)
         residual += x
+        if step.pooled is not None:
+            step.hidden = rms_norm(residual[step.pooled], self.norm, eps)
         # Before the last norm and the head: the logits of prompt tokens would cost the most, unasked.
         if step.sampled is not None:
             residual = residual[step.sampled]
@@ -105,7 +107,7 @@ class CompiledModel:
         if cache is not self._cache:
             self.decoder.bind(cache.keys, cache.values)
             self._cache = cache
-        return self.decoder(
+        logits, step.hidden = self.decoder(
             step.token_ids,
             step.positions,
             step.slots,
@@ -113,4 +115,6 @@ class CompiledModel:
             step.context_lens,
             step.block_tables,
             step.sampled,
+            step.pooled,
         )
+        return logits

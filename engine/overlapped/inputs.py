@@ -152,7 +152,8 @@ class PackedInputs:
         tokens, pages = int(counts.sum()), -(-int((starts + counts).max()) // self._page_size)
         if len(sampling) < tokens:
             places = np.array([place for place, scheduled in enumerate(plan) if scheduled.samples], np.int64)
-            padded = self._shapes.chunks(tokens, pages)
+            # Steps that pool aren't padded: pooled rows come after all that are sampled, padding's too.
+            padded = self._shapes.chunks(tokens, pages) if plan[-1].sequence.generates else None
             if padded is None:
                 shape = StepShape(tokens, count, len(places), pages)
                 return self._write(shape, sampling, rows, starts, counts, places)

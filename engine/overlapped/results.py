@@ -28,8 +28,11 @@ class Pending:
         copies: list[Tensor],
         wanted: NDArray[np.int32],
         event: torch.cuda.Event | None,
+        *,
+        pooled: bool = False,
     ) -> None:
         self._sources, self._copies, self._wanted, self._event = sources, copies, wanted, event
+        self._pooled = pooled
         self.waited_s = 0.0
 
     def read(self) -> Sampled:
@@ -39,7 +42,10 @@ class Pending:
             self._event.synchronize()
         self.waited_s = time.perf_counter() - started
         self._sources.clear()
-        return sampled(self._wanted, *(copy.numpy() for copy in self._copies))
+        pooled = self._copies.pop().numpy() if self._pooled else None
+        made = sampled(self._wanted, *(copy.numpy() for copy in self._copies))
+        made.pooled = pooled
+        return made
 
 
 class Results:
@@ -53,25 +59,26 @@ class Results:
         self._tokens = [torch.zeros(rows, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
         self._turn = 0
 
-    def send(self, made: SampledTensors, wanted: NDArray[np.int32]) -> Pending:
+    def send(self, made: SampledTensors, wanted: NDArray[np.int32], pooled: Tensor | None = None) -> Pending:
         """Start copying what the step launched last will have sampled.
 
         Args:
             made: its samples; those beyond the length of `wanted` are padding.
             wanted: int32, the number of most likely tokens that each sample asked for; -1 for no
                 log-probabilities.
+            pooled: float32 [chunks, hidden], the sums of its pooled chunks.
         """
         sources = [made.tokens.clone()]  # a graph's own are overwritten by its next run
         copies = [self._tokens[self._turn][: len(made.tokens)]]
         self._turn ^= 1
-        for extra in (made.logprobs, made.top_ids, made.top_logprobs):
+        for extra in (made.logprobs, made.top_ids, made.top_logprobs, pooled):
             if extra is not None:
                 sources.append(extra)
                 copies.append(torch.empty_like(extra, device="cpu", pin_memory=self._stream is not None))
         if self._stream is None:
             for copy, source in zip(copies, sources, strict=True):
                 copy.copy_(source)
-            return Pending(sources, copies, wanted, None)
+            return Pending(sources, copies, wanted, None, pooled=pooled is not None)
         # It waits for what is launched so far, this step, and not for what comes after: the copy passes the
         # next step's kernels by.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -80,4 +87,4 @@ class Results:
                 copy.copy_(source, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
-        return Pending(sources, copies, wanted, event)
+        return Pending(sources, copies, wanted, event, pooled=pooled is not None)

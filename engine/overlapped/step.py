@@ -21,6 +21,7 @@ from ...kernels.sample import sample
 from ...kernels.structs import SampledTensors, SampleNeeds, SamplingTable
 from ..batch import Batch
 from ..config import EngineConfig
+from ..pooling import PooledChunk, PooledRows
 from ..sampling.rows import RowParams
 from ..sampling.sampled import Sampled
 from ..scheduler import ScheduledSequence
@@ -47,6 +48,7 @@ def _stride(tokens: int) -> int:
 class _Launched:
     sequences: list[Sequence]
     tokens: int
+    pooled: list[PooledChunk]
     pending: Pending
     launcher: "OverlappedLauncher"
 
@@ -114,15 +116,17 @@ class OverlappedLauncher:
         with self.on_device():
             for scheduled in plan:
                 self._batch.sync(scheduled.sequence, self._begin_row)
+            pooled = PooledRows.of(plan)
             packed = self._inputs.pack(plan)
             started = time.perf_counter()
-            sampled = self._run(packed)
+            sampled, sums = self._run(packed, pooled)
             if self._device.type == "cpu":  # which has computed it by now
                 self.device_s += time.perf_counter() - started
             wanted = self._params.wanted(packed.rows[: len(packed.sampling)])
-            pending = self._results.send(sampled, wanted)
+            pending = self._results.send(sampled, wanted, sums)
         sequences = [scheduled.sequence for scheduled in packed.sampling]
-        return _Launched(sequences, sum(scheduled.count for scheduled in plan), pending, self)
+        tokens, chunks = sum(scheduled.count for scheduled in plan), pooled.chunks if pooled else []
+        return _Launched(sequences, tokens, chunks, pending, self)
 
     def end_at(self, eos_token_ids: frozenset[int]) -> None:
         """Hold these tokens back before `min_tokens`, instead of those it was made with."""
@@ -167,21 +171,29 @@ class OverlappedLauncher:
                 tokens = tokens.pin_memory()
             self._history[sequence.row, : len(tokens)].copy_(tokens, non_blocking=True)
 
-    def _run(self, packed: Packed) -> SampledTensors:
-        if not self._graphs.replay(packed.shape):
+    def _run(self, packed: Packed, pooled: PooledRows | None) -> tuple[SampledTensors, Tensor | None]:
+        sums = None
+        if pooled is not None:
+            hidden = self._forward(packed, self._upload(pooled.rows))
+            assert hidden is not None
+            sums = pooled.sums(hidden)
+        elif not self._graphs.replay(packed.shape):
             self._forward(packed)
         count, needs = packed.shape.samples, packed.needs
-        if not self._graphs.replay((count, needs)):
-            return self._sample(packed, needs)
-        return SampledTensors(self._tokens[:count], None, None, None)
+        if count and not self._graphs.replay((count, needs)):
+            return self._sample(packed, needs), sums
+        return SampledTensors(self._tokens[:count], None, None, None), sums
 
-    def _forward(self, packed: Packed) -> None:
-        """Run the model, from the packed input to the logits' buffer."""
+    def _forward(self, packed: Packed, pooled: Tensor | None = None) -> Tensor | None:
+        """Run the model, from the packed input to the logits' buffer; the hidden states of `pooled` rows."""
         room = self._logits[: packed.shape.samples]
-        logits = self._executor.execute(packed.step_input(self._history, room))
+        step = packed.step_input(self._history, room)
+        step.pooled = pooled
+        logits = self._executor.execute(step)
         # An executor may write its logits to the room it was shown; sampling is captured reading from there.
         if logits.data_ptr() != room.data_ptr():
             room.copy_(logits)
+        return step.hidden
 
     def _sample(self, packed: Packed, needs: SampleNeeds) -> SampledTensors:
         """Sample tokens from the logits' buffer; they also become known to the device."""

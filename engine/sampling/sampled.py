@@ -14,11 +14,13 @@ class Sampled:
     """New tokens, int64 [S], and the log-probabilities of the rows that asked for them (otherwise None), in
     order.
 
-    A token of -1 means that there was nothing to choose from.
+    A token of -1 means that there was nothing to choose from. `pooled` has the sums of the step's pooled
+    chunks, float32 [chunks, hidden], in order.
     """
 
     token_ids: NDArray[np.int64]
     logprobs: list[TokenLogprobs | None] | None
+    pooled: NDArray[np.float32] | None = None
 
 
 def sampled(wanted: NDArray[np.int32], tokens: NDArray[np.int64], *logprobs: NDArray[np.generic]) -> Sampled:

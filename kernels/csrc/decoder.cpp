@@ -2,7 +2,8 @@
 //
 // Between operations there is only a barrier of the team: no dispatch, no allocation; meanwhile each thread fetches its
 // share of the next weights (gemm.h). Biases, residual additions and the gated activation are done at the end of the
-// products before them. In the last layer, only what sampled rows need is computed.
+// products before them. In the last layer, only what kept rows need is computed: those that get logits, or whose hidden
+// states are wanted.
 //
 // Rounding is that of the same operations one by one, except for the gate and up projections, which stay float32. With
 // int8 weights, the inputs of every product are rounded to bytes too, each row separately.
@@ -35,10 +36,11 @@ struct DecoderModel {
 };
 
 struct DecoderStep {
-    const int64_t *token_ids, *positions, *slots, *sampled;  // sampled: ascending; null for all rows
+    const int64_t *token_ids, *positions, *slots, *kept;  // kept: ascending; null for all rows
     const int32_t *query_starts, *context_lens, *tables;
-    float* logits;
-    int64_t rows, sampled_rows, batch, table_stride;
+    float* logits;  // of the first sampled_rows of the kept ones
+    BF16* hidden;   // of the other kept ones, after the final norm
+    int64_t rows, kept_rows, sampled_rows, batch, table_stride;
 };
 
 namespace {
@@ -109,18 +111,18 @@ class Forward {
             const DecoderLayer& layer = m_.layers[l];
             const bool last = l + 1 == m_.num_layers;
             const Operand x = normalise(s_.rows, layer.input_norm);
-            const Share<Block, 2> gate_up(layer.gate_up, last ? s_.sampled_rows : s_.rows);
-            const Share<Block> output(layer.output, last ? s_.sampled_rows : s_.rows);
-            const Share<Block> down(layer.down, last ? s_.sampled_rows : s_.rows);
-            const Share<Block> next(last ? m_.head : m_.layers[l + 1].qkv, last ? s_.sampled_rows : s_.rows);
+            const Share<Block, 2> gate_up(layer.gate_up, last ? s_.kept_rows : s_.rows);
+            const Share<Block> output(layer.output, last ? s_.kept_rows : s_.rows);
+            const Share<Block> down(layer.down, last ? s_.kept_rows : s_.rows);
+            const Share<Block> next(last ? m_.head : m_.layers[l + 1].qkv, last ? s_.kept_rows : s_.rows);
             Share<Block>(layer.qkv, s_.rows).run(x, output.begin(), [&](auto... block) {
                 store_block(layer.qkv, b_.qkv, b_.qkv_width, block...);
             });
             rotate(layer);
-            if (last && !s_.sampled_rows) return;
+            if (last && !s_.kept_rows) return;
             attend(layer, taken_[l]);
-            if (last && s_.sampled) keep_sampled();
-            const int64_t rows = last ? s_.sampled_rows : s_.rows;
+            if (last && s_.kept) keep_rows();
+            const int64_t rows = last ? s_.kept_rows : s_.rows;
             output.run(operand(rows, layer.output, b_.attended, b_.attended_width), gate_up.begin(),
                        [&](auto... block) { add_block(layer.output, block...); });
             gate_up.run(normalise(rows, layer.mlp_norm), down.begin(), [&](auto... block) {
@@ -129,7 +131,11 @@ class Forward {
             down.run(operand(rows, layer.down, b_.gated, b_.gated_width), next.begin(),
                      [&](auto... block) { add_block(layer.down, block...); });
         }
-        const Operand x = normalise(s_.sampled_rows, m_.norm);
+        const Operand x = normalise(s_.kept_rows, m_.norm);
+#pragma omp for
+        for (int64_t r = s_.sampled_rows; r < s_.kept_rows; r++)
+            memcpy(s_.hidden + (r - s_.sampled_rows) * hidden(), b_.x + r * b_.hidden, hidden() * sizeof(BF16));
+        if (!s_.sampled_rows) return;
         Share<Block>(m_.head, s_.sampled_rows).run(x, nullptr, [&](auto... block) {
             store_block(m_.head, s_.logits, m_.head.out, block...);
         });
@@ -188,11 +194,11 @@ class Forward {
                       taken);
     }
 
-    void keep_sampled() const {
+    void keep_rows() const {
 #pragma omp single
-        // In place and upwards: sampled rows ascend, so what is overwritten has been moved already or is not kept.
-        for (int64_t r = 0; r < s_.sampled_rows; r++) {
-            const int64_t from = s_.sampled[r];
+        // In place and upwards: kept rows ascend, so what is overwritten has been moved already or is not kept.
+        for (int64_t r = 0; r < s_.kept_rows; r++) {
+            const int64_t from = s_.kept[r];
             memmove(b_.residual + r * b_.hidden, b_.residual + from * b_.hidden, hidden() * sizeof(BF16));
             memmove(b_.attended + r * b_.attended_width, b_.attended + from * b_.attended_width,
                     (b_.attended_width - 32) * sizeof(BF16));

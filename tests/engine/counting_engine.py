@@ -40,6 +40,8 @@ class CountingEngine:
             raise RequestError("prompt_ids", "a token is unknown")
         if not isfinite(request.params.temperature):
             raise RequestError("temperature", "must be a finite number")
+        if request.pooling is not None:
+            raise RequestError("pooling", "tokens that count have no hidden states")
         self.requests[request.id] = request
         self.tokens[request.id] = request.prompt_ids + request.output_ids
 

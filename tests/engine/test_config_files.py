@@ -213,7 +213,8 @@ def test_the_ends_of_both_files_count():
     ("change", "reason"),
     [
         ({"model_type": "gemma9"}, "model_type='gemma9'; supported are granite, llama, mistral"),
-        ({"architectures": None, "model_type": "bert"}, "model_type='bert' is not supported; supported are"),
+        ({"architectures": None, "model_type": "bert"}, "model_type='bert' is an encoder, which is not supp"),
+        ({"architectures": ["XLMRobertaModel"]}, "XLMRobertaModel is an encoder, which is not supported"),
         ({"hidden_size": "96"}, "hidden_size='96'; it must be a positive integer"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0; it must be a positive integer"),
         ({"num_attention_heads": None}, "num_attention_heads=None; it must be a positive integer"),

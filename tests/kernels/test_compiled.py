@@ -53,7 +53,9 @@ class Case:
     values: Tensor
     int8: bool
 
-    def compiled(self, *, products: str | None = None, threads: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    def compiled(
+        self, *pooled: Tensor, products: str | None = None, threads: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
         decoder = CompiledDecoder(
             self.layers,
             self.embedding,
@@ -68,7 +70,8 @@ class Case:
         keys, values = self.keys.clone(), self.values.clone()
         decoder.bind(keys, values)
         torch.set_num_threads(threads)
-        return decoder(*self.inputs), keys, values
+        logits, hidden = decoder(*self.inputs, *pooled)
+        return (logits if hidden is None else hidden), keys, values
 
     def expected(self) -> tuple[Tensor, Tensor, Tensor]:
         token_ids, positions, slots, starts, contexts, tables, sampled = self.inputs
@@ -231,6 +234,19 @@ def test_only_sampled_rows_get_logits_and_all_rows_are_cached(sampled):
     case.inputs = (*case.inputs[:-1], torch.tensor(sampled, dtype=torch.int64))
     logits, keys, values = case.compiled()
     assert torch.equal(logits, everything[0][sampled])
+    assert torch.equal(keys, everything[1])
+    assert torch.equal(values, everything[2])
+
+
+@pytest.mark.parametrize("products", products_here())
+@pytest.mark.parametrize("sampled", [[], [0, 3]])
+def test_pooled_rows_get_the_hidden_states_that_logits_are_made_of(products, sampled):
+    case, pooled = make(), [4, 20, 57]
+    everything = case.compiled(products=products)
+    case.inputs = (*case.inputs[:-1], torch.tensor(sampled, dtype=torch.int64))
+    hidden, keys, values = case.compiled(torch.tensor(pooled), products=products)
+    assert hidden.dtype == torch.bfloat16
+    assert torch.allclose(F.linear(hidden.float(), case.head.float()), everything[0][pooled], atol=1e-4)
     assert torch.equal(keys, everything[1])
     assert torch.equal(values, everything[2])
 

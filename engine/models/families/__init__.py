@@ -1,5 +1,6 @@
 """The supported model families, each in its own file; to add one, add its file and name it here."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ FAMILIES: dict[str, Family] = {
     for module in (llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, granite)
 }
 """By model_type."""
+
+_ENCODER = re.compile(r"[Bb]ert|Electra|MPNet|T5Encoder")
+"""In the names of architectures that read a text in both directions."""
 
 _BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES.values()}
 
@@ -31,6 +35,11 @@ def family_of(path: str, config: Mapping[str, Any]) -> Family:
         return FAMILIES[model_type]
     architecture = str(named[0]) if isinstance(named, list) and named else f"model_type={model_type!r}"
     family = _BY_ARCHITECTURE.get(architecture)
+    if family is None and _ENCODER.search(architecture):
+        raise ModelError(
+            f"{path}: {architecture} is an encoder, which is not supported; supported are decoders, some of "
+            f"which are made for embeddings: {', '.join(sorted(_BY_ARCHITECTURE))}"
+        )
     if family is None:
         raise ModelError(
             f"{path}: {architecture} is not supported; supported are {', '.join(sorted(_BY_ARCHITECTURE))}"
