@@ -1,17 +1,19 @@
 """The asyncio client: `Client` with `await` and `async for`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from ..schemas.errors import BrokerUnavailable
+from ..schemas.errors import BrokerUnavailable, HeadraceError, JobsRefused
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.redis.connection import broker_errors, connect_async, server_info_async
 from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async, run_many_async
 from .completed import Completed
+from .embed import Input, embed_jobs, first_of, seconds_until, vector_of
 from .hub import Hub
 from .mailbox import client_closed
 from .news import News
@@ -134,6 +136,36 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         """See `Client.enqueue_many`."""
         outcomes = await self._run(self._operations.enqueue_many(jobs))
         return handles(outcomes, lambda job_id: AsyncJobHandle(self, job_id))
+
+    async def embed(
+        self,
+        inputs: str | Sequence[Input],
+        *,
+        model: str,
+        pooling: Literal["last", "mean"] | None = None,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        timeout_s: float | None = None,
+        **arguments: Any,
+    ) -> list[list[float]]:
+        """See `Client.embed`."""
+        asked = embed_jobs(inputs, pooling, normalize, dimensions, {**arguments, "model": model})
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            jobs = await self.enqueue_many(asked)
+        except JobsRefused as refused:
+            await self._cancel_all(each for each in refused.outcomes if isinstance(each, AsyncJobHandle))
+            raise first_of(refused) from None
+        try:
+            return [vector_of(await job.result(seconds_until(give_up_at))) for job in jobs]
+        except BaseException:
+            await self._cancel_all(jobs)
+            raise
+
+    async def _cancel_all(self, jobs: "Iterable[AsyncJobHandle]") -> None:
+        for job in jobs:
+            with suppress(HeadraceError):
+                await job.cancel()
 
     def job(self, job_id: str) -> "AsyncJobHandle":
         """See `Client.job`; nothing to await."""

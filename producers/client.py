@@ -3,16 +3,19 @@
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from threading import BoundedSemaphore, Event
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from ..schemas.errors import HeadraceError, JobsRefused
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.redis.connection import broker_errors, connect, server_info
 from ..schemas.scripts import Call, CancelStatus, run, run_confirmed, run_many
 from .completed import Completed
+from .embed import Input, embed_jobs, first_of, seconds_until, vector_of
 from .hub import ThreadedHub
 from .mailbox import client_closed
 from .operate.models import ModelInfo, read_models
@@ -127,6 +130,52 @@ class Client(Producer["JobHandle"]):
         """
         outcomes = self._run(self._operations.enqueue_many(jobs))
         return handles(outcomes, lambda job_id: JobHandle(self, job_id))
+
+    def embed(
+        self,
+        inputs: str | Sequence[Input],
+        *,
+        model: str,
+        pooling: Literal["last", "mean"] | None = None,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        timeout_s: float | None = None,
+        **arguments: Any,
+    ) -> list[list[float]]:
+        """Return the vector of each text, in order; each is a job, and they are computed side by side.
+
+        Args:
+            inputs: texts, or lists of token ids; a single text is a list of one.
+            model: the served name of the model.
+            pooling: take the last token's hidden state, or the mean of all tokens'; by default what the model
+                is made for.
+            normalize: scale each vector to length 1.
+            dimensions: keep only this many of each vector's first numbers.
+            timeout_s: how long to wait, for all of them.
+            arguments: others of `enqueue`, such as `job_class` and `tenant`.
+
+        Raises:
+            InvalidJob: an argument is out of range, or an input is neither a text nor token ids.
+            ResultTimeout, JobFailed, JobCancelled, JobExpired: one has no vector; the others are cancelled.
+            UnknownModel, QueueFull, RateLimited, BrokerUnavailable: see `enqueue`.
+        """
+        asked = embed_jobs(inputs, pooling, normalize, dimensions, {**arguments, "model": model})
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            jobs = self.enqueue_many(asked)
+        except JobsRefused as refused:
+            self._cancel_all(outcome for outcome in refused.outcomes if isinstance(outcome, JobHandle))
+            raise first_of(refused) from None
+        try:
+            return [vector_of(job.result(seconds_until(give_up_at))) for job in jobs]
+        except BaseException:
+            self._cancel_all(jobs)
+            raise
+
+    def _cancel_all(self, jobs: "Iterable[JobHandle]") -> None:
+        for job in jobs:
+            with suppress(HeadraceError):
+                job.cancel()
 
     def job(self, job_id: str) -> "JobHandle":
         """Make a handle to a job that was enqueued elsewhere, without asking Redis yet.

@@ -28,6 +28,8 @@ MAX_CONNECTIONS = 16
 """Maximum number of requests that one client has in flight, so that a thousand streams that resume together
 don't open a thousand connections."""
 
+USUAL_MAX_TOKENS = 256
+
 Enqueued = TypeVar("Enqueued")
 C = TypeVar("C")
 H = TypeVar("H")
@@ -147,7 +149,7 @@ class Producer(ABC, Generic[Enqueued]):
         messages: Sequence[Mapping[str, Any]] | None = None,
         prompt_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        max_tokens: int = 256,
+        max_tokens: int = USUAL_MAX_TOKENS,
         min_tokens: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -165,6 +167,7 @@ class Producer(ABC, Generic[Enqueued]):
         logprobs: int | None = None,
         response_format: Literal["text"] | None = None,
         n: Literal[1] = 1,
+        embed: Mapping[str, Any] | bool | None = None,
         job_class: JobClass | Literal["interactive", "standard", "batch"] = JobClass.STANDARD,
         tenant: str = "default",
         idempotency_key: str | None = None,
@@ -206,6 +209,8 @@ class Producer(ABC, Generic[Enqueued]):
             logprobs: return log-probabilities, and those of this many of the most likely tokens.
             response_format: only "text" is supported.
             n: only 1 is supported; use `enqueue_many` for several answers.
+            embed: generate nothing: the result's `embedding` is the prompt's vector. True, or how to pool it,
+                `{"pooling": ..., "normalize": ..., "dimensions": ...}`; see `Client.embed`.
             job_class: "interactive" runs before "standard", which runs before "batch".
             tenant: the tenant that owns the job; tenants share the workers fairly.
             idempotency_key: a second job with the same key and body is the first one.
@@ -228,6 +233,8 @@ class Producer(ABC, Generic[Enqueued]):
         """
         # The first statement, while the locals are exactly the arguments.
         arguments = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        if embed:
+            arguments.pop("max_tokens" if max_tokens == USUAL_MAX_TOKENS else "", None)  # it has none
         return self._enqueue(Job.make(**arguments))
 
     @abstractmethod

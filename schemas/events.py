@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
+from .embed import Vector
 from .errors import HeadraceError, RecordDamaged
 from .job import JobClass
 
@@ -197,6 +198,7 @@ class Output(_Published):
 
     Attributes:
         token_strs: the names of `token_ids` in the vocabulary, if a job of the tokenizer asked for them.
+        embedding: the prompt's vector, if the job asked for it; in JSON float32 in base64.
     """
 
     text: str = ""
@@ -205,6 +207,7 @@ class Output(_Published):
     logprobs: tuple[TokenLogprob, ...] | None = None
     usage: Usage = Usage()
     token_strs: tuple[str, ...] | None = None
+    embedding: Vector | None = None
 
 
 class JobResult(Output):

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .embed import Embed
 from .errors import InvalidJob
 from .keys import is_model_name
 from .plain_json import check_json
@@ -212,6 +213,24 @@ TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+def _how(embed: object) -> object:
+    return ({} if embed else None) if isinstance(embed, bool) else embed
+
+
+_GENERATES: dict[str, object] = {
+    "max_tokens": 1,
+    "min_tokens": 0,
+    "logit_bias": {},
+    "allowed_token_ids": (),
+    "stop": (),
+    "stop_token_ids": (),
+    "ignore_eos": False,
+    "logprobs": None,
+    "response_format": None,
+}
+"""Arguments about what is generated, and their values in a job that generates nothing."""
+
+
 class Job(_Wire):
     """One generation job. Sampling parameters have the names and meanings of the OpenAI API and vLLM.
 
@@ -231,6 +250,7 @@ class Job(_Wire):
         seed: sampling noise depends on (seed, position) alone. Without a seed it is derived from the job's
             id, so a resumed job continues with the same tokens.
         logprobs: log-probabilities of the sampled token and of this many of the most likely ones.
+        embed: generate nothing; the result is the prompt's vector.
         job_class: `interactive`, `standard` or `batch`.
         tenant: the tenant that owns the job; tenants share the workers fairly.
         delay_s: don't start for this many seconds.
@@ -271,6 +291,7 @@ class Job(_Wire):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: Literal["text"] | None = None
     n: Literal[1] = 1
+    embed: Annotated[Embed | None, BeforeValidator(_how)] = None
 
     job_class: JobClass = JobClass.STANDARD
     tenant: TenantName = "default"
@@ -292,6 +313,23 @@ class Job(_Wire):
         if not is_model_name(model):
             raise ValueError("must be 1 to 128 letters, digits or _ . / -, beginning with a letter or digit")
         return model
+
+    @model_validator(mode="before")
+    @classmethod
+    def _generates_nothing(cls, data: Any) -> Any:
+        """A job for an embedding costs its prompt and no token more, so that is all that workers reserve."""
+        if isinstance(data, Mapping) and data.get("embed") not in (None, False):
+            return {"max_tokens": 1, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _embeds_or_generates(self) -> Self:
+        if self.embed is None:
+            return self
+        for name, usual in _GENERATES.items():
+            if getattr(self, name, usual) != usual:
+                raise ValueError(f"{name} has no meaning beside embed, which generates nothing; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -23,6 +23,7 @@ from headrace.engine import errors as engine_errors
 from headrace.producers.anthropic.request import FIELDS as MESSAGES
 from headrace.producers.openai.chat import FIELDS as CHAT
 from headrace.producers.openai.completions import FIELDS as COMPLETIONS
+from headrace.producers.openai.embeddings import FIELDS as EMBEDDINGS
 from headrace.producers.openai.fields import Fields
 from headrace.producers.openai.responses.request import FIELDS as RESPONSES
 from headrace.producers.openai.tokens import DETOKENIZE, TOKENIZE
@@ -41,6 +42,7 @@ WIDTH = 118
 ENDPOINTS = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
     "/v1/responses": RESPONSES,
     "/v1/messages": MESSAGES,
     "/tokenize": TOKENIZE,

@@ -69,6 +69,10 @@ class Fields:
             without_effect = self.neutral.get(name, UNSET.get(name, ()))
             if value is None or name in self.hints or value in without_effect:
                 continue
+            if name == "embed":
+                raise InvalidJob(
+                    name, "is an argument of jobs (/v1/jobs); for embeddings there is /v1/embeddings"
+                )
             if name in self.neutral:
                 accepted = " or ".join(json.dumps(value) for value in self.neutral[name])
                 raise InvalidJob(name, f"is supported only as {accepted}; leave it out")

@@ -8,6 +8,7 @@ from ...schemas.errors import InvalidJob
 from ...schemas.events import JobResult
 from .chat import chat_body, chat_fields
 from .completions import completion_body, completion_fields
+from .embeddings import embedding_body, embedding_fields, encoding_of
 from .options import flag
 from .responses.body import Response
 from .responses.request import response_request
@@ -15,8 +16,9 @@ from .responses.request import response_request
 CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
 RESPONSES_URL = "/v1/responses"
+EMBEDDINGS_URL = "/v1/embeddings"
 
-ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL)
+ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, EMBEDDINGS_URL)
 
 _NOT_ALONE = ("background", "previous_response_id")
 """Fields of a response that need more than its own line."""
@@ -35,6 +37,8 @@ def job_fields(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
             if body.get(name):
                 raise InvalidJob(name, "is not supported in a batch")
         return response_request(body).job
+    if url == EMBEDDINGS_URL:
+        return embedding_fields(body)
     flag(body, "return_token_ids")
     return chat_fields(body) if url == CHAT_URL else completion_fields(body)
 
@@ -44,6 +48,8 @@ def response_body(url: str, model: str, result: JobResult, body: Mapping[str, An
     created = int(time.time())
     if url == RESPONSES_URL:
         return Response(result.job_id, created, response_request(body).echo | {"model": model}).ended(result)
+    if url == EMBEDDINGS_URL:
+        return embedding_body([result], model, encoding_of(body))
     with_ids = flag(body, "return_token_ids")
     if url == CHAT_URL:
         return chat_body(result, model, created, return_token_ids=with_ids)

@@ -11,9 +11,10 @@ from ...schemas.job import Job, WebhookEvent
 from ...schemas.webhooks.openai_events import RESPONSE, event_body, event_id, response_event
 
 MAX_BODY_BYTES = 256 * 1024
-"""Receivers limit what they read. A longer body is sent without the job's text and tokens, as a thin one."""
+"""Receivers limit what they read. A longer body is sent as a thin one, without the job's text, tokens and
+embedding."""
 
-_LARGE = {"text", "token_ids", "logprobs"}
+_LARGE = {"text", "token_ids", "logprobs", "embedding"}
 
 log = structlog.get_logger(__name__)
 

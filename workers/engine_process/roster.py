@@ -29,6 +29,10 @@ P = ParamSpec("P")
 Subject = TypeVar("Subject", RunningJob, Admission)
 
 
+_FIELDS = {"output_ids": "token log", "pooling": "embed.pooling", "dimensions": "embed.dimensions"}
+"""What the job's author calls the engine's fields."""
+
+
 def alone(
     act: Callable[Concatenate["Roster", Subject, P], None],
 ) -> Callable[Concatenate["Roster", Subject, P], None]:
@@ -136,7 +140,7 @@ class Roster:
         try:
             self.engine.submit(request)
         except RequestError as error:  # the error names the engine's fields; the job's author knows the job's
-            asked = {"prompt_ids": prepared.prompt_field, "output_ids": "token log"}
+            asked = _FIELDS | {"prompt_ids": prepared.prompt_field}
             self.fail(running, FailureCode.INVALID, f"{asked.get(error.field, error.field)}: {error.reason}")
             return
         self.metrics.admitted(running.waited_s, running.prompt_tokens, resumed=running.resumed_at > 0)
@@ -176,6 +180,10 @@ class Roster:
         if progress.finish_reason is FinishReason.ERROR:
             self.fail(running, FailureCode.ENGINE, progress.error)
             return
+        if progress.vector is not None:
+            running.embedding = progress.vector.tolist()
+            self._succeed(running, "stop")
+            return
         stopped_by_token = progress.finish_reason is FinishReason.STOP
         if running.add(progress.token_ids, logprobs, silence_last=stopped_by_token):
             self.engine.cancel(progress.id)
@@ -196,7 +204,7 @@ class Roster:
     def _succeed(self, running: RunningJob, reason: FinishReasonName, *, tail: bool = True) -> None:
         running.end(JobState.SUCCEEDED, reason, tail=tail)
         self.urgent = True
-        if running.job is not None:
+        if running.job is not None and running.job.embed is None:
             self.estimates.note_output(len(running.token_ids), running.job.max_tokens)
 
     def fail(self, running: RunningJob, code: str, message: str) -> None:

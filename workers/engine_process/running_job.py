@@ -37,6 +37,7 @@ class RunningJob:
         checkpointed_at: when `written` last moved, by the monotonic clock.
         broken: the worker failed over it once already.
         told: the tokenizer's answer, if it wants no other.
+        embedding: the prompt's vector, if it wants that.
     """
 
     tag: Tag
@@ -74,6 +75,7 @@ class RunningJob:
     error: JobError | None = None
     broken: bool = False
     told: Told | None = None
+    embedding: list[float] | None = None
 
     @classmethod
     def of_claim(cls, tag: Tag, claimed: ClaimedJob, now: float) -> "RunningJob":
@@ -187,6 +189,7 @@ class RunningJob:
                 "text": told.text,
                 "token_ids": told.token_ids,
                 "token_strs": told.token_strs,
+                "embedding": self.embedding,
                 "finish_reason": self.finish_reason,
                 "logprobs": self.logprobs,
                 "usage": Usage(

@@ -18,7 +18,7 @@ from ..state import Gateway
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-_RESULT = {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings"}
+_RESULT = {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings", "embedding"}
 
 
 @router.post("", summary="Enqueue a job", status_code=202, openapi_extra=body_of("model"))

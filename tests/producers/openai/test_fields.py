@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from openai.types import completion_create_params
+from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import chat_completion_stream_options_param
 from openai.types.chat import completion_create_params as chat_params
 from tests.support.openai_types import fields_of
@@ -11,6 +11,7 @@ from tests.support.openai_types import fields_of
 from headrace import InvalidJob
 from headrace.producers.openai.chat import FIELDS as CHAT
 from headrace.producers.openai.completions import FIELDS as COMPLETIONS
+from headrace.producers.openai.embeddings import FIELDS as EMBEDDINGS
 from headrace.producers.openai.fields import Fields
 from headrace.producers.openai.options import AnswerOptions, answer_options
 from headrace.schemas.job import Job
@@ -21,14 +22,15 @@ from headrace.schemas.job import Job
     [
         (CHAT, chat_params.CompletionCreateParams),
         (COMPLETIONS, completion_create_params.CompletionCreateParams),
+        (EMBEDDINGS, embedding_create_params.EmbeddingCreateParams),
     ],
-    ids=["chat", "completions"],
+    ids=["chat", "completions", "embeddings"],
 )
 def test_every_field_of_openais_requests_has_been_thought_about(fields: Fields, request_type: Any) -> None:
     assert fields_of(request_type) - fields.known == set()
 
 
-@pytest.mark.parametrize("fields", [CHAT, COMPLETIONS], ids=["chat", "completions"])
+@pytest.mark.parametrize("fields", [CHAT, COMPLETIONS, EMBEDDINGS], ids=["chat", "completions", "embeddings"])
 def test_a_field_has_one_fate(fields: Fields) -> None:
     fates = [fields.passed, fields.read.keys(), fields.neutral.keys(), fields.refused.keys()]
     assert sum(map(len, fates)) == len(frozenset().union(*fates))

@@ -17,7 +17,8 @@ from typing import TypeVar
 import structlog
 from redis import Redis
 
-from ....engine import Request
+from ....engine import Pooling, Request
+from ....schemas.embed import Embed
 from ....schemas.errors import BrokerUnavailable
 from ....schemas.events import FailureCode
 from ....schemas.job import JobClass
@@ -327,7 +328,12 @@ class Intake:
                 # Prefixes are shared within a tenant only: how fast a prompt is read would tell others what
                 # was sent.
                 cache_salt=job.tenant,
+                pooling=_pooling(job.embed),
             )
+
+
+def _pooling(embed: Embed | None) -> Pooling | None:
+    return None if embed is None else Pooling(embed.pooling, embed.normalize, embed.dimensions)
 
 
 _READ = "(read at intake)"
