@@ -35,6 +35,14 @@ def page_of(results: Path) -> str:
     return page.read_text()
 
 
+def test_embeddings_are_compared_with_a_plain_loop_in_one_run(tmp_path):
+    done = run("embeddings", "--texts", 4, "--rounds", 1, "--json", tmp_path)
+    (file,) = tmp_path.glob("*-embeddings.json")
+    facts = json.loads(file.read_text())
+    assert all(seconds > 0 for runs in facts["seconds"].values() for seconds in runs)
+    assert f"headrace against it: {facts['ratio']:.2f}" in done.stdout
+
+
 @pytest.mark.slow
 def test_engines_are_compared_in_one_run(tmp_path):
     done = run(
