@@ -161,3 +161,10 @@ def test_other_endpoints_refuse_to_embed(http) -> None:
     error = error_of(http.post("/v1/completions", json={"model": "demo", "prompt": "a", "embed": True}), 400)
     assert error["param"] == "embed"
     assert URL in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/score", "/v1/rerank", "/v2/rerank", "/pooling"])
+def test_scores_are_refused_by_name(http, path) -> None:
+    message = error_of(http.post(path, json={"model": "demo"}), 404)["message"]
+    assert path.rpartition("/")[2] in message
+    assert URL in message
