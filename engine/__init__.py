@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .parameters import SamplingParams
     from .protocol import EngineModelInfo, EngineProtocol, EngineStats
     from .registry import EngineSpec, engine_spec, register
-    from .request import FinishReason, Pooling, Progress, Request, TokenLogprobs
+    from .request import FinishReason, Pooling, Progress, Request, TokenConstraint, TokenLogprobs
     from .step_input import Executor
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Request",
     "RequestError",
     "SamplingParams",
+    "TokenConstraint",
     "TokenLogprobs",
     "UnknownEngine",
     "engine_spec",
@@ -52,7 +53,7 @@ _HOMES = {
     "parameters": ("SamplingParams",),
     "protocol": ("EngineProtocol", "EngineStats", "EngineModelInfo"),
     "registry": ("EngineSpec", "engine_spec", "register"),
-    "request": ("FinishReason", "Pooling", "Progress", "Request", "TokenLogprobs"),
+    "request": ("FinishReason", "Pooling", "Progress", "Request", "TokenConstraint", "TokenLogprobs"),
     "step_input": ("Executor",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -11,11 +11,16 @@ The engine's vocabulary must have at least 16 tokens, and its capacity must be a
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .errors import RequestError
 from .parameters import SamplingParams
 from .protocol import EngineProtocol
 from .request import FinishReason, Pooling, Progress, Request
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MOST_STEPS = 10_000
 """An engine that has work for more of them makes no progress."""
@@ -115,6 +120,43 @@ def neighbours_do_not_change_an_answer(engine: EngineProtocol) -> None:
     assert together == alone
 
 
+class _Climb:
+    """A constraint: each token is the one before it plus a step, and the output ends after some tokens."""
+
+    def __init__(self, first: int, step: int, count: int, end: int) -> None:
+        self.output: list[int] = []
+        self._first, self._step, self._count, self._end = first, step, count, end
+
+    @property
+    def taken(self) -> int:
+        return len(self.output)
+
+    def take(self, token_ids: Iterable[int]) -> None:
+        self.output += token_ids
+
+    def fill(self, mask: "NDArray[np.int32]") -> None:
+        allowed = self._first + self._step * self.taken if self.taken < self._count else self._end
+        mask[:] = 0
+        mask.view("u4")[allowed // 32] = 1 << (allowed % 32)
+
+
+def a_constraint_decides_the_tokens(engine: EngineProtocol) -> None:
+    """It is told each token once and in order, also those of an earlier engine; its neighbour has no part."""
+    engine.end_also_at([15])
+    params = replace(_SAMPLED, max_tokens=32, ignore_eos=False)
+    beside = Request("beside", _prompt(engine), _SAMPLED)
+    alone = _tokens(_run(engine, beside)["beside"])
+    expected = [1, 3, 5, 7, 9, 15]
+    for known in range(5):
+        constraint = _Climb(1, 2, 5, 15)
+        request = Request("a", _prompt(engine), params, expected[:known], constraint=constraint)
+        progress = _run(engine, request, beside)
+        assert _tokens(progress["a"]) == expected[known:], f"after {known} tokens"
+        assert progress["a"][-1].finish_reason is FinishReason.STOP
+        assert constraint.output in (expected[:-1], expected)
+        assert _tokens(progress["beside"]) == alone
+
+
 def a_token_can_be_made_to_end_texts(engine: EngineProtocol) -> None:
     """`end_also_at` ends a text with that token, unless the request ignores such ends."""
     whole = _tokens(_run(engine, Request("a", _prompt(engine), _GREEDY))["a"])
@@ -158,6 +200,7 @@ CHECKS: tuple[Callable[[EngineProtocol], None], ...] = (
     neighbours_do_not_change_an_answer,
     a_token_can_be_made_to_end_texts,
     a_prompt_gets_its_vector_or_is_refused,
+    a_constraint_decides_the_tokens,
 )
 
 

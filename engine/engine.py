@@ -141,6 +141,12 @@ class Engine:
             request.pooling.check(self.model_info.hidden_size)
             if request.output_ids:
                 raise RequestError("output_ids", "a prompt that is pooled has no output")
+        if request.constraint is None:
+            return
+        if request.params.allowed_token_ids:
+            raise RequestError("allowed_token_ids", "can't be combined with a constraint")
+        if request.constraint.taken > len(request.output_ids):
+            raise RequestError("constraint", "has been told more output than the request has: make a new one")
 
     def cancel(self, request_id: str) -> bool:
         """End a request without reporting progress; False if it isn't here."""
@@ -167,8 +173,9 @@ class Engine:
 
     def _step(self) -> list[Progress]:
         """Launch a step and read its tokens or, if steps overlap, those of the step before."""
-        # Overlapped, the order is: plan N + 1, launch it, read N. Short of pages it is read first, since one
-        # of its tokens may end a sequence whose pages the plan would otherwise take from another.
+        # Overlapped, the order is: plan N + 1, launch it, read N, and only then choose those tokens of N + 1
+        # that depend on N's. Short of pages it is read first, since one of its tokens may end a sequence
+        # whose pages the plan would otherwise take from another.
         progress = self._land() if self._scheduler.short_of_pages else []
         plan = self._scheduler.schedule()
         try:
@@ -183,6 +190,8 @@ class Engine:
         if self._launcher.overlapped:
             progress += self._land()
             self._launched = launched
+            if launched is not None:
+                launched[0].draw()
             return progress
         self._launched = launched
         return progress + self._land()
@@ -300,7 +309,7 @@ class Engine:
                 continue
             sequence.unread -= 1
             if token_id < 0:
-                yield self._fail(sequence, _UNSAMPLED)
+                yield self._fail(sequence, sequence.failure or _UNSAMPLED)
                 continue
             sequence.tokens.append(token_id)
             reason = sequence.finish_reason(self._eos)

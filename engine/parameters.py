@@ -74,7 +74,8 @@ class SamplingParams:
 
     Attributes:
         max_tokens: maximum number of tokens to generate, counted from the end of the prompt.
-        min_tokens: end-of-sequence and stop tokens can't be sampled before this many output tokens.
+        min_tokens: end-of-sequence and stop tokens can't be sampled before this many output tokens, unless a
+            constraint allows nothing else.
         temperature: 0 is greedy.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probability reaches top_p.

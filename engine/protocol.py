@@ -63,7 +63,8 @@ class EngineProtocol(Protocol):
 
     A request's tokens depend only on its prompt, its parameters and its seed. So an engine that is given the
     first tokens of an answer (`Request.output_ids`) continues with those that would have followed; this is
-    how jobs survive their workers.
+    how jobs survive their workers. A request's constraint, if it has one, is told every output token in order
+    and decides which may come next.
     """
 
     @property

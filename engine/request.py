@@ -1,13 +1,14 @@
 """What goes into the engine and what comes out: token ids and progress."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from .errors import RequestError
 from .parameters import SamplingParams
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # so that requests are made without numpy
     import numpy as np
     from numpy.typing import NDArray
 
@@ -58,6 +59,36 @@ class Pooling:
             )
 
 
+class TokenConstraint(Protocol):
+    """Says which tokens may come next in one request's output, given the output so far.
+
+    The engine tells it each output token once, in order, and asks for a mask whenever the next token is to be
+    chosen. So what it knows is a function of the output alone, and a request that is preempted or continues
+    elsewhere needs nothing else.
+    """
+
+    @property
+    def taken(self) -> int:
+        """Number of output tokens that it has been told."""
+
+    def take(self, token_ids: Sequence[int]) -> None:
+        """Follow these output tokens, which come next.
+
+        Raises:
+            Exception: they don't continue the output as it allows; the request fails with this reason.
+        """
+
+    def fill(self, mask: "NDArray[np.int32]") -> None:
+        """Write which tokens may come next, end-of-sequence tokens among them where the output may end.
+
+        Args:
+            mask: int32 [ceil(vocab / 32)]; bit t % 32 of word t // 32 is 1 if token t may come next.
+
+        Raises:
+            Exception: no token may; the request fails with this reason.
+        """
+
+
 @dataclass(slots=True)
 class Request:
     """One sequence to generate, or one prompt to pool.
@@ -71,6 +102,7 @@ class Request:
         priority: 0 is the most urgent. The youngest sequence of the highest number is preempted first.
         cache_salt: prefix pages are shared only between requests with the same salt (a tenant's name, say).
         pooling: generate nothing, and return the prompt's vector instead (`Progress.vector`).
+        constraint: says which tokens may come next; it is this request's own. None if any may.
     """
 
     id: str
@@ -80,6 +112,7 @@ class Request:
     priority: int = 0
     cache_salt: str = ""
     pooling: Pooling | None = None
+    constraint: TokenConstraint | None = None
 
 
 @dataclass(slots=True)

@@ -30,6 +30,8 @@ class Sequence:
         cached_tokens: length of the prefix found in the cache at its first admission; None before that.
         limit: maximum number of tokens, prompt and output.
         pooled: float32 [hidden], the sum of the hidden states that have been read, if it is pooled.
+        failure: why no next token can be chosen, if that is known.
+        prompt_length: number of tokens that are the prompt's.
     """
 
     request: Request
@@ -46,12 +48,13 @@ class Sequence:
     has_row: bool = False
     cached_tokens: int | None = None
     pooled: "NDArray[np.float32] | None" = None
-    _prompt_length: int = field(init=False)
+    failure: str = ""
+    prompt_length: int = field(init=False)
     _full_length: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._prompt_length = len(self.request.prompt_ids)
-        self._full_length = min(self.limit, self._prompt_length + self.request.params.max_tokens)
+        self.prompt_length = len(self.request.prompt_ids)
+        self._full_length = min(self.limit, self.prompt_length + self.request.params.max_tokens)
 
     @property
     def pending(self) -> int:
@@ -75,7 +78,9 @@ class Sequence:
         """Why it ends with its last token, if it does."""
         params, known = self.request.params, len(self.tokens)
         # Without an output token there is nothing to end by, though a prompt may end with an EOS.
-        if known > self._prompt_length and known >= self._prompt_length + params.min_tokens:
+        # A constraint's mask holds ends back by itself, but not where it allows nothing else.
+        least = 0 if self.request.constraint is not None else params.min_tokens
+        if known > self.prompt_length and known >= self.prompt_length + least:
             last = self.tokens[-1]
             if last in params.stop_token_ids or (not params.ignore_eos and last in eos_token_ids):
                 return FinishReason.STOP

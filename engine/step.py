@@ -37,6 +37,9 @@ class Flight(Protocol):
     tokens: int
     pooled: list[PooledChunk]
 
+    def draw(self) -> None:
+        """Choose those tokens whose constraints had to be told the tokens of the step before."""
+
     def read(self) -> Sampled:
         """Wait for the new tokens of `sequences` and the sums of `pooled`."""
 
@@ -70,6 +73,9 @@ class _Done:
     pooled: list[PooledChunk]
     sampled: Sampled
 
+    def draw(self) -> None:
+        """Nothing is left to choose."""
+
     def read(self) -> Sampled:
         return self.sampled
 
@@ -94,11 +100,12 @@ class PlainLauncher:
         step, sampling = self._batch.step_input(plan)
         if pooled := PooledRows.of(plan):
             step.pooled = torch.from_numpy(pooled.rows).to(self._executor.device)
+        rows = np.fromiter((scheduled.sequence.row for scheduled in sampling), np.int64, len(sampling))
+        self._params.follow(rows)
         started = time.perf_counter()
         logits = self._executor.execute(step)
         made = Sampled(np.zeros(0, np.int64), None)
         if sampling:
-            rows = np.fromiter((scheduled.sequence.row for scheduled in sampling), np.int64, len(sampling))
             made = self._sample(logits, rows)
             self._batch.append(rows, made.token_ids.clip(min=0))
         if pooled:

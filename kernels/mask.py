@@ -1,26 +1,49 @@
-"""Tokens ruled out by a mask, where entries would be too many: all but some, or what a grammar forbids."""
+"""Tokens ruled out by a mask, where entries would be too many: all but some, or what a grammar forbids.
+
+A mask has one bit a token, packed as grammar libraries write them: token t is bit t % 32 of word t // 32.
+"""
 
 import torch
 from torch import Tensor
 
-from .structs import SamplingTable
+from .dispatch import runs_triton
+from .native import shared_library
 
 
-def mask(logits: Tensor, rows: Tensor, table: SamplingTable) -> None:
+def words(vocab: int) -> int:
+    """The number of 32-bit words in a mask of this many tokens."""
+    return -(-vocab // 32)
+
+
+def mask(logits: Tensor, chosen: Tensor, masks: Tensor) -> None:
     """Set the logits that a row's mask rules out to -inf, in place; NaN stays NaN. Never waits for a GPU.
 
     Args:
         logits: float32 [S, V].
-        rows: int64 [S], the row of the table that each belongs to.
-        table: has `mask_of` and `masks`.
+        chosen: int32 [S], the mask of each row; -1 for none.
+        masks: int32 [M, ceil(V / 32)].
     """
-    assert table.mask_of is not None
-    assert table.masks is not None
-    chosen = table.mask_of[rows].long()
-    places = torch.arange(len(rows), device=logits.device)
-    if logits.device.type == "cpu":  # on a CPU, where reading a number costs nothing: only rows that have one
-        places = (chosen >= 0).nonzero()[:, 0]
-        chosen = chosen[places]
-    allowed = table.masks[chosen.clamp(min=0)] | (chosen < 0)[:, None]
+    if runs_triton(logits):
+        from .triton.mask import mask as mask_triton
+
+        mask_triton(logits, chosen, masks)
+    elif logits.device.type == "cpu" and logits.stride(1) == 1 and (lib := shared_library()):
+        lib.hr_mask(
+            logits.data_ptr(),
+            logits.stride(0),
+            masks.data_ptr(),
+            masks.shape[1],
+            chosen.data_ptr(),
+            *logits.shape,
+            torch.get_num_threads(),
+        )
+    else:
+        mask_torch(logits, chosen, masks)
+
+
+def mask_torch(logits: Tensor, chosen: Tensor, masks: Tensor) -> None:
+    """`mask` in torch operations, for any device; also the reference."""
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    allowed = (masks[chosen.long().clamp(min=0)][:, ids // 32] >> (ids % 32)) & 1
     # An addition, and not a fill: NaN must stay NaN, by which a broken row is known.
-    logits[places] += torch.where(allowed, 0.0, float("-inf"))
+    logits += torch.where((allowed > 0) | (chosen < 0)[:, None], 0.0, float("-inf"))

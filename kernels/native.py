@@ -168,6 +168,7 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
         "hr_silu_and_mul": "pp li ii",
         "hr_gumbel_argmax": "plppp ll i",
         "hr_argmax": "plp ll i",
+        "hr_mask": "pl pl p ll i",
         "hr_best_products": "",
         "hr_decoder_scratch_bytes": "pl",
         "hr_decoder_forward": "pppi",

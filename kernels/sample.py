@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import runs_triton
-from .mask import mask
+from .mask import mask_torch
 from .noise import argmax, gumbel_argmax
 from .sample_cpu import sample_cpu
 from .structs import SampledTensors, SampleNeeds, SamplingTable, Thresholds
@@ -45,8 +45,10 @@ def sample_torch(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Samp
     if needs.bias:
         logits = _bias(logits, rows, table)
     if needs.mask:
+        assert table.mask_of is not None
+        assert table.masks is not None
         logits = logits.clone()
-        mask(logits, rows, table)
+        mask_torch(logits, table.mask_of[rows], table.masks)
     temperature = table.temperature[rows]
     scaled = logits / torch.where(temperature > 0, temperature, 1)[:, None]
     if needs.truncation:

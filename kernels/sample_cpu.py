@@ -24,7 +24,9 @@ def sample_cpu(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Sample
     if needs.bias:
         _bias(logits, rows, table)
     if needs.mask:
-        mask(logits, rows, table)
+        assert table.mask_of is not None
+        assert table.masks is not None
+        mask(logits, table.mask_of[rows], table.masks)
     tokens = argmax(logits)
     noisy = _places(table.temperature[rows] > 0)
     if len(noisy):

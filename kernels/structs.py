@@ -108,7 +108,7 @@ class SamplingTable:
         bias_values: float32 [R, N], what is added; -inf forbids the token. An id may occur in two entries.
         bias_until: int64 [R, N]; an entry applies while the length is below this (a minimum length).
         mask_of: int32 [R], which of `masks` a row has; -1 for none. None if no row needs one.
-        masks: bool [M, V], whether a token is allowed.
+        masks: int32 [M, ceil(V / 32)], a bit a token: 1 if it is allowed.
         logprobs: int32 [R], how many most likely tokens are wanted; -1 for no log-probabilities.
     """
 

@@ -5,10 +5,15 @@ in `history`, as the next step's input, and sampling gets its parameters with th
 kernels and pages are ordered by one stream: what step N still writes into a page is there before step N + 1
 writes to it, even if the page then belongs to another sequence. A sequence that turns out to have ended with
 step N may already be in N + 1: that is one wasted row, whose token is never read.
+
+A sequence under a constraint may get its token of N + 1 only when the constraint has been told that of N. So
+the model of N + 1 is launched as always, but its sampling only after N was read (`draw`). Meanwhile the
+device computes the model, and the host the masks.
 """
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -49,10 +54,18 @@ class _Launched:
     sequences: list[Sequence]
     tokens: int
     pooled: list[PooledChunk]
-    pending: Pending
+    packed: Packed
+    sums: Tensor | None
     launcher: "OverlappedLauncher"
+    pending: Pending | None = None
+
+    def draw(self) -> None:
+        if self.pending is None:
+            self.pending = self.launcher.draw(self.packed, self.sums)
 
     def read(self) -> Sampled:
+        self.draw()
+        assert self.pending is not None
         sampled = self.pending.read()
         self.launcher.device_s += self.pending.waited_s
         return sampled
@@ -118,15 +131,35 @@ class OverlappedLauncher:
                 self._batch.sync(scheduled.sequence, self._begin_row)
             pooled = PooledRows.of(plan)
             packed = self._inputs.pack(plan)
-            started = time.perf_counter()
-            sampled, sums = self._run(packed, pooled)
-            if self._device.type == "cpu":  # which has computed it by now
-                self.device_s += time.perf_counter() - started
-            wanted = self._params.wanted(packed.rows[: len(packed.sampling)])
-            pending = self._results.send(sampled, wanted, sums)
+            with self._on_the_cpu():
+                sums = self._run(packed, pooled)
         sequences = [scheduled.sequence for scheduled in packed.sampling]
         tokens, chunks = sum(scheduled.count for scheduled in plan), pooled.chunks if pooled else []
-        return _Launched(sequences, tokens, chunks, pending, self)
+        launched = _Launched(sequences, tokens, chunks, packed, sums, self)
+        if not self._params.waits_for_tokens(packed.rows):
+            launched.draw()
+        return launched
+
+    @torch.inference_mode()
+    def draw(self, packed: Packed, sums: Tensor | None) -> Pending:
+        """Sample the tokens of the step that was launched last, and send them to the host with its sums."""
+        self._params.follow(packed.rows)
+        with self.on_device(), self._on_the_cpu():
+            count, needs = packed.shape.samples, packed.needs
+            if count and not self._graphs.replay((count, needs)):
+                made = self._sample(packed, needs)
+            else:
+                made = SampledTensors(self._tokens[:count], None, None, None)
+            wanted = self._params.wanted(packed.rows[: len(packed.sampling)])
+            return self._results.send(made, wanted, sums)
+
+    @contextmanager
+    def _on_the_cpu(self) -> Iterator[None]:
+        """Count the time if the device is the CPU, which has computed by the end what was launched."""
+        started = time.perf_counter()
+        yield
+        if self._device.type == "cpu":
+            self.device_s += time.perf_counter() - started
 
     def end_at(self, eos_token_ids: frozenset[int]) -> None:
         """Hold these tokens back before `min_tokens`, instead of those it was made with."""
@@ -171,18 +204,15 @@ class OverlappedLauncher:
                 tokens = tokens.pin_memory()
             self._history[sequence.row, : len(tokens)].copy_(tokens, non_blocking=True)
 
-    def _run(self, packed: Packed, pooled: PooledRows | None) -> tuple[SampledTensors, Tensor | None]:
-        sums = None
+    def _run(self, packed: Packed, pooled: PooledRows | None) -> Tensor | None:
+        """Run the model; the sums of the hidden states of `pooled`."""
         if pooled is not None:
             hidden = self._forward(packed, self._upload(pooled.rows))
             assert hidden is not None
-            sums = pooled.sums(hidden)
-        elif not self._graphs.replay(packed.shape):
+            return pooled.sums(hidden)
+        if not self._graphs.replay(packed.shape):
             self._forward(packed)
-        count, needs = packed.shape.samples, packed.needs
-        if count and not self._graphs.replay((count, needs)):
-            return self._sample(packed, needs), sums
-        return SampledTensors(self._tokens[:count], None, None, None), sums
+        return None
 
     def _forward(self, packed: Packed, pooled: Tensor | None = None) -> Tensor | None:
         """Run the model, from the packed input to the logits' buffer; the hidden states of `pooled` rows."""

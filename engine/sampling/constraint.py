@@ -1,17 +1,24 @@
-"""Which tokens sequences must not, or preferably should, sample next: changes of single logits by batch row.
+"""Which tokens sequences must not, or preferably should, sample next: by batch row, changes of single logits
+and masks over the vocabulary.
 
-The engine knows no grammar and no words: anything that a caller wants to rule out is given as tokens here.
+The engine knows no grammar and no words: anything that a caller wants to rule out is given as tokens here, or
+by a `TokenConstraint` that is told the tokens.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.mask import words
 from ..parameters import SamplingParams
+from ..sequence import Sequence
 
 _FOR_EVER = np.iinfo(np.int64).max
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
@@ -28,7 +35,7 @@ class Bias:
 
 
 class Constraints:
-    """What the sequences' parameters say about single tokens, by batch row.
+    """What the sequences' parameters and constraints say about tokens, by batch row.
 
     Attributes:
         biased: bool [rows], whether a row changes logits.
@@ -42,19 +49,24 @@ class Constraints:
         self.bias = _no_bias(rows, 4)
         self.masked: NDArray[np.bool_] = np.zeros(rows, np.bool_)
         self._vocab = vocab
-        self._masks: dict[int, NDArray[np.bool_]] = {}
+        # Zeros take no memory until they are written.
+        self._masks: NDArray[np.int32] = np.zeros((rows, words(vocab)), np.int32)
+        self._followed: dict[int, _Followed] = {}
 
-    def set_row(
-        self, row: int, params: SamplingParams, prompt_length: int, eos_token_ids: frozenset[int]
-    ) -> None:
-        """Take over the parameters of the sequence that the row now belongs to."""
-        mask = _mask(params, self._vocab)
-        self.masked[row] = mask is not None
-        if mask is not None:
-            self._masks[row] = mask
-        else:
-            self._masks.pop(row, None)
-        entries = list(_entries(params, prompt_length, eos_token_ids))
+    def set_row(self, sequence: Sequence, eos_token_ids: frozenset[int]) -> None:
+        """Take over what the sequence that its row now belongs to says."""
+        row, request = sequence.row, sequence.request
+        params, ends = request.params, _ends(request.params, eos_token_ids)
+        self.masked[row] = bool(params.allowed_token_ids) or request.constraint is not None
+        self._followed.pop(row, None)
+        if params.allowed_token_ids:
+            self._masks[row] = packed(params.allowed_token_ids, self._vocab)
+        if request.constraint is not None:
+            self._followed[row] = _Followed(
+                sequence, packed(ends, self._vocab) if params.min_tokens else None
+            )
+            ends = frozenset()  # its mask says where it may end
+        entries = list(_entries(params, sequence.prompt_length, ends))
         if self.biased[row]:
             self.bias.ids[row] = -1
         self.biased[row] = bool(entries)
@@ -67,12 +79,28 @@ class Constraints:
             *entries, strict=True
         )
 
-    def masks(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """The index of each row's mask, -1 for none, and the masks, bool [M, vocab]."""
+    def waits_for_tokens(self, rows: NDArray[np.int64]) -> bool:
+        """Whether a constraint of any of these rows must be told a token that is sampled but not read yet."""
+        return any(followed.sequence.unread for _, followed in self._of(rows))
+
+    def follow(self, rows: NDArray[np.int64]) -> None:
+        """Tell the constraints of these rows the tokens known by now; their masks say what may come next."""
+        for row, followed in self._of(rows):
+            followed.fill(self._masks[row])
+
+    def _of(self, rows: NDArray[np.int64]) -> "list[tuple[int, _Followed]]":
+        if not self._followed:
+            return []
+        found = ((row, self._followed.get(row)) for row in rows.tolist())
+        # A sequence that has ended since the step was planned has no row any more; its token is never read.
+        return [(row, one) for row, one in found if one is not None and one.sequence.row == row]
+
+    def masks(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The index of each row's mask, -1 for none, and the masks, int32 [M, ceil(vocab / 32)]."""
         masked = self.masked[rows]
         # Of the rows no, yes, no, yes: -1 0 -1 1.
         which = np.where(masked, masked.cumsum() - 1, -1).astype(np.int32)
-        return which, np.stack([self._masks[row] for row in rows[masked].tolist()])
+        return which, self._masks[rows[masked]]
 
     def _widen(self, count: int) -> None:
         rows, width = self.bias.ids.shape
@@ -83,24 +111,54 @@ class Constraints:
         self.bias = wider
 
 
+@dataclass(slots=True)
+class _Followed:
+    """A row's sequence, which has a constraint, and the mask of tokens that it must not end with early."""
+
+    sequence: Sequence
+    ends: NDArray[np.int32] | None
+
+    def fill(self, mask: NDArray[np.int32]) -> None:
+        sequence, constraint = self.sequence, self.sequence.request.constraint
+        assert constraint is not None
+        try:
+            constraint.take(sequence.tokens[sequence.prompt_length + constraint.taken :])
+            constraint.fill(mask)
+        except Exception as error:  # it ends this request, and none of those beside it
+            logger.info("a constraint allows no token", exc_info=error)
+            sequence.failure = " ".join(str(error).split())[:300]
+            mask[:] = 0
+            return
+        if self.ends is not None and len(sequence.tokens) < _first_end(sequence):
+            longer = mask & ~self.ends
+            if longer.any():  # otherwise it can only end: `min_tokens` asks for more than the constraint has
+                mask[:] = longer
+
+
+def _first_end(sequence: Sequence) -> int:
+    return sequence.prompt_length + sequence.request.params.min_tokens
+
+
+def packed(token_ids: "tuple[int, ...] | frozenset[int]", vocab: int) -> NDArray[np.int32]:
+    """The mask, int32 [ceil(vocab / 32)], that has these tokens."""
+    bits = np.zeros(words(vocab) * 32, np.uint8)
+    bits[list(token_ids)] = 1
+    return np.packbits(bits, bitorder="little").view("<i4").astype(np.int32, copy=False)
+
+
+def _ends(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:
+    """The tokens that end a sequence."""
+    return frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_token_ids)
+
+
 def _entries(
-    params: SamplingParams, prompt_length: int, eos_token_ids: frozenset[int]
+    params: SamplingParams, prompt_length: int, ends: frozenset[int]
 ) -> Iterator[tuple[int, float, int]]:
     """Tokens, what is added to their logits, and the sequence length from which on it no longer is."""
     for token_id, value in params.logit_bias.items():
         yield token_id, value, _FOR_EVER
     if params.min_tokens:  # nothing may end the sequence before this length
-        ends = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
         yield from ((token_id, -np.inf, prompt_length + params.min_tokens) for token_id in ends)
-
-
-def _mask(params: SamplingParams, vocab: int) -> NDArray[np.bool_] | None:
-    """Bool [vocab], the tokens that may be sampled; None if all may."""
-    if not params.allowed_token_ids:
-        return None
-    mask = np.zeros(vocab, np.bool_)
-    mask[list(params.allowed_token_ids)] = True
-    return mask
 
 
 def _no_bias(rows: int, width: int) -> Bias:

@@ -44,7 +44,7 @@ class RowParams:
         # Greedy rows take the best token, which top-k and top-p always keep.
         self._asks["truncation"][row] = "truncation" in asks and params.temperature > 0
         self.prompt_lengths[row] = len(sequence.request.prompt_ids)
-        self._constraints.set_row(row, params, len(sequence.request.prompt_ids), self.eos_token_ids)
+        self._constraints.set_row(sequence, self.eos_token_ids)
 
     def penalised(self, row: int) -> bool:
         """Whether the row's known tokens change its logits."""
@@ -66,6 +66,14 @@ class RowParams:
             mask=bool(self._constraints.masked[rows].any()),
         )
 
+    def waits_for_tokens(self, rows: NDArray[np.int64]) -> bool:
+        """Whether the next token of any of these rows depends on one that is sampled but not read yet."""
+        return self._constraints.waits_for_tokens(rows)
+
+    def follow(self, rows: NDArray[np.int64]) -> None:
+        """Tell the constraints of these rows what is known by now, and take over what they allow next."""
+        self._constraints.follow(rows)
+
     def bias(self, rows: NDArray[np.int64], needs: SampleNeeds) -> Bias:
         """The changes of logits that these rows ask for; none if they need none."""
         bias = self._constraints.bias
@@ -73,7 +81,7 @@ class RowParams:
 
     def masks(
         self, rows: NDArray[np.int64], needs: SampleNeeds
-    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
         """The index of each row's mask, -1 for none, and the masks; None if they need none."""
         return self._constraints.masks(rows) if needs.mask else None
 

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..mask import mask
 from ..structs import SampledTensors, SampleNeeds, SamplingTable, Thresholds
+from .mask import mask
 from .noise import gumbel, log
 from .top_k_top_p import best, top_k_top_p
 
@@ -30,7 +30,9 @@ def sample(logits: Tensor, rows: Tensor, table: SamplingTable, needs: SampleNeed
     if needs.bias and table.bias_ids.shape[1]:
         _bias(logits, rows, table)
     if needs.mask:
-        mask(logits, rows, table)
+        assert table.mask_of is not None
+        assert table.masks is not None
+        mask(logits, table.mask_of[rows], table.masks)
     thresholds = top_k_top_p(logits, rows, table) if needs.truncation else None
     return _draw(logits, plain, thresholds, rows, table, needs.logprobs)
 

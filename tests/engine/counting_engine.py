@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
+import numpy as np
+
 from headrace.engine import (
     EngineConfig,
     EngineModelInfo,
@@ -59,7 +61,7 @@ class CountingEngine:
             known, new = self.tokens[request.id], []
             most = len(request.prompt_ids) + request.params.max_tokens
             if len(known) < most:
-                new = [(known[-1] + 1) % VOCAB]
+                new = [self.next_token(request, known)]
                 known += new
             ends = not request.params.ignore_eos and new and new[0] in self.model_info.eos_token_ids
             reason = FinishReason.STOP if ends else FinishReason.LENGTH if len(known) >= most else None
@@ -67,6 +69,14 @@ class CountingEngine:
                 self.cancel(request.id)
             progress.append(Progress(request.id, new, [], reason))
         return progress
+
+    def next_token(self, request: Request, known: list[int]) -> int:
+        if request.constraint is None:
+            return (known[-1] + 1) % VOCAB
+        mask = np.zeros(-(-VOCAB // 32), np.int32)
+        request.constraint.take(known[len(request.prompt_ids) + request.constraint.taken :])
+        request.constraint.fill(mask)
+        return int(np.unpackbits(mask.view(np.uint8), bitorder="little").argmax())
 
     def end_also_at(self, token_ids: Iterable[int]) -> None:
         ends = {*self.model_info.eos_token_ids, *token_ids}

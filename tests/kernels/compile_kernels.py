@@ -110,8 +110,10 @@ def launch_sampling() -> None:
         bias_values=wide,
         bias_until=wide.long(),
         logprobs=short,
+        mask_of=short,
+        masks=torch.zeros(rows, vocab // 32, dtype=torch.int32),
     )
-    for needs in (SampleNeeds(logprobs=20), SampleNeeds(False, False, False)):
+    for needs in (SampleNeeds(logprobs=20, mask=True), SampleNeeds(False, False, False)):
         sampling.sample(torch.zeros(rows, vocab), whole, table, needs)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from headrace.engine import Request, SamplingParams
 from headrace.engine.batch import Batch
+from headrace.engine.sampling.constraint import packed
 from headrace.engine.sequence import Sequence
 from headrace.kernels.sample import dropped, sample, sample_torch, top_k_top_p_torch
 from headrace.kernels.structs import SampleNeeds, SamplingTable
@@ -62,6 +63,10 @@ def table_of(sequences: list[Sequence], batch: Batch) -> SamplingTable:
     )
 
 
+def some_ids(generator: torch.Generator) -> tuple[int, ...]:
+    return tuple((torch.rand(VOCAB, generator=generator) < 0.2).nonzero()[:, 0].tolist())
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_cpus_path_samples_as_the_reference_does(seed, ties):
@@ -77,7 +82,7 @@ def test_the_cpus_path_samples_as_the_reference_does(seed, ties):
     logits = torch.randn(len(PARAMS), VOCAB, generator=generator) * 3
     if ties:
         logits = logits.round()
-    masks = torch.rand(2, VOCAB, generator=generator) < 0.2
+    masks = torch.from_numpy(np.stack([packed(some_ids(generator), VOCAB) for _ in range(2)]))
     which = torch.randint(-1, 2, (len(PARAMS),), generator=generator).int()
     table = replace(table_of(sequences, batch), mask_of=which, masks=masks)
     needs = SampleNeeds(logprobs=5, mask=True)

@@ -23,6 +23,7 @@ ON_CUDA = {
     "_count_kernel",
     "_penalise_kernel",
     "_bias_kernel",
+    "_mask_kernel",
     "_top_k_top_p_kernel",
     "_draw_kernel",
     "_meet_kernel",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from headrace.engine.sampling.constraint import packed
 from headrace.kernels.noise import gumbel_argmax_torch, gumbel_noise
 from headrace.kernels.sample import (
     SampledTensors,
@@ -298,8 +299,7 @@ def test_the_public_operation_takes_the_path_of_its_device():
 
 def test_what_a_mask_rules_out_is_never_drawn_and_its_neighbours_are_not_touched():
     vocab = 9001
-    masks = torch.zeros(2, vocab, dtype=torch.bool)
-    masks[0, [3, 8999]] = masks[1, 4096] = True
+    masks = torch.from_numpy(np.stack([packed((3, 8999), vocab), packed((4096,), vocab)]))
     asked = {"temperature": [1.0, 1.0, 0.0, 1.0], "logprobs": [2, -1, 0, 1]}
     columns = dataclasses.replace(
         table(4, vocab=vocab, **asked), mask_of=torch.tensor([0, -1, 1, -1]).int(), masks=masks
