@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Generic, Literal, Self, TypeVar, cast
 
+from pydantic import BaseModel
+
 from ..schemas.errors import BadSetting, HeadraceError, JobsRefused
 from ..schemas.job import Job, JobClass, Webhook
 from ..schemas.keys import NAMESPACE
 from ..schemas.redis.connection import Kind, address_of
+from ..schemas.response_format import ResponseFormat, StructuredOutputs
 from ..schemas.settings.queue import (
     LONGEST_KEPT_S,
     LONGEST_WAIT_S,
@@ -165,7 +168,8 @@ class Producer(ABC, Generic[Enqueued]):
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
-        response_format: Literal["text"] | None = None,
+        response_format: ResponseFormat | type[BaseModel] | Literal["text", "json_object"] | None = None,
+        structured_outputs: StructuredOutputs | None = None,
         n: Literal[1] = 1,
         embed: Mapping[str, Any] | bool | None = None,
         job_class: JobClass | Literal["interactive", "standard", "batch"] = JobClass.STANDARD,
@@ -207,7 +211,10 @@ class Producer(ABC, Generic[Enqueued]):
             stop_token_ids: tokens that end the text.
             ignore_eos: continue past the model's end-of-text token.
             logprobs: return log-probabilities, and those of this many of the most likely tokens.
-            response_format: only "text" is supported.
+            response_format: JSON as the answer, as in OpenAI's API: `{"type": "json_object"}`, or
+                `{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}`, or a pydantic model.
+            structured_outputs: one of `json` (a schema), `regex`, `choice` and `grammar` (Lark), which the
+                answer follows, as in vLLM.
             n: only 1 is supported; use `enqueue_many` for several answers.
             embed: generate nothing: the result's `embedding` is the prompt's vector. True, or how to pool it,
                 `{"pooling": ..., "normalize": ..., "dimensions": ...}`; see `Client.embed`.

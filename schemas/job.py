@@ -24,6 +24,7 @@ from .errors import InvalidJob
 from .keys import is_model_name
 from .plain_json import check_json
 from .redaction import shown_in_error, shown_name
+from .response_format import OptionalResponseFormat, OptionalStructuredOutputs
 from .webhooks.signing import check_secret
 from .webhooks.target import Refused, check_url
 from .wording import did_you_mean, in_words
@@ -250,6 +251,8 @@ class Job(_Wire):
         seed: sampling noise depends on (seed, position) alone. Without a seed it is derived from the job's
             id, so a resumed job continues with the same tokens.
         logprobs: log-probabilities of the sampled token and of this many of the most likely ones.
+        response_format: JSON, or JSON of a schema; None for text. As in OpenAI's API.
+        structured_outputs: a schema, regex, choice or grammar that the answer follows. As in vLLM's.
         embed: generate nothing; the result is the prompt's vector.
         job_class: `interactive`, `standard` or `batch`.
         tenant: the tenant that owns the job; tenants share the workers fairly.
@@ -289,7 +292,8 @@ class Job(_Wire):
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=64)] = ()
     ignore_eos: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: Literal["text"] | None = None
+    response_format: OptionalResponseFormat = None
+    structured_outputs: OptionalStructuredOutputs = None
     n: Literal[1] = 1
     embed: Annotated[Embed | None, BeforeValidator(_how)] = None
 
@@ -343,7 +347,26 @@ class Job(_Wire):
             raise ValueError(f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}")
         if self.tools is not None and self.messages is None:
             raise ValueError("tools need messages: they are passed to the chat template")
+        self._check_form()
         return self
+
+    def _check_form(self) -> None:
+        """Refuse what contradicts a form of the answer."""
+        asked = [
+            name for name in ("response_format", "structured_outputs") if getattr(self, name) is not None
+        ]
+        if not asked:
+            return
+        if len(asked) > 1:
+            raise ValueError("give only one of response_format and structured_outputs")
+        if self.allowed_token_ids:
+            raise ValueError(
+                f"allowed_token_ids can't be combined with {asked[0]}, which allows tokens by itself"
+            )
+        if self.ignore_eos:
+            raise ValueError(
+                f"ignore_eos can't be combined with {asked[0]}, whose text ends where it is complete"
+            )
 
     @classmethod
     def make(cls, /, **fields: object) -> Self:

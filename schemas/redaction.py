@@ -60,7 +60,7 @@ def shown_answer(text: str, tokens: int, policy: Literal["size", "start", "all"]
 def shown_in_error(location: Sequence[str], value: Any, *, known: bool = True) -> str:
     """What an error, which may be logged, quotes of a wrong field; an unknown field isn't `known`."""
     if known and isinstance(value, str):
-        if location[0] in _QUOTED and not _SECRET.search(value):
+        if location[0] in _QUOTED and "json_schema" not in location and not _SECRET.search(value):
             return shortened(repr(value))
         if (location[0] == "webhook" or location[-1] == "role") and _WORD.fullmatch(value):
             return repr(value)

@@ -23,7 +23,7 @@ FIELDS = Fields(
         **WHO,
         "logprobs": "log-probabilities of the tokens",
         "max_completion_tokens": "`max_tokens`",
-        "response_format": "only of type `text`",
+        "response_format": "JSON, or JSON of a schema, which the answer follows",
         "tool_choice": "only as `auto`, or as `none` without tools",
         "top_logprobs": "log-probabilities of this many of the most likely tokens",
     },

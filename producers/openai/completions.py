@@ -20,7 +20,12 @@ FIELDS = Fields(
         *("prompt", "model", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "metadata"),
         *("frequency_penalty", "presence_penalty", "logit_bias"),
     },
-    read={**ANSWER_OPTIONS, **TIER, **WHO, "response_format": "only of type `text`"},
+    read={
+        **ANSWER_OPTIONS,
+        **TIER,
+        **WHO,
+        "response_format": "JSON, or JSON of a schema, which the answer follows",
+    },
     neutral={**VLLM_NEUTRAL, "add_special_tokens": (True,), "echo": (False,), "n": (1,), "suffix": ("",)},
     refused={"messages": "send a prompt, or ask for a chat completion"},
 )

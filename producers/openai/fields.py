@@ -94,7 +94,6 @@ def generation_fields(endpoint: Fields, body: Mapping[str, Any]) -> dict[str, An
     drop(fields, ANSWER_OPTIONS)
     take_who_asks(fields)
     take_tier(fields)
-    _take_response_format(fields)
     return fields
 
 
@@ -120,12 +119,6 @@ def take_tier(fields: dict[str, Any]) -> None:
     if not isinstance(tier, str) or tier not in TIERS:
         raise InvalidJob("service_tier", f"must be one of {', '.join((*USUAL_TIERS, *TIERS))}")
     fields.setdefault("job_class", TIERS[tier])
-
-
-def _take_response_format(fields: dict[str, Any]) -> None:
-    """Replace `response_format` by its type; `Job` says which types there are."""
-    if isinstance(kind := fields.get("response_format"), Mapping):
-        fields["response_format"] = kind.get("type")
 
 
 def drop(fields: dict[str, Any], names: Iterable[str]) -> None:

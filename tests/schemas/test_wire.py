@@ -71,7 +71,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         ({"logit_bias": {"1": 101}}, "logit_bias.1", "got 101"),
         ({"seed": -1}, "seed", "got -1"),
         ({"stop": ["x"] * 17}, "stop", "at most 16"),
-        ({"response_format": "json"}, "response_format", "got 'json'"),
+        ({"response_format": "json"}, "response_format.type", "got 'json'"),
         ({"idempotency_key": "two words"}, "idempotency_key", "got 'two words'"),
         ({"max_attempts": 0}, "max_attempts", "got 0"),
         ({"metadata": {"a": 1}}, "metadata.a", "got 1"),

@@ -52,7 +52,7 @@ from .intake.places import Places
 from .intake.process import Order
 from .registration import Registration
 from .runner import Runner
-from .text import TokenizerError, TokenText
+from .text import Grammars, TokenizerError, TokenText
 
 SWITCH_S = 0.0005
 """The loop releases the interpreter at every kernel; the I/O thread must not keep it for the usual 5 ms."""
@@ -102,6 +102,7 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
     limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
     places = Places(Order(model, settings.show_prompts, *limits, settings.sanitize_control_tokens))
     engine, tokenizer, fingerprint = _load(spec, _engine_config(settings, launch, model), places)
+    grammars = Grammars(tokenizer, engine.model_info.vocab_size, engine.model_info.eos_token_ids)
     if settings.engine != DEFAULT:  # another engine makes other tokens from the same model
         fingerprint = _digest(f"{fingerprint} by {settings.engine}")
     tags = [keys.Tag(name, partition, settings.namespace) for partition in range(settings.partitions)]
@@ -118,7 +119,9 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         worker_id=launch.worker_id,
         lease_ms=round(settings.lease_s * 1000),
         settings=settings.queue,
-        intake=Intake(places, redis, tokenizer, engine.model_info.context_tokens, settings.intake_s),
+        intake=Intake(
+            places, redis, tokenizer, grammars, engine.model_info.context_tokens, settings.intake_s
+        ),
         registration=Registration(redis, tags, name, facts),
         fingerprint=fingerprint,
         model_change=ModelChange(settings.on_model_change, settings.model_grace_s),

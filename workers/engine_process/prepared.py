@@ -10,7 +10,10 @@ from ..supervision.pipe import JobStarted
 from .text import Held, Position
 
 NOT_KEPT = frozenset(
-    {"prompt", "messages", "prompt_token_ids", "tools", "metadata", "webhook", "celery", "idempotency_key"}
+    {
+        *("prompt", "messages", "prompt_token_ids", "tools", "metadata", "webhook", "celery"),
+        *("idempotency_key", "response_format", "structured_outputs"),
+    }
 )
 """Fields of a job that may be large and aren't needed once it is prepared."""
 
@@ -103,6 +106,7 @@ class Prepared:
         notice: the notice for the host.
         replay: what an earlier worker generated.
         told: the answer, if nothing is to be generated.
+        grammar: what the answer follows; None if it may be any text.
     """
 
     error: JobError | None = None
@@ -115,6 +119,7 @@ class Prepared:
     notice: JobStarted | None = None
     replay: Replay = field(default_factory=Replay)
     told: Told | None = None
+    grammar: str | None = None
 
     def to_wire(self) -> bytes:
         """For the engine process: lines of JSON and, behind them, the prompt's token ids."""
@@ -130,6 +135,7 @@ class Prepared:
             "notice": self.notice and asdict(self.notice),
             "replay": asdict(replace(self.replay, logprobs=[])) | {"position": self.replay.position},
             "told": self.told and asdict(self.told),
+            "grammar": self.grammar,
             "pieces": len(pieces),
         }
         lines = [json.dumps(part).encode() + b"\n" for part in (body, *pieces)]

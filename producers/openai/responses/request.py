@@ -26,7 +26,7 @@ FIELDS = Fields(
         "store": "keep the response; `true` by default",
         "stream": "answer by server-sent events",
         "stream_options": "`include_obfuscation` only as `false`",
-        "text": "`format` only of type `text`, `verbosity` only as `medium`",
+        "text": "`format`: JSON, or JSON of a schema, which the answer follows; `verbosity` only as `medium`",
         "webhook": "an extension: who is told how the response ended, by an event as OpenAI's API sends it",
         "top_logprobs": "log-probabilities of this many of the most likely tokens",
     },
@@ -111,7 +111,7 @@ def response_request(body: Mapping[str, Any], earlier: Sequence[Item] = ()) -> R
     if background and not store:
         raise InvalidJob("store", "must be true for a response in the background, which is read later")
     _check_stream_options(fields, stream)
-    _check_text(fields.get("text"))
+    form = _form(fields.get("text"))
     _check_reasoning(fields.get("reasoning"))
     if "input" not in fields:
         raise InvalidJob("input", "is missing")
@@ -121,6 +121,8 @@ def response_request(body: Mapping[str, Any], earlier: Sequence[Item] = ()) -> R
     take_who_asks(job)
     take_tier(job)
     job |= _limits(fields)
+    if form is not None:
+        job["response_format"] = form
     if isinstance(job.get("webhook"), Mapping):
         job["webhook"] = {"payload": "openai", **job["webhook"]}
     job["messages"] = _messages(fields.get("instructions"), items)
@@ -167,19 +169,28 @@ def _check_stream_options(fields: Mapping[str, Any], stream: bool) -> None:
     check_stream_options(options, ())
 
 
-def _check_text(text: object) -> None:
+def _form(text: object) -> dict[str, Any] | None:
+    """The job's `response_format`; in a response, a schema's fields stand beside its type."""
     if text is None:
-        return
+        return None
     if not isinstance(text, Mapping):
         raise InvalidJob("text", "must be an object")
     for name, value in text.items():
-        if name == "format" and (value is None or value == {"type": "text"}):
+        if name == "format" or (name == "verbosity" and value in (None, "medium")):
             continue
-        if name == "verbosity" and value in (None, "medium"):
-            continue
-        only = {"format": '{"type": "text"}', "verbosity": '"medium"'}.get(name)
-        reason = f"is supported only as {only}; leave it out" if only else "is not known"
+        reason = 'is supported only as "medium"; leave it out' if name == "verbosity" else "is not known"
         raise InvalidJob(f"text.{shown_name(str(name))}", reason)
+    form = text.get("format")
+    if form is None or form == {"type": "text"}:
+        return None
+    if not isinstance(form, Mapping):
+        raise InvalidJob("text.format", "must be an object with a type")
+    if form.get("type") != "json_schema":
+        return dict(form)
+    return {
+        "type": "json_schema",
+        "json_schema": {name: value for name, value in form.items() if name != "type"},
+    }
 
 
 def _check_reasoning(reasoning: object) -> None:
@@ -206,7 +217,7 @@ def _echo(fields: Mapping[str, Any], background: bool) -> dict[str, Any]:
         "safety_identifier": _text_or_none(fields.get("safety_identifier")),
         "service_tier": fields.get("service_tier", "auto"),
         "temperature": fields.get("temperature", 1.0),
-        "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "text": {"format": _format_of(fields), "verbosity": "medium"},
         "tool_choice": "auto",
         "tools": [],
         "top_logprobs": fields.get("top_logprobs", 0),
@@ -214,6 +225,14 @@ def _echo(fields: Mapping[str, Any], background: bool) -> dict[str, Any]:
         "truncation": "disabled",
         "user": _text_or_none(fields.get("user")),
     }
+
+
+def _format_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The form of the answer, with what OpenAI's API fills in."""
+    form = (fields.get("text") or {}).get("format") or {"type": "text"}
+    if form.get("type") == "json_schema":
+        return {"description": None, "strict": False, **form}
+    return dict(form)
 
 
 def _text_or_none(name: object) -> str | None:

@@ -62,6 +62,16 @@ def test_every_field_of_openais_requests_has_been_thought_about() -> None:
         ({"webhook": HOOK | {"payload": "thin"}}, {"webhook": HOOK | {"payload": "thin"}}),
         ({"top_logprobs": 3, "include": ["reasoning.encrypted_content"]}, {"logprobs": 3}),
         ({"text": {"format": {"type": "text"}}, "reasoning": {"effort": None}, "truncation": "disabled"}, {}),
+        ({"text": {"format": {"type": "json_object"}}}, {"response_format": {"type": "json_object"}}),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "a", "schema": {}, "strict": True}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {}, "strict": True},
+                }
+            },
+        ),
     ],
 )
 def test_a_request_becomes_the_arguments_of_a_job(body: dict[str, Any], job: dict[str, Any]) -> None:
@@ -95,7 +105,8 @@ def test_a_request_continues_a_conversation_without_its_instructions() -> None:
         ({"include": ["everything"]}, "include"),
         ({"include": [["x"]]}, "include"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": "json_object"}}, "text.format"),
+        ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"truncation": "auto"}, "truncation"),
         ({"conversation": "conv_1"}, "conversation"),

@@ -26,7 +26,7 @@ from ....schemas.scripts import ClaimedJob
 from ....schemas.wire import WireJob
 from ..prepared import Asked, Prepared
 from ..running_job import RunningJob
-from ..text import TextStream, TokenizerError, TokenText
+from ..text import Follower, GrammarError, Grammars, TextStream, TokenizerError, TokenText
 from . import frames, record, token_log
 from .places import Places
 from .process import QUICK, SLOW, answer_in
@@ -123,6 +123,7 @@ class Intake:
         places: where they are read.
         redis: where their logs are.
         tokenizer: writes their text.
+        grammars: compiles those that their answers must follow.
         context_tokens: maximum number of tokens of prompt and output together.
         most_s: how long a job may take.
 
@@ -135,10 +136,12 @@ class Intake:
         places: Places,
         redis: Redis,
         tokenizer: TokenText,
+        grammars: Grammars,
         context_tokens: int,
         most_s: float,
     ) -> None:
         self.tokenizer = tokenizer
+        self._grammars = grammars
         self.wake: Callable[[], None] = lambda: None
         self._places, self._redis = places, redis
         self._context_tokens, self._most_s = context_tokens, most_s
@@ -305,6 +308,8 @@ class Intake:
         admission = Admission(ticket.running, prepared)
         try:
             self._complete(admission)
+        except GrammarError as error:  # the log's tokens don't follow it, or following them takes too much
+            admission.prepared = _failed(f"its answer can't follow its grammar: {error}")
         except Exception as error:
             log.exception("intake_failed", job=ticket.running.job_id)
             admission.prepared = _failed(f"the job can't be run: {type(error).__name__}: {error}")
@@ -329,7 +334,14 @@ class Intake:
                 # was sent.
                 cache_salt=job.tenant,
                 pooling=_pooling(job.embed),
+                constraint=self._follower(prepared),
             )
+
+    def _follower(self, prepared: Prepared) -> Follower | None:
+        """What says which tokens may come next, told those of the log; None if any may."""
+        if prepared.grammar is None:
+            return None
+        return self._grammars.follow(prepared.grammar, prepared.replay.token_ids)
 
 
 def _pooling(embed: Embed | None) -> Pooling | None:
@@ -342,6 +354,7 @@ _READ = "(read at intake)"
 _DOING = {
     "template": "rendering the chat template",
     "tokens": "tokenising the prompt",
+    "grammar": "compiling the grammar of its answer",
     "log": "reading its token log",
 }
 

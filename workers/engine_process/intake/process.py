@@ -98,6 +98,7 @@ def main(control: socket.socket, *, early: bool = False) -> None:
         "eos_token_id": tokenizer.eos_token_id,
     }
     frames.send(control, json.dumps(loaded).encode())
+    reader.load_grammars()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # places are not waited for
     # Frozen, what is loaded takes part in no collection: one in a place would write to, and so copy, every
     # page that the places share.

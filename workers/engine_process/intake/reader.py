@@ -12,7 +12,17 @@ from ....schemas.events import Chunk, FailureCode, JobError, parse_event
 from ....schemas.wire import TokenizerTask, WireJob
 from ..host_notices import introduction
 from ..prepared import NOT_KEPT, Asked, Prepared, Told
-from ..text import ChatTemplateError, Held, TextStream, Tokenizer, held_after, wrong_tool
+from ..text import (
+    ChatTemplateError,
+    GrammarError,
+    Grammars,
+    Held,
+    TextStream,
+    Tokenizer,
+    grammar_of,
+    held_after,
+    wrong_tool,
+)
 from .bounds import bytes_a_token
 
 LONGEST = 2000
@@ -47,17 +57,22 @@ class Reader:
         memory: str = "this machine has",
     ) -> None:
         self._tokenizer, self._show, self._memory = tokenizer, show, memory
+        self._grammars: Grammars | None = None
         try:
             self._bytes_a_token = bytes_a_token(tokenizer.to_json())
         except Exception:  # parts of it are written in Python: nothing is known of what they do
             self._bytes_a_token = None
+
+    def load_grammars(self) -> None:
+        """Make ready to compile grammars, which takes a moment with a large vocabulary."""
+        self._grammars = self._grammars or Grammars(self._tokenizer)
 
     def read(self, asked: Asked, at: Callable[[str], None] = lambda _: None) -> Prepared:
         """Make the job ready to run, resumed where its log ends, or say why it can't run.
 
         Args:
             asked: the job.
-            at: called with the next stage: `template`, `tokens` or `log`.
+            at: called with the next stage: `template`, `tokens`, `grammar` or `log`.
         """
         prepared = Prepared()
         try:
@@ -84,6 +99,7 @@ class Reader:
         if job.tokenizer is not None:
             prepared.told = self._told(job.tokenizer, prepared.prompt_ids)
             return
+        self._read_grammar(prepared, job, at)
         at("log")
         self._replay(prepared, job, asked)
 
@@ -127,6 +143,20 @@ class Reader:
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
             )
         prepared.prompt_ids = prompt_ids
+
+    def _read_grammar(self, prepared: Prepared, job: WireJob, at: Callable[[str], None]) -> None:
+        """Compile the grammar that the answer must follow, so that one that can't be is refused here."""
+        if (grammar := grammar_of(job)) is None:
+            return
+        at("grammar")
+        self.load_grammars()
+        assert self._grammars is not None
+        try:
+            self._grammars.follow(grammar)
+        except GrammarError as error:
+            field = "response_format" if job.response_format is not None else "structured_outputs"
+            raise _JobRefused(FailureCode.INVALID, f"{field}: {error}") from None
+        prepared.grammar = grammar
 
     def _told(self, wanted: TokenizerTask, token_ids: list[int]) -> Told:
         if wanted.kind == "count":

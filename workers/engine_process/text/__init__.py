@@ -1,6 +1,7 @@
 """Token ids and text: encoding, chat templates, incremental decoding, stop strings."""
 
 from .detokenizer import Detokenizer, Held, held_after
+from .grammar import Follower, GrammarError, Grammars, grammar_of
 from .messages import wrong_tool
 from .stop_strings import StopStrings
 from .stream import Emitted, Position, TextStream
@@ -10,6 +11,9 @@ __all__ = [
     "ChatTemplateError",
     "Detokenizer",
     "Emitted",
+    "Follower",
+    "GrammarError",
+    "Grammars",
     "Held",
     "Position",
     "StopStrings",
@@ -17,6 +21,7 @@ __all__ = [
     "TokenText",
     "Tokenizer",
     "TokenizerError",
+    "grammar_of",
     "held_after",
     "wrong_tool",
 ]

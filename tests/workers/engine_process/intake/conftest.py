@@ -17,6 +17,7 @@ from headrace.workers.engine_process.intake.lanes import QUICK_S, Admission, Int
 from headrace.workers.engine_process.intake.places import Places
 from headrace.workers.engine_process.intake.process import Order
 from headrace.workers.engine_process.running_job import RunningJob
+from headrace.workers.engine_process.text import Grammars
 from headrace.workers.models import resolve_model
 
 CONTEXT = 2048
@@ -51,7 +52,8 @@ class Desk:
 
 def start(redis: Redis, model: str | None = None, most_s: float = 60.0, memory_mb: int = 4096) -> Desk:
     places = Places(Order(model or resolve_model("demo"), "size", QUICK_S, most_s, memory_mb))
-    return Desk(Intake(places, redis, places.tokenizer()[0], CONTEXT, most_s), places)
+    tokenizer, _ = places.tokenizer()
+    return Desk(Intake(places, redis, tokenizer, Grammars(tokenizer), CONTEXT, most_s), places)
 
 
 @pytest.fixture

@@ -1,0 +1,197 @@
+"""Grammars: which tokens may come next in an answer that must have a form. `llguidance` does the work.
+
+A job asks for a form in one of several ways; each becomes the text of a grammar (`grammar_of`), and a grammar
+becomes a `Follower` for one answer, whose state is a function of the tokens that it has been told. So nothing
+of it is stored: a worker that takes over a job tells a new follower the tokens in the job's log.
+
+A grammar comes from outside, so compiling it and following it are bounded by `_LIMITS`: one that needs more
+ends its job, and no other. Intake compiles it first, under its limits of time and memory; only one that has
+passed there reaches the engine process.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from ....schemas.wire import WireJob
+from .tokenizer import TokenText
+
+WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
+"""Between JSON's tokens. Without a bound, small models write line breaks up to max_tokens."""
+
+_LIMITS = LLParserLimits(
+    initial_lexer_fuel=1_000_000,  # 20 ms to compile the lexer
+    step_lexer_fuel=50_000,  # 4 ms for a mask
+    step_max_items=10_000,  # 1 ms for a mask
+    max_items_in_row=1000,
+    max_lexer_states=20_000,  # 40 MB, the most that a follower holds
+    max_grammar_size=100_000,
+    verbose_errors=False,  # which would quote the grammar and the text
+)
+
+MOST_KEPT, MOST_KEPT_BYTES = 64, 2 * 1024 * 1024
+"""How many compiled grammars are kept, and the size of their texts."""
+
+_LONGEST_REASON = 300
+
+
+class GrammarError(ValueError):
+    """The grammar can't be compiled or followed; the message says why."""
+
+
+def grammar_of(job: WireJob) -> str | None:
+    """The grammar of the form that a job asks for; None if it asks for none."""
+    if (asked := job.response_format) is not None:
+        named = asked.get("json_schema")
+        if named is None:
+            return json_grammar({"type": "object"})
+        return json_grammar(named["schema"], lenient=named.get("strict") is False)
+    if (outputs := job.structured_outputs) is None:
+        return None
+    if (schema := outputs.get("json")) is not None:
+        return json_grammar(schema)
+    if (regex := outputs.get("regex")) is not None:
+        return LLMatcher.grammar_from_regex(regex)
+    if (choice := outputs.get("choice")) is not None:
+        return lark_grammar("start: " + " | ".join(map(lark_string, choice)))
+    if (lark := outputs.get("grammar")) is not None:
+        return lark_grammar(lark)
+    return json_grammar({"type": "object"})
+
+
+def json_grammar(schema: dict[str, Any], *, lenient: bool = False) -> str:
+    """The grammar of JSON that follows a schema.
+
+    Args:
+        schema: the schema. Properties are written in its order.
+        lenient: let keywords that can't be enforced go unheeded.
+    """
+    options: dict[str, Any] = {"whitespace_pattern": WHITESPACE, "lenient": lenient, "coerce_one_of": lenient}
+    # An order, and no sorting: properties are written in that of the schema.
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)  # type: ignore[arg-type]
+
+
+def lark_grammar(lark: str) -> str:
+    """The grammar of a text in llguidance's variant of Lark; `<|name|>` in it stands for a special token."""
+    return LLMatcher.grammar_from_lark(lark)
+
+
+def lark_string(text: str) -> str:
+    """A text as a string of a Lark grammar."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+class Follower:
+    """Follows one answer and says which tokens may come next in it (an engine's `TokenConstraint`)."""
+
+    def __init__(self, matcher: LLMatcher, words: int) -> None:
+        self._matcher, self._taken = matcher, 0
+        self._mask: NDArray[np.int32] = np.zeros(words, np.int32)
+
+    @property
+    def taken(self) -> int:
+        """Number of output tokens that it has been told."""
+        return self._taken
+
+    def take(self, token_ids: Sequence[int]) -> None:
+        """Follow these output tokens, which come next.
+
+        Raises:
+            GrammarError: they don't continue the answer as the grammar allows.
+        """
+        for token_id in token_ids:
+            if not self._matcher.consume_token(token_id):
+                raise GrammarError(_reason(self._matcher, f"token {token_id} doesn't follow the grammar"))
+            self._taken += 1
+
+    def fill(self, mask: NDArray[np.int32]) -> None:
+        """Write which tokens may come next: the end tokens only where the answer may end.
+
+        Raises:
+            GrammarError: none may, or finding out takes more than the limits allow.
+        """
+        # The tokenizer may name tokens that the model doesn't have, and so may this mask.
+        mine = mask if len(mask) == len(self._mask) else self._mask
+        self._matcher.unsafe_compute_mask_ptr(mine.ctypes.data, mine.nbytes)
+        if self._matcher.is_error():
+            raise GrammarError(_reason(self._matcher, "the grammar can't be followed further"))
+        if mine is not mask:
+            mask[:] = mine[: len(mask)]
+        if not mask.any():
+            raise GrammarError("no token can continue the text as its grammar asks")
+
+
+class Grammars:
+    """Compiles grammars for one tokenizer, and keeps those used last. Safe to call from any thread.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        vocab_size: number of tokens that the model knows; those of the tokenizer if 0.
+        eos_token_ids: the tokens that end an answer; the tokenizer's if empty.
+    """
+
+    def __init__(self, tokenizer: TokenText, vocab_size: int = 0, eos_token_ids: Sequence[int] = ()) -> None:
+        self._refused = ""
+        try:
+            self._tokenizer = _tokenizer(tokenizer.to_json(), vocab_size, sorted(eos_token_ids))
+        except Exception as error:  # parts of it are written in Python, or llguidance doesn't know them
+            self._refused = f"the model's tokenizer can't be used for it: {error}"
+            return
+        self._words = -(-self._tokenizer.vocab_size // 32)
+        self._lock = Lock()
+        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._kept_bytes = 0
+
+    def follow(self, grammar: str, token_ids: Sequence[int] = ()) -> Follower:
+        """A follower of an answer that has begun with these tokens.
+
+        Raises:
+            GrammarError: the grammar can't be compiled, or the tokens don't follow it.
+        """
+        if self._refused:
+            raise GrammarError(self._refused)
+        follower = Follower(self._compiled(grammar), self._words)
+        follower.take(token_ids)
+        return follower
+
+    def _compiled(self, grammar: str) -> LLMatcher:
+        with self._lock:
+            kept = self._kept.get(grammar)
+            if kept is not None:
+                self._kept.move_to_end(grammar)
+                return kept.deep_copy()
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise GrammarError(_reason(matcher, "it can't be compiled"))
+        # The first mask is that of every answer: computed once here, the copies have what it needed.
+        Follower(matcher, self._words).fill(np.zeros(self._words, np.int32))
+        with self._lock:
+            if grammar not in self._kept:
+                self._kept[grammar] = matcher
+                self._kept_bytes += len(grammar)
+            while len(self._kept) > MOST_KEPT or self._kept_bytes > MOST_KEPT_BYTES:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[0])
+        return matcher.deep_copy()
+
+
+def _tokenizer(serialized: str, vocab_size: int, eos_token_ids: list[int]) -> LLTokenizer:
+    ends = eos_token_ids or None
+    try:
+        return LLTokenizer(serialized, n_vocab=vocab_size or None, eos_token=ends)
+    except ValueError:
+        if not vocab_size:
+            raise
+        return LLTokenizer(serialized, eos_token=ends)  # it names tokens that the model doesn't have
+
+
+def _reason(matcher: LLMatcher, otherwise: str) -> str:
+    lines = (matcher.get_error() or otherwise).split("<state>")[0].splitlines()
+    # Lark's errors quote the line and point at the place, in lines of their own.
+    reason = " ".join(" ".join(lines).split())
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
