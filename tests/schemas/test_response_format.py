@@ -129,7 +129,7 @@ for _ in range(70):
     ],
 )
 def test_what_is_wrong_is_refused_by_field_with_a_way_out(fields, field, words):
-    with pytest.raises(InvalidJob, match="") as refused:
+    with pytest.raises(InvalidJob) as refused:
         Job.make(**GOOD, **fields)
     assert refused.value.field == field
     assert words in str(refused.value)

@@ -28,8 +28,8 @@ WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000,  # 20 ms to compile the lexer
     step_lexer_fuel=50_000,  # 4 ms for a mask
-    step_max_items=10_000,  # 1 ms for a mask
-    max_items_in_row=1000,
+    step_max_items=20_000,  # 1 ms for a mask
+    max_items_in_row=2000,
     max_lexer_states=20_000,  # 40 MB, the most that a follower holds
     max_grammar_size=100_000,
     verbose_errors=False,  # which would quote the grammar and the text
@@ -59,7 +59,8 @@ def grammar_of(job: WireJob) -> str | None:
     if (regex := outputs.get("regex")) is not None:
         return LLMatcher.grammar_from_regex(regex)
     if (choice := outputs.get("choice")) is not None:
-        return lark_grammar("start: " + " | ".join(map(lark_string, choice)))
+        # A terminal, in capitals: all choices are one lexeme, and not one each.
+        return lark_grammar("start: CHOICE\nCHOICE: " + " | ".join(map(lark_string, choice)))
     if (lark := outputs.get("grammar")) is not None:
         return lark_grammar(lark)
     return json_grammar({"type": "object"})
