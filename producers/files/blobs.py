@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from ...schemas.errors import FilesUnavailable
@@ -115,5 +115,13 @@ def _refused(what: str, of_caller: Sequence[BaseException] = ()) -> Iterator[Non
         missing = isinstance(error, FileNotFoundError) and what != "written"  # there, a bucket is missing
         if missing or error in of_caller or isinstance(error, FilesUnavailable):
             raise
-        reason = f"a file can't be {what} ({type(error).__name__})"
-        raise FilesUnavailable(f"{reason}; is the store of files_url there, with room and rights?") from error
+        raise FilesUnavailable(f"a file can't be {what}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    match error:
+        case PermissionDeniedError() | UnauthenticatedError() | PermissionError():
+            return "the store of files_url refuses these credentials, or they lack the right"
+        case FileNotFoundError():
+            return "the bucket of files_url isn't there"
+    return f"{type(error).__name__}; is the store of files_url there, and has it room?"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,6 +23,8 @@ from ...schemas.errors import (
 )
 from ..anthropic.errors import anthropic_error
 from ..openai.errors import error_body, error_type, openai_error
+
+log = structlog.get_logger(__name__)
 
 ANTHROPICS = "/v1/messages"
 """Below this path errors are told as Anthropic tells them."""
@@ -134,6 +137,9 @@ def _of_http(error: HTTPException) -> Refusal:
 async def answer(request: Request, error: Exception) -> JSONResponse:
     """The response to a request that ended with this error."""
     refusal = refusal_of(error)
+    if isinstance(error, FilesUnavailable):
+        # Its reason is the operator's affair, and the only one that nothing else reports.
+        log.warning("files_unavailable", reason=str(error))
     return JSONResponse(body_at(request.scope["path"], refusal), refusal.status, refusal.headers)
 
 

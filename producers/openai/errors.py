@@ -81,7 +81,9 @@ def _told(error: HeadraceError) -> tuple[int, str, str | None, str | None]:
             return error.http_status, str(error), None, error.code
         case DeliveryNotFound() | WorkerNotFound() | ModelInUse():  # an operator's requests
             return error.http_status, str(error), None, error.code
-        case BrokerUnavailable() | FilesUnavailable():
+        case FilesUnavailable():
+            return 503, "the file store is unavailable at the moment; try again", None, error.code
+        case BrokerUnavailable():
             return 503, "the service is unavailable at the moment; try again", None, error.code
     return 500, "the server failed to answer this request; try again", None, error.code
 

@@ -60,6 +60,7 @@ def running(
     log: Path,
     ends_well: bool = False,
     forkserver: Forkserver | None = None,
+    python: str = sys.executable,
     **environment: str,
 ) -> Iterator[Running]:
     """Run `python <arguments>` while the block lasts.
@@ -69,13 +70,12 @@ def running(
         log: where its output goes.
         ends_well: whether SIGTERM at the end of the block must end it with status 0; otherwise it is killed.
         forkserver: where it is forked, with its imports done; otherwise it starts as any program does.
+        python: the interpreter that runs it.
         environment: variables beside the test's own.
     """
     launch: Any = forkserver.start if forkserver else subprocess.Popen
     with log.open("wb") as out:
-        process = launch(
-            [sys.executable, *arguments], stdout=out, stderr=out, env={**os.environ, **environment}
-        )
+        process = launch([python, *arguments], stdout=out, stderr=out, env={**os.environ, **environment})
     started = Running(process, log)
     try:
         yield started
