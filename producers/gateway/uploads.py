@@ -1,7 +1,7 @@
 """An uploaded file on its way to the store: a multipart form, read piece by piece and never held whole."""
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -11,6 +11,27 @@ from .errors import Refusal
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
+
+FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": ["batch", "user_data"]},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": 3600},
+                    },
+                }
+            }
+        },
+    }
+}
+"""What `/openapi.json` says of it."""
 
 MOST_PARTS = 16
 MOST_FIELD_BYTES = 4096

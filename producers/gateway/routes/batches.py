@@ -11,7 +11,7 @@ from ....schemas.job import JobClass, Webhook
 from ....schemas.wording import in_words
 from ...batches.record import batch_spec
 from ..auth import Caller
-from ..bodies import read_json
+from ..bodies import body_of, read_json
 from ..errors import Refusal
 from ..state import Gateway
 from .files import listed
@@ -47,7 +47,11 @@ class _BatchRequest(BaseModel):
     webhook: _Receiver | None = None
 
 
-@router.post("", summary="Make a batch")
+@router.post(
+    "",
+    summary="Make a batch",
+    openapi_extra=body_of("completion_window", "endpoint", "input_file_id"),
+)
 async def create_batch(request: Request, caller: Caller) -> dict[str, Any]:
     """Make a batch of an uploaded file."""
     body = await read_json(request)

@@ -14,12 +14,12 @@ from ...files.record import StoredFile
 from ..auth import Caller
 from ..errors import Refusal
 from ..state import Gateway
-from ..uploads import UploadForm
+from ..uploads import FORM, UploadForm
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-@router.post("", summary="Upload a file")
+@router.post("", summary="Upload a file", openapi_extra=FORM)
 async def create_file(request: Request, caller: Caller) -> dict[str, Any]:
     """Upload a file for batches; it is a form with `file`, `purpose` and perhaps `expires_after`."""
     gateway, form = Gateway.of(request), UploadForm(request)
