@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from headrace.producers.anthropic import request as messages
-from headrace.producers.openai import chat, completions, tokens
+from headrace.producers.openai import chat, completions, embeddings, tokens
 from headrace.producers.openai.responses import request as responses
 from headrace.schemas.job import Job
 
@@ -47,6 +47,7 @@ VALID = {
     "/v1/messages": CHAT,
     "/v1/messages/count_tokens": {"model": "demo", "messages": CHAT["messages"]},
     "/v1/completions": PROMPT,
+    "/v1/embeddings": {"model": "demo", "input": "Hi"},
     "/tokenize": {"model": "demo", "prompt": "Hi"},
     "/detokenize": {"model": "demo", "tokens": [72, 105]},
     "/v1/jobs": PROMPT,
@@ -75,6 +76,7 @@ KNOWN = {
     "/v1/messages": messages.FIELDS.known,
     "/v1/messages/count_tokens": messages.FIELDS.known,
     "/v1/responses": responses.FIELDS.known,
+    "/v1/embeddings": embeddings.FIELDS.known,
     "/tokenize": tokens.TOKENIZE.known,
     "/detokenize": tokens.DETOKENIZE.known,
     "/v1/jobs": Job.model_fields.keys(),
