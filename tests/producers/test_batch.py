@@ -83,7 +83,7 @@ async def test_a_line_that_can_not_be_run_becomes_a_line_with_its_error(
         "[1, 2]",
         {"custom_id": "empty", "prompt": ""},
         {"custom_id": "unknown", "prompt": "x", "model": "other"},
-        {"custom_id": "url", "url": "/v1/embeddings", "body": {}},
+        {"custom_id": "url", "url": "/v1/rerank", "body": {}},
         {"custom_id": "body", "url": "/v1/completions", "body": 3},
         {"custom_id": "fails", "prompt": "fail"},
         {"custom_id": "last", "prompt": "x"},

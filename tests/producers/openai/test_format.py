@@ -8,6 +8,7 @@ from headrace import InvalidJob, Job, JobResult
 from headrace.producers.openai.format import (
     CHAT_URL,
     COMPLETIONS_URL,
+    EMBEDDINGS_URL,
     RESPONSES_URL,
     job_fields,
     response_body,
@@ -51,6 +52,12 @@ ASKED = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
             {"prompt": "x", "min_p": 0.5, "top_k": 3},
         ),
         (COMPLETIONS_URL, {"best_of": 1, "echo": False, "suffix": "", "prompt_logprobs": None}, {}),
+        (
+            EMBEDDINGS_URL,
+            {"input": ["x"], "dimensions": 3, "encoding_format": "base64", "user": "u"},
+            {"prompt": "x", "embed": {"dimensions": 3}, "metadata": {"user": "u"}, "stream": False},
+        ),
+        (EMBEDDINGS_URL, {"input": [1, 2]}, {"prompt_token_ids": [1, 2], "embed": {}, "stream": False}),
     ],
 )
 def test_a_body_becomes_the_arguments_of_a_job(
@@ -67,7 +74,9 @@ def test_string_keys_of_logit_bias_are_token_ids() -> None:
 @pytest.mark.parametrize(
     ("url", "body", "field"),
     [
-        ("/v1/embeddings", {}, "url"),
+        ("/v1/rerank", {}, "url"),
+        (EMBEDDINGS_URL, {"model": "m", "input": ["a", "b"]}, "input"),
+        (EMBEDDINGS_URL, {"model": "m", "input": "a", "temperature": 1}, "temperature"),
         (COMPLETIONS_URL, {"model": "m", "prompt": ["a", "b"]}, "prompt"),
         (COMPLETIONS_URL, {"model": "m", "prompt": []}, "prompt"),
         (COMPLETIONS_URL, {"model": "m", "prompt": ["a", [1]]}, "prompt"),
