@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +18,7 @@ from headrace.schemas.keys import Tag
 from headrace.schemas.redis.connection import connect
 from headrace.workers.settings import WorkerSettings
 
+from ..support.processes import Launched, launch
 from .proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +80,7 @@ class Host:
     deaths: list[int] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     stopping: bool = False
-    _process: subprocess.Popen[bytes] | None = None
+    _process: Launched | None = None
     _read: int = 0
 
     def start(self) -> None:
@@ -103,14 +102,8 @@ class Host:
                 **self.settings,
             }
         )
-        with self.log.open("ab") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.host", self.engine, settings.model_dump_json()],
-                stdout=out,
-                stderr=out,
-                cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+        arguments = "tests.chaos.host", self.engine, settings.model_dump_json()
+        self._process = launch("-m", *arguments, log=self.log, cwd=ROOT, OMP_NUM_THREADS="1")
         self.stopping = False
 
     def kill(self, *, with_engines: bool) -> None:

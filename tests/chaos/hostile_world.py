@@ -1,10 +1,7 @@
 """What hostile tenants need beside a fleet: a model with a gullible template, callbacks, and a last look."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -15,6 +12,7 @@ from redis import Redis
 from headrace.schemas.keys import Tag, is_permanent
 from headrace.workers.models import resolve_model
 
+from ..support.processes import flags, launch
 from .attacks import TEMPLATE
 from .fleet import ROOT
 
@@ -42,22 +40,11 @@ class Callbacks:
     def __init__(self, url: str, log: Path) -> None:
         self.complaints: list[str] = []
         self._log = log
-        flags = {
-            "webhook-allow": "127.0.0.0/8",
-            "webhook-timeout-s": HANGING_S,
-            "webhook-concurrency": SENDS_AT_ONCE,
-        }
-        with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "headrace.cli", "callbacks"),
-                    *(part for name, value in flags.items() for part in (f"--{name}", str(value))),
-                ],
-                stdout=out,
-                stderr=out,
-                cwd=ROOT,
-                env=os.environ | {"HEADRACE_REDIS_URL": url},
-            )
+        told = flags(
+            webhook_allow="127.0.0.0/8", webhook_timeout_s=HANGING_S, webhook_concurrency=SENDS_AT_ONCE
+        )
+        command = "headrace.cli", "callbacks", *told
+        self._process = launch("-m", *command, log=log, cwd=ROOT, HEADRACE_REDIS_URL=url)
 
     def __enter__(self) -> Self:
         return self

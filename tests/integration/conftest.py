@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from headrace import Client, JobHandle
 from headrace.schemas.events import Chunk, End, parse_event
 from headrace.schemas.keys import is_permanent, tag_of
 
-from ..support.forkserver import Forked, Forkserver
-from ..support.processes import ANY_HOST, PACE, USUAL_STEP_S
+from ..support.forkserver import Forkserver
+from ..support.processes import ANY_HOST, PACE, USUAL_STEP_S, Launched, end, flags, launch
 from ..support.waiting import wait_until
 
 BUS = 10_000
@@ -31,7 +30,7 @@ EPHEMERAL = 32_768
 class WorkerProcess:
     """A `headrace worker` process, its log and its engine processes."""
 
-    process: Forked
+    process: Launched
     log: Path
     client: Client
 
@@ -103,19 +102,14 @@ def start_worker(
         engine_path = str(Path(__file__).with_name(engine)) if engine else ""
         run = [ANY_HOST, engine_path] if engine else ["-m", "headrace.cli", "worker"]
         defaults = {"model": model, "dtype": "float32", "device": "cpu", "threads": 1, "lease_s": 2}
-        flags = [
-            part
-            for name, value in {**defaults, "engines": engines, **(options or {})}.items()
-            for part in (f"--{name.replace('_', '-')}", str(value))
-        ]
         log = tmp_path / f"worker-{len(started)}.log"
-        with log.open("wb") as out:
-            process = forkserver.start(
-                [sys.executable, *run, *flags, "--redis", url],
-                stdout=out,
-                stderr=out,
-                env=os.environ | {"OMP_NUM_THREADS": "1", PACE: str(step_s)} | dict(environment or {}),
-            )
+        process = launch(
+            *run,
+            *flags(**{**defaults, "engines": engines, **(options or {}), "redis": url}),
+            log=log,
+            forkserver=forkserver,
+            **{"OMP_NUM_THREADS": "1", PACE: str(step_s), **(environment or {})},
+        )
         worker = WorkerProcess(process, log, Client(url))
         started.append(worker)
         if ready:
@@ -123,15 +117,8 @@ def start_worker(
         return worker
 
     yield start
+    end(*(worker.process for worker in started))
     for worker in started:
-        if worker.process.poll() is None:
-            worker.process.terminate()
-    for worker in started:
-        try:
-            worker.process.wait(timeout=40)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
         worker.client.close()
 
 

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from ..support.processes import launch
 from ..support.waiting import WAIT_S
 from .conftest import ScriptedWorker
 
@@ -30,23 +28,18 @@ async def until(check: Callable[[], Awaitable[Any]]) -> None:
         await asyncio.sleep(0.02)
 
 
-def start(log: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "headrace.cli", "gateway", "--port", "0", "--no-auth"]
-    with log.open("wb") as out:
-        return subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | settings)
-
-
 @asynccontextmanager
 async def gateway(folder: Path, redis_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
     """A client of a gateway process, which is killed with SIGKILL at the end."""
     log = folder / "gateway.log"
+    log.unlink(missing_ok=True)
     settings = {
         "HEADRACE_FILES_URL": (folder / "files").as_uri(),
         "HEADRACE_BATCH_LEASE_S": "1",
         "HEADRACE_BATCH_IN_FLIGHT": "50",
         "HEADRACE_REDIS_URL": redis_url,
     }
-    process = start(log, settings)
+    process = launch("-m", "headrace.cli", "gateway", "--port", "0", "--no-auth", log=log, **settings)
 
     async def started() -> bool:
         assert process.poll() is None, log.read_text()

@@ -23,6 +23,57 @@ PACE = "TEST_PACE_S"
 USUAL_STEP_S = 0.0015
 
 
+END_S = 40.0
+"""How long programs may take to end on SIGTERM."""
+
+Launched = subprocess.Popen[bytes] | Forked
+
+
+def launch(
+    *arguments: str,
+    log: Path,
+    forkserver: Forkserver | None = None,
+    cwd: Path | None = None,
+    python: str = sys.executable,
+    **environment: str,
+) -> Launched:
+    """Start `python <arguments>`, which somebody else ends.
+
+    Args:
+        arguments: `-m` and a module, `-c` and a text, or a script; then its own.
+        log: where its output is added.
+        forkserver: where it is forked, with its imports done; otherwise it starts as any program does.
+        cwd: the folder that it runs in; by default the test's own.
+        python: the interpreter that runs it.
+        environment: variables beside the test's own.
+    """
+    start: Any = forkserver.start if forkserver else subprocess.Popen
+    with log.open("ab") as out:
+        started: Launched = start(
+            [python, *arguments], stdout=out, stderr=out, cwd=cwd, env={**os.environ, **environment}
+        )
+    return started
+
+
+def end(*processes: Launched) -> None:
+    """Send all of them SIGTERM and wait for their ends; what takes too long is killed."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def flags(**options: object) -> list[str]:
+    """Options of a command as it takes them: `lease_s=2` is `--lease-s 2`."""
+    named = ((f"--{name.replace('_', '-')}", str(value)) for name, value in options.items())
+    return [part for pair in named for part in pair]
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A program that was started.
@@ -31,7 +82,7 @@ class Running:
         log: what it writes to its standard streams.
     """
 
-    process: subprocess.Popen[bytes] | Forked
+    process: Launched
     log: Path
 
     @property
@@ -66,16 +117,15 @@ def running(
     """Run `python <arguments>` while the block lasts.
 
     Args:
-        arguments: `-m` and a module, `-c` and a text, or a script; then its own.
+        arguments: as for `launch`.
         log: where its output goes.
         ends_well: whether SIGTERM at the end of the block must end it with status 0; otherwise it is killed.
-        forkserver: where it is forked, with its imports done; otherwise it starts as any program does.
-        python: the interpreter that runs it.
+        forkserver: as for `launch`.
+        python: as for `launch`.
         environment: variables beside the test's own.
     """
-    launch: Any = forkserver.start if forkserver else subprocess.Popen
-    with log.open("wb") as out:
-        process = launch([python, *arguments], stdout=out, stderr=out, env={**os.environ, **environment})
+    log.unlink(missing_ok=True)
+    process = launch(*arguments, log=log, forkserver=forkserver, python=python, **environment)
     started = Running(process, log)
     try:
         yield started
@@ -112,14 +162,12 @@ class Restartable:
     """`python <arguments>`, which is killed with -9 and started again; its log grows."""
 
     def __init__(self, *arguments: str, log: Path, **environment: str) -> None:
-        self._command = [sys.executable, *arguments]
-        self._log, self._environment = log, {**os.environ, **environment}
+        self._arguments, self._log, self._environment = arguments, log, environment
         self.start()
 
     def start(self) -> None:
         """Start it."""
-        with self._log.open("ab") as out:
-            self._process = subprocess.Popen(self._command, stdout=out, stderr=out, env=self._environment)
+        self._process = launch(*self._arguments, log=self._log, **self._environment)
 
     @property
     def ended(self) -> bool:
