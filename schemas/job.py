@@ -228,6 +228,7 @@ _GENERATES: dict[str, object] = {
     "ignore_eos": False,
     "logprobs": None,
     "response_format": None,
+    "structured_outputs": None,
 }
 """Arguments about what is generated, and their values in a job that generates nothing."""
 

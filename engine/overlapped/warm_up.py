@@ -21,7 +21,7 @@ _NEEDS = (
     SampleNeeds(False, False, False),
     SampleNeeds(False, False, True),
     SampleNeeds(True, True, False, logprobs=0),
-    SampleNeeds(True, True, True, logprobs=20),
+    SampleNeeds(True, True, True, logprobs=20, mask=True),
 )
 _TOKENS = tuple(1 << n for n in range(1, 20))
 """Of prompt chunks: more and more of the device's programs, fewer and fewer parts of a context each; and all

@@ -62,9 +62,8 @@ class Constraints:
         if params.allowed_token_ids:
             self._masks[row] = packed(params.allowed_token_ids, self._vocab)
         if request.constraint is not None:
-            self._followed[row] = _Followed(
-                sequence, packed(ends, self._vocab) if params.min_tokens else None
-            )
+            early = packed(ends, self._vocab) if params.min_tokens else None
+            self._followed[row] = _Followed(sequence, self._masks[row], early)
             ends = frozenset()  # its mask says where it may end
         entries = list(_entries(params, sequence.prompt_length, ends))
         if self.biased[row]:
@@ -81,19 +80,19 @@ class Constraints:
 
     def waits_for_tokens(self, rows: NDArray[np.int64]) -> bool:
         """Whether a constraint of any of these rows must be told a token that is sampled but not read yet."""
-        return any(followed.sequence.unread for _, followed in self._of(rows))
+        return any(followed.sequence.unread for followed in self._of(rows))
 
     def follow(self, rows: NDArray[np.int64]) -> None:
         """Tell the constraints of these rows the tokens known by now; their masks say what may come next."""
-        for row, followed in self._of(rows):
-            followed.fill(self._masks[row])
+        for followed in self._of(rows):
+            followed.fill()
 
-    def _of(self, rows: NDArray[np.int64]) -> "list[tuple[int, _Followed]]":
+    def _of(self, rows: NDArray[np.int64]) -> "list[_Followed]":
         if not self._followed:
             return []
         found = ((row, self._followed.get(row)) for row in rows.tolist())
         # A sequence that has ended since the step was planned has no row any more; its token is never read.
-        return [(row, one) for row, one in found if one is not None and one.sequence.row == row]
+        return [one for row, one in found if one is not None and one.sequence.row == row]
 
     def masks(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The index of each row's mask, -1 for none, and the masks, int32 [M, ceil(vocab / 32)]."""
@@ -113,13 +112,14 @@ class Constraints:
 
 @dataclass(slots=True)
 class _Followed:
-    """A row's sequence, which has a constraint, and the mask of tokens that it must not end with early."""
+    """A row's sequence, which has a constraint, its mask, and the tokens that it must not end with early."""
 
     sequence: Sequence
+    mask: NDArray[np.int32]
     ends: NDArray[np.int32] | None
 
-    def fill(self, mask: NDArray[np.int32]) -> None:
-        sequence, constraint = self.sequence, self.sequence.request.constraint
+    def fill(self) -> None:
+        sequence, constraint, mask = self.sequence, self.sequence.request.constraint, self.mask
         assert constraint is not None
         try:
             constraint.take(sequence.tokens[sequence.prompt_length + constraint.taken :])

@@ -176,6 +176,36 @@ def slow_intake(mallory: Tenant) -> None:
         mallory.ask(prompt="x", stop=[f"{chr(97 + n)}" * 256 for n in range(16)], job_class="interactive")
 
 
+def costly_grammars(mallory: Tenant) -> None:
+    """What takes long to compile, grows with every token, or allows nothing."""
+    wide = {"type": "object", "properties": {f"p{number}": {"type": "integer"} for number in range(3000)}}
+    deep: dict[str, Any] = {}
+    for _ in range(60):
+        deep = (
+            {"anyOf": [{"items": deep}, {"properties": {"a": deep}}]}
+            if len(str(deep)) < 50_000
+            else {"a": deep}
+        )
+    forms: list[dict[str, Any]] = [
+        *(
+            {"regex": regex}
+            for regex in ("(a?){500}a{500}", "(.*a.{40}|.*b.{41}|.*c.{39})", "((a{1,99}){1,99}){1,99}")
+        ),
+        {"regex": "(" * 5000 + "a" + ")" * 5000},
+        {"grammar": 'start: s\ns: s s | "a" | "b" s "c" |'},
+        {"grammar": "start: " + '"a" ' * 20_000},
+        {"grammar": "start: start"},
+        {"choice": ["ab" * 40 + str(number) for number in range(1024)]},
+        *(
+            {"json": schema}
+            for schema in (wide, deep, {"$ref": "#"}, {"$ref": "http://127.0.0.1:9/"}, {"enum": []})
+        ),
+    ]
+    for form in forms:
+        for _ in range(2):
+            mallory.ask(prompt="x", structured_outputs=form, max_tokens=100, job_class="interactive")
+
+
 def odd_parameters(mallory: Tenant) -> None:
     """Edges of every number, one more and one less, and what is no number."""
     tiny, large = (5e-324, 1e-300, 1e-50, 1e-46, 1e-40, 1e-38), (2**31 - 1, 2**31, 2**63, 2**70)
@@ -312,6 +342,7 @@ ATTACKS: Mapping[str, Attack] = {
     "large prompts": large_prompts,
     "looping templates": looping_templates,
     "slow intake": slow_intake,
+    "costly grammars": costly_grammars,
     "odd parameters": odd_parameters,
     "broken records": broken_records,
     "expired floods": expired_floods,

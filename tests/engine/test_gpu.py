@@ -7,6 +7,7 @@ from headrace.engine import Engine, EngineConfig, Request
 
 from .conftest import FAMILIES, expected, greedy, prompt, run
 from .int4_checkpoint import AWQ, GPTQ, Quantised
+from .test_constraint import EOS, mixed
 from .test_overlap import crowd, everything
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
@@ -37,6 +38,14 @@ def test_graphs_overlap_and_preemption_change_no_token(gpu_engine, options):
 
 def test_a_gpu_gives_the_cpus_tokens(gpu_engine, make_engine):
     assert everything(gpu_engine(), crowd(3)) == everything(make_engine(), crowd(3))
+
+
+def test_constraints_allow_the_same_tokens_on_a_gpu(gpu_engine, make_engine):
+    outputs = []
+    for engine in (gpu_engine(), make_engine()):
+        engine.end_also_at([EOS])
+        outputs.append(run(engine, *mixed(3)))
+    assert outputs[0] == outputs[1]
 
 
 def test_nothing_waits_for_the_device_while_a_step_is_launched(gpu_engine, monkeypatch):

@@ -92,8 +92,10 @@ class Follower:
     """Follows one answer and says which tokens may come next in it (an engine's `TokenConstraint`)."""
 
     def __init__(self, matcher: LLMatcher, words: int) -> None:
-        self._matcher, self._taken = matcher, 0
-        self._mask: NDArray[np.int32] = np.zeros(words, np.int32)
+        self._matcher, self._taken, self._words = matcher, 0, words
+        self._mask: NDArray[np.int32] | None = None
+        self._own = np.zeros(0, np.int32)
+        self._address = self._bytes = 0
 
     @property
     def taken(self) -> int:
@@ -115,17 +117,23 @@ class Follower:
         """Write which tokens may come next: the end tokens only where the answer may end.
 
         Raises:
-            GrammarError: none may, or finding out takes more than the limits allow.
+            GrammarError: finding out takes more than the limits allow.
         """
-        # The tokenizer may name tokens that the model doesn't have, and so may this mask.
-        mine = mask if len(mask) == len(self._mask) else self._mask
-        self._matcher.unsafe_compute_mask_ptr(mine.ctypes.data, mine.nbytes)
+        if mask is not self._mask:
+            self._write_to(mask)
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._bytes)
         if self._matcher.is_error():
             raise GrammarError(_reason(self._matcher, "the grammar can't be followed further"))
-        if mine is not mask:
-            mask[:] = mine[: len(mask)]
-        if not mask.any():
-            raise GrammarError("no token can continue the text as its grammar asks")
+        if len(self._own):
+            mask[:] = self._own[: len(mask)]
+
+    def _write_to(self, mask: NDArray[np.int32]) -> None:
+        """Find the mask's address once: for every token, asking numpy would take as long as a mask does."""
+        self._mask = mask
+        if len(mask) != self._words:  # the tokenizer names tokens that the model doesn't have
+            self._own = np.zeros(self._words, np.int32)
+        target = self._own if len(self._own) else mask
+        self._address, self._bytes = target.ctypes.data, target.nbytes
 
 
 class Grammars:
@@ -171,7 +179,10 @@ class Grammars:
         if matcher.is_error():
             raise GrammarError(_reason(matcher, "it can't be compiled"))
         # The first mask is that of every answer: computed once here, the copies have what it needed.
-        Follower(matcher, self._words).fill(np.zeros(self._words, np.int32))
+        first = np.zeros(self._words, np.int32)
+        Follower(matcher, self._words).fill(first)
+        if not first.any():
+            raise GrammarError("no text of this model's tokens follows it")
         with self._lock:
             if grammar not in self._kept:
                 self._kept[grammar] = matcher

@@ -89,6 +89,38 @@ def test_a_template_that_comes_to_no_end_fails_its_own_job_by_name(open_desk, ev
     assert wait_for(eventually, desk, 1)[0].request
 
 
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+def test_a_schema_is_followed_from_where_the_log_ends(desk, eventually, tokenizer, monkeypatch):
+    known = tokenizer.encode('{"name": "A')
+    log = [chunk_payload(len(known), ["x"] * len(known), known, None).encode()]
+    monkeypatch.setattr(token_log, "pages", lambda *_: [log])
+    monkeypatch.setattr(record, "offset_in", lambda *_: len(known))
+    desk.put(spec_of(structured_outputs={"json": PERSON}))
+    desk.put(spec_of(structured_outputs={"json": PERSON}), offset=len(known))
+    desk.put(spec_of())
+    done = wait_for(eventually, desk, 3)
+    assert sorted(each.request.constraint.taken for each in done if each.request.constraint) == [
+        0,
+        len(known),
+    ]
+
+
+def test_a_grammar_that_can_not_be_enforced_or_takes_too_much_fails_its_own_job(desk, eventually):
+    wide = {"type": "object", "properties": {f"p{number}": {"type": "integer"} for number in range(3000)}}
+    forms = ({"json": {"type": "array", "uniqueItems": True}}, {"json": wide}, {"regex": "(a?){500}a{500}"})
+    bad = [desk.put(spec_of(structured_outputs=form), tenant="bad") for form in forms]
+    good = desk.put(spec_of(), tenant="good")
+    done = {admission.running: admission for admission in wait_for(eventually, desk, 4)}
+    assert done[good].request
+    errors = [done[running].prepared.error for running in bad]
+    assert {error.code for error in errors} == {"invalid_job"}
+    assert "structured_outputs: " in errors[0].message
+    assert "uniqueItems" in errors[0].message
+    assert all(done[running].request is None for running in bad)
+
+
 def test_tenants_take_turns(open_desk, eventually, looping):
     desk = open_desk(looping, most_s=4.0)
     bad = [desk.put(spec_of(prompt=None, messages=LOOP), tenant="bad") for _ in range(3)]
