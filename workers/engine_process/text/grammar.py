@@ -73,14 +73,23 @@ def json_grammar(schema: dict[str, Any], *, lenient: bool = False) -> str:
         schema: the schema. Properties are written in its order.
         lenient: let keywords that can't be enforced go unheeded.
     """
-    options: dict[str, Any] = {"whitespace_pattern": WHITESPACE, "lenient": lenient, "coerce_one_of": lenient}
-    # An order, and no sorting: properties are written in that of the schema.
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)  # type: ignore[arg-type]
+    options: Any = _options(lenient)
+    # The schema as a text, in which the order of properties is that of the schema.
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
 
 
 def lark_grammar(lark: str) -> str:
     """The grammar of a text in llguidance's variant of Lark; `<|name|>` in it stands for a special token."""
     return LLMatcher.grammar_from_lark(lark)
+
+
+def lark_json(schema: dict[str, Any], *, lenient: bool = False) -> str:
+    """JSON that follows a schema, as a part of a Lark grammar's rule; see `json_grammar`."""
+    return f"%json {json.dumps({**schema, 'x-guidance': _options(lenient)})}"
+
+
+def _options(lenient: bool) -> dict[str, Any]:
+    return {"whitespace_pattern": WHITESPACE, "lenient": lenient, "coerce_one_of": lenient}
 
 
 def lark_string(text: str) -> str:

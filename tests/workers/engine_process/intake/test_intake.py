@@ -109,7 +109,7 @@ def test_a_schema_is_followed_from_where_the_log_ends(desk, eventually, tokenize
 
 def test_a_grammar_that_can_not_be_enforced_or_takes_too_much_fails_its_own_job(desk, eventually):
     wide = {"type": "object", "properties": {f"p{number}": {"type": "integer"} for number in range(3000)}}
-    forms = ({"json": {"type": "array", "uniqueItems": True}}, {"json": wide}, {"regex": "(a?){500}a{500}"})
+    forms = ({"json": {"type": "array", "uniqueItems": True}}, {"json": wide}, {"regex": "("})
     bad = [desk.put(spec_of(structured_outputs=form), tenant="bad") for form in forms]
     good = desk.put(spec_of(), tenant="good")
     done = {admission.running: admission for admission in wait_for(eventually, desk, 4)}
