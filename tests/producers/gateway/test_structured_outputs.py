@@ -106,7 +106,8 @@ def test_a_job_whose_worker_is_killed_within_a_schema_goes_on_byte_for_byte(jobs
         job = jobs.enqueue(**asked)
         wait_until(lambda: job.status().offset >= 8)
         kill_engine_of(job, jobs)
-    result = job.result(timeout=90)
+        assert not job.status().state.terminal
+    result = job.result(timeout_s=90)
     assert (result.text, result.token_ids) == (undisturbed.text, undisturbed.token_ids)
     assert result.finish_reason == "stop"
     wait_until(jobs.workers)
