@@ -63,7 +63,9 @@ class Batch:
         self.tokens[rows, self.lengths[rows]] = token_ids
         self.lengths[rows] += 1
 
-    def step_input(self, plan: list[ScheduledSequence]) -> tuple[StepInput, list[ScheduledSequence]]:
+    def step_input(
+        self, plan: list[ScheduledSequence], scored: NDArray[np.int64] | None = None
+    ) -> tuple[StepInput, list[ScheduledSequence]]:
         """Return the arrays for a plan (decodes first), and its chunks that get a new token, in order.
 
         An example, with pages of 4: A (row 0, pages 7 and 5) decodes its token at position 6; B (row 2, pages
@@ -71,6 +73,8 @@ class Batch:
 
             query_starts 0 1 3      positions 6 3 4      slots 22 39 12     (5·4 + 2, 9·4 + 3, 3·4 + 0)
             context_lens 7 5        block_tables 7 5 / 9 3                  sampled 0 2
+
+        The logits of the query rows `scored` follow those of the chunks that get a token.
         """
         counts = np.fromiter((scheduled.count for scheduled in plan), np.int64, len(plan))
         rows = np.fromiter((scheduled.sequence.row for scheduled in plan), np.int64, len(plan))
@@ -95,7 +99,8 @@ class Batch:
         ends = None
         if len(sampling) != query_starts[-1]:
             chosen = [index for index, scheduled in enumerate(plan) if scheduled.samples]
-            ends = self._to_device(query_starts[1:][chosen].astype(np.int64) - 1)
+            rows_wanted = query_starts[1:][chosen].astype(np.int64) - 1
+            ends = self._to_device(rows_wanted if scored is None else np.concatenate([rows_wanted, scored]))
         step = StepInput(
             token_ids=self._to_device(token_ids),
             positions=self._to_device(positions),

@@ -118,10 +118,20 @@ class Engine:
         )
         reason = sequence.finish_reason(self._eos)
         if reason is not None:  # it was interrupted between its last token and the report of its end
-            self._done.append(Progress(request.id, [], [], reason))
-            return
+            if sequence.scored == len(request.prompt_ids):
+                self._done.append(Progress(request.id, [], [], reason))
+                return
+            sequence = self._of_the_prompt_alone(sequence, reason)
         self._scheduler.add(sequence)
         self._sequences[request.id] = sequence
+
+    def _of_the_prompt_alone(self, sequence: Sequence, reason: FinishReason) -> Sequence:
+        """What is left of a sequence that has all its tokens: its prompt's log-probabilities."""
+        request = sequence.request
+        request = replace(request, output_ids=[], params=replace(request.params, max_tokens=0))
+        return Sequence(
+            request, list(request.prompt_ids), sequence.arrival, limit=self.capacity_tokens, ends=reason
+        )
 
     def _refuse_what_can_not_run(self, request: Request) -> None:
         if request.id in self._sequences:
@@ -134,6 +144,8 @@ class Engine:
                 f"the prompt has {len(request.prompt_ids)} tokens; at most {self.capacity_tokens} fit here, "
                 "prompt and output together",
             )
+        if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
+            raise RequestError("prompt_logprobs", "must not be negative; 0 reports the prompt's tokens alone")
         vocab = self.model_info.vocab_size
         refuse_unknown("prompt_ids", request.prompt_ids, vocab)
         refuse_unknown("output_ids", request.output_ids, vocab)
@@ -219,7 +231,11 @@ class Engine:
         flight, load = launched
         # The time is taken before anything else is done: it stands for when streams could have their tokens.
         sampled, ended_s = flight.read(), time.perf_counter()
-        progress = [*self._advance(flight.sequences, sampled), *self._pool(flight.pooled, sampled)]
+        progress = [
+            *self._report_scores(sampled),
+            *self._advance(flight.sequences, sampled),
+            *self._pool(flight.pooled, sampled),
+        ]
         # A step that no sequence waited for may have been left since the engine last had work: ignore its
         # time.
         if self._pacer is not None and load is not None and (progress or not flight.sequences):
@@ -299,6 +315,13 @@ class Engine:
         self._scheduler.remove(sequence, findable=False)
         return Progress(sequence.request.id, [], [], FinishReason.ERROR, error=why)
 
+    def _report_scores(self, sampled: Sampled) -> Iterable[Progress]:
+        for sequence, entries in sampled.scores:
+            request_id = sequence.request.id
+            if self._sequences.get(request_id) is sequence:
+                sequence.scored += len(entries)
+                yield Progress(request_id, [], [], None, sequence.cached_tokens or 0, prompt_logprobs=entries)
+
     def _advance(self, sequences: list[Sequence], sampled: Sampled) -> Iterable[Progress]:
         logprobs = sampled.logprobs or [None] * len(sequences)
         held = self._sequences
@@ -311,11 +334,16 @@ class Engine:
             if token_id < 0:
                 yield self._fail(sequence, sequence.failure or _UNSAMPLED)
                 continue
-            sequence.tokens.append(token_id)
-            reason = sequence.finish_reason(self._eos)
+            reason = sequence.ends
+            if reason is None:
+                sequence.tokens.append(token_id)
+                reason = sequence.finish_reason(self._eos)
             if reason is not None:
                 del held[request_id]
                 self._scheduler.remove(sequence)
+            if sequence.ends is not None:  # only its prompt was asked for
+                yield Progress(request_id, [], [], reason, sequence.cached_tokens or 0)
+                continue
             entries = [] if entry is None else [entry]
             yield Progress(request_id, [token_id], entries, reason, sequence.cached_tokens or 0)
 

@@ -103,6 +103,8 @@ class Request:
         cache_salt: prefix pages are shared only between requests with the same salt (a tenant's name, say).
         pooling: generate nothing, and return the prompt's vector instead (`Progress.vector`).
         constraint: says which tokens may come next; it is this request's own. None if any may.
+        prompt_logprobs: report the log-probabilities of the prompt's tokens, and of this many of the most
+            likely ones at their places; None reports none. With `max_tokens=0` that is all.
     """
 
     id: str
@@ -113,11 +115,12 @@ class Request:
     cache_salt: str = ""
     pooling: Pooling | None = None
     constraint: TokenConstraint | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(slots=True)
 class TokenLogprobs:
-    """Log-probabilities at one position: the sampled token's, and the most likely tokens' in order."""
+    """Log-probabilities at one position: the token's that is there, and the most likely tokens' in order."""
 
     token_id: int
     logprob: float
@@ -134,6 +137,8 @@ class Progress:
         logprobs: one entry per new token if asked for, otherwise empty.
         finish_reason: set if the sequence has ended; its pages are already free.
         error: why it could not continue, if that is why it ended.
+        prompt_logprobs: those of the prompt's tokens that follow the ones reported before, from the second
+            on: nothing says how likely the first is. Complete before the first new token.
         cached_tokens: prompt and earlier output tokens found in the prefix cache at first admission.
         vector: float32, the vector of a prompt that was to be pooled, with its end.
     """
@@ -145,3 +150,4 @@ class Progress:
     cached_tokens: int = 0
     error: str = ""
     vector: "NDArray[np.float32] | None" = None
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)

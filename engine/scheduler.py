@@ -21,6 +21,9 @@ from .pacing import Pacer
 from .pages import Page, PagePool
 from .sequence import Sequence
 
+MOST_SCORED = 256
+"""Prompt tokens whose log-probabilities one step computes: each takes the logits of a whole vocabulary."""
+
 
 @dataclass(slots=True)
 class ScheduledSequence:
@@ -62,6 +65,7 @@ class Scheduler:
     _rows: list[int] = field(init=False)
     _step_tokens: int = field(init=False)
     _pooling: int = 0
+    _to_score: int = field(init=False, default=MOST_SCORED)
 
     def __post_init__(self) -> None:
         self._step_tokens = self.max_step_tokens
@@ -89,6 +93,7 @@ class Scheduler:
         # An example, with 8 tokens a step: A and B decode, C has computed 10 of its 30 prompt tokens, D
         # waits. The plan is A 1, B 1, C 6. Once C's last 2 are planned, D is admitted and gets what is left,
         # 4: only the last sequence of a plan is ever cut.
+        self._to_score = MOST_SCORED
         budget = self._plan_decodes(plan)
         budget = self._plan_prompts(plan, budget)
         while self.waiting and self._rows and budget > 0 and self._admit(self.waiting[0]):
@@ -142,12 +147,22 @@ class Scheduler:
     def _plan_chunk(self, plan: list[ScheduledSequence], sequence: Sequence, budget: int) -> int:
         """Plan what fits of a sequence; return the tokens left in the budget, none if time has run out."""
         pending = sequence.pending
-        count = wanted = min(pending, budget)
+        count = wanted = min(pending, budget, self._most_to_score(sequence))
+        if not wanted:  # the others may continue
+            return budget
         if self.pacer is not None:
             count = self.pacer.take(sequence.computed, wanted)
         if count:
             plan.append(ScheduledSequence(sequence, count, samples=count == pending and sequence.generates))
+            self._to_score -= len(sequence.to_score(sequence.computed, count))
         return budget - count if count == wanted else 0
+
+    def _most_to_score(self, sequence: Sequence) -> int:
+        """How many of its tokens a step can take until it would score more than it may."""
+        scored = sequence.to_score(sequence.computed, sequence.pending)
+        if len(scored) <= self._to_score:
+            return sequence.pending
+        return scored.start - sequence.computed + self._to_score
 
     # Pages ----------------------------------------------------------------------------------------------
 
@@ -218,13 +233,13 @@ class Scheduler:
         return True
 
     def _find_prefix(self, sequence: Sequence) -> list[Page]:
-        """The cached pages of its beginning; at least one token is left to compute, for its logits."""
+        """The cached pages of its beginning; the tokens whose logits are wanted are left to compute."""
         found: list[Page] = []
         if not self.prefix_cache or ((pooling := sequence.request.pooling) and pooling.type == "mean"):
             return found  # pages hold keys and values, not the hidden states that a mean is made of
         # With pages of 4, of 8 known tokens only the first page is looked up, of 9 both: the last token is
         # computed in any case, since its logits choose the next one.
-        for index in range((len(sequence.tokens) - 1) // self.pool.page_size):
+        for index in range(sequence.reusable // self.pool.page_size):
             page = self.pool.find(self._key(sequence, index))
             if page is None:
                 break

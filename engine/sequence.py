@@ -32,6 +32,9 @@ class Sequence:
         pooled: float32 [hidden], the sum of the hidden states that have been read, if it is pooled.
         failure: why no next token can be chosen, if that is known.
         prompt_length: number of tokens that are the prompt's.
+        scored: number of the prompt's tokens that need no log-probability any more: the first and those whose
+            was read.
+        ends: why it ends once they all are, if its tokens were complete when it came.
     """
 
     request: Request
@@ -49,11 +52,14 @@ class Sequence:
     cached_tokens: int | None = None
     pooled: "NDArray[np.float32] | None" = None
     failure: str = ""
+    scored: int = 0
+    ends: FinishReason | None = None
     prompt_length: int = field(init=False)
     _full_length: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.request.prompt_ids)
+        self.scored = self.prompt_length if self.request.prompt_logprobs is None else 1
         self._full_length = min(self.limit, self.prompt_length + self.request.params.max_tokens)
 
     @property
@@ -68,6 +74,16 @@ class Sequence:
     def generates(self) -> bool:
         """Whether tokens follow its prompt; otherwise it is pooled."""
         return self.request.pooling is None
+
+    @property
+    def reusable(self) -> int:
+        """Number of tokens at its beginning that need not be computed if their keys and values are there."""
+        # Position i gives the log-probability of token i + 1, so that of 5 tokens scored 4 need no logits.
+        return self.scored - 1 if self.scored < self.prompt_length else len(self.tokens) - 1
+
+    def to_score(self, start: int, count: int) -> range:
+        """Which of `count` tokens from position `start` on have the log-probability of the prompt's next."""
+        return range(max(start, self.scored - 1), min(start + count, self.prompt_length - 1))
 
     @property
     def urgency(self) -> tuple[int, int]:

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.sample import sample
+from ..kernels.score import score
 from .batch import Batch
 from .config import EngineConfig
 from .pooling import PooledChunk, PooledRows
+from .request import TokenLogprobs
 from .sampling.rows import RowParams
 from .sampling.sampled import Sampled, sampled
+from .sampling.scored import Scoring, scoring_of
 from .scheduler import ScheduledSequence
 from .sequence import Sequence
 from .step_input import Executor
@@ -97,7 +100,8 @@ class PlainLauncher:
         """Compute a planned step. If it raises, the sequences are unchanged."""
         for scheduled in plan:
             self._batch.sync(scheduled.sequence, self._params.set_row)
-        step, sampling = self._batch.step_input(plan)
+        scoring = scoring_of(plan)
+        step, sampling = self._batch.step_input(plan, None if scoring is None else scoring.places)
         if pooled := PooledRows.of(plan):
             step.pooled = torch.from_numpy(pooled.rows).to(self._executor.device)
         rows = np.fromiter((scheduled.sequence.row for scheduled in sampling), np.int64, len(sampling))
@@ -105,12 +109,14 @@ class PlainLauncher:
         started = time.perf_counter()
         logits = self._executor.execute(step)
         made = Sampled(np.zeros(0, np.int64), None)
+        scores = self._score(logits[len(sampling) :], scoring) if scoring is not None else []
         if sampling:
-            made = self._sample(logits, rows)
+            made = self._sample(logits[: len(sampling)], rows)
             self._batch.append(rows, made.token_ids.clip(min=0))
         if pooled:
             assert step.hidden is not None
             made.pooled = pooled.sums(step.hidden).cpu().numpy()
+        made.scores = scores
         self.device_s += time.perf_counter() - started
         chunks = pooled.chunks if pooled else []
         return _Done([scheduled.sequence for scheduled in sampling], len(step.token_ids), chunks, made)
@@ -124,6 +130,18 @@ class PlainLauncher:
         made = sample(logits, torch.arange(len(rows), device=logits.device), table, needs)
         parts = (made.tokens, made.logprobs, made.top_ids, made.top_logprobs)
         return sampled(self._params.wanted(rows), *(part.cpu().numpy() for part in parts if part is not None))
+
+    @torch.inference_mode()
+    def _score(self, logits: Tensor, scoring: Scoring) -> list[tuple[Sequence, list[TokenLogprobs]]]:
+        """The log-probabilities of the prompts' next tokens, from float32 logits [R, V]."""
+        there = logits.device
+        tokens, wanted = (
+            torch.from_numpy(scoring.tokens).to(there),
+            torch.from_numpy(scoring.wanted).to(there),
+        )
+        made = score(logits, tokens, wanted, int(scoring.wanted.max()))
+        parts = (made.logprobs, made.top_ids, made.top_logprobs)
+        return scoring.split(*(part.cpu().numpy() for part in parts if part is not None))
 
     def end_at(self, eos_token_ids: frozenset[int]) -> None:
         """Hold these tokens back before `min_tokens`, instead of those it was made with."""

@@ -33,7 +33,7 @@ def sample_cpu(logits: Tensor, rows: Tensor, table: SamplingTable, needs: Sample
         tokens[noisy] = _draw(logits[noisy], rows[noisy], table, needs)
     if needs.logprobs is None:
         return SampledTensors(tokens, None, None, None)
-    return SampledTensors(tokens, *_logprobs(plain, tokens, table.logprobs[rows], needs.logprobs))
+    return SampledTensors(tokens, *chosen_logprobs(plain, tokens, table.logprobs[rows], needs.logprobs))
 
 
 def _places(asks: Tensor) -> Tensor:
@@ -126,7 +126,9 @@ def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     return logits.masked_fill(logits < least, float("-inf"))
 
 
-def _logprobs(plain: Tensor, tokens: Tensor, wanted: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+def chosen_logprobs(
+    plain: Tensor, tokens: Tensor, wanted: Tensor, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities of the tokens and of each row's most likely ones, with ids (see `SampledTensors`)."""
     count = min(most, plain.shape[1])
     own = torch.zeros(len(tokens))

@@ -23,18 +23,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...kernels.sample import sample
+from ...kernels.score import score
 from ...kernels.structs import SampledTensors, SampleNeeds, SamplingTable
 from ..batch import Batch
 from ..config import EngineConfig
 from ..pooling import PooledChunk, PooledRows
 from ..sampling.rows import RowParams
 from ..sampling.sampled import Sampled
+from ..sampling.scored import Scoring, scoring_of
 from ..scheduler import ScheduledSequence
 from ..sequence import Sequence
 from ..step_input import Executor
 from .graphs import CudaGraphs, Graphs, NoGraphs
 from .inputs import Packed, PackedInputs
-from .results import Pending, Results
+from .results import Asides, Pending, Results
 from .shapes import StepShape, shapes_for
 
 CAPTURED_NEEDS = (SampleNeeds(False, False, False), SampleNeeds(False, False, True))
@@ -55,13 +57,13 @@ class _Launched:
     tokens: int
     pooled: list[PooledChunk]
     packed: Packed
-    sums: Tensor | None
+    asides: Asides
     launcher: "OverlappedLauncher"
     pending: Pending | None = None
 
     def draw(self) -> None:
         if self.pending is None:
-            self.pending = self.launcher.draw(self.packed, self.sums)
+            self.pending = self.launcher.draw(self.packed, self.asides)
 
     def read(self) -> Sampled:
         self.draw()
@@ -129,20 +131,20 @@ class OverlappedLauncher:
         with self.on_device():
             for scheduled in plan:
                 self._batch.sync(scheduled.sequence, self._begin_row)
-            pooled = PooledRows.of(plan)
+            pooled, scoring = PooledRows.of(plan), scoring_of(plan)
             packed = self._inputs.pack(plan)
             with self._on_the_cpu():
-                sums = self._run(packed, pooled)
+                asides = self._run(packed, pooled, scoring)
         sequences = [scheduled.sequence for scheduled in packed.sampling]
         tokens, chunks = sum(scheduled.count for scheduled in plan), pooled.chunks if pooled else []
-        launched = _Launched(sequences, tokens, chunks, packed, sums, self)
+        launched = _Launched(sequences, tokens, chunks, packed, asides, self)
         if not self._params.waits_for_tokens(packed.rows):
             launched.draw()
         return launched
 
     @torch.inference_mode()
-    def draw(self, packed: Packed, sums: Tensor | None) -> Pending:
-        """Sample the tokens of the step that was launched last, and send them to the host with its sums."""
+    def draw(self, packed: Packed, asides: Asides) -> Pending:
+        """Sample the tokens of the step that was launched last, and send them to the host with its asides."""
         self._params.follow(packed.rows)
         with self.on_device(), self._on_the_cpu():
             count, needs = packed.shape.samples, packed.needs
@@ -151,7 +153,7 @@ class OverlappedLauncher:
             else:
                 made = SampledTensors(self._tokens[:count], None, None, None)
             wanted = self._params.wanted(packed.rows[: len(packed.sampling)])
-            return self._results.send(made, wanted, sums)
+            return self._results.send(made, wanted, asides)
 
     @contextmanager
     def _on_the_cpu(self) -> Iterator[None]:
@@ -204,26 +206,40 @@ class OverlappedLauncher:
                 tokens = tokens.pin_memory()
             self._history[sequence.row, : len(tokens)].copy_(tokens, non_blocking=True)
 
-    def _run(self, packed: Packed, pooled: PooledRows | None) -> Tensor | None:
-        """Run the model; the sums of the hidden states of `pooled`."""
-        if pooled is not None:
-            hidden = self._forward(packed, self._upload(pooled.rows))
-            assert hidden is not None
-            return pooled.sums(hidden)
+    def _run(self, packed: Packed, pooled: PooledRows | None, scoring: Scoring | None) -> Asides:
+        """Run the model; what is wanted of its prompts besides."""
+        if pooled is not None or scoring is not None:
+            return self._forward_more(packed, pooled, scoring)
         if not self._graphs.replay(packed.shape):
             self._forward(packed)
-        return None
+        return Asides()
 
-    def _forward(self, packed: Packed, pooled: Tensor | None = None) -> Tensor | None:
-        """Run the model, from the packed input to the logits' buffer; the hidden states of `pooled` rows."""
+    def _forward(self, packed: Packed) -> None:
+        """Run the model, from the packed input to the logits' buffer."""
         room = self._logits[: packed.shape.samples]
-        step = packed.step_input(self._history, room)
-        step.pooled = pooled
-        logits = self._executor.execute(step)
+        logits = self._executor.execute(packed.step_input(self._history, room))
         # An executor may write its logits to the room it was shown; sampling is captured reading from there.
         if logits.data_ptr() != room.data_ptr():
             room.copy_(logits)
-        return step.hidden
+
+    def _forward_more(self, packed: Packed, pooled: PooledRows | None, scoring: Scoring | None) -> Asides:
+        """The same, kernel by kernel, for prompts of which more is wanted than their keys and values."""
+        room, step = self._logits[: packed.shape.samples], packed.step_input(self._history)
+        asides = Asides(scoring=scoring)
+        if pooled is not None:
+            step.pooled = self._upload(pooled.rows)
+        if scoring is not None:
+            assert step.sampled is not None, "a step of decodes has no prompt token"
+            step.sampled = torch.cat([step.sampled, self._upload(scoring.places)])
+        logits = self._executor.execute(step)
+        room.copy_(logits[: len(room)])
+        if pooled is not None:
+            assert step.hidden is not None
+            asides.sums = pooled.sums(step.hidden)
+        if scoring is not None:
+            tokens, wanted = self._upload(scoring.tokens), self._upload(scoring.wanted)
+            asides.scored = score(logits[len(room) :], tokens, wanted, int(scoring.wanted.max()))
+        return asides
 
     def _sample(self, packed: Packed, needs: SampleNeeds) -> SampledTensors:
         """Sample tokens from the logits' buffer; they also become known to the device."""
