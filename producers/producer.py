@@ -168,6 +168,7 @@ class Producer(ABC, Generic[Enqueued]):
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
         response_format: ResponseFormat | type[BaseModel] | Literal["text", "json_object"] | None = None,
         structured_outputs: StructuredOutputs | None = None,
         n: Literal[1] = 1,
@@ -195,7 +196,8 @@ class Producer(ABC, Generic[Enqueued]):
             messages: a chat, `[{"role": ..., "content": ...}]`, formatted by the model's chat template.
             prompt_token_ids: a prompt as token ids.
             tools: function definitions for the chat template.
-            max_tokens: maximum number of tokens to generate; a full context ends generation too.
+            max_tokens: maximum number of tokens to generate; a full context ends generation too. 0 only with
+                `prompt_logprobs`.
             min_tokens: before this many tokens, no end of text, stop token or stop string ends the job.
             temperature: 0 is greedy; 1 samples from the model's distribution.
             top_p: sample from the most likely tokens that together have this probability.
@@ -211,6 +213,7 @@ class Producer(ABC, Generic[Enqueued]):
             stop_token_ids: tokens that end the text.
             ignore_eos: continue past the model's end-of-text token.
             logprobs: return log-probabilities, and those of this many of the most likely tokens.
+            prompt_logprobs: the same for the prompt's tokens; they are in the result.
             response_format: JSON as the answer, as in OpenAI's API: `{"type": "json_object"}`, or
                 `{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}`, or a pydantic model.
             structured_outputs: one of `json` (a schema), `regex`, `choice` and `grammar` (Lark), which the

@@ -73,19 +73,9 @@ LEAST_LOGPROB = -9999.0
 Logprob = Annotated[float, BeforeValidator(_least)]
 
 
-class TokenLogprob(_Published):
-    """One token with its log-probability, and the most likely tokens at its position in order.
-
-    Attributes:
-        token: its text; a part of a character is shown as U+FFFD.
-        top: id, text and log-probability of each of the most likely tokens.
-        hex: the token's bytes, if they differ from those of `token`.
-        top_hex: the same for each of `top`, if any of them differ.
-    """
-
+class _Token(_Published):
     token_id: int
     token: str
-    logprob: Logprob
     top: tuple[tuple[int, str, Logprob], ...] = ()
     hex: str | None = None
     top_hex: tuple[str | None, ...] = ()
@@ -100,6 +90,25 @@ class TokenLogprob(_Published):
         """The bytes of each of `top`."""
         spelt = self.top_hex or (None,) * len(self.top)
         return tuple(_bytes_of(token, digits) for (_, token, _), digits in zip(self.top, spelt, strict=True))
+
+
+class TokenLogprob(_Token):
+    """One token with its log-probability, and the most likely tokens at its position in order.
+
+    Attributes:
+        token: its text; a part of a character is shown as U+FFFD.
+        top: id, text and log-probability of each of the most likely tokens.
+        hex: the token's bytes, if they differ from those of `token`.
+        top_hex: the same for each of `top`, if any of them differ.
+    """
+
+    logprob: Logprob
+
+
+class PromptLogprob(_Token):
+    """The same for a token of a prompt; None for the first, since nothing says how likely that is."""
+
+    logprob: float | None = None
 
 
 def _bytes_of(token: str, digits: str | None) -> Bytes:
@@ -199,6 +208,7 @@ class Output(_Published):
     Attributes:
         token_strs: the names of `token_ids` in the vocabulary, if a job of the tokenizer asked for them.
         embedding: the prompt's vector, if the job asked for it; in JSON float32 in base64.
+        prompt_logprobs: one entry for each token of the prompt, if the job asked for them and succeeded.
     """
 
     text: str = ""
@@ -208,6 +218,7 @@ class Output(_Published):
     usage: Usage = Usage()
     token_strs: tuple[str, ...] | None = None
     embedding: Vector | None = None
+    prompt_logprobs: tuple[PromptLogprob, ...] | None = None
 
 
 class JobResult(Output):

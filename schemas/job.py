@@ -41,6 +41,9 @@ MAX_LOGIT_BIASES = 1024
 
 MAX_ALLOWED_TOKENS = 8192
 
+MAX_LOGPROBS = 1024
+"""More than the setting `max_logprobs` can allow."""
+
 _IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
 
 _ALL_TOKENS = 2**31 - 1
@@ -227,6 +230,7 @@ _GENERATES: dict[str, object] = {
     "stop_token_ids": (),
     "ignore_eos": False,
     "logprobs": None,
+    "prompt_logprobs": None,
     "response_format": None,
     "structured_outputs": None,
 }
@@ -242,7 +246,10 @@ class Job(_Wire):
         model: the served name of the model.
         messages: at most 10,000.
         tools: function definitions for the chat template.
-        max_tokens: maximum number of tokens to generate; a full context ends generation too.
+        prompt_logprobs: log-probabilities of the prompt's tokens, and of this many of the most likely ones at
+            their places; they are part of the result. As `logprobs`, at most `max_logprobs`.
+        max_tokens: maximum number of tokens to generate; a full context ends generation too. 0 only with
+            `prompt_logprobs`.
         min_tokens: before this many tokens, no end of text, stop token or stop string ends the job.
         temperature: 0 is greedy, as is anything below 0.00001.
         top_p: the most likely token is always kept, however small this is.
@@ -271,7 +278,9 @@ class Job(_Wire):
     prompt_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)] | None = None
     tools: tuple[Annotated[dict[str, Any], AfterValidator(check_json)], ...] | None = None
 
-    max_tokens: Annotated[int, Field(ge=1, le=2**24)] = 256
+    # Before max_tokens, whose check reads it.
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=2**24)] = 256
     min_tokens: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -292,7 +301,7 @@ class Job(_Wire):
     ] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=64)] = ()
     ignore_eos: bool = False
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: OptionalResponseFormat = None
     structured_outputs: OptionalStructuredOutputs = None
     n: Literal[1] = 1
@@ -335,6 +344,13 @@ class Job(_Wire):
             if getattr(self, name, usual) != usual:
                 raise ValueError(f"{name} has no meaning beside embed, which generates nothing; leave it out")
         return self
+
+    @field_validator("max_tokens")
+    @classmethod
+    def _wants_something(cls, max_tokens: int, info: ValidationInfo) -> int:
+        if max_tokens == 0 and info.data.get("prompt_logprobs") is None:
+            raise ValueError("must be at least 1, or 0 with prompt_logprobs")
+        return max_tokens
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -26,7 +26,7 @@ _QUEUE = {
 }
 """Arguments of a job that say nothing of what is generated."""
 
-VLLM_PASSED = frozenset(Job.model_fields) - _OPENAI - _QUEUE
+VLLM_PASSED = frozenset(Job.model_fields) - _OPENAI - _QUEUE - {"prompt_logprobs"}
 """Fields that are arguments of a job under the same name."""
 
 VLLM_NEUTRAL: dict[str, tuple[object, ...]] = {

@@ -19,7 +19,8 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_o
     may have been lost.
 
     Raises:
-        InvalidJob: the job is larger than `max_job_bytes`, or can't be written (raised at once).
+        InvalidJob: the job is larger than `max_job_bytes`, asks for more log-probabilities than the limits
+            allow, or can't be written (raised at once).
         QueueFull: the lane or the tenant is at its limit (raised by the reply, like the next two).
         RateLimited: the tenant has used up this minute's requests or tokens.
         IdempotencyConflict: the idempotency key belongs to another body.
@@ -31,6 +32,7 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_o
         raise InvalidJob(
             "job", f"is {size} bytes as JSON; at most {limits.max_job_bytes} are accepted (max_job_bytes)"
         )
+    limits.check_logprobs(job, len(job.prompt_token_ids or ()))
 
     def parse(reply: list[Any]) -> str:
         status = text(reply[0])

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from ..errors import BadSetting
+from ..job import MAX_LOGPROBS
 from ..keys import NAMESPACE
 from ..redis.connection.address import Address
 from ..redis.connection.connect import not_a_url
@@ -122,6 +123,10 @@ class CommonSettings(BaseSettings):
         max_job_bytes: maximum size of a job as JSON.
         max_queued_jobs: maximum number of queued jobs per lane (class and tenant).
         max_queued_bytes: maximum size of the queued jobs per lane.
+        max_logprobs: the most that a job's `logprobs` and `prompt_logprobs` may ask for; the same for
+            producers and workers, like the next one.
+        max_prompt_logprobs: the most log-probabilities of one prompt, of its tokens and of those beside them:
+            its tokens times (1 + `prompt_logprobs`). Each takes about 60 bytes of the result in Redis.
     """
 
     # extra: the file serves all processes, each with settings of its own; typos are found by `names`.
@@ -143,6 +148,8 @@ class CommonSettings(BaseSettings):
     max_job_bytes: Annotated[int, Field(gt=0)] = 4 * 2**20
     max_queued_jobs: Annotated[int, Field(gt=0)] = 1_000_000
     max_queued_bytes: Annotated[int, Field(gt=0)] = 2**30
+    max_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = 20
+    max_prompt_logprobs: Annotated[int, Field(ge=0, le=2**24)] = 65_536
 
     @field_validator("redis_url")
     @classmethod
@@ -195,7 +202,13 @@ class CommonSettings(BaseSettings):
     @property
     def queue(self) -> QueueSettings:
         """The settings that the enqueue and upkeep scripts take."""
-        limits = Limits(self.max_job_bytes, self.max_queued_jobs, self.max_queued_bytes)
+        limits = Limits(
+            self.max_job_bytes,
+            self.max_queued_jobs,
+            self.max_queued_bytes,
+            self.max_logprobs,
+            self.max_prompt_logprobs,
+        )
         return QueueSettings(
             namespace=self.namespace,
             partitions=self.partitions,

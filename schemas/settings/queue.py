@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from ..errors import InvalidJob
+from ..job import Job
 from ..keys import NAMESPACE
 
 MOST_PARTITIONS = 1024
@@ -23,11 +25,35 @@ class Limits:
         max_queued_jobs: maximum number of queued jobs per lane (class and tenant), and of delayed jobs per
         model.
         max_queued_bytes: maximum size of the queued jobs per lane.
+        max_logprobs: the most that a job's `logprobs` and `prompt_logprobs` may ask for.
+        max_prompt_logprobs: the most log-probabilities of one prompt, its tokens' and those beside them.
     """
 
     max_job_bytes: int = 4 * 2**20
     max_queued_jobs: int = 1_000_000
     max_queued_bytes: int = 2**30
+    max_logprobs: int = 20
+    max_prompt_logprobs: int = 65_536
+
+    def check_logprobs(self, job: Job, prompt_tokens: int) -> None:
+        """Check what a job asks for, as far as the number of its prompt's tokens is known.
+
+        Raises:
+            InvalidJob: it asks for more log-probabilities than are allowed.
+        """
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(job, name)
+            if asked is not None and asked > self.max_logprobs:
+                raise InvalidJob(name, f"must be at most max_logprobs = {self.max_logprobs} (got {asked})")
+        if job.prompt_logprobs is None:
+            return
+        entries = prompt_tokens * (1 + job.prompt_logprobs)
+        if entries > self.max_prompt_logprobs:
+            raise InvalidJob(
+                "prompt_logprobs",
+                f"{job.prompt_logprobs} beside each of {prompt_tokens} tokens make {entries} "
+                f"log-probabilities; at most max_prompt_logprobs = {self.max_prompt_logprobs} are allowed",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class Estimates:
 
     def note_output(self, tokens: int, max_tokens: int) -> None:
         """Learn from a job that ended by itself after `tokens`."""
+        if not max_tokens:  # it wanted nothing but its prompt's log-probabilities
+            return
         self.output_share += _WEIGHT * (min(tokens / max_tokens, 1.0) - self.output_share)
 
     def note_prompt(self, tokens: int, prompt_bytes: int) -> None:

@@ -100,7 +100,15 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         # Once, and before the tokenizer and the fingerprint are read: all of them read the same files.
         model = str(model_folder(model, lambda progress: _report(progress, pipe)))
     limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
-    places = Places(Order(model, settings.show_prompts, *limits, settings.sanitize_control_tokens))
+    order = Order(
+        model,
+        settings.show_prompts,
+        *limits,
+        settings.sanitize_control_tokens,
+        settings.max_logprobs,
+        settings.max_prompt_logprobs,
+    )
+    places = Places(order)
     engine, tokenizer, fingerprint = _load(spec, _engine_config(settings, launch, model), places)
     grammars = Grammars(tokenizer, engine.model_info.vocab_size, engine.model_info.eos_token_ids)
     if settings.engine != DEFAULT:  # another engine makes other tokens from the same model

@@ -17,7 +17,7 @@ from .flush import Unwritable
 from .host_notices import HostNotices
 from .intake.lanes import Admission
 from .intake.reader import refusal
-from .running_job import RunningJob, wire_logprobs
+from .running_job import RunningJob, first_of_prompt, wire_logprobs
 from .text import TokenText
 
 SAID_AGAIN_S = 10.0
@@ -133,6 +133,8 @@ class Roster:
         if prepared.error is not None:
             self.fail(running, prepared.error.code, prepared.error.message)
             return
+        if running.job is not None and running.job.prompt_logprobs is not None and request is not None:
+            running.prompt_logprobs = [first_of_prompt(self.tokenizer, prepared.prompt_ids[0])]
         if request is None:  # its last worker had written all but the end
             running.end(JobState.SUCCEEDED, "stop", tail=False)
             self.urgent = True
@@ -177,6 +179,8 @@ class Roster:
             self._note_tokens(running, len(progress.token_ids), now)
         running.cached_tokens = progress.cached_tokens or running.cached_tokens
         logprobs = wire_logprobs(self.tokenizer, progress.logprobs) if progress.logprobs else []
+        if progress.prompt_logprobs and running.prompt_logprobs is not None:
+            running.prompt_logprobs += wire_logprobs(self.tokenizer, progress.prompt_logprobs)
         if progress.finish_reason is FinishReason.ERROR:
             self.fail(running, FailureCode.ENGINE, progress.error)
             return
@@ -187,6 +191,8 @@ class Roster:
         stopped_by_token = progress.finish_reason is FinishReason.STOP
         if running.add(progress.token_ids, logprobs, silence_last=stopped_by_token):
             self.engine.cancel(progress.id)
+            self._succeed(running, "stop", tail=False)
+        elif progress.finish_reason is not None and running.ended_by_text:
             self._succeed(running, "stop", tail=False)
         elif progress.finish_reason is not None:
             self._succeed(running, "stop" if stopped_by_token else "length")
@@ -202,6 +208,9 @@ class Roster:
         running.last_token_at = now
 
     def _succeed(self, running: RunningJob, reason: FinishReasonName, *, tail: bool = True) -> None:
+        if running.prompt_logprobs is not None and len(running.prompt_logprobs) != running.prompt_tokens:
+            self.fail(running, FailureCode.ENGINE, "prompt_logprobs: this engine doesn't give them")
+            return
         running.end(JobState.SUCCEEDED, reason, tail=tail)
         self.urgent = True
         if running.job is not None and running.job.embed is None:
@@ -223,6 +232,7 @@ class Roster:
             return
         # Without what may have been the cause: the end that says so must be writable.
         running.broken, running.logprobs, running.text = True, None, None
+        running.prompt_logprobs = None
         self.leaving.pop(running, None)
         self.jobs[running.job_id] = running
         what = f"{type(error).__name__}: {error}"

@@ -38,6 +38,9 @@ class RunningJob:
         broken: the worker failed over it once already.
         told: the tokenizer's answer, if it wants no other.
         embedding: the prompt's vector, if it wants that.
+        ended_by_text: whether an earlier worker's tokens ended it by a stop string.
+        prompt_logprobs: what is known of the prompt's tokens; None if the job doesn't ask. Another worker
+            computes them again, with the prompt.
     """
 
     tag: Tag
@@ -76,6 +79,8 @@ class RunningJob:
     broken: bool = False
     told: Told | None = None
     embedding: list[float] | None = None
+    ended_by_text: bool = False
+    prompt_logprobs: list[dict[str, Any]] | None = None
 
     @classmethod
     def of_claim(cls, tag: Tag, claimed: ClaimedJob, now: float) -> "RunningJob":
@@ -192,6 +197,7 @@ class RunningJob:
                 "embedding": self.embedding,
                 "finish_reason": self.finish_reason,
                 "logprobs": self.logprobs,
+                "prompt_logprobs": self.prompt_logprobs if self.ended is JobState.SUCCEEDED else None,
                 "usage": Usage(
                     prompt_tokens=self.prompt_tokens,
                     cached_tokens=self.cached_tokens,
@@ -199,6 +205,13 @@ class RunningJob:
                 ),
             }
         )
+
+
+def first_of_prompt(tokenizer: TokenText, token_id: int) -> dict[str, Any]:
+    """The entry of a prompt's first token, which has no log-probability."""
+    token, digits = _spelt(tokenizer.token_bytes(token_id))
+    wire: dict[str, Any] = {"token_id": token_id, "token": token}
+    return wire if digits is None else wire | {"hex": digits}
 
 
 def wire_logprobs(tokenizer: TokenText, entries: list[TokenLogprobs]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import structlog
@@ -323,12 +323,18 @@ class Intake:
         job = admission.job = WireJob.model_validate({**prepared.fields, "prompt": _READ})
         replay = prepared.replay
         admission.text = TextStream(self.tokenizer, job.stop, job.min_tokens, replay.position)
-        if prepared.error is None and prepared.told is None and not replay.stopped:
+        if prepared.error is not None or prepared.told is not None:
+            return
+        running.ended_by_text = replay.stopped
+        if not replay.stopped or job.prompt_logprobs is not None:
+            params = sampling_params(job, running.job_id)
             admission.request = Request(
                 id=running.job_id,
                 prompt_ids=prepared.prompt_ids,
-                params=sampling_params(job, running.job_id),
-                output_ids=list(replay.token_ids),
+                # Ended by a stop string, all that is missing is what the prompt is asked for.
+                params=replace(params, max_tokens=0) if replay.stopped else params,
+                output_ids=[] if replay.stopped else list(replay.token_ids),
+                prompt_logprobs=job.prompt_logprobs,
                 priority=_PRIORITY[job.job_class],
                 # Prefixes are shared within a tenant only: how fast a prompt is read would tell others what
                 # was sent.

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Literal
 
+from ....schemas.settings.queue import Limits
 from ...supervision.lifeline import at_parents_end
 from ..gently import gently
 from ..prepared import Asked, Prepared
@@ -54,6 +55,7 @@ class Order:
         most_s: time that a job may take in any place.
         memory_mb: address space of a place.
         sanitize: treat names of control tokens in messages as plain text.
+        max_logprobs, max_prompt_logprobs: as in the settings.
     """
 
     model: str
@@ -62,6 +64,8 @@ class Order:
     most_s: float
     memory_mb: int
     sanitize: bool = False
+    max_logprobs: int = Limits().max_logprobs
+    max_prompt_logprobs: int = Limits().max_prompt_logprobs
 
 
 def main(control: socket.socket, *, early: bool = False) -> None:
@@ -90,7 +94,8 @@ def main(control: socket.socket, *, early: bool = False) -> None:
     # A core file would hold prompts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = f"intake_memory_mb={order.memory_mb} allows"
-    reader = Reader(tokenizer, order.show, memory)
+    limits = Limits(max_logprobs=order.max_logprobs, max_prompt_logprobs=order.max_prompt_logprobs)
+    reader = Reader(tokenizer, order.show, memory, limits)
     _warm_up(tokenizer)
     loaded = {
         "tokenizer": _serialized(tokenizer),

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ....schemas.errors import InvalidJob
 from ....schemas.events import Chunk, FailureCode, JobError, parse_event
+from ....schemas.settings.queue import Limits
 from ....schemas.wire import TokenizerTask, WireJob
 from ..host_notices import introduction
 from ..prepared import NOT_KEPT, Asked, Prepared, Told
@@ -48,6 +49,7 @@ class Reader:
         tokenizer: the model's tokenizer.
         show: how much of a job the host may show.
         memory: says how much memory a job may take, for the error.
+        limits: how many log-probabilities a job may ask for.
     """
 
     def __init__(
@@ -55,8 +57,9 @@ class Reader:
         tokenizer: Tokenizer,
         show: Literal["size", "start", "all"] = "size",
         memory: str = "this machine has",
+        limits: Limits = Limits(),  # noqa: B008
     ) -> None:
-        self._tokenizer, self._show, self._memory = tokenizer, show, memory
+        self._tokenizer, self._show, self._memory, self._limits = tokenizer, show, memory, limits
         self._grammars: Grammars | None = None
         try:
             self._bytes_a_token = bytes_a_token(tokenizer.to_json())
@@ -142,6 +145,10 @@ class Reader:
             raise _JobRefused(
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
             )
+        try:
+            self._limits.check_logprobs(job, len(prompt_ids))
+        except InvalidJob as error:
+            raise _JobRefused(FailureCode.INVALID, str(error)) from None
         prepared.prompt_ids = prompt_ids
 
     def _read_grammar(self, prepared: Prepared, job: WireJob, at: Callable[[str], None]) -> None:

@@ -290,6 +290,28 @@ def test_a_log_is_read_page_by_page_and_resumed_where_it_ends(desk, eventually, 
     redis.delete(tag.out("long"), tag.job("long"))
 
 
+@pytest.mark.parametrize("prompt_logprobs", [None, 2])
+def test_a_job_whose_log_a_stop_string_ends_runs_for_its_prompt_alone(
+    desk, eventually, redis, tokenizer, prompt_logprobs
+):
+    tag, ids = Tag("demo"), tokenizer.encode("the cat sat")
+    pieces, stopped = TextStream(tokenizer, ("cat",), 0).take(ids)
+    assert stopped
+    ended = len(pieces)
+    payload = chunk_payload(ended, pieces, ids[:ended], None)
+    redis.xadd(tag.out("ended"), {"event": payload}, id=f"{ended}-0")
+    redis.hset(tag.job("ended"), "offset", ended)
+    desk.put(spec_of(stop=["cat"], prompt_logprobs=prompt_logprobs), offset=ended, job_id="ended")
+    (done,) = wait_for(eventually, desk, 1)
+    assert done.running.ended_by_text
+    if prompt_logprobs is None:
+        assert done.request is None
+    else:
+        asked = done.request
+        assert (asked.output_ids, asked.params.max_tokens, asked.prompt_logprobs) == ([], 0, 2)
+    redis.delete(tag.out("ended"), tag.job("ended"))
+
+
 def test_a_log_that_lacks_tokens_fails_its_job(desk, eventually, redis):
     redis.hset(Tag("demo").job("short"), "offset", 5)
     desk.put(spec_of(), offset=5, job_id="short")
