@@ -9,6 +9,7 @@ from .answers import Stream, usage_body
 from .fields import TIER, WHO, Fields, generation_fields
 from .logprobs import chat_logprobs
 from .options import FIELDS as ANSWER_OPTIONS
+from .prompts import AboutPrompt, prompt_logprobs, take_about_prompt
 from .vllm import VLLM_NEUTRAL, VLLM_PASSED
 
 FIELDS = Fields(
@@ -62,6 +63,7 @@ def chat_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     _take_tool_choice(fields)
     _take_limit(fields)
     _take_logprobs(fields)
+    take_about_prompt(fields, body, echo=False)
     return fields
 
 
@@ -89,9 +91,14 @@ def _take_logprobs(fields: dict[str, Any]) -> None:
 
 
 def chat_body(
-    result: JobResult, model: str, created: int, *, return_token_ids: bool = False
+    result: JobResult,
+    model: str,
+    created: int,
+    *,
+    return_token_ids: bool = False,
+    prompt: AboutPrompt | None = None,
 ) -> dict[str, Any]:
-    """The answer of a job that succeeded."""
+    """The answer of a job that succeeded; `prompt` is what it says of its prompt, if it says anything."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": result.text, "refusal": None},
@@ -108,6 +115,7 @@ def chat_body(
         "choices": [choice],
         "usage": usage_body(result.usage),
         "system_fingerprint": result.fingerprint,
+        **prompt_logprobs(result, None if prompt is None else prompt.prompt_logprobs),
     }
 
 

@@ -1,14 +1,16 @@
 """Completions: requests as jobs, and results as answers and streams."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...schemas.errors import InvalidJob
-from ...schemas.events import Chunk, JobResult
+from ...schemas.events import Chunk, JobResult, PromptLogprob, TokenLogprob
 from .answers import Stream, usage_body
 from .fields import TIER, WHO, Fields, generation_fields
 from .logprobs import LegacyLogprobs
 from .options import FIELDS as ANSWER_OPTIONS
+from .options import flag
+from .prompts import AboutPrompt, about_prompt, prompt_logprobs, take_about_prompt
 from .vllm import VLLM_NEUTRAL, VLLM_PASSED
 
 MAX_PROMPTS = 128
@@ -24,9 +26,10 @@ FIELDS = Fields(
         **ANSWER_OPTIONS,
         **TIER,
         **WHO,
+        "echo": "repeat the prompt before the answer; with `logprobs`, those of its tokens too",
         "response_format": "JSON, or JSON of a schema, which the answer follows",
     },
-    neutral={**VLLM_NEUTRAL, "add_special_tokens": (True,), "echo": (False,), "n": (1,), "suffix": ("",)},
+    neutral={**VLLM_NEUTRAL, "add_special_tokens": (True,), "n": (1,), "suffix": ("",)},
     refused={"messages": "send a prompt, or ask for a chat completion"},
 )
 
@@ -52,8 +55,20 @@ def completion_jobs(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     fields = generation_fields(FIELDS, body)
     if isinstance(fields.get("logprobs"), bool):
         raise InvalidJob("logprobs", "must be a number: how many of the most likely tokens to list")
+    echo = flag(fields, "echo")
+    fields.pop("echo", None)
     prompt = fields.pop("prompt", None)
-    return [fields] if prompt is None else [fields | one for one in _prompts(prompt)]
+    jobs = [fields] if prompt is None else [fields | one for one in _prompts(prompt)]
+    for job in jobs:
+        take_about_prompt(job, body, echo=echo)
+    return jobs
+
+
+def about_prompts(body: Mapping[str, Any]) -> list[AboutPrompt]:
+    """What the answer to a request, which became these jobs, says of each prompt."""
+    prompt = body.get("prompt")
+    prompts = [{}] if prompt is None else _prompts(prompt)
+    return [about_prompt(body, one.get("prompt")) for one in prompts]
 
 
 def _prompts(prompt: object) -> list[dict[str, Any]]:
@@ -80,9 +95,16 @@ def _is_token(part: object) -> bool:
 
 
 def completion_body(
-    *results: JobResult, model: str, created: int, return_token_ids: bool = False
+    *results: JobResult,
+    model: str,
+    created: int,
+    return_token_ids: bool = False,
+    prompts: Sequence[AboutPrompt] = (),
 ) -> dict[str, Any]:
-    """The answer of jobs that succeeded, one for each prompt of the request; the first gives it its id."""
+    """The answer of jobs that succeeded, one for each prompt of the request; the first gives it its id.
+
+    `prompts` is what the choices say of their prompts, if they say anything.
+    """
     counts = [usage_body(result.usage) for result in results]
     usage = {name: sum(count[name] for count in counts) for name in counts[0] if name.endswith("_tokens")}
     cached = sum(result.usage.cached_tokens for result in results)
@@ -91,16 +113,22 @@ def completion_body(
         "object": "text_completion",
         "created": created,
         "model": model,
-        "choices": [_whole(index, result, return_token_ids) for index, result in enumerate(results)],
+        "choices": [
+            _whole(index, result, return_token_ids, prompts[index] if prompts else AboutPrompt())
+            for index, result in enumerate(results)
+        ],
         "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached}},
         "system_fingerprint": results[0].fingerprint,
     }
 
 
-def _whole(index: int, result: JobResult, return_token_ids: bool) -> dict[str, Any]:
-    choice = _choice(index, result.text) | {"finish_reason": result.finish_reason}
+def _whole(index: int, result: JobResult, return_token_ids: bool, prompt: AboutPrompt) -> dict[str, Any]:
+    text = prompt.echoed(result) + result.text
+    choice = _choice(index, text) | {"finish_reason": result.finish_reason}
     if result.logprobs is not None:
-        choice["logprobs"] = LegacyLogprobs(whole=True).shape(result.logprobs, result.text)
+        tokens: list[TokenLogprob | PromptLogprob] = [*prompt.scored(result), *result.logprobs]
+        choice["logprobs"] = LegacyLogprobs(whole=True).shape(tokens, text)
+    choice |= prompt_logprobs(result, prompt.prompt_logprobs)
     if return_token_ids:
         choice["token_ids"] = list(result.token_ids)
     return choice
@@ -112,6 +140,7 @@ class CompletionStream(Stream):
     Args:
         answer_id: the job that gives the whole answer its id, if it isn't this choice's own.
         index: the choice's place in the answer.
+        prompt: what the choice says of its prompt.
     """
 
     _OBJECT = "text_completion"
@@ -125,10 +154,16 @@ class CompletionStream(Stream):
         return_token_ids: bool = False,
         *,
         index: int = 0,
+        prompt: AboutPrompt | None = None,
     ) -> None:
         super().__init__(f"cmpl-{job_id}", model, created, include_usage, return_token_ids)
         self._index = index
+        self._echo = prompt.text if prompt is not None and prompt.echo else None
         self._logprobs = LegacyLogprobs(whole=False)
+
+    def start(self) -> list[dict[str, Any]]:
+        """The event that repeats the prompt, if that is asked for."""
+        return [self._event(_choice(self._index, self._echo))] if self._echo else []
 
     def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
         """The event of a chunk; none if the chunk holds nothing that the client asked for."""

@@ -7,9 +7,10 @@ from typing import Any
 from ...schemas.errors import InvalidJob
 from ...schemas.events import JobResult
 from .chat import chat_body, chat_fields
-from .completions import completion_body, completion_fields
+from .completions import about_prompts, completion_body, completion_fields
 from .embeddings import embedding_body, embedding_fields, encoding_of
 from .options import flag
+from .prompts import about_prompt
 from .responses.body import Response
 from .responses.request import response_request
 
@@ -52,5 +53,8 @@ def response_body(url: str, model: str, result: JobResult, body: Mapping[str, An
         return embedding_body([result], model, encoding_of(body))
     with_ids = flag(body, "return_token_ids")
     if url == CHAT_URL:
-        return chat_body(result, model, created, return_token_ids=with_ids)
-    return completion_body(result, model=model, created=created, return_token_ids=with_ids)
+        about = about_prompt(body, None)
+        return chat_body(result, model, created, return_token_ids=with_ids, prompt=about)
+    return completion_body(
+        result, model=model, created=created, return_token_ids=with_ids, prompts=about_prompts(body)
+    )

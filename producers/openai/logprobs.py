@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Sequence
 from typing import Any
 
-from ...schemas.events import TokenLogprob
+from ...schemas.events import PromptLogprob, TokenLogprob
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -48,24 +48,18 @@ class LegacyLogprobs:
         self._at = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def shape(self, tokens: Sequence[TokenLogprob], text: str) -> dict[str, Any]:
+    def shape(self, tokens: Sequence[TokenLogprob | PromptLogprob], text: str) -> dict[str, Any]:
         """Describe the next tokens, and the text that became final with them."""
         self._text += text
         names = [_name(token.token, token.bytes) for token in tokens]
         return {
             "tokens": names,
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [
-                {
-                    _name(text, spelt): logprob
-                    for (_, text, logprob), spelt in zip(token.top, token.top_bytes, strict=True)
-                }
-                for token in tokens
-            ],
+            "top_logprobs": [_top(token) for token in tokens],
             "text_offset": [self._offset(token) for token in tokens],
         }
 
-    def _offset(self, token: TokenLogprob) -> int:
+    def _offset(self, token: TokenLogprob | PromptLogprob) -> int:
         begins = self._at
         piece = self._decoder.decode(token.bytes)
         for written in (piece, piece.removeprefix(" ")):  # the first word of a text may lose its space
@@ -76,6 +70,17 @@ class LegacyLogprobs:
 
     def _may_follow(self, written: str, begins: int) -> bool:
         return not self._whole and written.startswith(self._text[begins:])
+
+
+def _top(token: TokenLogprob | PromptLogprob) -> dict[str, float] | None:
+    """The most likely tokens at a token's place, itself always among them; None where nothing was likely."""
+    if token.logprob is None:
+        return None
+    own = {_name(token.token, token.bytes): token.logprob}
+    return {
+        _name(text, spelt): logprob
+        for (_, text, logprob), spelt in zip(token.top, token.top_bytes, strict=True)
+    } | own
 
 
 def _name(token: str, spelt: bytes) -> str:

@@ -26,7 +26,7 @@ _QUEUE = {
 }
 """Arguments of a job that say nothing of what is generated."""
 
-VLLM_PASSED = frozenset(Job.model_fields) - _OPENAI - _QUEUE - {"prompt_logprobs"}
+VLLM_PASSED = frozenset(Job.model_fields) - _OPENAI - _QUEUE
 """Fields that are arguments of a job under the same name."""
 
 VLLM_NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -37,7 +37,6 @@ VLLM_NEUTRAL: dict[str, tuple[object, ...]] = {
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "priority": (0,),
-    "prompt_logprobs": (False,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),

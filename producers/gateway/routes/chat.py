@@ -12,6 +12,7 @@ from ....schemas.ids import made_s
 from ...async_client import AsyncJobHandle
 from ...openai.chat import ChatStream, chat_body, chat_fields
 from ...openai.options import AnswerOptions, answer_options
+from ...openai.prompts import AboutPrompt, about_prompt
 from ..auth import Caller
 from ..bodies import body_of, read_json
 from ..errors import not_found
@@ -34,7 +35,7 @@ async def create_chat_completion(request: Request, caller: Caller) -> Response:
     generation = await begin(
         request, caller, [_asked(fields, options)], store=options.store, cache_key=cache_key
     )
-    return await _answer(request, generation, options)
+    return await _answer(request, generation, options, about_prompt(body, None))
 
 
 @router.get("/{completion_id}", summary="Read a chat completion again, or continue its stream")
@@ -54,16 +55,22 @@ def _asked(fields: Mapping[str, Any], options: AnswerOptions) -> dict[str, Any]:
     return {**fields, "stream": options.stream}
 
 
-async def _answer(request: Request, generation: Generation, options: AnswerOptions) -> Response:
+async def _answer(
+    request: Request, generation: Generation, options: AnswerOptions, prompt: AboutPrompt | None = None
+) -> Response:
     (job,), model = generation.jobs, generation.model
     if options.stream:
         shape = ChatStream(job.id, model, made_s(job.id), options.include_usage, options.return_token_ids)
         return await generation.stream(request, [shape])
-    return await generation.answer(request, lambda results: _body(job, model, results, options))
+    return await generation.answer(request, lambda results: _body(job, model, results, options, prompt))
 
 
 def _body(
-    job: AsyncJobHandle, model: str, results: list[JobResult], options: AnswerOptions
+    job: AsyncJobHandle,
+    model: str,
+    results: list[JobResult],
+    options: AnswerOptions,
+    prompt: AboutPrompt | None,
 ) -> dict[str, Any]:
     (result,) = results
-    return chat_body(result, model, made_s(job.id), return_token_ids=options.return_token_ids)
+    return chat_body(result, model, made_s(job.id), return_token_ids=options.return_token_ids, prompt=prompt)

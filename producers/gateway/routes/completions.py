@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ....schemas.errors import HeadraceError
 from ....schemas.events import Chunk, JobResult
 from ....schemas.ids import made_s
-from ...openai.completions import CompletionStream, completion_body, completion_jobs
+from ...openai.completions import CompletionStream, about_prompts, completion_body, completion_jobs
 from ...openai.options import answer_options
 from ..auth import Caller
 from ..bodies import body_of, read_json
@@ -39,13 +39,21 @@ async def create_completion(request: Request, caller: Caller) -> Response:
         max_tokens=USUAL_MAX_TOKENS,
         cache_key=body.get("prompt_cache_key"),
     )
+    prompts = about_prompts(body)
     first, model = generation.jobs[0].id, generation.model
     form = (model, made_s(first))
     if options.stream:
         ended: list[JobResult] = []
         shapes = [
             _ChoiceOfSeveral(
-                CompletionStream(first, *form, options.include_usage, options.return_token_ids, index=index),
+                CompletionStream(
+                    first,
+                    *form,
+                    options.include_usage,
+                    options.return_token_ids,
+                    index=index,
+                    prompt=prompts[index],
+                ),
                 ended,
                 len(asked),
             )
@@ -55,7 +63,11 @@ async def create_completion(request: Request, caller: Caller) -> Response:
     return await generation.answer(
         request,
         lambda results: completion_body(
-            *results, model=model, created=made_s(first), return_token_ids=options.return_token_ids
+            *results,
+            model=model,
+            created=made_s(first),
+            return_token_ids=options.return_token_ids,
+            prompts=prompts,
         ),
     )
 

@@ -12,7 +12,8 @@ from ..vllm import VLLM_PASSED
 from .items import Item, items_of
 
 FIELDS = Fields(
-    passed=(VLLM_PASSED - {"prompt_token_ids"}) | {"model", "temperature", "top_p", "metadata"},
+    passed=(VLLM_PASSED - {"prompt_token_ids", "prompt_logprobs"})
+    | {"model", "temperature", "top_p", "metadata"},
     read={
         **TIER,
         **WHO,

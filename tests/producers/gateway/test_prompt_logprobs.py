@@ -97,3 +97,36 @@ def test_a_worker_refuses_a_prompt_that_turns_out_too_long_for_them(stack_redis)
         job = client.enqueue(PROMPT, model="demo", prompt_logprobs=1000)
         with pytest.raises(JobFailed, match="prompt_logprobs: must be at most max_logprobs = 20"):
             job.result(timeout_s=60)
+
+
+def test_echo_gives_several_prompts_as_an_evaluation_sends_them(http):
+    texts = [PROMPT, "A list is"]
+    ids = [weights()[0](text) for text in texts]
+    asked = {"model": "demo", "prompt": ids, "temperature": 0, "max_tokens": 1, "logprobs": 1, "echo": True}
+    answer = http.post("/v1/completions", json={**asked, "seed": 1234}).json()
+    for text, tokens, choice in zip(texts, ids, answer["choices"], strict=True):
+        given, logprobs = choice["logprobs"], weights()[1](tokens)
+        assert choice["text"].startswith(text)
+        assert len(given["token_logprobs"]) == len(tokens) + 1
+        assert given["token_logprobs"][0] is given["top_logprobs"][0] is None
+        expected = [here[token] for here, token in zip(logprobs, tokens[1:], strict=False)]
+        assert given["token_logprobs"][1:-1] == pytest.approx(expected, abs=1e-4)
+        best = [max(here) for here in logprobs[:-1]]
+        assert [max(top.values()) for top in given["top_logprobs"][1:-1]] == pytest.approx(best, abs=1e-4)
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+def test_echo_without_a_token_is_the_prompt(http):
+    asked = {"model": "demo", "prompt": PROMPT, "echo": True, "max_tokens": 0}
+    (choice,) = http.post("/v1/completions", json=asked).json()["choices"]
+    assert (choice["text"], choice["finish_reason"], choice["logprobs"]) == (PROMPT, "length", None)
+
+
+def test_a_chat_gives_them_by_id_as_vllm_does(http):
+    messages = [{"role": "user", "content": "What is a list?"}]
+    asked = {"model": "demo", "messages": messages, "prompt_logprobs": 1, "max_tokens": 1}
+    answer = http.post("/v1/chat/completions", json=asked).json()
+    first, *rest = answer["prompt_logprobs"]
+    assert first is None
+    assert len(rest) == answer["usage"]["prompt_tokens"] - 1
+    assert all(1 in {each["rank"] for each in place.values()} for place in rest)

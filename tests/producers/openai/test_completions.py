@@ -8,10 +8,11 @@ from headrace import Chunk, InvalidJob, JobResult
 from headrace.producers.openai.completions import (
     MAX_PROMPTS,
     CompletionStream,
+    about_prompts,
     completion_body,
     completion_jobs,
 )
-from headrace.schemas.events import JobState, TokenLogprob
+from headrace.schemas.events import JobState, PromptLogprob, TokenLogprob
 
 
 def test_an_answer_is_openais_type(result: JobResult) -> None:
@@ -21,7 +22,7 @@ def test_an_answer_is_openais_type(result: JobResult) -> None:
     assert body["choices"][0]["logprobs"] == {
         "tokens": ["hé", "y"],
         "token_logprobs": [-0.5, -1.0],
-        "top_logprobs": [{"hé": -0.5, "z": -2.0}, {}],
+        "top_logprobs": [{"hé": -0.5, "z": -2.0}, {"y": -1.0}],
         "text_offset": [0, 2],
     }
 
@@ -113,3 +114,82 @@ def test_parts_of_characters_are_told_apart_by_their_bytes() -> None:
     logprobs = completion_body(parts(b"\xc3", text=""), model="m", created=7)["choices"][0]["logprobs"]
     assert logprobs["tokens"] == ["bytes:\\xc3"]
     assert logprobs["top_logprobs"] == [{"bytes:\\xc3": -1.0, "bytes:\\xf0": -2.0}]
+
+
+PROMPT = (
+    PromptLogprob(token_id=5, token="To"),
+    PromptLogprob(token_id=6, token=" be", logprob=-3.0, top=((7, " do", -0.25), (8, " go", -1.5))),
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "job"),
+    [
+        ({"prompt": "To be", "echo": True}, {"prompt": "To be"}),
+        (
+            {"prompt": "To be", "echo": True, "logprobs": 1, "max_tokens": 0},
+            {"prompt": "To be", "logprobs": 1, "max_tokens": 0, "prompt_logprobs": 1},
+        ),
+        (
+            {"prompt": "x", "echo": True, "max_tokens": 0},
+            {"prompt": "x", "max_tokens": 0, "prompt_logprobs": 0},
+        ),
+        ({"prompt": [5, 6], "echo": True}, {"prompt_token_ids": [5, 6], "prompt_logprobs": 0}),
+        (
+            {"prompt": "x", "logprobs": 1, "prompt_logprobs": 2},
+            {"prompt": "x", "logprobs": 1, "prompt_logprobs": 2},
+        ),
+        ({"prompt": "x", "prompt_logprobs": False, "echo": False}, {"prompt": "x"}),
+    ],
+)
+def test_echo_asks_for_what_the_answer_needs_of_the_prompt(body: dict[str, Any], job: dict[str, Any]) -> None:
+    assert completion_jobs(body) == [job]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"prompt": "x", "echo": 1}, "echo"),
+        ({"prompt": "x", "echo": True, "logprobs": 1, "stream": True}, "echo"),
+        ({"prompt": [1], "echo": True, "stream": True}, "echo"),
+        ({"prompt": "x", "prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        ({"prompt": "x", "prompt_logprobs": True}, "prompt_logprobs"),
+    ],
+)
+def test_what_can_not_be_said_of_a_prompt_is_refused_by_name(body: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidJob) as refused:
+        completion_jobs(body)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("prompt", ["To be", [5, 6]])
+def test_an_echo_begins_with_the_prompt_and_its_log_probabilities(result: JobResult, prompt: object) -> None:
+    told = result.model_copy(update={"prompt_logprobs": PROMPT})
+    asked = {"prompt": prompt, "echo": True, "logprobs": 1, "prompt_logprobs": 2}
+    body = completion_body(told, model="m", created=7, prompts=about_prompts(asked))
+    (choice,) = body["choices"]
+    # OpenAI's server says null of the first token, which its type doesn't know.
+    known = {name: entries[1:] for name, entries in choice["logprobs"].items()}
+    conforms(Completion, body | {"choices": [choice | {"logprobs": known}]})
+    assert choice["text"] == "To behéy"
+    assert choice["logprobs"] == {
+        "tokens": ["To", " be", "hé", "y"],
+        "token_logprobs": [None, -3.0, -0.5, -1.0],
+        "top_logprobs": [None, {" do": -0.25, " be": -3.0}, {"hé": -0.5, "z": -2.0}, {"y": -1.0}],
+        "text_offset": [0, 2, 5, 7],
+    }
+    assert choice["prompt_logprobs"] == [
+        None,
+        {
+            "6": {"logprob": -3.0, "rank": None, "decoded_token": " be"},
+            "7": {"logprob": -0.25, "rank": 1, "decoded_token": " do"},
+            "8": {"logprob": -1.5, "rank": 2, "decoded_token": " go"},
+        },
+    ]
+
+
+def test_an_echoed_stream_begins_with_the_prompt(result: JobResult, chunks: list[Chunk]) -> None:
+    (about,) = about_prompts({"prompt": "To be ", "echo": True, "stream": True})
+    stream = CompletionStream(result.job_id, "m", 7, prompt=about)
+    events = [*stream.start(), *(event for chunk in chunks for event in stream.chunk(chunk))]
+    assert "".join(event["choices"][0]["text"] for event in events) == "To be héy"

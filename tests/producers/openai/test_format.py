@@ -85,7 +85,7 @@ def test_string_keys_of_logit_bias_are_token_ids() -> None:
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "best_of": 2}, "best_of"),
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "n": 2}, "n"),
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "top_logprobs": 2}, "top_logprobs"),
-        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "echo": True}, "echo"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "echo": "yes"}, "echo"),
         (CHAT_URL, ASKED | {"top_k": -2}, "top_k"),
         (CHAT_URL, ASKED | {"tool_choice": "required"}, "tool_choice"),
         (CHAT_URL, ASKED | {"tool_choice": "none", "tools": [{"name": "f"}]}, "tool_choice"),

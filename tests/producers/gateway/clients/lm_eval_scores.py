@@ -1,4 +1,7 @@
-"""Prints what `lm-eval` makes of the built-in model by itself and through the gateway: answers and scores."""
+"""Prints what `lm-eval` makes of the built-in model by itself and through the gateway: answers and scores.
+
+Those of `continuations` are likelihoods: of each choice its log-probability, and whether it is the likeliest.
+"""
 
 import json
 import os
@@ -29,9 +32,10 @@ def scores(task: str, model: str, arguments: dict[str, object], *, chat: bool = 
         bootstrap_iters=0,
     )
     samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
+    results = found["results"][task]
     return {
-        "score": found["results"][task]["exact_match,first_words"],
-        "answers": [sample["resps"][0][0] for sample in samples],
+        "score": results.get("exact_match,first_words", results.get("acc,none")),
+        "answers": [[response for (response,) in sample["resps"]] for sample in samples],
     }
 
 
@@ -39,6 +43,11 @@ chats, completions = (
     SERVED | {"base_url": f"{URL}/chat/completions"},
     SERVED | {"base_url": f"{URL}/completions"},
 )
+scored = completions | {
+    "tokenizer_backend": "huggingface",
+    "tokenizer": WEIGHTS,
+    "tokenized_requests": True,
+}
 found = {
     "questions": [
         scores("questions", *ITSELF, chat=True),
@@ -47,6 +56,10 @@ found = {
     "openings": [
         scores("openings", *ITSELF),
         scores("openings", "local-completions", completions),
+    ],
+    "continuations": [
+        scores("continuations", *ITSELF),
+        scores("continuations", "local-completions", scored),
     ],
 }
 print(json.dumps(found))

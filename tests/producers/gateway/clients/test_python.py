@@ -88,6 +88,12 @@ def test_lm_eval_gives_the_gateway_the_scores_of_the_weights_themselves(python, 
     printed = run(
         python("lm_eval"), str(HERE / "lm_eval_scores.py"), str(WEIGHTS), ".", folder=tasks, **offline
     )
-    for itself, served in json.loads(printed.splitlines()[-1]).values():
-        assert served == itself
+    found = json.loads(printed.splitlines()[-1])
+    for itself, served in found.values():
+        assert served["score"] == itself["score"]
         assert 0 < served["score"] < 1
+    itself, served = found.pop("continuations")
+    for mine, theirs in zip(served["answers"], itself["answers"], strict=True):
+        assert [greedy for _, greedy in mine] == [greedy for _, greedy in theirs]
+        assert [logprob for logprob, _ in mine] == pytest.approx([logprob for logprob, _ in theirs], abs=1e-4)
+    assert all(served["answers"] == itself["answers"] for itself, served in found.values())
