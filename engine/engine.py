@@ -9,6 +9,7 @@ import numpy as np
 
 from .config import EngineConfig
 from .errors import RequestError, is_of_the_device, is_out_of_memory
+from .launching import launcher_for
 from .loading import load_executor
 from .pacing import Load, Pacer
 from .pages import PagePool
@@ -19,7 +20,7 @@ from .request import FinishReason, Progress, Request
 from .sampling.sampled import Sampled
 from .scheduler import ScheduledSequence, Scheduler
 from .sequence import Sequence
-from .step import Flight, PlainLauncher, StepLauncher
+from .step import Flight
 from .step_input import Executor
 
 MOST_BLAMED = 8
@@ -69,7 +70,7 @@ class Engine:
             pool, config.max_batch_size, config.step_tokens, config.prefix_cache, self._pacer
         )
         self._eos = frozenset(self.model_info.eos_token_ids)
-        self._launcher = _launcher(config, self._executor, self.capacity_tokens, self._eos)
+        self._launcher = launcher_for(config, self._executor, self.capacity_tokens, self._eos)
         self._launched: tuple[Flight, Load | None] | None = None
         self._max_batch_size = config.max_batch_size
         self._sequences: dict[str, Sequence] = {}
@@ -121,17 +122,9 @@ class Engine:
             if sequence.scored == len(request.prompt_ids):
                 self._done.append(Progress(request.id, [], [], reason))
                 return
-            sequence = self._of_the_prompt_alone(sequence, reason)
+            sequence = sequence.of_its_prompt(reason)
         self._scheduler.add(sequence)
         self._sequences[request.id] = sequence
-
-    def _of_the_prompt_alone(self, sequence: Sequence, reason: FinishReason) -> Sequence:
-        """What is left of a sequence that has all its tokens: its prompt's log-probabilities."""
-        request = sequence.request
-        request = replace(request, output_ids=[], params=replace(request.params, max_tokens=0))
-        return Sequence(
-            request, list(request.prompt_ids), sequence.arrival, limit=self.capacity_tokens, ends=reason
-        )
 
     def _refuse_what_can_not_run(self, request: Request) -> None:
         if request.id in self._sequences:
@@ -415,19 +408,3 @@ class Engine:
         """Assert that pages and rows are conserved."""
         self._scheduler.check()
         assert len(self._sequences) == len(self._scheduler.running) + len(self._scheduler.waiting)
-
-
-def _launcher(
-    config: EngineConfig, executor: Executor, capacity_tokens: int, eos_token_ids: frozenset[int]
-) -> StepLauncher:
-    """What launches steps on this device, ready to use."""
-    overlap = config.overlap if config.overlap is not None else executor.device.type == "cuda"
-    if not overlap:
-        return PlainLauncher(executor, config, capacity_tokens, eos_token_ids)
-    from .overlapped.step import OverlappedLauncher
-    from .overlapped.warm_up import warm_up
-
-    launcher = OverlappedLauncher(executor, config, capacity_tokens, eos_token_ids)
-    if executor.device.type == "cuda":
-        warm_up(launcher, config.step_tokens)
-    return launcher

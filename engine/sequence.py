@@ -1,6 +1,6 @@
 """One request on its way through the engine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .pages import Page
@@ -84,6 +84,12 @@ class Sequence:
     def to_score(self, start: int, count: int) -> range:
         """Which of `count` tokens from position `start` on have the log-probability of the prompt's next."""
         return range(max(start, self.scored - 1), min(start + count, self.prompt_length - 1))
+
+    def of_its_prompt(self, reason: FinishReason) -> "Sequence":
+        """What is left of a new sequence that has all its tokens: its prompt, which has no scores yet."""
+        request = self.request
+        request = replace(request, output_ids=[], params=replace(request.params, max_tokens=0))
+        return Sequence(request, list(request.prompt_ids), self.arrival, self.limit, ends=reason)
 
     @property
     def urgency(self) -> tuple[int, int]:
