@@ -11,6 +11,7 @@ from ..schemas.errors import BrokerUnavailable, HeadraceError, JobsRefused
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.redis.connection import broker_errors, connect_async, server_info_async
+from ..schemas.routes import AliasFound
 from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async, run_many_async
 from .completed import Completed
 from .embed import Input, embed_jobs, first_of, seconds_until, vector_of
@@ -243,10 +244,13 @@ class AsyncJobHandle(Handle[AsyncClient]):
 
     async def result(self, timeout_s: float | None = None) -> JobResult:
         """See `JobHandle.result`."""
+        return await self._result(timeout_s, new=False)
+
+    async def _result(self, timeout_s: float | None, *, new: bool) -> JobResult:
         operations, news = self._client._operations, News()
         mailbox = result_mailbox(operations, self.id, news)
         try:
-            return await self._client._run(read_result(operations, self.id, mailbox, timeout_s))
+            return await self._client._run(read_result(operations, self.id, mailbox, timeout_s, new=new))
         finally:
             mailbox.leave()
             news.close()
@@ -275,6 +279,24 @@ def ready_chunks(
     client = job._client
     reader = stream_reader(client._operations, job.id, from_offset, None, News(), restarts=restarts)
     return _lists(client, reader)
+
+
+async def enqueue_named(
+    client: AsyncClient, jobs: Sequence[Job]
+) -> list[AsyncJobHandle | HeadraceError | AliasFound]:
+    """Enqueue jobs for the very models that they ask for; `AliasFound` for one that asks for an alias."""
+    outcomes = await client._run(client._operations.enqueue_named(jobs))
+    return [AsyncJobHandle(client, each) if isinstance(each, str) else each for each in outcomes]
+
+
+def is_served(client: AsyncClient, model: str) -> bool:
+    """Whether the client knows, without asking, that the model was served here."""
+    return client._operations.serves(model)
+
+
+async def new_result(job: AsyncJobHandle, timeout_s: float | None = None) -> JobResult:
+    """The result of a job that was just enqueued, which isn't looked for before it can be there."""
+    return await job._result(timeout_s, new=True)
 
 
 async def progress(job: AsyncJobHandle) -> JobProgress:

@@ -27,6 +27,7 @@ from ..schemas.errors import (
     QueueFull,
 )
 from ..schemas.events import JobResult
+from ..schemas.keys import tag_of
 from .async_client import AsyncClient, AsyncJobHandle
 from .batch_answers import AnswerFile, Standing
 from .batch_enqueue import Outcome, enqueue_round, first_outcomes
@@ -201,7 +202,7 @@ class BatchRun:
         try:
             job, result = await self._result(line, outcome)
             job_id = job.id
-            response = {"status_code": 200, "request_id": job_id, "body": _body(line, result)}
+            response = {"status_code": 200, "request_id": job_id, "body": _body(line, job, result)}
             self.tally.succeeded += 1
             self.tally.tokens += len(result.token_ids)
         # Says nothing about the line. The run ends, and the next one finds this job by its key.
@@ -244,7 +245,8 @@ def _again(line: Line, number: int, seen: set[str]) -> Line:
     return Line(name, line.url, InvalidJob("custom_id", f"{line.custom_id!r} is in the file more than once"))
 
 
-def _body(line: Line, result: JobResult) -> dict[str, Any]:
+def _body(line: Line, job: AsyncJobHandle, result: JobResult) -> dict[str, Any]:
     if line.url is None or isinstance(line.job, HeadraceError):
         return result.model_dump(mode="json", exclude_none=True)
-    return response_body(line.url, line.job.model, result, line.body)
+    # The line may name an alias; the job's id names the model that answered.
+    return response_body(line.url, tag_of(job.id).model, result, line.body)

@@ -4,7 +4,7 @@ import random
 import secrets
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,8 +14,11 @@ from ..schemas.events import JobStatus, Record, intact
 from ..schemas.job import Job
 from ..schemas.keys import Tag
 from ..schemas.redis.connection import check_version
-from ..schemas.scripts import Call, CancelStatus, cancel, enqueue, one
+from ..schemas.routes import MOST_ALIASES, AliasFound
+from ..schemas.scripts import Call, CancelStatus, cancel, enqueue
 from ..schemas.settings.queue import QueueSettings
+from ..schemas.wire import WireJob
+from .routing import Asked, keep_routed, routed_models
 from .steps import Calls, Confirmed, Read, Request, ServerInfo, Steps, Write, persist
 from .waiting import Waits
 
@@ -58,6 +61,7 @@ class Operations:
         self.waits = Waits()
         self._check_model = check_model
         self._known_until: dict[str, float] = {}
+        self._aliases: frozenset[str] = frozenset()  # names that were aliases when they were last asked for
         self._version_checked = False
         # Offered to Redis at the first use, which keeps it if there is none.
         self._celery_key, self._celery_key_until = secrets.token_hex(32).encode(), 0.0
@@ -80,12 +84,17 @@ class Operations:
         return (yield from persist(request, patience_s))
 
     def enqueue(self, job: Job, job_id: str | None = None, *, retry_of: str = "") -> Steps[str]:
-        """Enqueue one job, under the caller's id if there is one, and return its id."""
-        call = self._call(job, job_id, retry_of)
-        known = yield from self._known_models([job.model])
-        self._check_known(job.model, known)
-        accepted: str = one((yield from self._accept([call])))
-        return accepted
+        """Enqueue one job, under the caller's id if there is one, and return its id.
+
+        Raises:
+            AliasFound: it has the caller's id, which names its model, and asks for an alias.
+        """
+        (outcome,) = yield from self.enqueue_named([job], job_id, retry_of=retry_of)
+        if isinstance(outcome, AliasFound) and job_id is None:
+            (outcome,) = yield from self._enqueue_routed([job])
+        if isinstance(outcome, str):
+            return outcome
+        raise outcome
 
     def _accept(self, calls: list[Call[str]]) -> Steps[list[Any]]:
         """Send jobs and, with `wait_replicas`, repeat until that many replicas have them."""
@@ -129,22 +138,56 @@ class Operations:
         return outcomes
 
     def _enqueue_batch(self, batch: list[Job | HeadraceError]) -> Steps[list[str | HeadraceError]]:
-        known = yield from self._known_models({job.model for job in batch if isinstance(job, Job)})
-        prepared = [self._prepare(job, known) for job in batch]
+        found = yield from self.enqueue_named(batch)
+        outcomes = [each for each in found if not isinstance(each, AliasFound)]
+        if len(outcomes) == len(found):
+            return outcomes
+        # In the order in which they were given.
+        aliased = [job for job, each in zip(batch, found, strict=True) if isinstance(each, AliasFound)]
+        routed = iter((yield from self._enqueue_routed([job for job in aliased if isinstance(job, Job)])))
+        return [next(routed) if isinstance(each, AliasFound) else each for each in found]
+
+    def enqueue_named(
+        self, jobs: Sequence[Job | HeadraceError], job_id: str | None = None, *, retry_of: str = ""
+    ) -> Steps[list[str | HeadraceError | AliasFound]]:
+        """Enqueue jobs in one pipeline, but none that asks for an alias; return what became of each."""
+        wanted = {job.model for job in jobs if isinstance(job, Job)}
+        known = yield from self._known_models(wanted - self._aliases)
+        prepared = [self._prepare(job, known, job_id, retry_of) for job in jobs]
         calls = [call for call in prepared if isinstance(call, Call)]
         replies = iter((yield from self._accept(calls)) if calls else ())
         return [_outcome(next(replies)) if isinstance(item, Call) else item for item in prepared]
 
-    def _prepare(self, job: Job | HeadraceError, known: list[str]) -> Call[str] | HeadraceError:
+    def _prepare(
+        self, job: Job | HeadraceError, known: list[str], job_id: str | None, retry_of: str
+    ) -> Call[str] | HeadraceError | AliasFound:
         if isinstance(job, HeadraceError):
             return job
         try:
-            self._check_known(job.model, known)
-            return self._call(job)
+            call = self._call(job, job_id, retry_of)
+            if not self._check_model or job.model in known:
+                return call
+            if isinstance(job, WireJob) and job.chosen:
+                return UnknownModel(job.model, known)
+            return AliasFound()  # unless it is an unknown model
         except HeadraceError as refusal:
             return refusal
         except Exception as error:  # made without validation, or changed afterwards
             return InvalidJob("job", f"can't be written ({type(error).__name__})")
+
+    def _enqueue_routed(self, jobs: Sequence[Job]) -> Steps[list[str | HeadraceError]]:
+        """Enqueue jobs, each for the model that its alias leads to."""
+        routed = yield from routed_models(self, [Asked.by(job) for job in jobs])
+        aliases = {job.model for job, each in zip(jobs, routed, strict=True) if job.model != each.model}
+        # Forgotten now and then, so that they are bounded; learning them again costs a round trip.
+        known = self._aliases | aliases
+        self._aliases = known if len(known) <= MOST_ALIASES else frozenset(aliases)
+        sent = [WireJob.of(job).sent_to(each.model) for job, each in zip(jobs, routed, strict=True)]
+        found = yield from self.enqueue_named(sent)
+        outcomes = [each for each in found if not isinstance(each, AliasFound)]  # there are none
+        accepted = zip(routed, outcomes, strict=True)
+        yield from keep_routed(self, [each for each, outcome in accepted if isinstance(outcome, str)])
+        return outcomes
 
     def _call(self, job: Job, job_id: str | None = None, retry_of: str = "") -> Call[str]:
         job_id = job_id or ids.new_job_id(job.model, self._partition(job))
@@ -164,6 +207,10 @@ class Operations:
         partition = self._partition_of_key(tenant, idempotency_key)
         return Tag(model, partition, self.settings.namespace).idem(tenant, idempotency_key)
 
+    def serves(self, model: str) -> bool:
+        """Whether the model is known to have been served here, without asking."""
+        return self._known_until.get(model, 0.0) > time.monotonic()
+
     def _known_models(self, wanted: Iterable[str]) -> Steps[list[str]]:
         """The models served here, read only if one of `wanted` isn't known to be among them."""
         now = time.monotonic()
@@ -173,10 +220,6 @@ class Operations:
         served = [name.decode() for name in names]
         self._known_until = dict.fromkeys(served, now + KNOWN_S)
         return served
-
-    def _check_known(self, model: str, known: list[str]) -> None:
-        if self._check_model and model not in known:
-            raise UnknownModel(model, known)
 
     def status(self, job_id: str) -> Steps[JobStatus]:
         """Where the job is.
@@ -252,8 +295,8 @@ def _jobs(items: Iterable[object]) -> Iterator[Job | HeadraceError]:
         yield ended
 
 
-def _outcome(reply: str | Exception) -> str | HeadraceError:
-    if isinstance(reply, str | HeadraceError):
+def _outcome(reply: str | Exception) -> str | HeadraceError | AliasFound:
+    if isinstance(reply, str | HeadraceError | AliasFound):
         return reply
     defect = HeadraceError(f"its reply can't be read ({type(reply).__name__}); it may have been enqueued")
     defect.__cause__ = reply

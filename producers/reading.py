@@ -289,9 +289,9 @@ def result_mailbox(operations: Operations, job_id: str, news: S) -> Mailbox[S]:
 
 
 def read_result(
-    operations: Operations, job_id: str, mailbox: Mailbox[Any], timeout_s: float | None
+    operations: Operations, job_id: str, mailbox: Mailbox[Any], timeout_s: float | None, *, new: bool = False
 ) -> Steps[JobResult]:
-    """Wait for a job's end and return its result.
+    """Wait for a job's end and return its result; one that is `new` is not looked at before listening.
 
     Raises:
         BadSetting: `timeout_s` isn't a number of seconds.
@@ -301,6 +301,8 @@ def read_result(
     """
     check_seconds("timeout_s", timeout_s)
     job, silence = operations.tag_of(job_id).job(job_id), Silence(job_id, timeout_s)
+    if new:  # it is looked at as soon as Redis confirms the subscription
+        yield from silence.wait(operations, mailbox)
     while True:
         payloads = mailbox.take()
         if payloads is None or any(map(may_end, payloads)):

@@ -21,7 +21,7 @@ _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9
 # The chaos tests fail on a key that stays without a TTL and isn't named here.
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
-    r"|deliveries|due|paused|jobs|expiry|active"
+    r"|deliveries|due|paused|jobs|expiry|active|alias"
     r"|(of|due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left):.+)"
 )
 
@@ -223,6 +223,11 @@ class Tag(DeliveryKeys):
         """String with TTL: job id and body hash of an idempotent request."""
         return f"{self.base}:idem:{tenant}:{idempotency_key}"
 
+    @property
+    def alias(self) -> str:
+        """String: there while the model's name is an alias; the alias itself is in `routes`."""
+        return f"{self.base}:alias"
+
     def request(self, request: str) -> str:
         """String with TTL: the answer to an operator's request, in case it is sent again."""
         return f"{self.base}:request:{request}"
@@ -324,7 +329,7 @@ def tenants(namespace: str = NAMESPACE) -> str:
 
 
 def routes(namespace: str = NAMESPACE) -> str:
-    """Hash: the gateway's model aliases, as JSON by their names."""
+    """Hash: the model aliases, as JSON by their names."""
     return f"{namespace}:routes"
 
 

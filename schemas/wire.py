@@ -45,6 +45,7 @@ class WireJob(Job):
     celery: str | None = None
     tokenizer: TokenizerTask | None = None
     _filled_in: frozenset[str] = PrivateAttr(frozenset())
+    _chosen: bool = PrivateAttr(False)
 
     @field_validator("celery")
     @classmethod
@@ -65,6 +66,17 @@ class WireJob(Job):
         made = cls.model_construct(**{name: getattr(job, name) for name in Job.model_fields}, celery=celery)
         made._filled_in = frozenset(filled_in)
         return made
+
+    def sent_to(self, model: str) -> Self:
+        """The job for the model that was chosen for it, whose name is then no alias's."""
+        made = self.model_copy(update={"model": model})
+        made._chosen = True
+        return made
+
+    @property
+    def chosen(self) -> bool:
+        """Whether its model was chosen; otherwise it may name an alias."""
+        return self._chosen
 
     def asked_for(self) -> dict[str, Any]:
         """What the caller asked for, which is equal if the same request is sent again.

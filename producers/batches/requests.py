@@ -13,6 +13,7 @@ from typing import Any
 from ...schemas.errors import HeadraceError, InvalidJob
 from ...schemas.job import Job, JobClass
 from ...schemas.redaction import shown_name
+from ...schemas.wire import WireJob
 from ..batch_lines import Line, LineSplitter, digest, line_key, read_request
 from ..openai.format import job_fields
 from .record import BatchSpec
@@ -121,8 +122,8 @@ def job_of(number: int, text: bytes, batch_id: str, asked: BatchSpec, most_bytes
         fields |= {"tenant": asked.tenant, "job_class": JobClass.BATCH, "deadline_s": asked.window_s}
         job = Job.make(**fields)
         key = line_key(batch_id, f"{number} {custom_id}", fields)
-        model = asked.model_of(job.model, key)
-        job = job.model_copy(update={"idempotency_key": key, "model": model})
+        keyed = WireJob.of(job.model_copy(update={"idempotency_key": key}))
+        job = keyed.sent_to(asked.model_of(job.model, key))
     except HeadraceError as reason:
         return Line(custom_id, asked.endpoint, reason)
     return Line(custom_id, asked.endpoint, job, body)

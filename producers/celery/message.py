@@ -11,10 +11,12 @@ from ...schemas.celery_task import read_headers, sign_part, task_job_id
 from ...schemas.errors import InvalidJob
 from ...schemas.job import Job, JobClass
 from ...schemas.presence import has_name
+from ...schemas.routes import AliasFound
 from ...schemas.settings.celery import CelerySettings
 from ...schemas.wire import WireJob
 from ..client import Client
 from ..operate.models import only_model
+from ..routing import whom
 
 RETRIED_S = 0.001
 """Replaces a due time or deadline in the past: a moment from now."""
@@ -58,11 +60,25 @@ class StreamProducer:
         if headers.get("expires"):
             fields["deadline_s"] = max(RETRIED_S, _seconds_until(headers["expires"]))
         job, part = Job.make(**fields), celery_part(headers, embed, properties, self._app_name)
+        try:
+            self._enqueue(job, part)
+        except AliasFound:
+            # Sent again, a task must find its job: the same model is chosen for it while the weights stay.
+            who = whom(job.tenant, job.metadata) or read_headers(part).id
+            key = job.idempotency_key
+            routed = self._client.admin.routed_model(
+                job.model, who=who, tenant=job.tenant, idempotency_key=key
+            )
+            self._enqueue(job, part, routed.model)
+            self._client.admin.keep_routed(routed)
+
+    def _enqueue(self, job: Job, part: str, chosen: str | None = None) -> None:
         operations = self._client._operations
         # From the task's id: when Celery publishes again after a lost reply, it is the same job.
-        job_id = task_job_id(read_headers(part), job.model, operations.settings.partitions)
+        job_id = task_job_id(read_headers(part), chosen or job.model, operations.settings.partitions)
         signed = sign_part(part, job_id, self._client._run(operations.celery_key()))
-        self._client._enqueue(WireJob.of(job, celery=signed), job_id)
+        sent = WireJob.of(job, celery=signed)
+        self._client._enqueue(sent if chosen is None else sent.sent_to(chosen), job_id)
 
 
 def _of_any_protocol(

@@ -21,7 +21,7 @@ class _ListedRoute(BaseModel):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help="Model aliases of the gateway.", no_args_is_help=True)
+    group = typer.Typer(help="Model aliases.", no_args_is_help=True)
     group.command("set")(set_route)
     group.command("list")(list_routes)
     group.command("remove")(remove)

@@ -16,11 +16,12 @@ from starlette.responses import JSONResponse, Response
 from ...schemas.errors import HeadraceError
 from ...schemas.events import Chunk, JobResult
 from ...schemas.keys import tag_of
-from ..async_client import AsyncJobHandle, ready_chunks
-from .aliases import HEADER, route
+from ...schemas.wire import WireJob
+from ..async_client import AsyncJobHandle, new_result, ready_chunks
+from .aliases import HEADER, enqueue_routed
 from .auth import Access
 from .errors import Refusal
-from .jobs import enqueue_all, job_of
+from .jobs import job_of
 from .limits import note_limits
 from .sse import STOPPED, Events, EventStream, StreamPlace, event, json_event, portions, together
 from .state import Gateway
@@ -68,11 +69,13 @@ class Generation:
         gateway: the process that answers.
         jobs: one for each choice.
         keep: whether they continue when the client goes away.
+        new: whether they have just been enqueued.
     """
 
     gateway: Gateway
     jobs: Sequence[AsyncJobHandle]
     keep: bool
+    new: bool = False
 
     @property
     def model(self) -> str:
@@ -93,7 +96,9 @@ class Generation:
         """
         wait_s = self.gateway.settings.gateway_wait_s
         try:
-            return [await while_connected(request, job.result(wait_s)) for job in self.jobs]
+            # Read again, they are likely to have ended already.
+            read = new_result if self.new else AsyncJobHandle.result
+            return [await while_connected(request, read(job, wait_s)) for job in self.jobs]
         except (ClientGone, Refusal, HeadraceError):
             await self.cancel()
             raise
@@ -151,21 +156,29 @@ async def begin(
     gateway = Gateway.of(request)
     key = request.headers.get("idempotency-key")
     again = key if key is not None else fields[0].get("idempotency_key")
-    routed = await route(gateway, caller, fields[0], cache_key=cache_key, idempotency_key=again)
-    if max_tokens is None:
-        max_tokens = await gateway.context_tokens(routed.model) or USUAL_MAX_TOKENS
-    jobs = []
-    for number, given in enumerate(fields):
-        asked = dict(given)
-        if key is not None:
-            asked["idempotency_key"] = key if len(fields) == 1 else f"{key}#{number}"
-        jobs.append(job_of(gateway, caller, asked, max_tokens))
+    model = ""
+
+    async def make(chosen: str) -> list[WireJob]:
+        nonlocal model
+        model = chosen
+        usual = max_tokens
+        if usual is None:
+            usual = await gateway.context_tokens(chosen) or USUAL_MAX_TOKENS
+        return [job_of(gateway, caller, each, usual) for each in asked]
+
+    asked = [dict(each) for each in fields]
+    if key is not None:
+        for number, each in enumerate(asked):
+            each["idempotency_key"] = key if len(asked) == 1 else f"{key}#{number}"
     try:
-        accepted = await enqueue_all(gateway, caller, jobs, routed)
+        accepted, _ = await enqueue_routed(
+            gateway, caller, fields[0], make, cache_key=cache_key, idempotency_key=again
+        )
     finally:
-        await note_limits(request, caller, routed.model)
-    gateway.add_headers(request, {HEADER: routed.model})
-    return Generation(gateway, accepted, store or key is not None)
+        if model:
+            await note_limits(request, caller, model)
+    gateway.add_headers(request, {HEADER: model})
+    return Generation(gateway, accepted, store or key is not None, new=True)
 
 
 async def cancel_all(jobs: Sequence[AsyncJobHandle]) -> None:

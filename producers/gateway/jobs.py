@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from ...schemas.errors import InvalidJob, JobNotFound, JobsRefused
+from ...schemas.errors import InvalidJob, JobNotFound
 from ...schemas.events import JobStatus
 from ...schemas.job import Job, JobClass
-from ...schemas.routes import Routed
 from ...schemas.wire import WireJob
-from ..async_client import AsyncJobHandle, progress
+from ..async_client import AsyncJobHandle, enqueue_named, progress
 from ..progress import JobProgress
 from .auth import Access
 from .errors import Refusal, not_found
@@ -46,34 +45,28 @@ def job_of(
     return WireJob.of(job, filled_in=usual.keys() - fields.keys())
 
 
-async def enqueue(gateway: Gateway, caller: Access, job: Job, routed: Routed) -> AsyncJobHandle:
-    """Enqueue the job in the caller's tenant; see `enqueue_all`."""
-    (handle,) = await enqueue_all(gateway, caller, [job], routed)
-    return handle
-
-
 async def enqueue_all(
-    gateway: Gateway, caller: Access, jobs: Sequence[Job], routed: Routed
+    gateway: Gateway, caller: Access, jobs: Sequence[Job], model: str | None = None
 ) -> list[AsyncJobHandle]:
-    """Enqueue jobs in the caller's tenant and for the model that was found for them, all or none.
+    """Enqueue jobs in the caller's tenant, all or none; for `model`, if it was chosen for them.
 
     Raises:
         Refusal: its key doesn't allow the class or the webhook's host.
         HeadraceError: see `Client.enqueue`.
+        AliasFound: no model was chosen, and they ask for an alias.
     """
     for job in jobs:
         _check(caller, job)
-    try:
-        accepted = await gateway.client.enqueue_many(
-            [job.model_copy(update={"tenant": caller.tenant, "model": routed.model}) for job in jobs]
-        )
-    except JobsRefused as refused:
+    mine = [WireJob.of(job) for job in jobs]
+    outcomes = await enqueue_named(
+        gateway.client, mine if model is None else [job.sent_to(model) for job in mine]
+    )
+    accepted = [outcome for outcome in outcomes if isinstance(outcome, AsyncJobHandle)]
+    if len(accepted) < len(outcomes):
         # A client that is told of a refusal knows of no job.
-        for outcome in refused.outcomes:
-            if isinstance(outcome, AsyncJobHandle):
-                await outcome.cancel()
-        raise next(outcome for outcome in refused.outcomes if isinstance(outcome, Exception)) from None
-    await gateway.client.admin.keep_routed(routed)
+        for handle in accepted:
+            await handle.cancel()
+        raise next(outcome for outcome in outcomes if isinstance(outcome, Exception))
     return accepted
 
 

@@ -5,11 +5,11 @@ from typing import Any
 from starlette.requests import Request
 
 from ...schemas.job import JobClass
-from ...schemas.wire import TokenizerTask
-from .aliases import HEADER, route
+from ...schemas.wire import TokenizerTask, WireJob
+from .aliases import HEADER, enqueue_routed
 from .auth import Access
 from .generation import Generation
-from .jobs import enqueue, job_of
+from .jobs import job_of
 from .limits import note_limits
 from .state import Gateway
 
@@ -23,13 +23,18 @@ async def ask_tokenizer(
         Refusal, HeadraceError: it can't be enqueued.
     """
     gateway = Gateway.of(request)
-    routed = await route(gateway, caller, fields)
     urgent = {"job_class": JobClass.INTERACTIVE} if JobClass.INTERACTIVE in caller.classes else {}
     job = job_of(gateway, caller, {**urgent, **fields, "stream": False}, max_tokens=1)
-    wanted = job.model_copy(update={"tokenizer": task})
+    wanted, model = job.model_copy(update={"tokenizer": task}), job.model
+
+    async def make(chosen: str) -> list[WireJob]:
+        nonlocal model
+        model = chosen
+        return [wanted]
+
     try:
-        handle = await enqueue(gateway, caller, wanted, routed)
+        jobs, _ = await enqueue_routed(gateway, caller, fields, make)
     finally:
-        await note_limits(request, caller, routed.model)
-    gateway.add_headers(request, {HEADER: routed.model})
-    return Generation(gateway, [handle], keep=False)
+        await note_limits(request, caller, model)
+    gateway.add_headers(request, {HEADER: model})
+    return Generation(gateway, jobs, keep=False, new=True)

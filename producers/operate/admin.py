@@ -10,6 +10,7 @@ from ...schemas.routes import ModelRoute, Routed
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
+from ..routing import Asked, keep_routed, routed_models
 from ..steps import Steps
 from . import (
     access,
@@ -258,11 +259,13 @@ class Admin:
             idempotency_key: that of a request that may be sent again. It gets the model that has its job, if
                 there is one; otherwise the choice is kept for a minute.
         """
-        return self._run(routes.routed_model(self._operations, model, who, tenant, idempotency_key))
+        asked = Asked(model, who, tenant, idempotency_key)
+        (routed,) = self._run(routed_models(self._operations, [asked]))
+        return routed
 
     def keep_routed(self, routed: Routed) -> None:
         """Keep the choice, if any, as long as an idempotency key: its job has been accepted, or was found."""
-        self._run(routes.keep_routed(self._operations, routed))
+        self._run(keep_routed(self._operations, [routed]))
 
     def deliveries(self, *, state: DeliveryState | str | None = None, limit: int = 100) -> list[Delivery]:
         """Webhook deliveries, newest first, with their attempts.

@@ -11,6 +11,7 @@ from ...schemas.routes import ModelRoute, Routed
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
+from ..routing import Asked, keep_routed, routed_models
 from ..steps import Steps
 from . import (
     access,
@@ -152,11 +153,13 @@ class AsyncAdmin:
         idempotency_key: str | None = None,
     ) -> Routed:
         """See `Admin.routed_model`."""
-        return await self._run(routes.routed_model(self._operations, model, who, tenant, idempotency_key))
+        asked = Asked(model, who, tenant, idempotency_key)
+        (routed,) = await self._run(routed_models(self._operations, [asked]))
+        return routed
 
     async def keep_routed(self, routed: Routed) -> None:
         """See `Admin.keep_routed`."""
-        await self._run(routes.keep_routed(self._operations, routed))
+        await self._run(keep_routed(self._operations, [routed]))
 
     async def deliveries(
         self, *, state: DeliveryState | str | None = None, limit: int = 100

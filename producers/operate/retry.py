@@ -40,4 +40,4 @@ def retry_job(operations: Operations, job_id: str) -> Steps[str]:
         update={"celery": None, "delay_s": 0.0, "idempotency_key": f"retry:{job_id}"}
     )
     new_id = ids.new_job_id(tag.model, tag.partition)
-    return (yield from operations.enqueue(job, new_id, retry_of=job_id))
+    return (yield from operations.enqueue(job.sent_to(tag.model), new_id, retry_of=job_id))

@@ -46,7 +46,7 @@ _RESULTS = ("celery:celery-task-meta-*", "celery:celery-taskset-meta-*")
 
 # Beside the queues' own keys, whose names begin with a tag in braces.
 _KEYS = {
-    Role.PRODUCER: ("{*", "models", "callbacks", "celery_key", *_RESULTS),
+    Role.PRODUCER: ("{*", "models", "routes", "routed:*", "callbacks", "celery_key", *_RESULTS),
     Role.GATEWAY: (
         *("{*", "models", "tenants", "routes", "routed:*"),
         *("api_keys", "api_keys_used", "api_key_hash_key"),

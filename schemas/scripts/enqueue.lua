@@ -1,7 +1,7 @@
 -- Accept a job, exactly once for its id and for its idempotency key, or refuse it with the reason.
 -- args: id spec class tenant prompt_tokens prompt_bytes max_tokens v idempotency_key body_hash idempotency_ms
 --   delay_ms:number deadline_ms:number max_runtime_ms:number max_attempts retention_ms events
---   max_queued_jobs:number max_queued_bytes:number metadata retry_of
+--   max_queued_jobs:number max_queued_bytes:number metadata retry_of chosen:flag
 -- uses: jobs
 
 local MINUTE_MS = 60000
@@ -17,6 +17,9 @@ if idem then
     if known_id ~= id then return {known_hash == body_hash and 'ok' or 'conflict', known_id} end
   end
 end
+
+-- After the job of this id or idempotency key, which may be of before the alias.
+if not chosen and redis.call('EXISTS', key('alias')) == 1 then return {'alias'} end
 
 local now = now_ms()
 local policy = policy_of(tenant)

@@ -8,6 +8,7 @@ from ..errors import IdempotencyConflict, InvalidJob, QueueFull, RateLimited
 from ..job import Job
 from ..keys import Tag
 from ..redis.call import Call, script, text
+from ..routes import AliasFound
 from ..settings.queue import QueueSettings
 from ..wire import WireJob
 
@@ -24,6 +25,7 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_o
         QueueFull: the lane or the tenant is at its limit (raised by the reply, like the next two).
         RateLimited: the tenant has used up this minute's requests or tokens.
         IdempotencyConflict: the idempotency key belongs to another body.
+        AliasFound: the model's name is an alias, and the model was not chosen by one.
     """
     limits, job = settings.limits, WireJob.of(job)
     spec = job.to_wire()
@@ -42,6 +44,8 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_o
         if status == "rate":
             allowed = f"{text(reply[1])} a minute of {job.model}"
             raise RateLimited(job.tenant, float(text(reply[2])), allowed, int(reply[3]) / 1000)
+        if status == "alias":
+            raise AliasFound
         known_id = text(reply[1])
         if status == "conflict":
             raise IdempotencyConflict(job.idempotency_key or "", known_id)
@@ -71,6 +75,7 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_o
         max_queued_bytes=limits.max_queued_bytes,
         metadata=json.dumps(job.metadata, ensure_ascii=False) if job.metadata else "",
         retry_of=retry_of,
+        chosen=int(job.chosen),
     )
 
 

@@ -107,7 +107,10 @@ def seen(queue, redis, redis_url) -> Seen:
     with Client(redis_url) as client:
         stored = StoredResponse(tenant="default", echo={}, items=[])
         client.admin.keep_response(job.job_id, stored, ttl_s=60)
-    seen.look(redis, tag)
+        client.admin.set_route("m", {"other": 1})
+        redis.delete(keys.routes())  # which belongs to no queue
+        seen.look(redis, tag)
+        redis.delete(tag.alias)
     queue.finish(job, 2, 3)
     deliver(queue, redis, seen)
     queue.add(), queue.add(max_attempts=1)

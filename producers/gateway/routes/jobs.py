@@ -7,11 +7,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ....schemas.events import JobState
-from ..aliases import HEADER, route
+from ....schemas.wire import WireJob
+from ..aliases import HEADER, enqueue_routed
 from ..auth import Caller
 from ..bodies import body_of, read_json
 from ..generation import answer_events, late_failure
-from ..jobs import enqueue, job_of, status_of
+from ..jobs import job_of, status_of
 from ..native_events import NativeEvents
 from ..sse import EventStream, StreamPlace
 from ..state import Gateway
@@ -29,9 +30,12 @@ async def create_job(request: Request, caller: Caller) -> JSONResponse:
         fields.setdefault("idempotency_key", key)
     gateway = Gateway.of(request)
     asked = job_of(gateway, caller, fields)
-    routed = await route(gateway, caller, fields, idempotency_key=asked.idempotency_key)
-    job = await enqueue(gateway, caller, asked, routed)
-    gateway.add_headers(request, {HEADER: routed.model})
+
+    async def make(_: str) -> list[WireJob]:
+        return [asked]
+
+    (job,), model = await enqueue_routed(gateway, caller, fields, make, idempotency_key=asked.idempotency_key)
+    gateway.add_headers(request, {HEADER: model})
     return JSONResponse({"id": job.id, "object": "job"}, 202, {"location": f"/v1/jobs/{job.id}"})
 
 
