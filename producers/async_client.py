@@ -24,7 +24,19 @@ from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .progress import JobProgress, read_progress
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Calls, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive_async
+from .steps import (
+    Calls,
+    Compute,
+    Confirmed,
+    Listen,
+    Pause,
+    Read,
+    Request,
+    ServerInfo,
+    Steps,
+    Write,
+    drive_async,
+)
 from .waiting import explain
 
 if TYPE_CHECKING:
@@ -54,6 +66,8 @@ class _AsyncClientLink:
                 return await mailbox.news.wait(seconds)
             case Pause(seconds):
                 return await asyncio.sleep(seconds)
+            case Compute(work):
+                return await asyncio.to_thread(work)
         async with self._slots:
             # With the slot held, as in the blocking client.
             if self._closed:

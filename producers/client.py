@@ -23,7 +23,7 @@ from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
-from .steps import Calls, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive
+from .steps import Calls, Compute, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive
 from .waiting import explain
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class _ClientLink:
                 return mailbox.news.wait(seconds)
             case Pause(seconds):
                 return time.sleep(seconds)
+            case Compute(work):
+                return work()
         with self._slots:
             # With the slot held: `close` waits for all slots, so nothing is sent after it.
             if self._closed:

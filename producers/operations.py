@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ..schemas import ids, keys
@@ -19,12 +20,15 @@ from ..schemas.scripts import Call, CancelStatus, cancel, enqueue
 from ..schemas.settings.queue import QueueSettings
 from ..schemas.wire import WireJob
 from .routing import Asked, keep_routed, routed_models
-from .steps import Calls, Confirmed, Read, Request, ServerInfo, Steps, Write, persist
+from .steps import Calls, Compute, Confirmed, Read, Request, ServerInfo, Steps, Write, persist
 from .waiting import Waits
 
 BATCH_JOBS = 500
 BATCH_BYTES = 4 * 2**20
 """A pipeline carries at most this many jobs, or about this much prompt, whichever is reached first."""
+
+LARGE_BYTES = 64 * 2**10
+"""A larger job is written beside the event loop."""
 
 MAX_RETRIES = 10
 """A Celery task that was retried more often than this is not found by its id."""
@@ -153,10 +157,16 @@ class Operations:
         """Enqueue jobs in one pipeline, but none that asks for an alias; return what became of each."""
         wanted = {job.model for job in jobs if isinstance(job, Job)}
         known = yield from self._known_models(wanted - self._aliases)
-        prepared = [self._prepare(job, known, job_id, retry_of) for job in jobs]
+        prepare = partial(self._prepare_all, jobs, known, job_id, retry_of)
+        prepared = (yield Compute(prepare)) if any(map(_is_large, jobs)) else prepare()
         calls = [call for call in prepared if isinstance(call, Call)]
         replies = iter((yield from self._accept(calls)) if calls else ())
         return [_outcome(next(replies)) if isinstance(item, Call) else item for item in prepared]
+
+    def _prepare_all(
+        self, jobs: Sequence[Job | HeadraceError], known: list[str], job_id: str | None, retry_of: str
+    ) -> list[Call[str] | HeadraceError | AliasFound]:
+        return [self._prepare(job, known, job_id, retry_of) for job in jobs]
 
     def _prepare(
         self, job: Job | HeadraceError, known: list[str], job_id: str | None, retry_of: str
@@ -293,6 +303,18 @@ def _jobs(items: Iterable[object]) -> Iterator[Job | HeadraceError]:
         ended = HeadraceError(f"there are no more jobs: the iterable raised {type(error).__name__}")
         ended.__cause__ = error
         yield ended
+
+
+def _is_large(job: Job | HeadraceError) -> bool:
+    """Whether writing the job takes long enough to be noticed by others."""
+    if isinstance(job, HeadraceError):
+        return False
+    try:
+        size = 8 * len(job.prompt_token_ids or ()) + len(job.prompt or "")
+        size += sum(len(message.content or "") for message in job.messages or ())
+    except (AttributeError, TypeError):  # changed after it was validated: it is refused when it is written
+        return False
+    return size > LARGE_BYTES
 
 
 def _outcome(reply: str | Exception) -> str | HeadraceError | AliasFound:

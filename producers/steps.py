@@ -69,11 +69,18 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class Compute:
+    """Compute something that takes long; the reply is its result. In asyncio others have their turns."""
+
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """Ask for the server's version; the reply is that of INFO server."""
 
 
-Request = Call[Any] | Calls | Confirmed | Read | Write | ServerInfo | Pause | Listen
+Request = Call[Any] | Calls | Confirmed | Read | Write | ServerInfo | Pause | Listen | Compute
 Steps = Generator[Request, Any, T]
 
 

@@ -5,6 +5,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+MANY = 1024
+"""Items beyond which a list of whole numbers is checked as a whole."""
+
 DEEPEST = 64
 """Levels of nested lists and objects. Parsers and templates along the way give up at a few hundred."""
 
@@ -29,6 +32,10 @@ def check_json(value: T, deepest: int = DEEPEST) -> T:
         case float():
             if not math.isfinite(value):
                 raise ValueError(f"has the number {value!r}, which JSON does not know")
+        case list() if len(value) > MANY and set(map(type, value)) == {int}:
+            # As many token ids: one look at the outermost is as good as one at each.
+            check_json(max(value))
+            check_json(min(value))
         case dict() | list() | tuple():
             if deepest == 0:
                 raise ValueError(f"is nested too deeply; at most {DEEPEST} levels are accepted")

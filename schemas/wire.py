@@ -1,7 +1,7 @@
 """A job as it travels through Redis: what was asked for, and what headrace itself adds."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from .celery_task import read_headers
 from .errors import InvalidJob
 from .job import SCHEMA_VERSION, Job, WebhookEvent, invalid
+
+IDS_AT_ONCE = 8192
+"""Token ids that are written in one go, during which no other thread of the process runs."""
 
 
 class TokenizerTask(BaseModel):
@@ -105,10 +108,14 @@ class WireJob(Job):
             InvalidJob: a value was changed after validation and can't be written.
         """
         try:
-            fields = self.model_dump(mode="json", exclude_defaults=True)
+            ids = self.prompt_token_ids or ()
+            apart = {"prompt_token_ids"} if len(ids) > IDS_AT_ONCE else None
+            fields = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
             # `v` always, though it is a default: what a reader must know before all else.
             text = json.dumps({"v": self.v, **fields}, ensure_ascii=False, separators=(",", ":"))
             text.encode()
+            if apart is not None:
+                text = f'{text[:-1]},"prompt_token_ids":[{_joined(ids)}]}}'
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidJob("job", f"can't be written as JSON ({type(error).__name__})") from None
         return text
@@ -119,3 +126,9 @@ class WireJob(Job):
         if self.celery is not None:  # a task's state follows all of them
             return tuple(WebhookEvent)
         return self.webhook.events if self.webhook else ()
+
+
+def _joined(ids: Sequence[int]) -> str:
+    """Token ids as a JSON list's inside, a piece at a time."""
+    pieces = range(0, len(ids), IDS_AT_ONCE)
+    return ",".join(",".join(map(int.__repr__, ids[at : at + IDS_AT_ONCE])) for at in pieces)

@@ -2,16 +2,21 @@
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from ...schemas.plain_json import check_json
 from .errors import Refusal
 
 SMALL_BYTES = 32 * 2**10
-"""A body up to this size is read at once; a larger one in a thread, so that other requests don't wait for
-it."""
+"""A body up to this size is read and checked at once; a larger one in a thread, so that other requests don't
+wait for it."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def body_of(*required: str) -> dict[str, Any]:
@@ -35,12 +40,21 @@ async def read_json(request: Request) -> dict[str, Any]:
         raw = await request.body()
     except ClientDisconnect:
         raise Refusal(400, "The body ended early.", code="incomplete_body") from None
-    return _parsed(raw) if len(raw) <= SMALL_BYTES else await asyncio.to_thread(_parsed, raw)
+    return await aside(request, _parsed, raw)
+
+
+async def aside(request: Request, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do what takes as long as the request's body is large; in a thread if that is long for the others."""
+    if len(await request.body()) <= SMALL_BYTES:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(raw.decode(), parse_constant=_no_number)
+        body = _quickly(raw) if len(raw) > SMALL_BYTES else None
+        if body is None:
+            body = json.loads(raw.decode(), parse_constant=_no_number)
     except UnicodeDecodeError as error:
         raise _invalid(f"byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -60,6 +74,14 @@ def _parsed(raw: bytes) -> dict[str, Any]:
             shown = name[:64].encode(errors="replace").decode()
             raise Refusal(400, f"{shown}: {error}", code="invalid_json", param=shown) from None
     return body
+
+
+def _quickly(raw: bytes) -> Any:
+    """The body by a parser that takes a fifth of the time; None for the other to say what is wrong."""
+    try:
+        return from_json(raw, allow_inf_nan=False)
+    except ValueError:
+        return None
 
 
 class _NoNumber(ValueError):

@@ -20,6 +20,7 @@ from ...schemas.wire import WireJob
 from ..async_client import AsyncJobHandle, new_result, ready_chunks
 from .aliases import HEADER, enqueue_routed
 from .auth import Access
+from .bodies import aside
 from .errors import Refusal
 from .jobs import job_of
 from .limits import note_limits
@@ -164,7 +165,7 @@ async def begin(
         usual = max_tokens
         if usual is None:
             usual = await gateway.context_tokens(chosen) or USUAL_MAX_TOKENS
-        return [job_of(gateway, caller, each, usual) for each in asked]
+        return [await aside(request, job_of, gateway, caller, each, usual) for each in asked]
 
     asked = [dict(each) for each in fields]
     if key is not None:

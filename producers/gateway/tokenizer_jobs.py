@@ -8,6 +8,7 @@ from ...schemas.job import JobClass
 from ...schemas.wire import TokenizerTask, WireJob
 from .aliases import HEADER, enqueue_routed
 from .auth import Access
+from .bodies import aside
 from .generation import Generation
 from .jobs import job_of
 from .limits import note_limits
@@ -24,7 +25,8 @@ async def ask_tokenizer(
     """
     gateway = Gateway.of(request)
     urgent = {"job_class": JobClass.INTERACTIVE} if JobClass.INTERACTIVE in caller.classes else {}
-    job = job_of(gateway, caller, {**urgent, **fields, "stream": False}, max_tokens=1)
+    asked = {**urgent, **fields, "stream": False}
+    job = await aside(request, job_of, gateway, caller, asked, max_tokens=1)
     wanted, model = job.model_copy(update={"tokenizer": task}), job.model
 
     async def make(chosen: str) -> list[WireJob]:

@@ -76,7 +76,7 @@ def _prompts(prompt: object) -> list[dict[str, Any]]:
         return [{"prompt": prompt}]
     if not isinstance(prompt, list) or not prompt:
         raise InvalidJob("prompt", "must be a string, a list of token ids, or a list of either")
-    if all(_is_token(part) for part in prompt):
+    if _are_tokens(prompt):
         return [{"prompt_token_ids": prompt}]
     if len(prompt) > MAX_PROMPTS:
         raise InvalidJob(
@@ -84,14 +84,14 @@ def _prompts(prompt: object) -> list[dict[str, Any]]:
         )
     if all(isinstance(part, str) for part in prompt):
         return [{"prompt": part} for part in prompt]
-    if all(isinstance(part, list) and all(map(_is_token, part)) for part in prompt):
+    if all(isinstance(part, list) and _are_tokens(part) for part in prompt):
         return [{"prompt_token_ids": part} for part in prompt]
     raise InvalidJob("prompt", "must be a string, a list of token ids, or a list of either")
 
 
-def _is_token(part: object) -> bool:
-    # True is an int in Python, but no token.
-    return isinstance(part, int) and not isinstance(part, bool)
+def _are_tokens(parts: list[object]) -> bool:
+    # By their types, of which True's isn't int: there may be a million. An empty list is refused later.
+    return set(map(type, parts)) <= {int}
 
 
 def completion_body(

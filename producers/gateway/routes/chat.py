@@ -14,7 +14,7 @@ from ...openai.chat import ChatStream, chat_body, chat_fields
 from ...openai.options import AnswerOptions, answer_options
 from ...openai.prompts import AboutPrompt, about_prompt
 from ..auth import Caller
-from ..bodies import body_of, read_json
+from ..bodies import aside, body_of, read_json
 from ..errors import not_found
 from ..generation import Generation, begin
 from ..jobs import status_of
@@ -29,7 +29,7 @@ ID = "chatcmpl-"
 async def create_chat_completion(request: Request, caller: Caller) -> Response:
     """OpenAI's chat completion."""
     body = await read_json(request)
-    options, fields = answer_options(body), chat_fields(body)
+    options, fields = answer_options(body), await aside(request, chat_fields, body)
     # OpenAI's default is all that the context has room for; a full context ends the answer.
     cache_key = body.get("prompt_cache_key")
     generation = await begin(

@@ -13,7 +13,7 @@ from ....schemas.ids import made_s
 from ...openai.completions import CompletionStream, about_prompts, completion_body, completion_jobs
 from ...openai.options import answer_options
 from ..auth import Caller
-from ..bodies import body_of, read_json
+from ..bodies import aside, body_of, read_json
 from ..generation import begin
 
 USAGE = 1
@@ -30,7 +30,7 @@ async def create_completion(request: Request, caller: Caller) -> Response:
     """OpenAI's completion of one prompt or several."""
     body = await read_json(request)
     options = answer_options(body)
-    asked = [{**fields, "stream": options.stream} for fields in completion_jobs(body)]
+    asked = [{**fields, "stream": options.stream} for fields in await aside(request, completion_jobs, body)]
     generation = await begin(
         request,
         caller,

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from ...openai.embeddings import embedding_body, embedding_jobs, encoding_of
 from ..auth import Caller
-from ..bodies import body_of, read_json
+from ..bodies import aside, body_of, read_json
 from ..errors import Refusal
 from ..generation import begin
 
@@ -22,7 +22,9 @@ NOT_HERE = ("score", "rerank", "classify", "pooling")
 async def create_embeddings(request: Request, caller: Caller) -> Response:
     """OpenAI's embeddings of one input or several, each of which is a job."""
     body = await read_json(request)
-    asked = await begin(request, caller, embedding_jobs(body), store=False, max_tokens=1)
+    asked = await begin(
+        request, caller, await aside(request, embedding_jobs, body), store=False, max_tokens=1
+    )
     encoding = encoding_of(body)
     return await asked.answer(request, lambda results: embedding_body(results, asked.model, encoding))
 

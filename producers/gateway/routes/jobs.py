@@ -10,7 +10,7 @@ from ....schemas.events import JobState
 from ....schemas.wire import WireJob
 from ..aliases import HEADER, enqueue_routed
 from ..auth import Caller
-from ..bodies import body_of, read_json
+from ..bodies import aside, body_of, read_json
 from ..generation import answer_events, late_failure
 from ..jobs import job_of, status_of
 from ..native_events import NativeEvents
@@ -29,7 +29,7 @@ async def create_job(request: Request, caller: Caller) -> JSONResponse:
     if (key := request.headers.get("idempotency-key")) is not None:
         fields.setdefault("idempotency_key", key)
     gateway = Gateway.of(request)
-    asked = job_of(gateway, caller, fields)
+    asked = await aside(request, job_of, gateway, caller, fields)
 
     async def make(_: str) -> list[WireJob]:
         return [asked]

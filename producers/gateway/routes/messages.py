@@ -13,7 +13,7 @@ from ...anthropic.messages import MessageStream, count_body, message_body
 from ...anthropic.request import count_fields, message_fields
 from ...openai.options import flag
 from ..auth import Caller
-from ..bodies import body_of, read_json
+from ..bodies import aside, body_of, read_json
 from ..generation import begin
 from ..sse import STOPPED, event
 from ..tokenizer_jobs import ask_tokenizer
@@ -29,7 +29,7 @@ CUT = STOPPED + event(
 async def create_message(request: Request, caller: Caller) -> Response:
     """Anthropic's message, streamed or whole."""
     body = await read_json(request)
-    stream, fields = flag(body, "stream"), message_fields(body)
+    stream, fields = flag(body, "stream"), await aside(request, message_fields, body)
     asked = {**fields, "stream": stream}
     generation = await begin(request, caller, [asked], store=False, max_tokens=1)
     (job,), model = generation.jobs, generation.model
@@ -41,7 +41,7 @@ async def create_message(request: Request, caller: Caller) -> Response:
 @router.post("/count_tokens", summary="Count a prompt's tokens", openapi_extra=body_of("messages", "model"))
 async def count_tokens(request: Request, caller: Caller) -> Response:
     """The number of tokens in a prompt, as its model's own worker counts them. Nothing is generated."""
-    fields = count_fields(await read_json(request))
+    fields = await aside(request, count_fields, await read_json(request))
     asked = await ask_tokenizer(request, caller, fields, TokenizerTask(kind="count"))
     return await asked.answer(request, lambda results: count_body(_only(results)))
 

@@ -18,7 +18,7 @@ from ...openai.responses.request import ResponseRequest, previous_response_id, r
 from ...openai.responses.stream import ResponseStream, token_of
 from ...operate.responses import StoredResponse
 from ..auth import Caller
-from ..bodies import body_of, read_json
+from ..bodies import aside, body_of, read_json
 from ..errors import not_found
 from ..generation import Generation, begin, divided
 from ..sse import Events, EventStream, StreamPlace, json_event, portions, together
@@ -37,7 +37,8 @@ async def create_response(request: Request, caller: Caller) -> Response:
     """Answer, whole or streamed; in the background, answer at once and generate meanwhile."""
     gateway = Gateway.of(request)
     body = await read_json(request)
-    asked = response_request(body, await earlier_items(gateway, caller, previous_response_id(body)))
+    earlier = await earlier_items(gateway, caller, previous_response_id(body))
+    asked = await aside(request, response_request, body, earlier)
     job = {**asked.job, "stream": asked.stream}
     # As for chats: an answer ends with its context, if nothing else ends it.
     cache_key = body.get("prompt_cache_key")
