@@ -1,9 +1,15 @@
-"""Runs batches: each gateway process takes some that no other runs, and works on them until it is stopped."""
+"""Runs batches: each gateway process takes some that no other runs, and works on them until it is stopped.
+
+A tenant may have more batches than all processes work on. So a process that has its most takes one more of a
+tenant of which it has none, and gives back one of the tenant of which it has the most: nobody's only batch
+waits for the end of somebody else's, and what was answered of the one that is given back is kept.
+"""
 
 import asyncio
 import logging
 import random
 import secrets
+from collections import Counter
 from contextlib import suppress
 
 from ...schemas.errors import HeadraceError
@@ -36,7 +42,8 @@ class BatchRunner:
 
     def __init__(self, client: AsyncClient, files: FileStore, settings: FilesSettings) -> None:
         self._client, self._files, self._settings = client, files, settings
-        self._works: set[asyncio.Task[None]] = set()
+        self._works: dict[asyncio.Task[None], str] = {}  # and whose batch each is about
+        self._leaving: set[asyncio.Task[None]] = set()
         self._log = logging.getLogger("headrace.batches")
 
     async def run(self) -> None:
@@ -47,15 +54,21 @@ class BatchRunner:
                 await self._take()
                 await asyncio.sleep(POLL_S * random.uniform(0.7, 1.0))
         finally:
-            for task in (sweeping, *self._works):
+            tasks = (sweeping, *self._works, *self._leaving)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(sweeping, *self._works, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _take(self) -> None:
-        while len(self._works) < MOST_BATCHES:
+        while True:
+            ours = Counter(self._works.values())
+            full = len(self._works) >= MOST_BATCHES
+            if full and max(ours.values()) == 1:
+                return
             # New for each try, so that nothing of an earlier one, even of this process, is taken for its own.
             holder = secrets.token_hex(8)
-            call = claim_batch(keys_of(self._client._operations), holder, self._settings.batch_lease_s)
+            lease_s, skipped = self._settings.batch_lease_s, [*ours] if full else []
+            call = claim_batch(keys_of(self._client._operations), holder, lease_s, skipped)
             try:
                 claimed = await self._client._run(self._client._operations.send(call))
             except HeadraceError as error:
@@ -63,10 +76,20 @@ class BatchRunner:
                 return
             if claimed is None:
                 return
+            if full:
+                self._give_way(max(ours, key=lambda tenant: ours[tenant]))
             work = BatchWork(self._client, self._files, self._settings, holder, *claimed)
             task = asyncio.create_task(self._do(work, claimed[1]), name=f"headrace-{claimed[1]}")
-            self._works.add(task)
-            task.add_done_callback(self._works.discard)
+            self._works[task] = claimed[0]
+            task.add_done_callback(lambda task: self._works.pop(task, None))
+
+    def _give_way(self, tenant: str) -> None:
+        """Give back the batch of this tenant that was taken last."""
+        task = next(task for task, whose in reversed(self._works.items()) if whose == tenant)
+        del self._works[task]
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        task.cancel()
 
     async def _do(self, work: BatchWork, batch_id: str) -> None:
         try:

@@ -14,7 +14,7 @@ from openai.types import Batch as OpenAIBatch
 from redis import Redis
 
 from headrace import AsyncClient, Job
-from headrace.producers.batches import parts, record, work
+from headrace.producers.batches import parts, record, runner, work
 from headrace.producers.batches.record import BatchSpec, BatchStatus, RequestBatch
 from headrace.producers.batches.requests import job_of
 from headrace.producers.batches.runner import BatchRunner
@@ -50,13 +50,13 @@ class Desk:
         self.settings = FilesSettings(files_url=folder.as_uri(), batch_in_flight=20)
         self.client, self.files = client, FileStore(client, self.settings)
 
-    async def submit(self, *lines: dict[str, Any] | str, **asked: Any) -> RequestBatch:
+    async def submit(self, *lines: dict[str, Any] | str, tenant: str = "t", **asked: Any) -> RequestBatch:
         async def pieces() -> AsyncIterator[bytes]:
             for line in lines:
                 yield (line if isinstance(line, str) else json.dumps(line)).encode() + b"\n"
 
-        file = await self.files.create("t", "in.jsonl", "batch", pieces())
-        wanted = record.batch_spec("t", URL, file.id, **asked)
+        file = await self.files.create(tenant, "in.jsonl", "batch", pieces())
+        wanted = record.batch_spec(tenant, URL, file.id, **asked)
         return await self.client._run(record.create(self.client._operations, wanted))
 
     async def batch(self, batch: RequestBatch, tenant: str = "t") -> RequestBatch:
@@ -124,8 +124,47 @@ async def test_every_line_is_answered_and_counted(desk: Desk, working: None) -> 
     assert (shown["metadata"], shown["model"]) == ({"a": "b"}, "m")
 
 
-async def ended(desk: Desk, batch: RequestBatch) -> bool:
-    return (await desk.batch(batch)).status.ended
+async def test_a_tenants_batches_leave_room_for_anothers(
+    desk: Desk, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "MOST_BATCHES", 2)
+    monkeypatch.setattr(runner, "POLL_S", 0.05)
+    held, finished = [], asyncio.Event()
+
+    async def work_for_others_first() -> None:
+        while True:
+            held.extend(worker.start_all().values())
+            for job in [*held] if finished.is_set() else [job for job in held if b"urgent" in job.claimed.spec]:
+                held.remove(job)
+                job.write(1)
+                job.finish()
+            await asyncio.sleep(0.01)
+
+    first = [await desk.submit(request("line"), request("another")) for _ in range(4)]
+    working = asyncio.create_task(work_for_others_first())
+    try:
+        async with desk.running():
+            await until(lambda: started(desk, first, 2))
+            urgent = await desk.submit(request("line", "urgent"), tenant="u")
+            await until(lambda: ended(desk, urgent, "u"))
+            assert not any([await ended(desk, batch) for batch in first])
+            # The one that gave way is taken up again, and finds its jobs.
+            finished.set()
+            for batch in first:
+                await until(lambda batch=batch: ended(desk, batch))
+                assert (await desk.batch(batch)).completed == 2
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def started(desk: Desk, batches: list[RequestBatch], count: int) -> bool:
+    statuses = [(await desk.batch(batch)).status for batch in batches]
+    return statuses.count(BatchStatus.IN_PROGRESS) == count
+
+
+async def ended(desk: Desk, batch: RequestBatch, tenant: str = "t") -> bool:
+    return (await desk.batch(batch, tenant)).status.ended
 
 
 def test_lines_keep_the_models_that_they_drew_when_a_batch_is_taken_up_again() -> None:
