@@ -16,6 +16,7 @@
     ├── StoredFileNotFound    no such uploaded file, or its retention has ended
     ├── BatchNotFound         no such batch, or its retention has ended
     ├── FileTooLarge          the upload has more bytes than a file may have; nothing is kept of it
+    ├── LimitReached          the tenant has as many batches or files as it may; nothing was made
     ├── FilesUnavailable      the file store can't be reached, refuses, or has no room
     ├── BadPolicy             a tenant's name, policy or secret is wrong; nothing was changed
     ├── JobFailed             the job ended `failed`
@@ -289,6 +290,32 @@ class FileTooLarge(HeadraceError, ValueError):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"file: has more than {most} bytes (max_file_bytes); split it into several", most)
+
+
+class LimitReached(HeadraceError):
+    """The tenant has as many open batches, or as many or as large files, as it may; nothing was made.
+
+    Attributes:
+        limit: the policy's field that says how many.
+        most: its value.
+    """
+
+    code = "limit_reached"
+    http_status = 429
+    exit_status = 5
+
+    def __init__(self, tenant: str, limit: str, most: int) -> None:
+        what, way_out = _LIMITED[limit]
+        reason = f"tenant {tenant} may have {most} {what} ({limit}): {way_out}, or ask for a higher limit"
+        super().__init__(reason, tenant, limit, most)
+        self.limit, self.most = limit, most
+
+
+_LIMITED = {
+    "max_open_batches": ("batches that have not ended", "wait for one to end or cancel one"),
+    "max_files": ("files", "delete some"),
+    "max_stored_bytes": ("bytes in files", "delete some"),
+}
 
 
 class FilesUnavailable(HeadraceError, ConnectionError):

@@ -22,7 +22,7 @@ _JOB_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.(\d{1,4})\.([A-Za-z0-9][A-Za-z0-9
 _PERMANENT_IN_TAG = re.compile(
     r"(leases|delayed|delayed_bytes|deadlines|dead|outbox|bell|workers|readers|queued_bytes|tenants|parked|pulse"
     r"|deliveries|due|paused|jobs|expiry|active|alias"
-    r"|(of|due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left):.+)"
+    r"|(of|due|delayed_jobs|lane|retry|suspects|backlog|served|ahead|capacity|pace|running|waiting|endpoints|left|usage|open):.+)"
 )
 
 _PERMANENT = (
@@ -279,6 +279,10 @@ class FileKeys:
         """Sorted set: a tenant's file ids, which sort by time."""
         return f"{self.base}:of:{tenant}"
 
+    def usage(self, tenant: str) -> str:
+        """Hash: the sizes of a tenant's stored contents in bytes, by file id."""
+        return f"{self.base}:usage:{tenant}"
+
     @property
     def expiry(self) -> str:
         """Sorted set: `<tenant>:<file id>` of all contents by when they are to be deleted, in ms."""
@@ -311,6 +315,10 @@ class BatchKeys(DeliveryKeys):
     def of(self, tenant: str) -> str:
         """Sorted set: a tenant's batch ids, which sort by time."""
         return f"{self.base}:of:{tenant}"
+
+    def open(self, tenant: str) -> str:
+        """Sorted set: the ids of a tenant's batches that have not ended."""
+        return f"{self.base}:open:{tenant}"
 
     @property
     def active(self) -> str:

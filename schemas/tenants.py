@@ -31,10 +31,13 @@ class TenantLimits(TypedDict, total=False):
     tokens_per_minute: float | None
     max_queued_jobs: int | None
     max_queued_bytes: int | None
+    max_open_batches: int | None
+    max_files: int | None
+    max_stored_bytes: int | None
 
 
 class TenantPolicy(BaseModel):
-    """One tenant's limits, which apply to each model separately; None is no limit.
+    """One tenant's limits, which apply to each model separately, but for the last three; None is no limit.
 
     Attributes:
         weight: its share of the workers, relative to other tenants, when there isn't enough for all.
@@ -44,6 +47,9 @@ class TenantPolicy(BaseModel):
             enqueue per minute.
         max_queued_jobs: maximum number of its waiting jobs, over all classes.
         max_queued_bytes: maximum size of its waiting jobs as JSON.
+        max_open_batches: maximum number of its batches that have not ended.
+        max_files: maximum number of its stored files when it uploads one.
+        max_stored_bytes: maximum size of its stored files when it uploads one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +60,9 @@ class TenantPolicy(BaseModel):
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
     max_queued_jobs: Annotated[int, Field(ge=0)] | None = None
     max_queued_bytes: Annotated[int, Field(ge=0)] | None = None
+    max_open_batches: Annotated[int, Field(ge=0)] | None = None
+    max_files: Annotated[int, Field(ge=0)] | None = None
+    max_stored_bytes: Annotated[int, Field(ge=0)] | None = None
 
     @classmethod
     def make(cls, **fields: object) -> Self:

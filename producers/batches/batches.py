@@ -22,6 +22,7 @@ class Batches:
         Raises:
             InvalidJob: the file is not for batches.
             StoredFileNotFound: the tenant has no such file.
+            LimitReached: the tenant has as many open batches as it may.
         """
         file = await self._files.find(wanted.tenant, wanted.input_file_id)
         if file.purpose != "batch":
@@ -29,7 +30,8 @@ class Batches:
         aliases = await self._admin.routes()
         routes = {name: route.targets for name, route in aliases.items()}
         made = wanted.model_copy(update={"routes": routes})
-        return await self._run(record.create(self._operations, made))
+        most_open = (await self._admin.tenant(wanted.tenant)).max_open_batches
+        return await self._run(record.create(self._operations, made, most_open))
 
     async def find(self, tenant: str, batch_id: str) -> RequestBatch:
         """A tenant's batch.

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...schemas.errors import BatchNotFound, InvalidJob
+from ...schemas.errors import BatchNotFound, InvalidJob, LimitReached
 from ...schemas.ids import is_id, new_id
 from ...schemas.job import Webhook
 from ...schemas.keys import BatchKeys
@@ -34,6 +34,12 @@ LONGEST_WINDOW_S = 7 * 86_400
 
 RECORD_S = 30 * 86_400.0
 """How long a batch's record is kept after it was last changed."""
+
+
+MAKING_S = 60
+"""A batch that was counted this long ago has been made, if it ever is."""
+
+MOST_LOOKED = 1000
 
 
 class BatchStatus(StrEnum):
@@ -223,10 +229,15 @@ def keys_of(operations: Operations) -> BatchKeys:
     return BatchKeys(operations.settings.namespace)
 
 
-def create(operations: Operations, asked: BatchSpec) -> Steps[RequestBatch]:
-    """Make a batch, which the next free runner takes."""
+def create(operations: Operations, asked: BatchSpec, most_open: int | None = None) -> Steps[RequestBatch]:
+    """Make a batch, which the next free runner takes.
+
+    Raises:
+        LimitReached: the tenant has `most_open` that have not ended.
+    """
     keys, batch_id, tenant = keys_of(operations), new_id(KIND), asked.tenant
     record = keys.batch(tenant, batch_id)
+    yield from _open(operations, tenant, batch_id, most_open)
     yield from operations.send(
         Write(
             (
@@ -239,6 +250,32 @@ def create(operations: Operations, asked: BatchSpec) -> Steps[RequestBatch]:
         )
     )
     return RequestBatch(id=batch_id, asked=asked)
+
+
+def _open(operations: Operations, tenant: str, batch_id: str, most: int | None) -> Steps[None]:
+    """Count a new batch among the tenant's open ones, if there are not too many."""
+    name, now = keys_of(operations).open(tenant), int(time.time())
+    # Counted before it is looked: of several made at once, none is over the limit unseen.
+    _, count = yield from operations.send(Write((("ZADD", name, now, batch_id), ("ZCARD", name))))
+    if most is None or count <= most:
+        return
+    # Some may have been counted by a gateway that died before it made them.
+    oldest = ("ZRANGEBYSCORE", name, "-inf", now - MAKING_S, "LIMIT", 0, MOST_LOOKED)
+    (ids,) = yield from operations.send(Read((oldest,)))
+    others = [each.decode() for each in ids]
+    batches = yield from _read(operations, tenant, others)
+    gone = [each for each, batch in zip(others, batches, strict=True) if batch is None or batch.status.ended]
+    kept = count - len(gone) <= most
+    leaving = gone if kept else [*gone, batch_id]
+    if leaving:
+        yield from operations.send(Write((("ZREM", name, *leaving),)))
+    if not kept:
+        raise LimitReached(tenant, "max_open_batches", most)
+
+
+def close(operations: Operations, tenant: str, batch_id: str) -> Steps[None]:
+    """Count a batch that has ended no longer."""
+    yield from operations.send(Write((("ZREM", keys_of(operations).open(tenant), batch_id),)))
 
 
 def find(operations: Operations, tenant: str, batch_id: str) -> Steps[RequestBatch]:

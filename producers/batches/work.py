@@ -22,7 +22,7 @@ from ..files.store import FileStore
 from ..steps import Read
 from .feed import Feed, Stopped
 from .parts import AnswerPart, Parts
-from .record import RECORD_S, BatchStatus, RequestBatch, find, keys_of
+from .record import RECORD_S, BatchStatus, RequestBatch, close, find, keys_of
 from .requests import Findings, numbered
 
 RENEW_S = 1.0
@@ -86,6 +86,7 @@ class BatchWork:
         else:
             # Taken after its end, so only this is left. A kill before the note repeats it.
             await self._files.blobs.delete_folder(self._folder)
+            await self._close()
             await self._note(leaves=True)
 
     async def release(self) -> None:
@@ -216,7 +217,12 @@ class BatchWork:
             await self._end(status, now, fields, self._webhook)
         else:
             await self._note(fields=fields)
+        if status.ended:
+            await self._close()
         return await self._read()
+
+    async def _close(self) -> None:
+        await self._run_steps(close(self._operations, self._tenant, self._id))
 
     async def _end(
         self, status: BatchStatus, at_s: int, fields: dict[str, str | int], webhook: Webhook

@@ -23,6 +23,9 @@ _COLUMNS = {
     "tokens_per_minute": "TOKENS/MIN",
     "max_queued_jobs": "QUEUED",
     "max_queued_bytes": "BYTES",
+    "max_open_batches": "BATCHES",
+    "max_files": "FILES",
+    "max_stored_bytes": "STORED",
 }
 
 
@@ -75,6 +78,13 @@ def set_tenant(
     max_queued_bytes: Annotated[
         int | None, typer.Option(help="Maximum size of waiting jobs, in bytes.")
     ] = None,
+    max_open_batches: Annotated[
+        int | None, typer.Option(help="Maximum number of batches that have not ended, of all models.")
+    ] = None,
+    max_files: Annotated[int | None, typer.Option(help="Maximum number of stored files.")] = None,
+    max_stored_bytes: Annotated[
+        int | None, typer.Option(help="Maximum size of stored files, in bytes.")
+    ] = None,
 ) -> None:
     """Set a tenant's policy, at once and for every model. What is not given is not limited."""
     with Client.from_env(redis) as client, refusals():
@@ -86,6 +96,9 @@ def set_tenant(
             tokens_per_minute=tokens_per_minute,
             max_queued_jobs=max_queued_jobs,
             max_queued_bytes=max_queued_bytes,
+            max_open_batches=max_open_batches,
+            max_files=max_files,
+            max_stored_bytes=max_stored_bytes,
         )
     typer.echo(f"{tenant} {policy.to_wire()}")
 

@@ -92,6 +92,18 @@ def announce(operations: Operations, tenant: str, file_id: str, seconds: float) 
     yield from operations.send(Write((("ZADD", keys_of(operations).expiry, due_ms, f"{tenant}:{file_id}"),)))
 
 
+def used(operations: Operations, tenant: str) -> Steps[dict[str, int]]:
+    """The sizes of a tenant's stored contents, by file id."""
+    (sizes,) = yield from operations.send(Read((("HGETALL", keys_of(operations).usage(tenant)),)))
+    return {name.decode(): int(size) for name, size in sizes.items()}
+
+
+def count(operations: Operations, tenant: str, file_id: str, size: int) -> Steps[None]:
+    """Count a content that was written, until it is gone."""
+    command = ("HSET", keys_of(operations).usage(tenant), file_id, size)
+    yield from operations.send(Write((command,)))
+
+
 def save(operations: Operations, file: StoredFile) -> Steps[None]:
     """Keep the record until the file expires."""
     keys = keys_of(operations)
@@ -166,7 +178,11 @@ def due(operations: Operations, most: int) -> Steps[list[tuple[str, str]]]:
 def gone(operations: Operations, tenant: str, file_id: str) -> Steps[None]:
     """Note that a file's content has been deleted."""
     keys = keys_of(operations)
-    commands = (("ZREM", keys.of(tenant), file_id), ("ZREM", keys.expiry, f"{tenant}:{file_id}"))
+    commands = (
+        ("ZREM", keys.of(tenant), file_id),
+        ("HDEL", keys.usage(tenant), file_id),
+        ("ZREM", keys.expiry, f"{tenant}:{file_id}"),  # last: whoever dies before it is followed by a sweep
+    )
     yield from operations.send(Write(commands))
 
 

@@ -7,9 +7,10 @@ process that dies in between leaves a content that is deleted later, but never a
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from ...schemas.errors import FilesUnavailable, FileTooLarge, InvalidJob
+from ...schemas.errors import FilesUnavailable, FileTooLarge, InvalidJob, LimitReached
 from ...schemas.ids import new_id
 from ...schemas.settings.files import FilesSettings
+from ...schemas.tenants import TenantPolicy
 from ..async_client import AsyncClient
 from . import record
 from .blobs import Blobs
@@ -62,6 +63,7 @@ class FileStore:
         *,
         file_id: str | None = None,
         most_bytes: int | None = None,
+        policy: TenantPolicy | None = None,
     ) -> Written:
         """Write a content, to `keep` or `discard`.
 
@@ -70,12 +72,15 @@ class FileStore:
             pieces: the content; it is never held whole.
             file_id: the file's id, if the caller chooses it; an earlier file with this id is replaced.
             most_bytes: its maximum size; by default no limit.
+            policy: the limits of its tenant; by default none, as for what a batch has already computed.
 
         Raises:
             FileTooLarge: the content is larger than `most_bytes`.
+            LimitReached: the tenant has no room for it; nothing of it is kept.
             FilesUnavailable: it can't be written.
         """
         file_id, size = file_id or new_id(KIND), 0
+        left = await self._left(tenant, policy)
 
         async def counted() -> AsyncIterator[bytes]:
             nonlocal size
@@ -84,11 +89,39 @@ class FileStore:
                 size += len(piece)
                 if most_bytes is not None and size > most_bytes:
                     raise FileTooLarge(most_bytes)
+                if left is not None and size > left:
+                    raise _no_room(tenant, policy)
                 yield piece
 
         await self._run(record.announce(self._operations, tenant, file_id, UPLOAD_S))
         await self.blobs.write(path_of(file_id), counted())
-        return Written(tenant, file_id, size)
+        await self._run(record.count(self._operations, tenant, file_id, size))
+        written = Written(tenant, file_id, size)
+        try:
+            # Counted before it is looked at again: of uploads at once, none is over the limit unseen.
+            await self._left(tenant, policy, counted=True)
+        except LimitReached:
+            await self.discard(written)
+            raise
+        return written
+
+    async def _left(self, tenant: str, policy: TenantPolicy | None, *, counted: bool = False) -> int | None:
+        """The bytes that the tenant may still store; None without a limit.
+
+        Raises:
+            LimitReached: there is no room for one more file, or, if it is `counted`, for the last.
+        """
+        if policy is None or (policy.max_files is None and policy.max_stored_bytes is None):
+            return None
+        sizes = await self._run(record.used(self._operations, tenant))
+        if policy.max_files is not None and len(sizes) + (not counted) > policy.max_files:
+            raise LimitReached(tenant, "max_files", policy.max_files)
+        if policy.max_stored_bytes is None:
+            return None
+        left = policy.max_stored_bytes - sum(sizes.values())
+        if left < 0 or (left == 0 and not counted):
+            raise _no_room(tenant, policy)
+        return left
 
     async def keep(
         self, written: Written, filename: str, purpose: str, kept_s: int | None = None
@@ -177,3 +210,9 @@ class FileStore:
         # In this order: a kill in between repeats the deletion, which does no harm.
         await self.blobs.delete([path_of(file_id)])
         await self._run(record.gone(self._operations, tenant, file_id))
+
+
+def _no_room(tenant: str, policy: TenantPolicy | None) -> LimitReached:
+    assert policy is not None
+    assert policy.max_stored_bytes is not None
+    return LimitReached(tenant, "max_stored_bytes", policy.max_stored_bytes)

@@ -16,6 +16,7 @@ from ...schemas.errors import (
     FilesUnavailable,
     HeadraceError,
     JobNotFound,
+    LimitReached,
     QueueFull,
     RateLimited,
     UnknownModel,
@@ -101,6 +102,8 @@ def _of_headrace(error: HeadraceError) -> Refusal:
         headers = retry_after(error.retry_after_s)
     elif isinstance(error, BrokerUnavailable | FilesUnavailable):
         headers = retry_after(RETRY_S)
+    elif isinstance(error, LimitReached):  # OpenAI's clients would send the file again at once
+        headers = {"x-should-retry": "false"}
     return Refusal(
         status, told["message"], code=told["code"], param=told["param"], kind=told["type"], headers=headers
     )

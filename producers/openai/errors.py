@@ -18,6 +18,7 @@ from ...schemas.errors import (
     JobExpired,
     JobFailed,
     JobNotFound,
+    LimitReached,
     ModelInUse,
     QueueFull,
     RateLimited,
@@ -77,7 +78,7 @@ def _told(error: HeadraceError) -> tuple[int, str, str | None, str | None]:
             return error.http_status, str(error), None, error.code
         case StreamReset():
             return 409, str(error), None, error.code
-        case StoredFileNotFound() | BatchNotFound() | FileTooLarge():
+        case StoredFileNotFound() | BatchNotFound() | FileTooLarge() | LimitReached():
             return error.http_status, str(error), None, error.code
         case DeliveryNotFound() | WorkerNotFound() | ModelInUse():  # an operator's requests
             return error.http_status, str(error), None, error.code

@@ -134,7 +134,9 @@ async def test_a_tenants_batches_leave_room_for_anothers(
     async def work_for_others_first() -> None:
         while True:
             held.extend(worker.start_all().values())
-            for job in [*held] if finished.is_set() else [job for job in held if b"urgent" in job.claimed.spec]:
+            for job in (
+                [*held] if finished.is_set() else [job for job in held if b"urgent" in job.claimed.spec]
+            ):
                 held.remove(job)
                 job.write(1)
                 job.finish()

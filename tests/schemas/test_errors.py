@@ -28,6 +28,7 @@ EXAMPLES = [
     errors.StoredFileNotFound("file-1"),
     errors.BatchNotFound("batch_1"),
     errors.FileTooLarge(1000),
+    errors.LimitReached("t", "max_files", 3),
     errors.FilesUnavailable("no room"),
     errors.BadPolicy("weight = 0: must be above 0"),
     errors.JobFailed("job", "crashed", "its worker died"),

@@ -24,7 +24,8 @@ async def create_file(request: Request, caller: Caller) -> dict[str, Any]:
     """Upload a file for batches; it is a form with `file`, `purpose` and perhaps `expires_after`."""
     gateway, form = Gateway.of(request), UploadForm(request)
     files = gateway.files
-    written = await files.write(caller.tenant, form.pieces(), most_bytes=gateway.settings.max_file_bytes)
+    policy, most = await gateway.client.admin.tenant(caller.tenant), gateway.settings.max_file_bytes
+    written = await files.write(caller.tenant, form.pieces(), most_bytes=most, policy=policy)
     try:
         # Only now, because fields of the form may come after the file.
         purpose = _purpose(form.fields)

@@ -96,3 +96,18 @@ def test_a_file_that_is_too_large_is_refused_while_it_comes(stack_redis):
             assert refused.value.status_code == 413
         kept = client.files.create(file=("in", b"x" * 1000), purpose="batch")
         client.files.delete(kept.id)
+
+
+def test_an_upload_beyond_the_tenants_limit_is_refused_and_says_what_to_do(client, jobs):
+    jobs.admin.set_tenant("default", max_stored_bytes=sum(file.bytes for file in client.files.list()) + 10)
+    try:
+        file = client.files.create(file=("in", b"x" * 10), purpose="user_data")
+        # Its own retries would come to nothing, so it is told not to.
+        with pytest.raises(openai.RateLimitError, match="delete some") as refused:
+            client.with_options(max_retries=5).files.create(file=("in", b"x"), purpose="user_data")
+        assert refused.value.code == "limit_reached"
+        assert refused.value.response.headers["x-should-retry"] == "false"
+        client.files.delete(file.id)
+        client.files.delete(client.files.create(file=("in", b"x"), purpose="user_data").id)
+    finally:
+        jobs.admin.drop_tenant("default")
