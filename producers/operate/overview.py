@@ -13,6 +13,13 @@ from ...schemas.scripts import drain
 from ..operations import Operations
 from ..steps import Read, Steps, check_name, check_seconds
 
+PAGE = 1000
+"""Jobs read in one round trip."""
+
+MOST_JOBS = 20_000
+"""Jobs of a partition that are looked at one by one, because they run or have run before. The console asks
+every second; beyond this many, that counts too few of them."""
+
 
 class Facts(BaseModel):
     """Facts of which older programs write fewer, and newer ones more."""
@@ -163,25 +170,15 @@ def _read_tag(
     running: "Counter[_Lane]",
 ) -> Steps[None]:
     """Count one partition. A lane's stream holds its waiting jobs and the running ones that came from it."""
-    (some_only,) = yield from operations.send(Read((("ZRANGE", tag.readers, 0, -1),)))
-    readers = (*JobClass, *(name.decode() for name in some_only))
-    replies = yield from operations.send(
+    ids = yield from _apart(operations, tag)
+    queued_bytes, parked, *backlogs = yield from operations.send(
         Read(
             (
                 ("HGETALL", tag.queued_bytes),
-                ("ZRANGE", tag.leases, 0, -1),
-                *(("ZRANGE", tag.backlog(job_class), 0, -1) for job_class in JobClass),
                 ("SMEMBERS", tag.parked),
-                *(("XRANGE", tag.retry(name), "-", "+") for name in readers),
-                *(("XRANGE", tag.suspects(name), "-", "+") for name in readers),
+                *(("ZRANGE", tag.backlog(job_class), 0, -1) for job_class in JobClass),
             )
         )
-    )
-    queued_bytes, leased, *replies = replies
-    backlogs, parked, interrupted = (
-        replies[: len(JobClass)],
-        replies[len(JobClass)],
-        replies[len(JobClass) + 1 :],
     )
     for field, count in queued_bytes.items():
         job_class, _, tenant = field.decode().partition(":")
@@ -191,15 +188,16 @@ def _read_tag(
         for job_class, tenants in zip(JobClass, backlogs, strict=True)
         for tenant in tenants
     } | dict.fromkeys(_parked_lane(tag, name.decode()) for name in parked)
-    ids = {name.decode() for name in leased} | {
-        fields[b"job"].decode() for entries in interrupted for _, fields in entries if b"job" in fields
-    }
-    # Lengths and records are read in one round trip, so that they belong to the same moment.
+    # Lengths and records are read in one round trip, so that they belong to the same moment; of many records,
+    # only the first are.
     lengths = [("XLEN", tag.lane(lane.job_class, lane.tenant)) for lane in waiting_lanes]
     records = [("HMGET", tag.job(job_id), "state", "class", "tenant", "stream") for job_id in ids]
-    replies = yield from operations.send(Read((*lengths, *records)))
+    replies = yield from operations.send(Read((*lengths, *records[:PAGE])))
     waiting = Counter(dict(zip(waiting_lanes, replies, strict=False)))
-    for state, job_class, tenant, stream in replies[len(lengths) :]:
+    found = replies[len(lengths) :]
+    for at in range(PAGE, len(records), PAGE):
+        found += yield from operations.send(Read(records[at : at + PAGE]))
+    for state, job_class, tenant, stream in found:
         if state not in {b"queued", b"running"}:
             continue
         lane = _Lane(tag.model, JobClass(job_class.decode()), tenant.decode())
@@ -212,6 +210,32 @@ def _read_tag(
             waiting[lane] += 1
     # Unary plus leaves out what is not above zero.
     depth.update(+waiting)
+
+
+def _apart(operations: Operations, tag: Tag) -> Steps[list[str]]:
+    """The jobs that the lengths of lanes don't tell: those that run, and those that have run before."""
+    (some_only,) = yield from operations.send(Read((("ZRANGE", tag.readers, 0, -1),)))
+    readers = (*JobClass, *(name.decode() for name in some_only))
+    streams = [stream for name in readers for stream in (tag.retry(name), tag.suspects(name))]
+    first = [("XRANGE", stream, "-", "+", "COUNT", PAGE) for stream in streams]
+    (cursor, leased), *pages = yield from operations.send(
+        Read((("ZSCAN", tag.leases, 0, "COUNT", PAGE), *first))
+    )
+    ids = dict.fromkeys(name.decode() for name, _ in leased)
+    while cursor and len(ids) < MOST_JOBS:
+        ((cursor, leased),) = yield from operations.send(
+            Read((("ZSCAN", tag.leases, cursor, "COUNT", PAGE),))
+        )
+        ids |= dict.fromkeys(name.decode() for name, _ in leased)
+    for stream, entries in zip(streams, pages, strict=True):
+        page = entries
+        while page and len(ids) < MOST_JOBS:
+            ids |= dict.fromkeys(fields[b"job"].decode() for _, fields in page if b"job" in fields)
+            if len(page) < PAGE:
+                break
+            after = f"({page[-1][0].decode()}"
+            (page,) = yield from operations.send(Read((("XRANGE", stream, after, "+", "COUNT", PAGE),)))
+    return list(ids)[:MOST_JOBS]
 
 
 def _parked_lane(tag: Tag, name: str) -> _Lane:

@@ -88,13 +88,14 @@ def _purge_stream(operations: Operations, tag: Tag, stream: str, chosen: Chosen,
 
 
 def _purge_delayed(operations: Operations, tag: Tag, chosen: Chosen, now_ms: int) -> Steps[int]:
-    cancelled = kept = 0
+    cancelled = cursor = 0
     while True:
-        (page,) = yield from operations.send(Read((("ZRANGE", tag.delayed, kept, kept + PAGE - 1),)))
-        count = yield from _cancel(operations, tag, [name.decode() for name in page], chosen, now_ms)
-        # By rank: cancelled jobs have left the set, so the next page begins after those that stay.
-        cancelled, kept = cancelled + count, kept + len(page) - count
-        if len(page) < PAGE:
+        # Not by rank or time: whatever else leaves the set meanwhile, a scan meets each job that stays.
+        scan = ("ZSCAN", tag.delayed, cursor, "COUNT", PAGE)
+        ((cursor, page),) = yield from operations.send(Read((scan,)))
+        ids = [name.decode() for name, _ in page]
+        cancelled += yield from _cancel(operations, tag, ids, chosen, now_ms)
+        if not cursor:
             return cancelled
 
 

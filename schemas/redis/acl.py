@@ -21,7 +21,7 @@ _SCRIPTS = (
     "eval evalsha time exists type del pexpire persist get set "
     "hget hset hdel hmget hgetall hkeys hincrby hstrlen "
     "xadd xrange xlen xdel xack xtrim xsetid xgroup xreadgroup xinfo "
-    "zadd zrem zcard zscore zrange zrangebyscore zincrby zremrangebyscore "
+    "zadd zrem zcard zscan zscore zrange zrangebyscore zincrby zremrangebyscore "
     "sadd srem scard smembers srandmember lpush llen publish"
 )
 _READING = "subscribe unsubscribe"

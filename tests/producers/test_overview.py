@@ -1,8 +1,11 @@
 from typing import Any
 
+import pytest
 from redis import Redis
 
 from headrace import Client
+from headrace.producers.operate import overview
+from headrace.producers.steps import Read, Request, drive
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ReleaseReason, forget_worker, heartbeat, release, run
 
@@ -70,3 +73,34 @@ def test_queues_count_what_waits_and_what_runs(client: Client, redis: Redis, wor
     for left in worker.start_all().values():
         left.finish()
     assert counts() == []
+
+
+def test_many_jobs_are_counted_a_page_at_a_time(
+    client: Client, worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.enqueue_many({"prompt": "x", "model": "m", "tenant": f"t{number % 3}"} for number in range(150))
+    running = list(worker.start_all().values())
+    for job in running[:20]:
+        worker.give_back(job)
+    client.enqueue_many({"prompt": "x", "model": "m", "tenant": f"t{number % 3}"} for number in range(10))
+    whole = client.queues()
+    assert (sum(each.running for each in whole), sum(each.depth for each in whole)) == (130, 30)
+    monkeypatch.setattr(overview, "PAGE", 7)
+    perform, most = client._link().perform, 0
+
+    def bounded(request: Request) -> Any:
+        nonlocal most
+        if isinstance(request, Read):
+            most = max(most, sum(command[0] == "HMGET" for command in request.commands))
+            for command in request.commands:
+                assert command[0] not in {"XRANGE", "ZSCAN"} or command[-1] == 7
+        return perform(request)
+
+    assert drive(overview.read_queues(client._operations), bounded) == whole
+    assert 0 < most <= 7
+    monkeypatch.setattr(overview, "MOST_JOBS", 50)
+    assert sum(each.running for each in drive(overview.read_queues(client._operations), bounded)) <= 50
+    for job in worker.start_all().values():
+        job.finish()
+    for job in running[20:]:
+        job.finish()

@@ -1,10 +1,14 @@
 """Purging queues: what waits is cancelled, and whoever follows it is told why."""
 
+from typing import Any
+
 import pytest
 from redis import Redis
 
 from headrace import AsyncClient, Client, JobCancelled, UnknownModel
 from headrace.producers.operate import purge
+from headrace.producers.operate.chosen import Chosen
+from headrace.producers.steps import Calls, Request, drive
 
 from .conftest import MODEL, ScriptedWorker
 
@@ -90,3 +94,27 @@ def test_the_command_asks_first_and_says_how_many(cli, client: Client, worker: S
     )
     assert job.status().state == "queued"
     assert cli("queues", "purge", MODEL, "--yes") == "1 job cancelled\n"
+
+
+def test_a_purge_of_delayed_jobs_misses_none_though_others_leave_meanwhile(
+    client: Client, worker: ScriptedWorker, redis: Redis
+) -> None:
+    # More than Redis keeps in one piece, which it would return whole.
+    jobs = client.enqueue_many(
+        {"prompt": "x", "model": MODEL, "tenant": tenant, "delay_s": 600 + number}
+        for number in range(150)
+        for tenant in ("stays", "goes")
+    )
+    stays, goes = iter(jobs[::2]), jobs[1::2]
+    perform = client._link().perform
+
+    def while_others_leave(request: Request) -> Any:
+        reply = perform(request)
+        if isinstance(request, Calls):
+            for _ in request.calls:
+                next(stays).cancel()
+        return reply
+
+    steps = purge.purge_queue(client._operations, MODEL, Chosen(None, "goes"), delayed=True)
+    assert drive(steps, while_others_leave) == len(goes)
+    assert redis.zcard(worker.tag.delayed) == 0
