@@ -11,7 +11,6 @@ from ..schemas.errors import BrokerUnavailable, HeadraceError, JobsRefused
 from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.redis.connection import broker_errors, connect_async, server_info_async
-from ..schemas.routes import AliasFound
 from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async, run_many_async
 from .completed import Completed
 from .embed import Input, embed_jobs, first_of, seconds_until, vector_of
@@ -24,6 +23,7 @@ from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .progress import JobProgress, read_progress
 from .reading import StreamReader, read_result, result_mailbox, stream_reader
+from .routing import AliasFound
 from .steps import (
     Calls,
     Compute,

@@ -15,11 +15,11 @@ from ..schemas.events import JobStatus, Record, intact
 from ..schemas.job import Job
 from ..schemas.keys import Tag
 from ..schemas.redis.connection import check_version
-from ..schemas.routes import MOST_ALIASES, AliasFound
+from ..schemas.routes import MOST_ALIASES
 from ..schemas.scripts import Call, CancelStatus, cancel, enqueue
 from ..schemas.settings.queue import QueueSettings
 from ..schemas.wire import WireJob
-from .routing import Asked, keep_routed, routed_models
+from .routing import AliasFound, ModelRequest, keep_routed, routed_models
 from .steps import Calls, Compute, Confirmed, Read, Request, ServerInfo, Steps, Write, persist
 from .waiting import Waits
 
@@ -100,7 +100,7 @@ class Operations:
             return outcome
         raise outcome
 
-    def _accept(self, calls: list[Call[str]]) -> Steps[list[Any]]:
+    def _accept(self, calls: list[Call[str | None]]) -> Steps[list[Any]]:
         """Send jobs and, with `wait_replicas`, repeat until that many replicas have them."""
         if not self._wait_replicas:
             accepted: list[Any] = yield from self.send(Calls(calls))
@@ -165,12 +165,12 @@ class Operations:
 
     def _prepare_all(
         self, jobs: Sequence[Job | HeadraceError], known: list[str], job_id: str | None, retry_of: str
-    ) -> list[Call[str] | HeadraceError | AliasFound]:
+    ) -> list[Call[str | None] | HeadraceError | AliasFound]:
         return [self._prepare(job, known, job_id, retry_of) for job in jobs]
 
     def _prepare(
         self, job: Job | HeadraceError, known: list[str], job_id: str | None, retry_of: str
-    ) -> Call[str] | HeadraceError | AliasFound:
+    ) -> Call[str | None] | HeadraceError | AliasFound:
         if isinstance(job, HeadraceError):
             return job
         try:
@@ -187,7 +187,7 @@ class Operations:
 
     def _enqueue_routed(self, jobs: Sequence[Job]) -> Steps[list[str | HeadraceError]]:
         """Enqueue jobs, each for the model that its alias leads to."""
-        routed = yield from routed_models(self, [Asked.by(job) for job in jobs])
+        routed = yield from routed_models(self, [ModelRequest.by(job) for job in jobs])
         aliases = {job.model for job, each in zip(jobs, routed, strict=True) if job.model != each.model}
         # Forgotten now and then, so that they are bounded; learning them again costs a round trip.
         known = self._aliases | aliases
@@ -199,7 +199,7 @@ class Operations:
         yield from keep_routed(self, [each for each, outcome in accepted if isinstance(outcome, str)])
         return outcomes
 
-    def _call(self, job: Job, job_id: str | None = None, retry_of: str = "") -> Call[str]:
+    def _call(self, job: Job, job_id: str | None = None, retry_of: str = "") -> Call[str | None]:
         job_id = job_id or ids.new_job_id(job.model, self._partition(job))
         return enqueue(self.tag_of(job_id), job_id, job, self.settings, retry_of=retry_of)
 
@@ -317,8 +317,10 @@ def _is_large(job: Job | HeadraceError) -> bool:
     return size > LARGE_BYTES
 
 
-def _outcome(reply: str | Exception) -> str | HeadraceError | AliasFound:
-    if isinstance(reply, str | HeadraceError | AliasFound):
+def _outcome(reply: str | Exception | None) -> str | HeadraceError | AliasFound:
+    if reply is None:
+        return AliasFound()
+    if isinstance(reply, str | HeadraceError):
         return reply
     defect = HeadraceError(f"its reply can't be read ({type(reply).__name__}); it may have been enqueued")
     defect.__cause__ = reply

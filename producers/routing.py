@@ -25,8 +25,12 @@ WHO = ("user", "safety_identifier")
 """Entries of a job's metadata that say whom it is for."""
 
 
+class AliasFound(Exception):
+    """A job wasn't accepted, because it asks for an alias, for which a model must be chosen first."""
+
+
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ModelRequest:
     """What a request asks for.
 
     Attributes:
@@ -42,7 +46,7 @@ class Asked:
     idempotency_key: str | None = None
 
     @classmethod
-    def by(cls, job: Job) -> "Asked":
+    def by(cls, job: Job) -> "ModelRequest":
         """What a job asks for."""
         return cls(job.model, whom(job.tenant, job.metadata), job.tenant, job.idempotency_key)
 
@@ -53,7 +57,7 @@ def whom(tenant: str, metadata: Mapping[str, object]) -> str | None:
     return next((f"{tenant}\n{each}" for each in given if isinstance(each, str) and each), None)
 
 
-def routed_models(operations: "Operations", asked: Sequence[Asked]) -> Steps[list[Routed]]:
+def routed_models(operations: "Operations", asked: Sequence[ModelRequest]) -> Steps[list[Routed]]:
     """The model that answers each request: the one that it asks for, if that is no alias.
 
     A request with an idempotency key gets the model that has its job, if there is one. Otherwise the choice
@@ -92,7 +96,9 @@ def keep_routed(operations: "Operations", routed: Sequence[Routed]) -> Steps[Non
         yield from operations.send(Write(kept))
 
 
-def _chosen(operations: "Operations", wanted: Sequence[tuple[Asked, ModelRoute, str]]) -> Steps[list[str]]:
+def _chosen(
+    operations: "Operations", wanted: Sequence[tuple[ModelRequest, ModelRoute, str]]
+) -> Steps[list[str]]:
     """A model for each request with a key, and for whoever sends it again."""
     before = yield from _enqueued_before(operations, [(each, route) for each, route, _ in wanted])
     # Kept before the job is made: the same request, sent again, must find that job and not another model. For
@@ -110,7 +116,7 @@ def _chosen(operations: "Operations", wanted: Sequence[tuple[Asked, ModelRoute, 
 
 
 def _enqueued_before(
-    operations: "Operations", wanted: Sequence[tuple[Asked, ModelRoute]]
+    operations: "Operations", wanted: Sequence[tuple[ModelRequest, ModelRoute]]
 ) -> Steps[list[str | None]]:
     """Each request's model that has a job of its key: of before the alias, or of another name."""
     places, commands = list[tuple[int, str]](), list[tuple[str | int, ...]]()
@@ -128,7 +134,7 @@ def _enqueued_before(
     return [models.get(place) for place in range(len(wanted))]
 
 
-def _kept(asked: Asked, namespace: str) -> str | None:
+def _kept(asked: ModelRequest, namespace: str) -> str | None:
     """The name under which the choice for a request with a key is kept."""
     if asked.idempotency_key is None:
         return None

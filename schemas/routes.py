@@ -81,10 +81,6 @@ class ModelRoute(BaseModel):
         return self.targets[model] / -math.log(chance)
 
 
-class AliasFound(Exception):
-    """A job wasn't accepted, because it asks for an alias, for which a model must be chosen first."""
-
-
 @dataclass(frozen=True, slots=True)
 class Routed:
     """The model that answers a request.

@@ -11,12 +11,11 @@ from ...schemas.celery_task import read_headers, sign_part, task_job_id
 from ...schemas.errors import InvalidJob
 from ...schemas.job import Job, JobClass
 from ...schemas.presence import has_name
-from ...schemas.routes import AliasFound
 from ...schemas.settings.celery import CelerySettings
 from ...schemas.wire import WireJob
 from ..client import Client
 from ..operate.models import only_model
-from ..routing import whom
+from ..routing import AliasFound, whom
 
 RETRIED_S = 0.001
 """Replaces a due time or deadline in the past: a moment from now."""

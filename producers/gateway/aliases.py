@@ -10,9 +10,8 @@ from typing import Any
 
 from ...schemas.job import Job, is_idempotency_key
 from ...schemas.keys import is_model_name
-from ...schemas.routes import AliasFound
 from ..async_client import AsyncJobHandle, is_served
-from ..routing import whom
+from ..routing import AliasFound, whom
 from .auth import Access
 from .jobs import enqueue_all
 from .state import Gateway

@@ -10,7 +10,7 @@ from ...schemas.routes import ModelRoute, Routed
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
-from ..routing import Asked, keep_routed, routed_models
+from ..routing import ModelRequest, keep_routed, routed_models
 from ..steps import Steps
 from . import (
     access,
@@ -259,7 +259,7 @@ class Admin:
             idempotency_key: that of a request that may be sent again. It gets the model that has its job, if
                 there is one; otherwise the choice is kept for a minute.
         """
-        asked = Asked(model, who, tenant, idempotency_key)
+        asked = ModelRequest(model, who, tenant, idempotency_key)
         (routed,) = self._run(routed_models(self._operations, [asked]))
         return routed
 

@@ -11,7 +11,7 @@ from ...schemas.routes import ModelRoute, Routed
 from ...schemas.tenants import TenantLimits, TenantPolicy
 from ...schemas.webhooks.delivery import Delivery, DeliveryState, TenantSecret
 from ..operations import Operations
-from ..routing import Asked, keep_routed, routed_models
+from ..routing import ModelRequest, keep_routed, routed_models
 from ..steps import Steps
 from . import (
     access,
@@ -153,7 +153,7 @@ class AsyncAdmin:
         idempotency_key: str | None = None,
     ) -> Routed:
         """See `Admin.routed_model`."""
-        asked = Asked(model, who, tenant, idempotency_key)
+        asked = ModelRequest(model, who, tenant, idempotency_key)
         (routed,) = await self._run(routed_models(self._operations, [asked]))
         return routed
 

@@ -8,13 +8,16 @@ from ..errors import IdempotencyConflict, InvalidJob, QueueFull, RateLimited
 from ..job import Job
 from ..keys import Tag
 from ..redis.call import Call, script, text
-from ..routes import AliasFound
 from ..settings.queue import QueueSettings
 from ..wire import WireJob
 
 
-def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_of: str = "") -> Call[str]:
+def enqueue(
+    tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_of: str = ""
+) -> Call[str | None]:
     """Accept `job` under `job_id`; return the id, or the earlier one for a repeated idempotent request.
+
+    None is returned if the model was not chosen and its name is an alias; nothing was enqueued then.
 
     `retry_of` is the ended job that this one repeats. Sending the same call again is safe: the first reply
     may have been lost.
@@ -25,7 +28,6 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_o
         QueueFull: the lane or the tenant is at its limit (raised by the reply, like the next two).
         RateLimited: the tenant has used up this minute's requests or tokens.
         IdempotencyConflict: the idempotency key belongs to another body.
-        AliasFound: the model's name is an alias, and the model was not chosen by one.
     """
     limits, job = settings.limits, WireJob.of(job)
     spec = job.to_wire()
@@ -36,7 +38,7 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_o
         )
     limits.check_logprobs(job, len(job.prompt_token_ids or ()))
 
-    def parse(reply: list[Any]) -> str:
+    def parse(reply: list[Any]) -> str | None:
         status = text(reply[0])
         if status == "full":
             lane = f"{job.job_class}:{job.tenant} of {job.model}"
@@ -45,7 +47,7 @@ def enqueue(tag: Tag, job_id: str, job: Job, settings: QueueSettings, *, retry_o
             allowed = f"{text(reply[1])} a minute of {job.model}"
             raise RateLimited(job.tenant, float(text(reply[2])), allowed, int(reply[3]) / 1000)
         if status == "alias":
-            raise AliasFound
+            return None
         known_id = text(reply[1])
         if status == "conflict":
             raise IdempotencyConflict(job.idempotency_key or "", known_id)
