@@ -142,6 +142,8 @@ class Engine:
         vocab = self.model_info.vocab_size
         refuse_unknown("prompt_ids", request.prompt_ids, vocab)
         refuse_unknown("output_ids", request.output_ids, vocab)
+        if request.pooling is None and not self.model_info.generates:
+            raise RequestError("model", "it has no head that predicts tokens, and can only embed")
         if request.pooling is not None:
             request.pooling.check(self.model_info.hidden_size)
             if request.output_ids:

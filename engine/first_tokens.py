@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from .errors import ModelError, is_out_of_memory
 from .parameters import SamplingParams
 from .protocol import EngineProtocol
-from .request import FinishReason, Request
+from .request import FinishReason, Pooling, Request
 
 _TOKENS = 2
 """Tokens per prompt: the first comes from prefill, the second from a decode."""
@@ -28,9 +28,11 @@ def self_test(engine: EngineProtocol) -> None:
     # A set: a vocabulary of one or two tokens has fewer of them.
     prompts = sorted({0, vocab // 2, vocab - 1})
     params = SamplingParams(max_tokens=_TOKENS, temperature=0.0, ignore_eos=True)
+    pooling = None if engine.model_info.generates else Pooling()
     try:
         for token_id in prompts:
-            engine.submit(Request(f"self-test {token_id}", [token_id], params, cache_salt="self-test"))
+            name = f"self-test {token_id}"
+            engine.submit(Request(name, [token_id], params, cache_salt="self-test", pooling=pooling))
         errors = list(_errors(engine))
     except Exception as error:
         if is_out_of_memory(error):

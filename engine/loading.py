@@ -66,6 +66,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
         dtype=str(dtype).removeprefix("torch."),
         hidden_size=model.hidden_size,
         pooling=_pooling(folder),
+        generates=model.has_head,
     )
     return ModelExecutor(decoder, config, info, device)
 

@@ -21,6 +21,7 @@ class EngineModelInfo:
         eos_token_ids: tokens that end a sequence by themselves.
         hidden_size: how many numbers a prompt's vector has; 0 if the engine can't pool.
         pooling: how the model's prompts are meant to be pooled.
+        generates: whether it has a head that predicts tokens; without one it only pools.
     """
 
     family: str
@@ -31,6 +32,7 @@ class EngineModelInfo:
     dtype: str
     hidden_size: int = 0
     pooling: PoolingType = "last"
+    generates: bool = True
 
 
 @dataclass(slots=True, frozen=True)

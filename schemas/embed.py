@@ -3,8 +3,8 @@
 import base64
 import binascii
 import struct
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -26,6 +26,46 @@ class Embed(BaseModel):
     pooling: Literal["last", "mean"] | None = None
     normalize: bool = True
     dimensions: Annotated[int, Field(ge=1, le=MAX_DIMENSIONS)] | None = None
+
+
+def _of_flag(embed: object) -> object:
+    return ({} if embed else None) if isinstance(embed, bool) else embed
+
+
+OptionalEmbed = Annotated[Embed | None, BeforeValidator(_of_flag)]
+
+_NO_OUTPUT: dict[str, object] = {
+    "max_tokens": 1,
+    "min_tokens": 0,
+    "logit_bias": {},
+    "allowed_token_ids": (),
+    "stop": (),
+    "stop_token_ids": (),
+    "ignore_eos": False,
+    "logprobs": None,
+    "prompt_logprobs": None,
+    "response_format": None,
+    "structured_outputs": None,
+}
+"""Arguments about what is generated, and their values in a job that generates nothing."""
+
+
+def with_no_output(fields: Any) -> Any:
+    """A job's fields; one for an embedding costs its prompt and no more, so that is all that is reserved."""
+    if isinstance(fields, Mapping) and fields.get("embed") not in (None, False):
+        return {"max_tokens": 1, **fields}
+    return fields
+
+
+def refuse_output(job: object) -> None:
+    """Refuse a job for an embedding that says something of what is generated.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, usual in _NO_OUTPUT.items():
+        if getattr(job, name) != usual:
+            raise ValueError(f"{name} has no meaning beside embed, which generates nothing; leave it out")
 
 
 def to_base64(vector: Sequence[float]) -> str:

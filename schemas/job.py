@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from .embed import Embed
+from .embed import OptionalEmbed, refuse_output, with_no_output
 from .errors import InvalidJob
 from .keys import is_model_name
 from .plain_json import check_json
@@ -217,26 +217,6 @@ TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-def _how(embed: object) -> object:
-    return ({} if embed else None) if isinstance(embed, bool) else embed
-
-
-_GENERATES: dict[str, object] = {
-    "max_tokens": 1,
-    "min_tokens": 0,
-    "logit_bias": {},
-    "allowed_token_ids": (),
-    "stop": (),
-    "stop_token_ids": (),
-    "ignore_eos": False,
-    "logprobs": None,
-    "prompt_logprobs": None,
-    "response_format": None,
-    "structured_outputs": None,
-}
-"""Arguments about what is generated, and their values in a job that generates nothing."""
-
-
 class Job(_Wire):
     """One generation job. Sampling parameters have the names and meanings of the OpenAI API and vLLM.
 
@@ -305,7 +285,7 @@ class Job(_Wire):
     response_format: OptionalResponseFormat = None
     structured_outputs: OptionalStructuredOutputs = None
     n: Literal[1] = 1
-    embed: Annotated[Embed | None, BeforeValidator(_how)] = None
+    embed: OptionalEmbed = None
 
     job_class: JobClass = JobClass.STANDARD
     tenant: TenantName = "default"
@@ -330,20 +310,8 @@ class Job(_Wire):
 
     @model_validator(mode="before")
     @classmethod
-    def _generates_nothing(cls, data: Any) -> Any:
-        """A job for an embedding costs its prompt and no token more, so that is all that workers reserve."""
-        if isinstance(data, Mapping) and data.get("embed") not in (None, False):
-            return {"max_tokens": 1, **data}
-        return data
-
-    @model_validator(mode="after")
-    def _embeds_or_generates(self) -> Self:
-        if self.embed is None:
-            return self
-        for name, usual in _GENERATES.items():
-            if getattr(self, name, usual) != usual:
-                raise ValueError(f"{name} has no meaning beside embed, which generates nothing; leave it out")
-        return self
+    def _reserves_its_prompt_only(cls, data: Any) -> Any:
+        return with_no_output(data)
 
     @field_validator("max_tokens")
     @classmethod
@@ -354,6 +322,8 @@ class Job(_Wire):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.embed is not None:
+            refuse_output(self)
         given = [
             name for name in ("prompt", "messages", "prompt_token_ids") if getattr(self, name) is not None
         ]

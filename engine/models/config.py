@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import ModelError
-from .families import family_of
+from .families import family_of, has_head_of
 from .quantization.int4 import Int4Format, int4_format
 from .source import complete
 from .spec import DecoderSpec
@@ -27,6 +27,7 @@ class ModelConfig:
         spec: how its decoder computes.
         tensors: what its checkpoint calls them.
         int4: how 4-bit weights are stored; None if all are floats.
+        has_head: whether it predicts tokens; one that was saved without its head is loaded as a tied one.
         dtype: the name of the type that it was made for; None if config.json doesn't say.
     """
 
@@ -45,6 +46,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     dtype: str | None
     int4: Int4Format | None
+    has_head: bool = True
 
     @property
     def num_parameters(self) -> int:
@@ -76,7 +78,7 @@ def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, A
     Raises:
         ModelError: an architecture or option isn't supported, or a value is invalid.
     """
-    family = family_of(path, config)
+    family, has_head = family_of(path, config), has_head_of(config)
     source = complete(path, config, family.defaults)
     if getattr(source, "is_causal", True) is not True:
         raise ModelError(f"{path}: is_causal={source.is_causal!r} is not supported; it must be true")
@@ -94,12 +96,13 @@ def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, A
         num_kv_heads=kv_heads,
         head_dim=_head_dim(path, source),
         context_tokens=source.max_position_embeddings,
-        tie_embeddings=bool(source.tie_word_embeddings),
+        tie_embeddings=bool(source.tie_word_embeddings) or not has_head,
         spec=family.spec(path, source),
         tensors=family.tensors,
         eos_token_ids=_ends(vars(source), generation),
         dtype=_dtype(path, config),
         int4=int4_format(path, getattr(source, "quantization_config", None)),
+        has_head=has_head,
     )
 
 

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from headrace.engine import Engine, EngineConfig, ModelError, Pooling, Request, RequestError, SamplingParams
+from headrace.engine import (
+    Engine,
+    EngineConfig,
+    ModelError,
+    Pooling,
+    Request,
+    RequestError,
+    SamplingParams,
+    self_test,
+)
 
 from .conftest import FAMILIES, PAGES, _model, expected, greedy, prompt
 
@@ -189,6 +198,17 @@ def test_the_model_says_how_it_is_pooled(model_folder, tmp_path):
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
     with pytest.raises(ModelError, match="pooling_mode_cls_token"):
         Engine(EngineConfig(model=str(folder), num_pages=40))
+
+
+def test_a_model_that_was_saved_without_its_head_only_embeds(tmp_path):
+    _model("qwen3").model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Qwen3Model"]
+    engine = Engine(EngineConfig(model=str(tmp_path), num_pages=40))
+    self_test(engine)
+    request = pooled("a", prompt(31))
+    assert_equal_transformers("qwen3", [request], finish(engine, request)[0])
+    with pytest.raises(RequestError, match="can only embed"):
+        engine.submit(Request("b", list(prompt(31)), greedy()))
 
 
 def test_a_cancelled_one_gives_its_pages_back(make_engine):

@@ -17,6 +17,8 @@ FAMILIES: dict[str, Family] = {
 _ENCODER = re.compile(r"[Bb]ert|Electra|MPNet|T5Encoder")
 """In the names of architectures that read a text in both directions."""
 
+_WITH_HEAD, _WITHOUT_HEAD = "ForCausalLM", "Model"
+
 _BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES.values()}
 
 
@@ -34,7 +36,8 @@ def family_of(path: str, config: Mapping[str, Any]) -> Family:
     if not named and model_type in FAMILIES:
         return FAMILIES[model_type]
     architecture = str(named[0]) if isinstance(named, list) and named else f"model_type={model_type!r}"
-    family = _BY_ARCHITECTURE.get(architecture)
+    base = architecture.removesuffix(_WITHOUT_HEAD)
+    family = _BY_ARCHITECTURE.get(architecture) or _BY_ARCHITECTURE.get(f"{base}{_WITH_HEAD}")
     if family is None and _ENCODER.search(architecture):
         raise ModelError(
             f"{path}: {architecture} is an encoder, which is not supported; supported are decoders, some of "
@@ -55,4 +58,10 @@ def family_of(path: str, config: Mapping[str, Any]) -> Family:
     return family
 
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+def has_head_of(config: Mapping[str, Any]) -> bool:
+    """Whether a supported model predicts tokens, as `LlamaForCausalLM` does and `LlamaModel` doesn't."""
+    named = config.get("architectures") or [_WITH_HEAD]
+    return not str(named[0]).endswith(_WITHOUT_HEAD)
+
+
+__all__ = ["FAMILIES", "Family", "family_of", "has_head_of"]
