@@ -1,9 +1,12 @@
 """Producers who keep a fleet busy with jobs of every kind, and the readers of those jobs."""
 
 import asyncio
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
+
+import jsonschema
 
 from headrace import AsyncClient
 
@@ -40,7 +43,32 @@ def spec(number: int) -> dict[str, Any]:
     return fields
 
 
-SPECS: Sequence[dict[str, Any]] = tuple(spec(number) for number in range(24))
+def nested(depth: int) -> dict[str, Any]:
+    """A schema of objects within lists within objects."""
+    inner = {"enum": ["alpha", "beta", 3, None]} if depth == 1 else nested(depth - 1)
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 12},
+            "parts": {"type": "array", "minItems": 1, "maxItems": 2, "items": inner},
+        },
+        "required": ["name", "parts"],
+        "additionalProperties": False,
+    }
+
+
+def under_a_schema(number: int) -> dict[str, Any]:
+    """One of the specifications, whose answer follows a schema of depth 1 to 6."""
+    schema = {"name": f"depth{number}", "schema": nested(1 + number % 6), "strict": True}
+    form = {"type": "json_schema", "json_schema": schema}
+    return {key: value for key, value in spec(number).items() if key not in ("ignore_eos", "stop")} | {
+        "response_format": form,
+        "max_tokens": 400,
+        "temperature": 0.9,
+    }
+
+
+SPECS: Sequence[dict[str, Any]] = (*map(spec, range(24)), *map(under_a_schema, range(12)))
 
 
 async def uninterrupted(
@@ -49,6 +77,9 @@ async def uninterrupted(
     """What each specification gives while nothing happens, and the jobs that showed it."""
     jobs = [await client.enqueue(**fields) for fields in specs]
     results = [await job.result(timeout_s=120) for job in jobs]
+    for fields, result in zip(specs, results, strict=True):
+        if "response_format" in fields and result.finish_reason == "stop":
+            jsonschema.validate(json.loads(result.text), fields["response_format"]["json_schema"]["schema"])
     watched = [
         Watched(job.id, number, specs[number], None, end=result.state)
         for number, (job, result) in enumerate(zip(jobs, results, strict=True))
