@@ -122,6 +122,10 @@ class Follower:
                 raise GrammarError(_reason(self._matcher, f"token {token_id} doesn't follow the grammar"))
             self._taken += 1
 
+    def forced(self) -> list[int]:
+        """The tokens that come next in any case."""
+        return self._matcher.compute_ff_tokens()
+
     def fill(self, mask: NDArray[np.int32]) -> None:
         """Write which tokens may come next: the end tokens only where the answer may end.
 
@@ -187,11 +191,16 @@ class Grammars:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(_reason(matcher, "it can't be compiled"))
-        # The first mask is that of every answer: computed once here, the copies have what it needed.
+        # The first mask is that of every answer: computed once here, the copies have what it needed. One
+        # more, after the tokens that every answer begins with, finds what only then is too much: thousands of
+        # properties, say, each of which may come first.
         first = np.zeros(self._words, np.int32)
         Follower(matcher, self._words).fill(first)
         if not first.any():
             raise GrammarError("no text of this model's tokens follows it")
+        further = Follower(matcher.deep_copy(), self._words)
+        further.take(further.forced())
+        further.fill(first)
         with self._lock:
             if grammar not in self._kept:
                 self._kept[grammar] = matcher
