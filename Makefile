@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
 ARGS ?=
-BENCHMARKS ?= engine accuracy kernels steps pacing service ceiling gateway queue scripts webhooks
+BENCHMARKS ?= engine accuracy determinism kernels steps pacing service ceiling gateway queue scripts webhooks
 PEERS ?= vllm openvino llamacpp
 MINUTES ?= 5
 CHAOS ?=

@@ -18,6 +18,7 @@ from .tables import (
     about_machine,
     accuracy_table,
     ceiling_table,
+    determinism_table,
     engine_table,
     kernels_table,
     pacing_table,
@@ -68,6 +69,14 @@ ACCURACY = """\
 The built-in model, on texts that it wrote in float32. Perplexity is that of the texts' tokens; divergence is
 the mean Kullback-Leibler divergence of the predictions from those in float32. With int8 weights, the inputs
 of every product are rounded to bytes too, each token's separately.
+"""
+
+DETERMINISM = """\
+## What determinism costs
+
+Two engines take turns, one of them deterministic: 64 sequences decode, then 8 prompts of 256 tokens are
+computed. The last column says beside how many others a request has the log-probabilities that it has alone,
+bit for bit. With bfloat16, a dense model's compiled step is the same in both modes.
 """
 
 PACING = """\
@@ -216,6 +225,10 @@ def queue_part(facts: dict) -> str:
     return _model_part(facts, "One request at a time", facts["rounds"], queue_table)
 
 
+def determinism_part(facts: dict) -> str:
+    return _model_part(facts, "All requests at once", facts["rounds"], determinism_table)
+
+
 def scripts_part(facts: dict) -> str:
     return f"{about_machine(facts['machine'])}.\n\n{scripts_table(facts)}\n"
 
@@ -263,6 +276,7 @@ def gpu_part(facts: dict) -> str:
 PARTS: dict[str, Callable[[dict], str]] = {
     "engine": engine_part,
     "accuracy": accuracy_part,
+    "determinism": determinism_part,
     "kernels": kernels_part,
     "steps": steps_part,
     "pacing": pacing_part,
@@ -282,6 +296,7 @@ def render(results: Path) -> str:
     sections = {
         "engine": ENGINE,
         "accuracy": ACCURACY,
+        "determinism": DETERMINISM,
         "kernels": KERNELS,
         "steps": STEPS,
         "pacing": PACING,

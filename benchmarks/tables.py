@@ -336,6 +336,23 @@ def steps_table(facts: dict) -> str:
     return table(head, rows)
 
 
+def determinism_table(facts: dict) -> str:
+    """What deterministic mode costs, and beside how many others a request keeps its bits."""
+    rows = []
+    for dtype, modes in facts["dtypes"].items():
+        usual = modes["default"]
+        for mode, row in modes.items():
+            speeds = [
+                f"{number(row[case])} ({row[case] / usual[case]:.2f})" for case in ("decode", "prefill")
+            ]
+            rows.append([f"{dtype}, {mode}", *speeds, ", ".join(map(str, row["same"])) or "none"])
+    counts = ", ".join(map(str, facts["neighbours"]))
+    return table(
+        ["", "decode, tokens/s (ratio)", "prefill, tokens/s (ratio)", f"same bits, of {counts} neighbours"],
+        rows,
+    )
+
+
 def accuracy_table(facts: dict) -> str:
     """What each way of holding the weights does to the model's predictions."""
     rows = [

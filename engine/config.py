@@ -24,6 +24,10 @@ class EngineConfig:
         kv_dtype: `fp8` stores keys and values as 8-bit floats (e4m3, at most 448, never scaled): half the
             memory of bfloat16, with 3 bits of mantissa. None stores them in the activations' type. Not for a
             CPU's compiled bfloat16 step.
+        deterministic: give every request the same logits, bit for bit, whatever else is in its steps, in
+            which chunks its prompt is computed, and whether it was preempted, resumed or found in the prefix
+            cache. docs/performance.md has the cost. On another kind of processor or in another version, bits
+            may differ.
         max_batch_size: maximum number of sequences in one step.
         max_step_tokens: maximum number of tokens computed in one step, decodes and prompt chunks together;
             None means 512 on a CPU and 2048 on a GPU, beyond which more rows hardly make products faster.
@@ -47,6 +51,7 @@ class EngineConfig:
     num_pages: int | None = None
     kv_memory_bytes: int | None = None
     kv_dtype: KVDType | None = None
+    deterministic: bool = False
     max_batch_size: int = 64
     max_step_tokens: int | None = None
     token_time_objective_s: float | None = None

@@ -48,6 +48,8 @@ def model_fingerprint(config: EngineConfig) -> str:
         "quantization": config.quantization,
         "kv_dtype": config.kv_dtype,
         "weights": _weights(folder, config.threads or os.cpu_count() or 1),
+        # Only if it is on, so that all others keep the fingerprint that their jobs in the queue have.
+        **({"deterministic": True} if config.deterministic else {}),
     }
     return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
 

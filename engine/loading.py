@@ -56,6 +56,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
             rows_hint=config.max_batch_size,
             int8=config.quantization == "int8",
             fp8_cache=config.kv_dtype == "fp8",
+            deterministic=config.deterministic,
         )
     info = EngineModelInfo(
         family=model.family,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from .config import EngineConfig
-from .errors import UnknownEngine
+from .errors import ModelError, UnknownEngine
 from .protocol import EngineProtocol
 
 GROUP = "headrace.engines"
@@ -30,10 +30,13 @@ class EngineSpec:
         fingerprint: computes the fingerprint of everything that decides the tokens, by which workers know
             whether they may continue each other's jobs. It runs beside `load`, in its own thread. None means
             the digest of the checkpoint as headrace's own engine reads it.
+        deterministic: whether it keeps what `EngineConfig.deterministic` says; if not, it is refused where
+            that is asked for.
     """
 
     load: Callable[[EngineConfig], EngineProtocol]
     fingerprint: Callable[[EngineConfig], str] | None = None
+    deterministic: bool = False
 
     def fingerprint_of(self, config: EngineConfig) -> str:
         """The fingerprint of the model that `config` names, on this engine."""
@@ -52,6 +55,7 @@ def register(
     load: Callable[[EngineConfig], EngineProtocol],
     *,
     fingerprint: Callable[[EngineConfig], str] | None = None,
+    deterministic: bool = False,
 ) -> None:
     """Register an engine in this process under a name, replacing an earlier one of that name.
 
@@ -59,16 +63,31 @@ def register(
         name: what `headrace worker --engine` calls it.
         load: as in `EngineSpec`.
         fingerprint: as in `EngineSpec`.
+        deterministic: as in `EngineSpec`.
     """
-    _registered[name] = EngineSpec(load, fingerprint)
+    _registered[name] = EngineSpec(load, fingerprint, deterministic)
 
 
-def engine_spec(name: str) -> EngineSpec:
+def engine_spec(name: str, *, deterministic: bool = False) -> EngineSpec:
     """The engine of this name: one that was registered, or else an installed package's.
+
+    Args:
+        name: as in `register`.
+        deterministic: whether it has to be one that can be deterministic.
 
     Raises:
         UnknownEngine: there is none, or it can't be imported; the message lists those that exist.
+        ModelError: it can't be deterministic.
     """
+    spec = _found(name)
+    if deterministic and not spec.deterministic:
+        raise ModelError(
+            f"engine {name!r} has no deterministic mode; leave deterministic unset, or use engine {DEFAULT!r}"
+        )
+    return spec
+
+
+def _found(name: str) -> EngineSpec:
     if name in _registered:
         return _registered[name]
     if name == DEFAULT:
@@ -86,7 +105,7 @@ def _own() -> EngineSpec:
     from .engine import Engine
     from .fingerprint import model_fingerprint
 
-    return EngineSpec(Engine, model_fingerprint)
+    return EngineSpec(Engine, model_fingerprint, deterministic=True)
 
 
 def _imported(point: EntryPoint) -> EngineSpec:

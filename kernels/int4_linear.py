@@ -13,16 +13,17 @@ from torch import Tensor
 
 from .dispatch import runs_triton
 from .int4_weight import Int4Weight, dequantize
+from .invariant_linear import InvariantLinear, pack_invariant_linear
 from .linear import Linear, pack_linear
 
 
 class Int4Linear:
     """A linear map with 4-bit weights on a GPU, called like a function: x [..., in] -> [..., out]."""
 
-    __slots__ = ("_bias", "_weight", "in_features", "out_features")
+    __slots__ = ("_bias", "_deterministic", "_weight", "in_features", "out_features")
 
-    def __init__(self, weight: Int4Weight, bias: Tensor | None) -> None:
-        self._weight, self._bias = weight, bias
+    def __init__(self, weight: Int4Weight, bias: Tensor | None, deterministic: bool) -> None:
+        self._weight, self._bias, self._deterministic = weight, bias, deterministic
         self.in_features, self.out_features = weight.in_features, weight.out_features
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -31,13 +32,18 @@ class Int4Linear:
         flat = x.reshape(-1, self.in_features)
         if self._weight.permutation is not None:
             flat = flat[:, self._weight.permutation]
-        y: Tensor = int4_linear(flat, self._weight, self._bias)
+        y: Tensor = int4_linear(flat, self._weight, self._bias, deterministic=self._deterministic)
         return y.view(*x.shape[:-1], self.out_features)
 
 
 def pack_int4_linear(
-    weight: Int4Weight, bias: Tensor | None, dtype: torch.dtype, *, rows_hint: int
-) -> Int4Linear | Linear:
+    weight: Int4Weight,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    *,
+    rows_hint: int,
+    deterministic: bool = False,
+) -> Int4Linear | Linear | InvariantLinear:
     """Make the fastest linear map for this weight on its device.
 
     Args:
@@ -45,9 +51,12 @@ def pack_int4_linear(
         bias: [out] in `dtype`, or None.
         dtype: the activations' type.
         rows_hint: as in `pack_linear`.
+        deterministic: sum each row in the same order in every batch; see `kernels.invariant_linear`.
     """
     if runs_triton(weight.scales):
-        return Int4Linear(weight, bias)
+        return Int4Linear(weight, bias, deterministic)
+    if deterministic:
+        return pack_invariant_linear(dequantize(weight, dtype), bias)
     return pack_linear(dequantize(weight, dtype), bias, rows_hint=rows_hint)
 
 

@@ -4,6 +4,8 @@ A token's k experts are k (token, expert) pairs. Pairs of the same expert are mu
 token's parts are added in the order of its experts' ranks, independently of its neighbours.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -12,7 +14,10 @@ from torch import Tensor
 
 from .activation import silu_and_mul, silu_and_mul_torch
 from .dispatch import runs_triton
-from .linear import Linear, pack_linear
+from .invariant_linear import pack_invariant_linear
+from .linear import pack_linear
+
+_Map = Callable[[Tensor], Tensor]
 
 
 def route(logits: Tensor, top_k: int, *, renormalize: bool) -> tuple[Tensor, Tensor]:
@@ -59,30 +64,32 @@ class Experts(Protocol):
         ...
 
 
-def pack_experts(gate_up: Tensor, down: Tensor, *, rows_hint: int) -> Experts:
+def pack_experts(gate_up: Tensor, down: Tensor, *, rows_hint: int, deterministic: bool = False) -> Experts:
     """Make `Experts` for the weights' device.
 
     Args:
         gate_up: [E, 2 * inner, hidden], the gate's rows, then the up projection's.
         down: [E, hidden, inner].
         rows_hint: as in `pack_linear`, for one expert.
+        deterministic: sum each row in the same order in every batch; see `kernels.invariant_linear`.
     """
     if runs_triton(gate_up):
-        return _GpuExperts(gate_up.contiguous(), down.contiguous())
-    gates, downs = ([pack_linear(one, rows_hint=rows_hint) for one in stack] for stack in (gate_up, down))
+        return _GpuExperts(gate_up.contiguous(), down.contiguous(), deterministic)
+    pack = pack_invariant_linear if deterministic else partial(pack_linear, rows_hint=rows_hint)
+    gates, downs = ([pack(one) for one in stack] for stack in (gate_up, down))
     return _CpuExperts(gates, downs)
 
 
 class _GpuExperts:
-    __slots__ = ("_down", "_gate_up")
+    __slots__ = ("_deterministic", "_down", "_gate_up")
 
-    def __init__(self, gate_up: Tensor, down: Tensor) -> None:
-        self._gate_up, self._down = gate_up, down
+    def __init__(self, gate_up: Tensor, down: Tensor, deterministic: bool) -> None:
+        self._gate_up, self._down, self._deterministic = gate_up, down, deterministic
 
     def __call__(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         from .triton.moe import moe_mlp
 
-        return moe_mlp(x, self._gate_up, self._down, weights, experts)
+        return moe_mlp(x, self._gate_up, self._down, weights, experts, deterministic=self._deterministic)
 
 
 class _CpuExperts:
@@ -90,7 +97,7 @@ class _CpuExperts:
 
     __slots__ = ("_down", "_gate_up")
 
-    def __init__(self, gate_up: list[Linear], down: list[Linear]) -> None:
+    def __init__(self, gate_up: Sequence[_Map], down: Sequence[_Map]) -> None:
         self._gate_up, self._down = gate_up, down
 
     def __call__(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
@@ -103,7 +110,11 @@ class _CpuExperts:
                 inner = silu_and_mul(self._gate_up[expert](x[pairs // fan]))
                 parts[pairs] = self._down[expert](inner)
         weighted = parts.view(tokens, fan, x.shape[1]).float() * weights[..., None]
-        return weighted.sum(1).to(x.dtype)
+        # In this order for any number of tokens, which a sum over the dimension wouldn't promise.
+        total = weighted[:, 0]
+        for place in range(1, fan):
+            total += weighted[:, place]
+        return total.to(x.dtype)
 
 
 def moe_mlp_torch(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor) -> Tensor:

@@ -166,6 +166,7 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
         "hr_rope_and_cache": "ppppppppp lll iiii f ii",
         "hr_rms_norm": "pppp li f ii",
         "hr_silu_and_mul": "pp li ii",
+        "hr_invariant_linear": "pppp lii ii",
         "hr_gumbel_argmax": "plppp ll i",
         "hr_argmax": "plp ll i",
         "hr_mask": "pl pl p ll i",

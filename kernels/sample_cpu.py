@@ -108,7 +108,7 @@ def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
         top_p: float32 [S, 1].
     """
     top, vocab = logits.amax(1, keepdim=True), logits.shape[1]
-    target = top_p * (logits - top).exp_().sum(1, keepdim=True)
+    target = top_p * row_sums((logits - top).exp_())
     # A nucleus of more than 512 tokens is rare: a flat distribution, or a top_p close to 1.
     for size in (min(_NUCLEUS, vocab), vocab):
         best = logits.topk(size).values
@@ -124,6 +124,12 @@ def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
         spare = int((logits[row] >= least[row]).sum() - kept[row])
         logits[row, tied[:spare]] = float("-inf")
     return logits.masked_fill(logits < least, float("-inf"))
+
+
+def row_sums(x: Tensor) -> Tensor:
+    """The sums of x's rows, float32 [S, 1], each with the same bits for any number of rows."""
+    # A sum with a single result is divided among threads, and one of several rows isn't.
+    return x.sum(1, keepdim=True) if len(x) > 1 else x.expand(2, -1).sum(1, keepdim=True)[:1]
 
 
 def chosen_logprobs(

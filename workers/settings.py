@@ -31,6 +31,8 @@ class WorkerSettings(CelerySettings):
         kv_memory_bytes: memory for each engine's KV pages; by default a quarter of the machine's free memory,
             and on a GPU what the largest step leaves free.
         kv_dtype: `fp8` stores keys and values in half the memory, with less precision; for GPUs.
+        deterministic: compute the same tokens and log-probabilities, bit for bit, whatever other jobs are
+            beside a job and however often it is interrupted.
         max_batch_size: maximum number of jobs in one step.
         max_step_tokens: maximum number of tokens computed in one step; by default 512 on a CPU, 2048 on a
         GPU.
@@ -79,6 +81,7 @@ class WorkerSettings(CelerySettings):
     num_pages: Annotated[int, Field(ge=2)] | None = None
     kv_memory_bytes: Annotated[int, Field(ge=1)] | None = None
     kv_dtype: Literal["fp8"] | None = None
+    deterministic: bool = False
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
     max_step_tokens: Annotated[int, Field(ge=1)] | None = None
     token_time_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

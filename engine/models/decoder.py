@@ -40,6 +40,7 @@ class Decoder:
     Attributes:
         embedding: [vocab, hidden].
         cos_sin: float32 [positions, head_dim].
+        deterministic: make a row's bits depend only on its own sequence; its maps must, too.
     """
 
     config: ModelConfig
@@ -48,6 +49,7 @@ class Decoder:
     norm: Tensor
     head: LinearMap
     cos_sin: Tensor
+    deterministic: bool = False
 
     def forward(self, step: StepInput, cache: KVCache) -> Tensor:
         """Write the step's keys and values into the cache; float32 logits [S, vocab] of its sampled rows."""
@@ -64,7 +66,9 @@ class Decoder:
         for layer, kv in zip(self.layers, cache.layers, strict=True):
             heads = Heads(config.num_heads, config.num_kv_heads, layer.q_norm, layer.k_norm, eps)
             q = rope_and_cache(layer.qkv(x), step.positions, step.slots, self.cos_sin, kv, heads)
-            options = AttentionOptions(scale, layer.sliding_window, spec.attention_soft_cap)
+            options = AttentionOptions(
+                scale, layer.sliding_window, spec.attention_soft_cap, self.deterministic
+            )
             attended = paged_attention(q, kv, ragged, options)
             x = _times(layer.output(attended.view(rows, -1)), spec.residual_multiplier)
             x, residual = add_rms_norm(x, residual, layer.mlp_norm, eps)

@@ -65,6 +65,7 @@ class Int4Linears(Linears[LinearMap]):
         format: how the 4-bit weights are stored.
         dtype: the activations' type.
         rows_hint: as `pack_linear` takes it.
+        deterministic: as `pack_int4_linear` takes it.
     """
 
     weights: Checkpoint
@@ -72,6 +73,7 @@ class Int4Linears(Linears[LinearMap]):
     floats: FloatLinears[LinearMap]
     dtype: torch.dtype
     rows_hint: int
+    deterministic: bool = False
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
         """A map of this weight [out, in] and bias [out]."""
@@ -86,7 +88,9 @@ class Int4Linears(Linears[LinearMap]):
         if weight is None:
             return SideBySide([self.read(name, bias=bias) for name in names])
         own_bias = _bias(self.weights, names) if bias else None
-        return pack_int4_linear(weight, own_bias, self.dtype, rows_hint=self.rows_hint)
+        return pack_int4_linear(
+            weight, own_bias, self.dtype, rows_hint=self.rows_hint, deterministic=self.deterministic
+        )
 
 
 @dataclass(slots=True, frozen=True)

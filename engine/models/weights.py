@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from ...kernels.compiled import CompiledDecoder, Panels, can_compile, pack_panels
+from ...kernels.invariant_linear import pack_invariant_linear
 from ...kernels.linear import pack_linear
 from ...kernels.moe import pack_experts
 from ..errors import ModelError
 from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .decoder import CompiledModel, Decoder, Model
+from .determinism import why_not_deterministic
 from .inventory import check_tensors
 from .layers import ACTIVATIONS, DenseLayer, SparseLayer
 from .linears import FloatLinears, Int4Linears, LinearMap, Linears, Weight
@@ -31,6 +33,7 @@ def load_decoder(
     rows_hint: int,
     int8: bool = False,
     fp8_cache: bool = False,
+    deterministic: bool = False,
 ) -> Model:
     """Load a checkpoint for the fastest way of computing it here.
 
@@ -43,11 +46,14 @@ def load_decoder(
         rows_hint: number of rows in a usual step, for packing.
         int8: whether to round the weights of products to bytes.
         fp8_cache: whether keys and values will be kept as float8_e4m3fn.
+        deterministic: whether a row's logits must have the same bits in every batch.
 
     Raises:
-        ModelError: tensors are missing or don't fit, the checkpoint isn't in safetensors, or int8 or
-            fp8_cache isn't supported here.
+        ModelError: tensors are missing or don't fit, the checkpoint isn't in safetensors, or int8, fp8_cache
+            or deterministic isn't supported here.
     """
+    if deterministic and (reason := why_not_deterministic(config.spec, dtype, device, fp8_cache)):
+        raise ModelError(f"deterministic mode {reason}; leave deterministic unset")
     with ExitStack() as stack:
         names, spec = config.tensors, config.spec
         embedded = f"{names.embedding}.weight"
@@ -79,15 +85,15 @@ def load_decoder(
             return CompiledModel(config, embedding, compiled)
         if int8:
             raise ModelError(_why_no_int8(config, dtype, device, inputs))
-        linears = _linears(weights, config, dtype, rows_hint)
+        linears = _linears(weights, config, dtype, rows_hint, deterministic)
         layers = [
-            _sparse(weights, config, spec.mixture, index, linears, rows_hint)
+            _sparse(weights, config, spec.mixture, index, linears, rows_hint, deterministic)
             if spec.mixture is not None and spec.mixture.sparse[index]
             else _dense(weights, config, index, linears)
             for index in range(config.num_layers)
         ]
         head = _head(weights, config, embedding, linears)
-        return Decoder(config, embedding, layers, norm, head, cos_sin)
+        return Decoder(config, embedding, layers, norm, head, cos_sin, deterministic)
 
 
 def _why_no_int8(
@@ -112,12 +118,13 @@ def _why_no_int8(
 
 
 def _linears(
-    weights: Checkpoint, config: ModelConfig, dtype: torch.dtype, rows_hint: int
+    weights: Checkpoint, config: ModelConfig, dtype: torch.dtype, rows_hint: int, deterministic: bool
 ) -> Linears[LinearMap]:
-    floats: FloatLinears[LinearMap] = FloatLinears(weights, partial(pack_linear, rows_hint=rows_hint))
+    layout = pack_invariant_linear if deterministic else partial(pack_linear, rows_hint=rows_hint)
+    floats: FloatLinears[LinearMap] = FloatLinears(weights, layout)
     if config.int4 is None:
         return floats
-    return Int4Linears(weights, config.int4, floats, dtype, rows_hint)
+    return Int4Linears(weights, config.int4, floats, dtype, rows_hint, deterministic)
 
 
 def _head(weights: Checkpoint, config: ModelConfig, embedding: Tensor, linears: Linears[Weight]) -> Weight:
@@ -150,6 +157,7 @@ def _sparse(
     index: int,
     linears: Linears[LinearMap],
     rows_hint: int,
+    deterministic: bool,
 ) -> SparseLayer:
     if config.spec.activation != "silu":
         raise ModelError(f"experts with {config.spec.activation} are not supported, only with silu")
@@ -160,7 +168,7 @@ def _sparse(
     return SparseLayer(
         *_common(weights, config, index, linears),
         router=linears.read(tensors.router),
-        experts=pack_experts(tensors.gate_up, tensors.down, rows_hint=rows),
+        experts=pack_experts(tensors.gate_up, tensors.down, rows_hint=rows, deterministic=deterministic),
         top_k=mixture.top_k,
         renormalize=mixture.renormalize,
     )

@@ -32,14 +32,19 @@ def int4_linear(
     bias: Tensor | None = None,
     splits: int | None = None,
     launch: LaunchConfig | None = None,
+    *,
+    deterministic: bool = False,
 ) -> Tensor:
     """Multiply x [M, in], which is already in the weight's permutation, and add bias [out].
 
     `splits` is how many parts K is split into; by default what fills the GPU. `launch` is the tile; None
-    looks it up. The result, [M, out], is of x's dtype.
+    looks it up. If `deterministic`, both are the same for any number of rows, so that a row's bits don't
+    depend on the others. The result, [M, out], is of x's dtype.
     """
     rows, outputs = x.shape[0], weight.out_features
-    if rows > _FUSED_ROWS:
+    if deterministic:
+        splits, launch = 1, launch or launch_of("int4_linear", _FUSED_ROWS, x.device)
+    elif rows > _FUSED_ROWS:
         full = dequantize(weight, x.dtype)
         return torch.mm(x, full) if bias is None else torch.addmm(bias, x, full)
     y = x.new_empty(rows, outputs)

@@ -20,6 +20,8 @@ from .tuning import LaunchConfig, launch_of
 _PAIR_BLOCK = 1024
 # Of a row's inputs, loaded at once: a line of the GPU's cache, 64 elements of bfloat16.
 _INNER_BYTES = 128
+# The mean number of rows an expert that the deterministic tile is made for: larger ones waste decodes.
+_INVARIANT_ROWS = 32
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,8 +69,15 @@ def moe_mlp(
     weights: Tensor,
     experts: Tensor,
     launch: LaunchConfig | None = None,
+    *,
+    deterministic: bool = False,
 ) -> Tensor:
-    """See `kernels.moe.pack_experts` and `Experts`; the weights are contiguous; `launch`: as `plan_tiles`."""
+    """See `kernels.moe.pack_experts` and `Experts`; the weights are contiguous; `launch`: as `plan_tiles`.
+
+    If `deterministic`, the tile is the same for any number of tokens.
+    """
+    if deterministic:
+        launch = launch or launch_of("moe", _INVARIANT_ROWS, x.device)
     tokens, fan = experts.shape
     y = x.new_empty(tokens, down.shape[1])
     if not tokens:

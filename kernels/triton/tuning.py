@@ -45,6 +45,10 @@ DEFAULTS: Table = {
     ("attention_prefill_fp8", 128): LaunchConfig(128, 32, warps=8, stages=2),
     ("attention_prefill_fp8", 256): LaunchConfig(64, 32, warps=8, stages=2),
     ("attention_float32", 256): LaunchConfig(16, 32, warps=8, stages=2),
+    # linear's size is that of an element; the tile spans rows and outputs, and is the same for any number of
+    # rows, so that all are summed alike.
+    ("linear", 2): LaunchConfig(64, 64, warps=4, stages=3),
+    ("linear", 4): LaunchConfig(16, 64, warps=4, stages=2),
     # int4_linear's size is the number of rows; the tile spans this many rows and outputs.
     ("int4_linear", 16): LaunchConfig(16, 64, warps=4, stages=3),
     ("int4_linear", 32): LaunchConfig(32, 64, warps=4, stages=3),

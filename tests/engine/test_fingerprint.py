@@ -97,9 +97,10 @@ def test_the_precision_matters_and_how_large_the_engine_is_does_not(
 ) -> None:
     folder = model_folder("llama")
     assert of(folder, dtype="float32", threads=2, page_size=8, max_batch_size=2, device="cuda") == original
-    others = [of(folder, dtype="bfloat16"), of(folder, quantization="int8"), of(folder, kv_dtype="fp8")]
+    changes = {"dtype": "bfloat16", "quantization": "int8", "kv_dtype": "fp8", "deterministic": True}
+    others = [of(folder, **{name: value}) for name, value in changes.items()]
     monkeypatch.setattr(fingerprint, "GENERATION", 0)
-    assert len({original, *others, of(folder)}) == 5
+    assert len({original, *others, of(folder)}) == 6
 
 
 def test_a_model_that_is_not_there_is_refused_as_by_the_engine(tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from headrace import engine
-from headrace.engine import Engine, EngineConfig, EngineSpec, UnknownEngine, engine_spec, register, registry
+from headrace.engine import (
+    Engine,
+    EngineConfig,
+    EngineSpec,
+    ModelError,
+    UnknownEngine,
+    engine_spec,
+    register,
+    registry,
+)
 
 from .counting_engine import CountingEngine
 
@@ -48,6 +57,15 @@ def test_an_unknown_name_is_refused_with_those_that_exist():
 def test_an_engine_that_can_not_be_imported_is_named():
     with pytest.raises(UnknownEngine, match=r"'broken' \(headrace.engine.no_such_module:load\) can't be imp"):
         engine_spec("broken")
+
+
+def test_an_engine_without_a_deterministic_mode_is_refused_where_that_is_asked_for():
+    register("mine", CountingEngine)
+    with pytest.raises(ModelError, match="engine 'mine' has no deterministic mode"):
+        engine_spec("mine", deterministic=True)
+    register("mine", CountingEngine, deterministic=True)
+    assert engine_spec("mine", deterministic=True).deterministic
+    assert engine_spec("headrace", deterministic=True).deterministic
 
 
 @pytest.mark.parametrize("module", PLANNING)

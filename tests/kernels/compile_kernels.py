@@ -18,7 +18,7 @@ from triton.runtime.jit import JITFunction
 
 from headrace.kernels.int4_weight import pack
 from headrace.kernels.structs import SampleNeeds, SamplingTable
-from headrace.kernels.triton import activation, attention, int4, moe, norm, rope_cache, sampling
+from headrace.kernels.triton import activation, attention, int4, linear, moe, norm, rope_cache, sampling
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -118,17 +118,23 @@ def launch_sampling() -> None:
 
 
 def launch_weights(dtype: torch.dtype) -> None:
-    """Linear maps of four bits for few and many rows, and mixtures of experts for the same."""
+    """Linear maps of four bits and mixtures of experts, for few and many rows; and what is deterministic."""
     q, scales = torch.zeros(768, 512, dtype=torch.uint8), torch.zeros(24, 512, dtype=torch.float16)
     bias = torch.zeros(512, dtype=dtype)
     for group, rows, splits in ((32, 1, 2), (128, 60, 1), (-1, 20, 1), (64, 65, None)):
         groups = 1 if group == -1 else 768 // group
         weight = pack(q, scales[:groups], scales[:groups], group)
         int4.int4_linear(torch.zeros(rows, 768, dtype=dtype), weight, bias, splits)
+    int4.int4_linear(torch.zeros(65, 768, dtype=dtype), weight, bias, deterministic=True)
+    for each in (dtype, torch.float32):
+        linear.invariant_linear(
+            *(torch.zeros(9, 64, dtype=each) for _ in range(2)), torch.zeros(9, dtype=each)
+        )
     gate_up, down = torch.zeros(8, 256, 128, dtype=dtype), torch.zeros(8, 128, 128, dtype=dtype)
     for tokens in (8, 999):
         weights, experts = moe.route(torch.zeros(tokens, 8, dtype=dtype), 2, renormalize=True)
         moe.moe_mlp(torch.zeros(tokens, 128, dtype=dtype), gate_up, down, weights, experts)
+    moe.moe_mlp(torch.zeros(tokens, 128, dtype=dtype), gate_up, down, weights, experts, deterministic=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from headrace.engine.batch import Batch
 from headrace.engine.sampling.constraint import packed
 from headrace.engine.sequence import Sequence
 from headrace.kernels.sample import dropped, sample, sample_torch, top_k_top_p_torch
+from headrace.kernels.sample_cpu import row_sums
 from headrace.kernels.structs import SampleNeeds, SamplingTable
 
 VOCAB, EOS = 600, 7
@@ -150,3 +151,11 @@ def test_needs_left_out_change_nothing_where_no_row_has_them():
     logits = torch.randn(rows, vocab)
     all_done = sample(logits.clone(), order, table, SampleNeeds())
     assert torch.equal(sample(logits, order, table, SampleNeeds(False, False, False)).tokens, all_done.tokens)
+
+
+def test_the_sum_of_a_row_has_the_same_bits_alone_and_among_others():
+    x = torch.rand(65, 50_001)
+    torch.set_num_threads(2)
+    alone = row_sums(x[:1])
+    for rows in (2, 3, 8, 44, 65):
+        assert torch.equal(row_sums(x[:rows])[0], alone[0]), rows

@@ -28,6 +28,7 @@ ON_CUDA = {
     "_draw_kernel",
     "_meet_kernel",
     "_best_kernel",
+    "_invariant_kernel",
     "_linear_kernel",
     "_dequantize_kernel",
     "_route_kernel",

@@ -93,7 +93,7 @@ def main(pipe_fd: int) -> int:
 
 
 def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: EnginePipe) -> Runner:
-    spec = engine_spec(settings.engine)
+    spec = engine_spec(settings.engine, deterministic=settings.deterministic)
     model = resolve_model(settings.model)
     check_files(model)
     if settings.engine == DEFAULT and not Path(model).is_dir():
@@ -213,6 +213,7 @@ def _engine_config(settings: WorkerSettings, launch: LaunchEngine, model: str) -
         num_pages=settings.num_pages,
         kv_memory_bytes=settings.kv_memory_bytes,
         kv_dtype=settings.kv_dtype,
+        deterministic=settings.deterministic,
         max_batch_size=settings.max_batch_size,
         max_step_tokens=settings.max_step_tokens,
         token_time_objective_s=None if settings.token_time_ms is None else settings.token_time_ms / 1000,

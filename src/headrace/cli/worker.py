@@ -40,6 +40,9 @@ def worker(
         str | None,
         typer.Option(help="fp8 stores keys and values in half the memory, less precisely; for GPUs."),
     ] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option(help="Give a job the same bits whatever other jobs run beside it.")
+    ] = None,
     max_batch_size: Annotated[int | None, typer.Option(help="Maximum number of jobs in one step.")] = None,
     max_step_tokens: Annotated[
         int | None, typer.Option(help="Maximum number of tokens computed in one step.")

@@ -15,6 +15,7 @@ GIVEN = {
     "num_pages": 77,
     "kv_memory_bytes": 1 << 30,
     "kv_dtype": "fp8",
+    "deterministic": True,
     "max_batch_size": 9,
     "max_step_tokens": 300,
     "max_context_tokens": 900,
