@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -12,6 +13,9 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from ...schemas.errors import FilesUnavailable
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 PIECE_BYTES = 256 * 1024
 """Number of bytes read at once."""
@@ -61,15 +65,16 @@ class Blobs:
                 self._store, path, watched(), chunk_size=UPLOAD_BYTES, max_concurrency=UPLOADS
             )
 
-    async def read(self, path: str) -> AsyncIterator[bytes]:
-        """Yield an object piece by piece.
+    async def read(self, path: str, part: range | None = None) -> AsyncIterator[bytes]:
+        """Yield an object, or a part of it that isn't empty, piece by piece.
 
         Raises:
             FileNotFoundError: there is none.
             FilesUnavailable: it can't be read.
         """
         with _refused("read"):
-            found = await obstore.get_async(self._store, path)
+            options: GetOptions = {} if part is None else {"range": (part.start, part.stop)}
+            found = await obstore.get_async(self._store, path, options=options)
             async for piece in found.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 

@@ -162,14 +162,14 @@ class FileStore:
         """
         return await self._run(record.find(self._operations, tenant, file_id))
 
-    async def read(self, file: StoredFile) -> AsyncIterator[bytes]:
-        """Yield a file's content piece by piece.
+    async def read(self, file: StoredFile, part: range | None = None) -> AsyncIterator[bytes]:
+        """Yield a file's content, or these positions of it, piece by piece.
 
         Raises:
             FilesUnavailable: it can't be read, or isn't in this store.
         """
         try:
-            async for piece in self.blobs.read(file.path):
+            async for piece in self.blobs.read(file.path, part):
                 yield piece
         except FileNotFoundError:
             reason = f"the content of {file.id} isn't here; do all gateways share one files_url?"

@@ -13,6 +13,7 @@ from ...files.listing import Order
 from ...files.record import StoredFile
 from ..auth import Caller
 from ..errors import Refusal
+from ..ranges import range_of
 from ..state import Gateway
 from ..uploads import FORM, UploadForm
 
@@ -60,10 +61,11 @@ async def get_file(file_id: str, request: Request, caller: Caller) -> dict[str, 
 
 @router.get("/{file_id}/content", summary="Download a file", response_class=StreamingResponse)
 async def get_content(file_id: str, request: Request, caller: Caller) -> StreamingResponse:
-    """The file's content, as it was uploaded or written."""
+    """The file's content, as it was uploaded or written, or the part of it that `Range` names."""
     files = Gateway.of(request).files
     file = await files.find(caller.tenant, file_id)
-    pieces = files.read(file)
+    part = range_of(request, file.bytes)
+    pieces = files.read(file, part)
     first = await anext(
         pieces, b""
     )  # what prevents reading is answered as an error, before the response begins
@@ -73,7 +75,12 @@ async def get_content(file_id: str, request: Request, caller: Caller) -> Streami
         async for piece in pieces:
             yield piece
 
-    return StreamingResponse(content(), headers=_headers(file), media_type="application/octet-stream")
+    return StreamingResponse(
+        content(),
+        status_code=200 if part is None else 206,
+        headers=_headers(file, part),
+        media_type="application/octet-stream",
+    )
 
 
 @router.delete("/{file_id}", summary="Delete a file")
@@ -90,9 +97,16 @@ def listed(items: list[dict[str, Any]], more: bool) -> dict[str, Any]:
     return {"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": more}
 
 
-def _headers(file: StoredFile) -> dict[str, str]:
+def _headers(file: StoredFile, part: range | None) -> dict[str, str]:
     name = quote(file.filename, safe="")
-    return {"content-length": str(file.bytes), "content-disposition": f"attachment; filename*=UTF-8''{name}"}
+    headers = {
+        "accept-ranges": "bytes",
+        "content-length": str(file.bytes if part is None else len(part)),
+        "content-disposition": f"attachment; filename*=UTF-8''{name}",
+    }
+    if part is not None:
+        headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{file.bytes}"
+    return headers
 
 
 def _purpose(fields: dict[str, str]) -> str:

@@ -82,6 +82,8 @@ def test_a_file_is_uploaded_in_parts_downloaded_whole_and_deleted(store, serve):
         assert file.bytes == len(LARGE)
         assert store.objects()[f"headrace/files/{file.id}"] == (len(LARGE), 4)
         assert client.files.content(file.id).content == LARGE
+        rest = client.files.content(file.id, extra_headers={"range": "bytes=17000000-"})
+        assert rest.content == LARGE[17_000_000:]
         client.files.delete(file.id)
         assert store.objects() == {}
 

@@ -34,6 +34,39 @@ def test_a_file_is_uploaded_found_listed_downloaded_and_deleted(client):
             ask(file.id)
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "content"),
+    [
+        ("bytes=2-4", 206, b"cde"),
+        ("bytes=7-", 206, b"hij"),
+        ("bytes=8-99", 206, b"ij"),
+        ("bytes=-3", 206, b"hij"),
+        ("bytes=-99", 206, b"abcdefghij"),
+        ("bytes=4-2", 200, b"abcdefghij"),
+        ("bytes=0-1,3-4", 200, b"abcdefghij"),
+        ("lines=1-2", 200, b"abcdefghij"),
+        ("bytes=10-", 416, None),
+        ("bytes=-0", 416, None),
+    ],
+)
+def test_a_download_that_broke_off_goes_on_with_the_part_that_is_missing(http, asked, status, content):
+    form = {"files": {"file": ("in", b"abcdefghij")}, "data": {"purpose": "user_data"}}
+    url = f"/v1/files/{http.post('/v1/files', **form).json()['id']}"
+    answer = http.get(f"{url}/content", headers={"range": asked})
+    assert answer.status_code == status
+    if content is None:
+        assert answer.headers["content-range"] == "bytes */10"
+        assert answer.json()["error"]["code"] == "range_not_satisfiable"
+    else:
+        assert (answer.content, answer.headers["content-length"]) == (content, f"{len(content)}")
+        first = 10 - len(content) if "=-" in asked else answer.content[0] - ord("a")
+        said = f"bytes {first}-{first + len(content) - 1}/10" if status == 206 else None
+        assert answer.headers.get("content-range") == said
+    whole = http.get(f"{url}/content", headers={"range": "bytes=2-4", "if-range": '"x"'})
+    assert (whole.status_code, whole.content) == (200, b"abcdefghij")
+    http.delete(url)
+
+
 FILE = ("file", ("in", b"x"))
 
 
