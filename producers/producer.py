@@ -152,6 +152,8 @@ class Producer(ABC, Generic[Enqueued]):
         messages: Sequence[Mapping[str, Any]] | None = None,
         prompt_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        truncate_prompt_tokens: int | None = None,
+        truncation_side: Literal["left", "right"] = "left",
         max_tokens: int = USUAL_MAX_TOKENS,
         min_tokens: int = 0,
         temperature: float = 1.0,
@@ -196,6 +198,8 @@ class Producer(ABC, Generic[Enqueued]):
             messages: a chat, `[{"role": ..., "content": ...}]`, formatted by the model's chat template.
             prompt_token_ids: a prompt as token ids.
             tools: function definitions for the chat template.
+            truncate_prompt_tokens: keep at most this many of the prompt's tokens; a longer one isn't refused.
+            truncation_side: where a longer prompt loses its tokens.
             max_tokens: maximum number of tokens to generate; a full context ends generation too. 0 only with
                 `prompt_logprobs`.
             min_tokens: before this many tokens, no end of text, stop token or stop string ends the job.

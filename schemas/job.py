@@ -226,6 +226,8 @@ class Job(_Wire):
         model: the served name of the model.
         messages: at most 10,000.
         tools: function definitions for the chat template.
+        truncate_prompt_tokens: keep at most this many of the prompt's tokens; a longer one isn't refused.
+        truncation_side: where a longer prompt loses its tokens.
         prompt_logprobs: log-probabilities of the prompt's tokens, and of this many of the most likely ones at
             their places; they are part of the result. As `logprobs`, at most `max_logprobs`.
         max_tokens: maximum number of tokens to generate; a full context ends generation too. 0 only with
@@ -258,6 +260,8 @@ class Job(_Wire):
     prompt_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)] | None = None
     tools: tuple[Annotated[dict[str, Any], AfterValidator(check_json)], ...] | None = None
 
+    truncate_prompt_tokens: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    truncation_side: Literal["left", "right"] = "left"
     # Before max_tokens, whose check reads it.
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     max_tokens: Annotated[int, Field(ge=0, le=2**24)] = 256

@@ -41,6 +41,8 @@ class AboutPrompt:
 
 def about_prompt(body: Mapping[str, Any], text: str | None) -> AboutPrompt:
     """What the body of a request that became a job asks about a prompt."""
+    if body.get("truncate_prompt_tokens") is not None:  # which tokens are left is known by the worker
+        text = None
     return AboutPrompt(flag(body, "echo"), text, body.get("logprobs"), _asked(body))
 
 
@@ -57,7 +59,8 @@ def take_about_prompt(fields: dict[str, Any], body: Mapping[str, Any], *, echo: 
     """
     fields.pop("prompt_logprobs", None)
     asked, logprobs = _asked(body), fields.get("logprobs") if echo else None
-    spells = echo and ("prompt_token_ids" in fields or fields.get("max_tokens") == 0)
+    unread = "prompt_token_ids" in fields or "truncate_prompt_tokens" in fields
+    spells = echo and (unread or fields.get("max_tokens") == 0)
     if flag(body, "stream"):
         if asked is not None:
             raise InvalidJob("prompt_logprobs", "is not supported with stream=true; leave one of them out")

@@ -36,7 +36,10 @@ def enqueue(
         raise InvalidJob(
             "job", f"is {size} bytes as JSON; at most {limits.max_job_bytes} are accepted (max_job_bytes)"
         )
-    limits.check_logprobs(job, len(job.prompt_token_ids or ()))
+    prompt_tokens = len(job.prompt_token_ids or ())
+    if job.truncate_prompt_tokens is not None:
+        prompt_tokens = min(prompt_tokens, job.truncate_prompt_tokens)
+    limits.check_logprobs(job, prompt_tokens)
 
     def parse(reply: list[Any]) -> str | None:
         status = text(reply[0])
@@ -60,7 +63,7 @@ def enqueue(
         spec=spec,
         **{"class": job.job_class.value},
         tenant=job.tenant,
-        prompt_tokens=len(job.prompt_token_ids or ()),
+        prompt_tokens=prompt_tokens,
         prompt_bytes=job.prompt_bytes,
         max_tokens=job.max_tokens,
         v=job.v,

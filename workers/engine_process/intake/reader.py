@@ -138,6 +138,8 @@ class Reader:
                 raise _JobRefused(FailureCode.TEMPLATE, str(error)) from None
         if not prompt_ids:
             raise _JobRefused(FailureCode.INVALID, "the prompt has no tokens")
+        if (most := job.truncate_prompt_tokens) is not None:
+            prompt_ids = prompt_ids[-most:] if job.truncation_side == "left" else prompt_ids[:most]
         prepared.prompt_tokens = len(prompt_ids)
         if wanted.kind == "count":
             return
@@ -198,7 +200,7 @@ class Reader:
     def _refuse_by_bytes(self, text: str, job: WireJob, context_tokens: int) -> None:
         """Refuse a text with more bytes than the allowed tokens can stand for, before tokenising it."""
         most = self._bytes_a_token
-        if most is None or len(text) * 4 <= most * context_tokens:
+        if most is None or job.truncate_prompt_tokens is not None or len(text) * 4 <= most * context_tokens:
             return
         if job.tokenizer is not None and job.tokenizer.kind == "count":
             return

@@ -77,3 +77,24 @@ def test_a_job_of_the_tokenizer_is_answered_by_reading_it(tmp_path: Path):
     ids = {"prompt": None, "prompt_token_ids": whole.token_ids}
     assert told(ids, kind="detokenize").text == "hi>"
     assert "99999 is not in" in told(ids | {"prompt_token_ids": [99_999]}, kind="detokenize")
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ({}, "abcdef"),
+        ({"truncate_prompt_tokens": 4}, "cdef"),
+        ({"truncate_prompt_tokens": 4, "truncation_side": "right"}, "abcd"),
+        ({"truncate_prompt_tokens": 9}, "abcdef"),
+    ],
+)
+def test_a_prompt_keeps_as_many_tokens_as_it_may(tmp_path: Path, asked, left):
+    tokenizer = byte_level(tmp_path)
+    prepared = read(Reader(tokenizer), prompt="abcdef", **asked)
+    assert prepared.prompt_ids == tokenizer.encode(left)
+    assert prepared.prompt_tokens == len(left)
+
+
+def test_a_prompt_that_is_cut_may_be_longer_than_the_context(tmp_path: Path):
+    prepared = read(Reader(byte_level(tmp_path)), prompt="ab" * 10 * CONTEXT, truncate_prompt_tokens=3)
+    assert (prepared.error, prepared.prompt_tokens) == (None, 3)
