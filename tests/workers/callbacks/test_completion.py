@@ -104,6 +104,7 @@ def app(redis_url, redis, monkeypatch) -> Iterator[Celery]:
         "_create_client",
         lambda self, **options: clients.append(create(self, **options)) or clients[-1],
     )
+    gc.freeze()  # what is here already need not be gone through
     app = make_app(CelerySettings.load())
     app.conf.result_expires = 60
     app.set_current()
