@@ -98,13 +98,20 @@ class Scene:
         drain_at: int | None = None,
         record: Path | None = None,
         cancel: bool = True,
+        before: "Sequence[Fault]" = (),
     ) -> "tuple[int, list[Watched]]":
-        """How the first engine process ended, and the jobs, all at their end; a second one finished them."""
+        """How the first engine process ended, and the jobs, all at their end; a second one finished them.
+
+        Others have died `before`, each at its point.
+        """
         from headrace import AsyncClient
 
         async with AsyncClient(self.url, check_model=False) as client:
             jobs = [await self._enqueue(client, number, fields) for number, fields in enumerate(JOBS)]
             audience = asyncio.gather(*(self._watch(client, job, cancel) for job in jobs))
+            for each in before:
+                died = await asyncio.to_thread(self._engine(fault=asdict(each)).wait)
+                assert died == -signal.SIGKILL, f"it never passed {each}: {self.log.read_text()[-3000:]}"
             first = self._engine(fault=fault and asdict(fault), drain_at=drain_at, record=record)
             try:
                 if fault is None and drain_at is None:

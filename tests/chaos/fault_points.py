@@ -65,6 +65,9 @@ ONCE = {
 }
 """Passed at the start, or in the hand-over only."""
 
+BEFORE_ANY_JOB = {*START, "INFO", "HSET", "HGET", "HGETALL", "EXEC", "Registration.register"}
+"""First passed before a job is claimed: one process after the other can die there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -118,20 +121,22 @@ class Fuse:
     Attributes:
         drain_at: tokens after which the process sends itself SIGTERM; None for never.
         asleep: nothing counts.
+        records: whether it keeps what was passed.
     """
 
     fault: Fault | None = None
     drain_at: int | None = None
     tokens: int = 0
     asleep: bool = False
+    records: bool = False
     passed: Counter[Fault] = field(default_factory=Counter)
 
     def passes(self, where: str, when: str) -> None:
         if self.asleep:
             return
-        later = self.tokens >= LATER_TOKENS
-        self.passed[Fault(where, when)] += 1
-        self.passed[Fault(where, when, LATER_TOKENS)] += later
+        if self.records:
+            self.passed[Fault(where, when)] += 1
+            self.passed[Fault(where, when, LATER_TOKENS)] += self.tokens >= LATER_TOKENS
         if self.due(where, when):
             self.blow()
 

@@ -117,7 +117,7 @@ def preload() -> None:
     from . import fault_points  # noqa: F401
 
     keep_pace(0.003)  # or the small model is done before the last job has been read
-    Tokenizer(resolve_model("demo"))
+    Tokenizer(resolve_model("demo")).chat([{"role": "user", "content": "Hello"}])  # its template is compiled
     Engine(EngineConfig(model=resolve_model("demo"), dtype="float32", device="cpu", threads=1, num_pages=8))
 
 
@@ -155,7 +155,7 @@ def run_engine(pipe: socket.socket, order: dict[str, Any]) -> int:
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    fuse = Fuse(order["fault"] and Fault(**order["fault"]), order["drain_at"])
+    fuse = Fuse(order["fault"] and Fault(**order["fault"]), order["drain_at"], records=bool(order["record"]))
     arm(fuse)
     launch = LaunchEngine(order["worker_id"], index=0, threads=1, grace_s=20.0, settings=order["settings"])
     places.start_process = ForkedIntake  # type: ignore[assignment]
