@@ -27,6 +27,12 @@ TYPICAL: dict[str, Any] = {
 }
 """Values of which some are accepted; every other field may have any."""
 FEW = {"type": "integer", "minimum": 1, "maximum": 8}
+ALSO_REQUIRED = {
+    "/v1/chat/completions": ("max_tokens",),
+    "/v1/jobs": ("max_tokens", "prompt"),
+    "/tokenize": ("prompt",),
+}
+"""Without them a chat takes long, and most of the others would be refused."""
 LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 MOST_FIELDS = 6
 ERROR = {"message", "type", "param", "code"}
@@ -41,8 +47,7 @@ def before_load_schema(context: schemathesis.HookContext, raw_schema: dict[str, 
         lengths = {name: FEW for name in LENGTHS if name in names}
         given = {name: TYPICAL.get(name, {}) for name in names}
         schema["properties"] |= given | lengths
-        if path == "/v1/chat/completions":
-            schema["required"].append("max_tokens")
+        schema["required"] += ALSO_REQUIRED.get(path, ())
         schema["maxProperties"] = MOST_FIELDS
 
 

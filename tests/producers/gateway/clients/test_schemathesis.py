@@ -58,7 +58,7 @@ def test_whatever_the_schema_allows_is_answered_or_refused_with_the_apis_body(
     paths = httpx.get(f"{shared_gateway.url}/openapi.json").json()["paths"]
     routes = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert routes <= {route[:2] for route in answered}
-    accepted = {path: n for (method, path, status), n in answered.items() if method + status[0] == "POST2"}
+    accepted = {path for method, path, status in answered if method + status[0] == "POST2"}
     with capsys.disabled():
-        print(f"\n{found[0]}; accepted: {accepted}")
-    assert accepted
+        print(f"\n{found[0]}; of these some were accepted: {sorted(accepted)}")
+    assert {"/detokenize", "/v1/completions", "/v1/files"} <= accepted
