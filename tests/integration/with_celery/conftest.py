@@ -3,9 +3,7 @@
 import gc
 import importlib.util
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 import urllib.parse
@@ -20,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 from celery.backends.redis import RedisBackend
-from tests.support.forkserver import HELPER, Forked, Forkserver
+from tests.support.forkserver import HELPER, Forkserver
+from tests.support.processes import Launched, end, flags, launch
 from tests.support.waiting import wait_until
 
 from headrace import Client
@@ -68,7 +67,7 @@ class Installation:
     client: Client
     flower_port: int
     team: ModuleType
-    processes: dict[str, psutil.Popen | Forked] = field(default_factory=dict)
+    processes: dict[str, Launched] = field(default_factory=dict)
 
     @property
     def to_relay(self) -> int:
@@ -76,39 +75,20 @@ class Installation:
         with connect(self.redis_url) as redis:
             return int(redis.xlen(Tag("demo").outbox))
 
-    @property
-    def now_ms(self) -> int:
-        """The time by Redis, which dates what becomes of jobs."""
-        with connect(self.redis_url) as redis:
-            seconds, micros = redis.time()
-            return int(seconds) * 1000 + int(micros) // 1000
-
     def start(self, name: str, *arguments: str) -> None:
         """Start `python -m <arguments>`; its log is `<name>.log`."""
-        launch = self.forkserver.start if name == "worker" else psutil.Popen
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = launch(
-                [sys.executable, "-m", *arguments],
-                stdout=log,
-                stderr=log,
-                cwd=HERE,
-                env=os.environ | self.environment,
-            )
+        self.processes[name] = launch(
+            "-m",
+            *arguments,
+            log=self.folder / f"{name}.log",
+            forkserver=self.forkserver if name == "worker" else None,
+            cwd=HERE,
+            **self.environment,
+        )
 
     def start_worker(self) -> None:
-        flags = [
-            "--model",
-            "demo",
-            "--device",
-            "cpu",
-            "--dtype",
-            "float32",
-            "--threads",
-            "1",
-            "--lease-s",
-            "2",
-        ]
-        self.start("worker", "headrace.cli", "worker", *flags)
+        served = flags(model="demo", device="cpu", dtype="float32", threads=1, lease_s=2)
+        self.start("worker", "headrace.cli", "worker", *served)
 
     def start_callbacks(self) -> None:
         self.start("callbacks", "headrace.cli", "callbacks", "--app", "team_app:app", "--metrics-port", "0")
@@ -136,19 +116,19 @@ class Installation:
 
     @property
     def host(self) -> str:
-        """The worker's name in Celery."""
-        return next(name for name in self.flower("workers", refresh=1) if name.startswith("headrace@"))
+        """The worker's name in Celery; Flower knows those of workers that were killed too."""
+        ours = f"-{self.processes['worker'].pid}"
+
+        def found() -> str | None:
+            names = self.flower("workers", refresh=1)
+            return next(
+                (name for name in names if name.startswith("headrace@") and name.endswith(ours)), None
+            )
+
+        return wait_until(found)
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(timeout=30)
-            except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
-                process.kill()
-                process.wait()
+        end(*self.processes.values())
 
 
 def _answers(installation: Installation) -> bool:

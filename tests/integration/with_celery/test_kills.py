@@ -17,16 +17,21 @@ FIXED = {"temperature": 0, "ignore_eos": True}
 LENGTHS = [20 + 16 * number for number in range(PARTS)]  # so that they end one after the other
 
 
+ASKED = [(f"Number {number} is", {"max_tokens": length, **FIXED}) for number, length in enumerate(LENGTHS)]
+
+
+@pytest.fixture(scope="module")
+def expected(installation):
+    """The parts' texts when nothing is killed."""
+    jobs = [installation.client.enqueue(prompt, model="demo", **fields) for prompt, fields in ASKED]
+    return [job.result(timeout_s=60).text for job in jobs]
+
+
 @pytest.mark.parametrize("victim", ["engine", "callbacks", "worker"])
-def test_a_chords_body_runs_once_with_all_results_in_order(installation, victim):
+def test_a_chords_body_runs_once_with_all_results_in_order(installation, expected, victim):
     generate, backend = installation.team.generate, installation.team.app.backend.client
-    parts = [
-        (f"Number {number} is", {"max_tokens": length, **FIXED}) for number, length in enumerate(LENGTHS)
-    ]
-    jobs = [installation.client.enqueue(prompt, model="demo", **fields) for prompt, fields in parts]
-    expected = [job.result(timeout_s=60).text for job in jobs]
     before = int(backend.get("joined") or 0)
-    found = chord([generate.s(prompt, **fields) for prompt, fields in parts])(installation.team.join.s())
+    found = chord([generate.s(prompt, **fields) for prompt, fields in ASKED])(installation.team.join.s())
 
     ended = wait_until(lambda: (done := [r for r in found.parent.results if r.ready()])[9:] and done, 60)
     assert len(ended) < PARTS, "it was over before anything was killed"
