@@ -12,6 +12,7 @@ from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.redis.connection import broker_errors, connect_async, server_info_async
 from ..schemas.scripts import Call, CancelStatus, run_async, run_confirmed_async, run_many_async
+from .answer_reader import AnswerReader
 from .completed import Completed
 from .embed import Input, embed_jobs, first_of, seconds_until, vector_of
 from .hub import Hub
@@ -22,7 +23,7 @@ from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .progress import JobProgress, read_progress
-from .reading import StreamReader, read_result, result_mailbox, stream_reader
+from .reading import StreamReader, read_before, read_result, result_mailbox, stream_reader
 from .routing import AliasFound
 from .steps import (
     Calls,
@@ -251,10 +252,17 @@ class AsyncJobHandle(Handle[AsyncClient]):
         return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, News()))
 
     async def _chunks(self, reader: StreamReader) -> AsyncIterator[Chunk]:
+        answer, offset = AnswerReader(self.id), reader.cursor.seen
         async with aclosing(_lists(self._client, reader)) as lists:
+            if offset and (
+                before := await self._client._run(read_before(reader.operations, self.id, offset))
+            ):
+                answer.skip(*before)
             async for chunks in lists:
                 for chunk in chunks:
-                    yield chunk
+                    yield answer.explained(chunk)
+        for chunk in answer.rest(reader.cursor.seen):
+            yield chunk
 
     async def result(self, timeout_s: float | None = None) -> JobResult:
         """See `JobHandle.result`."""

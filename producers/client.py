@@ -14,6 +14,7 @@ from ..schemas.events import Chunk, JobResult, JobStatus
 from ..schemas.job import Job
 from ..schemas.redis.connection import broker_errors, connect, server_info
 from ..schemas.scripts import Call, CancelStatus, run, run_confirmed, run_many
+from .answer_reader import AnswerReader
 from .completed import Completed
 from .embed import Input, embed_jobs, first_of, seconds_until, vector_of
 from .hub import ThreadedHub
@@ -22,7 +23,7 @@ from .operate.models import ModelInfo, read_models
 from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
-from .reading import StreamReader, read_result, result_mailbox, stream_reader
+from .reading import StreamReader, read_before, read_result, result_mailbox, stream_reader
 from .steps import Calls, Compute, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive
 from .waiting import explain
 
@@ -267,9 +268,14 @@ class JobHandle(Handle[Client]):
         return self._chunks(stream_reader(operations, self.id, from_offset, timeout_s, Event()))
 
     def _chunks(self, reader: StreamReader) -> Iterator[Chunk]:
+        answer, offset = AnswerReader(self.id), reader.cursor.seen
         try:
+            if offset and (before := self._client._run(read_before(reader.operations, self.id, offset))):
+                answer.skip(*before)
             while (chunks := self._client._run(reader.read())) is not None:
-                yield from chunks
+                for chunk in chunks:
+                    yield answer.explained(chunk)
+            yield from answer.rest(reader.cursor.seen)
         finally:
             reader.mailbox.leave()
 

@@ -152,6 +152,9 @@ class Producer(ABC, Generic[Enqueued]):
         messages: Sequence[Mapping[str, Any]] | None = None,
         prompt_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: Literal["none", "auto", "required"] | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool = True,
+        reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None,
         truncate_prompt_tokens: int | None = None,
         truncation_side: Literal["left", "right"] = "left",
         max_tokens: int = USUAL_MAX_TOKENS,
@@ -197,7 +200,10 @@ class Producer(ABC, Generic[Enqueued]):
             model: the served name of the model; see `client.models()`.
             messages: a chat, `[{"role": ..., "content": ...}]`, formatted by the model's chat template.
             prompt_token_ids: a prompt as token ids.
-            tools: function definitions for the chat template.
+            tools: functions that the model may call, as in OpenAI's API; calls are in the result.
+            tool_choice: "auto", "none", or "required" or a function to make the answer a call.
+            parallel_tool_calls: False if only one call is wanted.
+            reasoning_effort: how much to think first, for models whose chat template knows that.
             truncate_prompt_tokens: keep at most this many of the prompt's tokens; a longer one isn't refused.
             truncation_side: where a longer prompt loses its tokens.
             max_tokens: maximum number of tokens to generate; a full context ends generation too. 0 only with

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..schemas.answers import AnswerFormat
 from ..schemas.errors import (
     BadSetting,
     HeadraceError,
@@ -281,6 +282,26 @@ def stream_reader(
     tag = operations.tag_of(job_id)
     mailbox, cursor = Mailbox(tag.chan(job_id), news), Cursor(job_id, from_offset)
     return StreamReader(operations, tag, mailbox, cursor, Silence(job_id, timeout_s), restarts)
+
+
+def read_before(operations: Operations, job_id: str, offset: int) -> Steps[tuple[AnswerFormat, str] | None]:
+    """What a reader that begins at an offset needs of the text before; None if it is read as it is."""
+    out = operations.tag_of(job_id).out(job_id)
+    cursor, before, known = Cursor(job_id, 0), [], None
+    while cursor.seen < offset and cursor.end is None:
+        count = LOG_PAGE if cursor.seen else 1
+        command = ("XRANGE", out, f"({cursor.seen}-0", "+", "COUNT", count)
+        (entries,) = yield from operations.send(Read((command,)), OUTAGE_S)
+        chunks, _ = cursor.take_all(fields[b"event"] for _, fields in entries)
+        if not chunks:
+            return None  # it is gone, or damaged: the reader that follows says so
+        if known is None and (known := chunks[0].format) is None:
+            return None
+        for chunk in chunks:
+            within = chunk.start < offset < chunk.offset
+            if chunk.start < offset:
+                before.append(chunk.split(offset)[0].text if within else chunk.text)
+    return None if known is None else (known, "".join(before))
 
 
 def result_mailbox(operations: Operations, job_id: str, news: S) -> Mailbox[S]:

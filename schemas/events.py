@@ -1,7 +1,7 @@
 """What workers publish about a job: chunks, the end marker, the result and the status."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
+from .answers import AnswerFormat, call_id, parse
 from .embed import Vector
 from .errors import HeadraceError, RecordDamaged
 from .job import JobClass
@@ -55,6 +56,7 @@ Bytes = bytes
 """The type `bytes`, for classes that have an attribute of that name."""
 
 FinishReasonName = Literal["stop", "length", "cancelled", "expired", "error"]
+"""Why a worker ended a job."""
 
 
 class _Published(BaseModel):
@@ -115,6 +117,21 @@ def _bytes_of(token: str, digits: str | None) -> Bytes:
     return token.encode() if digits is None else bytes.fromhex(digits)
 
 
+class FunctionDelta(_Published):
+    """More of a call: first its function's name, then pieces of the arguments."""
+
+    name: str | None = None
+    arguments: str = ""
+
+
+class ToolCallDelta(_Published):
+    """More of a call of a tool, in OpenAI's shape; `id` comes with the first piece of each."""
+
+    index: int
+    id: str | None = None
+    function: FunctionDelta
+
+
 class Chunk(_Published):
     """The next piece of a stream.
 
@@ -126,6 +143,9 @@ class Chunk(_Published):
         logprobs: one entry per token, if the job asked for them.
         lengths: how many characters (Unicode code points) of `text` are of each token but the last;
             empty if there is one token, or an earlier worker wrote the chunk.
+        format: in the first chunk of a stream, how to read its text; None if it is read as it is.
+        content, reasoning, tool_calls: what `text` says, as `JobHandle.stream` tells it of a job whose text
+            is read in a format; None otherwise, and where it says nothing of the kind.
     """
 
     offset: int
@@ -133,6 +153,10 @@ class Chunk(_Published):
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
     lengths: tuple[int, ...] = Field(default=(), repr=False)
+    format: AnswerFormat | None = Field(default=None, repr=False)
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCallDelta, ...] | None = None
 
     @property
     def start(self) -> int:
@@ -209,22 +233,45 @@ class Output(_Published):
         token_strs: the names of `token_ids` in the vocabulary, if a job of the tokenizer asked for them.
         embedding: the prompt's vector, if the job asked for it; in JSON float32 in base64.
         prompt_logprobs: one entry for each token of the prompt, if the job asked for them and succeeded.
+        format: how to read the text; None if it is read as it is.
     """
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
-    finish_reason: FinishReasonName
+    finish_reason: FinishReasonName | Literal["tool_calls"]
     logprobs: tuple[TokenLogprob, ...] | None = None
     usage: Usage = Usage()
     token_strs: tuple[str, ...] | None = None
     embedding: Vector | None = None
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None
+    format: AnswerFormat | None = Field(default=None, repr=False)
+
+
+class FunctionCall(_Published):
+    """A function and its arguments, an object in JSON as the model wrote it: it may be broken off."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Published):
+    """A call of a tool, in OpenAI's shape. Its id is the same for everybody who reads the job."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
 
 
 class JobResult(Output):
     """The outcome of an ended job, readable until its retention ends.
 
+    `text` is all that the model wrote; what it says is in `content`, `reasoning` and `tool_calls`.
+
     Attributes:
+        finish_reason: `tool_calls` if the model called tools and stopped.
+        content: the answer without reasoning and calls; None if there is nothing else in the text.
+        reasoning: what the model wrote before its answer, if that is marked.
+        tool_calls: the calls of tools, if there are any.
         fingerprint: that of the model that made its tokens, or the last of them; None from an older worker.
         restarts: how often its tokens were discarded, because their model was no longer served or on request
             (`headrace dead requeue --from-scratch`).
@@ -240,6 +287,32 @@ class JobResult(Output):
     fingerprint: str | None = None
     restarts: int = 0
     mixed: bool = False
+    # How to read the text is for readers of headrace's own: others are given what it says.
+    format: AnswerFormat | None = Field(default=None, repr=False, exclude=True)
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
+
+    def read(self) -> Self:
+        """The same with what its text says."""
+        if self.format is None or self.state is not JobState.SUCCEEDED:
+            return self
+        message = parse(self.format, self.text)
+        calls = tuple(
+            ToolCall(
+                id=call_id(self.job_id, index, self.format),
+                function=FunctionCall(name=call.name, arguments=call.arguments),
+            )
+            for index, call in enumerate(message.calls)
+        )
+        stopped = calls and self.finish_reason == "stop"
+        said = {
+            "content": message.content or (None if calls or message.reasoning else ""),
+            "reasoning": message.reasoning or None,
+            "tool_calls": calls or None,
+            "finish_reason": "tool_calls" if stopped else self.finish_reason,
+        }
+        return self.model_copy(update=said)
 
 
 class JobStatus(_Published):
@@ -283,7 +356,11 @@ def parse_event(payload: bytes | str) -> Event:
 
 
 def chunk_payload(
-    offset: int, pieces: Sequence[str], token_ids: Sequence[int], logprobs: list[dict[str, Any]] | None
+    offset: int,
+    pieces: Sequence[str],
+    token_ids: Sequence[int],
+    logprobs: list[dict[str, Any]] | None,
+    answer_format: Mapping[str, Any] | None = None,
 ) -> str:
     """The wire form of a `Chunk`, written without a pydantic model because every flush makes one.
 
@@ -292,12 +369,15 @@ def chunk_payload(
         pieces: the text that became final with each token.
         token_ids: the tokens.
         logprobs: one entry for each token, if the job asked for them.
+        answer_format: how to read the text, in the first chunk.
     """
     body: dict[str, Any] = {"offset": offset, "text": "".join(pieces), "token_ids": token_ids}
     if logprobs is not None:
         body["logprobs"] = logprobs
     if len(pieces) > 1:
         body["lengths"] = list(map(len, pieces[:-1]))
+    if answer_format is not None:
+        body["format"] = answer_format
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -393,4 +473,4 @@ class Record:
             fingerprint=self.fields.get("fingerprint"),
             restarts=int(self.fields.get("restarts", 0)),
             mixed="mixed" in self.fields,
-        )
+        ).read()

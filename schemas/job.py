@@ -37,6 +37,8 @@ MAX_SEED = 2**63 - 1
 
 MAX_MESSAGES = 10_000
 
+MAX_TOOLS = 512
+
 MAX_LOGIT_BIASES = 1024
 
 MAX_ALLOWED_TOKENS = 8192
@@ -209,6 +211,54 @@ def _says_otherwise(extra: Mapping[str, Any] | None) -> bool:
     )
 
 
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """Check that a tool is a function, in OpenAI's wrapping or, as some templates show it, without."""
+    check_json(tool)
+    if tool.get("type", "function") != "function":
+        raise ValueError(f"is of type {shown_name(str(tool['type']))!r}; only functions can be called")
+    function = tool.get("function", tool)
+    if not isinstance(function, dict):
+        raise ValueError("must have an object under 'function'")  # noqa: TRY004
+    name = function.get("name")
+    if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
+        raise ValueError("must be a function whose name is 1 to 128 letters, digits or _ . -")
+    if not isinstance(function.get("description", ""), str | None):
+        raise ValueError("must have a string as its description")  # noqa: TRY004
+    if not isinstance(function.get("parameters", {}), dict | None):
+        raise ValueError("must have a JSON Schema (an object) as its parameters")  # noqa: TRY004
+    if not isinstance(function.get("strict", False), bool | None):
+        raise ValueError("must have true or false as strict")  # noqa: TRY004
+    return tool
+
+
+def function_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool's function."""
+    name: str = tool.get("function", tool)["name"]
+    return name
+
+
+_CHOICES = ("none", "auto", "required")
+
+
+def _tool_choice(choice: object) -> object:
+    """Check a choice: a word, or the function that is to be called."""
+    if isinstance(choice, str):
+        if choice in _CHOICES:
+            return choice
+    elif isinstance(choice, Mapping) and choice.get("type") == "function":
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str) and len(choice) == 2 and len(function or {}) == 1:
+            return {"type": "function", "function": {"name": name}}
+    raise ValueError(
+        f"must be one of {', '.join(_CHOICES)}, or "
+        '{"type": "function", "function": {"name": …}} with the name of a tool'
+    )
+
+
 def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -225,7 +275,12 @@ class Job(_Wire):
     Attributes:
         model: the served name of the model.
         messages: at most 10,000.
-        tools: function definitions for the chat template.
+        tools: at most 512 functions that the model may call, as OpenAI describes them.
+        tool_choice: `auto` leaves it to the model whether to call tools, and with `none` it sees none. With
+            `required`, or a function, the answer is a call, in the format that the model writes.
+        parallel_tool_calls: if false, only the first call counts as one.
+        reasoning_effort: how much to think before the answer, for chat templates that know an effort or a
+            switch; `none` switches it off.
         truncate_prompt_tokens: keep at most this many of the prompt's tokens; a longer one isn't refused.
         truncation_side: where a longer prompt loses its tokens.
         prompt_logprobs: log-probabilities of the prompt's tokens, and of this many of the most likely ones at
@@ -258,7 +313,13 @@ class Job(_Wire):
     prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     prompt_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)] | None = None
-    tools: tuple[Annotated[dict[str, Any], AfterValidator(check_json)], ...] | None = None
+    tools: (
+        Annotated[tuple[Annotated[dict[str, Any], AfterValidator(_tool)], ...], Field(max_length=MAX_TOOLS)]
+        | None
+    ) = None
+    tool_choice: Annotated[str | dict[str, Any], BeforeValidator(_tool_choice)] | None = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
     truncate_prompt_tokens: Annotated[int, Field(ge=1, le=2**24)] | None = None
     truncation_side: Literal["left", "right"] = "left"
@@ -324,6 +385,18 @@ class Job(_Wire):
             raise ValueError("must be at least 1, or 0 with prompt_logprobs")
         return max_tokens
 
+    @field_validator("tool_choice")
+    @classmethod
+    def _offered(cls, choice: str | dict[str, Any] | None, info: ValidationInfo) -> object:
+        if choice in (None, "none", "auto") or "tools" not in info.data:
+            return choice
+        names = [function_name(tool) for tool in info.data["tools"] or ()]
+        if not names:
+            raise ValueError("asks for a call, but there are no tools")
+        if isinstance(choice, dict) and choice["function"]["name"] not in names:
+            raise ValueError("must name one of the tools")
+        return choice
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.embed is not None:
@@ -338,6 +411,9 @@ class Job(_Wire):
             raise ValueError(f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}")
         if self.tools is not None and self.messages is None:
             raise ValueError("tools need messages: they are passed to the chat template")
+        for name in ("tool_choice", "reasoning_effort"):
+            if getattr(self, name) is not None and self.messages is None:
+                raise ValueError(f"{name} needs messages: it is about an answer in a chat")
         self._check_form()
         return self
 
@@ -346,10 +422,12 @@ class Job(_Wire):
         asked = [
             name for name in ("response_format", "structured_outputs") if getattr(self, name) is not None
         ]
+        if self.tool_choice not in (None, "none", "auto"):
+            asked.append("tool_choice")
         if not asked:
             return
         if len(asked) > 1:
-            raise ValueError("give only one of response_format and structured_outputs")
+            raise ValueError(f"give only one of {' and '.join(asked)}: each asks for a form of the answer")
         if self.allowed_token_ids:
             raise ValueError(
                 f"allowed_token_ids can't be combined with {asked[0]}, which allows tokens by itself"

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
+from ..schemas.answers.format import ReasoningFormat, ToolFormat
 from ..schemas.job import JobClass
 from ..schemas.settings.celery import CelerySettings
 from ..schemas.settings.common import split
@@ -58,6 +59,11 @@ class WorkerSettings(CelerySettings):
         intake_memory_mb: memory (address space) that reading one job may take.
         sanitize_control_tokens: treat names of control tokens (`<|im_end|>`) in messages as plain text.
             Otherwise they become those tokens, as in other servers, and the author of a message can end it.
+        tool_call_parser: the format in which the model writes calls of tools: `hermes`, `qwen3_coder`,
+            `llama3_json`, `pythonic`, `mistral`, `harmony`, `glm`, `deepseek` or `gemma`; `auto` finds it in
+            the chat template, and `none` leaves calls in the text.
+        reasoning_parser: the format of its reasoning: `think`, `mistral` or `harmony`; `auto` and `none` as
+            for calls.
         wedged_s: how long an engine process may be silent, or its intake, steps or exchanges with Redis stand
             still, before it is considered stuck and killed.
         start_s: how long an engine process may take to load its model before it is killed; a download
@@ -103,6 +109,8 @@ class WorkerSettings(CelerySettings):
     intake_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     intake_memory_mb: Annotated[int, Field(ge=512)] = 4096
     sanitize_control_tokens: bool = False
+    tool_call_parser: Literal["auto", "none"] | ToolFormat = "auto"
+    reasoning_parser: Literal["auto", "none"] | ReasoningFormat = "auto"
     wedged_s: Annotated[float, Field(gt=1)] = 120.0
     start_s: Annotated[float, Field(gt=1)] = 3600.0
     spare_engine: bool = True

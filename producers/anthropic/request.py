@@ -1,28 +1,30 @@
 """A request for a message, as the arguments of a job."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ...schemas.errors import InvalidJob
 from ...schemas.redaction import shown_name
 from ..openai.fields import Fields
+from .content import has_tools, messages_of, text_of
+from .tools import job_choice, job_effort, job_tools
 
 FIELDS = Fields(
     passed=frozenset({"max_tokens", "model", "temperature", "top_p", "top_k"}),
     read={
-        "messages": "messages of text, the last of which isn't the assistant's",
+        "messages": "messages of text, calls and results of tools, the last of which isn't the assistant's",
         "metadata": "`user_id` becomes the job's metadata, as `user`",
         "stop_sequences": "`stop`",
         "stream": "answer by server-sent events",
         "system": "the first message, from `system`",
+        "thinking": "`disabled` asks for no reasoning, `enabled` and `adaptive` for some; no budget is kept",
+        "tool_choice": "`auto`, `none`, `any` or `tool`, with `disable_parallel_tool_use`",
+        "tools": "functions of the client's own, with `name`, `description` and `input_schema`",
     },
     neutral={
         "output_config": ({},),
         "service_tier": ("auto", "standard_only"),
         "speed": ("standard",),
-        "thinking": ({"type": "disabled"},),
-        "tool_choice": ({"type": "auto"}, {"type": "none"}),
-        "tools": ([],),
     },
     refused={
         "container": "leave it out: models here run nothing",
@@ -66,8 +68,15 @@ def _fields(body: Mapping[str, Any]) -> dict[str, Any]:
     fields = FIELDS.asked(body)
     fields.pop("stream", None)
     messages = _messages(fields.pop("messages", None))
+    tools, choice = fields.pop("tools", None), fields.pop("tool_choice", None)
+    if tools:
+        fields["tools"] = job_tools(tools)
+    if choice is not None:
+        fields |= job_choice(choice)
+    if "thinking" in fields:
+        fields |= job_effort(fields.pop("thinking"))
     if "system" in fields:
-        messages.insert(0, {"role": "system", "content": _text("system", fields.pop("system"))})
+        messages.insert(0, {"role": "system", "content": text_of("system", fields.pop("system"))})
     fields["messages"] = messages
     if "stop_sequences" in fields:
         fields["stop"] = _stops(fields.pop("stop_sequences"))
@@ -76,17 +85,19 @@ def _fields(body: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _messages(given: object) -> list[dict[str, str]]:
+def _messages(given: object) -> list[dict[str, Any]]:
     if not isinstance(given, list) or not given:
         raise InvalidJob("messages", "must be a list of messages that isn't empty")
-    messages = [_message(f"messages.{place}", message) for place, message in enumerate(given)]
+    messages = [
+        each for place, message in enumerate(given) for each in _message(f"messages.{place}", message)
+    ]
     if messages[-1]["role"] == "assistant":
-        last = f"messages.{len(messages) - 1}.role"
+        last = f"messages.{len(given) - 1}.role"
         raise InvalidJob(last, "must not be assistant: an answer that was begun can't be continued")
     return messages
 
 
-def _message(field: str, message: object) -> dict[str, str]:
+def _message(field: str, message: object) -> list[dict[str, Any]]:
     if not isinstance(message, Mapping):
         raise InvalidJob(field, "must be an object")
     role = message.get("role")
@@ -95,22 +106,10 @@ def _message(field: str, message: object) -> dict[str, str]:
     for name in message:
         if name not in ("role", "content"):
             raise InvalidJob(f"{field}.{shown_name(str(name))}", "is not known")
-    return {"role": role, "content": _text(f"{field}.content", message.get("content"))}
-
-
-def _text(field: str, content: object) -> str:
-    """The text of a string, or of a list of blocks, which are joined with line breaks."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence) or not content:
-        raise InvalidJob(field, "must be a text, or a list of blocks that isn't empty")
-    texts = []
-    for place, block in enumerate(content):
-        text = block.get("text") if isinstance(block, Mapping) and block.get("type") == "text" else None
-        if not isinstance(text, str):
-            raise InvalidJob(f"{field}.{place}", "must be a block of type text: models here read only text")
-        texts.append(text)
-    return "\n".join(texts)
+    content = message.get("content")
+    if role != "system" and isinstance(content, list) and has_tools(content):
+        return messages_of(f"{field}.content", role, content)
+    return [{"role": role, "content": text_of(f"{field}.content", content)}]
 
 
 def _stops(given: object) -> list[str]:

@@ -19,7 +19,7 @@ from ...schemas.errors import (
 from ...schemas.events import JobState
 from ...schemas.ids import made_s
 from ..openai.responses.body import Response
-from ..openai.responses.items import Item
+from ..openai.responses.items import Item, answered
 from ..openai.responses.stream import ResponseStream
 from ..operate.responses import StoredResponse
 from .auth import Access
@@ -100,8 +100,7 @@ class Kept:
                 f"previous_response_id: that response is {body['status']}; it has no answer to continue."
             )
             raise Refusal(400, message, code="previous_response_not_ended", param="previous_response_id")
-        text = "".join(part["text"] for item in body["output"] for part in item["content"])
-        return [*self.stored.items, {"role": "assistant", "content": text}]
+        return [*self.stored.items, *answered(body["output"])]
 
 
 async def find(gateway: Gateway, caller: Access, response_id: str) -> Kept:

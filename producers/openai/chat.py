@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...schemas.answers import Arguments, CallBegin, Content, Delta, Reasoning
 from ...schemas.errors import InvalidJob
 from ...schemas.events import Chunk, JobResult
+from ..answer_reader import AnswerReader
 from .answers import Stream, usage_body
 from .fields import TIER, WHO, Fields, generation_fields
 from .logprobs import chat_logprobs
@@ -17,6 +19,7 @@ FIELDS = Fields(
     | {
         *("messages", "model", "tools", "max_tokens", "temperature", "top_p", "seed", "stop", "metadata"),
         *("frequency_penalty", "presence_penalty", "logit_bias"),
+        *("tool_choice", "parallel_tool_calls", "reasoning_effort"),
     },
     read={
         **ANSWER_OPTIONS,
@@ -25,7 +28,6 @@ FIELDS = Fields(
         "logprobs": "log-probabilities of the tokens",
         "max_completion_tokens": "`max_tokens`",
         "response_format": "JSON, or JSON of a schema, which the answer follows",
-        "tool_choice": "only as `auto`, or as `none` without tools",
         "top_logprobs": "log-probabilities of this many of the most likely tokens",
     },
     neutral={
@@ -39,8 +41,6 @@ FIELDS = Fields(
         "functions": ([],),
         "modalities": (["text"],),
         "n": (1,),
-        "parallel_tool_calls": (True, False),
-        "reasoning_effort": ("medium",),
         "verbosity": ("medium",),
     },
     refused={
@@ -60,17 +60,10 @@ def chat_fields(body: Mapping[str, Any]) -> dict[str, Any]:
         InvalidJob: naming a field that isn't supported.
     """
     fields = generation_fields(FIELDS, body)
-    _take_tool_choice(fields)
     _take_limit(fields)
     _take_logprobs(fields)
     take_about_prompt(fields, body, echo=False)
     return fields
-
-
-def _take_tool_choice(fields: dict[str, Any]) -> None:
-    choice = fields.pop("tool_choice", "auto")
-    if choice != "auto" and not (choice == "none" and "tools" not in fields):
-        raise InvalidJob("tool_choice", "is supported only as auto, or as none without tools")
 
 
 def _take_limit(fields: dict[str, Any]) -> None:
@@ -90,6 +83,23 @@ def _take_logprobs(fields: dict[str, Any]) -> None:
         raise InvalidJob("top_logprobs", "needs logprobs=true")
 
 
+def message_of(result: JobResult) -> dict[str, Any]:
+    """The message that a result is."""
+    if result.format is None:
+        return {"role": "assistant", "content": result.text, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": result.content, "refusal": None}
+    if result.tool_calls:
+        message["tool_calls"] = [call.model_dump() for call in result.tool_calls]
+    if result.reasoning is not None:
+        message |= _reasoning(result.reasoning)
+    return message
+
+
+def _reasoning(text: str) -> dict[str, Any]:
+    """Reasoning under the name that vLLM gives it, and under its earlier one, which most clients know."""
+    return {"reasoning": text, "reasoning_content": text}
+
+
 def chat_body(
     result: JobResult,
     model: str,
@@ -101,7 +111,7 @@ def chat_body(
     """The answer of a job that succeeded; `prompt` is what it says of its prompt, if it says anything."""
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": result.text, "refusal": None},
+        "message": message_of(result),
         "finish_reason": result.finish_reason,
         "logprobs": None if result.logprobs is None else chat_logprobs(result.logprobs),
     }
@@ -133,21 +143,40 @@ class ChatStream(Stream):
         return_token_ids: bool = False,
     ) -> None:
         super().__init__(f"chatcmpl-{job_id}", model, created, include_usage, return_token_ids)
+        self._answer = AnswerReader(job_id)
 
     def start(self) -> list[dict[str, Any]]:
         """The event that says who speaks."""
         return [self._event(_choice({"role": "assistant", "content": ""}))]
 
     def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """The event of a chunk; none if the chunk holds nothing that the client asked for."""
-        if not (chunk.text or chunk.logprobs or (self._return_token_ids and chunk.token_ids)):
-            return []
-        choice = _choice({"content": chunk.text})
-        if chunk.logprobs is not None:
-            choice["logprobs"] = chat_logprobs(chunk.logprobs)
-        if self._return_token_ids:
-            choice["token_ids"] = list(chunk.token_ids)
-        return [self._event(choice)]
+        """The events of a chunk; none if the chunk holds nothing that the client asked for."""
+        choices = [_choice(self._delta(delta)) for delta in self._answer.read(chunk)]
+        if not choices and (chunk.logprobs or (self._return_token_ids and chunk.token_ids)):
+            choices = [_choice({"content": ""})]
+        if choices and chunk.logprobs is not None:
+            choices[-1]["logprobs"] = chat_logprobs(chunk.logprobs)
+        if choices and self._return_token_ids:
+            choices[-1]["token_ids"] = list(chunk.token_ids)
+        return [self._event(choice) for choice in choices]
+
+    def end(self, result: JobResult) -> list[dict[str, Any]]:
+        """The events after the last token of a job that succeeded."""
+        rest = [self._event(_choice(self._delta(delta))) for delta in self._answer.end()]
+        return rest + super().end(result)
+
+    def _delta(self, delta: Delta) -> dict[str, Any]:
+        match delta:
+            case Content(text):
+                return {"content": text}
+            case Reasoning(text):
+                return _reasoning(text)
+            case CallBegin(index, name):
+                function: dict[str, Any] = {"name": name, "arguments": ""}
+                head = {"index": index, "id": self._answer.call_id(index), "type": "function"}
+                return {"tool_calls": [{**head, "function": function}]}
+            case Arguments(index, text):
+                return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
     def _finish(self, result: JobResult) -> dict[str, Any]:
         return self._event(_choice({}) | {"finish_reason": result.finish_reason})

@@ -28,7 +28,13 @@ TIERS = {"flex": "batch", "priority": "interactive", "fast": "interactive"}
 USUAL_TIERS = ("auto", "default")
 """Tiers that leave the class of a job to the operator of the server."""
 
-UNSET: Mapping[str, tuple[object, ...]] = {"stop": ([], ""), "tools": ([],), "top_k": (-1,)}
+UNSET: Mapping[str, tuple[object, ...]] = {
+    "parallel_tool_calls": (True,),
+    "stop": ([], ""),
+    "tool_choice": ("auto",),
+    "tools": ([],),
+    "top_k": (-1,),
+}
 """Values of fields that are honoured at any other, which clients send for null."""
 
 HINTS = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")

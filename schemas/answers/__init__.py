@@ -4,9 +4,9 @@ The text in a job's log is what the model wrote. Whoever reads it derives these 
 the format and the text so far: a reader that resumes anywhere, and any number of readers, see the same.
 """
 
-from .deltas import Arguments, Call, Content, Delta, Reasoning
+from .deltas import Arguments, CallBegin, Content, Delta, Reasoning
 from .format import REASONING_FORMATS, TOOL_FORMATS, AnswerFormat
-from .parser import AnswerParser, Message, ToolCall, call_id, parse
+from .parser import AnswerParser, Called, ParsedAnswer, call_id, markers_of, parse
 
 __all__ = [
     "REASONING_FORMATS",
@@ -14,12 +14,13 @@ __all__ = [
     "AnswerFormat",
     "AnswerParser",
     "Arguments",
-    "Call",
+    "CallBegin",
+    "Called",
     "Content",
     "Delta",
-    "Message",
+    "ParsedAnswer",
     "Reasoning",
-    "ToolCall",
     "call_id",
+    "markers_of",
     "parse",
 ]

@@ -5,18 +5,19 @@ V3.1 and later: `<｜tool▁call▁begin｜>name<｜tool▁sep｜>{…}<｜tool�
 """
 
 from . import json_text
-from .deltas import Arguments, Call, Content
+from .deltas import Arguments, CallBegin, Content
 from .format import AnswerFormat
-from .source import Markers, Source, Steps, accept, accept_spaced, peek, run, skip_space, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, run, skip_space, word
 
 ALL_OPEN, ALL_CLOSE = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 OPENS, SEPARATES, CLOSES = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
+MARKERS = (ALL_OPEN, ALL_CLOSE, OPENS, SEPARATES, CLOSES)
 
 _CALLS = Markers(ALL_OPEN)
 _FENCE = "```"
 
 
-def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
     lead = False
     while True:
@@ -36,7 +37,7 @@ def answer(source: Source, _: AnswerFormat) -> Steps[None]:
             yield Content(space + marker)
 
 
-def _call(source: Source) -> Steps[bool]:
+def _call(source: GrowingText) -> Steps[bool]:
     begins = source.at
     if (yield from accept_spaced(source, OPENS)):
         name = (yield from word(source, "<", json_text.MAX_NAME)).strip()
@@ -51,7 +52,7 @@ def _call(source: Source) -> Steps[bool]:
             if name and (yield from peek(source)) == "{":
                 index = source.calls
                 source.calls += 1
-                yield Call(index, name)
+                yield CallBegin(index, name)
                 yield from json_text.value(source, lambda piece: Arguments(index, piece))
                 yield from accept_spaced(source, _FENCE)
                 yield from accept_spaced(source, CLOSES)

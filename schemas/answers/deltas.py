@@ -18,7 +18,7 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallBegin:
     """A call of a tool begins."""
 
     index: int
@@ -33,4 +33,4 @@ class Arguments:
     text: str
 
 
-Delta = Content | Reasoning | Call | Arguments
+Delta = Content | Reasoning | CallBegin | Arguments

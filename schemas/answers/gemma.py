@@ -4,10 +4,10 @@ FunctionGemma writes `<start_function_call>`, `<end_function_call>` and `<escape
 `<|tool_call>`, `<tool_call|>` and `<|"|>`.
 """
 
-from .deltas import Arguments, Call, Content
+from .deltas import Arguments, CallBegin, Content
 from .format import AnswerFormat
 from .json_text import MAX_NAME
-from .source import Markers, Source, Steps, accept, accept_spaced, peek, run, skip_space, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, run, skip_space, word
 from .values import quoted, raw, typed
 
 ENDS = {"<start_function_call>": "<end_function_call>", "<|tool_call>": "<tool_call|>"}
@@ -20,7 +20,7 @@ _QUOTES = {quote: Markers(quote) for quote in QUOTES}
 MAX_DEPTH = 64
 
 
-def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
     lead = False
     while True:
@@ -38,7 +38,7 @@ def answer(source: Source, _: AnswerFormat) -> Steps[None]:
             yield Content(space + marker)
 
 
-def _call(source: Source) -> Steps[bool]:
+def _call(source: GrowingText) -> Steps[bool]:
     if not (yield from accept_spaced(source, "call:")):
         return False
     name = (yield from word(source, "{", MAX_NAME)).strip()
@@ -46,12 +46,12 @@ def _call(source: Source) -> Steps[bool]:
         return False
     index = source.calls
     source.calls += 1
-    yield Call(index, name)
+    yield CallBegin(index, name)
     yield from _value(source, index, 0)
     return True
 
 
-def _value(source: Source, index: int, depth: int) -> Steps[bool]:
+def _value(source: GrowingText, index: int, depth: int) -> Steps[bool]:
     """Read a value and tell it as JSON; False if it is broken off."""
     for quote in QUOTES:
         if (yield from accept(source, quote)):
@@ -71,7 +71,7 @@ def _value(source: Source, index: int, depth: int) -> Steps[bool]:
     return True
 
 
-def _members(source: Source, index: int, depth: int, closes: str, *, named: bool) -> Steps[bool]:
+def _members(source: GrowingText, index: int, depth: int, closes: str, *, named: bool) -> Steps[bool]:
     opened = "{" if named else "["
     yield Arguments(index, opened)
     first = True
@@ -96,7 +96,7 @@ def _members(source: Source, index: int, depth: int, closes: str, *, named: bool
     return True
 
 
-def _key(source: Source) -> Steps[str]:
+def _key(source: GrowingText) -> Steps[str]:
     for quote in QUOTES:
         if (yield from accept(source, quote)):
             key = yield from word(source, "<", MAX_NAME)

@@ -1,20 +1,21 @@
 """GLM: `<tool_call>name`, then pairs of `<arg_key>…</arg_key>` and `<arg_value>…</arg_value>`."""
 
-from .deltas import Arguments, Call, Content
+from .deltas import Arguments, CallBegin, Content
 from .format import AnswerFormat
 from .hermes import CLOSES, OPENS
 from .json_text import MAX_NAME
-from .source import Markers, Source, Steps, accept, accept_spaced, peek, run, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, run, word
 from .values import parameter
 
 KEY, KEY_ENDS = "<arg_key>", "</arg_key>"
 VALUE, VALUE_ENDS = "<arg_value>", "</arg_value>"
+MARKERS = (OPENS, CLOSES, KEY, KEY_ENDS, VALUE, VALUE_ENDS)
 
 _CALL = Markers(OPENS)
 _VALUE_ENDS = Markers(VALUE_ENDS)
 
 
-def answer(source: Source, answer_format: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, answer_format: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
     lead = False
     while True:
@@ -32,13 +33,13 @@ def answer(source: Source, answer_format: AnswerFormat) -> Steps[None]:
             yield Content(space + marker)
 
 
-def _call(source: Source, answer_format: AnswerFormat) -> Steps[bool]:
+def _call(source: GrowingText, answer_format: AnswerFormat) -> Steps[bool]:
     name = (yield from word(source, "<", MAX_NAME)).strip()
     if not name or " " in name or (yield from peek(source)) != "<":
         return False
     index, first = source.calls, True
     source.calls += 1
-    yield Call(index, name)
+    yield CallBegin(index, name)
     kinds = answer_format.values.get(name, {})
     while (yield from accept_spaced(source, KEY)):
         key = (yield from word(source, "<", MAX_NAME)).strip()

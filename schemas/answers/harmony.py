@@ -6,9 +6,9 @@
 
 import re
 
-from .deltas import Arguments, Call, Content, Reasoning
+from .deltas import Arguments, CallBegin, Content, Reasoning
 from .format import AnswerFormat
-from .source import Markers, Source, Steps, peek, run
+from .source import GrowingText, Markers, Steps, peek, run
 from .text import rest
 
 CHANNEL, MESSAGE, START, CONSTRAIN = "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"
@@ -25,7 +25,7 @@ _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 
 
-def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer: one message after the other."""
     first = True
     while (yield from peek(source)):
@@ -43,7 +43,7 @@ def answer(source: Source, _: AnswerFormat) -> Steps[None]:
     yield from rest(source)
 
 
-def _is_head(source: Source) -> Steps[bool]:
+def _is_head(source: GrowingText) -> Steps[bool]:
     """Whether a message begins here: a prompt ends with `<|start|>assistant`, so its role may be missing."""
     while True:
         ahead = source.text[source.at :]
@@ -54,7 +54,7 @@ def _is_head(source: Source) -> Steps[bool]:
         yield None
 
 
-def _head(source: Source, heads: list[str]) -> Steps[str]:
+def _head(source: GrowingText, heads: list[str]) -> Steps[str]:
     """Read a message's head, without telling of it."""
     while True:
         found = _HEAD.pattern.search(source.text, source.at, source.at + MAX_HEAD)
@@ -67,12 +67,12 @@ def _head(source: Source, heads: list[str]) -> Steps[str]:
         yield None
 
 
-def _message(source: Source, head: str) -> Steps[None]:
+def _message(source: GrowingText, head: str) -> Steps[None]:
     channel, recipient = _CHANNEL.search(head), _RECIPIENT.search(head)
     if recipient and not source.full():
         index = source.calls
         source.calls += 1
-        yield Call(index, recipient[1].removeprefix("functions."))
+        yield CallBegin(index, recipient[1].removeprefix("functions."))
         yield from run(source, _BODY, lambda text: Arguments(index, text), lead=True)
         return
     made: type[Content | Reasoning] = Content

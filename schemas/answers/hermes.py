@@ -3,14 +3,14 @@
 from . import json_text
 from .deltas import Content
 from .format import AnswerFormat
-from .source import Markers, Source, Steps, accept_spaced, run, skip_space
+from .source import GrowingText, Markers, Steps, accept_spaced, run, skip_space
 
-OPENS, CLOSES = "<tool_call>", "</tool_call>"
+OPENS, CLOSES = MARKERS = "<tool_call>", "</tool_call>"
 
 _CALL = Markers(OPENS)
 
 
-def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
     lead = True
     while True:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from .deltas import Arguments, Call, Delta
-from .source import Source, Steps, accept, peek, skip_space
+from .deltas import Arguments, CallBegin, Delta
+from .source import GrowingText, Steps, accept, peek, skip_space
 
 MAX_NAME = 256
 """Characters of a function's name; OpenAI allows 64."""
@@ -80,7 +80,7 @@ def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def value(source: Source, made: Callable[[str], Delta] | None = None) -> Steps[str | None]:
+def value(source: GrowingText, made: Callable[[str], Delta] | None = None) -> Steps[str | None]:
     """Read a value.
 
     Args:
@@ -106,7 +106,7 @@ def value(source: Source, made: Callable[[str], Delta] | None = None) -> Steps[s
         yield None
 
 
-def string(source: Source) -> Steps[str | None]:
+def string(source: GrowingText) -> Steps[str | None]:
     """Read a value that must be a string; None if it isn't one."""
     if (yield from peek(source)) != '"':
         return None
@@ -143,7 +143,7 @@ class _Object:
     whole: bool = True
 
 
-def call(source: Source, keys: Collection[str] = ("arguments", "parameters")) -> Steps[bool]:
+def call(source: GrowingText, keys: Collection[str] = ("arguments", "parameters")) -> Steps[bool]:
     """Read a call as an object: `{"name": …, "arguments": {…}}`, with its keys in either order.
 
     Returns:
@@ -161,7 +161,7 @@ def call(source: Source, keys: Collection[str] = ("arguments", "parameters")) ->
     return found.name is not None
 
 
-def _member(source: Source, found: _Object, keys: Collection[str]) -> Steps[bool]:
+def _member(source: GrowingText, found: _Object, keys: Collection[str]) -> Steps[bool]:
     """Read a key and its value; return whether a comma follows."""
     if (yield from skip_space(source)) != '"':
         return False
@@ -177,7 +177,7 @@ def _member(source: Source, found: _Object, keys: Collection[str]) -> Steps[bool
             return False
         found.name = name
         source.calls += 1
-        yield Call(found.index, name)
+        yield CallBegin(found.index, name)
         if found.early is not None:
             found.told = True
             yield Arguments(found.index, found.early)
@@ -188,7 +188,7 @@ def _member(source: Source, found: _Object, keys: Collection[str]) -> Steps[bool
     return found.whole and (yield from skip_space(source)) == ","
 
 
-def _arguments(source: Source, found: _Object) -> Steps[None]:
+def _arguments(source: GrowingText, found: _Object) -> Steps[None]:
     """Read the arguments and tell them, as soon as the name is known."""
     index, begins = found.index, (yield from peek(source))
     if found.name is not None and begins == "{":

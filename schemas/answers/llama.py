@@ -2,13 +2,13 @@
 
 from . import json_text
 from .format import AnswerFormat
-from .source import Source, Steps, accept, accept_spaced, skip_space
+from .source import GrowingText, Steps, accept, accept_spaced, skip_space
 from .text import rest
 
 MARKER = "<|python_tag|>"
 
 
-def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
     while True:
         begins = source.at

@@ -1,16 +1,17 @@
 """Mistral: `[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]`, or for a call `[TOOL_CALLS]name[ARGS]{…}`."""
 
 from . import json_text
-from .deltas import Arguments, Call, Content
+from .deltas import Arguments, CallBegin, Content
 from .format import AnswerFormat
-from .source import Markers, Source, Steps, accept, accept_spaced, peek, run, skip_space, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, run, skip_space, word
 
 OPENS, ARGUMENTS, IDENTITY = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+MARKERS = (OPENS, ARGUMENTS, IDENTITY)
 
 _CALLS = Markers(OPENS)
 
 
-def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
     lead = False
     while True:
@@ -28,7 +29,7 @@ def answer(source: Source, _: AnswerFormat) -> Steps[None]:
             yield Content(space + marker)
 
 
-def _list(source: Source) -> Steps[bool]:
+def _list(source: GrowingText) -> Steps[bool]:
     """Calls as a list of objects."""
     before = source.calls
     yield from accept(source, "[")
@@ -46,7 +47,7 @@ def _list(source: Source) -> Steps[bool]:
     return source.calls > before
 
 
-def _named(source: Source) -> Steps[bool]:
+def _named(source: GrowingText) -> Steps[bool]:
     """One call: its name, perhaps an id, its arguments."""
     name = (yield from word(source, "[{", json_text.MAX_NAME)).strip()
     if not name:
@@ -59,6 +60,6 @@ def _named(source: Source) -> Steps[bool]:
         return False
     index = source.calls
     source.calls += 1
-    yield Call(index, name)
+    yield CallBegin(index, name)
     yield from json_text.value(source, lambda piece: Arguments(index, piece))
     return True

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from . import deepseek, gemma, glm, harmony, hermes, llama, mistral, pythonic, qwen
-from .deltas import Arguments, Call, Content, Delta, Reasoning
+from .deltas import Arguments, CallBegin, Content, Delta, Reasoning
 from .format import AnswerFormat
 from .reasoning import PAIRS, reasoning
-from .source import Markers, Source, Steps, run
+from .source import GrowingText, Markers, Steps, run
 
 _PLAIN = Markers()
 
-_TOOLS: dict[str, Callable[[Source, AnswerFormat], Steps[None]]] = {
+_TOOLS: dict[str, Callable[[GrowingText, AnswerFormat], Steps[None]]] = {
     "hermes": hermes.answer,
     "qwen3_coder": qwen.answer,
     "llama3_json": llama.answer,
@@ -25,6 +25,26 @@ _TOOLS: dict[str, Callable[[Source, AnswerFormat], Steps[None]]] = {
 }
 
 
+_MARKERS: dict[str, tuple[str, ...]] = {
+    "mistral": mistral.MARKERS,
+    "harmony": harmony.MARKERS,
+    "llama3_json": (llama.MARKER,),
+    "pythonic": pythonic.MARKERS,
+    "deepseek": deepseek.MARKERS,
+    "gemma": gemma.MARKERS,
+    "glm": glm.MARKERS,
+    "hermes": hermes.MARKERS,
+    "qwen3_coder": hermes.MARKERS,
+}
+
+
+def markers_of(answer_format: AnswerFormat) -> tuple[str, ...]:
+    """What marks calls and reasoning; some of it may be special tokens, which otherwise have no text."""
+    pair = PAIRS.get(answer_format.reasoning or "", ())
+    names = {answer_format.tools, "harmony" if answer_format.reasoning == "harmony" else None}
+    return (*pair, *(marker for name in sorted(filter(None, names)) for marker in _MARKERS[name]))
+
+
 class AnswerParser:
     """Reads one job's text, portion by portion.
 
@@ -34,7 +54,7 @@ class AnswerParser:
     __slots__ = ("_source", "_steps")
 
     def __init__(self, answer_format: AnswerFormat) -> None:
-        self._source = Source(1 if answer_format.single else None)
+        self._source = GrowingText(1 if answer_format.single else None)
         self._steps = _answer(self._source, answer_format)
 
     def feed(self, text: str) -> list[Delta]:
@@ -56,7 +76,7 @@ class AnswerParser:
         return joined(deltas)
 
 
-def _answer(source: Source, answer_format: AnswerFormat) -> Steps[None]:
+def _answer(source: GrowingText, answer_format: AnswerFormat) -> Steps[None]:
     reasoned = False
     if answer_format.reasoning in PAIRS:
         reasoned = yield from reasoning(source, answer_format.reasoning, begun=answer_format.begun)
@@ -87,7 +107,7 @@ def joined(deltas: Iterable[Delta]) -> list[Delta]:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class Called:
     """A call of a tool, with its arguments in JSON as the model wrote them."""
 
     name: str
@@ -95,15 +115,15 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ParsedAnswer:
     """A whole answer."""
 
     content: str
     reasoning: str
-    calls: tuple[ToolCall, ...]
+    calls: tuple[Called, ...]
 
 
-def parse(answer_format: AnswerFormat, text: str) -> Message:
+def parse(answer_format: AnswerFormat, text: str) -> ParsedAnswer:
     """Read a whole text."""
     parser = AnswerParser(answer_format)
     return message(_both(parser, text))
@@ -114,7 +134,7 @@ def _both(parser: AnswerParser, text: str) -> Iterator[Delta]:
     yield from parser.end()
 
 
-def message(deltas: Iterable[Delta]) -> Message:
+def message(deltas: Iterable[Delta]) -> ParsedAnswer:
     """The answer that these are all pieces of."""
     content: list[str] = []
     thought: list[str] = []
@@ -125,12 +145,12 @@ def message(deltas: Iterable[Delta]) -> Message:
                 content.append(text)
             case Reasoning(text):
                 thought.append(text)
-            case Call(_, name):
+            case CallBegin(_, name):
                 calls.append((name, []))
             case Arguments(index, text):
                 calls[index][1].append(text)
-    called = tuple(ToolCall(name, "".join(arguments)) for name, arguments in calls)
-    return Message("".join(content), "".join(thought), called)
+    called = tuple(Called(name, "".join(arguments)) for name, arguments in calls)
+    return ParsedAnswer("".join(content), "".join(thought), called)
 
 
 def call_id(job_id: str, index: int, answer_format: AnswerFormat) -> str:

@@ -9,13 +9,13 @@ import re
 import warnings
 from typing import Any
 
-from .deltas import Arguments, Call
+from .deltas import Arguments, CallBegin
 from .format import AnswerFormat
 from .json_text import MAX_NAME
-from .source import Source, Steps, accept, accept_spaced, skip_space, word
+from .source import GrowingText, Steps, accept, accept_spaced, skip_space, word
 from .text import rest
 
-OPENS, CLOSES = "<|python_start|>", "<|python_end|>"
+OPENS, CLOSES = MARKERS = "<|python_start|>", "<|python_end|>"
 
 _NAME = re.compile(r"[^\W\d][\w.\-]*")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
@@ -26,7 +26,7 @@ MAX_CALL = 1 << 20
 """Characters of a call; Python's own parser takes some hundred bytes of memory for each."""
 
 
-def answer(source: Source, _: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
     begins = source.at
     yield from skip_space(source)
@@ -39,7 +39,7 @@ def answer(source: Source, _: AnswerFormat) -> Steps[None]:
                 break
             index, begins = source.calls, source.at
             source.calls += 1
-            yield Call(index, made[0])
+            yield CallBegin(index, made[0])
             yield Arguments(index, made[1])
             if not (yield from accept_spaced(source, ",")):
                 yield from accept_spaced(source, "]")
@@ -50,7 +50,7 @@ def answer(source: Source, _: AnswerFormat) -> Steps[None]:
     yield from rest(source)
 
 
-def _call(source: Source) -> Steps[tuple[str, str] | None]:
+def _call(source: GrowingText) -> Steps[tuple[str, str] | None]:
     name = yield from word(source, "(", MAX_NAME)
     if not _NAME.fullmatch(name) or not (yield from accept(source, "(")):
         return None
@@ -63,7 +63,7 @@ def _call(source: Source) -> Steps[tuple[str, str] | None]:
         return None
 
 
-def _arguments(source: Source) -> Steps[str | None]:
+def _arguments(source: GrowingText) -> Steps[str | None]:
     """Read what is between the parentheses of a call; None if that has no end."""
     start = at = source.at
     closing, quote = [")"], ""

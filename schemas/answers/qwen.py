@@ -9,11 +9,11 @@ Paris
 </tool_call>
 """
 
-from .deltas import Arguments, Call, Content
+from .deltas import Arguments, CallBegin, Content
 from .format import AnswerFormat
 from .hermes import CLOSES, OPENS
 from .json_text import MAX_NAME
-from .source import Markers, Source, Steps, accept, accept_spaced, run, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, run, word
 from .values import parameter
 
 FUNCTION, FUNCTION_ENDS = "<function=", "</function>"
@@ -24,7 +24,7 @@ _CALL = Markers(OPENS, FUNCTION)
 _VALUE_ENDS = Markers(PARAMETER_ENDS)
 
 
-def answer(source: Source, answer_format: AnswerFormat) -> Steps[None]:
+def answer(source: GrowingText, answer_format: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
     lead = False
     while True:
@@ -44,13 +44,13 @@ def answer(source: Source, answer_format: AnswerFormat) -> Steps[None]:
             yield Content(space + marker)
 
 
-def _call(source: Source, answer_format: AnswerFormat) -> Steps[bool]:
+def _call(source: GrowingText, answer_format: AnswerFormat) -> Steps[bool]:
     name = yield from word(source, ">\n<", MAX_NAME)
     if not name or not (yield from accept(source, ">")):
         return False
     index, first = source.calls, True
     source.calls += 1
-    yield Call(index, name)
+    yield CallBegin(index, name)
     kinds = answer_format.values.get(name, {})
     while (yield from accept_spaced(source, PARAMETER)):
         key = yield from word(source, ">\n<", MAX_NAME)

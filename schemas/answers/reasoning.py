@@ -1,12 +1,12 @@
 """Reasoning that precedes an answer, between a pair of markers."""
 
 from .deltas import Reasoning
-from .source import Markers, Source, Steps, accept, run, skip_space
+from .source import GrowingText, Markers, Steps, accept, run, skip_space
 
 PAIRS = {"think": ("<think>", "</think>"), "mistral": ("[THINK]", "[/THINK]")}
 
 
-def reasoning(source: Source, name: str, *, begun: bool) -> Steps[bool]:
+def reasoning(source: GrowingText, name: str, *, begun: bool) -> Steps[bool]:
     """Read the reasoning, if there is any; without its end marker, all of the text is reasoning.
 
     Args:

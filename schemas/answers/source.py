@@ -18,7 +18,7 @@ Steps = Generator[Delta | None, None, T]
 _WHITESPACE = " \t\r\n"
 
 
-class Source:
+class GrowingText:
     """The text, and how far it has been read.
 
     Attributes:
@@ -44,7 +44,7 @@ class Source:
         return self.most_calls is not None and self.calls >= self.most_calls
 
 
-def peek(source: Source) -> Steps[str]:
+def peek(source: GrowingText) -> Steps[str]:
     """The next character; empty at the end."""
     while source.at >= len(source.text):
         if source.ended:
@@ -53,14 +53,14 @@ def peek(source: Source) -> Steps[str]:
     return source.text[source.at]
 
 
-def skip_space(source: Source) -> Steps[str]:
+def skip_space(source: GrowingText) -> Steps[str]:
     """Skip white space; return the next character, empty at the end."""
     while (character := (yield from peek(source))) and character in _WHITESPACE:
         source.at += 1
     return character
 
 
-def accept(source: Source, literal: str) -> Steps[bool]:
+def accept(source: GrowingText, literal: str) -> Steps[bool]:
     """Skip a literal, if it comes next."""
     while True:
         ahead = source.text[source.at : source.at + len(literal)]
@@ -72,7 +72,7 @@ def accept(source: Source, literal: str) -> Steps[bool]:
         yield None
 
 
-def accept_spaced(source: Source, literal: str) -> Steps[bool]:
+def accept_spaced(source: GrowingText, literal: str) -> Steps[bool]:
     """Skip white space and a literal, if they come next; else nothing."""
     start = source.at
     yield from skip_space(source)
@@ -100,7 +100,12 @@ class Markers:
 
 
 def run(
-    source: Source, markers: Markers, made: Callable[[str], Delta], *, lead: bool = False, forget: bool = True
+    source: GrowingText,
+    markers: Markers,
+    made: Callable[[str], Delta],
+    *,
+    lead: bool = False,
+    forget: bool = True,
 ) -> Steps[tuple[str, str]]:
     """Read text up to the first marker, which is skipped too, or to the end.
 
@@ -141,7 +146,7 @@ def run(
         yield None
 
 
-def word(source: Source, ends: str, most: int = 256) -> Steps[str]:
+def word(source: GrowingText, ends: str, most: int = 256) -> Steps[str]:
     """Read up to one of some characters, or to the end; empty if that is further than `most`."""
     start = source.at
     while True:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from .deltas import Arguments, Delta
 from .format import ValueKind
-from .source import Markers, Source, Steps
+from .source import GrowingText, Markers, Steps
 
 
 def quoted(text: str) -> str:
@@ -34,7 +34,7 @@ def _refuse(name: str) -> None:
 
 
 def parameter(
-    source: Source,
+    source: GrowingText,
     index: int,
     name: str,
     kinds: Mapping[str, ValueKind],
@@ -74,7 +74,7 @@ def parameter(
     return whole
 
 
-def raw(source: Source, ends: Markers, lines: bool, made: Callable[[str], Delta | None]) -> Steps[bool]:
+def raw(source: GrowingText, ends: Markers, lines: bool, made: Callable[[str], Delta | None]) -> Steps[bool]:
     """Read up to a marker; with `lines`, without a line break at the beginning and at the end."""
     lead = lines
     while True:

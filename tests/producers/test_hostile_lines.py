@@ -110,7 +110,7 @@ async def test_every_hostile_line_is_answered_beside_the_good_ones(
 def test_each_item_is_an_outcome_whatever_it_is(client: Client) -> None:
     recursive: list[Any] = []
     recursive.append(recursive)
-    changed = Job.make(model="m", messages=[{"role": "user", "content": "x"}], tools=[{"a": 1}])
+    changed = Job.make(model="m", messages=[{"role": "user", "content": "x"}], tools=[{"name": "f", "a": 1}])
     assert changed.tools is not None
     changed.tools[0]["a"] = "\ud800"
     bad: list[Any] = [

@@ -73,7 +73,7 @@ def test_json_that_would_not_survive_the_way_is_refused_where_it_stands(place, v
 
 
 def test_json_as_deep_as_may_be_arrives_as_it_is():
-    job = Job.make(**CHAT, tools=[nested(DEEPEST)])
+    job = Job.make(**CHAT, tools=[{"name": "f", "parameters": nested(DEEPEST - 1)}])
     assert WireJob.from_wire(WireJob.of(job).to_wire()).tools == job.tools
 
 
@@ -95,7 +95,7 @@ def test_whatever_is_wrong_is_named_and_not_quoted_at_length(field, value):
 
 
 def test_what_was_changed_after_it_was_checked_is_refused_when_it_is_written():
-    job = Job.make(**CHAT, tools=[{"a": 1}])
+    job = Job.make(**CHAT, tools=[{"name": "f", "a": 1}])
     assert job.tools is not None
     job.tools[0]["a"] = "\ud800"
     with pytest.raises(InvalidJob, match="can't be written as JSON"):

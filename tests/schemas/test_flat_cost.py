@@ -173,7 +173,9 @@ def test_a_claims_reply_does_not_grow_with_the_records_of_its_jobs(queue, count,
 
 def test_a_small_record_comes_with_its_claim_whatever_came_before_it(queue):
     queue.settings = QueueSettings(limits=Limits(max_job_bytes=2**24))
-    queue.add(messages=[{"role": "user", "content": "hi"}], tools=[{"schema": "x" * 9 * 2**20}])
+    queue.add(
+        messages=[{"role": "user", "content": "hi"}], tools=[{"name": "f", "description": "x" * 9 * 2**20}]
+    )
     queue.add(tenant="other")
     assert [job.spec is None for job in queue.claim().jobs] == [True, False]
 

@@ -83,7 +83,8 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         ({"webhook": {"url": "https://x", "event": []}}, "webhook.event", "did you mean events?"),
         ({"tenant": ""}, "tenant", "must be 1 to 64 letters, digits or _ . @ - (got '')"),
         ({"webhook": "https://x"}, "webhook", "must be a dict"),
-        ({"tools": [{}]}, "job", "tools need messages"),
+        ({"tools": [{"name": "f"}]}, "job", "tools need messages"),
+        ({"tool_choice": "none"}, "job", "tool_choice needs messages"),
         ({"webhook": {"url": "https://x", "events": ["job.moved"]}}, "webhook.events.0", "got 'job.moved'"),
     ],
 )

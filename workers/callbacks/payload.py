@@ -14,7 +14,10 @@ MAX_BODY_BYTES = 256 * 1024
 """Receivers limit what they read. A longer body is sent as a thin one, without the job's text, tokens and
 embedding."""
 
-_LARGE = {"text", "token_ids", "logprobs", "prompt_logprobs", "embedding"}
+_LARGE = {
+    *("text", "token_ids", "logprobs", "prompt_logprobs", "embedding"),
+    *("content", "reasoning", "tool_calls"),
+}
 
 log = structlog.get_logger(__name__)
 

@@ -107,6 +107,8 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         settings.sanitize_control_tokens,
         settings.max_logprobs,
         settings.max_prompt_logprobs,
+        settings.tool_call_parser,
+        settings.reasoning_parser,
     )
     places = Places(order)
     engine, tokenizer, fingerprint = _load(spec, _engine_config(settings, launch, model), places)

@@ -11,8 +11,9 @@ from .text import Held, Position
 
 NOT_KEPT = frozenset(
     {
-        *("prompt", "messages", "prompt_token_ids", "tools", "metadata", "webhook", "celery"),
-        *("idempotency_key", "response_format", "structured_outputs"),
+        *("prompt", "messages", "prompt_token_ids", "tools", "tool_choice", "parallel_tool_calls"),
+        *("reasoning_effort", "metadata", "webhook", "celery", "idempotency_key"),
+        *("response_format", "structured_outputs"),
     }
 )
 """Fields of a job that may be large and aren't needed once it is prepared."""
@@ -107,6 +108,7 @@ class Prepared:
         replay: what an earlier worker generated.
         told: the answer, if nothing is to be generated.
         grammar: what the answer follows; None if it may be any text.
+        answer_format: how the answer is to be read, as it travels; None if it is read as it is.
     """
 
     error: JobError | None = None
@@ -120,6 +122,7 @@ class Prepared:
     replay: Replay = field(default_factory=Replay)
     told: Told | None = None
     grammar: str | None = None
+    answer_format: dict[str, Any] | None = None
 
     def to_wire(self) -> bytes:
         """For the engine process: lines of JSON and, behind them, the prompt's token ids."""
@@ -136,6 +139,7 @@ class Prepared:
             "replay": asdict(replace(self.replay, logprobs=[])) | {"position": self.replay.position},
             "told": self.told and asdict(self.told),
             "grammar": self.grammar,
+            "answer_format": self.answer_format,
             "pieces": len(pieces),
         }
         lines = [json.dumps(part).encode() + b"\n" for part in (body, *pieces)]

@@ -41,6 +41,7 @@ class RunningJob:
         ended_by_text: whether an earlier worker's tokens ended it by a stop string.
         prompt_logprobs: what is known of the prompt's tokens; None if the job doesn't ask. Another worker
             computes them again, with the prompt.
+        answer_format: how its text is to be read, as it travels; None if it is read as it is.
     """
 
     tag: Tag
@@ -81,6 +82,7 @@ class RunningJob:
     embedding: list[float] | None = None
     ended_by_text: bool = False
     prompt_logprobs: list[dict[str, Any]] | None = None
+    answer_format: dict[str, Any] | None = None
 
     @classmethod
     def of_claim(cls, tag: Tag, claimed: ClaimedJob, now: float) -> "RunningJob":
@@ -146,7 +148,7 @@ class RunningJob:
         self.prompt_tokens = prepared.prompt_tokens
         self.token_ids, self.pieces = replay.token_ids, replay.pieces
         self.logprobs = replay.logprobs if job is not None and job.logprobs is not None else None
-        self.told = prepared.told
+        self.told, self.answer_format = prepared.told, prepared.answer_format
         if prepared.error is None:
             self.written = self.resumed_at = replay.logged
 
@@ -172,7 +174,10 @@ class RunningJob:
         payload = ""
         if stop > start:
             logprobs = None if self.logprobs is None else self.logprobs[start:stop]
-            payload = chunk_payload(stop, self.pieces[start:stop], self.token_ids[start:stop], logprobs)
+            first = self.answer_format if start == 0 else None
+            payload = chunk_payload(
+                stop, self.pieces[start:stop], self.token_ids[start:stop], logprobs, first
+            )
         return Segment(self.job_id, self.fence, start, stop, payload)
 
     def end_marker(self) -> End:
@@ -198,6 +203,7 @@ class RunningJob:
                 "finish_reason": self.finish_reason,
                 "logprobs": self.logprobs,
                 "prompt_logprobs": self.prompt_logprobs if self.ended is JobState.SUCCEEDED else None,
+                "format": self.answer_format,
                 "usage": Usage(
                     prompt_tokens=self.prompt_tokens,
                     cached_tokens=self.cached_tokens,

@@ -20,6 +20,7 @@ from ..state import Gateway
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _RESULT = {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings", "embedding"}
+_SAID = {"content", "reasoning", "tool_calls"}
 
 
 @router.post("", summary="Enqueue a job", status_code=202, openapi_extra=body_of("model"))
@@ -47,7 +48,8 @@ async def get_job(job_id: str, request: Request, caller: Caller) -> dict[str, An
     body = {"id": job_id, "object": "job", **status.model_dump(mode="json", exclude={"job_id"})}
     if status.state is JobState.SUCCEEDED:
         result = await gateway.client.job(job_id).result()
-        body["result"] = result.model_dump(mode="json", include=_RESULT)
+        said = result.model_dump(mode="json", include=_SAID, exclude_none=True)
+        body["result"] = result.model_dump(mode="json", include=_RESULT) | said
     return body
 
 
@@ -57,7 +59,7 @@ async def stream_job(job_id: str, request: Request, caller: Caller) -> Response:
     gateway = Gateway.of(request)
     await status_of(gateway, caller, job_id)
     after = StreamPlace.of(request)
-    shape = NativeEvents()
+    shape = NativeEvents(job_id)
     events = answer_events([gateway.client.job(job_id)], [shape], after, named=True, last=b"")
     return await EventStream(gateway, events, late=late_failure(shape, named=True, last=b"")).begin()
 

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....schemas.answers import AnswerFormat
 from ....schemas.errors import HeadraceError, JobCancelled, JobFailed
 from ....schemas.events import JobResult, TokenLogprob, Usage
 from ....schemas.webhooks.openai_events import INCOMPLETE, RESPONSE
 from ..errors import CLIENTS_FAULT, error_body
 from ..logprobs import token_logprobs
 from .items import output_message, output_text
+from .output import output_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Response:
         """The response of a job that succeeded: completed, or incomplete for want of tokens."""
         reason = INCOMPLETE.get(result.finish_reason)
         status = "incomplete" if reason else "completed"
-        ended = self._body(status, [self.message(status, result.text, result.logprobs or ())])
+        ended = self._body(status, self.output(status, result))
         ended["usage"] = usage_body(result.usage)
         if reason:
             ended["incomplete_details"] = {"reason": reason}
@@ -52,9 +54,20 @@ class Response:
             ended["completed_at"] = self.created + int(result.timings.total_s)
         return ended
 
-    def failed(self, error: HeadraceError, text: str = "") -> dict[str, Any]:
+    def output(self, status: str, result: JobResult) -> list[dict[str, Any]]:
+        """What is in its output."""
+        if result.format is None:
+            return [self.message(status, result.text, result.logprobs or ())]
+        told = token_logprobs(result.logprobs or ())
+        return output_of(self.job_id, result.format, result.text, status, told)
+
+    def failed(
+        self, error: HeadraceError, text: str = "", answer_format: AnswerFormat | None = None
+    ) -> dict[str, Any]:
         """The response of a job that was cancelled, expired or failed, with what there is of its text."""
         output = [self.message("incomplete", text)] if text else []
+        if answer_format is not None:
+            output = output_of(self.job_id, answer_format, text, "incomplete")
         if isinstance(error, JobCancelled):
             return self._body("cancelled", output)
         asked_wrongly = isinstance(error, JobFailed) and error.reason in CLIENTS_FAULT

@@ -9,24 +9,27 @@ from ....schemas.redaction import shown_name
 from ..fields import TIER, WHO, Fields, take_tier, take_who_asks
 from ..options import check_stream_options, flag
 from ..vllm import VLLM_PASSED
-from .items import Item, items_of
+from .items import Item, items_of, messages_of
+from .tools import echoed, job_effort, job_tools
 
 FIELDS = Fields(
     passed=(VLLM_PASSED - {"prompt_token_ids", "prompt_logprobs"})
-    | {"model", "temperature", "top_p", "metadata"},
+    | {"model", "temperature", "top_p", "metadata", "parallel_tool_calls"},
     read={
         **TIER,
         **WHO,
         "background": "answer at once and generate meanwhile; needs `store`",
-        "include": "log-probabilities; what belongs to tools is accepted and never there",
-        "input": "a text, or messages of text",
+        "include": "log-probabilities; what belongs to tools of OpenAI's is accepted and never there",
+        "input": "a text, or messages of text, calls of functions and their outputs",
         "instructions": "the first message, from `system`; no later response repeats them",
         "max_output_tokens": "`max_tokens`",
         "previous_response_id": "continues the conversation of a stored response",
-        "reasoning": "only without effect: `effort` as `medium`",
+        "reasoning": "`effort` is `reasoning_effort`; `summary` is accepted, and none is made",
         "store": "keep the response; `true` by default",
         "stream": "answer by server-sent events",
         "stream_options": "`include_obfuscation` only as `false`",
+        "tool_choice": "as for chats; a function is named by `name`",
+        "tools": "functions",
         "text": "`format`: JSON, or JSON of a schema, which the answer follows; `verbosity` only as `medium`",
         "webhook": "an extension: who is told how the response ended, by an event as OpenAI's API sends it",
         "top_logprobs": "log-probabilities of this many of the most likely tokens",
@@ -34,20 +37,17 @@ FIELDS = Fields(
     neutral={
         "context_management": ([],),
         "image": ({},),
-        "parallel_tool_calls": (True, False),
-        "tool_choice": ("auto", "none"),
         "truncation": ("disabled",),
     },
     refused={
         "access_programs": "leave it out",
         "background_options": "leave it out: a response is begun as soon as its class allows",
         "conversation": "name the response to continue in previous_response_id",
-        "max_tool_calls": "leave it out: there are no tools",
+        "max_tool_calls": "leave it out: a function is called by the client",
         "messages": "send input, or ask for a chat completion",
         "moderation": "no model here moderates",
         "prompt": "send input and instructions: no prompts are stored here",
         "prompt_token_ids": "send input",
-        "tools": "leave it out: models here call no tools yet",
     },
 )
 
@@ -67,7 +67,7 @@ INCLUDABLE = (
 
 _READ_HERE = (
     *("background", "include", "input", "instructions", "max_output_tokens", "previous_response_id"),
-    *("reasoning", "store", "stream", "stream_options", "text", "top_logprobs"),
+    *("reasoning", "store", "stream", "stream_options", "text", "tool_choice", "tools", "top_logprobs"),
 )
 
 
@@ -113,24 +113,23 @@ def response_request(body: Mapping[str, Any], earlier: Sequence[Item] = ()) -> R
         raise InvalidJob("store", "must be true for a response in the background, which is read later")
     _check_stream_options(fields, stream)
     form = _form(fields.get("text"))
-    _check_reasoning(fields.get("reasoning"))
     if "input" not in fields:
         raise InvalidJob("input", "is missing")
     items = [*earlier, *items_of(fields["input"])]
-    echo = _echo(fields, background)
     job = {name: value for name, value in fields.items() if name not in _READ_HERE}
     take_who_asks(job)
     take_tier(job)
-    job |= _limits(fields)
+    job |= _limits(fields) | job_tools(fields) | job_effort(fields.get("reasoning"))
     if form is not None:
         job["response_format"] = form
     if isinstance(job.get("webhook"), Mapping):
         job["webhook"] = {"payload": "openai", **job["webhook"]}
-    job["messages"] = _messages(fields.get("instructions"), items)
+    echo = _echo(fields, background)
+    job["messages"] = _messages(fields.get("instructions"), messages_of(items))
     return ResponseRequest(job, echo, items, stream, store, background)
 
 
-def _messages(instructions: object, items: Sequence[Item]) -> list[Item]:
+def _messages(instructions: object, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if instructions is None:
         return list(items)
     if not isinstance(instructions, str):
@@ -194,17 +193,6 @@ def _form(text: object) -> dict[str, Any] | None:
     }
 
 
-def _check_reasoning(reasoning: object) -> None:
-    if reasoning is None:
-        return
-    if not isinstance(reasoning, Mapping):
-        raise InvalidJob("reasoning", "must be an object")
-    for name, value in reasoning.items():
-        if value is not None and not (name == "effort" and value == "medium"):
-            reason = 'is supported only as "medium"' if name == "effort" else "is not supported"
-            raise InvalidJob(f"reasoning.{shown_name(str(name))}", f"{reason}; leave it out")
-
-
 def _echo(fields: Mapping[str, Any], background: bool) -> dict[str, Any]:
     return {
         "background": background,
@@ -212,15 +200,15 @@ def _echo(fields: Mapping[str, Any], background: bool) -> dict[str, Any]:
         "max_output_tokens": fields.get("max_output_tokens"),
         "metadata": fields.get("metadata", {}),
         "model": fields.get("model"),
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": fields.get("parallel_tool_calls", True),
         "previous_response_id": fields.get("previous_response_id"),
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": {"effort": (fields.get("reasoning") or {}).get("effort"), "summary": None},
         "safety_identifier": _text_or_none(fields.get("safety_identifier")),
         "service_tier": fields.get("service_tier", "auto"),
         "temperature": fields.get("temperature", 1.0),
         "text": {"format": _format_of(fields), "verbosity": "medium"},
-        "tool_choice": "auto",
-        "tools": [],
+        "tool_choice": fields.get("tool_choice", "auto"),
+        "tools": echoed(fields.get("tools") or ()),
         "top_logprobs": fields.get("top_logprobs", 0),
         "top_p": fields.get("top_p", 1.0),
         "truncation": "disabled",

@@ -96,6 +96,12 @@ def worker(
     sanitize_control_tokens: Annotated[
         bool | None, typer.Option(help="Treat names of control tokens in messages as plain text.")
     ] = None,
+    tool_call_parser: Annotated[
+        str | None, typer.Option(help="Format of the model's calls of tools; `auto`: its template tells.")
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None, typer.Option(help="Format of the model's reasoning; `auto`: its template tells.")
+    ] = None,
     wedged_s: Annotated[
         float | None, typer.Option(help="Kill an engine process without progress for this many seconds.")
     ] = None,

@@ -1,4 +1,5 @@
 import importlib
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from headrace import Chunk, HeadraceError, InvalidJob, Job, JobResult
 from headrace.producers.anthropic.errors import anthropic_error, error_body
 from headrace.producers.anthropic.messages import MessageStream, count_body, message_body
 from headrace.producers.anthropic.request import FIELDS, count_fields, message_fields
+from headrace.schemas.answers import AnswerFormat
 from headrace.schemas.errors import BrokerUnavailable, JobFailed, RateLimited, UnknownModel
 
 ASKED = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
@@ -44,7 +46,7 @@ def test_a_request_becomes_the_arguments_of_a_job() -> None:
         "stop_sequences": ["\n"],
         "metadata": {"user_id": "u"},
         "cache_control": {"type": "ephemeral"},
-        "thinking": {"type": "disabled"},
+        "thinking": {"type": "adaptive"},
         "temperature": 0.5,
         "stream": True,
     }
@@ -89,8 +91,14 @@ def test_tokens_are_counted_by_a_job_of_one_token() -> None:
         ({"stop_sequences": "x"}, "stop_sequences"),
         ({"metadata": {"user": "u"}}, "metadata.user"),
         ({"metadata": {"user_id": 7}}, "metadata.user_id"),
-        ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
+        ({"tools": [{"name": "bash", "type": "bash_20250124"}]}, "tools.0.type"),
+        ({"tools": [{"name": "f"}]}, "tools.0.input_schema"),
+        ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]},
+            "messages.0.content.0.tool_use_id",
+        ),
+        ({"thinking": {"type": "hard"}}, "thinking.type"),
         ({"container": "c"}, "container"),
         ({"max_token": 5}, "max_token"),
     ],
@@ -125,8 +133,8 @@ def test_a_stream_has_anthropics_events_in_their_order(types: Any, result: JobRe
     ]
     assert [event["type"] for event in events] == [
         "message_start",
-        "content_block_start",
         "ping",
+        "content_block_start",
         "content_block_delta",
         "content_block_stop",
         "message_delta",
@@ -157,3 +165,81 @@ def test_an_error_is_told_as_anthropic_would(
     assert "secret" not in body["error"]["message"]
     assert MessageStream("id", "m").failed(error) == [body]
     assert anthropic_error(413, "")["error"]["type"] == "request_too_large"
+
+
+def test_calls_and_their_results_become_messages_of_a_chat() -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string"}}}
+    body = ASKED | {
+        "tools": [{"name": "f", "description": "d", "input_schema": schema, "type": "custom"}],
+        "tool_choice": {"type": "none"},
+        "thinking": {"type": "disabled"},
+        "messages": [
+            {"role": "user", "content": "Hello"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": ""},
+                    {"type": "text", "text": "Let me look."},
+                    {"type": "tool_use", "id": "c1", "name": "f", "input": {"x": "é"}},
+                    {"type": "tool_use", "id": "c2", "name": "f", "input": {}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "21"}]},
+                    {"type": "tool_result", "tool_use_id": "c2", "content": "no", "is_error": True},
+                    {"type": "text", "text": "And?"},
+                ],
+            },
+        ],
+    }
+    fields = message_fields(body)
+    called = [
+        {"id": name, "type": "function", "function": {"name": "f", "arguments": arguments}}
+        for name, arguments in (("c1", '{"x": "é"}'), ("c2", "{}"))
+    ]
+    assert fields["messages"] == [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Let me look.", "tool_calls": called},
+        {"role": "tool", "tool_call_id": "c1", "content": "21"},
+        {"role": "tool", "tool_call_id": "c2", "content": "Error: no"},
+        {"role": "user", "content": "And?"},
+    ]
+    function = {"name": "f", "description": "d", "parameters": schema}
+    assert fields["tools"] == [{"type": "function", "function": function}]
+    assert (fields["tool_choice"], fields["reasoning_effort"]) == ("none", "none")
+    Job.make(**fields)
+
+
+def test_a_stream_of_calls_has_a_block_for_each(types: Any, result: JobResult) -> None:
+    pieces = (
+        "<think>Hm",
+        ".</think>Let me",
+        " look.",
+        '\n<tool_call>{"name": "f", "arguments": {"x": ',
+        '"é"}}',
+    )
+    known = AnswerFormat(tools="hermes", reasoning="think")
+    said = result.model_copy(update={"format": known, "text": "".join(pieces)}).read()
+    stream = MessageStream(result.job_id, "m")
+    events = stream.start()
+    for at, piece in enumerate(pieces):
+        events += stream.chunk(
+            Chunk(offset=at + 1, text=piece, token_ids=(at,), format=None if at else known)
+        )
+    events += stream.end(said)
+    for event in events:
+        if event["type"] != "ping":
+            conforms(types.RawMessageStreamEvent, event)
+    begun = [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"]
+    assert begun == ["thinking", "text", "tool_use"]
+    stopped = [event["index"] for event in events if event["type"] == "content_block_stop"]
+    assert stopped == [0, 1, 2]
+    partial = [
+        event["delta"].get("partial_json", "") for event in events if "index" in event and "delta" in event
+    ]
+    message = conforms(types.Message, message_body(said, "m"))
+    assert json.loads("".join(partial)) == message.content[2].input == {"x": "é"}
+    assert (message.content[0].thinking, message.content[1].text) == ("Hm.", "Let me look.")
+    assert message.stop_reason == events[-2]["delta"]["stop_reason"] == "tool_use"

@@ -58,7 +58,7 @@ def test_a_prompt_that_is_longer_than_the_context_is_counted(client, http):
     [
         ({"model": "none-such"}, "NotFoundError", "none-such"),
         ({"messages": []}, "BadRequestError", "messages"),
-        ({"tools": [{"name": "f", "input_schema": {"type": "object"}}]}, "BadRequestError", "tools"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "BadRequestError", "tools"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, "BadRequestError", "tokens"),
     ],
     ids=["model", "messages", "tools", "length"],

@@ -1,8 +1,11 @@
+from typing import Any
+
 from openai.types import chat
 from tests.support.openai_types import conforms
 
 from headrace import Chunk, JobResult
 from headrace.producers.openai.chat import ChatStream, chat_body
+from headrace.schemas.answers import AnswerFormat
 from headrace.schemas.errors import JobCancelled, JobFailed
 from headrace.schemas.events import JobState, TokenLogprob
 
@@ -77,3 +80,70 @@ def test_a_stream_of_a_job_that_failed_ends_with_an_error() -> None:
     assert "gpu-17" not in failed["error"]["message"]
     (cancelled,) = stream.failed(JobCancelled("id"))
     assert cancelled["error"]["code"] == "job_cancelled"
+
+
+CALLED = (
+    "<think>\nHm.\n</think>\n\nLet me look.\n"
+    '<tool_call>\n{"name": "f", "arguments": {"x": "é"}}\n</tool_call>'
+    '<tool_call>{"name": "g"}</tool_call>'
+)
+
+
+def called(finish_reason: str = "stop") -> JobResult:
+    return JobResult(
+        job_id="01kg9y2v6mf3c8s5w4x7z0qabd.0.m",
+        state=JobState.SUCCEEDED,
+        text=CALLED,
+        finish_reason=finish_reason,
+        format=FORMAT,
+    ).read()
+
+
+FORMAT = AnswerFormat(tools="hermes", reasoning="think")
+
+
+def test_calls_and_reasoning_are_parts_of_the_message() -> None:
+    result = called()
+    choice = conforms(
+        chat.ChatCompletion, chat_body(result, "m", 7), extensions={"reasoning", "reasoning_content"}
+    ).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me look.")
+    assert choice.message.reasoning == choice.message.reasoning_content == result.reasoning == "Hm."
+    assert [(c.id, c.function.name, c.function.arguments) for c in choice.message.tool_calls] == [
+        (call.id, call.function.name, call.function.arguments) for call in result.tool_calls or ()
+    ]
+    assert [call.function.arguments for call in choice.message.tool_calls] == ['{"x": "é"}', "{}"]
+    assert len({call.id for call in choice.message.tool_calls}) == 2
+    assert called("length").finish_reason == "length"
+
+
+def test_a_stream_of_calls_joins_to_the_message_wherever_it_is_cut() -> None:
+    result = called()
+
+    def events(size: int) -> list[dict[str, Any]]:
+        stream = ChatStream(result.job_id, "m", 7)
+        pieces = [CALLED[at : at + size] for at in range(0, len(CALLED), size)]
+        chunks = [
+            Chunk(offset=at, text=piece, token_ids=(at,), format=FORMAT if at == 1 else None)
+            for at, piece in enumerate(pieces, 1)
+        ]
+        return [*stream.start(), *(e for chunk in chunks for e in stream.chunk(chunk)), *stream.end(result)]
+
+    for size in (1, 2, 7, 1000):
+        content, thought, calls = "", "", {}
+        for event in events(size):
+            conforms(chat.ChatCompletionChunk, event, extensions={"reasoning", "reasoning_content"})
+            (choice,) = event["choices"]
+            content += choice["delta"].get("content") or ""
+            thought += choice["delta"].get("reasoning") or ""
+            for call in choice["delta"].get("tool_calls") or ():
+                if "id" in call:
+                    calls[call["index"]] = call | {"function": dict(call["function"])}
+                else:
+                    calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+        message = chat_body(result, "m", 7)["choices"][0]["message"]
+        assert (content, thought) == (message["content"], message["reasoning"])
+        assert [calls[at] for at in sorted(calls)] == [
+            {"index": at, **call} for at, call in enumerate(message["tool_calls"])
+        ]
+        assert choice["finish_reason"] == "tool_calls"

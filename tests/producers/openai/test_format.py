@@ -15,6 +15,7 @@ from headrace.producers.openai.format import (
 )
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+CHOICE = {"type": "function", "function": {"name": "f"}}
 
 
 @pytest.mark.parametrize(
@@ -34,12 +35,15 @@ ASKED = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
         (CHAT_URL, {"logprobs": False, "top_logprobs": 0}, {}),
         (CHAT_URL, {"response_format": {"type": "text"}}, {"response_format": {"type": "text"}}),
         (CHAT_URL, {"tool_choice": "auto", "tools": [{"name": "f"}]}, {"tools": [{"name": "f"}]}),
-        (CHAT_URL, {"tool_choice": "none", "parallel_tool_calls": True, "tools": []}, {}),
+        (CHAT_URL, {"tool_choice": "auto", "parallel_tool_calls": True, "tools": []}, {}),
+        (CHAT_URL, {"tool_choice": "none", "tools": []}, {"tool_choice": "none"}),
+        (CHAT_URL, {"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
         (CHAT_URL, {"top_k": -1, "modalities": ["text"], "verbosity": "medium", "stop": []}, {}),
         (CHAT_URL, {"chat_template_kwargs": {}, "prompt_cache_key": "x", "length_penalty": 1.0}, {}),
         (CHAT_URL, {"service_tier": "flex"}, {"job_class": "batch"}),
         (CHAT_URL, {"service_tier": "priority", "job_class": "standard"}, {"job_class": "standard"}),
-        (CHAT_URL, {"service_tier": "auto", "store": True, "n": 1, "reasoning_effort": "medium"}, {}),
+        (CHAT_URL, {"service_tier": "auto", "store": True, "n": 1}, {}),
+        (CHAT_URL, {"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
         (
             CHAT_URL,
             {"safety_identifier": "a", "user": "b", "metadata": {"user": "mine"}},
@@ -88,7 +92,16 @@ def test_string_keys_of_logit_bias_are_token_ids() -> None:
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "echo": "yes"}, "echo"),
         (CHAT_URL, ASKED | {"top_k": -2}, "top_k"),
         (CHAT_URL, ASKED | {"tool_choice": "required"}, "tool_choice"),
-        (CHAT_URL, ASKED | {"tool_choice": "none", "tools": [{"name": "f"}]}, "tool_choice"),
+        (CHAT_URL, ASKED | {"tool_choice": "any", "tools": [{"name": "f"}]}, "tool_choice"),
+        (CHAT_URL, ASKED | {"tool_choice": CHOICE, "tools": [{"name": "g"}]}, "tool_choice"),
+        (CHAT_URL, ASKED | {"tool_choice": CHOICE["function"], "tools": [{"name": "f"}]}, "tool_choice"),
+        (CHAT_URL, ASKED | {"tools": [{"type": "web_search"}]}, "tools.0"),
+        (CHAT_URL, ASKED | {"tools": [{"name": "f"}, {"name": "a b"}]}, "tools.1"),
+        (CHAT_URL, ASKED | {"tools": [{"function": {"name": "f", "parameters": []}}]}, "tools.0"),
+        (CHAT_URL, ASKED | {"tools": [{"name": "f"}] * 513}, "tools"),
+        (CHAT_URL, ASKED | {"parallel_tool_calls": 7}, "parallel_tool_calls"),
+        (CHAT_URL, ASKED | {"reasoning_effort": "huge"}, "reasoning_effort"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "tool_choice": "none"}, "job"),
         (CHAT_URL, ASKED | {"top_logprobs": 2}, "top_logprobs"),
         (CHAT_URL, ASKED | {"logprobs": 2}, "logprobs"),
         (CHAT_URL, ASKED | {"max_tokens": 2, "max_completion_tokens": 3}, "max_tokens"),

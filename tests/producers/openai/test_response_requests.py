@@ -72,6 +72,20 @@ def test_every_field_of_openais_requests_has_been_thought_about() -> None:
                 }
             },
         ),
+        (
+            {
+                "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": None}],
+                "tool_choice": "none",
+                "parallel_tool_calls": False,
+                "reasoning": {"effort": "high", "summary": "auto"},
+            },
+            {
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+                "tool_choice": "none",
+                "parallel_tool_calls": False,
+                "reasoning_effort": "high",
+            },
+        ),
     ],
 )
 def test_a_request_becomes_the_arguments_of_a_job(body: dict[str, Any], job: dict[str, Any]) -> None:
@@ -94,7 +108,8 @@ def test_a_request_continues_a_conversation_without_its_instructions() -> None:
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": [7]}, "input.0"),
-        ({"input": [{"type": "function_call_output", "call_id": "c", "output": ""}]}, "input.0.type"),
+        ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input.0.output"),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "input"),
         ({"input": [{"id": "msg_1"}]}, "input.0.type"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input.0.role"),
         ({"input": [{"role": ["user"], "content": "x"}]}, "input.0.role"),
@@ -104,10 +119,11 @@ def test_a_request_continues_a_conversation_without_its_instructions() -> None:
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"include": ["everything"]}, "include"),
         ({"include": [["x"]]}, "include"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tool_choice": {"type": "hosted"}}, "tool_choice"),
         ({"text": {"format": "json_object"}}, "text.format"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"reasoning": {"depth": "high"}}, "reasoning.depth"),
         ({"truncation": "auto"}, "truncation"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True, "store": False}, "store"),

@@ -11,6 +11,7 @@ from headrace import Chunk, HeadraceError, JobResult
 from headrace.producers.openai.responses.body import Response
 from headrace.producers.openai.responses.request import LOGPROBS, response_request
 from headrace.producers.openai.responses.stream import ResponseStream
+from headrace.schemas.answers import AnswerFormat
 from headrace.schemas.errors import BrokerUnavailable, JobCancelled, JobExpired, JobFailed
 from headrace.schemas.events import Timings
 
@@ -129,3 +130,61 @@ def test_an_answer_without_a_chunk_has_all_its_events(result: JobResult) -> None
     empty = result.model_copy(update={"text": "", "token_ids": (), "logprobs": None})
     numbers = [event["sequence_number"] for event in replay(of(result), [], empty)]
     assert numbers == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+PIECES = (
+    *(
+        "Hm",
+        ".\n</thi",
+        "nk>\n\nLet me",
+        " look.",
+        "\n\n<tool",
+        '_call>\n{"name": "f", "arg',
+        'uments": {"x": ',
+        '"é"}',
+    ),
+    *("}\n</tool_call>", '\n<tool_call>{"name": "g"}', "</tool", "_call>"),
+)
+
+
+def test_functions_and_reasoning_are_items_whose_events_do_not_depend_on_how_the_log_is_cut(
+    result: JobResult,
+) -> None:
+    known = AnswerFormat(tools="hermes", reasoning="think", begun=True)
+    function = {"type": "function", "name": "f", "parameters": {}}
+    response = of(result, tools=[function], tool_choice={"type": "function", "name": "f"}, include=[])
+    said = result.model_copy(update={"format": known, "text": "".join(PIECES), "logprobs": None}).read()
+
+    def events(size: int) -> list[Event]:
+        chunks = []
+        for start in range(0, len(PIECES), size):
+            some = PIECES[start : start + size]
+            chunks.append(
+                Chunk(
+                    offset=start + len(some),
+                    text="".join(some),
+                    token_ids=tuple(range(len(some))),
+                    lengths=tuple(map(len, some[:-1])),
+                    format=None if start else known,
+                )
+            )
+        return replay(response, chunks, said)
+
+    told = events(1)
+    assert told == events(2) == events(5) == events(100)
+    for event in told:
+        conforms(ResponseStreamEvent, event)
+    numbers = [event["sequence_number"] for event in told]
+    assert numbers == sorted(set(numbers))
+    assert [event["type"].removeprefix("response.") for event in told if "item" in event] == [
+        *("output_item.added", "output_item.done") * 4
+    ]
+    last = conforms(responses.Response, told[-1]["response"])
+    assert told[-1]["response"]["output"] == [
+        event["item"] for event in told if event["type"] == "response.output_item.done"
+    ]
+    assert [item.type for item in last.output] == ["reasoning", "message", "function_call", "function_call"]
+    assert (last.output[0].content[0].text, last.output_text) == ("Hm.", "Let me look.")
+    assert [(item.name, item.arguments) for item in last.output[2:]] == [("f", '{"x": "é"}'), ("g", "{}")]
+    assert [item.call_id for item in last.output[2:]] == [call.id for call in said.tool_calls or ()]
+    assert last.tools[0].name == last.tool_choice.name == "f"

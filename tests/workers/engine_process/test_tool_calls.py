@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.workers.engine_process.text import ChatTemplateError, Tokenizer
-from headrace.workers.engine_process.text.messages import takes_tools, wrong_tool
+from headrace.workers.engine_process.text.messages import takes
 
 from .tokenizers_of import byte_level
 
@@ -87,7 +87,7 @@ def test_what_a_template_says_first_is_its_reason(with_template):
 
 
 @pytest.mark.parametrize(
-    ("template", "takes"),
+    ("template", "taken"),
     [
         ("{% if tools %}x{% endif %}", True),
         ("{{- tools | tojson -}}", True),
@@ -99,20 +99,5 @@ def test_what_a_template_says_first_is_its_reason(with_template):
         (None, False),
     ],
 )
-def test_a_template_that_never_looks_at_tools_is_known(template, takes):
-    assert takes_tools(template) is takes
-
-
-@pytest.mark.parametrize(
-    ("tools", "wrong"),
-    [
-        ([], None),
-        ([{"type": "function", "function": {"name": "f"}}, {"name": "g", "parameters": {}}], None),
-        ([{"name": "g"}, {"foo": 1}], 1),
-        ([{"type": "function"}], 0),
-        ([{"type": "function", "function": "f"}], 0),
-        ([{"type": "function", "function": {"name": ""}}], 0),
-    ],
-)
-def test_a_tool_is_a_function_with_a_name(tools, wrong):
-    assert wrong_tool(tools) == wrong
+def test_a_template_that_never_looks_at_tools_is_known(template, taken):
+    assert takes(template, "tools") is taken

@@ -26,7 +26,7 @@ from ....schemas.scripts import ClaimedJob
 from ....schemas.wire import WireJob
 from ..prepared import Asked, Prepared
 from ..running_job import RunningJob
-from ..text import Follower, GrammarError, Grammars, TextStream, TokenizerError, TokenText
+from ..text import Follower, GrammarError, Grammars, TextStream, TokenizerError, TokenText, shown_by
 from . import frames, record, token_log
 from .places import Places
 from .process import QUICK, SLOW, answer_in
@@ -322,7 +322,8 @@ class Intake:
             return
         job = admission.job = WireJob.model_validate({**prepared.fields, "prompt": _READ})
         replay = prepared.replay
-        admission.text = TextStream(self.tokenizer, job.stop, job.min_tokens, replay.position)
+        shown = shown_by(prepared.answer_format)
+        admission.text = TextStream(self.tokenizer, job.stop, job.min_tokens, replay.position, shown=shown)
         if prepared.error is not None or prepared.told is not None:
             return
         running.ended_by_text = replay.stopped

@@ -28,6 +28,7 @@ from ...supervision.lifeline import at_parents_end
 from ..gently import gently
 from ..prepared import Asked, Prepared
 from ..text import ChatTemplateError, Tokenizer, TokenizerError
+from ..text.answer_format import AUTO
 from ..text.tokenizer import import_tokenizers
 from . import frames
 from .reader import Reader
@@ -56,6 +57,8 @@ class Order:
         memory_mb: address space of a place.
         sanitize: treat names of control tokens in messages as plain text.
         max_logprobs, max_prompt_logprobs: as in the settings.
+        tool_call_parser: the format of the model's calls of tools, or `auto`.
+        reasoning_parser: the format of its reasoning, or `auto`.
     """
 
     model: str
@@ -66,6 +69,8 @@ class Order:
     sanitize: bool = False
     max_logprobs: int = Limits().max_logprobs
     max_prompt_logprobs: int = Limits().max_prompt_logprobs
+    tool_call_parser: str = AUTO
+    reasoning_parser: str = AUTO
 
 
 def main(control: socket.socket, *, early: bool = False) -> None:
@@ -95,7 +100,7 @@ def main(control: socket.socket, *, early: bool = False) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = f"intake_memory_mb={order.memory_mb} allows"
     limits = Limits(max_logprobs=order.max_logprobs, max_prompt_logprobs=order.max_prompt_logprobs)
-    reader = Reader(tokenizer, order.show, memory, limits)
+    reader = Reader(tokenizer, order.show, memory, limits, order.tool_call_parser, order.reasoning_parser)
     _warm_up(tokenizer)
     loaded = {
         "tokenizer": _serialized(tokenizer),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from ....schemas.answers import AnswerFormat
 from ....schemas.errors import InvalidJob
 from ....schemas.events import Chunk, FailureCode, JobError, parse_event
 from ....schemas.settings.queue import Limits
@@ -22,8 +23,10 @@ from ..text import (
     Tokenizer,
     grammar_of,
     held_after,
-    wrong_tool,
 )
+from ..text.answer_format import AUTO, answer_format, reasoning_format, shown_by, tool_format
+from ..text.call_grammar import ENFORCED, call_grammar, must_call
+from ..text.grammar import lark_grammar, lark_string
 from .bounds import bytes_a_token
 
 LONGEST = 2000
@@ -50,6 +53,8 @@ class Reader:
         show: how much of a job the host may show.
         memory: says how much memory a job may take, for the error.
         limits: how many log-probabilities a job may ask for.
+        tool_call_parser: the format of the model's calls; `auto` if its chat template tells.
+        reasoning_parser: the same for its reasoning.
     """
 
     def __init__(
@@ -58,7 +63,11 @@ class Reader:
         show: Literal["size", "start", "all"] = "size",
         memory: str = "this machine has",
         limits: Limits = Limits(),  # noqa: B008
+        tool_call_parser: str = AUTO,
+        reasoning_parser: str = AUTO,
     ) -> None:
+        self._tool_format = tool_format(tokenizer.template, tool_call_parser)
+        self._reasoning_format = reasoning_format(tokenizer.template, reasoning_parser)
         self._tokenizer, self._show, self._memory, self._limits = tokenizer, show, memory, limits
         self._grammars: Grammars | None = None
         try:
@@ -100,7 +109,7 @@ class Reader:
         prepared.notice = introduction(asked.job_id, job, self._show)
         self._read_prompt(prepared, job, asked.context_tokens, at)
         if job.tokenizer is not None:
-            prepared.told = self._told(job.tokenizer, prepared.prompt_ids)
+            prepared.told, prepared.answer_format = self._told(job.tokenizer, prepared.prompt_ids), None
             return
         self._read_grammar(prepared, job, at)
         at("log")
@@ -121,10 +130,12 @@ class Reader:
             assert job.messages is not None
             prepared.prompt_field = "messages"
             messages = [message.model_dump(exclude_none=True) for message in job.messages]
-            tools = self._tools_of(job)
+            tools, variables = self._tools_of(job), self._variables(job)
             at("template")
             try:
-                text = self._tokenizer.render(messages, tools, begun=wanted.add_generation_prompt)
+                text = self._tokenizer.render(
+                    messages, tools, begun=wanted.add_generation_prompt, variables=variables
+                )
                 self._refuse_by_bytes(text, job, context_tokens)
                 at("tokens")
                 prompt_ids = self._tokenizer.encode_chat(
@@ -133,9 +144,13 @@ class Reader:
                     tools,
                     begun=wanted.add_generation_prompt,
                     special=bool(wanted.add_special_tokens),
+                    variables=variables,
                 )
             except ChatTemplateError as error:
                 raise _JobRefused(FailureCode.TEMPLATE, str(error)) from None
+            prepared.answer_format = _travelling(
+                answer_format(job, text, self._tool_format, self._reasoning_format)
+            )
         if not prompt_ids:
             raise _JobRefused(FailureCode.INVALID, "the prompt has no tokens")
         if (most := job.truncate_prompt_tokens) is not None:
@@ -155,7 +170,11 @@ class Reader:
 
     def _read_grammar(self, prepared: Prepared, job: WireJob, at: Callable[[str], None]) -> None:
         """Compile the grammar that the answer must follow, so that one that can't be is refused here."""
-        if (grammar := grammar_of(job)) is None:
+        field = "response_format" if job.response_format is not None else "structured_outputs"
+        grammar = grammar_of(job)
+        if grammar is None and must_call(job):
+            field, grammar = "tool_choice", lark_grammar(self._call_grammar(prepared, job))
+        if grammar is None:
             return
         at("grammar")
         self.load_grammars()
@@ -163,9 +182,22 @@ class Reader:
         try:
             self._grammars.follow(grammar)
         except GrammarError as error:
-            field = "response_format" if job.response_format is not None else "structured_outputs"
             raise _JobRefused(FailureCode.INVALID, f"{field}: {error}") from None
         prepared.grammar = grammar
+
+    def _call_grammar(self, prepared: Prepared, job: WireJob) -> str:
+        if self._tool_format not in ENFORCED:
+            shown = f"in the format {self._tool_format}" if self._tool_format else f"of {job.model}"
+            raise _JobRefused(
+                FailureCode.INVALID,
+                f"tool_choice: calls {shown} can't be enforced; send auto, or leave it out",
+            )
+
+        def literal(marker: str) -> str:
+            token_id = self._tokenizer.added_token(marker)
+            return lark_string(marker) if token_id is None else f"<[{token_id}]>"
+
+        return call_grammar(job, AnswerFormat.model_validate(prepared.answer_format), literal)
 
     def _told(self, wanted: TokenizerTask, token_ids: list[int]) -> Told:
         if wanted.kind == "count":
@@ -182,13 +214,7 @@ class Reader:
 
     def _tools_of(self, job: WireJob) -> list[dict[str, Any]] | None:
         """The job's tools, if any, which the template must support."""
-        tools = list(job.tools or ())
-        if (place := wrong_tool(tools)) is not None:
-            raise _JobRefused(
-                FailureCode.INVALID,
-                f'tools.{place}: must be a function with a name, as {{"type": "function", "function": '
-                '{"name": ...}}',
-            )
+        tools = [] if job.tool_choice == "none" else list(job.tools or ())
         if tools and not self._tokenizer.takes_tools:
             raise _JobRefused(
                 FailureCode.INVALID,
@@ -196,6 +222,24 @@ class Reader:
                 "describe them in a message",
             )
         return tools or None
+
+    def _variables(self, job: WireJob) -> dict[str, Any]:
+        """What the job asks of the template besides messages and tools."""
+        effort = job.reasoning_effort
+        if effort is None:
+            return {}
+        if self._tokenizer.knows("reasoning_effort"):
+            return {"reasoning_effort": effort}
+        if self._tokenizer.knows("enable_thinking"):
+            return {"enable_thinking": effort != "none"}
+        if self._tokenizer.knows("thinking"):
+            return {"thinking": effort != "none"}
+        if effort == "medium" or (effort == "none" and self._reasoning_format is None):
+            return {}
+        raise _JobRefused(
+            FailureCode.INVALID,
+            f"reasoning_effort: the chat template of {job.model} knows no effort; leave it out",
+        )
 
     def _refuse_by_bytes(self, text: str, job: WireJob, context_tokens: int) -> None:
         """Refuse a text with more bytes than the allowed tokens can stand for, before tokenising it."""
@@ -225,8 +269,10 @@ class Reader:
                 FailureCode.INVALID,
                 f"its token log holds {logged} tokens, but {asked.offset} were written",
             )
+        if chunks:  # what readers have been told holds, whatever the template says by now
+            prepared.answer_format = _travelling(chunks[0].format)
         replay, token_ids = prepared.replay, [token_id for chunk in chunks for token_id in chunk.token_ids]
-        stream, replay.pieces, replay.stopped = self._spoken(prepared.prompt_ids, job, token_ids, chunks)
+        stream, replay.pieces, replay.stopped = self._spoken(prepared, job, token_ids, chunks)
         replay.token_ids = token_ids[: len(replay.pieces)]
         if job.logprobs is not None:
             entries = (entry for chunk in chunks for entry in chunk.logprobs or ())
@@ -236,18 +282,23 @@ class Reader:
         replay.position = stream.position
 
     def _spoken(
-        self, prompt_ids: list[int], job: WireJob, token_ids: list[int], chunks: list[Chunk]
+        self, prepared: Prepared, job: WireJob, token_ids: list[int], chunks: list[Chunk]
     ) -> tuple[TextStream, list[str], bool]:
         """The text of some tokens, as readers have received it already."""
-        after = held_after(self._tokenizer, prompt_ids, whole=job.prompt_token_ids is None)
+        after = held_after(self._tokenizer, prepared.prompt_ids, whole=job.prompt_token_ids is None)
+        shown = shown_by(prepared.answer_format)
         read = "".join(chunk.text for chunk in chunks)
         ways = []
         for before in (after, None):  # older workers ignored the prompt
-            stream = TextStream(self._tokenizer, job.stop, job.min_tokens, after=before)
+            stream = TextStream(self._tokenizer, job.stop, job.min_tokens, after=before, shown=shown)
             ways.append((stream, *stream.take(token_ids)))
             if "".join(ways[-1][1]) == read:
                 return ways[-1]
         return ways[0]
+
+
+def _travelling(answer: AnswerFormat | None) -> dict[str, Any] | None:
+    return None if answer is None else answer.model_dump(exclude_defaults=True)
 
 
 def _too_long(prompt: str, job: WireJob, context_tokens: int) -> str:

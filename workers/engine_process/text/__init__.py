@@ -1,8 +1,8 @@
 """Token ids and text: encoding, chat templates, incremental decoding, stop strings."""
 
+from .answer_format import shown_by
 from .detokenizer import Detokenizer, Held, held_after
 from .grammar import Follower, GrammarError, Grammars, grammar_of
-from .messages import wrong_tool
 from .stop_strings import StopStrings
 from .stream import Emitted, Position, TextStream
 from .tokenizer import ChatTemplateError, Tokenizer, TokenizerError, TokenText
@@ -23,5 +23,5 @@ __all__ = [
     "TokenizerError",
     "grammar_of",
     "held_after",
-    "wrong_tool",
+    "shown_by",
 ]

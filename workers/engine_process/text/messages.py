@@ -15,14 +15,14 @@ Messages = list[dict[str, Any]]
 
 _BLOCK = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-_TOOLS = re.compile(r"\btools\b")
 
 
-def takes_tools(template: str | dict[str, str] | None) -> bool:
-    """Whether a chat template (or one of several) does anything with the tools that it is given."""
+def takes(template: str | dict[str, str] | None, variable: str) -> bool:
+    """Whether a chat template (or one of several) reads a variable."""
     templates = template.values() if isinstance(template, dict) else (template or "",)
+    named = re.compile(rf"\b{re.escape(variable)}\b")
     return any(
-        _TOOLS.search(_QUOTED.sub("", block)) for source in templates for block in _BLOCK.findall(source)
+        named.search(_QUOTED.sub("", block)) for source in templates for block in _BLOCK.findall(source)
     )
 
 
@@ -67,16 +67,3 @@ def _decoded(arguments: Any) -> Any:
 
 def _encoded(arguments: Any) -> Any:
     return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else arguments
-
-
-def wrong_tool(tools: list[dict[str, Any]]) -> int | None:
-    """The index of the first tool that isn't a function with a name; None if all are."""
-    for place, tool in enumerate(tools):
-        function = tool.get("function", tool)
-        if (
-            not isinstance(function, dict)
-            or not isinstance(function.get("name"), str)
-            or not function["name"]
-        ):
-            return place
-    return None

@@ -36,10 +36,11 @@ class TextStream:
 
     Args:
         after: what `held_after` returned for the prompt; without it, nothing precedes the text.
-        position: the state of another one with the same stop strings and `min_tokens`, to continue from.
+        position: the state of another one with the same other arguments, to continue from.
+        shown: special tokens that this text is to show by their names.
     """
 
-    __slots__ = ("_detokenizer", "_early", "_marks", "_names", "_stops")
+    __slots__ = ("_detokenizer", "_early", "_marks", "_names", "_stops", "_texts")
 
     def __init__(
         self,
@@ -49,15 +50,17 @@ class TextStream:
         position: Position | None = None,
         *,
         after: Held | None = None,
+        shown: Sequence[str] = (),
     ) -> None:
         position = position or Position(after or Held([], 0, 0), "", min_tokens)
         self._detokenizer = Detokenizer(tokenizer, position.tokens)
-        specials = tokenizer.specials_in("\n".join(stops)) if stops else {}
+        specials = tokenizer.specials_in("\n".join((*shown, *stops))) if shown or stops else {}
         # An example: the stop string "<|im_end|>" names a special token. It becomes one mark, and that
         # token's text the same mark, so that they meet, and no text that spells the name does.
         marks = {name: chr(_FIRST_MARK + place) for place, name in enumerate(specials)}
         self._marks = {specials[name]: mark for name, mark in marks.items()}
         self._names = {ord(mark): name for name, mark in marks.items()}
+        self._texts = {ord(mark): name if name in shown else None for name, mark in marks.items()}
         self._stops = StopStrings([_marked(stop, marks) for stop in stops], position.text)
         self._early = position.early  # tokens to come before a stop string is heeded
 
@@ -97,7 +100,7 @@ class TextStream:
         return self._shown(text if hit else text + self._stops.flush())
 
     def _shown(self, text: str) -> str:
-        return text.translate(dict.fromkeys(self._names)) if self._names else text
+        return text.translate(self._texts) if self._texts else text
 
 
 def _marked(stop: str, marks: dict[str, str]) -> str:

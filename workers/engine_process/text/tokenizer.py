@@ -14,7 +14,7 @@ from typing import Any
 
 import tokenizers
 
-from .messages import Messages, renderings, takes_tools
+from .messages import Messages, renderings, takes
 from .token_bytes import token_bytes
 
 _PLAIN = {"PreTrainedTokenizerFast", "TokenizersBackend"}
@@ -155,7 +155,22 @@ class Tokenizer(TokenText):
     @property
     def takes_tools(self) -> bool:
         """Whether the chat template does anything with tools."""
-        return takes_tools(self._hf.chat_template)
+        return takes(self._hf.chat_template, "tools")
+
+    @property
+    def template(self) -> str | dict[str, str] | None:
+        """The chat template, or several by name."""
+        template: str | dict[str, str] | None = self._hf.chat_template
+        return template
+
+    def added_token(self, name: str) -> int | None:
+        """The added token of this name, special or not; None if it is spelt like other text."""
+        found: int | None = self._backend.token_to_id(name)
+        return found if found in self._backend.get_added_tokens_decoder() else None
+
+    def knows(self, variable: str) -> bool:
+        """Whether the chat template reads a variable of this name."""
+        return takes(self._hf.chat_template, variable)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The token ids of a prompt; `special`: with those that the tokenizer adds."""
@@ -181,17 +196,29 @@ class Tokenizer(TokenText):
         return self.encode_chat(self.render(messages, tools), messages, tools)
 
     def render(
-        self, messages: Messages, tools: list[dict[str, Any]] | None = None, *, begun: bool = True
+        self,
+        messages: Messages,
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        begun: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The text of a conversation; `begun`: up to the beginning of the assistant's next turn.
+        """The text of a conversation.
+
+        Args:
+            messages: the conversation.
+            tools: its tools.
+            begun: end it with the beginning of the assistant's next turn.
+            variables: more of what the template reads.
 
         Raises:
             ChatTemplateError: there is no template, or it failed on these messages.
         """
-        text: str = self._apply(messages, tools, tokenize=False, add_generation_prompt=begun)
+        options = {**(variables or {}), "tokenize": False, "add_generation_prompt": begun}
+        text: str = self._apply(messages, tools, **options)
         return text
 
-    def _apply(self, messages: Messages, tools: list[dict[str, Any]] | None, **options: bool) -> Any:
+    def _apply(self, messages: Messages, tools: list[dict[str, Any]] | None, **options: Any) -> Any:
         """Render the first form of the conversation that the template accepts."""
         if not self._hf.chat_template:
             raise ChatTemplateError("the model has no chat template; send a prompt instead of messages")
@@ -213,6 +240,7 @@ class Tokenizer(TokenText):
         *,
         begun: bool = True,
         special: bool = False,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The token ids of a rendered conversation, with only those special tokens that are in it.
 
@@ -222,13 +250,14 @@ class Tokenizer(TokenText):
             tools: its tools.
             begun: whether the text ends with the beginning of the assistant's next turn.
             special: also with those that the tokenizer adds to a prompt.
+            variables: what else `render` was given.
 
         Raises:
             ChatTemplateError: its control tokens can't be told from the template's.
         """
         if self._sanitize:
             options = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
-            options["add_generation_prompt"] = begun
+            options = {**(variables or {}), **options, "add_generation_prompt": begun}
             safe: list[int] = self._apply(messages, tools, **options)
             return self._with_added(safe) if special else safe
         ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
