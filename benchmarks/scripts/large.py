@@ -119,7 +119,7 @@ class LargeJobs:
     def calls(self) -> Named:
         run_many(self.redis, [added() for _ in range(CALLS)])
         segments = [Segment(job.job_id, job.fence, 0, 0) for job in taken(self.redis, CALLS)]
-        tools = [{"schema": "x" * self.size}]
+        tools = [{"name": "f", "description": "x" * self.size}]
         fields = {"messages": [{"role": "user", "content": "hi"}], "tools": tools}
         yield "enqueue", [added(**fields) for _ in range(CALLS)]
         yield "claim", [claimed() for _ in range(CALLS)]
