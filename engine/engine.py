@@ -148,6 +148,8 @@ class Engine:
             request.pooling.check(self.model_info.hidden_size)
             if request.output_ids:
                 raise RequestError("output_ids", "a prompt that is pooled has no output")
+            if request.prompt_logprobs is not None:
+                raise RequestError("prompt_logprobs", "a prompt that is pooled has no logits")
         if request.constraint is None:
             return
         if request.params.allowed_token_ids:

@@ -80,7 +80,10 @@ def test_a_ragged_batch_in_chunks_equals_transformers(make_engine, family, step_
 
 @pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlapped"])
 def test_generation_beside_it_has_the_tokens_it_has_alone(make_engine, overlap):
-    answers = [Request(f"a{length}", list(prompt(length, 5)), greedy()) for length in (1, 17, 200)]
+    answers = [
+        Request(f"a{length}", list(prompt(length, 5)), greedy(), prompt_logprobs=scored)
+        for length, scored in ((1, None), (17, 2), (200, None))
+    ]
     requests = ragged()
     mixed = [request for pair in zip(requests, answers * 5, strict=False) for request in pair][:6] + requests[
         3:
@@ -172,8 +175,9 @@ def test_bfloat16_points_the_same_way_as_transformers_beside_generation(calm, fa
         (pooled("a", [5], Pooling(dimensions=0)), "dimensions"),
         (pooled("a", [5], Pooling("cls")), "pooling"),
         (pooled("a", [5], output_ids=[7]), "output_ids"),
+        (pooled("a", [5], prompt_logprobs=1), "prompt_logprobs"),
     ],
-    ids=["too-many", "none", "unknown", "output"],
+    ids=["too-many", "none", "unknown", "output", "scored"],
 )
 def test_what_can_not_be_pooled_is_refused_by_name(make_engine, request_, field):
     with pytest.raises(RequestError) as refused:
