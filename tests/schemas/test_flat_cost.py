@@ -161,7 +161,8 @@ def test_a_long_log_is_put_together_alone_in_its_call(queue, redis, by):
 
 @pytest.mark.parametrize(("count", "size"), [(5, 3 * 2**20), (40, 20_000)], ids=["large", "many"])
 def test_a_claims_reply_does_not_grow_with_the_records_of_its_jobs(queue, count, size):
-    chat = {"messages": [{"role": "user", "content": "hi"}], "tools": [{"schema": "x" * size}]}
+    tool = {"name": "f", "description": "x" * size}
+    chat = {"messages": [{"role": "user", "content": "hi"}], "tools": [tool]}
     jobs = {queue.add(**chat) for _ in range(count)} | {queue.add(tenant="other")}
     for resync in (False, True):
         reply = queue.claim(resync=resync)
