@@ -85,6 +85,7 @@ class SamplingParams:
         repetition_penalty: divides positive and multiplies negative logits of tokens in prompt and output.
         logit_bias: added to the logits of the given token ids.
         allowed_token_ids: the only tokens that can be sampled; if empty, all can.
+        bad_words: sequences of tokens that the output can't contain.
         seed: sampling noise is a function of (seed, position, token id) alone.
         stop_token_ids: tokens that end the sequence, besides the model's own end-of-sequence tokens.
         ignore_eos: treat the model's end-of-sequence tokens as ordinary tokens.
@@ -103,6 +104,7 @@ class SamplingParams:
     repetition_penalty: float = _column(1.0, least=1 / _MOST, most=_MOST, work="penalties")
     logit_bias: dict[int, float] = field(default_factory=dict, metadata=_TOKEN_IDS)
     allowed_token_ids: tuple[int, ...] = field(default=(), metadata=_TOKEN_IDS)
+    bad_words: tuple[tuple[int, ...], ...] = ()
     seed: int = _column(0, "int64")
     stop_token_ids: tuple[int, ...] = field(default=(), metadata=_TOKEN_IDS)
     ignore_eos: bool = False
@@ -127,6 +129,10 @@ def computable(params: SamplingParams, vocab: int) -> SamplingParams:
     for each in fields(SamplingParams):
         if "token_ids" in each.metadata:
             refuse_unknown(each.name, getattr(params, each.name), vocab)
+    for word in params.bad_words:
+        if not word:
+            raise RequestError("bad_words", "must not have a word without tokens")
+        refuse_unknown("bad_words", word, vocab)
     asked: dict[str, Any] = {
         name: _within(column.least, _finite(name, getattr(params, name)), column.most)
         for name, column in COLUMNS.items()

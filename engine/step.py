@@ -19,6 +19,7 @@ from .batch import Batch
 from .config import EngineConfig
 from .pooling import PooledChunk, PooledRows
 from .request import TokenLogprobs
+from .sampling.bad_words import forbid
 from .sampling.rows import RowParams
 from .sampling.sampled import Sampled, sampled
 from .sampling.scored import Scoring, scoring_of
@@ -127,6 +128,10 @@ class PlainLauncher:
         needs, lengths = self._params.needs(rows), self._batch.lengths[rows]
         tokens = self._batch.tokens[rows, : int(lengths.max()) if needs.penalties else 0]
         table = self._params.table(rows, needs, tokens, lengths, logits.device)
+        if (words := self._params.bad_words.of(rows)) is not None:
+            known, mine = torch.from_numpy(self._batch.tokens), torch.from_numpy(rows)
+            ends, beginnings = map(torch.from_numpy, words)
+            table = forbid(table, ends, beginnings, known, mine)
         made = sample(logits, torch.arange(len(rows), device=logits.device), table, needs)
         parts = (made.tokens, made.logprobs, made.top_ids, made.top_logprobs)
         return sampled(self._params.wanted(rows), *(part.cpu().numpy() for part in parts if part is not None))

@@ -168,6 +168,7 @@ class Producer(ABC, Generic[Enqueued]):
         repetition_penalty: float = 1.0,
         logit_bias: Mapping[int, float] | None = None,
         allowed_token_ids: Sequence[int] = (),
+        bad_words: Sequence[str] = (),
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
@@ -218,6 +219,7 @@ class Producer(ABC, Generic[Enqueued]):
             repetition_penalty: divides the logits of tokens seen before; 1 has no effect.
             logit_bias: added to the logits of these token ids.
             allowed_token_ids: only these tokens are generated; an end of text must be among them to occur.
+            bad_words: texts that aren't generated.
             seed: the same seed gives the same tokens; by default it is derived from the job's id.
             stop: strings that end the text; they are not part of it.
             stop_token_ids: tokens that end the text.

@@ -43,6 +43,8 @@ MAX_LOGIT_BIASES = 1024
 
 MAX_ALLOWED_TOKENS = 8192
 
+MAX_BAD_WORDS = 128
+
 MAX_LOGPROBS = 1024
 """More than the setting `max_logprobs` can allow."""
 
@@ -293,6 +295,8 @@ class Job(_Wire):
         top_k: 0 keeps every token, as does anything not below the size of the vocabulary.
         logit_bias: at most 1,024 entries.
         allowed_token_ids: at most 8,192; if empty, all tokens are allowed.
+        bad_words: texts that aren't generated, at most 128 of at most 128 characters: the last token of one
+            is ruled out where the answer ends with those before. Other tokens may spell the same text.
         seed: sampling noise depends on (seed, position) alone. Without a seed it is derived from the job's
             id, so a resumed job continues with the same tokens.
         logprobs: log-probabilities of the sampled token and of this many of the most likely ones.
@@ -338,6 +342,9 @@ class Job(_Wire):
         dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIASES)
     ] = Field(default_factory=dict)
     allowed_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_ALLOWED_TOKENS)] = ()
+    bad_words: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=MAX_BAD_WORDS)
+    ] = ()
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],

@@ -28,6 +28,7 @@ from ...kernels.structs import SampledTensors, SampleNeeds, SamplingTable
 from ..batch import Batch
 from ..config import EngineConfig
 from ..pooling import PooledChunk, PooledRows
+from ..sampling.bad_words import forbid
 from ..sampling.rows import RowParams
 from ..sampling.sampled import Sampled
 from ..sampling.scored import Scoring, scoring_of
@@ -259,7 +260,8 @@ class OverlappedLauncher:
         if needs.penalties:
             tokens = self._history[:, : _stride(packed.longest)][arrays.rows]
         bias, masks = self._params.bias(packed.rows, needs), self._params.masks(packed.rows, needs)
-        return SamplingTable(
+        words = self._params.bad_words.of(packed.rows) if needs.bias else None
+        table = SamplingTable(
             **arrays.params,
             tokens=tokens,
             lengths=arrays.lengths,
@@ -270,6 +272,9 @@ class OverlappedLauncher:
             mask_of=None if masks is None else self._upload(masks[0]),
             masks=None if masks is None else self._upload(masks[1]),
         )
+        if words is None:
+            return table
+        return forbid(table, self._upload(words[0]), self._upload(words[1]), self._history, arrays.rows)
 
     def _upload(self, array: NDArray[np.generic]) -> Tensor:
         """Small changes to the device; nothing, which a captured graph needs no copy of, is made there."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...kernels.structs import SampleNeeds, SamplingTable
 from ..parameters import COLUMNS, Work
 from ..sequence import Sequence
+from .bad_words import BadWords
 from .constraint import Bias, Constraints
 
 
@@ -18,6 +19,7 @@ class RowParams:
         columns: one array [rows] for each of `parameters.COLUMNS`, by its name.
         prompt_lengths: int64 [rows].
         eos_token_ids: tokens that are ruled out before `min_tokens`.
+        bad_words: the words that rows rule out.
     """
 
     def __init__(self, rows: int, vocab: int, eos_token_ids: frozenset[int]) -> None:
@@ -30,6 +32,7 @@ class RowParams:
             work: np.zeros(rows, np.bool_) for work in ("penalties", "truncation")
         }
         self._constraints = Constraints(rows, vocab)
+        self.bad_words = BadWords(rows)
 
     def set_row(self, sequence: Sequence) -> None:
         """Take over the parameters (`parameters.computable`) of the sequence that a row now belongs to."""
@@ -44,11 +47,12 @@ class RowParams:
         # Greedy rows take the best token, which top-k and top-p always keep.
         self._asks["truncation"][row] = "truncation" in asks and params.temperature > 0
         self.prompt_lengths[row] = len(sequence.request.prompt_ids)
+        self.bad_words.set_row(row, params.bad_words)
         self._constraints.set_row(sequence, self.eos_token_ids)
 
     def penalised(self, row: int) -> bool:
         """Whether the row's known tokens change its logits."""
-        return bool(self._asks["penalties"][row])
+        return bool(self._asks["penalties"][row] or self.bad_words.any[row])
 
     def wanted(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """How many of the most likely tokens each of these rows asked for; -1 for no log-probabilities."""
@@ -60,7 +64,7 @@ class RowParams:
         logprobs = int(self.columns["logprobs"][rows].max(initial=-1))
         return SampleNeeds(
             penalties=bool(self._asks["penalties"][rows].any()),
-            bias=bool(self._constraints.biased[rows].any()),
+            bias=bool((self._constraints.biased[rows] | self.bad_words.any[rows]).any()),
             truncation=bool(self._asks["truncation"][rows].any()),
             logprobs=None if logprobs < 0 else logprobs,
             mask=bool(self._constraints.masked[rows].any()),

@@ -33,7 +33,6 @@ VLLM_PASSED = frozenset(Job.model_fields) - _OPENAI - _QUEUE
 """Fields that are arguments of a job under the same name."""
 
 VLLM_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "bad_words": ([],),
     "best_of": (1,),
     "detokenize": (True,),
     "early_stopping": (False,),

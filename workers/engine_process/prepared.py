@@ -109,6 +109,7 @@ class Prepared:
         told: the answer, if nothing is to be generated.
         grammar: what the answer follows; None if it may be any text.
         answer_format: how the answer is to be read, as it travels; None if it is read as it is.
+        bad_words: the token ids of the words that must not be generated.
     """
 
     error: JobError | None = None
@@ -123,6 +124,7 @@ class Prepared:
     told: Told | None = None
     grammar: str | None = None
     answer_format: dict[str, Any] | None = None
+    bad_words: list[list[int]] = field(default_factory=list)
 
     def to_wire(self) -> bytes:
         """For the engine process: lines of JSON and, behind them, the prompt's token ids."""
@@ -140,6 +142,7 @@ class Prepared:
             "told": self.told and asdict(self.told),
             "grammar": self.grammar,
             "answer_format": self.answer_format,
+            "bad_words": self.bad_words,
             "pieces": len(pieces),
         }
         lines = [json.dumps(part).encode() + b"\n" for part in (body, *pieces)]

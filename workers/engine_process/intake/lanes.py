@@ -328,7 +328,7 @@ class Intake:
             return
         running.ended_by_text = replay.stopped
         if not replay.stopped or job.prompt_logprobs is not None:
-            params = sampling_params(job, running.job_id)
+            params = sampling_params(job, running.job_id, prepared.bad_words)
             admission.request = Request(
                 id=running.job_id,
                 prompt_ids=prepared.prompt_ids,

@@ -111,6 +111,7 @@ class Reader:
         if job.tokenizer is not None:
             prepared.told, prepared.answer_format = self._told(job.tokenizer, prepared.prompt_ids), None
             return
+        prepared.bad_words = [word for text in job.bad_words for word in self._tokens_of_word(text)]
         self._read_grammar(prepared, job, at)
         at("log")
         self._replay(prepared, job, asked)
@@ -211,6 +212,16 @@ class Reader:
             reason = f"prompt_token_ids: {unknown} is not in the model's vocabulary"
             raise _JobRefused(FailureCode.INVALID, reason)
         return Told(self._tokenizer.spelt_out(token_ids))
+
+    def _tokens_of_word(self, text: str) -> list[list[int]]:
+        """A word's tokens at the beginning of a text and, where a space makes other ones, within it."""
+        alone = self._tokenizer.encode(text, special=False)
+        within = self._tokenizer.encode(f" {text.lstrip()}", special=False)
+        if not alone:
+            raise _JobRefused(FailureCode.INVALID, f"bad_words: {text!r} has no tokens")
+        # As vLLM does: a space that is a token of its own leaves the word's tokens as they are.
+        other = len(within) == len(alone) and within[0] != alone[0]
+        return [alone, within] if other else [alone]
 
     def _tools_of(self, job: WireJob) -> list[dict[str, Any]] | None:
         """The job's tools, if any, which the template must support."""

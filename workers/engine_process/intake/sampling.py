@@ -1,6 +1,7 @@
 """Translates a job's parameters to the engine's."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -8,9 +9,13 @@ from ....engine import SamplingParams
 from ....schemas.wire import WireJob
 
 
-def sampling_params(job: WireJob, job_id: str) -> SamplingParams:
-    """How to sample; a job without a seed gets one that every worker of it agrees on."""
+def sampling_params(job: WireJob, job_id: str, bad_words: Iterable[Iterable[int]] = ()) -> SamplingParams:
+    """How to sample; a job without a seed gets one that every worker of it agrees on.
+
+    `bad_words` are the token ids of the job's own.
+    """
     asked: dict[str, Any] = {field.name: getattr(job, field.name) for field in fields(SamplingParams)}
+    asked["bad_words"] = tuple(map(tuple, bad_words))
     if job.seed is None:
         asked["seed"] = _seed_of(job_id)
     return SamplingParams(**asked)

@@ -97,3 +97,12 @@ def test_a_prompt_keeps_as_many_tokens_as_it_may(tmp_path: Path, asked, left):
 def test_a_prompt_that_is_cut_may_be_longer_than_the_context(tmp_path: Path):
     prepared = read(Reader(byte_level(tmp_path)), prompt="ab" * 10 * CONTEXT, truncate_prompt_tokens=3)
     assert (prepared.error, prepared.prompt_tokens) == (None, 3)
+
+
+def test_bad_words_become_the_tokens_that_they_have_in_a_text_and_at_its_beginning(tmp_path: Path):
+    tokenizer = word_pieces(tmp_path)
+    prepared = read(Reader(tokenizer), prompt="a", bad_words=["was", " was"])
+    was = tokenizer._backend.token_to_id("▁was")
+    assert [was] in Prepared.from_wire(prepared.to_wire()).bad_words
+    whole = read(Reader(byte_level(tmp_path)), prompt="a", bad_words=["hi"])
+    assert whole.bad_words == [byte_level(tmp_path).encode("hi")]
