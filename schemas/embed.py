@@ -39,6 +39,7 @@ _NO_OUTPUT: dict[str, object] = {
     "min_tokens": 0,
     "logit_bias": {},
     "allowed_token_ids": (),
+    "bad_words": (),
     "stop": (),
     "stop_token_ids": (),
     "ignore_eos": False,

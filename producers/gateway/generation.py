@@ -148,7 +148,7 @@ async def begin(
         fields: arguments of a job, for each.
         store: keep the jobs if the client goes away.
         max_tokens: the most that jobs generate which don't say so; None for all that the model's context has
-            room for.
+            room for and `default_max_tokens` allows.
         cache_key: what the request says about the cache of its prompt.
 
     Raises:
@@ -165,6 +165,7 @@ async def begin(
         usual = max_tokens
         if usual is None:
             usual = await gateway.context_tokens(chosen) or USUAL_MAX_TOKENS
+            usual = min(usual, gateway.settings.default_max_tokens or usual)
         return [await aside(request, job_of, gateway, caller, each, usual) for each in asked]
 
     asked = [dict(each) for each in fields]

@@ -20,6 +20,9 @@ class GatewaySettings(FilesSettings):
         gateway_auth: require an API key. Without it everybody is the tenant `default`, so it may only be
             turned off on a loopback address.
         gateway_job_class: class of jobs whose request names none, by `service_tier` or otherwise.
+        default_max_tokens: the most that a chat or a response generates whose request doesn't say; by default
+            all that the model's context has room for. A tenant's rate is charged with it, and as long as
+            answers' usual lengths aren't known, workers keep room for all of it.
         gateway_cors_origins: origins whose pages may call the gateway from a browser; none by default.
         gateway_max_body_bytes: maximum size of a request's body, except for files.
         gateway_max_header_bytes: maximum size of a request's line and headers.
@@ -45,6 +48,7 @@ class GatewaySettings(FilesSettings):
     gateway_port: Annotated[int, Field(ge=0, le=65535)] = 8000
     gateway_auth: bool = True
     gateway_job_class: JobClass = JobClass.STANDARD
+    default_max_tokens: Annotated[int, Field(ge=1, le=2**24)] | None = None
     gateway_cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = ()
     gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
     gateway_max_header_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32 * 2**10

@@ -7,6 +7,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from ...support.gateways import gateway
 from ...support.waiting import wait_until
 
 pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("gateway"), pytest.mark.usefixtures("worker")]
@@ -126,6 +127,21 @@ def test_an_unbounded_chat_ends_with_its_context(client):
     ended = client.chat.completions.create(**CHAT, extra_body=LONG)
     assert ended.choices[0].finish_reason == "length"
     assert ended.usage.completion_tokens > 256
+
+
+def test_a_setting_bounds_chats_that_name_no_length(stack_redis):
+    with (
+        gateway(stack_redis.url, default_max_tokens=7) as bounded,
+        openai.OpenAI(base_url=bounded.base_url, api_key="-") as client,
+    ):
+        told = [
+            client.chat.completions.create(**CHAT, **more, extra_body=LONG)
+            for more in ({}, {"max_tokens": 9})
+        ]
+    assert [(each.choices[0].finish_reason, each.usage.completion_tokens) for each in told] == [
+        ("length", 7),
+        ("length", 9),
+    ]
 
 
 @pytest.mark.parametrize(
