@@ -44,6 +44,15 @@ def test_embeddings_are_compared_with_a_plain_loop_in_one_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_deterministic_mode_is_compared_with_the_default(tmp_path):
+    done = run("determinism", "--model", "tiny", "--threads", 1, "--rounds", 1, "--json", tmp_path)
+    (file,) = tmp_path.glob("*-determinism-tiny.json")
+    for modes in json.loads(file.read_text())["dtypes"].values():
+        assert modes["deterministic"]["same"] == [1, 2, 8, 44, 64, 256]
+    assert done.stdout.strip() in page_of(tmp_path)
+
+
+@pytest.mark.slow
 def test_engines_are_compared_in_one_run(tmp_path):
     done = run(
         "engine",

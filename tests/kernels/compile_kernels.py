@@ -18,7 +18,17 @@ from triton.runtime.jit import JITFunction
 
 from headrace.kernels.int4_weight import pack
 from headrace.kernels.structs import SampleNeeds, SamplingTable
-from headrace.kernels.triton import activation, attention, int4, linear, moe, norm, rope_cache, sampling
+from headrace.kernels.triton import (
+    activation,
+    attention,
+    int4,
+    linear,
+    moe,
+    norm,
+    rope_cache,
+    sampling,
+    score,
+)
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -115,6 +125,7 @@ def launch_sampling() -> None:
     )
     for needs in (SampleNeeds(logprobs=20, mask=True), SampleNeeds(False, False, False)):
         sampling.sample(torch.zeros(rows, vocab), whole, table, needs)
+    score.score(torch.zeros(rows, vocab), whole, short, 3)
 
 
 def launch_weights(dtype: torch.dtype) -> None:

@@ -31,3 +31,18 @@ def test_scores_are_those_of_the_reference(path, vocab):
     torch.testing.assert_close(made.logprobs, plain.logprobs, rtol=2e-6, atol=5e-6)
     assert torch.equal(made.top_ids, plain.top_ids)
     torch.testing.assert_close(made.top_logprobs, plain.top_logprobs, rtol=2e-6, atol=5e-6)
+
+
+def test_a_row_in_triton_has_the_same_bits_alone_and_among_others():
+    torch.manual_seed(0)
+    logits, tokens = torch.randn(9, 9000) * 4, torch.arange(9)
+    logits[0, :4096] = float("-inf")  # a whole tile of the first row
+    logits[1, 7] = float("inf")
+    wanted = torch.full((9,), 3, dtype=torch.int32)
+    all_rows = _triton(logits, tokens, wanted, 3)
+    assert all_rows.logprobs[0] == float("-inf")
+    assert all_rows.logprobs[1] == float("-inf")
+    for row in range(2, 9):
+        alone = _triton(*(part[row : row + 1] for part in (logits, tokens, wanted)), 3)
+        assert alone.logprobs[0] == all_rows.logprobs[row]
+        assert torch.equal(alone.top_logprobs[0], all_rows.top_logprobs[row])

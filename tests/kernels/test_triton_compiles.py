@@ -29,6 +29,7 @@ ON_CUDA = {
     "_meet_kernel",
     "_best_kernel",
     "_invariant_kernel",
+    "_total_kernel",
     "_linear_kernel",
     "_dequantize_kernel",
     "_route_kernel",
