@@ -6,6 +6,7 @@ from typing import Any
 from ...schemas.answers import Arguments, CallBegin, Content, Delta, Reasoning
 from ...schemas.errors import HeadraceError
 from ...schemas.events import Chunk, JobResult, Usage
+from ...schemas.plain_json import check_json
 from ..answer_reader import AnswerReader
 from .errors import error_body
 
@@ -36,9 +37,9 @@ def _blocks(result: JobResult) -> list[dict[str, Any]]:
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """The arguments of a call; those that were broken off are left out: they must be an object."""
+    """The arguments of a call; those that were broken off, or that no JSON holds, are left out."""
     try:
-        found = json.loads(arguments)
+        found = check_json(json.loads(arguments))
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -58,9 +58,11 @@ def _call(source: GrowingText) -> Steps[tuple[str, str] | None]:
     if written is None:
         return None
     try:
-        return name, json.dumps(_read(written), ensure_ascii=False, allow_nan=False)
+        arguments = json.dumps(_read(written), ensure_ascii=False, allow_nan=False)
+        arguments.encode()  # half a surrogate pair can't be written again
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return None
+    return name, arguments
 
 
 def _arguments(source: GrowingText) -> Steps[str | None]:
@@ -80,16 +82,18 @@ def _arguments(source: GrowingText) -> Steps[str | None]:
             elif character in "\"'":
                 quote = character
             elif character in _PAIRS:
+                if len(closing) > MAX_DEPTH:
+                    return None
                 closing.append(_PAIRS[character])
             elif character == closing[-1]:
                 closing.pop()
                 if not closing:
                     source.at = at + 1
-                    return source.text[start:at]
+                    return source.text[start:at] if at - start <= MAX_CALL else None
             elif character in ")]}":
                 return None
             at += 1
-        if source.ended or len(closing) > MAX_DEPTH or at - start > MAX_CALL:
+        if source.ended or at - start > MAX_CALL:
             return None
         yield None
 

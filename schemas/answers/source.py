@@ -105,7 +105,6 @@ def run(
     made: Callable[[str], Delta],
     *,
     lead: bool = False,
-    forget: bool = True,
 ) -> Steps[tuple[str, str]]:
     """Read text up to the first marker, which is skipped too, or to the end.
 
@@ -116,44 +115,45 @@ def run(
         markers: what ends it.
         made: makes a delta of a piece.
         lead: leave out white space at its beginning.
-        forget: nothing before its end is needed any more.
 
     Returns:
         The marker, empty at the end of the text, and the white space before it.
     """
-    space = ""
+    spaces: list[str] = []
     while True:
         found = markers.pattern.search(source.text, source.at)
         until = found.start() if found else len(source.text)
         if not found and not source.ended:
             until -= markers.held(source.text, source.at)
-        piece = space + source.text[source.at : until]
+        piece = source.text[source.at : until]
         source.at = until
         if lead:
             piece = piece.lstrip(_WHITESPACE)
         body = piece.rstrip(_WHITESPACE)
-        space = piece[len(body) :]
         if body:
             lead = False
-            yield made(body)
+            yield made("".join([*spaces, body]))
+            spaces.clear()
+        if len(body) < len(piece):
+            spaces.append(piece[len(body) :])
         if found:
             source.at = found.end()
-            return found.group(), space
+            return found.group(), "".join(spaces)
         if source.ended:
-            return "", space
-        if forget:
-            source.forget()
+            return "", "".join(spaces)
+        source.forget()
         yield None
 
 
 def word(source: GrowingText, ends: str, most: int = 256) -> Steps[str]:
     """Read up to one of some characters, or to the end; empty if that is further than `most`."""
-    start = source.at
+    start = looked = source.at
     while True:
-        for place in range(start, min(len(source.text), start + most)):
+        for place in range(looked, min(len(source.text), start + most)):
             if source.text[place] in ends:
                 source.at = place
                 return source.text[start:place]
+        looked = len(source.text)
         if len(source.text) >= start + most:
             return ""
         if source.ended:

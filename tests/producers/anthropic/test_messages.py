@@ -243,3 +243,15 @@ def test_a_stream_of_calls_has_a_block_for_each(types: Any, result: JobResult) -
     assert json.loads("".join(partial)) == message.content[2].input == {"x": "é"}
     assert (message.content[0].thinking, message.content[1].text) == ("Hm.", "Let me look.")
     assert message.stop_reason == events[-2]["delta"]["stop_reason"] == "tool_use"
+
+
+@pytest.mark.parametrize(
+    "written", ['{"x": NaN}', '{"x": 1e999}', '{"x": "\\ud800"}', '{"x": %s}' % ("9" * 5000)]
+)
+def test_arguments_that_no_json_can_hold_are_left_out(result: JobResult, written: str) -> None:
+    text = f'<tool_call>{{"name": "f", "arguments": {written}}}</tool_call>'
+    said = result.model_copy(update={"format": AnswerFormat(tools="hermes"), "text": text}).read()
+    (used,) = json.loads(json.dumps(message_body(said, "m"), allow_nan=False, ensure_ascii=False).encode())[
+        "content"
+    ]
+    assert (used["type"], used["name"], used["input"]) == ("tool_use", "f", {})

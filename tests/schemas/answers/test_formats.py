@@ -170,6 +170,8 @@ NO_CALLS = [
     ("pythonic", "[f(1, 2)]"),
     ("pythonic", "[f(x=g())"),
     ("pythonic", "[f(x={1: )]"),
+    ("pythonic", "[f(x='\\ud800')]"),
+    ("pythonic", f"[f(x={'[' * 70}{']' * 70})]"),
     ("mistral", "[TOOL_CALLS] nothing"),
     ("mistral", '[TOOL_CALLS] [{"nome": "a"}]'),
     ("mistral", "[TOOL_CALLS]a[ARGS] none"),

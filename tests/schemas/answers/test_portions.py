@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from headrace.schemas.answers import TOOL_FORMATS, AnswerFormat, AnswerParser, Arguments, Delta
+from headrace.schemas.answers import TOOL_FORMATS, AnswerFormat, AnswerParser, Arguments, Content, Delta
 from headrace.schemas.answers.parser import joined
 
 from .test_formats import NO_CALLS, ONE_CALL, SEVERAL
@@ -138,3 +138,10 @@ def test_reading_takes_time_in_proportion_to_the_text() -> None:
             parser.feed('<tool_call>{"name": "f", "arguments": ')
             parser.feed(text)
             parser.end()
+
+
+def test_white_space_is_looked_at_once() -> None:
+    # It would take minutes, and this test its time limit, if each portion looked at all that is held back.
+    parser, text = AnswerParser(AnswerFormat(tools="hermes")), "a" + " " * 400_000
+    portions = [parser.feed(text[at : at + 2]) for at in range(0, len(text), 2)]
+    assert flat([*portions, parser.end()]) == [Content(text)]
