@@ -10,7 +10,7 @@ import pytest
 
 from headrace.engine import Engine, EngineConfig, FinishReason, Request, SamplingParams
 from headrace.schemas.wire import WireJob
-from headrace.workers.engine_process.text import GrammarError, Grammars, Tokenizer, grammar_of
+from headrace.workers.engine_process.text import GrammarError, Grammars, Tokenizer, grammar, grammar_of
 from headrace.workers.engine_process.text.grammar import MOST_KEPT, lark_grammar, lark_json, lark_string
 from headrace.workers.models import resolve_model
 
@@ -155,13 +155,25 @@ def test_every_end_token_of_the_model_ends_an_answer_and_only_where_it_may_end(
         ({"structured_outputs": {"regex": "("}}, "regex"),
         ({"structured_outputs": {"grammar": 'start: "a" b'}}, 'unknown name: "b"'),
         ({"structured_outputs": {"json": WIDE}}, "Current row has"),
+        ({"response_format": schema({"$ref": "#"})}, "no text of this model's tokens follows it"),
     ],
 )
 def test_what_can_not_be_enforced_is_refused_by_its_keyword(fields, words, grammars: Grammars):
     with pytest.raises(GrammarError, match=re.escape(words)) as refused:
         grammars.follow(asked(**fields))
-    assert "\n" not in str(refused.value)
+    assert not re.search(r"\n|<|NoExt", str(refused.value))
     assert len(str(refused.value)) < 400
+
+
+def test_an_answer_that_takes_too_long_to_follow_is_given_up(
+    grammars: Grammars, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    ambiguous = asked(structured_outputs={"grammar": 'start: s\ns: s s | s s s | "a" | ""'})
+    follower, letters = grammars.follow(ambiguous), tokenizer.encode("a" * 20)
+    monkeypatch.setattr(grammar, "FOLLOW_S", 0.0)
+    monkeypatch.setattr(grammar, "FOLLOW_S_A_TOKEN", 1e-6)
+    with pytest.raises(GrammarError, match=r"took .* for \d+ tokens; make it less ambiguous"):
+        follower.take(letters)
 
 
 def test_strict_false_lets_a_keyword_go_unheeded(grammars: Grammars):

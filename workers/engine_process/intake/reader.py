@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from time import thread_time
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -28,6 +29,10 @@ from ..text.answer_format import AUTO, answer_format, reasoning_format, shown_by
 from ..text.call_grammar import ENFORCED, call_grammar, must_call
 from ..text.grammar import lark_grammar, lark_string
 from .bounds import bytes_a_token
+
+COMPILE_S = 2.0
+"""CPU time that compiling a grammar may take. Most take 0.01 s; those that take seconds, a `multipleOf` of a
+million, say, also take hundreds of megabytes."""
 
 LONGEST = 2000
 """Maximum length of an error's message, since templates quote their input."""
@@ -180,10 +185,16 @@ class Reader:
         at("grammar")
         self.load_grammars()
         assert self._grammars is not None
+        began, reason = thread_time(), None
         try:
             self._grammars.follow(grammar)
         except GrammarError as error:
-            raise _JobRefused(FailureCode.INVALID, f"{field}: {error}") from None
+            reason = str(error)
+        if reason is None and (took_s := thread_time() - began) > COMPILE_S:
+            # The engine process compiles it again, beside all answers.
+            reason = f"compiling it takes {took_s:.1f} s; at most {COMPILE_S:g} s are allowed"
+        if reason is not None:
+            raise _JobRefused(FailureCode.INVALID, f"{field}: {reason}")
         prepared.grammar = grammar
 
     def _call_grammar(self, prepared: Prepared, job: WireJob) -> str:

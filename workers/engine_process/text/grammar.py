@@ -13,6 +13,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
+from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,16 @@ _LIMITS = LLParserLimits(
     verbose_errors=False,  # which would quote the grammar and the text
 )
 
+FOLLOW_S, FOLLOW_S_A_TOKEN = 0.5, 0.005
+"""CPU time that following an answer may take, in all and for each of its tokens. Most masks take 0.02 ms; an
+ambiguous grammar within `_LIMITS` takes up to 150 ms, and every answer of the batch waits for that."""
+
 MOST_KEPT, MOST_KEPT_BYTES = 64, 2 * 1024 * 1024
 """How many compiled grammars are kept, and the size of their texts."""
 
 _LONGEST_REASON = 300
+
+_NO_TEXT = "no text of this model's tokens follows it"
 
 
 class GrammarError(ValueError):
@@ -102,6 +109,7 @@ class Follower:
 
     def __init__(self, matcher: LLMatcher, words: int) -> None:
         self._matcher, self._taken, self._words = matcher, 0, words
+        self._spent_s = 0.0
         self._mask: NDArray[np.int32] | None = None
         self._own = np.zeros(0, np.int32)
         self._address = self._bytes = 0
@@ -115,12 +123,14 @@ class Follower:
         """Follow these output tokens, which come next.
 
         Raises:
-            GrammarError: they don't continue the answer as the grammar allows.
+            GrammarError: they don't continue the answer as the grammar allows, or finding out takes too long.
         """
         for token_id in token_ids:
+            began = thread_time()
             if not self._matcher.consume_token(token_id):
                 raise GrammarError(_reason(self._matcher, f"token {token_id} doesn't follow the grammar"))
             self._taken += 1
+            self._spend(thread_time() - began)
 
     def forced(self) -> list[int]:
         """The tokens that come next in any case."""
@@ -132,6 +142,7 @@ class Follower:
         Raises:
             GrammarError: finding out takes more than the limits allow.
         """
+        began = thread_time()
         if mask is not self._mask:
             self._write_to(mask)
         self._matcher.unsafe_compute_mask_ptr(self._address, self._bytes)
@@ -139,6 +150,14 @@ class Follower:
             raise GrammarError(_reason(self._matcher, "the grammar can't be followed further"))
         if len(self._own):
             mask[:] = self._own[: len(mask)]
+        self._spend(thread_time() - began)
+
+    def _spend(self, taken_s: float) -> None:
+        self._spent_s += taken_s
+        if self._spent_s > FOLLOW_S + FOLLOW_S_A_TOKEN * self._taken:
+            raise GrammarError(
+                f"following it took {self._spent_s:.1f} s for {self._taken} tokens; make it less ambiguous"
+            )
 
     def _write_to(self, mask: NDArray[np.int32]) -> None:
         """Find the mask's address once: for every token, asking numpy would take as long as a mask does."""
@@ -197,7 +216,7 @@ class Grammars:
         first = np.zeros(self._words, np.int32)
         Follower(matcher, self._words).fill(first)
         if not first.any():
-            raise GrammarError("no text of this model's tokens follows it")
+            raise GrammarError(_NO_TEXT)
         further = Follower(matcher.deep_copy(), self._words)
         further.take(further.forced())
         further.fill(first)
@@ -221,7 +240,9 @@ def _tokenizer(serialized: str, vocab_size: int, eos_token_ids: list[int]) -> LL
 
 
 def _reason(matcher: LLMatcher, otherwise: str) -> str:
-    lines = (matcher.get_error() or otherwise).split("<state>")[0].splitlines()
+    lines = (matcher.get_error() or otherwise).split("<state>")[0].replace("<non-verbose/>", "").splitlines()
     # Lark's errors quote the line and point at the place, in lines of their own.
     reason = " ".join(" ".join(lines).split())
+    if reason == "NoExtensionBias":  # a schema that refers to nothing but itself, say
+        return _NO_TEXT
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"

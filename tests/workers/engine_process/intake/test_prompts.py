@@ -1,12 +1,14 @@
 """What a reader makes of a job's prompt, tools and log."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.schemas.events import chunk_payload
+from headrace.workers.engine_process.intake import reader as reader_module
 from headrace.workers.engine_process.intake.reader import Reader
 from headrace.workers.engine_process.prepared import Asked, Prepared
 from headrace.workers.engine_process.text import TextStream
@@ -58,6 +60,12 @@ def test_log_probabilities_are_read_from_a_log_as_they_were_written(tmp_path: Pa
     log = [chunk_payload(1, [""], [5], [entry]).encode()]
     (read_again,) = read(Reader(tokenizer), log, 1, logprobs=1).replay.logprobs
     assert json.loads(json.dumps(read_again)) == entry
+
+
+def test_a_grammar_that_takes_long_to_compile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader_module, "COMPILE_S", 0.0)
+    prepared = read(Reader(byte_level(tmp_path)), structured_outputs={"json": {"multipleOf": 997}})
+    assert re.match(r"structured_outputs: compiling it takes .* s; at most", prepared.error.message)
 
 
 def test_a_job_of_the_tokenizer_is_answered_by_reading_it(tmp_path: Path):
