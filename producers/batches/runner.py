@@ -76,7 +76,7 @@ class BatchRunner:
                 return
             if claimed is None:
                 return
-            if full:
+            if len(self._works) >= MOST_BATCHES:  # still: none has ended meanwhile
                 self._give_way(max(ours, key=lambda tenant: ours[tenant]))
             work = BatchWork(self._client, self._files, self._settings, holder, *claimed)
             task = asyncio.create_task(self._do(work, claimed[1]), name=f"headrace-{claimed[1]}")

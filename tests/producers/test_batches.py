@@ -160,6 +160,23 @@ async def test_a_tenants_batches_leave_room_for_anothers(
         await asyncio.gather(working, return_exceptions=True)
 
 
+async def test_none_gives_way_to_a_batch_if_room_was_made_while_it_was_taken(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "MOST_BATCHES", 2)
+    await desk.submit(request("line"), tenant="u")
+    taking = BatchRunner(desk.client, desk.files, desk.settings)
+    for _ in range(2):
+        ending = asyncio.create_task(asyncio.sleep(0))
+        taking._works[ending] = "t"
+        ending.add_done_callback(taking._works.pop)
+    await taking._take()
+    (task,) = taking._works
+    assert taking._works[task] == "u"
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def started(desk: Desk, batches: list[RequestBatch], count: int) -> bool:
     statuses = [(await desk.batch(batch)).status for batch in batches]
     return statuses.count(BatchStatus.IN_PROGRESS) == count
