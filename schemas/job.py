@@ -229,8 +229,16 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("must be a function whose name is 1 to 128 letters, digits or _ . -")
     if not isinstance(function.get("description", ""), str | None):
         raise ValueError("must have a string as its description")  # noqa: TRY004
-    if not isinstance(function.get("parameters", {}), dict | None):
+    parameters = function.get("parameters")
+    if not isinstance(parameters, dict | None):
         raise ValueError("must have a JSON Schema (an object) as its parameters")  # noqa: TRY004
+    properties, required = ((parameters or {}).get(each) for each in ("properties", "required"))
+    if not isinstance(properties, dict | None):
+        raise ValueError("must have an object as its parameters' properties")  # noqa: TRY004
+    if required is not None and not (
+        isinstance(required, list | tuple) and all(isinstance(each, str) for each in required)
+    ):
+        raise ValueError("must have a list of names as its parameters' required")
     if not isinstance(function.get("strict", False), bool | None):
         raise ValueError("must have true or false as strict")  # noqa: TRY004
     return tool

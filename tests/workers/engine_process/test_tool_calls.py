@@ -1,6 +1,7 @@
 """Conversations with tools, as OpenAI's clients send them, reach templates in the form that these take."""
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -69,7 +70,16 @@ def test_arguments_reach_a_template_in_the_form_it_takes(with_template, name, as
     assert sent == kept
 
 
-@pytest.mark.parametrize(("arguments", "shown"), [("", "{}"), ("{", '"{"'), ("[1]", '"[1]"'), ("7", '"7"')])
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        *[("", "{}"), ("{", '"{"'), ("[1]", '"[1]"'), ("7", '"7"')],
+        # What no text and no template can hold.
+        (r'{"x": "\ud800"}', json.dumps(r'{"x": "\ud800"}')),
+        ('{"x": ' + "[" * 200_000, json.dumps('{"x": ' + "[" * 200_000)),
+    ],
+    ids=range(6),
+)
 def test_arguments_that_are_no_object_stay_what_they_are(with_template, arguments, shown):
     assert f"[weather {shown}]" in with_template("tojson").render(conversation(arguments))
 

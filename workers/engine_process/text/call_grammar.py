@@ -155,9 +155,9 @@ class _Grammar:
     ) -> str:
         """The parameters in the schema's order; a value that isn't a string is JSON."""
         schema = function.get("parameters") or {}
-        required = schema.get("required", ())
+        required = schema.get("required") or ()
         parts = []
-        for place, (name, each) in enumerate(schema.get("properties", {}).items()):
+        for place, (name, each) in enumerate((schema.get("properties") or {}).items()):
             opened = head(name)
             opens = " ".join(
                 self._literal(piece) for piece in (opened if isinstance(opened, tuple) else (opened,))

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ....schemas.plain_json import check_json
+
 Messages = list[dict[str, Any]]
 
 _BLOCK = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
@@ -55,12 +57,12 @@ def _call(call: Any, written: Callable[[Any], Any]) -> Any:
 
 
 def _decoded(arguments: Any) -> Any:
-    """The arguments as an object, if they are one."""
+    """The arguments as an object, if they are one; a model may have written what is none, or no text."""
     if not isinstance(arguments, str):
         return arguments
     try:
-        found = json.loads(arguments or "{}")
-    except ValueError:
+        found = check_json(json.loads(arguments or "{}"))
+    except (ValueError, RecursionError):
         return arguments
     return found if isinstance(found, dict) else arguments
 
