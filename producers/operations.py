@@ -155,8 +155,12 @@ class Operations:
         self, jobs: Sequence[Job | HeadraceError], job_id: str | None = None, *, retry_of: str = ""
     ) -> Steps[list[str | HeadraceError | AliasFound]]:
         """Enqueue jobs in one pipeline, but none that asks for an alias; return what became of each."""
-        wanted = {job.model for job in jobs if isinstance(job, Job)}
-        known = yield from self._known_models(wanted - self._aliases)
+        wanted = {
+            job.model
+            for job in jobs
+            if isinstance(job, Job) and (_is_chosen(job) or job.model not in self._aliases)
+        }
+        known = yield from self._known_models(wanted)
         prepare = partial(self._prepare_all, jobs, known, job_id, retry_of)
         prepared = (yield Compute(prepare)) if any(map(_is_large, jobs)) else prepare()
         calls = [call for call in prepared if isinstance(call, Call)]
@@ -177,7 +181,7 @@ class Operations:
             call = self._call(job, job_id, retry_of)
             if not self._check_model or job.model in known:
                 return call
-            if isinstance(job, WireJob) and job.chosen:
+            if _is_chosen(job):
                 return UnknownModel(job.model, known)
             return AliasFound()  # unless it is an unknown model
         except HeadraceError as refusal:
@@ -188,9 +192,10 @@ class Operations:
     def _enqueue_routed(self, jobs: Sequence[Job]) -> Steps[list[str | HeadraceError]]:
         """Enqueue jobs, each for the model that its alias leads to."""
         routed = yield from routed_models(self, [ModelRequest.by(job) for job in jobs])
+        asked = {job.model for job in jobs}
         aliases = {job.model for job, each in zip(jobs, routed, strict=True) if job.model != each.model}
         # Forgotten now and then, so that they are bounded; learning them again costs a round trip.
-        known = self._aliases | aliases
+        known = (self._aliases - asked) | aliases
         self._aliases = known if len(known) <= MOST_ALIASES else frozenset(aliases)
         sent = [WireJob.of(job).sent_to(each.model) for job, each in zip(jobs, routed, strict=True)]
         found = yield from self.enqueue_named(sent)
@@ -303,6 +308,11 @@ def _jobs(items: Iterable[object]) -> Iterator[Job | HeadraceError]:
         ended = HeadraceError(f"there are no more jobs: the iterable raised {type(error).__name__}")
         ended.__cause__ = error
         yield ended
+
+
+def _is_chosen(job: Job) -> bool:
+    """Whether the job's model was chosen for it, so that its name is no alias's."""
+    return isinstance(job, WireJob) and job.chosen
 
 
 def _is_large(job: Job | HeadraceError) -> bool:

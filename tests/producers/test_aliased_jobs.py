@@ -61,6 +61,17 @@ def test_an_alias_hides_a_model_of_its_name_until_it_is_dropped(
     assert not list(redis.scan_iter("*:alias"))
 
 
+def test_a_model_may_take_the_name_of_an_alias_that_was_dropped(
+    client: Client, redis: Redis, chat: str
+) -> None:
+    client.enqueue("x", model=chat)
+    client.admin.drop_route(chat)
+    redis.hset(keys.models(), chat, json.dumps({"id": chat, "context_tokens": 4096}))
+    job = client.enqueue("x", model=chat)
+    assert models([job]) == [chat]
+    job.cancel()
+
+
 def test_a_user_keeps_a_model_and_a_key_finds_its_job_again(
     client: Client, redis: Redis, worker: ScriptedWorker, chat: str
 ) -> None:
