@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import structlog
 
 from ...engine import EngineProtocol, FinishReason, Progress, RequestError
-from ...schemas.events import FailureCode, FinishReasonName, JobState
+from ...schemas.events import FailureCode, FinishReasonName, JobState, PromptLogprob
 from ...schemas.scripts import Advance, AdvanceStatus, ReleaseReason
 from ..metrics import Metrics
 from .estimates import Estimates
@@ -180,7 +180,9 @@ class Roster:
         running.cached_tokens = progress.cached_tokens or running.cached_tokens
         logprobs = wire_logprobs(self.tokenizer, progress.logprobs) if progress.logprobs else []
         if progress.prompt_logprobs and running.prompt_logprobs is not None:
-            running.prompt_logprobs += wire_logprobs(self.tokenizer, progress.prompt_logprobs)
+            # Checked here, a step's at a time: all together, with the result, they would hold the engine up.
+            entries = wire_logprobs(self.tokenizer, progress.prompt_logprobs)
+            running.prompt_logprobs += map(PromptLogprob.model_validate, entries)
         if progress.finish_reason is FinishReason.ERROR:
             self.fail(running, FailureCode.ENGINE, progress.error)
             return

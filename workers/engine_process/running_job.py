@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...engine import TokenLogprobs
-from ...schemas.events import End, FinishReasonName, JobError, JobState, Output, Usage, chunk_payload
+from ...schemas.events import (
+    End,
+    FinishReasonName,
+    JobError,
+    JobState,
+    Output,
+    PromptLogprob,
+    Usage,
+    chunk_payload,
+)
 from ...schemas.job import JobClass
 from ...schemas.keys import Tag
 from ...schemas.scripts import ClaimedJob, Segment
@@ -81,7 +90,7 @@ class RunningJob:
     told: Told | None = None
     embedding: list[float] | None = None
     ended_by_text: bool = False
-    prompt_logprobs: list[dict[str, Any]] | None = None
+    prompt_logprobs: list[PromptLogprob] | None = None
     answer_format: dict[str, Any] | None = None
 
     @classmethod
@@ -213,11 +222,10 @@ class RunningJob:
         )
 
 
-def first_of_prompt(tokenizer: TokenText, token_id: int) -> dict[str, Any]:
+def first_of_prompt(tokenizer: TokenText, token_id: int) -> PromptLogprob:
     """The entry of a prompt's first token, which has no log-probability."""
     token, digits = _spelt(tokenizer.token_bytes(token_id))
-    wire: dict[str, Any] = {"token_id": token_id, "token": token}
-    return wire if digits is None else wire | {"hex": digits}
+    return PromptLogprob(token_id=token_id, token=token, hex=digits)
 
 
 def wire_logprobs(tokenizer: TokenText, entries: list[TokenLogprobs]) -> list[dict[str, Any]]:
