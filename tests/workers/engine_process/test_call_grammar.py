@@ -121,15 +121,3 @@ def test_a_strict_function_whose_schema_can_not_be_enforced_is_refused(tmp_path:
         error = reader.read(Asked("j", job.to_wire().encode(), 9000)).error
         assert (error is not None) is strict
         assert error is None or "uniqueItems" in error.message
-
-
-@pytest.mark.parametrize("odd", [{"properties": []}, {"properties": {"x": {}}, "required": 5}])
-@pytest.mark.parametrize("tools", ["qwen3_coder", "glm"])
-def test_parameters_that_are_no_schema_are_refused_by_the_function(tmp_path: Path, tools: str, odd) -> None:
-    _, reader = reader_of(tmp_path, tools, "none", tokens=False)
-    function = {"type": "function", "function": {"name": "f", "parameters": odd}}
-    job = WireJob.make(model="m", messages=USER, tools=[function], tool_choice="required")
-    prepared = reader.read(Asked("j", job.to_wire().encode(), 9000))
-    assert prepared.error is not None
-    assert prepared.error.message.startswith("tools: the parameters of f need ")
-    assert not prepared.trace

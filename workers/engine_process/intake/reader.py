@@ -209,10 +209,7 @@ class Reader:
             token_id = self._tokenizer.added_token(marker)
             return lark_string(marker) if token_id is None else f"<[{token_id}]>"
 
-        try:
-            return call_grammar(job, AnswerFormat.model_validate(prepared.answer_format), literal)
-        except GrammarError as error:
-            raise _JobRefused(FailureCode.INVALID, f"tools: {error}") from None
+        return call_grammar(job, AnswerFormat.model_validate(prepared.answer_format), literal)
 
     def _told(self, wanted: TokenizerTask, token_ids: list[int]) -> Told:
         if wanted.kind == "count":

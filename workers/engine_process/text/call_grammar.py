@@ -12,7 +12,7 @@ from typing import Any
 from ....schemas.answers import AnswerFormat, deepseek, glm, harmony, hermes, mistral, qwen
 from ....schemas.answers.reasoning import PAIRS
 from ....schemas.wire import WireJob
-from .grammar import GrammarError, lark_json, lark_string
+from .grammar import lark_json, lark_string
 
 _TEXT = r"/(?s:.*)/"
 
@@ -155,13 +155,9 @@ class _Grammar:
     ) -> str:
         """The parameters in the schema's order; a value that isn't a string is JSON."""
         schema = function.get("parameters") or {}
-        properties, required = schema.get("properties") or {}, schema.get("required") or []
-        if not isinstance(properties, Mapping) or not isinstance(required, list):
-            raise GrammarError(
-                f"the parameters of {function['name']} need an object as properties and a list as required"
-            )
+        required = schema.get("required") or ()
         parts = []
-        for place, (name, each) in enumerate(properties.items()):
+        for place, (name, each) in enumerate((schema.get("properties") or {}).items()):
             opened = head(name)
             opens = " ".join(
                 self._literal(piece) for piece in (opened if isinstance(opened, tuple) else (opened,))
@@ -202,9 +198,6 @@ def call_grammar(job: WireJob, answer_format: AnswerFormat, literal: Callable[[s
         job: which tools there are, and which must be called.
         answer_format: how the answer is read; its calls are in one of the formats in `ENFORCED`.
         literal: how Lark writes a marker: as a token of its own, `<[7]>`, or as a string.
-
-    Raises:
-        GrammarError: a function's parameters aren't those of a JSON schema.
     """
     functions: list[Function] = [tool.get("function", tool) for tool in job.tools or ()]
     named = job.tool_choice if isinstance(job.tool_choice, Mapping) else None
