@@ -29,6 +29,9 @@ UNWANTED = ("*/*.safetensors", "*/*.json", "consolidated*")
 EVERY_S = 5.0
 """How often progress is reported."""
 
+LOOK_S = 0.2
+"""How often it is looked at, so that what a short try brought is seen before it is dropped."""
+
 TRIES = 20
 """How many times a download that breaks off is continued at most."""
 
@@ -102,7 +105,7 @@ def download(
     if files is not None:
         _refuse_without_space(files)
     for tried in range(TRIES):
-        before = files.progress().done_bytes if files else 0
+        before = files.begin() if files else 0
         try:
             with _without_bars():
                 return _fetch(model, files, report, every_s)
@@ -119,8 +122,8 @@ class _Files:
     """A model's files as the Hub lists them, and how many of their bytes are in the cache.
 
     Attributes:
-        most_bytes: the most that have been there at once: what of a file has arrived is dropped when its
-            download fails.
+        most_bytes: the most that have been there at once in this try: what of a file has arrived is dropped
+            when its download fails.
     """
 
     def __init__(self, model: str, sizes: dict[str, tuple[str, int]]) -> None:
@@ -131,6 +134,11 @@ class _Files:
         self._blobs = self.cache / f"models--{model.replace('/', '--')}" / "blobs"
         self._since = time.time() - 1.0  # file systems keep times coarsely
         self.most_bytes = 0
+
+    def begin(self) -> int:
+        """Begin a try; return how many bytes are there."""
+        self.most_bytes = 0
+        return self.progress().done_bytes
 
     def progress(self) -> DownloadProgress:
         """What is there now."""
@@ -208,11 +216,11 @@ def _fetch(
         fetched = pool.submit(
             snapshot_download, model, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
         )
-        said = files and files.progress()
-        while not wait([fetched], every_s).done:
-            if files and (now := files.progress()) != said:
+        said, due = files and files.progress(), time.monotonic() + every_s
+        while not wait([fetched], min(every_s, LOOK_S)).done:
+            if files and (now := files.progress()) != said and time.monotonic() >= due:
                 report(now)
-                said = now
+                said, due = now, time.monotonic() + every_s
         folder = Path(fetched.result())
         if files and (now := files.progress()) != said:
             report(now)

@@ -1,6 +1,7 @@
 """Downloads a model by its Hub name: a line of JSON for each report, and one for the end."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -19,6 +20,6 @@ def _report(progress: DownloadProgress) -> None:
 
 if __name__ == "__main__":
     try:
-        _say(folder=str(download(sys.argv[1], _report, every_s=0.02)))
+        _say(folder=str(download(sys.argv[1], _report, every_s=float(os.environ.get("EVERY_S", "0.02")))))
     except ModelError as error:
         _say(error=str(error))

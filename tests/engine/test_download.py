@@ -90,6 +90,13 @@ def test_a_connection_that_breaks_off_is_continued_where_it_was(downloading, hub
     assert [start for name, start in hub.sent if name == SHARDS[1]] == [0, 10 << 20]
 
 
+def test_a_download_goes_on_after_a_try_that_brought_something_between_two_reports(downloading, hub):
+    hub.breaks = {SHARDS[1]: 6}  # the client itself gives up after as many
+    with downloading(EVERY_S="90") as process:
+        folder = Path(last(process)["folder"])
+    assert (folder / SHARDS[1]).read_bytes() == FILES[SHARDS[1]]
+
+
 def test_a_gated_model_says_where_to_accept_its_terms(downloading, hub):
     hub.gated = frozenset({MODEL})
     with downloading(HF_TOKEN="hf_secret") as process:
