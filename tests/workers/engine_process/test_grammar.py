@@ -202,11 +202,15 @@ def test_a_worker_can_give_a_lark_grammar_of_its_own(
     jsonschema.validate(json.loads(text.removeprefix("<call>")), PERSON)
 
 
-def test_compiled_grammars_are_kept_within_bounds(grammars: Grammars):
+def test_compiled_grammars_are_kept_within_bounds(grammars: Grammars, monkeypatch: pytest.MonkeyPatch):
     for number in range(2 * MOST_KEPT):
         grammars.follow(asked(structured_outputs={"choice": [f"c{number}"]}))
     assert len(grammars._kept) == MOST_KEPT
     assert grammars._kept_bytes == sum(map(len, grammars._kept))
+    monkeypatch.setattr(grammar, "MOST_KEPT_S", grammars._kept_s / 2)
+    grammars.follow(asked(structured_outputs={"choice": ["one more"]}))
+    assert len(grammars._kept) < MOST_KEPT
+    assert grammars._kept_s == pytest.approx(sum(took_s for _, took_s in grammars._kept.values()))
 
 
 def test_a_tokenizer_may_name_more_or_fewer_tokens_than_the_model_has(tmp_path):

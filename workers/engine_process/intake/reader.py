@@ -30,7 +30,7 @@ from ..text.call_grammar import ENFORCED, call_grammar, must_call
 from ..text.grammar import lark_grammar, lark_string
 from .bounds import bytes_a_token
 
-COMPILE_S = 2.0
+COMPILE_S = 1.0
 """CPU time that compiling a grammar may take. Most take 0.01 s; those that take seconds, a `multipleOf` of a
 million, say, also take hundreds of megabytes."""
 

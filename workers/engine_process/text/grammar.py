@@ -40,8 +40,9 @@ FOLLOW_S, FOLLOW_S_A_TOKEN = 0.5, 0.005
 """CPU time that following an answer may take, in all and for each of its tokens. Most masks take 0.02 ms; an
 ambiguous grammar within `_LIMITS` takes up to 150 ms, and every answer of the batch waits for that."""
 
-MOST_KEPT, MOST_KEPT_BYTES = 64, 2 * 1024 * 1024
-"""How many compiled grammars are kept, and the size of their texts."""
+MOST_KEPT, MOST_KEPT_BYTES, MOST_KEPT_S = 64, 2 * 1024 * 1024, 5.0
+"""How many compiled grammars are kept, the size of their texts, and the CPU time that compiling them took:
+what they hold grows with it, by up to 100 MB a second."""
 
 _LONGEST_REASON = 300
 
@@ -147,7 +148,8 @@ class Follower:
             self._write_to(mask)
         self._matcher.unsafe_compute_mask_ptr(self._address, self._bytes)
         if self._matcher.is_error():
-            raise GrammarError(_reason(self._matcher, "the grammar can't be followed further"))
+            why = _reason(self._matcher, "it allows no token")
+            raise GrammarError(f"the answer's grammar can't be followed: {why}")
         if len(self._own):
             mask[:] = self._own[: len(mask)]
         self._spend(thread_time() - began)
@@ -155,9 +157,8 @@ class Follower:
     def _spend(self, taken_s: float) -> None:
         self._spent_s += taken_s
         if self._spent_s > FOLLOW_S + FOLLOW_S_A_TOKEN * self._taken:
-            raise GrammarError(
-                f"following it took {self._spent_s:.1f} s for {self._taken} tokens; make it less ambiguous"
-            )
+            took = f"{self._spent_s:.1f} s for {self._taken} tokens"
+            raise GrammarError(f"following the answer's grammar took {took}; make it less ambiguous")
 
     def _write_to(self, mask: NDArray[np.int32]) -> None:
         """Find the mask's address once: for every token, asking numpy would take as long as a mask does."""
@@ -186,8 +187,8 @@ class Grammars:
             return
         self._words = -(-self._tokenizer.vocab_size // 32)
         self._lock = Lock()
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._kept_bytes = 0
+        self._kept: OrderedDict[str, tuple[LLMatcher, float]] = OrderedDict()
+        self._kept_bytes, self._kept_s = 0, 0.0
 
     def follow(self, grammar: str, token_ids: Sequence[int] = ()) -> Follower:
         """A follower of an answer that has begun with these tokens.
@@ -206,7 +207,8 @@ class Grammars:
             kept = self._kept.get(grammar)
             if kept is not None:
                 self._kept.move_to_end(grammar)
-                return kept.deep_copy()
+                return kept[0].deep_copy()
+        began = thread_time()
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(_reason(matcher, "it can't be compiled"))
@@ -222,10 +224,17 @@ class Grammars:
         further.fill(first)
         with self._lock:
             if grammar not in self._kept:
-                self._kept[grammar] = matcher
+                self._kept[grammar] = matcher, (took_s := thread_time() - began)
                 self._kept_bytes += len(grammar)
-            while len(self._kept) > MOST_KEPT or self._kept_bytes > MOST_KEPT_BYTES:
-                self._kept_bytes -= len(self._kept.popitem(last=False)[0])
+                self._kept_s += took_s
+            while self._kept and (
+                len(self._kept) > MOST_KEPT
+                or self._kept_bytes > MOST_KEPT_BYTES
+                or self._kept_s > MOST_KEPT_S
+            ):
+                oldest, (_, its_s) = self._kept.popitem(last=False)
+                self._kept_bytes -= len(oldest)
+                self._kept_s -= its_s
         return matcher.deep_copy()
 
 
