@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import groupby
 
 from . import deepseek, gemma, glm, harmony, hermes, llama, mistral, pythonic, qwen
 from .deltas import Arguments, CallBegin, Content, Delta, Reasoning
@@ -73,7 +74,7 @@ class AnswerParser:
             if delta is None:
                 break
             deltas.append(delta)
-        return joined(deltas)
+        return deltas if len(deltas) < 2 else joined(deltas)
 
 
 def _answer(source: GrowingText, answer_format: AnswerFormat) -> Steps[None]:
@@ -92,18 +93,20 @@ def _answer(source: GrowingText, answer_format: AnswerFormat) -> Steps[None]:
 def joined(deltas: Iterable[Delta]) -> list[Delta]:
     """The same with neighbours of one kind joined."""
     found: list[Delta] = []
-    for delta in deltas:
-        last = found[-1] if found else None
-        match last, delta:
-            case Content(before), Content(text):
-                found[-1] = Content(before + text)
-            case Reasoning(before), Reasoning(text):
-                found[-1] = Reasoning(before + text)
-            case Arguments(index, before), Arguments(same, text) if index == same:
-                found[-1] = Arguments(index, before + text)
-            case _:
-                found.append(delta)
+    for (kind, index), some in groupby(deltas, _kind):
+        if kind is CallBegin:
+            found.extend(some)
+            continue
+        text = "".join(delta.text for delta in some if not isinstance(delta, CallBegin))
+        if kind is Arguments:
+            found.append(Arguments(index, text))
+        else:
+            found.append(Content(text) if kind is Content else Reasoning(text))
     return found
+
+
+def _kind(delta: Delta) -> tuple[type[Delta], int]:
+    return type(delta), delta.index if isinstance(delta, CallBegin | Arguments) else 0
 
 
 @dataclass(frozen=True, slots=True)

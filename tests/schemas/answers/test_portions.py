@@ -6,8 +6,15 @@ from itertools import pairwise
 
 import pytest
 
-from headrace.schemas.answers import TOOL_FORMATS, AnswerFormat, AnswerParser, Arguments, Content, Delta
-from headrace.schemas.answers.parser import joined
+from headrace.schemas.answers import (
+    TOOL_FORMATS,
+    AnswerFormat,
+    AnswerParser,
+    Arguments,
+    Content,
+    Delta,
+)
+from headrace.schemas.answers.parser import joined, parse
 
 from .test_formats import NO_CALLS, ONE_CALL, SEVERAL
 
@@ -145,3 +152,9 @@ def test_white_space_is_looked_at_once() -> None:
     parser, text = AnswerParser(AnswerFormat(tools="hermes")), "a" + " " * 400_000
     portions = [parser.feed(text[at : at + 2]) for at in range(0, len(text), 2)]
     assert flat([*portions, parser.end()]) == [Content(text)]
+
+
+def test_an_answer_of_many_pieces_is_put_together_once() -> None:
+    # It too would take minutes if each piece were added to all before.
+    text = "<tool_call>" * 1_000_000
+    assert parse(AnswerFormat(tools="hermes"), text).content == text
