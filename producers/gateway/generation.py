@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ...schemas.errors import HeadraceError
 from ...schemas.events import Chunk, JobResult
@@ -19,6 +19,7 @@ from ...schemas.keys import tag_of
 from ...schemas.wire import WireJob
 from ..async_client import AsyncJobHandle, new_result, ready_chunks
 from .aliases import HEADER, enqueue_routed
+from .answers import answer_of
 from .auth import Access
 from .bodies import aside
 from .errors import Refusal
@@ -107,7 +108,7 @@ class Generation:
     async def answer(self, request: Request, body: Callable[[list[JobResult]], dict[str, Any]]) -> Response:
         """The whole answer."""
         try:
-            return JSONResponse(body(await self.results(request)))
+            return await answer_of(await self.results(request), body)
         except ClientGone:
             return Response(status_code=499)
 
