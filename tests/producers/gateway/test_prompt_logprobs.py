@@ -130,3 +130,14 @@ def test_a_chat_gives_them_by_id_as_vllm_does(http):
     assert first is None
     assert len(rest) == answer["usage"]["prompt_tokens"] - 1
     assert all(1 in {each["rank"] for each in place.values()} for place in rest)
+
+
+def test_a_job_over_http_shows_them_only_if_it_asked(http, jobs: Client):
+    for asked in ({"prompt_logprobs": 1}, {}):
+        job = http.post("/v1/jobs", json={"model": "demo", "prompt": PROMPT, "max_tokens": 1, **asked}).json()
+        known = jobs.job(job["id"]).result(timeout_s=60)
+        result = http.get(f"/v1/jobs/{job['id']}").json()["result"]
+        assert ("prompt_logprobs" in result) is bool(asked)
+        if asked:
+            shown = [PromptLogprob.model_validate(entry) for entry in result["prompt_logprobs"]]
+            assert tuple(shown) == known.prompt_logprobs
