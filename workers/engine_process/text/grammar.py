@@ -13,7 +13,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
-from time import thread_time
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,10 @@ _LIMITS = LLParserLimits(
 FOLLOW_S, FOLLOW_S_A_TOKEN = 0.5, 0.005
 """CPU time that following an answer may take, in all and for each of its tokens. Most masks take 0.02 ms; an
 ambiguous grammar within `_LIMITS` takes up to 150 ms, and every answer of the batch waits for that."""
+
+SLOW_S = 0.001
+"""From the first mask or token on that takes longer, an answer's CPU time is counted. To ask for it each time
+would take as long as most masks do."""
 
 MOST_KEPT, MOST_KEPT_BYTES, MOST_KEPT_S = 64, 2 * 1024 * 1024, 5.0
 """How many compiled grammars are kept, the size of their texts, and the CPU time that compiling them took:
@@ -110,7 +114,7 @@ class Follower:
 
     def __init__(self, matcher: LLMatcher, words: int) -> None:
         self._matcher, self._taken, self._words = matcher, 0, words
-        self._spent_s = 0.0
+        self._clock, self._spent_s = perf_counter, 0.0
         self._mask: NDArray[np.int32] | None = None
         self._own = np.zeros(0, np.int32)
         self._address = self._bytes = 0
@@ -127,11 +131,11 @@ class Follower:
             GrammarError: they don't continue the answer as the grammar allows, or finding out takes too long.
         """
         for token_id in token_ids:
-            began = thread_time()
+            began = self._clock()
             if not self._matcher.consume_token(token_id):
                 raise GrammarError(_reason(self._matcher, f"token {token_id} doesn't follow the grammar"))
             self._taken += 1
-            self._spend(thread_time() - began)
+            self._spend(began)
 
     def forced(self) -> list[int]:
         """The tokens that come next in any case."""
@@ -143,7 +147,7 @@ class Follower:
         Raises:
             GrammarError: finding out takes more than the limits allow.
         """
-        began = thread_time()
+        began = self._clock()
         if mask is not self._mask:
             self._write_to(mask)
         self._matcher.unsafe_compute_mask_ptr(self._address, self._bytes)
@@ -152,9 +156,14 @@ class Follower:
             raise GrammarError(f"the answer's grammar can't be followed: {why}")
         if len(self._own):
             mask[:] = self._own[: len(mask)]
-        self._spend(thread_time() - began)
+        self._spend(began)
 
-    def _spend(self, taken_s: float) -> None:
+    def _spend(self, began: float) -> None:
+        taken_s = self._clock() - began
+        if self._clock is perf_counter:
+            if taken_s > SLOW_S:
+                self._clock = thread_time
+            return
         self._spent_s += taken_s
         if self._spent_s > FOLLOW_S + FOLLOW_S_A_TOKEN * self._taken:
             took = f"{self._spent_s:.1f} s for {self._taken} tokens"
