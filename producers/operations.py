@@ -11,9 +11,10 @@ from typing import Any
 
 from ..schemas import ids, keys
 from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobNotFound, UnknownModel
-from ..schemas.events import JobStatus, Record, intact
+from ..schemas.events import JobStatus
 from ..schemas.job import Job
 from ..schemas.keys import Tag
+from ..schemas.record import Record, intact
 from ..schemas.redis.connection import check_version
 from ..schemas.routes import MOST_ALIASES
 from ..schemas.scripts import Call, CancelStatus, cancel, enqueue

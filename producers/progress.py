@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import JobNotFound
-from ..schemas.events import JobState, intact
+from ..schemas.events import JobState
+from ..schemas.record import intact
 from .steps import Read, Steps
 
 if TYPE_CHECKING:

@@ -24,19 +24,9 @@ from ..schemas.errors import (
     ResultTimeout,
     StreamReset,
 )
-from ..schemas.events import (
-    DAMAGE,
-    Chunk,
-    End,
-    Event,
-    JobError,
-    JobResult,
-    JobState,
-    Record,
-    intact,
-    parse_event,
-)
+from ..schemas.events import Chunk, End, Event, JobError, JobResult, JobState, parse_event
 from ..schemas.keys import Tag
+from ..schemas.record import DAMAGE, Record, intact
 from .mailbox import Listening, Mailbox, S, Signal
 from .operations import Operations
 from .steps import Listen, Read, Steps, check_seconds

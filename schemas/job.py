@@ -25,6 +25,7 @@ from .keys import is_model_name
 from .plain_json import check_json
 from .redaction import shown_in_error, shown_name
 from .response_format import OptionalResponseFormat, OptionalStructuredOutputs
+from .tools import MAX_TOOLS, Tool, ToolChoice, function_name
 from .webhooks.signing import check_secret
 from .webhooks.target import Refused, check_url
 from .wording import did_you_mean, in_words
@@ -36,8 +37,6 @@ SCHEMA_VERSION = 1
 MAX_SEED = 2**63 - 1
 
 MAX_MESSAGES = 10_000
-
-MAX_TOOLS = 512
 
 MAX_LOGIT_BIASES = 1024
 
@@ -213,62 +212,6 @@ def _says_otherwise(extra: Mapping[str, Any] | None) -> bool:
     )
 
 
-_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-
-
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    """Check that a tool is a function, in OpenAI's wrapping or, as some templates show it, without."""
-    check_json(tool)
-    if tool.get("type", "function") != "function":
-        raise ValueError(f"is of type {shown_name(str(tool['type']))!r}; only functions can be called")
-    function = tool.get("function", tool)
-    if not isinstance(function, dict):
-        raise ValueError("must have an object under 'function'")  # noqa: TRY004
-    name = function.get("name")
-    if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
-        raise ValueError("must be a function whose name is 1 to 128 letters, digits or _ . -")
-    if not isinstance(function.get("description", ""), str | None):
-        raise ValueError("must have a string as its description")  # noqa: TRY004
-    parameters = function.get("parameters")
-    if not isinstance(parameters, dict | None):
-        raise ValueError("must have a JSON Schema (an object) as its parameters")  # noqa: TRY004
-    properties, required = ((parameters or {}).get(each) for each in ("properties", "required"))
-    if not isinstance(properties, dict | None):
-        raise ValueError("must have an object as its parameters' properties")  # noqa: TRY004
-    if required is not None and not (
-        isinstance(required, list | tuple) and all(isinstance(each, str) for each in required)
-    ):
-        raise ValueError("must have a list of names as its parameters' required")
-    if not isinstance(function.get("strict", False), bool | None):
-        raise ValueError("must have true or false as strict")  # noqa: TRY004
-    return tool
-
-
-def function_name(tool: Mapping[str, Any]) -> str:
-    """The name of a tool's function."""
-    name: str = tool.get("function", tool)["name"]
-    return name
-
-
-_CHOICES = ("none", "auto", "required")
-
-
-def _tool_choice(choice: object) -> object:
-    """Check a choice: a word, or the function that is to be called."""
-    if isinstance(choice, str):
-        if choice in _CHOICES:
-            return choice
-    elif isinstance(choice, Mapping) and choice.get("type") == "function":
-        function = choice.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if isinstance(name, str) and len(choice) == 2 and len(function or {}) == 1:
-            return {"type": "function", "function": {"name": name}}
-    raise ValueError(
-        f"must be one of {', '.join(_CHOICES)}, or "
-        '{"type": "function", "function": {"name": …}} with the name of a tool'
-    )
-
-
 def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -325,11 +268,8 @@ class Job(_Wire):
     prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     prompt_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)] | None = None
-    tools: (
-        Annotated[tuple[Annotated[dict[str, Any], AfterValidator(_tool)], ...], Field(max_length=MAX_TOOLS)]
-        | None
-    ) = None
-    tool_choice: Annotated[str | dict[str, Any], BeforeValidator(_tool_choice)] | None = None
+    tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 

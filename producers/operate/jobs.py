@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict
 
 from ...schemas.errors import BadSetting
-from ...schemas.events import JobState, JobStatus, Record
+from ...schemas.events import JobState, JobStatus
 from ...schemas.keys import Tag
+from ...schemas.record import Record
 from ..operations import Operations
 from ..steps import Read, ServerInfo, Steps, check_seconds
 from .chosen import Chosen, tags_of

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ...schemas.events import intact
 from ...schemas.keys import tag_of
+from ...schemas.record import intact
 from ..operations import Operations
 from ..steps import Read, Steps, Write
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 import pytest
 from redis import Redis
 
-from headrace.schemas.events import Chunk, End, JobState, Output, Record, chunk_payload, parse_event
+from headrace.schemas.events import Chunk, End, JobState, Output, chunk_payload, parse_event
 from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag
+from headrace.schemas.record import Record
 from headrace.schemas.scripts import (
     Advance,
     Call,

@@ -32,7 +32,8 @@ from ...schemas.errors import (
     QueueFull,
     RateLimited,
 )
-from ...schemas.events import JobState, Record
+from ...schemas.events import JobState
+from ...schemas.record import Record
 from .message import FOLLOWERS, NAME, TaskMessage
 
 OUTCOME = "headrace_outcome"

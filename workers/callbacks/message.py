@@ -19,7 +19,7 @@ from redis import Redis
 from ...schemas import keys
 from ...schemas.celery_task import is_signed, read_headers, task_job_id
 from ...schemas.errors import InvalidJob
-from ...schemas.events import Record
+from ...schemas.record import Record
 from ...schemas.redis.connection import broker_errors
 from ...schemas.wire import WireJob
 

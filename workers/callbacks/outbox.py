@@ -12,8 +12,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from ...schemas.events import Record
 from ...schemas.keys import RELAY_GROUP, Tag
+from ...schemas.record import Record
 from ...schemas.redis.connection import broker_errors
 from ...schemas.scripts import drop_entry, run
 

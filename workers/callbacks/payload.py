@@ -6,8 +6,9 @@ from typing import Any
 
 import structlog
 
-from ...schemas.events import JobState, Record
+from ...schemas.events import JobState
 from ...schemas.job import Job, WebhookEvent
+from ...schemas.record import Record
 from ...schemas.webhooks.openai_events import RESPONSE, event_body, event_id, response_event
 
 MAX_BODY_BYTES = 256 * 1024

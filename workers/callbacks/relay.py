@@ -19,10 +19,10 @@ from celery import Celery
 from redis import Redis
 
 from ...schemas.errors import BrokerUnavailable, InvalidJob
-from ...schemas.events import Record
 from ...schemas.job import SCHEMA_VERSION, WebhookEvent
 from ...schemas.keys import Tag
 from ...schemas.presence import has_name
+from ...schemas.record import Record
 from ...schemas.redaction import shown_name
 from ...schemas.scripts import accept_delivery, run
 from ...schemas.webhooks.delivery import delivery_id

@@ -8,7 +8,8 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from headrace import InvalidJob, Job
-from headrace.schemas.events import JobState, Record
+from headrace.schemas.events import JobState
+from headrace.schemas.record import Record
 from headrace.schemas.wire import WireJob
 from headrace.workers.callbacks.completion import _outcome
 from headrace.workers.callbacks.relay import Relay

@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate
-from headrace.schemas.events import Record
+from headrace.schemas.record import Record
 from headrace.schemas.settings.celery import CelerySettings
 from headrace.workers.callbacks.completion import NotCompleted, TaskMessage, complete, note_started
 

@@ -23,8 +23,8 @@ from headrace import InvalidJob, JobFailed, QueueFull
 from headrace.producers.celery.app import make_app
 from headrace.producers.celery.task import generate
 from headrace.schemas import keys
-from headrace.schemas.events import Record
 from headrace.schemas.keys import Tag
+from headrace.schemas.record import Record
 from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import ClaimRequest, claim, purge, run, upkeep
 from headrace.schemas.settings.celery import CelerySettings

@@ -13,8 +13,9 @@ from openai import InvalidWebhookSignatureError
 from standardwebhooks import WebhookVerificationError
 
 from headrace.schemas import keys
-from headrace.schemas.events import Output, Record, Usage
+from headrace.schemas.events import Output, Usage
 from headrace.schemas.job import Job, WebhookEvent
+from headrace.schemas.record import Record
 from headrace.schemas.webhooks.openai_events import event_body
 from headrace.schemas.webhooks.signing import new_secret, sign
 from headrace.workers.callbacks.payload import MAX_BODY_BYTES, body
