@@ -172,7 +172,7 @@ def test_an_answer_that_takes_too_long_to_follow_is_given_up(
     follower, letters = grammars.follow(ambiguous), tokenizer.encode("a" * 20)
     monkeypatch.setattr(grammar, "SLOW_S", 0.0)
     monkeypatch.setattr(grammar, "FOLLOW_S", 0.0)
-    monkeypatch.setattr(grammar, "FOLLOW_S_A_TOKEN", 1e-6)
+    monkeypatch.setattr(grammar, "FOLLOW_S_A_TOKEN", 0.0)
     with pytest.raises(GrammarError, match=r"took .* for \d+ tokens; make it less ambiguous"):
         follower.take(letters)
 
