@@ -17,6 +17,7 @@ from .parameters import SamplingParams, computable, refuse_unknown
 from .pooling import PooledChunk, vector_of
 from .protocol import EngineModelInfo, EngineStats
 from .request import FinishReason, Progress, Request
+from .sampling.constraint import refuse_second_mask
 from .sampling.sampled import Sampled
 from .scheduler import ScheduledSequence, Scheduler
 from .sequence import Sequence
@@ -150,12 +151,7 @@ class Engine:
                 raise RequestError("output_ids", "a prompt that is pooled has no output")
             if request.prompt_logprobs is not None:
                 raise RequestError("prompt_logprobs", "a prompt that is pooled has no logits")
-        if request.constraint is None:
-            return
-        if request.params.allowed_token_ids:
-            raise RequestError("allowed_token_ids", "can't be combined with a constraint")
-        if request.constraint.taken > len(request.output_ids):
-            raise RequestError("constraint", "has been told more output than the request has: make a new one")
+        refuse_second_mask(request)
 
     def cancel(self, request_id: str) -> bool:
         """End a request without reporting progress; False if it isn't here."""

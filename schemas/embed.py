@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.fields import FieldInfo
 
 MAX_DIMENSIONS = 65_536
 
@@ -34,21 +35,29 @@ def _of_flag(embed: object) -> object:
 
 OptionalEmbed = Annotated[Embed | None, BeforeValidator(_of_flag)]
 
-_NO_OUTPUT: dict[str, object] = {
-    "max_tokens": 1,
-    "min_tokens": 0,
-    "logit_bias": {},
-    "allowed_token_ids": (),
-    "bad_words": (),
-    "stop": (),
-    "stop_token_ids": (),
-    "ignore_eos": False,
-    "logprobs": None,
-    "prompt_logprobs": None,
-    "response_format": None,
-    "structured_outputs": None,
+# What has a meaning though nothing is generated.
+_OF_A_PROMPT = {
+    "model",
+    "prompt",
+    "messages",
+    "prompt_token_ids",
+    "tools",
+    "truncate_prompt_tokens",
+    "truncation_side",
 }
-"""Arguments about what is generated, and their values in a job that generates nothing."""
+_OF_ANY_JOB = {
+    "embed",
+    "job_class",
+    "tenant",
+    "idempotency_key",
+    "delay_s",
+    "deadline_s",
+    "max_runtime_s",
+    "max_attempts",
+    "webhook",
+    "stream",
+    "metadata",
+}
 
 
 def with_no_output(fields: Any) -> Any:
@@ -58,14 +67,19 @@ def with_no_output(fields: Any) -> Any:
     return fields
 
 
-def refuse_output(job: object) -> None:
+def refuse_output(job: object, arguments: Mapping[str, FieldInfo]) -> None:
     """Refuse a job for an embedding that says something of what is generated.
+
+    Args:
+        job: the job.
+        arguments: the fields of every job.
 
     Raises:
         ValueError: naming the argument.
     """
-    for name, usual in _NO_OUTPUT.items():
-        if getattr(job, name) != usual:
+    for name, argument in arguments.items():
+        usual = 1 if name == "max_tokens" else argument.get_default(call_default_factory=True)
+        if name not in _OF_A_PROMPT | _OF_ANY_JOB and getattr(job, name) != usual:
             raise ValueError(f"{name} has no meaning beside embed, which generates nothing; leave it out")
 
 

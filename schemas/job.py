@@ -355,7 +355,7 @@ class Job(_Wire):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.embed is not None:
-            refuse_output(self)
+            refuse_output(self, Job.model_fields)
         given = [
             name for name in ("prompt", "messages", "prompt_token_ids") if getattr(self, name) is not None
         ]

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.mask import words
+from ..errors import RequestError
 from ..parameters import SamplingParams
+from ..request import Request
 from ..sequence import Sequence
 
 _FOR_EVER = np.iinfo(np.int64).max
@@ -108,6 +110,20 @@ class Constraints:
         wider.ids[:, :width], wider.values[:, :width] = self.bias.ids, self.bias.values
         wider.until[:, :width] = self.bias.until
         self.bias = wider
+
+
+def refuse_second_mask(request: Request) -> None:
+    """Refuse a request whose constraint isn't the only thing that says which tokens may come.
+
+    Raises:
+        RequestError: its parameters also say so, or the constraint was told another request's output.
+    """
+    if request.constraint is None:
+        return
+    if request.params.allowed_token_ids:
+        raise RequestError("allowed_token_ids", "can't be combined with a constraint")
+    if request.constraint.taken > len(request.output_ids):
+        raise RequestError("constraint", "has been told more output than the request has: make a new one")
 
 
 @dataclass(slots=True)

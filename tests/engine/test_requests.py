@@ -106,10 +106,9 @@ def load(folder, **options: object) -> Engine:
     ("architecture", "model_type"),
     [
         ("GPT2LMHeadModel", "gpt2"),
-        ("BertForMaskedLM", "bert"),
         ("T5ForConditionalGeneration", "t5"),
         ("LlamaForSequenceClassification", "llama"),  # of a family that is known, with another head
-        ("Qwen3Model", "qwen3"),
+        ("Qwen4Model", "qwen4"),
     ],
 )
 def test_an_unknown_architecture_is_refused_with_those_supported(checkpoint, architecture, model_type):

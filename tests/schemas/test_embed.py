@@ -30,10 +30,11 @@ def test_without_it_a_job_generates_and_is_written_as_ever(embed):
         ({"embed": {"dimensions": 0}}, "embed.dimensions: must be at least 1"),
         ({"embed": 3}, "embed: must be a dict"),
         ({"embed": True, "max_tokens": 5}, "max_tokens has no meaning beside embed"),
+        ({"embed": True, "temperature": 0}, "temperature has no meaning beside embed"),
         ({"embed": True, "stop": "x"}, "stop has no meaning beside embed"),
         ({"embed": True, "structured_outputs": {"regex": "a"}}, "structured_outputs has no meaning beside"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_it_can_not_ask_is_refused_by_name(fields, said):
     with pytest.raises(InvalidJob, match=said):
