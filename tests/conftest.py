@@ -204,8 +204,9 @@ class Ran:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """What a command is given: no settings of headrace but `extra`, and no colours."""
+    """What a command is given: no settings of headrace but `extra`, no colours, and buffered output."""
     inherited = {name: value for name, value in os.environ.items() if not _is_setting(name)}
+    inherited.pop("PYTHONUNBUFFERED", None)
     return inherited | {"NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"} | extra
 
 

@@ -70,6 +70,10 @@ def main() -> None:
                 print(f"headrace {__version__}")
             else:
                 command(arguments)(args=arguments, prog_name="headrace")
+        except SystemExit as ended:
+            if ended.code:  # it has said why, which may be the full disk
+                _flush_or_drop()
+            raise
         finally:
             sys.stdout.flush()  # a full disk is told here, and not by the interpreter at its end
     except Exception as error:
@@ -90,6 +94,13 @@ def _end(sentence: str, status: int) -> None:
     with suppress(OSError):  # there is nowhere left to report it
         print(f"headrace: {sentence}", file=sys.stderr)
     sys.exit(status)
+
+
+def _flush_or_drop() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
 
 
 def _drop_output() -> None:
