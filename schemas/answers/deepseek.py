@@ -5,9 +5,9 @@ V3.1 and later: `<｜tool▁call▁begin｜>name<｜tool▁sep｜>{…}<｜tool�
 """
 
 from . import json_text
-from .deltas import Arguments, CallBegin, Content
+from .deltas import Arguments, CallBegin
 from .format import AnswerFormat
-from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, run, skip_space, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, skip_space, with_calls, word
 
 ALL_OPEN, ALL_CLOSE = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 OPENS, SEPARATES, CLOSES = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -19,22 +19,17 @@ _FENCE = "```"
 
 def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
-    lead = False
-    while True:
-        marker, space = yield from run(source, _CALLS, Content, lead=lead)
-        if not marker:
-            if space and not source.calls:
-                yield Content(space)
-            return
-        begins, before = source.at, source.calls
+
+    def calls(_: str) -> Steps[bool]:
+        before = source.calls
         while not source.full() and (yield from _call(source)):
             source.forget()
-        lead = source.calls > before
-        if lead:
+        called = source.calls > before
+        if called:
             yield from accept_spaced(source, ALL_CLOSE)
-        else:
-            source.at = begins
-            yield Content(space + marker)
+        return called
+
+    yield from with_calls(source, _CALLS, calls)
 
 
 def _call(source: GrowingText) -> Steps[bool]:

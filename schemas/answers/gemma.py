@@ -4,10 +4,10 @@ FunctionGemma writes `<start_function_call>`, `<end_function_call>` and `<escape
 `<|tool_call>`, `<tool_call|>` and `<|"|>`.
 """
 
-from .deltas import Arguments, CallBegin, Content
+from .deltas import Arguments, CallBegin
 from .format import AnswerFormat
 from .json_text import MAX_NAME
-from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, run, skip_space, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, skip_space, with_calls, word
 from .values import quoted, raw, typed
 
 ENDS = {"<start_function_call>": "<end_function_call>", "<|tool_call>": "<tool_call|>"}
@@ -22,20 +22,14 @@ MAX_DEPTH = 64
 
 def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
-    lead = False
-    while True:
-        marker, space = yield from run(source, _CALL, Content, lead=lead)
-        if not marker:
-            if space and not source.calls:
-                yield Content(space)
-            return
-        begins = source.at
-        lead = not source.full() and (yield from _call(source))
-        if lead:
+
+    def call(marker: str) -> Steps[bool]:
+        called = yield from _call(source)
+        if called:
             yield from accept_spaced(source, ENDS[marker])
-        else:
-            source.at = begins
-            yield Content(space + marker)
+        return called
+
+    yield from with_calls(source, _CALL, call)
 
 
 def _call(source: GrowingText) -> Steps[bool]:

@@ -1,10 +1,10 @@
 """GLM: `<tool_call>name`, then pairs of `<arg_key>…</arg_key>` and `<arg_value>…</arg_value>`."""
 
-from .deltas import Arguments, CallBegin, Content
+from .deltas import Arguments, CallBegin
 from .format import AnswerFormat
 from .hermes import CLOSES, OPENS
 from .json_text import MAX_NAME
-from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, run, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, with_calls, word
 from .values import parameter
 
 KEY, KEY_ENDS = "<arg_key>", "</arg_key>"
@@ -17,20 +17,14 @@ _VALUE_ENDS = Markers(VALUE_ENDS)
 
 def answer(source: GrowingText, answer_format: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
-    lead = False
-    while True:
-        marker, space = yield from run(source, _CALL, Content, lead=lead)
-        if not marker:
-            if space and not source.calls:
-                yield Content(space)
-            return
-        begins = source.at
-        lead = not source.full() and (yield from _call(source, answer_format))
-        if lead:
+
+    def call(_: str) -> Steps[bool]:
+        called = yield from _call(source, answer_format)
+        if called:
             yield from accept_spaced(source, CLOSES)
-        else:
-            source.at = begins
-            yield Content(space + marker)
+        return called
+
+    yield from with_calls(source, _CALL, call)
 
 
 def _call(source: GrowingText, answer_format: AnswerFormat) -> Steps[bool]:

@@ -1,9 +1,8 @@
 """Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, as often as there are calls."""
 
 from . import json_text
-from .deltas import Content
 from .format import AnswerFormat
-from .source import GrowingText, Markers, Steps, accept_spaced, run, skip_space
+from .source import GrowingText, Markers, Steps, accept_spaced, skip_space, with_calls
 
 OPENS, CLOSES = MARKERS = "<tool_call>", "</tool_call>"
 
@@ -12,18 +11,12 @@ _CALL = Markers(OPENS)
 
 def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
-    lead = True
-    while True:
-        marker, space = yield from run(source, _CALL, Content, lead=lead)
-        if not marker:
-            if space and not source.calls:
-                yield Content(space)
-            return
-        begins = source.at
+
+    def call(_: str) -> Steps[bool]:
         yield from skip_space(source)
-        lead = not source.full() and (yield from json_text.call(source))
-        if lead:
+        called = yield from json_text.call(source)
+        if called:
             yield from accept_spaced(source, CLOSES)
-        else:
-            source.at = begins
-            yield Content(space + marker)
+        return called
+
+    yield from with_calls(source, _CALL, call, lead=True)

@@ -1,9 +1,9 @@
 """Mistral: `[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]`, or for a call `[TOOL_CALLS]name[ARGS]{…}`."""
 
 from . import json_text
-from .deltas import Arguments, CallBegin, Content
+from .deltas import Arguments, CallBegin
 from .format import AnswerFormat
-from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, run, skip_space, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, peek, skip_space, with_calls, word
 
 OPENS, ARGUMENTS, IDENTITY = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 MARKERS = (OPENS, ARGUMENTS, IDENTITY)
@@ -13,20 +13,12 @@ _CALLS = Markers(OPENS)
 
 def answer(source: GrowingText, _: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
-    lead = False
-    while True:
-        marker, space = yield from run(source, _CALLS, Content, lead=lead)
-        if not marker:
-            if space and not source.calls:
-                yield Content(space)
-            return
-        begins = source.at
-        first = yield from skip_space(source)
-        listed = first in ("[", "{")
-        lead = not source.full() and (yield from _list(source) if listed else _named(source))
-        if not lead:
-            source.at = begins
-            yield Content(space + marker)
+
+    def call(_: str) -> Steps[bool]:
+        listed = (yield from skip_space(source)) in ("[", "{")
+        return (yield from _list(source)) if listed else (yield from _named(source))
+
+    yield from with_calls(source, _CALLS, call)
 
 
 def _list(source: GrowingText) -> Steps[bool]:

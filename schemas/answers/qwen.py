@@ -9,11 +9,11 @@ Paris
 </tool_call>
 """
 
-from .deltas import Arguments, CallBegin, Content
+from .deltas import Arguments, CallBegin
 from .format import AnswerFormat
 from .hermes import CLOSES, OPENS
 from .json_text import MAX_NAME
-from .source import GrowingText, Markers, Steps, accept, accept_spaced, run, word
+from .source import GrowingText, Markers, Steps, accept, accept_spaced, with_calls, word
 from .values import parameter
 
 FUNCTION, FUNCTION_ENDS = "<function=", "</function>"
@@ -26,22 +26,16 @@ _VALUE_ENDS = Markers(PARAMETER_ENDS)
 
 def answer(source: GrowingText, answer_format: AnswerFormat) -> Steps[None]:
     """Read an answer with calls."""
-    lead = False
-    while True:
-        marker, space = yield from run(source, _CALL, Content, lead=lead)
-        if not marker:
-            if space and not source.calls:
-                yield Content(space)
-            return
-        begins = source.at
-        bare = marker == FUNCTION
-        lead = not source.full() and (bare or (yield from accept_spaced(source, FUNCTION)))
-        lead = lead and (yield from _call(source, answer_format))
-        if lead:
+
+    def call(marker: str) -> Steps[bool]:
+        if marker != FUNCTION and not (yield from accept_spaced(source, FUNCTION)):
+            return False
+        called = yield from _call(source, answer_format)
+        if called:
             yield from accept_spaced(source, CLOSES)
-        else:
-            source.at = begins
-            yield Content(space + marker)
+        return called
+
+    yield from with_calls(source, _CALL, call)
 
 
 def _call(source: GrowingText, answer_format: AnswerFormat) -> Steps[bool]:

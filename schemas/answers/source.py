@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from .deltas import Delta
+from .deltas import Content, Delta
 
 T = TypeVar("T")
 
@@ -143,6 +143,30 @@ def run(
             return "", "".join(spaces)
         source.forget()
         yield None
+
+
+def with_calls(
+    source: GrowingText, markers: Markers, call: Callable[[str], Steps[bool]], *, lead: bool = False
+) -> Steps[None]:
+    """Read an answer in which each marker begins calls; one that doesn't is text, and so is what follows it.
+
+    Args:
+        source: the text.
+        markers: what begins calls.
+        call: reads what follows a marker, given the marker; returns whether it was a call.
+        lead: leave out white space at the answer's beginning, as it is after a call.
+    """
+    while True:
+        marker, space = yield from run(source, markers, Content, lead=lead)
+        if not marker:
+            if space and not source.calls:
+                yield Content(space)
+            return
+        begins = source.at
+        lead = not source.full() and (yield from call(marker))
+        if not lead:
+            source.at = begins
+            yield Content(space + marker)
 
 
 def word(source: GrowingText, ends: str, most: int = 256) -> Steps[str]:
