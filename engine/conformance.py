@@ -134,10 +134,18 @@ class _Climb:
     def take(self, token_ids: Iterable[int]) -> None:
         self.output += token_ids
 
-    def fill(self, mask: "NDArray[np.int32]") -> None:
+    def fill(self, mask: "NDArray[np.int32]") -> bool:
         allowed = self._first + self._step * self.taken if self.taken < self._count else self._end
         mask[:] = 0
         mask.view("u4")[allowed // 32] = 1 << (allowed % 32)
+        return True
+
+
+class _Latch(_Climb):
+    """A constraint that says nothing until some tokens are there; then the output ends."""
+
+    def fill(self, mask: "NDArray[np.int32]") -> bool:
+        return self.taken >= self._count and super().fill(mask)
 
 
 def a_constraint_decides_the_tokens(engine: EngineProtocol) -> None:
@@ -155,6 +163,20 @@ def a_constraint_decides_the_tokens(engine: EngineProtocol) -> None:
         assert progress["a"][-1].finish_reason is FinishReason.STOP
         assert constraint.output in (expected[:-1], expected)
         assert _tokens(progress["beside"]) == alone
+
+
+def a_constraint_may_begin_late(engine: EngineProtocol) -> None:
+    """Until it rules tokens out, the output is what it is without it."""
+    free = _tokens(_run(engine, Request("a", _prompt(engine), _SAMPLED))["a"])[:4]
+    end = next(token_id for token_id in range(1, 32) if token_id not in free)
+    engine.end_also_at([end])
+    params = replace(_SAMPLED, max_tokens=32, ignore_eos=False)
+    for known in range(4):
+        constraint = _Latch(0, 0, 4, end)
+        request = Request("a", _prompt(engine), params, free[:known], constraint=constraint)
+        progress = _run(engine, request)["a"]
+        assert _tokens(progress) == [*free[known:], end], f"after {known} tokens"
+        assert progress[-1].finish_reason is FinishReason.STOP
 
 
 def a_token_can_be_made_to_end_texts(engine: EngineProtocol) -> None:
@@ -201,6 +223,7 @@ CHECKS: tuple[Callable[[EngineProtocol], None], ...] = (
     a_token_can_be_made_to_end_texts,
     a_prompt_gets_its_vector_or_is_refused,
     a_constraint_decides_the_tokens,
+    a_constraint_may_begin_late,
 )
 
 

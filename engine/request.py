@@ -78,11 +78,14 @@ class TokenConstraint(Protocol):
             Exception: they don't continue the output as it allows; the request fails with this reason.
         """
 
-    def fill(self, mask: "NDArray[np.int32]") -> None:
+    def fill(self, mask: "NDArray[np.int32]") -> bool:
         """Write which tokens may come next, end-of-sequence tokens among them where the output may end.
 
         Args:
             mask: int32 [ceil(vocab / 32)]; bit t % 32 of word t // 32 is 1 if token t may come next.
+
+        Returns:
+            Whether it rules any out. If not, the mask may be left as it is, and need not be applied.
 
         Raises:
             Exception: no token may; the request fails with this reason.

@@ -148,7 +148,11 @@ class OverlappedLauncher:
         """Sample the tokens of the step that was launched last, and send them to the host with its asides."""
         self._params.follow(packed.rows)
         with self.on_device(), self._on_the_cpu():
-            count, needs = packed.shape.samples, packed.needs
+            # Constraints may have begun to rule tokens out, or stopped to, since the step was packed.
+            count, needs = (
+                packed.shape.samples,
+                replace(packed.needs, mask=self._params.masked(packed.rows)),
+            )
             if count and not self._graphs.replay((count, needs)):
                 made = self._sample(packed, needs)
             else:

@@ -42,7 +42,8 @@ class Constraints:
     Attributes:
         biased: bool [rows], whether a row changes logits.
         bias: the entries of all rows.
-        masked: bool [rows], whether a row allows only some tokens.
+        masked: bool [rows], whether a row allows only some tokens; of one with a constraint, whether it did
+            when it was last asked.
     """
 
     def __init__(self, rows: int, vocab: int) -> None:
@@ -87,7 +88,7 @@ class Constraints:
     def follow(self, rows: NDArray[np.int64]) -> None:
         """Tell the constraints of these rows the tokens known by now; their masks say what may come next."""
         for followed in self._of(rows):
-            followed.fill()
+            self.masked[followed.sequence.row] = followed.fill()
 
     def _of(self, rows: NDArray[np.int64]) -> "list[_Followed]":
         if not self._followed:
@@ -134,21 +135,24 @@ class _Followed:
     mask: NDArray[np.int32]
     ends: NDArray[np.int32] | None
 
-    def fill(self) -> None:
+    def fill(self) -> bool:
+        """Write the mask; False if any token may come, and it needn't be applied."""
         sequence, constraint, mask = self.sequence, self.sequence.request.constraint, self.mask
         assert constraint is not None
         try:
             constraint.take(sequence.tokens[sequence.prompt_length + constraint.taken :])
-            constraint.fill(mask)
+            rules = constraint.fill(mask)
         except Exception as error:  # it ends this request, and none of those beside it
             logger.info("a constraint allows no token", exc_info=error)
             sequence.failure = " ".join(str(error).split())[:300]
             mask[:] = 0
-            return
+            return True
         if self.ends is not None and len(sequence.tokens) < _first_end(sequence):
-            longer = mask & ~self.ends
+            longer = mask & ~self.ends if rules else ~self.ends
             if longer.any():  # otherwise it can only end: `min_tokens` asks for more than the constraint has
                 mask[:] = longer
+                return True
+        return rules
 
 
 def _first_end(sequence: Sequence) -> int:

@@ -67,8 +67,12 @@ class RowParams:
             bias=bool((self._constraints.biased[rows] | self.bad_words.any[rows]).any()),
             truncation=bool(self._asks["truncation"][rows].any()),
             logprobs=None if logprobs < 0 else logprobs,
-            mask=bool(self._constraints.masked[rows].any()),
+            mask=self.masked(rows),
         )
+
+    def masked(self, rows: NDArray[np.int64]) -> bool:
+        """Whether any of these rows allows only some tokens, by what its constraint said last."""
+        return bool(self._constraints.masked[rows].any())
 
     def waits_for_tokens(self, rows: NDArray[np.int64]) -> bool:
         """Whether the next token of any of these rows depends on one that is sampled but not read yet."""

@@ -75,7 +75,8 @@ class CountingEngine:
             return (known[-1] + 1) % VOCAB
         mask = np.zeros(-(-VOCAB // 32), np.int32)
         request.constraint.take(known[len(request.prompt_ids) + request.constraint.taken :])
-        request.constraint.fill(mask)
+        if not request.constraint.fill(mask):
+            return (known[-1] + 1) % VOCAB
         return int(np.unpackbits(mask.view(np.uint8), bitorder="little").argmax())
 
     def end_also_at(self, token_ids: Iterable[int]) -> None:

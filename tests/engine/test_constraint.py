@@ -40,15 +40,24 @@ class Residues:
         goes_on = {token for token in range(3, VOCAB) if token % 5 == sum(self.output) % 5}
         return (goes_on if self.taken < self.most else set()) | ({EOS} if self.taken >= self.least else set())
 
-    def fill(self, mask) -> None:
+    def fill(self, mask) -> bool:
         mask[:] = packed(tuple(self.allowed()), VOCAB)
+        return True
 
 
 class Fails(Residues):
-    def fill(self, mask) -> None:
+    def fill(self, mask) -> bool:
         if self.taken == 3:
             raise ValueError("the third token is too hard")
-        super().fill(mask)
+        return super().fill(mask)
+
+
+class Silent(Residues):
+    def allowed(self) -> set[int]:
+        return set(range(VOCAB))
+
+    def fill(self, mask) -> bool:
+        return False
 
 
 def drawn(name: str, constraint: Residues, **params: object) -> Request:
@@ -147,3 +156,13 @@ def test_masks_are_packed_with_the_lowest_token_in_the_lowest_bit():
     mask = packed((0, 31, 32, 299), VOCAB)
     assert mask.dtype == np.int32
     assert mask.view(np.uint32).tolist() == [1 | 1 << 31, 1, *[0] * 7, 1 << 11]
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlapped"])
+def test_a_constraint_that_says_nothing_changes_nothing(ending, overlap):
+    for min_tokens in (0, 12):
+        free, silent = (drawn(name, Silent(), min_tokens=min_tokens) for name in ("free", "silent"))
+        free.constraint = None
+        outputs = run(ending(overlap=overlap), free, silent)
+        assert outputs["free"] == outputs["silent"]
+        assert min_tokens == 0 or EOS not in outputs["silent"][:12]

@@ -141,8 +141,11 @@ class Follower:
         """The tokens that come next in any case."""
         return self._matcher.compute_ff_tokens()
 
-    def fill(self, mask: NDArray[np.int32]) -> None:
+    def fill(self, mask: NDArray[np.int32]) -> bool:
         """Write which tokens may come next: the end tokens only where the answer may end.
+
+        Returns:
+            True: there are always some that may not.
 
         Raises:
             GrammarError: finding out takes more than the limits allow.
@@ -157,6 +160,7 @@ class Follower:
         if len(self._own):
             mask[:] = self._own[: len(mask)]
         self._spend(began)
+        return True
 
     def _spend(self, began: float) -> None:
         taken_s = self._clock() - began
