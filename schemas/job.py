@@ -377,12 +377,12 @@ class Job(_Wire):
         asked = [
             name for name in ("response_format", "structured_outputs") if getattr(self, name) is not None
         ]
-        if self.tool_choice not in (None, "none", "auto"):
-            asked.append("tool_choice")
-        if not asked:
-            return
         if len(asked) > 1:
             raise ValueError(f"give only one of {' and '.join(asked)}: each asks for a form of the answer")
+        if self.tool_choice not in (None, "none", "auto"):
+            asked.append("tool_choice")  # the answer is a call, whose form comes before the other
+        if not asked:
+            return
         if self.allowed_token_ids:
             raise ValueError(
                 f"allowed_token_ids can't be combined with {asked[0]}, which allows tokens by itself"

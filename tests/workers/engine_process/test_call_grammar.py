@@ -13,7 +13,7 @@ from headrace.schemas.answers import AnswerFormat, markers_of, parse
 from headrace.schemas.wire import WireJob
 from headrace.workers.engine_process.intake.reader import Reader
 from headrace.workers.engine_process.prepared import Asked, Prepared
-from headrace.workers.engine_process.text import Grammars, Tokenizer
+from headrace.workers.engine_process.text import GrammarError, Grammars, Tokenizer
 from headrace.workers.engine_process.text.call_grammar import ENFORCED
 
 from .tokenizers_of import byte_level
@@ -101,6 +101,36 @@ def test_reasoning_comes_before_the_call(tmp_path: Path, tokens: bool) -> None:
     for text in (call, f"{call}\n{call}", f"<think>\nHm.\n</think>\n\n{call}"):
         ids = tokenizer._backend.encode(text, add_special_tokens=False).ids
         assert Grammars(tokenizer).follow(grammar, ids).taken == len(ids)
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_an_answer_that_must_have_a_form_may_be_a_call_instead(tmp_path: Path, tokens: bool) -> None:
+    tokenizer, reader = reader_of(tmp_path, "hermes", "none", tokens=tokens)
+    call, form = '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>', '{"n":3,"sure":true}'
+    named = {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}
+    for asked in (
+        {"response_format": named},
+        {"structured_outputs": {"json": PARAMETERS}},
+        {"structured_outputs": {"regex": r"\{[^}]+\}"}},
+        {"structured_outputs": {"choice": [form, "no"]}},
+        {"structured_outputs": {"grammar": f"start: A\nA: {json.dumps(form)}"}},
+    ):
+        for choice, may_be in (("auto", (call, form)), ("required", (call,)), ("none", (form,))):
+            prepared = read(reader, tool_choice=choice, **asked)
+            assert prepared.error is None
+            for text in (call, form, "Hm."):
+                ids = tokenizer._backend.encode(text, add_special_tokens=False).ids
+                if text in may_be:
+                    assert Grammars(tokenizer).follow(prepared.grammar, ids).taken == len(ids)
+                else:
+                    with pytest.raises(GrammarError):
+                        Grammars(tokenizer).follow(prepared.grammar, ids)
+
+
+def test_an_answer_has_its_form_where_a_call_can_not_be_enforced(tmp_path: Path) -> None:
+    _, reader = reader_of(tmp_path, "gemma", "none", tokens=False)
+    asked = {"response_format": {"type": "json_object"}}
+    assert read(reader, **asked).grammar == read(reader, tool_choice="none", **asked).grammar
 
 
 def test_a_call_that_can_not_be_enforced_is_refused_by_name(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from ..text import (
     held_after,
 )
 from ..text.answer_format import AUTO, answer_format, reasoning_format, shown_by, tool_format
-from ..text.call_grammar import ENFORCED, call_grammar, must_call
-from ..text.grammar import lark_grammar, lark_string
+from ..text.call_grammar import ENFORCED, call_grammar, may_call, must_call
+from ..text.grammar import either, lark_grammar, lark_string
 from .bounds import bytes_a_token
 
 COMPILE_S = 1.0
@@ -178,8 +178,10 @@ class Reader:
         """Compile the grammar that the answer must follow, so that one that can't be is refused here."""
         field = "response_format" if job.response_format is not None else "structured_outputs"
         grammar = grammar_of(job)
-        if grammar is None and must_call(job):
+        if must_call(job):
             field, grammar = "tool_choice", lark_grammar(self._call_grammar(prepared, job))
+        elif grammar is not None and may_call(job) and self._tool_format in ENFORCED:
+            field, grammar = f"{field} or tools", either(grammar, self._call_grammar(prepared, job))
         if grammar is None:
             return
         at("grammar")

@@ -24,6 +24,11 @@ def must_call(job: WireJob) -> bool:
     return bool(job.tools) and job.tool_choice not in (None, "none", "auto")
 
 
+def may_call(job: WireJob) -> bool:
+    """Whether the job's answer may be a call."""
+    return bool(job.tools) and job.tool_choice != "none"
+
+
 class _Grammar:
     """The rules of one grammar, in llguidance's variant of Lark.
 

@@ -95,6 +95,20 @@ def lark_grammar(lark: str) -> str:
     return LLMatcher.grammar_from_lark(lark)
 
 
+def either(*grammars: str) -> str:
+    """The grammar of a text that follows one of these, which are texts of Lark or of `grammar_of`."""
+    named = [{**_first(grammar), "name": f"g{place}"} for place, grammar in enumerate(grammars)]
+    start = " | ".join(f"@{each['name']}" for each in named)
+    return json.dumps({"grammars": [{"lark_grammar": f"start: {start}"}, *named]}, ensure_ascii=False)
+
+
+def _first(grammar: str) -> dict[str, Any]:
+    if not grammar.startswith("{"):  # as no text of Lark does
+        return {"lark_grammar": grammar}
+    found: dict[str, Any] = json.loads(grammar)["grammars"][0]
+    return found
+
+
 def lark_json(schema: dict[str, Any], *, lenient: bool = False) -> str:
     """JSON that follows a schema, as a part of a Lark grammar's rule; see `json_grammar`."""
     return f"%json {json.dumps({**schema, 'x-guidance': _options(lenient)})}"
