@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from .parameters import SamplingParams
     from .protocol import EngineModelInfo, EngineProtocol, EngineStats
     from .registry import EngineSpec, engine_spec, register
-    from .request import FinishReason, Pooling, Progress, Request, TokenConstraint, TokenLogprobs
+    from .request import Adapter, FinishReason, Pooling, Progress, Request, TokenConstraint, TokenLogprobs
     from .step_input import Executor
 
 __all__ = [
+    "Adapter",
     "Engine",
     "EngineConfig",
     "EngineModelInfo",
@@ -53,7 +54,15 @@ _HOMES = {
     "parameters": ("SamplingParams",),
     "protocol": ("EngineProtocol", "EngineStats", "EngineModelInfo"),
     "registry": ("EngineSpec", "engine_spec", "register"),
-    "request": ("FinishReason", "Pooling", "Progress", "Request", "TokenConstraint", "TokenLogprobs"),
+    "request": (
+        "Adapter",
+        "FinishReason",
+        "Pooling",
+        "Progress",
+        "Request",
+        "TokenConstraint",
+        "TokenLogprobs",
+    ),
     "step_input": ("Executor",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -39,6 +39,9 @@ class EngineConfig:
         overlap: launch each step before the last one's tokens are read, so that the device doesn't wait for
             the host; None does so on a GPU.
         cuda_graphs: capture decode steps on a GPU; without it the start is faster and every step slower.
+        max_adapters: how many LoRA adapters are kept in memory, and can be computed with in one step; 0 for
+            none. With adapters, a CPU computes bfloat16 operation by operation.
+        adapter_memory_bytes: how much memory they may take together.
         gpu_reserve_bytes: memory that KV pages leave free on a GPU, beyond what a measured step takes; None
             leaves 3 % of the GPU's memory, at least 512 MiB.
     """
@@ -60,6 +63,8 @@ class EngineConfig:
     threads: int | None = None
     overlap: bool | None = None
     cuda_graphs: bool = True
+    max_adapters: int = 0
+    adapter_memory_bytes: int = 1 << 30
     gpu_reserve_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +87,10 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or None for the default")
+        if self.max_adapters < 0:
+            raise ValueError(f"max_adapters is {self.max_adapters}; it must be at least 0")
+        if self.adapter_memory_bytes < 1:
+            raise ValueError(f"adapter_memory_bytes is {self.adapter_memory_bytes}; it must be at least 1")
         if self.gpu_reserve_bytes is not None and self.gpu_reserve_bytes < 0:
             raise ValueError(
                 f"gpu_reserve_bytes is {self.gpu_reserve_bytes}; it must be at least 0, "

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from .adapters.store import AdapterStore
 from .config import EngineConfig
-from .errors import RequestError, is_of_the_device, is_out_of_memory
+from .errors import ModelError, RequestError, is_of_the_device, is_out_of_memory
 from .launching import launcher_for
 from .loading import load_executor
 from .pacing import Load, Pacer
@@ -16,7 +17,7 @@ from .pages import PagePool
 from .parameters import SamplingParams, computable, refuse_unknown
 from .pooling import PooledChunk, vector_of
 from .protocol import EngineModelInfo, EngineStats
-from .request import FinishReason, Progress, Request
+from .request import Adapter, FinishReason, Progress, Request
 from .sampling.constraint import refuse_second_mask
 from .sampling.sampled import Sampled
 from .scheduler import ScheduledSequence, Scheduler
@@ -67,8 +68,10 @@ class Engine:
         self.capacity_tokens = min(self.model_info.context_tokens, pool.total * config.page_size)
         objective_s = config.token_time_objective_s
         self._pacer = None if objective_s is None else Pacer(objective_s)
+        # An executor that was given may know of no adapters.
+        self._adapters: AdapterStore | None = getattr(self._executor, "adapters", None)
         self._scheduler = Scheduler(
-            pool, config.max_batch_size, config.step_tokens, config.prefix_cache, self._pacer
+            pool, config.max_batch_size, config.step_tokens, config.prefix_cache, self._pacer, self._adapters
         )
         self._eos = frozenset(self.model_info.eos_token_ids)
         self._launcher = launcher_for(config, self._executor, self.capacity_tokens, self._eos)
@@ -152,6 +155,25 @@ class Engine:
             if request.prompt_logprobs is not None:
                 raise RequestError("prompt_logprobs", "a prompt that is pooled has no logits")
         refuse_second_mask(request)
+        if request.adapter is not None:
+            try:
+                self.load_adapter(request.adapter)
+            except ModelError as error:
+                raise RequestError("adapter", str(error)) from error
+
+    def load_adapter(self, adapter: Adapter) -> None:
+        """Check that an adapter can be computed with, and keep it in memory if there is room.
+
+        Requests do that themselves; whoever does it before, in any thread, spares the steps waiting for it.
+
+        Raises:
+            ModelError: it can't be; the message names it, its folder and the way out.
+        """
+        if self._adapters is None:
+            raise ModelError(f"adapter {adapter.name!r} can't be loaded: max_adapters is 0; raise it")
+        if not adapter.fingerprint:
+            raise ModelError(f"adapter {adapter.name!r} can't be loaded: it has no fingerprint")
+        self._adapters.load(adapter)
 
     def cancel(self, request_id: str) -> bool:
         """End a request without reporting progress; False if it isn't here."""
@@ -183,6 +205,7 @@ class Engine:
         # whose pages the plan would otherwise take from another.
         progress = self._land() if self._scheduler.short_of_pages else []
         plan = self._scheduler.schedule()
+        progress += self._fail_without_adapters()
         try:
             launched = self._launch(plan) if plan else None
         except Exception as error:
@@ -200,6 +223,11 @@ class Engine:
             return progress
         self._launched = launched
         return progress + self._land()
+
+    def _fail_without_adapters(self) -> list[Progress]:
+        """End the sequences whose adapters can't be loaded any more."""
+        failed, self._scheduler.failed = self._scheduler.failed, []
+        return [self._fail(sequence, sequence.failure) for sequence in failed]
 
     def _launch(self, plan: list[ScheduledSequence]) -> tuple[Flight, Load | None]:
         """Start the planned step. If it raises, the sequences are unchanged."""

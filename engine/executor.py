@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+from ..kernels.invariant_linear import pack_invariant_linear
+from ..kernels.lora import product_of
+from .adapters.folder import AdapterReader
+from .adapters.store import AdapterStore
 from .config import EngineConfig
 from .kv_budget import num_pages
 from .models.cache import KVCache, kv_dtype
@@ -12,7 +16,11 @@ from .step_input import StepInput
 
 
 class ModelExecutor:
-    """Runs a decoder over its KV cache."""
+    """Runs a decoder over its KV cache.
+
+    Attributes:
+        adapters: those that steps may have; None if there can be none.
+    """
 
     def __init__(
         self, decoder: Model, config: EngineConfig, info: EngineModelInfo, device: torch.device
@@ -21,6 +29,13 @@ class ModelExecutor:
         self._decoder = decoder
         self.num_pages = num_pages(decoder, config, info)
         dtype = kv_dtype(config.kv_dtype, decoder.embedding.dtype)
+        self.adapters: AdapterStore | None = None
+        if config.max_adapters:
+            # Twice: what is stored as float32 may be computed as bfloat16. And its header.
+            most_bytes = 2 * config.adapter_memory_bytes + (1 << 24)
+            pack = pack_invariant_linear if config.deterministic else product_of
+            reader = AdapterReader(decoder.config, decoder.embedding.dtype, device, pack, most_bytes)
+            self.adapters = AdapterStore(reader.read, config.max_adapters, config.adapter_memory_bytes)
         self._cache = KVCache.zeros(decoder.config, self.num_pages, config.page_size, dtype, device)
 
     @torch.inference_mode()

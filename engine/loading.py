@@ -57,6 +57,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
             int8=config.quantization == "int8",
             fp8_cache=config.kv_dtype == "fp8",
             deterministic=config.deterministic,
+            adapters=config.max_adapters > 0,
         )
     info = EngineModelInfo(
         family=model.family,
@@ -68,6 +69,7 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
         hidden_size=model.hidden_size,
         pooling=_pooling(folder),
         generates=model.has_head,
+        max_adapters=config.max_adapters,
     )
     return ModelExecutor(decoder, config, info, device)
 

@@ -94,9 +94,11 @@ class PagePool:
                 else:
                     self._append(page)
 
-    def root(self, salt: str) -> bytes:
-        """The parent key of a sequence's first page; prefixes are shared only within a salt."""
-        return self._digest(salt.encode(errors="surrogatepass"))
+    def root(self, salt: str, adapter: str = "") -> bytes:
+        """The parent key of a sequence's first page; only the same salt and adapter share prefixes."""
+        root = self._digest(salt.encode(errors="surrogatepass"))
+        # Keys and values are those of the weights that computed them.
+        return self._digest(root + adapter.encode(errors="surrogatepass")) if adapter else root
 
     def key_of(self, parent: bytes, token_ids: SequenceOf[int]) -> bytes:
         """The key of a page with this content after the page with the key `parent`."""

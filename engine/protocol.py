@@ -22,6 +22,7 @@ class EngineModelInfo:
         hidden_size: how many numbers a prompt's vector has; 0 if the engine can't pool.
         pooling: how the model's prompts are meant to be pooled.
         generates: whether it has a head that predicts tokens; without one it only pools.
+        max_adapters: how many adapters it can compute at the same time; at 0 it refuses requests with one.
     """
 
     family: str
@@ -33,6 +34,7 @@ class EngineModelInfo:
     hidden_size: int = 0
     pooling: PoolingType = "last"
     generates: bool = True
+    max_adapters: int = 0
 
 
 @dataclass(slots=True, frozen=True)

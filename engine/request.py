@@ -92,6 +92,21 @@ class TokenConstraint(Protocol):
         """
 
 
+@dataclass(slots=True, frozen=True)
+class Adapter:
+    """A LoRA adapter that a request is computed with.
+
+    Attributes:
+        name: what its users call it, for messages.
+        source: its folder, in PEFT's format, or a Hugging Face Hub name.
+        fingerprint: of its content, see `adapter_fingerprint`; other content is refused.
+    """
+
+    name: str
+    source: str
+    fingerprint: str
+
+
 @dataclass(slots=True)
 class Request:
     """One sequence to generate, or one prompt to pool.
@@ -108,6 +123,7 @@ class Request:
         constraint: says which tokens may come next; it is this request's own. None if any may.
         prompt_logprobs: report the log-probabilities of the prompt's tokens, and of this many of the most
             likely ones at their places; None reports none. With `max_tokens=0` that is all.
+        adapter: computes the request; None for the model alone.
     """
 
     id: str
@@ -119,6 +135,7 @@ class Request:
     pooling: Pooling | None = None
     constraint: TokenConstraint | None = None
     prompt_logprobs: int | None = None
+    adapter: Adapter | None = None
 
 
 @dataclass(slots=True)

@@ -16,10 +16,16 @@ token, and none is preempted for pages that an ended one is about to free.
 
 from bisect import insort
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from .errors import ModelError
 from .pacing import Pacer
 from .pages import Page, PagePool
+from .request import Request
 from .sequence import Sequence
+
+if TYPE_CHECKING:
+    from .adapters.store import AdapterStore
 
 MOST_SCORED = 256
 """Prompt tokens whose log-probabilities one step computes: each takes the logits of a whole vocabulary."""
@@ -46,6 +52,8 @@ class Scheduler:
     Attributes:
         pacer: limits a step's prompt tokens to what the objective for its time allows; None without an
             objective.
+        adapters: keeps those that requests may have; None if they can have none.
+        failed: waiting sequences whose adapters can't be loaded any more, to be removed by the caller.
         running: sequences with pages and a row, most urgent first; `waiting` has those without.
         preemptions: how often a sequence lost its pages.
         prefix_query_tokens, prefix_hit_tokens: number of tokens looked up in the prefix cache, and found
@@ -57,8 +65,10 @@ class Scheduler:
     max_step_tokens: int
     prefix_cache: bool = True
     pacer: Pacer | None = None
+    adapters: "AdapterStore | None" = None
     running: list[Sequence] = field(default_factory=list)
     waiting: list[Sequence] = field(default_factory=list)
+    failed: list[Sequence] = field(default_factory=list)
     preemptions: int = 0
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
@@ -96,8 +106,14 @@ class Scheduler:
         self._to_score = MOST_SCORED
         budget = self._plan_decodes(plan)
         budget = self._plan_prompts(plan, budget)
-        while self.waiting and self._rows and budget > 0 and self._admit(self.waiting[0]):
-            budget = self._plan_chunk(plan, self.running[-1], budget)
+        passed = 0  # those that wait for an adapter, and let others pass
+        while passed < len(self.waiting) and self._rows and budget > 0:
+            if not self._hold_adapter(self.waiting[passed]):
+                passed += 1
+            elif self._admit(passed):
+                budget = self._plan_chunk(plan, self.running[-1], budget)
+            else:
+                break
         # Admitted ones stand at the end; the next step's decodes and chunks go by urgency.
         self.running.sort(key=lambda sequence: sequence.urgency)
         if self._pooling:
@@ -204,11 +220,32 @@ class Scheduler:
         self.running.remove(sequence)
         self._pooling -= not sequence.generates
         self._rows.append(sequence.row)
+        self._let_go_of_adapter(sequence)
         self.pool.release(sequence.pages)
         sequence.pages, sequence.row, sequence.has_row = [], -1, False
 
-    def _admit(self, sequence: Sequence) -> bool:
-        """Start the first waiting sequence if there are pages for its known tokens."""
+    def _hold_adapter(self, sequence: Sequence) -> bool:
+        """Hold a waiting sequence's adapter, if it has one; False if that isn't in memory for now."""
+        adapter = sequence.request.adapter
+        if adapter is None or sequence.failure:
+            return adapter is None
+        assert self.adapters is not None
+        try:
+            sequence.adapter = self.adapters.acquire(adapter)
+        except ModelError as error:
+            sequence.failure = str(error)
+            self.failed.append(sequence)
+        return sequence.adapter is not None
+
+    def _let_go_of_adapter(self, sequence: Sequence) -> None:
+        if sequence.adapter is not None:
+            assert self.adapters is not None
+            self.adapters.release(sequence.adapter)
+            sequence.adapter = None
+
+    def _admit(self, place: int) -> bool:
+        """Start a waiting sequence if there are pages for its known tokens; it holds its adapter already."""
+        sequence = self.waiting[place]
         found = self._find_prefix(sequence)
         fresh = self.pages_for(len(sequence.tokens)) - len(found)
         revived = sum(page.refs == 0 for page in found)
@@ -216,8 +253,9 @@ class Scheduler:
         # steps.
         headroom = self.pool.total // 100 if self.running else 0
         if fresh + revived + headroom > self.pool.free:
+            self._let_go_of_adapter(sequence)
             return False
-        self.waiting.pop(0)
+        self.waiting.pop(place)
         for page in found:
             self.pool.hold(page)
         sequence.pages = found + self.pool.allocate(fresh)
@@ -251,9 +289,13 @@ class Scheduler:
         keys, size = sequence.keys, self.pool.page_size
         if index == len(keys):
             # A chain: a key is made of the one before it, so equal keys mean equal beginnings.
-            parent = keys[-1] if keys else self.pool.root(sequence.request.cache_salt)
+            parent = keys[-1] if keys else self._root(sequence.request)
             keys.append(self.pool.key_of(parent, sequence.tokens[index * size : (index + 1) * size]))
         return keys[index]
+
+    def _root(self, request: Request) -> bytes:
+        adapter = request.adapter
+        return self.pool.root(request.cache_salt, "" if adapter is None else adapter.fingerprint)
 
     def computed(self, scheduled: ScheduledSequence) -> None:
         """Count a chunk as computed before any that is planned from now on; full pages become findable."""
@@ -279,3 +321,6 @@ class Scheduler:
         rows = sorted([*self._rows, *(sequence.row for sequence in self.running)])
         assert rows == list(range(self.max_batch_size)), f"rows are not conserved: {rows}"
         assert all(not sequence.pages and sequence.row < 0 for sequence in self.waiting)
+        assert all(sequence.adapter is None for sequence in self.waiting)
+        if self.adapters is not None:
+            self.adapters.check(sum(sequence.adapter is not None for sequence in self.running))

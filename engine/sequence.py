@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .adapters.folder import AdapterWeights
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -30,6 +32,7 @@ class Sequence:
         cached_tokens: length of the prefix found in the cache at its first admission; None before that.
         limit: maximum number of tokens, prompt and output.
         pooled: float32 [hidden], the sum of the hidden states that have been read, if it is pooled.
+        adapter: the weights of the request's adapter, which it holds while it has a row.
         failure: why no next token can be chosen, if that is known.
         prompt_length: number of tokens that are the prompt's.
         scored: number of the prompt's tokens that need no log-probability any more: the first and those whose
@@ -51,6 +54,7 @@ class Sequence:
     has_row: bool = False
     cached_tokens: int | None = None
     pooled: "NDArray[np.float32] | None" = None
+    adapter: "AdapterWeights | None" = None
     failure: str = ""
     scored: int = 0
     ends: FinishReason | None = None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..kernels.sample import sample
 from ..kernels.score import score
+from .adapters.step import adapters_of
 from .batch import Batch
 from .config import EngineConfig
 from .pooling import PooledChunk, PooledRows
@@ -105,6 +106,7 @@ class PlainLauncher:
         step, sampling = self._batch.step_input(plan, None if scoring is None else scoring.places)
         if pooled := PooledRows.of(plan):
             step.pooled = torch.from_numpy(pooled.rows).to(self._executor.device)
+        step.adapters = adapters_of(plan, self._executor.device)
         rows = np.fromiter((scheduled.sequence.row for scheduled in sampling), np.int64, len(sampling))
         self._params.follow(rows)
         started = time.perf_counter()

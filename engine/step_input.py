@@ -1,12 +1,15 @@
 """The interface between planning steps and computing them: one step as tensors on its device."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from .protocol import EngineModelInfo
+
+if TYPE_CHECKING:
+    from .adapters.step import StepAdapters
 
 
 @dataclass(slots=True)
@@ -25,6 +28,7 @@ class StepInput:
         pooled: int64 [P], the query rows whose hidden states are wanted, all after the sampled ones; None if
             there are none.
         hidden: [P, hidden], where `execute` leaves their hidden states after the final norm.
+        adapters: what is added to the linear maps, and for which query rows; None if no row has an adapter.
     """
 
     # One entry a query token, sequence after sequence.
@@ -44,6 +48,7 @@ class StepInput:
     logits: Tensor | None = None
     pooled: Tensor | None = None
     hidden: Tensor | None = None
+    adapters: "StepAdapters | None" = None
 
 
 class Executor(Protocol):

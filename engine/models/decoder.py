@@ -6,6 +6,7 @@ compiled code, for bfloat16 on a CPU.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -63,16 +64,23 @@ class Decoder:
         ragged = RaggedRows(
             step.block_tables, step.query_starts, step.context_lens, step.max_rows, step.max_context
         )
-        for layer, kv in zip(self.layers, cache.layers, strict=True):
+        for index, (layer, kv) in enumerate(zip(self.layers, cache.layers, strict=True)):
+            adapt = None if step.adapters is None else partial(step.adapters.add, index)
             heads = Heads(config.num_heads, config.num_kv_heads, layer.q_norm, layer.k_norm, eps)
-            q = rope_and_cache(layer.qkv(x), step.positions, step.slots, self.cos_sin, kv, heads)
+            qkv = layer.qkv(x)
+            if adapt is not None:
+                adapt("qkv", x, qkv)
+            q = rope_and_cache(qkv, step.positions, step.slots, self.cos_sin, kv, heads)
             options = AttentionOptions(
                 scale, layer.sliding_window, spec.attention_soft_cap, self.deterministic
             )
-            attended = paged_attention(q, kv, ragged, options)
-            x = _times(layer.output(attended.view(rows, -1)), spec.residual_multiplier)
+            attended = paged_attention(q, kv, ragged, options).view(rows, -1)
+            x = layer.output(attended)
+            if adapt is not None:
+                adapt("output", attended, x)
+            x = _times(x, spec.residual_multiplier)
             x, residual = add_rms_norm(x, residual, layer.mlp_norm, eps)
-            x = _times(layer.mlp(x), spec.residual_multiplier)
+            x = _times(layer.mlp(x, adapt), spec.residual_multiplier)
             if following := next(others, None):
                 x, residual = add_rms_norm(x, residual, following.input_norm, eps)
         residual += x

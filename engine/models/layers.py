@@ -11,6 +11,9 @@ from ...kernels.moe import Experts, route
 from .linears import LinearMap, Weight
 from .spec import Activation
 
+Adapt = Callable[[str, Tensor, Tensor], None]
+"""Adds to a map's output what adapters add for its input: (the map's field, its input, its output)."""
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": silu_and_mul,
     "gelu_tanh": gelu_tanh_and_mul,
@@ -39,9 +42,16 @@ class DenseLayer(Layer[Weight]):
     down: Weight
     activation: Callable[[Tensor], Tensor]
 
-    def mlp(self: "DenseLayer[LinearMap]", x: Tensor) -> Tensor:
+    def mlp(self: "DenseLayer[LinearMap]", x: Tensor, adapt: Adapt | None = None) -> Tensor:
         """The gated MLP of x [T, hidden]."""
-        return self.down(self.activation(self.gate_up(x)))
+        inner = self.gate_up(x)
+        if adapt is not None:
+            adapt("gate_up", x, inner)
+        activated = self.activation(inner)
+        y = self.down(activated)
+        if adapt is not None:
+            adapt("down", activated, y)
+        return y
 
 
 @dataclass(slots=True)
@@ -58,6 +68,6 @@ class SparseLayer(Layer[LinearMap]):
     top_k: int
     renormalize: bool
 
-    def mlp(self, x: Tensor) -> Tensor:
-        """The weighted sum of the chosen MLPs of each token of x [T, hidden]."""
+    def mlp(self, x: Tensor, adapt: Adapt | None = None) -> Tensor:
+        """The weighted sum of the chosen MLPs of each token of x [T, hidden]; adapters don't change them."""
         return self.experts(x, *route(self.router(x), self.top_k, renormalize=self.renormalize))

@@ -43,6 +43,7 @@ class Budget:
         graphs: what captured graphs take.
         buffers: what steps keep: inputs, known tokens and logits.
         reserve: what is left free.
+        adapters: what adapters may take.
     """
 
     free: int
@@ -50,14 +51,17 @@ class Budget:
     graphs: int
     buffers: int
     reserve: int
+    adapters: int = 0
 
     @property
     def kv(self) -> int:
         """What is left for KV pages."""
-        return self.free - self.step - self.graphs - self.buffers - self.reserve
+        return self.free - self.step - self.graphs - self.buffers - self.reserve - self.adapters
 
     def __str__(self) -> str:
         parts = f"steps {_mib(self.step)}, graphs {_mib(self.graphs)}, buffers {_mib(self.buffers)}"
+        if self.adapters:
+            parts += f", adapters {_mib(self.adapters)}"
         return f"of {_mib(self.free)} free after loading: {parts}, reserve {_mib(self.reserve)}"
 
 
@@ -91,6 +95,7 @@ def kv_memory(model: Model, config: EngineConfig, context_tokens: int, vocab: in
         # 4 bytes each: `history` holds int32 tokens, the logits' buffer float32.
         buffers=buffer_bytes(shapes, config.step_tokens) + (rows + 1) * 4 * (context_tokens + 1 + vocab),
         reserve=max(_LEAST_RESERVE_BYTES, int(total * _RESERVED_SHARE)) if reserve is None else reserve,
+        adapters=config.adapter_memory_bytes if config.max_adapters else 0,
     )
     if budget.kv <= 0:
         raise ModelError(

@@ -25,6 +25,7 @@ from torch import Tensor
 from ...kernels.sample import sample
 from ...kernels.score import score
 from ...kernels.structs import SampledTensors, SampleNeeds, SamplingTable
+from ..adapters.step import StepAdapters, adapters_of
 from ..batch import Batch
 from ..config import EngineConfig
 from ..pooling import PooledChunk, PooledRows
@@ -135,7 +136,7 @@ class OverlappedLauncher:
             pooled, scoring = PooledRows.of(plan), scoring_of(plan)
             packed = self._inputs.pack(plan)
             with self._on_the_cpu():
-                asides = self._run(packed, pooled, scoring)
+                asides = self._run(packed, pooled, scoring, adapters_of(plan, self._device))
         sequences = [scheduled.sequence for scheduled in packed.sampling]
         tokens, chunks = sum(scheduled.count for scheduled in plan), pooled.chunks if pooled else []
         launched = _Launched(sequences, tokens, chunks, packed, asides, self)
@@ -211,10 +212,17 @@ class OverlappedLauncher:
                 tokens = tokens.pin_memory()
             self._history[sequence.row, : len(tokens)].copy_(tokens, non_blocking=True)
 
-    def _run(self, packed: Packed, pooled: PooledRows | None, scoring: Scoring | None) -> Asides:
+    def _run(
+        self,
+        packed: Packed,
+        pooled: PooledRows | None,
+        scoring: Scoring | None,
+        adapters: StepAdapters | None,
+    ) -> Asides:
         """Run the model; what is wanted of its prompts besides."""
-        if pooled is not None or scoring is not None:
-            return self._forward_more(packed, pooled, scoring)
+        # Graphs have been captured without adapters, whose number and addresses differ from step to step.
+        if pooled is not None or scoring is not None or adapters is not None:
+            return self._forward_more(packed, pooled, scoring, adapters)
         if not self._graphs.replay(packed.shape):
             self._forward(packed)
         return Asides()
@@ -227,10 +235,16 @@ class OverlappedLauncher:
         if logits.data_ptr() != room.data_ptr():
             room.copy_(logits)
 
-    def _forward_more(self, packed: Packed, pooled: PooledRows | None, scoring: Scoring | None) -> Asides:
-        """The same, kernel by kernel, for prompts of which more is wanted than their keys and values."""
+    def _forward_more(
+        self,
+        packed: Packed,
+        pooled: PooledRows | None,
+        scoring: Scoring | None,
+        adapters: StepAdapters | None,
+    ) -> Asides:
+        """The same, kernel by kernel, with adapters or if more is wanted of prompts than keys and values."""
         room, step = self._logits[: packed.shape.samples], packed.step_input(self._history)
-        asides = Asides(scoring=scoring)
+        asides, step.adapters = Asides(scoring=scoring), adapters
         if pooled is not None:
             step.pooled = self._upload(pooled.rows)
         if scoring is not None:
