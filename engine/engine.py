@@ -212,14 +212,18 @@ class Engine:
             if is_of_the_device(error):
                 raise
             progress += self._land()
-            if is_out_of_memory(error):
-                return progress + self._do_with_less(plan, error)
-            return progress + self._single_out(plan, error)
+            return progress + self._again(plan, error)
         if self._launcher.overlapped:
             progress += self._land()
             self._launched = launched
             if launched is not None:
-                launched[0].draw()
+                try:
+                    launched[0].draw()
+                except Exception as error:
+                    if is_of_the_device(error):
+                        raise
+                    self._retract(plan, launched[0])
+                    return progress + self._again(plan, error)
             return progress
         self._launched = launched
         return progress + self._land()
@@ -243,6 +247,23 @@ class Engine:
         self._steps += 1
         self._step_tokens += flight.tokens
         return flight, None if self._pacer is None else self._pacer.load
+
+    def _retract(self, plan: list[ScheduledSequence], flight: Flight) -> None:
+        """Take back a launched step of which no token could be chosen.
+
+        The keys and values that it has written stay: to compute it once more writes the same.
+        """
+        self._launched = None
+        for scheduled in self._still_here(plan):
+            scheduled.sequence.computed -= scheduled.count
+        for sequence in flight.sequences:
+            sequence.unread -= 1
+
+    def _again(self, plan: list[ScheduledSequence], error: Exception) -> list[Progress]:
+        """What becomes of a step that failed, if not for the device's sake."""
+        if is_out_of_memory(error):
+            return self._do_with_less(plan, error)
+        return self._single_out(plan, error)
 
     def _land(self) -> list[Progress]:
         """Read the step that was launched but not read yet, if there is one."""

@@ -166,3 +166,24 @@ def test_a_constraint_that_says_nothing_changes_nothing(ending, overlap):
         outputs = run(ending(overlap=overlap), free, silent)
         assert outputs["free"] == outputs["silent"]
         assert min_tokens == 0 or EOS not in outputs["silent"][:12]
+
+
+def test_a_token_that_can_not_be_chosen_ends_its_own_request(ending):
+    """Its step was launched, and its token is to be chosen when the one before has been read."""
+    expected = run(ending(overlap=True), drawn("beside", Residues()), drawn("free", Silent()))
+    engine = ending(overlap=True)
+    launcher, bad = engine._launcher, drawn("bad", Residues(40, 40))
+    choose = launcher._sample
+
+    def sample(packed, needs):
+        due = len(bad.constraint.output) == 3
+        if due and any(each.sequence.request.id == "bad" for each in packed.sampling):
+            raise IndexError("index 299 is out of bounds")
+        return choose(packed, needs)
+
+    launcher._sample = sample
+    got = steps(engine, bad, drawn("beside", Residues()), drawn("free", Silent()))
+    assert "index 299 is out of bounds" in got["bad"][-1].error
+    assert [each.token_ids[0] for each in got["bad"][:-1]] == bad.constraint.output
+    assert {name: [each.token_ids[0] for each in got[name]] for name in expected} == expected
+    engine.check()
