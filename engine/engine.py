@@ -143,6 +143,11 @@ class Engine:
             )
         if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
             raise RequestError("prompt_logprobs", "must not be negative; 0 reports the prompt's tokens alone")
+        if not 0 <= request.unscored < len(request.prompt_ids):
+            raise RequestError(
+                "unscored",
+                f"is {request.unscored}, but must leave at least one of {len(request.prompt_ids)} tokens",
+            )
         vocab = self.model_info.vocab_size
         refuse_unknown("prompt_ids", request.prompt_ids, vocab)
         refuse_unknown("output_ids", request.output_ids, vocab)

@@ -124,6 +124,7 @@ class Request:
         prompt_logprobs: report the log-probabilities of the prompt's tokens, and of this many of the most
             likely ones at their places; None reports none. With `max_tokens=0` that is all.
         adapter: computes the request; None for the model alone.
+        unscored: leave out this many of the prompt's first tokens there. They may come from the prefix cache.
     """
 
     id: str
@@ -136,6 +137,7 @@ class Request:
     constraint: TokenConstraint | None = None
     prompt_logprobs: int | None = None
     adapter: Adapter | None = None
+    unscored: int = 0
 
 
 @dataclass(slots=True)

@@ -35,8 +35,8 @@ class Sequence:
         adapter: the weights of the request's adapter, which it holds while it has a row.
         failure: why no next token can be chosen, if that is known.
         prompt_length: number of tokens that are the prompt's.
-        scored: number of the prompt's tokens that need no log-probability any more: the first and those whose
-            was read.
+        scored: number of the prompt's tokens that need no log-probability any more: the first, those that the
+            request leaves out, and those whose was read.
         ends: why it ends once they all are, if its tokens were complete when it came.
     """
 
@@ -63,7 +63,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.request.prompt_ids)
-        self.scored = self.prompt_length if self.request.prompt_logprobs is None else 1
+        asked = self.request.prompt_logprobs is not None
+        self.scored = max(1, self.request.unscored) if asked else self.prompt_length
         self._full_length = min(self.limit, self.prompt_length + self.request.params.max_tokens)
 
     @property

@@ -25,6 +25,7 @@ from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .progress import JobProgress, read_progress
 from .reading import StreamReader, read_before, read_result, result_mailbox, stream_reader
 from .routing import AliasFound
+from .score import Score, score_jobs, score_of
 from .steps import (
     Calls,
     Compute,
@@ -166,6 +167,23 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
     ) -> list[list[float]]:
         """See `Client.embed`."""
         asked = embed_jobs(inputs, pooling, normalize, dimensions, {**arguments, "model": model})
+        return [vector_of(result) for result in await self._results_of(asked, timeout_s)]
+
+    async def score(
+        self,
+        prompt: Input | None,
+        continuations: Input | Sequence[Input],
+        *,
+        model: str,
+        timeout_s: float | None = None,
+        **arguments: Any,
+    ) -> list[Score]:
+        """See `Client.score`."""
+        asked = score_jobs(prompt, continuations, {**arguments, "model": model})
+        return [score_of(result) for result in await self._results_of(asked, timeout_s)]
+
+    async def _results_of(self, asked: Iterable[JobLike], timeout_s: float | None) -> list[JobResult]:
+        """See `Client._results_of`."""
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             jobs = await self.enqueue_many(asked)
@@ -173,7 +191,7 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
             await self._cancel_all(each for each in refused.outcomes if isinstance(each, AsyncJobHandle))
             raise first_of(refused) from None
         try:
-            return [vector_of(await job.result(seconds_until(give_up_at))) for job in jobs]
+            return [await job.result(seconds_until(give_up_at)) for job in jobs]
         except BaseException:
             await self._cancel_all(jobs)
             raise

@@ -24,6 +24,7 @@ from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .reading import StreamReader, read_before, read_result, result_mailbox, stream_reader
+from .score import Score, score_jobs, score_of
 from .steps import Calls, Compute, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive
 from .waiting import explain
 
@@ -163,6 +164,39 @@ class Client(Producer["JobHandle"]):
             UnknownModel, QueueFull, RateLimited, BrokerUnavailable: see `enqueue`.
         """
         asked = embed_jobs(inputs, pooling, normalize, dimensions, {**arguments, "model": model})
+        return [vector_of(result) for result in self._results_of(asked, timeout_s)]
+
+    def score(
+        self,
+        prompt: Input | None,
+        continuations: Input | Sequence[Input],
+        *,
+        model: str,
+        timeout_s: float | None = None,
+        **arguments: Any,
+    ) -> list[Score]:
+        """Return how likely each continuation is after the prompt, in order.
+
+        Each is a job, and they are computed side by side; the prompt's pages in the KV cache are shared. A
+        text is tokenised apart from the prompt, so the tokens of both don't depend on each other.
+
+        Args:
+            prompt: a text or token ids; None if `messages` are given.
+            continuations: texts, or lists of token ids if the prompt is one; a single text is a list of one.
+            model: the served name of the model.
+            timeout_s: how long to wait, for all of them.
+            arguments: others of `enqueue`, such as `messages`, `job_class` and `tenant`.
+
+        Raises:
+            InvalidJob: an argument is out of range, or a continuation is neither a text nor token ids.
+            ResultTimeout, JobFailed, JobCancelled, JobExpired: one has no score; the others are cancelled.
+            UnknownModel, QueueFull, RateLimited, BrokerUnavailable: see `enqueue`.
+        """
+        asked = score_jobs(prompt, continuations, {**arguments, "model": model})
+        return [score_of(result) for result in self._results_of(asked, timeout_s)]
+
+    def _results_of(self, asked: Iterable[JobLike], timeout_s: float | None) -> list[JobResult]:
+        """The results of these jobs, none of which is left if one has no result."""
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             jobs = self.enqueue_many(asked)
@@ -170,7 +204,7 @@ class Client(Producer["JobHandle"]):
             self._cancel_all(outcome for outcome in refused.outcomes if isinstance(outcome, JobHandle))
             raise first_of(refused) from None
         try:
-            return [vector_of(job.result(seconds_until(give_up_at))) for job in jobs]
+            return [job.result(seconds_until(give_up_at)) for job in jobs]
         except BaseException:
             self._cancel_all(jobs)
             raise

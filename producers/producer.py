@@ -179,6 +179,8 @@ class Producer(ABC, Generic[Enqueued]):
         structured_outputs: StructuredOutputs | None = None,
         n: Literal[1] = 1,
         embed: Mapping[str, Any] | bool | None = None,
+        continuation: str | Sequence[int] | None = None,
+        document: str | None = None,
         job_class: JobClass | Literal["interactive", "standard", "batch"] = JobClass.STANDARD,
         tenant: str = "default",
         idempotency_key: str | None = None,
@@ -233,6 +235,10 @@ class Producer(ABC, Generic[Enqueued]):
             n: only 1 is supported; use `enqueue_many` for several answers.
             embed: generate nothing: the result's `embedding` is the prompt's vector. True, or how to pool it,
                 `{"pooling": ..., "normalize": ..., "dimensions": ...}`; see `Client.embed`.
+            continuation: generate nothing: the result's `prompt_logprobs` say how likely this is after the
+                prompt; a text, or token ids after `prompt_token_ids`. See `Client.score`.
+            document: generate nothing: the result's `score` says how well this text answers the prompt, a
+                query.
             job_class: "interactive" runs before "standard", which runs before "batch".
             tenant: the tenant that owns the job; tenants share the workers fairly.
             idempotency_key: a second job with the same key and body is the first one.
@@ -255,7 +261,7 @@ class Producer(ABC, Generic[Enqueued]):
         """
         # The first statement, while the locals are exactly the arguments.
         arguments = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        if embed:
+        if embed or continuation is not None or document is not None:
             arguments.pop("max_tokens" if max_tokens == USUAL_MAX_TOKENS else "", None)  # it has none
         return self._enqueue(Job.make(**arguments))
 

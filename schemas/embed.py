@@ -3,11 +3,10 @@
 import base64
 import binascii
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
-from pydantic.fields import FieldInfo
 
 MAX_DIMENSIONS = 65_536
 
@@ -34,53 +33,6 @@ def _of_flag(embed: object) -> object:
 
 
 OptionalEmbed = Annotated[Embed | None, BeforeValidator(_of_flag)]
-
-# What has a meaning though nothing is generated.
-_OF_A_PROMPT = {
-    "model",
-    "prompt",
-    "messages",
-    "prompt_token_ids",
-    "tools",
-    "truncate_prompt_tokens",
-    "truncation_side",
-}
-_OF_ANY_JOB = {
-    "embed",
-    "job_class",
-    "tenant",
-    "idempotency_key",
-    "delay_s",
-    "deadline_s",
-    "max_runtime_s",
-    "max_attempts",
-    "webhook",
-    "stream",
-    "metadata",
-}
-
-
-def with_no_output(fields: Any) -> Any:
-    """A job's fields; one for an embedding costs its prompt and no more, so that is all that is reserved."""
-    if isinstance(fields, Mapping) and fields.get("embed") not in (None, False):
-        return {"max_tokens": 1, **fields}
-    return fields
-
-
-def refuse_output(job: object, arguments: Mapping[str, FieldInfo]) -> None:
-    """Refuse a job for an embedding that says something of what is generated.
-
-    Args:
-        job: the job.
-        arguments: the fields of every job.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    for name, argument in arguments.items():
-        usual = 1 if name == "max_tokens" else argument.get_default(call_default_factory=True)
-        if name not in _OF_A_PROMPT | _OF_ANY_JOB and getattr(job, name) != usual:
-            raise ValueError(f"{name} has no meaning beside embed, which generates nothing; leave it out")
 
 
 def to_base64(vector: Sequence[float]) -> str:

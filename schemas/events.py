@@ -229,7 +229,9 @@ class Output(_Published):
     Attributes:
         token_strs: the names of `token_ids` in the vocabulary, if a job of the tokenizer asked for them.
         embedding: the prompt's vector, if the job asked for it; in JSON float32 in base64.
-        prompt_logprobs: one entry for each token of the prompt, if the job asked for them and succeeded.
+        score: how well a document answers the prompt, if the job asked for it; from 0 to 1 for most models.
+        prompt_logprobs: one entry for each token of the prompt, or of the job's `continuation`, if the job
+            asked for them and succeeded.
         format: how to read the text; None if it is read as it is.
     """
 
@@ -240,6 +242,7 @@ class Output(_Published):
     usage: Usage = Usage()
     token_strs: tuple[str, ...] | None = None
     embedding: Vector | None = None
+    score: float | None = None
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None
     format: AnswerFormat | None = Field(default=None, repr=False)
 

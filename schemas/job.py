@@ -19,13 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from .embed import OptionalEmbed, refuse_output, with_no_output
+from .embed import OptionalEmbed
 from .errors import InvalidJob
 from .keys import is_model_name
 from .plain_json import check_json
 from .redaction import shown_in_error, shown_name
 from .response_format import OptionalResponseFormat, OptionalStructuredOutputs
 from .tools import MAX_TOOLS, Tool, ToolChoice, function_name
+from .unanswered import refuse_output, with_no_output
 from .webhooks.signing import check_secret
 from .webhooks.target import Refused, check_url
 from .wording import did_you_mean, in_words
@@ -254,6 +255,10 @@ class Job(_Wire):
         response_format: JSON, or JSON of a schema; None for text. As in OpenAI's API.
         structured_outputs: a schema, regex, choice or grammar that the answer follows. As in vLLM's.
         embed: generate nothing; the result is the prompt's vector.
+        continuation: generate nothing; say how likely this is after the prompt. Its tokens' log-probabilities
+            are the result's `prompt_logprobs`. A text, or token ids after `prompt_token_ids`.
+        document: generate nothing; say how well this text answers `prompt`, a query. For models that are made
+            for it.
         job_class: `interactive`, `standard` or `batch`.
         tenant: the tenant that owns the job; tenants share the workers fairly.
         delay_s: don't start for this many seconds.
@@ -306,6 +311,10 @@ class Job(_Wire):
     structured_outputs: OptionalStructuredOutputs = None
     n: Literal[1] = 1
     embed: OptionalEmbed = None
+    continuation: (
+        Annotated[str, Field(min_length=1)] | Annotated[tuple[TokenId, ...], Field(min_length=1)] | None
+    ) = None
+    document: Annotated[str, Field(min_length=1)] | None = None
 
     job_class: JobClass = JobClass.STANDARD
     tenant: TenantName = "default"
@@ -354,8 +363,7 @@ class Job(_Wire):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.embed is not None:
-            refuse_output(self, Job.model_fields)
+        refuse_output(self, Job.model_fields)
         given = [
             name for name in ("prompt", "messages", "prompt_token_ids") if getattr(self, name) is not None
         ]
@@ -369,8 +377,18 @@ class Job(_Wire):
         for name in ("tool_choice", "reasoning_effort"):
             if getattr(self, name) is not None and self.messages is None:
                 raise ValueError(f"{name} needs messages: it is about an answer in a chat")
+        self._check_second_part()
         self._check_form()
         return self
+
+    def _check_second_part(self) -> None:
+        """Refuse what doesn't fit behind its prompt."""
+        if self.document is not None and self.prompt is None:
+            raise ValueError("document needs its query as prompt")
+        by_ids = self.prompt_token_ids is not None
+        if self.continuation is not None and isinstance(self.continuation, str) == by_ids:
+            behind = "token ids after prompt_token_ids" if by_ids else "a text after a prompt or messages"
+            raise ValueError(f"continuation must be {behind}")
 
     def _check_form(self) -> None:
         """Refuse what contradicts a form of the answer."""
@@ -406,11 +424,14 @@ class Job(_Wire):
 
     @property
     def prompt_bytes(self) -> int:
-        """The size of the prompt's text in UTF-8 bytes; 0 if the prompt is given as token ids."""
+        """The size of the text to read in UTF-8 bytes; 0 if the prompt is given as token ids."""
+        size = len(self.document.encode()) if self.document is not None else 0
+        if isinstance(self.continuation, str):
+            size += len(self.continuation.encode())
         if self.prompt is not None:
-            return len(self.prompt.encode())
+            return size + len(self.prompt.encode())
         if self.messages is not None:
-            return sum(len(message.model_dump_json().encode()) for message in self.messages)
+            return size + sum(len(message.model_dump_json().encode()) for message in self.messages)
         return 0
 
 

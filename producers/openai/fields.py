@@ -41,6 +41,14 @@ HINTS = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")
 """OpenAI's fields about its cache of prompts; here prefixes are cached without them."""
 
 
+INSTEAD = {
+    "embed": "; for embeddings there is /v1/embeddings",
+    "continuation": "",
+    "document": "; for documents there are /v1/score and /v1/rerank",
+}
+"""Arguments of a job that ask for something else than an answer, and what has a route of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fields:
     """The fields of one endpoint.
@@ -75,10 +83,8 @@ class Fields:
             without_effect = self.neutral.get(name, UNSET.get(name, ()))
             if value is None or name in self.hints or value in without_effect:
                 continue
-            if name == "embed":
-                raise InvalidJob(
-                    name, "is an argument of jobs (/v1/jobs); for embeddings there is /v1/embeddings"
-                )
+            if name in INSTEAD and name not in self.read:
+                raise InvalidJob(name, f"is an argument of jobs (/v1/jobs){INSTEAD[name]}")
             if name in self.neutral:
                 accepted = " or ".join(json.dumps(value) for value in self.neutral[name])
                 raise InvalidJob(name, f"is supported only as {accepted}; leave it out")

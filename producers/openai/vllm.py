@@ -25,7 +25,7 @@ _OPENAI = {
 _QUEUE = {
     *("job_class", "tenant", "idempotency_key", "delay_s", "deadline_s", "max_runtime_s", "max_attempts"),
     "webhook",
-    "embed",
+    *("embed", "continuation", "document"),
 }
 """Arguments of a job that say nothing of what is generated."""
 

@@ -39,7 +39,11 @@ def enqueue(
     prompt_tokens = len(job.prompt_token_ids or ())
     if job.truncate_prompt_tokens is not None:
         prompt_tokens = min(prompt_tokens, job.truncate_prompt_tokens)
-    limits.check_logprobs(job, prompt_tokens)
+    if isinstance(job.continuation, tuple):
+        limits.check_logprobs(job, len(job.continuation))
+        prompt_tokens += len(job.continuation)
+    else:
+        limits.check_logprobs(job, prompt_tokens)
 
     def parse(reply: list[Any]) -> str | None:
         status = text(reply[0])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .producers.operate.pauses import PausedQueue
     from .producers.operate.rates import RateLeft, RatesLeft
     from .producers.operate.responses import StoredResponse
+    from .producers.score import Score
     from .schemas.access import ApiKey, NewApiKey
     from .schemas.errors import (
         BadPolicy,
@@ -108,6 +109,7 @@ __all__ = [
     "RatesLeft",
     "RecordDamaged",
     "ResultTimeout",
+    "Score",
     "StoredResponse",
     "StreamReset",
     "TenantPolicy",
@@ -133,6 +135,7 @@ _HOMES = {
     "producers.operate.overview": ("QueueInfo", "WorkerInfo"),
     "producers.operate.pauses": ("PausedQueue",),
     "producers.operate.responses": ("StoredResponse",),
+    "producers.score": ("Score",),
     "producers.operate.rates": ("RateLeft", "RatesLeft"),
     "schemas.access": ("ApiKey", "NewApiKey"),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),

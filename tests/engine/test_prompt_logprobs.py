@@ -31,11 +31,11 @@ def run(engine, *requests):
     return found
 
 
-def assert_transformers(family, prompt_ids, scores, top=TOP):
+def assert_transformers(family, prompt_ids, scores, top=TOP, first=1):
     with torch.inference_mode():
         logprobs = _model(family)(torch.tensor([prompt_ids])).logits[0].float().log_softmax(-1)
-    assert [entry.token_id for entry in scores] == list(prompt_ids[1:])
-    for place, entry in enumerate(scores):
+    assert [entry.token_id for entry in scores] == list(prompt_ids[first:])
+    for place, entry in enumerate(scores, first - 1):
         here = logprobs[place]
         assert entry.logprob == pytest.approx(float(here[entry.token_id]), abs=1e-4)
         best = here.topk(top)
@@ -126,3 +126,23 @@ def test_every_token_of_the_vocabulary_can_be_asked_for(make_engine, overlap):
 def test_a_negative_number_is_refused(make_engine):
     with pytest.raises(RequestError, match="prompt_logprobs"):
         make_engine().submit(Request("r", [5, 6], SamplingParams(), prompt_logprobs=-1))
+
+
+@BOTH
+@pytest.mark.parametrize("step_tokens", [7, 512])
+def test_those_of_a_continuation_begin_behind_a_prefix_from_the_cache(make_engine, overlap, step_tokens):
+    engine = make_engine(overlap=overlap, max_step_tokens=step_tokens)
+    run(engine, Request("before", list(prompt(200)), greedy(1)))
+    ends = {f"r{length}": prompt(length, 3) for length in (1, 2, 16, 40)}
+    requests = [asking(name, prompt(200) + end, max_tokens=0, unscored=200) for name, end in ends.items()]
+    found = run(engine, *requests)
+    for request in requests:
+        assert len(found[request.id][1]) == len(ends[request.id])
+        assert_transformers("llama", request.prompt_ids, found[request.id][1], first=200)
+    assert engine.stats().prefix_hit_tokens == 4 * 192
+
+
+@pytest.mark.parametrize("unscored", [-1, 2])
+def test_a_continuation_of_no_tokens_is_refused(make_engine, unscored):
+    with pytest.raises(RequestError, match="unscored"):
+        make_engine().submit(Request("r", [5, 6], greedy(0), prompt_logprobs=0, unscored=unscored))

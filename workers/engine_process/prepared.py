@@ -13,7 +13,7 @@ NOT_KEPT = frozenset(
     {
         *("prompt", "messages", "prompt_token_ids", "tools", "tool_choice", "parallel_tool_calls"),
         *("reasoning_effort", "metadata", "webhook", "celery", "idempotency_key"),
-        *("response_format", "structured_outputs"),
+        *("response_format", "structured_outputs", "continuation", "document"),
     }
 )
 """Fields of a job that may be large and aren't needed once it is prepared."""
@@ -110,6 +110,8 @@ class Prepared:
         grammar: what the answer follows; None if it may be any text.
         answer_format: how the answer is to be read, as it travels; None if it is read as it is.
         bad_words: the token ids of the words that must not be generated.
+        continuation_tokens: how many of the prompt's last tokens are a continuation to score.
+        scores: whether the prompt is a query and a document to score.
     """
 
     error: JobError | None = None
@@ -125,6 +127,8 @@ class Prepared:
     grammar: str | None = None
     answer_format: dict[str, Any] | None = None
     bad_words: list[list[int]] = field(default_factory=list)
+    continuation_tokens: int = 0
+    scores: bool = False
 
     def to_wire(self) -> bytes:
         """For the engine process: lines of JSON and, behind them, the prompt's token ids."""
@@ -143,6 +147,8 @@ class Prepared:
             "grammar": self.grammar,
             "answer_format": self.answer_format,
             "bad_words": self.bad_words,
+            "continuation_tokens": self.continuation_tokens,
+            "scores": self.scores,
             "pieces": len(pieces),
         }
         lines = [json.dumps(part).encode() + b"\n" for part in (body, *pieces)]

@@ -134,7 +134,10 @@ class Roster:
             self.fail(running, prepared.error.code, prepared.error.message)
             return
         if running.job is not None and running.job.prompt_logprobs is not None and request is not None:
-            running.prompt_logprobs = [first_of_prompt(self.tokenizer, prepared.prompt_ids[0])]
+            # The prompt's first token has no log-probability; a continuation's has one.
+            behind = prepared.continuation_tokens
+            first = [] if behind else [first_of_prompt(self.tokenizer, prepared.prompt_ids[0])]
+            running.prompt_logprobs, running.to_score = first, behind or running.prompt_tokens
         if request is None:  # its last worker had written all but the end
             running.end(JobState.SUCCEEDED, "stop", tail=False)
             self.urgent = True
@@ -210,12 +213,12 @@ class Roster:
         running.last_token_at = now
 
     def _succeed(self, running: RunningJob, reason: FinishReasonName, *, tail: bool = True) -> None:
-        if running.prompt_logprobs is not None and len(running.prompt_logprobs) != running.prompt_tokens:
+        if running.prompt_logprobs is not None and len(running.prompt_logprobs) != running.to_score:
             self.fail(running, FailureCode.ENGINE, "prompt_logprobs: this engine doesn't give them")
             return
         running.end(JobState.SUCCEEDED, reason, tail=tail)
         self.urgent = True
-        if running.job is not None and running.job.embed is None:
+        if running.job is not None and running.embedding is None and running.score is None:
             self.estimates.note_output(len(running.token_ids), running.job.max_tokens)
 
     def fail(self, running: RunningJob, code: str, message: str) -> None:

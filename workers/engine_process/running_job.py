@@ -47,9 +47,11 @@ class RunningJob:
         broken: the worker failed over it once already.
         told: the tokenizer's answer, if it wants no other.
         embedding: the prompt's vector, if it wants that.
+        score: how well its document answers its prompt, if it wants that.
         ended_by_text: whether an earlier worker's tokens ended it by a stop string.
         prompt_logprobs: what is known of the prompt's tokens; None if the job doesn't ask. Another worker
             computes them again, with the prompt.
+        to_score: how many entries `prompt_logprobs` will have.
         answer_format: how its text is to be read, as it travels; None if it is read as it is.
     """
 
@@ -89,8 +91,10 @@ class RunningJob:
     broken: bool = False
     told: Told | None = None
     embedding: list[float] | None = None
+    score: float | None = None
     ended_by_text: bool = False
     prompt_logprobs: list[PromptLogprob] | None = None
+    to_score: int = 0
     answer_format: dict[str, Any] | None = None
 
     @classmethod
@@ -209,6 +213,7 @@ class RunningJob:
                 "token_ids": told.token_ids,
                 "token_strs": told.token_strs,
                 "embedding": self.embedding,
+                "score": self.score,
                 "finish_reason": self.finish_reason,
                 "logprobs": self.logprobs,
                 "prompt_logprobs": self.prompt_logprobs if self.ended is JobState.SUCCEEDED else None,

@@ -20,7 +20,7 @@ from ..state import Gateway
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _RESULT = {"text", "token_ids", "finish_reason", "logprobs", "usage", "timings", "embedding"}
-_SAID = {"content", "reasoning", "tool_calls", "prompt_logprobs"}
+_SAID = {"content", "reasoning", "tool_calls", "prompt_logprobs", "score"}
 
 
 @router.post("", summary="Enqueue a job", status_code=202, openapi_extra=body_of("model"))

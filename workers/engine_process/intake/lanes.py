@@ -336,6 +336,7 @@ class Intake:
                 params=replace(params, max_tokens=0) if replay.stopped else params,
                 output_ids=[] if replay.stopped else list(replay.token_ids),
                 prompt_logprobs=job.prompt_logprobs,
+                unscored=len(prepared.prompt_ids) - scored if (scored := prepared.continuation_tokens) else 0,
                 priority=_PRIORITY[job.job_class],
                 # Prefixes are shared within a tenant only: how fast a prompt is read would tell others what
                 # was sent.

@@ -161,6 +161,10 @@ class Reader:
             raise _JobRefused(FailureCode.INVALID, "the prompt has no tokens")
         if (most := job.truncate_prompt_tokens) is not None:
             prompt_ids = prompt_ids[-most:] if job.truncation_side == "left" else prompt_ids[:most]
+        if job.continuation is not None:
+            continuation = self._tokens_of_continuation(job.continuation)
+            prepared.continuation_tokens = len(continuation)
+            prompt_ids += continuation
         prepared.prompt_tokens = len(prompt_ids)
         if wanted.kind == "count":
             return
@@ -169,7 +173,7 @@ class Reader:
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
             )
         try:
-            self._limits.check_logprobs(job, len(prompt_ids))
+            self._limits.check_logprobs(job, prepared.continuation_tokens or len(prompt_ids))
         except InvalidJob as error:
             raise _JobRefused(FailureCode.INVALID, str(error)) from None
         prepared.prompt_ids = prompt_ids
@@ -225,6 +229,15 @@ class Reader:
             reason = f"prompt_token_ids: {unknown} is not in the model's vocabulary"
             raise _JobRefused(FailureCode.INVALID, reason)
         return Told(self._tokenizer.spelt_out(token_ids))
+
+    def _tokens_of_continuation(self, given: str | tuple[int, ...]) -> list[int]:
+        """Its tokens, which don't depend on the prompt: so all continuations of a prompt share its pages."""
+        if not isinstance(given, str):
+            return list(given)
+        token_ids = self._tokenizer.encode(given, special=False)
+        if not token_ids:
+            raise _JobRefused(FailureCode.INVALID, f"continuation: {given!r} has no tokens")
+        return token_ids
 
     def _tokens_of_word(self, text: str) -> list[list[int]]:
         """A word's tokens at the beginning of a text and, where a space makes other ones, within it."""
