@@ -44,6 +44,7 @@ class EngineConfig:
         adapter_memory_bytes: how much memory they may take together.
         gpu_reserve_bytes: memory that KV pages leave free on a GPU, beyond what a measured step takes; None
             leaves 3 % of the GPU's memory, at least 512 MiB.
+        classifier_token_ids: the tokens for no and yes, if the model scores by how likely they come next.
     """
 
     model: str
@@ -66,6 +67,7 @@ class EngineConfig:
     max_adapters: int = 0
     adapter_memory_bytes: int = 1 << 30
     gpu_reserve_bytes: int | None = None
+    classifier_token_ids: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.quantization not in {None, "int8"}:

@@ -34,7 +34,15 @@ _UNSAMPLED = (
     "if the model overflows in its dtype, another dtype may help"
 )
 
-_UNPOOLED = "its vector contains NaN or infinity; if the model overflows in its dtype, another dtype may help"
+_NO_SCORER = (
+    "the model has no head that scores; serve one with a classification head of one label, or a reranker "
+    "that answers with one of two words, with classifier_from_token"
+)
+
+_UNPOOLED = (
+    "its vector or score contains NaN or infinity; if the model overflows in its dtype, another dtype may "
+    "help"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +120,8 @@ class Engine:
         request = replace(request, params=computable(request.params, self.model_info.vocab_size))
         if request.pooling is not None:
             # Nothing is sampled; with one more token it has not ended before its prompt has been computed.
-            pooling = replace(request.pooling, type=request.pooling.type or self.model_info.pooling)
+            own = "last" if request.pooling.score else self.model_info.pooling
+            pooling = replace(request.pooling, type=request.pooling.type or own)
             request = replace(request, params=SamplingParams(max_tokens=1), pooling=pooling)
         self._arrivals += 1
         sequence = Sequence(
@@ -152,9 +161,12 @@ class Engine:
         refuse_unknown("prompt_ids", request.prompt_ids, vocab)
         refuse_unknown("output_ids", request.output_ids, vocab)
         if request.pooling is None and not self.model_info.generates:
-            raise RequestError("model", "it has no head that predicts tokens, and can only embed")
+            only = "embed and score" if self.model_info.task == "score" else "embed"
+            raise RequestError("model", f"it has no head that predicts tokens, and can only {only}")
         if request.pooling is not None:
             request.pooling.check(self.model_info.hidden_size)
+            if request.pooling.score and self.model_info.task != "score":
+                raise RequestError("score", _NO_SCORER)
             if request.output_ids:
                 raise RequestError("output_ids", "a prompt that is pooled has no output")
             if request.prompt_logprobs is not None:
@@ -404,14 +416,19 @@ class Engine:
             if not chunk.last:
                 continue
             assert request.pooling is not None
-            vector = vector_of(request.pooling, total, len(request.prompt_ids))
-            if not np.isfinite(vector).all():
+            vector = score = None
+            if request.pooling.score:
+                assert self._executor.scorer is not None
+                score = self._executor.scorer.score(total)
+            else:
+                vector = vector_of(request.pooling, total, len(request.prompt_ids))
+            if not np.isfinite(total).all():
                 yield self._fail(sequence, _UNPOOLED)
                 continue
             del held[request.id]
             self._scheduler.remove(sequence)
             cached = sequence.cached_tokens or 0
-            yield Progress(request.id, [], [], FinishReason.STOP, cached, vector=vector)
+            yield Progress(request.id, [], [], FinishReason.STOP, cached, vector=vector, score=score)
 
     # Room -----------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from .kv_budget import num_pages
 from .models.cache import KVCache, kv_dtype
 from .models.decoder import Model
 from .protocol import EngineModelInfo
+from .scorer import Scorer
 from .step_input import StepInput
 
 
@@ -23,9 +24,14 @@ class ModelExecutor:
     """
 
     def __init__(
-        self, decoder: Model, config: EngineConfig, info: EngineModelInfo, device: torch.device
+        self,
+        decoder: Model,
+        config: EngineConfig,
+        info: EngineModelInfo,
+        device: torch.device,
+        scorer: Scorer | None = None,
     ) -> None:
-        self.model_info, self.device = info, device
+        self.model_info, self.device, self.scorer = info, device, scorer
         self._decoder = decoder
         self.num_pages = num_pages(decoder, config, info)
         dtype = kv_dtype(config.kv_dtype, decoder.embedding.dtype)

@@ -14,10 +14,14 @@ from .executor import ModelExecutor
 from .hub import model_folder
 from .models import ModelConfig, load_config, load_decoder, read_configs
 from .models.checkpoint import refuse_other_folders, stored_dtype
+from .models.scorer import load_scorer
 from .protocol import EngineModelInfo
 from .request import PoolingType
 
 logger = logging.getLogger(__name__)
+
+_POOLING = "1_Pooling/config.json"
+"""Says that a model is one of sentence-transformers's, and how it pools."""
 
 
 def load_executor(config: EngineConfig) -> ModelExecutor:
@@ -38,7 +42,8 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
     folder = model_folder(config.model)
     if not (folder / "config.json").exists():
         refuse_other_folders(folder)
-    model = load_config(config.model, *read_configs(folder, logger.warning))
+    files = read_configs(folder, logger.warning)
+    model = load_config(config.model, *files)
     dtype = dtype_of(config, model, folder)
     context = config.max_context_tokens or model.context_tokens
     if context > model.context_tokens:
@@ -59,6 +64,8 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
             deterministic=config.deterministic,
             adapters=config.max_adapters > 0,
         )
+    scorer = load_scorer(config.model, folder, model, files[0], config.classifier_token_ids)
+    embeds = not model.has_head or (folder / _POOLING).is_file()
     info = EngineModelInfo(
         family=model.family,
         vocab_size=model.vocab_size,
@@ -70,13 +77,14 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
         pooling=_pooling(folder),
         generates=model.has_head,
         max_adapters=config.max_adapters,
+        task="score" if scorer is not None else "embed" if embeds else "generate",
     )
-    return ModelExecutor(decoder, config, info, device)
+    return ModelExecutor(decoder, config, info, device, scorer)
 
 
 def _pooling(folder: Path) -> PoolingType:
     """How sentence-transformers pools this model; by the last token, if it isn't one of its models."""
-    path = folder / "1_Pooling" / "config.json"
+    path = folder / _POOLING
     if not path.is_file():
         return "last"
     try:

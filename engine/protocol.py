@@ -6,9 +6,11 @@ is promised here.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from .request import PoolingType, Progress, Request
+
+Task = Literal["generate", "embed", "score"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -21,6 +23,7 @@ class EngineModelInfo:
         eos_token_ids: tokens that end a sequence by themselves.
         hidden_size: how many numbers a prompt's vector has; 0 if the engine can't pool.
         pooling: how the model's prompts are meant to be pooled.
+        task: what it is made for. Only one made to score does that; any that can pool can embed.
         generates: whether it has a head that predicts tokens; without one it only pools.
         max_adapters: how many adapters it can compute at the same time; at 0 it refuses requests with one.
     """
@@ -35,6 +38,7 @@ class EngineModelInfo:
     pooling: PoolingType = "last"
     generates: bool = True
     max_adapters: int = 0
+    task: Task = "generate"
 
 
 @dataclass(slots=True, frozen=True)
@@ -108,8 +112,8 @@ class EngineProtocol(Protocol):
     def step(self) -> list[Progress]:
         """Compute one step; return the progress of each sequence that has new tokens or has ended.
 
-        A request to be pooled has one progress, with its vector. An engine that can't do that refuses it at
-        `submit`.
+        A request to be pooled has one progress, with its vector or score. An engine that can't do that
+        refuses it at `submit`.
 
         Raises:
             Exception: the engine itself can't continue, and its process must be replaced. A failure caused by

@@ -39,11 +39,13 @@ class Pooling:
         type: `last` takes the last token's, `mean` the mean of all tokens'; None what the model is made for.
         normalize: scale the vector to length 1.
         dimensions: keep only this many of its first numbers (Matryoshka embeddings), before it is normalised.
+        score: return what the model's classification head makes of the last token's, and no vector.
     """
 
     type: PoolingType | None = None
     normalize: bool = True
     dimensions: int | None = None
+    score: bool = False
 
     def check(self, hidden_size: int) -> None:
         """Refuse what can't be computed by a model of this width.
@@ -163,6 +165,7 @@ class Progress:
             on: nothing says how likely the first is. Complete before the first new token.
         cached_tokens: prompt and earlier output tokens found in the prefix cache at first admission.
         vector: float32, the vector of a prompt that was to be pooled, with its end.
+        score: its score, if that was asked for instead.
     """
 
     id: str
@@ -173,3 +176,4 @@ class Progress:
     error: str = ""
     vector: "NDArray[np.float32] | None" = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    score: float | None = None

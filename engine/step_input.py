@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .protocol import EngineModelInfo
+from .scorer import Scorer
 
 if TYPE_CHECKING:
     from .adapters.step import StepAdapters
@@ -58,6 +59,8 @@ class Executor(Protocol):
     num_pages: int
     """Number of pages in the KV cache, including the null page."""
     device: torch.device
+    scorer: Scorer | None
+    """The head that scores; None if the model has none."""
 
     def execute(self, step: StepInput) -> Tensor:
         """Compute the step; return the float32 logits [S, vocab] of its sampled rows."""

@@ -80,6 +80,13 @@ class Checkpoint:
         tensor: Tensor = file.get_tensor(stored)
         return tensor.to(self._device)
 
+    def row(self, name: str, index: int) -> Tensor:
+        """A row of a matrix in the model's type; of a float one, only the row is read."""
+        if name not in self._files:
+            return self._one(name)[index].clone()
+        row: Tensor = self._slice(name)[index : index + 1]
+        return row[0].to(self._device, self._dtype)
+
     def _one(self, name: str) -> Tensor:
         tensor = self.stored(name)
         if tensor is None and self._int4 is not None and f"{name.removesuffix('.weight')}.qweight" in self:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import ModelError
-from .families import family_of, has_head_of
+from .families import family_of, has_head_of, has_scorer_of
 from .quantization.int4 import Int4Format, int4_format
 from .source import complete
 from .spec import DecoderSpec
@@ -28,6 +28,7 @@ class ModelConfig:
         tensors: what its checkpoint calls them.
         int4: how 4-bit weights are stored; None if all are floats.
         has_head: whether it predicts tokens; one that was saved without its head is loaded as a tied one.
+        has_scorer: whether it has a classification head with one label instead.
         dtype: the name of the type that it was made for; None if config.json doesn't say.
     """
 
@@ -47,6 +48,7 @@ class ModelConfig:
     dtype: str | None
     int4: Int4Format | None
     has_head: bool = True
+    has_scorer: bool = False
 
     @property
     def num_parameters(self) -> int:
@@ -103,6 +105,7 @@ def load_config(path: str, config: Mapping[str, Any], generation: Mapping[str, A
         dtype=_dtype(path, config),
         int4=int4_format(path, getattr(source, "quantization_config", None)),
         has_head=has_head,
+        has_scorer=has_scorer_of(path, config),
     )
 
 

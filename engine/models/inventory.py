@@ -11,6 +11,7 @@ from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .mixture import STACKED, Mixture, apart
 from .quantization.int4 import Int4Format
+from .scorer import SCORE
 
 Shape = tuple[int, ...]
 Sizes = tuple[int, int]
@@ -95,6 +96,8 @@ def _wanted(weights: Checkpoint, config: ModelConfig) -> Iterator[tuple[str, Sha
     for index in range(config.num_layers):
         yield from _layer(weights, config, index)
     yield f"{names.final_norm}.weight", (hidden,)
+    if config.has_scorer:
+        yield SCORE, (1, hidden)
     # A tied model may still hold its head, saved once more by a tool that doesn't drop it.
     if not config.tie_embeddings or any(f"{names.head}.{kind}" in weights for kind in ("weight", "qweight")):
         yield from _linear(weights, config.int4, names.head, hidden, config.vocab_size)

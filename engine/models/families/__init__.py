@@ -17,7 +17,7 @@ FAMILIES: dict[str, Family] = {
 _ENCODER = re.compile(r"[Bb]ert|Electra|MPNet|T5Encoder")
 """In the names of architectures that read a text in both directions."""
 
-_WITH_HEAD, _WITHOUT_HEAD = "ForCausalLM", "Model"
+_WITH_HEAD, _WITHOUT_HEAD, _CLASSIFIER = "ForCausalLM", "Model", "ForSequenceClassification"
 
 _BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES.values()}
 
@@ -36,7 +36,7 @@ def family_of(path: str, config: Mapping[str, Any]) -> Family:
     if not named and model_type in FAMILIES:
         return FAMILIES[model_type]
     architecture = str(named[0]) if isinstance(named, list) and named else f"model_type={model_type!r}"
-    base = architecture.removesuffix(_WITHOUT_HEAD)
+    base = architecture.removesuffix(_WITHOUT_HEAD).removesuffix(_CLASSIFIER)
     family = _BY_ARCHITECTURE.get(architecture) or _BY_ARCHITECTURE.get(f"{base}{_WITH_HEAD}")
     if family is None and _ENCODER.search(architecture):
         raise ModelError(
@@ -61,7 +61,28 @@ def family_of(path: str, config: Mapping[str, Any]) -> Family:
 def has_head_of(config: Mapping[str, Any]) -> bool:
     """Whether a supported model predicts tokens, as `LlamaForCausalLM` does and `LlamaModel` doesn't."""
     named = config.get("architectures") or [_WITH_HEAD]
-    return not str(named[0]).endswith(_WITHOUT_HEAD)
+    return not str(named[0]).endswith((_WITHOUT_HEAD, _CLASSIFIER))
 
 
-__all__ = ["FAMILIES", "Family", "family_of", "has_head_of"]
+def has_scorer_of(path: str, config: Mapping[str, Any]) -> bool:
+    """Whether a supported model scores, as `Qwen3ForSequenceClassification` does.
+
+    Args:
+        path: the model's name, for messages.
+        config: its config.json.
+
+    Raises:
+        ModelError: it has more than one label.
+    """
+    named = config.get("architectures") or [_WITH_HEAD]
+    if not str(named[0]).endswith(_CLASSIFIER):
+        return False
+    labels = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
+    if labels != 1:
+        raise ModelError(
+            f"{path}: {named[0]} has {labels} labels (id2label in config.json); a model that scores has one"
+        )
+    return True
+
+
+__all__ = ["FAMILIES", "Family", "family_of", "has_head_of", "has_scorer_of"]
