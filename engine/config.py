@@ -40,7 +40,7 @@ class EngineConfig:
             the host; None does so on a GPU.
         cuda_graphs: capture decode steps on a GPU; without it the start is faster and every step slower.
         max_adapters: how many LoRA adapters are kept in memory, and can be computed with in one step; 0 for
-            none. With adapters, a CPU computes bfloat16 operation by operation.
+            none.
         adapter_memory_bytes: how much memory they may take together.
         gpu_reserve_bytes: memory that KV pages leave free on a GPU, beyond what a measured step takes; None
             leaves 3 % of the GPU's memory, at least 512 MiB.

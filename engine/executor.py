@@ -4,16 +4,20 @@ import torch
 from torch import Tensor
 
 from ..kernels.invariant_linear import pack_invariant_linear
-from ..kernels.lora import product_of
+from ..kernels.lora import LoraWeight
 from .adapters.folder import AdapterReader
 from .adapters.store import AdapterStore
 from .config import EngineConfig
 from .kv_budget import num_pages
 from .models.cache import KVCache, kv_dtype
-from .models.decoder import Model
+from .models.decoder import CompiledModel, Model
 from .protocol import EngineModelInfo
 from .scorer import Scorer
 from .step_input import StepInput
+
+
+def _invariant(weight: Tensor) -> LoraWeight:
+    return LoraWeight(weight, pack_invariant_linear(weight))
 
 
 class ModelExecutor:
@@ -39,8 +43,14 @@ class ModelExecutor:
         if config.max_adapters:
             # Twice: what is stored as float32 may be computed as bfloat16. And its header.
             most_bytes = 2 * config.adapter_memory_bytes + (1 << 24)
-            pack = pack_invariant_linear if config.deterministic else product_of
-            reader = AdapterReader(decoder.config, decoder.embedding.dtype, device, pack, most_bytes)
+            reader = AdapterReader(
+                decoder.config,
+                decoder.embedding.dtype,
+                device,
+                most_bytes,
+                _invariant if config.deterministic else LoraWeight,
+                isinstance(decoder, CompiledModel),
+            )
             self.adapters = AdapterStore(reader.read, config.max_adapters, config.adapter_memory_bytes)
         self._cache = KVCache.zeros(decoder.config, self.num_pages, config.page_size, dtype, device)
 

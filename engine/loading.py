@@ -62,7 +62,6 @@ def load_executor(config: EngineConfig) -> ModelExecutor:
             int8=config.quantization == "int8",
             fp8_cache=config.kv_dtype == "fp8",
             deterministic=config.deterministic,
-            adapters=config.max_adapters > 0,
         )
     scorer = load_scorer(config.model, folder, model, files[0], config.classifier_token_ids)
     embeds = not model.has_head or (folder / _POOLING).is_file()

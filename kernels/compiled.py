@@ -6,7 +6,7 @@ each other and for the next weights. `CompiledDecoder` avoids both: its layers r
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .lora import LoraMap
 from .native import shared_library
 
 PRODUCTS = ("plain", "avx512", "amx")
@@ -65,6 +66,48 @@ class LayerPanels(Protocol):
     def k_norm(self) -> Tensor | None: ...
     @property
     def sliding_window(self) -> int: ...
+
+
+LORA_MAPS = ("qkv", "output", "gate_up", "down")
+"""A layer's maps that an adapter may change, in order."""
+
+LORA_INNER = 3 * 64
+"""The inner values of a map's adapter at most: three parts of rank 64."""
+
+
+class CompiledLora:
+    """An adapter as a `CompiledDecoder` takes it.
+
+    Attributes:
+        address: where its maps are; valid as long as this object lives.
+    """
+
+    __slots__ = ("_kept", "_maps", "address")
+
+    def __init__(self, layers: Sequence[Mapping[str, LoraMap]]) -> None:
+        """Lay out an adapter of bfloat16 weights, by layer and by name (`LORA_MAPS`)."""
+        self._kept: list[Tensor] = []
+        self._maps = (_LoraMap * (len(layers) * len(LORA_MAPS)))()
+        for index, layer in enumerate(layers):
+            for place, name in enumerate(LORA_MAPS):
+                if (lora := layer.get(name)) is not None:
+                    self._maps[index * len(LORA_MAPS) + place] = self._map(lora)
+        self.address = ctypes.addressof(self._maps)
+
+    def _map(self, lora: LoraMap) -> "_LoraMap":
+        down = lora.down.weight
+        made = _LoraMap(self._address(down), len(down), len(lora.parts))
+        for place, part in enumerate(lora.parts):
+            up = part.up.weight.T.contiguous()
+            rank, width = up.shape
+            made.part[place] = _LoraPart(self._address(up), part.inner.start, rank, part.outputs.start, width)
+        return made
+
+    def _address(self, weight: Tensor) -> int:
+        if weight.dtype != torch.bfloat16 or not weight.is_contiguous():
+            raise ValueError(f"an adapter's weights must be contiguous bfloat16, not {weight.dtype}")
+        self._kept.append(weight)
+        return weight.data_ptr()
 
 
 def can_compile(dtype: torch.dtype, device: torch.device, *in_features: int) -> bool:
@@ -153,6 +196,10 @@ class CompiledDecoder:
             scale=self._head_dim**-0.5,
             products=PRODUCTS.index(products or products_here()[-1]),
         )
+        # Rounded up: with a vector's outputs more, no row's end needs care.
+        self._widest = 64 + max(
+            part.out_features for layer in layers for part in (layer.qkv, layer.output, layer.gate_up)
+        )
         self._hidden, self._vocab = head.in_features, head.out_features
         self._rows = 0
         self._scratch = torch.empty(0)
@@ -180,6 +227,7 @@ class CompiledDecoder:
         block_tables: Tensor,
         sampled: Tensor | None,
         pooled: Tensor | None = None,
+        adapters: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Write the tokens' keys and values into the cache; return float32 logits [S, vocab] of the sampled
         rows, and bfloat16 hidden states [P, hidden] of the pooled ones after the final norm.
@@ -193,6 +241,8 @@ class CompiledDecoder:
             block_tables: int32 [B, P].
             sampled: int64 [S], ascending; None means all rows.
             pooled: int64 [P], ascending, all above the sampled ones; only with `sampled`.
+            adapters: int64 [T], the `CompiledLora.address` of each token's adapter, 0 for none; None if no
+                token has one.
 
         Raises:
             IndexError: a position or slot is outside its table; nothing was written.
@@ -207,7 +257,10 @@ class CompiledDecoder:
                 raise ValueError("pooled rows need sampled ones to be named, too")
             hidden = torch.empty(len(pooled), self._hidden, dtype=torch.bfloat16)
             sampled = torch.cat([sampled, pooled])
-        integers = [token_ids, positions, slots, *(() if sampled is None else (sampled,))]
+        integers = [
+            *(token_ids, positions, slots),
+            *(each for each in (sampled, adapters) if each is not None),
+        ]
         _check(integers, torch.int64)
         _check([query_starts, context_lens], torch.int32)
         if block_tables.dtype != torch.int32 or block_tables.stride(1) != 1:
@@ -219,6 +272,11 @@ class CompiledDecoder:
             self._rows = rows
             size = lib.hr_decoder_scratch_bytes(ctypes.byref(self._model), rows)
             self._scratch = torch.empty(size, dtype=torch.uint8)
+        inner = added = None
+        if adapters is not None:
+            if adapters.shape[0] != rows:
+                raise ValueError(f"{adapters.shape[0]} adapters do not fit {rows} tokens")
+            inner, added = torch.empty(rows, LORA_INNER), torch.empty(rows, self._widest)
         logits = torch.empty(wanted, self._vocab)
         step = _DecoderStep(
             token_ids.data_ptr(),
@@ -235,6 +293,10 @@ class CompiledDecoder:
             wanted,
             batch,
             block_tables.stride(0),
+            None if adapters is None else adapters.data_ptr(),
+            None if inner is None else inner.data_ptr(),
+            None if added is None else added.data_ptr(),
+            self._widest,
         )
         # ctypes lets go of the interpreter for the call: the engine process's other threads run meanwhile.
         refused = lib.hr_decoder_forward(
@@ -252,6 +314,24 @@ def _check(tensors: Sequence[Tensor], dtype: torch.dtype) -> None:
     for tensor in tensors:
         if tensor.dtype != dtype or not tensor.is_contiguous():
             raise ValueError(f"inputs must be contiguous {dtype}, not {tensor.dtype} {tensor.stride()}")
+
+
+# What csrc/lora.h calls LoraPart and LoraMap.
+
+
+class _LoraPart(ctypes.Structure):
+    _fields_ = (
+        ("up", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("inner", "rank", "output", "width")),
+    )
+
+
+class _LoraMap(ctypes.Structure):
+    _fields_ = (
+        ("down", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("inner", "parts")),
+        ("part", _LoraPart * 3),
+    )
 
 
 # What csrc/decoder.cpp calls Linear, DecoderLayer, DecoderModel and DecoderStep.
@@ -293,6 +373,8 @@ class _DecoderStep(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "slots", "sampled")),
         *((name, ctypes.c_void_p) for name in ("query_starts", "context_lens", "tables", "logits", "hidden")),
         *((name, ctypes.c_int64) for name in ("rows", "kept_rows", "sampled_rows", "batch", "table_stride")),
+        *((name, ctypes.c_void_p) for name in ("adapters", "inner", "added")),
+        ("added_stride", ctypes.c_int64),
     )
 
 

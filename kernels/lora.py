@@ -6,8 +6,18 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-Product = Callable[[Tensor], Tensor]
-"""Maps x [..., in] to [..., out]."""
+
+class LoraWeight:
+    """A small weight [out, in], called like a function: x [..., in] -> [..., out]."""
+
+    __slots__ = ("_product", "weight")
+
+    def __init__(self, weight: Tensor, product: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Take a contiguous weight, and what multiplies by it; F.linear by default."""
+        self.weight, self._product = weight, product
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight) if self._product is None else self._product(x)
 
 
 @dataclass(slots=True, frozen=True)
@@ -20,7 +30,7 @@ class LoraPart:
         outputs: which of the map's outputs it is added to.
     """
 
-    up: Product
+    up: LoraWeight
     inner: slice
     outputs: slice
 
@@ -33,7 +43,7 @@ class LoraMap:
         down: maps the input to the inner values of all parts.
     """
 
-    down: Product
+    down: LoraWeight
     parts: tuple[LoraPart, ...]
 
 
@@ -48,11 +58,6 @@ class LoraRows:
 
     rows: Tensor
     lora: LoraMap
-
-
-def product_of(weight: Tensor) -> Product:
-    """The product with a small weight [out, in]."""
-    return lambda x: F.linear(x, weight)
 
 
 def add_lora(x: Tensor, y: Tensor, groups: Sequence[LoraRows]) -> None:

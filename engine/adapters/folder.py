@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from ...kernels.lora import LoraMap, LoraPart, Product
+from ...kernels.compiled import CompiledLora
+from ...kernels.lora import LoraMap, LoraPart, LoraWeight
 from ..errors import ModelError
 from ..models.config import ModelConfig
 from .config import AdapterConfig, read_adapter_config
@@ -18,9 +19,6 @@ from .files import CONFIG_FILE, FILE, read_files
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _NAME = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
 
-MAPS = ("qkv", "output", "gate_up", "down")
-"""A layer's linear maps, as the decoder fuses them."""
-
 
 @dataclass(slots=True, frozen=True)
 class AdapterWeights:
@@ -28,13 +26,15 @@ class AdapterWeights:
 
     Attributes:
         fingerprint: identifies its content.
-        layers: of each layer, what it adds to which of `MAPS`.
+        layers: of each layer, what it adds to which of its maps.
         bytes: the memory that it takes.
+        compiled: the same for a compiled decoder, which then is all there is.
     """
 
     fingerprint: str
     layers: tuple[dict[str, LoraMap], ...]
     bytes: int
+    compiled: CompiledLora | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,13 +58,15 @@ class AdapterReader:
         dtype, device: of the model's activations.
         pack: lays a weight out for products.
         most_bytes: maximum size of an adapter's file.
+        compiled: whether it is for a compiled decoder.
     """
 
     model: ModelConfig
     dtype: torch.dtype
     device: torch.device
-    pack: Callable[[Tensor], Product]
     most_bytes: int
+    pack: Callable[[Tensor], LoraWeight] = LoraWeight
+    compiled: bool = False
 
     def read(self, folder: Path, fingerprint: str) -> AdapterWeights:
         """Read an adapter, whose content must have this fingerprint.
@@ -110,6 +112,8 @@ class AdapterReader:
             for name, parts in mine.items():
                 layer[name] = self._fused(parts)
                 size += sum(a.numel() + b.numel() for _, a, b in parts) * self.dtype.itemsize
+        if self.compiled:
+            return AdapterWeights(fingerprint, (), size, CompiledLora(layers))
         return AdapterWeights(fingerprint, tuple(layers), size)
 
     def _fused(self, parts: list[tuple[_Target, Tensor, Tensor]]) -> LoraMap:
@@ -119,7 +123,7 @@ class AdapterReader:
             made.append(LoraPart(self._packed(b), inner, target.outputs))
         return LoraMap(self._packed(torch.cat([a.to(torch.float32) for _, a, _ in parts])), tuple(made))
 
-    def _packed(self, weight: Tensor) -> Product:
+    def _packed(self, weight: Tensor) -> LoraWeight:
         return self.pack(weight.to(self.dtype).contiguous().to(self.device))
 
     def _targets(self) -> dict[str, _Target]:

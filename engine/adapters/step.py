@@ -30,6 +30,14 @@ class StepAdapters:
         mine = ((rows, weights.layers[layer].get(name)) for rows, weights in self.groups)
         add_lora(x, y, [LoraRows(rows, lora) for rows, lora in mine if lora is not None])
 
+    def addresses(self, rows: int) -> Tensor:
+        """int64 [rows]: where each row's adapter is, as a compiled decoder takes it; 0 for none."""
+        found = torch.zeros(rows, dtype=torch.int64)
+        for mine, weights in self.groups:
+            assert weights.compiled is not None
+            found[mine] = weights.compiled.address
+        return found
+
 
 def adapters_of(plan: Sequence["ScheduledSequence"], device: torch.device) -> StepAdapters | None:
     """The adapters of a planned step, grouped; None if it has none, which then costs nothing."""

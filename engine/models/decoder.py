@@ -128,5 +128,6 @@ class CompiledModel:
             step.block_tables,
             step.sampled,
             step.pooled,
+            None if step.adapters is None else step.adapters.addresses(len(step.token_ids)),
         )
         return logits

@@ -34,7 +34,6 @@ def load_decoder(
     int8: bool = False,
     fp8_cache: bool = False,
     deterministic: bool = False,
-    adapters: bool = False,
 ) -> Model:
     """Load a checkpoint for the fastest way of computing it here.
 
@@ -48,7 +47,6 @@ def load_decoder(
         int8: whether to round the weights of products to bytes.
         fp8_cache: whether keys and values will be kept as float8_e4m3fn.
         deterministic: whether a row's logits must have the same bits in every batch.
-        adapters: whether steps may have adapters, which the compiled decoder can't add.
 
     Raises:
         ModelError: tensors are missing or don't fit, the checkpoint isn't in safetensors, or int8, fp8_cache
@@ -67,7 +65,7 @@ def load_decoder(
         norm = weights.get(f"{names.final_norm}.weight").clone()
         cos_sin = cos_sin_table(config, positions).to(device)
         inputs = config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size
-        if not adapters and not spec.beyond_compiled and can_compile(dtype, device, *inputs):
+        if not spec.beyond_compiled and can_compile(dtype, device, *inputs):
             if fp8_cache:
                 raise ModelError(
                     "kv_dtype fp8 is for GPUs: on a CPU the compiled bfloat16 step keeps keys and values as "
@@ -85,8 +83,6 @@ def load_decoder(
                 eps=spec.norm_eps,
             )
             return CompiledModel(config, embedding, compiled)
-        if int8 and adapters:
-            raise ModelError("int8 weights can't be combined with adapters; leave one of them unset")
         if int8:
             raise ModelError(_why_no_int8(config, dtype, device, inputs))
         linears = _linears(weights, config, dtype, rows_hint, deterministic)

@@ -12,6 +12,7 @@
 #include "block_avx512.h"
 #include "block_plain.h"
 #include "gemm.h"
+#include "lora.h"
 #include "norm.h"
 #include "rope_cache.h"
 #include "silu.h"
@@ -41,6 +42,9 @@ struct DecoderStep {
     float* logits;  // of the first sampled_rows of the kept ones
     BF16* hidden;   // of the other kept ones, after the final norm
     int64_t rows, kept_rows, sampled_rows, batch, table_stride;
+    const LoraMap* const* adapters;  // of each row: its maps, four a layer; null if no row has one
+    float *inner, *added;            // [rows, kLoraInner] and [rows, added_stride], if there are adapters
+    int64_t added_stride;
 };
 
 namespace {
@@ -115,21 +119,27 @@ class Forward {
             const Share<Block> output(layer.output, last ? s_.kept_rows : s_.rows);
             const Share<Block> down(layer.down, last ? s_.kept_rows : s_.rows);
             const Share<Block> next(last ? m_.head : m_.layers[l + 1].qkv, last ? s_.kept_rows : s_.rows);
+            const Added to_qkv = adapt(4 * l, layer.qkv, b_.x, b_.hidden, s_.rows, nullptr);
             Share<Block>(layer.qkv, s_.rows).run(x, output.begin(), [&](auto... block) {
-                store_block(layer.qkv, b_.qkv, b_.qkv_width, block...);
+                store_block(layer.qkv, to_qkv, b_.qkv, b_.qkv_width, block...);
             });
             rotate(layer);
             if (last && !s_.kept_rows) return;
             attend(layer, taken_[l]);
             if (last && s_.kept) keep_rows();
             const int64_t rows = last ? s_.kept_rows : s_.rows;
+            const int64_t* kept = last ? s_.kept : nullptr;
+            const Added to_output = adapt(4 * l + 1, layer.output, b_.attended, b_.attended_width, rows, kept);
             output.run(operand(rows, layer.output, b_.attended, b_.attended_width), gate_up.begin(),
-                       [&](auto... block) { add_block(layer.output, block...); });
-            gate_up.run(normalise(rows, layer.mlp_norm), down.begin(), [&](auto... block) {
-                gate_block(layer.gate_up, block...);
+                       [&](auto... block) { add_block(layer.output, to_output, block...); });
+            const Operand normalised = normalise(rows, layer.mlp_norm);
+            const Added to_gate_up = adapt(4 * l + 2, layer.gate_up, b_.x, b_.hidden, rows, kept);
+            gate_up.run(normalised, down.begin(), [&](auto... block) {
+                gate_block(layer.gate_up, to_gate_up, block...);
             });
+            const Added to_down = adapt(4 * l + 3, layer.down, b_.gated, b_.gated_width, rows, kept);
             down.run(operand(rows, layer.down, b_.gated, b_.gated_width), next.begin(),
-                     [&](auto... block) { add_block(layer.down, block...); });
+                     [&](auto... block) { add_block(layer.down, to_down, block...); });
         }
         const Operand x = normalise(s_.kept_rows, m_.norm);
 #pragma omp for
@@ -137,11 +147,19 @@ class Forward {
             memcpy(s_.hidden + (r - s_.sampled_rows) * hidden(), b_.x + r * b_.hidden, hidden() * sizeof(BF16));
         if (!s_.sampled_rows) return;
         Share<Block>(m_.head, s_.sampled_rows).run(x, nullptr, [&](auto... block) {
-            store_block(m_.head, s_.logits, m_.head.out, block...);
+            store_block(m_.head, Added{}, s_.logits, m_.head.out, block...);
         });
     }
 
     int hidden() const { return m_.head.in; }
+
+    // What the rows' adapters add to product w of x.
+    Added adapt(int64_t map, const Linear& w, const BF16* x, int width, int64_t rows, const int64_t* kept) const {
+        if (!s_.adapters) return {};
+        const Added added = {s_.added, s_.added_stride, s_.adapters, kept, int(map)};
+        lora_rows(added, s_.inner, x, width, w.in, w.out, rows);
+        return added;
+    }
 
     void embed() const {
 #pragma omp for
@@ -208,28 +226,31 @@ class Forward {
     using Sums = typename Block::Sum[kPanel * kPanel];
 
     template <typename T>
-    void store_block(const Linear& w, T* y, int64_t stride, int64_t row, int rows, int column, const Sums* c) const {
+    void store_block(const Linear& w, const Added& added, T* y, int64_t stride, int64_t row, int rows, int column,
+                     const Sums* c) const {
         each_run(w, b_.scales, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
-            store(y + r * stride + n, result, width);
+            store(y + r * stride + n, with_added(added, r, n, width, result), width);
         });
     }
 
-    void add_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
+    void add_block(const Linear& w, const Added& added, int64_t row, int rows, int column, const Sums* c) const {
         each_run(w, b_.scales, row, rows, column, c[0], [&](int64_t r, int n, int width, f32v result) {
             BF16* residual = b_.residual + r * b_.hidden + n;
             // Rounded twice, as the product and the addition each round when they are operations of their own.
-            store(residual, rounded<BF16>(result) + load(residual, width), width);
+            const f32v product = with_added(added, r, n, width, result);
+            store(residual, rounded<BF16>(product) + load(residual, width), width);
         });
     }
 
-    void gate_block(const Linear& w, int64_t row, int rows, int column, const Sums* c) const {
+    void gate_block(const Linear& w, const Added& added, int64_t row, int rows, int column, const Sums* c) const {
         const int half = w.out / 2;
         for (int v = 0; v < kPanel; v += kLanes) {
             const Epilogue gate(w, column + v), up(w, half + column + v);
             for (int r = 0; r < rows; r++) {
                 const float* scale = b_.scales + row + r;
-                store(b_.gated + (row + r) * b_.gated_width + column + v,
-                      silu(gate(c[0] + r * kPanel + v, scale)) * up(c[1] + r * kPanel + v, scale));
+                const f32v g = with_added(added, row + r, column + v, kLanes, gate(c[0] + r * kPanel + v, scale));
+                const f32v u = with_added(added, row + r, half + column + v, kLanes, up(c[1] + r * kPanel + v, scale));
+                store(b_.gated + (row + r) * b_.gated_width + column + v, silu(g) * u);
             }
         }
     }

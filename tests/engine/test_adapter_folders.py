@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from headrace.engine import Adapter, Request, RequestError
 
+from ..support.lora import adapter_in, save_adapter
 from .conftest import greedy, prompt
-from .lora import adapter_in, save_adapter
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from headrace.engine import Adapter, Engine, EngineConfig, FinishReason, Request, RequestError, SamplingParams
+from headrace.kernels import compiled
+from headrace.kernels.compiled import PRODUCTS, products_here
 
+from ..support.lora import adapter_in, merge, save_adapter
 from .conftest import greedy, prompt, run
-from .lora import adapter_in, merge, save_adapter
 
 KINDS = {
     "all": {},
@@ -84,8 +86,9 @@ def test_log_probabilities_are_those_of_the_merged_model(make_engine, model_fold
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @STEPS
-def test_a_mixed_batch_gives_each_what_it_gets_alone(make_engine, adapters, overlap):
+def test_a_mixed_batch_gives_each_what_it_gets_alone(make_engine, adapters, overlap, dtype):
     sampled = SamplingParams(max_tokens=12, seed=3, top_p=0.9)
     requests = [
         ask(f"{kind} {length}", adapters.get(kind), length, params)
@@ -94,8 +97,8 @@ def test_a_mixed_batch_gives_each_what_it_gets_alone(make_engine, adapters, over
     ]
     alone = {}
     for request in requests:
-        alone |= run(engine_for(make_engine, overlap=overlap), request)
-    assert run(engine_for(make_engine, overlap=overlap, max_step_tokens=32), *requests) == alone
+        alone |= run(engine_for(make_engine, overlap=overlap, dtype=dtype), request)
+    assert run(engine_for(make_engine, overlap=overlap, dtype=dtype, max_step_tokens=32), *requests) == alone
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3_moe", "granite"])
@@ -111,18 +114,28 @@ def test_adapters_of_other_families_are_added_in_the_right_places(
     assert run(engine, ask("a", adapter_in(folder))) == run(whole, ask("a", None))
 
 
-def test_in_bfloat16_too_it_is_near_the_merged_model(make_engine, adapters, merged):
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("products", PRODUCTS)
+def test_the_compiled_step_is_near_the_merged_model(
+    make_engine, adapters, merged, products, quantization, monkeypatch
+):
+    if products not in products_here():
+        pytest.skip(f"this machine has no {products} products")
+    monkeypatch.setattr(compiled, "products_here", lambda: (products,))
     params = replace(greedy(1), logprobs=300)
 
     def logprobs(engine, adapter):
-        engine.submit(ask("a", adapter, params=params))
-        (entry,) = engine.step()[0].logprobs
+        beside = [ask("base", None, 9), ask("other", adapter and adapters["attention"], 30)]
+        for request in (beside[0], ask("a", adapter, params=params), beside[1]):
+            engine.submit(request)
+        (entry,) = [each for progress in engine.step() if progress.id == "a" for each in progress.logprobs]
         return torch.tensor([value for _, value in sorted(entry.top)])
 
     exact = logprobs(Engine(EngineConfig(str(merged("all")), num_pages=65, threads=1)), None)
-    half = logprobs(engine_for(make_engine, dtype="bfloat16"), adapters["all"])
+    options = {"dtype": "bfloat16", "quantization": quantization}
+    near = logprobs(engine_for(make_engine, **options), adapters["all"])
     base = logprobs(engine_for(make_engine), None)
-    assert (half - exact).abs().mean() < 0.1 * (base - exact).abs().mean()
+    assert (near - exact).abs().mean() < 0.1 * (base - exact).abs().mean()
 
 
 def test_deterministic_mode_gives_an_adapter_the_same_bits_in_every_batch(make_engine, adapters):

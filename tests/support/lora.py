@@ -1,6 +1,7 @@
 """Random LoRA adapters in PEFT's format, and models with such an adapter merged in."""
 
 import json
+import shutil
 from math import sqrt
 from pathlib import Path
 
@@ -63,10 +64,8 @@ def merge(base: Path, adapter: Path, into: Path) -> Path:
         a, b = halves[name].double(), halves[name.replace("lora_A", "lora_B")].double()
         weight = weights[f"{module}.weight"]
         weights[f"{module}.weight"] = (weight.double() + scale * b @ a).to(weight.dtype)
-    into.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(base, into)
     save_file(weights, into / "model.safetensors", metadata={"format": "pt"})
-    for name in ("config.json", "generation_config.json"):
-        (into / name).write_text((base / name).read_text())
     return into
 
 
