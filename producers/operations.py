@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from ..schemas import ids, keys
+from ..schemas.adapters import ModelAdapter
 from ..schemas.errors import BrokerUnavailable, HeadraceError, InvalidJob, JobNotFound, UnknownModel
 from ..schemas.events import JobStatus
 from ..schemas.job import Job
@@ -161,7 +162,11 @@ class Operations:
             for job in jobs
             if isinstance(job, Job) and (_is_chosen(job) or job.model not in self._aliases)
         }
-        known = yield from self._known_models(wanted)
+        chosen = any(isinstance(job, Job) and _is_chosen(job) for job in jobs)
+        known, adapters = yield from self._known_models(wanted, self._check_model or chosen)
+        # Whoever names the job itself has named its model with it: see `adapted`.
+        if adapters and job_id is None:
+            jobs = [_adapted(job, adapters) for job in jobs]
         prepare = partial(self._prepare_all, jobs, known, job_id, retry_of)
         prepared = (yield Compute(prepare)) if any(map(_is_large, jobs)) else prepare()
         calls = [call for call in prepared if isinstance(call, Call)]
@@ -227,15 +232,27 @@ class Operations:
         """Whether the model is known to have been served here, without asking."""
         return self._known_until.get(model, 0.0) > time.monotonic()
 
-    def _known_models(self, wanted: Iterable[str]) -> Steps[list[str]]:
-        """The models served here, read only if one of `wanted` isn't known to be among them."""
+    def adapted(self, job: WireJob) -> Steps[WireJob]:
+        """The job for its model's base and with its adapter, if its model is an adapter's name."""
+        _, adapters = yield from self._known_models([job.model])
+        return job if (adapter := adapters.get(job.model)) is None else job.adapted(adapter)
+
+    def _known_models(
+        self, wanted: Iterable[str], ask: bool = True
+    ) -> Steps[tuple[list[str], dict[str, ModelAdapter]]]:
+        """The models served here and the adapters among `wanted`, read if `ask` and one isn't known."""
         now = time.monotonic()
-        if not self._check_model or all(self._known_until.get(model, 0.0) > now for model in wanted):
-            return list(self._known_until)
-        (names,) = yield from self.send(Read((("HKEYS", keys.models(self.settings.namespace)),)))
+        unknown = [model for model in wanted if self._known_until.get(model, 0.0) <= now]
+        if not unknown or not ask:
+            return list(self._known_until), {}
+        namespace = self.settings.namespace
+        names, records = yield from self.send(
+            Read((("HKEYS", keys.models(namespace)), ("HMGET", keys.adapters(namespace), *unknown)))
+        )
         served = [name.decode() for name in names]
         self._known_until = dict.fromkeys(served, now + KNOWN_S)
-        return served
+        found = zip(unknown, map(ModelAdapter.read, records), strict=True)
+        return served, {name: adapter for name, adapter in found if adapter is not None}
 
     def status(self, job_id: str) -> Steps[JobStatus]:
         """Where the job is.
@@ -309,6 +326,12 @@ def _jobs(items: Iterable[object]) -> Iterator[Job | HeadraceError]:
         ended = HeadraceError(f"there are no more jobs: the iterable raised {type(error).__name__}")
         ended.__cause__ = error
         yield ended
+
+
+def _adapted(job: Job | HeadraceError, adapters: Mapping[str, ModelAdapter]) -> Job | HeadraceError:
+    """The job for its adapter, if its model is the name of one."""
+    adapter = adapters.get(job.model) if isinstance(job, Job) else None
+    return job if adapter is None or not isinstance(job, Job) else WireJob.of(job).adapted(adapter)
 
 
 def _is_chosen(job: Job) -> bool:

@@ -26,7 +26,7 @@ _PERMANENT_IN_TAG = re.compile(
 )
 
 _PERMANENT = (
-    *("models", "routes", "tenants", "celery_key", "callbacks"),
+    *("models", "routes", "adapters", "tenants", "celery_key", "callbacks"),
     *("api_keys", "api_keys_used", "api_key_hash_key"),
 )
 
@@ -339,6 +339,11 @@ def tenants(namespace: str = NAMESPACE) -> str:
 def routes(namespace: str = NAMESPACE) -> str:
     """Hash: the model aliases, as JSON by their names."""
     return f"{namespace}:routes"
+
+
+def adapters(namespace: str = NAMESPACE) -> str:
+    """Hash: the LoRA adapters that requests can ask for, as JSON by their names."""
+    return f"{namespace}:adapters"
 
 
 def routed(request: str, namespace: str = NAMESPACE) -> str:

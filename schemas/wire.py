@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from .adapters import JobAdapter, ModelAdapter
 from .celery_task import read_headers
 from .errors import InvalidJob
 from .job import SCHEMA_VERSION, Job, WebhookEvent, invalid
@@ -42,11 +43,13 @@ class WireJob(Job):
             JSON, signed (see `task_part`). The task `headrace.generate` writes it.
         tokenizer: the job is done when its prompt has been read: nothing is generated. The gateway writes it.
             A worker that doesn't know it refuses the job by this name.
+        adapter: computes the job, on top of `model`. A producer finds it by the name that was asked for.
     """
 
     v: Annotated[int, Field(ge=1, lt=2**31)] = SCHEMA_VERSION
     celery: str | None = None
     tokenizer: TokenizerTask | None = None
+    adapter: JobAdapter | None = None
     _filled_in: frozenset[str] = PrivateAttr(frozenset())
     _chosen: bool = PrivateAttr(False)
 
@@ -76,6 +79,16 @@ class WireJob(Job):
         made._chosen = True
         return made
 
+    def completing(self, celery: str) -> Self:
+        """The job that completes a Celery task, given by its message."""
+        return self.model_copy(update={"celery": celery})
+
+    def adapted(self, adapter: ModelAdapter) -> Self:
+        """The job for an adapter of a model, whose name is then no alias's."""
+        made = self.model_copy(update={"model": adapter.base, "adapter": adapter.of_job})
+        made._chosen = True
+        return made
+
     @property
     def chosen(self) -> bool:
         """Whether its model was chosen; otherwise it may name an alias."""
@@ -85,9 +98,11 @@ class WireJob(Job):
         """What the caller asked for, which is equal if the same request is sent again.
 
         What a gateway filled in is not among it: a model's context, or a key's classes, may have changed. Nor
-        is the schema version: the same request may come from an upgraded producer.
+        is the schema version: the same request may come from an upgraded producer. Of an adapter it has the
+        name, whose content may have been replaced.
         """
-        return self.model_dump(mode="json", exclude={"v", *self._filled_in})
+        asked = self.model_dump(mode="json", exclude={"v", "adapter", *self._filled_in})
+        return asked if self.adapter is None else asked | {"model": self.adapter.name}
 
     @classmethod
     def from_wire(cls, spec: str | bytes) -> Self:

@@ -55,6 +55,7 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "JobStatus",
     "JobsRefused",
     "Limits",
+    "ModelAdapter",
     "ModelInUse",
     "ModelInfo",
     "ModelRoute",

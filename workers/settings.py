@@ -43,6 +43,8 @@ class WorkerSettings(CelerySettings):
         prefix_cache: reuse KV pages for prompts that begin the same way.
         threads: CPU threads per engine; by default its share of the cores.
         cuda_graphs: capture decode steps on a GPU; slower to start, faster to run.
+        max_adapters: maximum number of LoRA adapters in memory, and in one step; 0 serves none.
+        adapter_memory_bytes: memory that they may take together; the longest unused leave first.
         gpu_reserve_bytes: GPU memory to leave free beyond what a measured step takes; by default 3 % of the
             GPU's, at least 512 MiB.
         classes: job classes to serve, most urgent first.
@@ -95,6 +97,8 @@ class WorkerSettings(CelerySettings):
     prefix_cache: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
     cuda_graphs: bool = True
+    max_adapters: Annotated[int, Field(ge=0, le=1024)] = 0
+    adapter_memory_bytes: Annotated[int, Field(ge=1)] = 1 << 30
     gpu_reserve_bytes: Annotated[int, Field(ge=0)] | None = None
     classes: Annotated[tuple[JobClass, ...], NoDecode, BeforeValidator(split), Field(min_length=1)] = tuple(
         JobClass

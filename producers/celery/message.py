@@ -68,16 +68,16 @@ class StreamProducer:
             routed = self._client.admin.routed_model(
                 job.model, who=who, tenant=job.tenant, idempotency_key=key
             )
-            self._enqueue(job, part, routed.model)
+            sent = WireJob.of(job).sent_to(routed.model)
+            self._enqueue(self._client._run(self._client._operations.adapted(sent)), part)
             self._client.admin.keep_routed(routed)
 
-    def _enqueue(self, job: Job, part: str, chosen: str | None = None) -> None:
+    def _enqueue(self, job: Job, part: str) -> None:
         operations = self._client._operations
         # From the task's id: when Celery publishes again after a lost reply, it is the same job.
-        job_id = task_job_id(read_headers(part), chosen or job.model, operations.settings.partitions)
+        job_id = task_job_id(read_headers(part), job.model, operations.settings.partitions)
         signed = sign_part(part, job_id, self._client._run(operations.celery_key()))
-        sent = WireJob.of(job, celery=signed)
-        self._client._enqueue(sent if chosen is None else sent.sent_to(chosen), job_id)
+        self._client._enqueue(WireJob.of(job).completing(signed), job_id)
 
 
 def _of_any_protocol(

@@ -21,6 +21,7 @@ from .errors import Refusal, answer
 from .guard import Guard
 from .metrics import GatewayMetrics
 from .routes import (
+    adapters,
     batches,
     chat,
     completions,
@@ -40,6 +41,7 @@ from .state import Gateway
 ROUTERS = (
     health.router,
     models.router,
+    adapters.router,
     jobs.router,
     durable.router,
     chat.router,

@@ -57,7 +57,9 @@ class Gateway:
         now = time.monotonic()
         # A worker may serve the model again with another context, so what is known doesn't hold forever.
         if model not in self._contexts or now - self._contexts_read >= CONTEXTS_S:
-            self._contexts = {each.id: each.context_tokens for each in await self.client.models()}
+            contexts = {each.id: each.context_tokens for each in await self.client.models()}
+            adapters = (await self.client.admin.adapters()).values()
+            self._contexts = contexts | {each.name: contexts.get(each.base) for each in adapters}
             self._contexts_read = now
         return self._contexts.get(model)
 

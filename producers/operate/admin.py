@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar, Unpack
 
 from ...schemas.access import ApiKey, NewApiKey
+from ...schemas.adapters import ModelAdapter
 from ...schemas.events import JobState
 from ...schemas.job import JobClass
 from ...schemas.routes import ModelRoute, Routed
@@ -14,6 +15,7 @@ from ..routing import ModelRequest, keep_routed, routed_models
 from ..steps import Steps
 from . import (
     access,
+    adapters,
     dead,
     deliveries,
     doctor,
@@ -217,6 +219,38 @@ class Admin:
             Unauthorized: it is wrong, expired or revoked.
         """
         return self._run(access.check_api_key(self._operations, key))
+
+    def adapters(self) -> dict[str, ModelAdapter]:
+        """The LoRA adapters that requests can ask for, by name."""
+        return self._run(adapters.list_adapters(self._operations))
+
+    def load_adapter(
+        self, name: str, source: str, *, model: str | None = None, fingerprint: str | None = None
+    ) -> ModelAdapter:
+        """Let requests ask for an adapter, from now on and everywhere; it may replace one of its name.
+
+        Workers read it when the first job asks for it. Jobs that were enqueued before go on with the content
+        that they were enqueued for, where it still can be read.
+
+        Args:
+            name: what requests ask for, instead of a model.
+            source: the absolute path of a folder in PEFT's format, or its Hub name, as workers can read it.
+            model: the model that it changes; None if only one is served.
+            fingerprint: of its content (`folder_fingerprint`), if the folder can't be read here.
+
+        Raises:
+            BadPolicy: an argument is wrong, or the name is a model's or an alias's.
+            UnknownModel: no worker has ever served the model.
+        """
+        return self._run(adapters.load_adapter(self._operations, name, source, model, fingerprint))
+
+    def drop_adapter(self, name: str) -> None:
+        """Refuse requests for an adapter from now on; jobs that were enqueued before go on.
+
+        Raises:
+            BadPolicy: there is no such adapter.
+        """
+        self._run(adapters.drop_adapter(self._operations, name))
 
     def routes(self) -> dict[str, ModelRoute]:
         """The gateway's model aliases, by name."""

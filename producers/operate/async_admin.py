@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol, TypeVar, Unpack
 
 from ...schemas.access import ApiKey, NewApiKey
+from ...schemas.adapters import ModelAdapter
 from ...schemas.events import JobState
 from ...schemas.job import JobClass
 from ...schemas.routes import ModelRoute, Routed
@@ -15,6 +16,7 @@ from ..routing import ModelRequest, keep_routed, routed_models
 from ..steps import Steps
 from . import (
     access,
+    adapters,
     dead,
     deliveries,
     doctor,
@@ -131,6 +133,20 @@ class AsyncAdmin:
     async def check_api_key(self, key: str) -> ApiKey:
         """See `Admin.check_api_key`."""
         return await self._run(access.check_api_key(self._operations, key))
+
+    async def adapters(self) -> dict[str, ModelAdapter]:
+        """See `Admin.adapters`."""
+        return await self._run(adapters.list_adapters(self._operations))
+
+    async def load_adapter(
+        self, name: str, source: str, *, model: str | None = None, fingerprint: str | None = None
+    ) -> ModelAdapter:
+        """See `Admin.load_adapter`."""
+        return await self._run(adapters.load_adapter(self._operations, name, source, model, fingerprint))
+
+    async def drop_adapter(self, name: str) -> None:
+        """See `Admin.drop_adapter`."""
+        await self._run(adapters.drop_adapter(self._operations, name))
 
     async def routes(self) -> dict[str, ModelRoute]:
         """See `Admin.routes`."""

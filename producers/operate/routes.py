@@ -29,7 +29,12 @@ def set_route(operations: Operations, alias: str, targets: Mapping[str, int]) ->
             or there are too many aliases.
     """
     route = ModelRoute.make(alias, targets)
-    marks = Write([("SET", mark, 1) for mark in _marks(operations, alias)])
+    (adapter,) = yield from operations.send(
+        Read((("HGET", keys.adapters(operations.settings.namespace), alias),))
+    )
+    if adapter is not None:
+        raise BadPolicy(f"alias = {alias!r}: is an adapter; drop that first, or give the alias another name")
+    marks = Write([("SET", mark, 1) for mark in route_marks(operations, alias)])
     yield from operations.send(marks)
     yield from operations.send(scripts.set_route(route, MOST_ALIASES, operations.settings.namespace))
     # Again: it may have been dropped in between, with its marks.
@@ -49,13 +54,14 @@ def drop_route(operations: Operations, alias: str) -> Steps[None]:
     if record is None:
         raise BadPolicy(f"no alias {alias!r}; see `headrace routes list`")
     yield from operations.send(Write((("HDEL", name, alias),)))
-    marks = _marks(operations, alias)
+    marks = route_marks(operations, alias)
     yield from operations.send(Write([("DEL", mark) for mark in marks]))
     (again,) = yield from operations.send(Read((("HGET", name, alias),)))
     if again is not None:  # somebody has just set it
         yield from operations.send(Write([("SET", mark, 1) for mark in marks]))
 
 
-def _marks(operations: Operations, alias: str) -> list[str]:
+def route_marks(operations: Operations, alias: str) -> list[str]:
+    """The keys that tell the script that accepts jobs that this name is no model's."""
     settings = operations.settings
     return [Tag(alias, partition, settings.namespace).alias for partition in range(settings.partitions)]

@@ -46,9 +46,12 @@ _RESULTS = ("celery:celery-task-meta-*", "celery:celery-taskset-meta-*")
 
 # Beside the queues' own keys, whose names begin with a tag in braces.
 _KEYS = {
-    Role.PRODUCER: ("{*", "models", "routes", "routed:*", "callbacks", "celery_key", *_RESULTS),
+    Role.PRODUCER: (
+        *("{*", "models", "routes", "adapters", "routed:*", "callbacks", "celery_key"),
+        *_RESULTS,
+    ),
     Role.GATEWAY: (
-        *("{*", "models", "tenants", "routes", "routed:*"),
+        *("{*", "models", "tenants", "routes", "adapters", "routed:*"),
         *("api_keys", "api_keys_used", "api_key_hash_key"),
     ),
     Role.WORKER: ("{*", "models", "tenants", "celery:*"),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .producers.operate.responses import StoredResponse
     from .producers.score import Score
     from .schemas.access import ApiKey, NewApiKey
+    from .schemas.adapters import ModelAdapter
     from .schemas.errors import (
         BadPolicy,
         BadSetting,
@@ -97,6 +98,7 @@ __all__ = [
     "JobStatus",
     "JobsRefused",
     "Limits",
+    "ModelAdapter",
     "ModelInUse",
     "ModelInfo",
     "ModelRoute",
@@ -138,6 +140,7 @@ _HOMES = {
     "producers.score": ("Score",),
     "producers.operate.rates": ("RateLeft", "RatesLeft"),
     "schemas.access": ("ApiKey", "NewApiKey"),
+    "schemas.adapters": ("ModelAdapter",),
     "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
     "schemas.routes": ("ModelRoute",),

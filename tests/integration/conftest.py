@@ -17,6 +17,7 @@ from headrace.schemas.events import Chunk, End, parse_event
 from headrace.schemas.keys import is_permanent, tag_of
 
 from ..support.forkserver import Forkserver
+from ..support.lora import adapter_in
 from ..support.processes import ANY_HOST, PACE, USUAL_STEP_S, Launched, end, flags, launch
 from ..support.waiting import wait_until
 
@@ -159,7 +160,7 @@ class Uninterrupted:
     shorter one is the beginning of a longer one.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, adapter: Path | None = None) -> None:
         import torch
 
         from headrace.engine import Engine, EngineConfig
@@ -167,9 +168,9 @@ class Uninterrupted:
         from headrace.workers.engine_process.text import Tokenizer
 
         torch.set_num_threads(1)
-        self._engine = Engine(
-            EngineConfig(model=model, dtype="float32", threads=1, num_pages=1025, prefix_cache=False)
-        )
+        usual = {"dtype": "float32", "threads": 1, "num_pages": 1025, "prefix_cache": False}
+        self._engine = Engine(EngineConfig(model, **usual, max_adapters=int(adapter is not None)))
+        self._adapter = None if adapter is None else adapter_in(adapter)
         self._reader = Reader(Tokenizer(model))
         self._known: dict[str, list[int]] = {}
 
@@ -204,7 +205,8 @@ class Uninterrupted:
         context_tokens = self._engine.model_info.context_tokens
         prepared = self._reader.read(Asked(name, job.to_wire().encode(), context_tokens))
         assert prepared.error is None
-        self._engine.submit(Request(name, prepared.prompt_ids, sampling_params(job, name)))
+        params = sampling_params(job, name)
+        self._engine.submit(Request(name, prepared.prompt_ids, params, adapter=self._adapter))
 
 
 def _sure_length(fields: Mapping[str, Any]) -> int | None:

@@ -130,7 +130,13 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         lease_ms=round(settings.lease_s * 1000),
         settings=settings.queue,
         intake=Intake(
-            places, redis, tokenizer, grammars, engine.model_info.context_tokens, settings.intake_s
+            places,
+            redis,
+            tokenizer,
+            grammars,
+            engine.model_info.context_tokens,
+            settings.intake_s,
+            load_adapter=getattr(engine, "load_adapter", None) if engine.model_info.max_adapters else None,
         ),
         registration=Registration(redis, tags, name, facts),
         fingerprint=fingerprint,
@@ -223,6 +229,8 @@ def _engine_config(settings: WorkerSettings, launch: LaunchEngine, model: str) -
         prefix_cache=settings.prefix_cache,
         threads=launch.threads,
         cuda_graphs=settings.cuda_graphs,
+        max_adapters=settings.max_adapters,
+        adapter_memory_bytes=settings.adapter_memory_bytes,
         gpu_reserve_bytes=settings.gpu_reserve_bytes,
     )
 

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 async def list_models(request: Request, caller: Caller) -> dict[str, Any]:
     """OpenAI's list of models."""
     found = await _models(Gateway.of(request), caller)
-    return {"object": "list", "data": [_body(model) for _, model in sorted(found.items())]}
+    return {"object": "list", "data": [body for _, body in sorted(found.items())]}
 
 
 @router.get("/{model:path}", summary="Describe one model")
@@ -27,15 +27,20 @@ async def get_model(model: str, request: Request, caller: Caller) -> dict[str, A
     found = await _models(Gateway.of(request), caller)
     if model not in found:
         raise unknown_model(model)
-    return _body(found[model])
+    return found[model]
 
 
-async def _models(gateway: Gateway, caller: Access) -> dict[str, ModelInfo]:
+async def _models(gateway: Gateway, caller: Access) -> dict[str, dict[str, Any]]:
     """What a caller may ask for, by name."""
     served = {model.id: model for model in await gateway.client.models()}
     aliases = await gateway.client.admin.routes()
     named = served | {name: _of_alias(alias, served) for name, alias in aliases.items()}
-    return {name: model for name, model in named.items() if caller.sees_model(name)}
+    bodies = {name: _body(model) for name, model in named.items()}
+    for name, adapter in (await gateway.client.admin.adapters()).items():
+        base = served.get(adapter.base) or ModelInfo(id=adapter.base)
+        # vLLM's names for where an adapter is from and what it changes.
+        bodies[name] = _body(base) | {"id": name, "root": adapter.source, "parent": adapter.base}
+    return {name: body for name, body in bodies.items() if caller.sees_model(name)}
 
 
 def _of_alias(alias: ModelRoute, served: dict[str, ModelInfo]) -> ModelInfo:

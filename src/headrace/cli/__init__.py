@@ -25,6 +25,7 @@ _GROUPS = {
     "headrace.producers.cli.queues": ("queues",),
     "headrace.producers.cli.keys": ("keys",),
     "headrace.producers.cli.routes": ("routes",),
+    "headrace.producers.cli.adapters": ("adapters",),
     "headrace.cli.worker": ("worker",),
     "headrace.cli.callbacks": ("callbacks",),
     "headrace.cli.gateway": ("gateway",),

@@ -61,6 +61,12 @@ def worker(
     cuda_graphs: Annotated[
         bool | None, typer.Option(help="Capture decode steps on a GPU; slower to start, faster to run.")
     ] = None,
+    max_adapters: Annotated[
+        int | None, typer.Option(help="LoRA adapters in memory, and in one step; 0 serves none.")
+    ] = None,
+    adapter_memory_bytes: Annotated[
+        int | None, typer.Option(help="Memory for them; the longest unused leave first. 1 GiB by default.")
+    ] = None,
     gpu_reserve_bytes: Annotated[
         int | None, typer.Option(help="GPU memory to leave free; by default 3 %, at least 512 MiB.")
     ] = None,

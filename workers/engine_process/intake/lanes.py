@@ -17,7 +17,8 @@ from typing import TypeVar
 import structlog
 from redis import Redis
 
-from ....engine import Pooling, Request
+from ....engine import Adapter, ModelError, Pooling, Request
+from ....schemas.adapters import JobAdapter
 from ....schemas.embed import Embed
 from ....schemas.errors import BrokerUnavailable
 from ....schemas.events import FailureCode
@@ -126,6 +127,7 @@ class Intake:
         grammars: compiles those that their answers must follow.
         context_tokens: maximum number of tokens of prompt and output together.
         most_s: how long a job may take.
+        load_adapter: makes the engine ready for an adapter; None if it computes without.
 
     Attributes:
         wake: called from other threads when a job has been read.
@@ -139,9 +141,10 @@ class Intake:
         grammars: Grammars,
         context_tokens: int,
         most_s: float,
+        load_adapter: Callable[[Adapter], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self._grammars = grammars
+        self._grammars, self._load_adapter = grammars, load_adapter
         self.wake: Callable[[], None] = lambda: None
         self._places, self._redis = places, redis
         self._context_tokens, self._most_s = context_tokens, most_s
@@ -310,6 +313,8 @@ class Intake:
             self._complete(admission)
         except GrammarError as error:  # the log's tokens don't follow it, or following them takes too much
             admission.prepared = _failed(f"its answer can't follow its grammar: {error}")
+        except ModelError as error:  # of its adapter
+            admission.prepared = _failed(str(error))
         except Exception as error:
             log.exception("intake_failed", job=ticket.running.job_id)
             admission.prepared = _failed(f"the job can't be run: {type(error).__name__}: {error}")
@@ -343,7 +348,25 @@ class Intake:
                 cache_salt=job.tenant,
                 pooling=_pooling(job.embed),
                 constraint=self._follower(prepared),
+                adapter=self._adapter(job.adapter),
             )
+
+    def _adapter(self, asked: JobAdapter | None) -> Adapter | None:
+        """The job's adapter, which is loaded here, so that no step waits for it.
+
+        Raises:
+            ModelError: it can't be; that concerns this job alone.
+        """
+        if asked is None:
+            return None
+        if self._load_adapter is None:
+            raise ModelError(
+                f"adapter {asked.name!r} can't be loaded: its worker serves none; start workers of this "
+                "model with --max-adapters"
+            )
+        adapter = Adapter(asked.name, asked.source, asked.fingerprint)
+        self._load_adapter(adapter)
+        return adapter
 
     def _follower(self, prepared: Prepared) -> Follower | None:
         """What says which tokens may come next, told those of the log; None if any may."""
