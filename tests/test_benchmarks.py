@@ -44,6 +44,16 @@ def test_embeddings_are_compared_with_a_plain_loop_in_one_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_batch_under_adapters_is_compared_with_the_base(tmp_path):
+    sizes = ("--model", "tiny", "--batch", 4, "--adapters", 2, "--rank", 4, "--threads", 1, "--rounds", 1)
+    done = run("adapters", *sizes, "--json", tmp_path)
+    (file,) = tmp_path.glob("*-adapters-tiny.json")
+    cases = json.loads(file.read_text())["tokens_s"]
+    assert all(rate > 0 for case in cases.values() for rate in case.values())
+    assert "2 adapters and the base" in done.stdout
+
+
+@pytest.mark.slow
 def test_deterministic_mode_is_compared_with_the_default(tmp_path):
     done = run("determinism", "--model", "tiny", "--threads", 1, "--rounds", 1, "--json", tmp_path)
     (file,) = tmp_path.glob("*-determinism-tiny.json")
