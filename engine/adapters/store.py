@@ -54,6 +54,9 @@ class AdapterStore:
             if adapter.fingerprint in self._kept:
                 self._kept.move_to_end(adapter.fingerprint)
                 return
+            size = self._sizes.get(adapter.fingerprint)
+            if size is not None and not self._has_room(size):  # it was read before: nothing to gain
+                return
         weights = self._fetch(adapter)
         with self._lock:
             self._keep(weights)

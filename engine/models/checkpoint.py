@@ -127,8 +127,8 @@ def refuse_other_folders(folder: Path) -> None:
     """
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"{folder} holds a LoRA adapter, not a model; merge it into its base model with peft's "
-            "merge_and_unload, and save that"
+            f"{folder} holds a LoRA adapter, not a model; serve its base model with max_adapters, and "
+            "load the adapter there (headrace adapters load)"
         )
     if any(folder.glob("*.gguf")):
         raise ModelError(
