@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from ...kernels.compiled import CompiledLora
-from ...kernels.lora import LoraMap, LoraPart, LoraWeight
+from ...kernels.compiled import LORA_MAPS, CompiledLora
+from ...kernels.lora import LoraMap, LoraPart, LoraWeight, lora_fields
 from ..errors import ModelError
 from ..models.config import ModelConfig
 from .config import AdapterConfig, read_adapter_config
@@ -29,12 +29,14 @@ class AdapterWeights:
         layers: of each layer, what it adds to which of its maps.
         bytes: the memory that it takes.
         compiled: the same for a compiled decoder, which then is all there is.
+        fields: the same for a GPU, see `lora_fields`.
     """
 
     fingerprint: str
     layers: tuple[dict[str, LoraMap], ...]
     bytes: int
     compiled: CompiledLora | None = None
+    fields: Tensor | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,7 +116,8 @@ class AdapterReader:
                 size += sum(a.numel() + b.numel() for _, a, b in parts) * self.dtype.itemsize
         if self.compiled:
             return AdapterWeights(fingerprint, (), size, CompiledLora(layers))
-        return AdapterWeights(fingerprint, tuple(layers), size)
+        fields = lora_fields(layers, LORA_MAPS) if self.device.type == "cuda" else None
+        return AdapterWeights(fingerprint, tuple(layers), size, fields=fields)
 
     def _fused(self, parts: list[tuple[_Target, Tensor, Tensor]]) -> LoraMap:
         made, at = [], 0

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels.lora import LoraRows, add_lora
+from ...kernels.compiled import LORA_MAPS
+from ...kernels.dispatch import runs_triton
+from ...kernels.lora import GroupedLora, LoraRows, add_lora
 from .folder import AdapterWeights
 
 if TYPE_CHECKING:
@@ -21,12 +23,17 @@ class StepAdapters:
 
     Attributes:
         groups: int64 [n] rows, ascending, and their adapter.
+        grouped: the same for Triton's kernels; None where they don't run.
     """
 
     groups: tuple[tuple[Tensor, AdapterWeights], ...]
+    grouped: GroupedLora | None = None
 
     def add(self, layer: int, name: str, x: Tensor, y: Tensor) -> None:
         """Add to y [T, out], the output of a layer's map, what the adapters add for its input x [T, in]."""
+        if self.grouped is not None:
+            self.grouped.add(layer * len(LORA_MAPS) + LORA_MAPS.index(name), x, y)
+            return
         mine = ((rows, weights.layers[layer].get(name)) for rows, weights in self.groups)
         add_lora(x, y, [LoraRows(rows, lora) for rows, lora in mine if lora is not None])
 
@@ -53,8 +60,12 @@ def adapters_of(plan: Sequence["ScheduledSequence"], device: torch.device) -> St
             rows.setdefault(adapter.fingerprint, []).append(range(start, end))
         start = end
 
-    def index(parts: list[range]) -> Tensor:
-        flat = np.concatenate([np.arange(part.start, part.stop) for part in parts])
-        return torch.from_numpy(flat).to(device, non_blocking=True)
-
-    return StepAdapters(tuple((index(parts), weights[name]) for name, parts in rows.items()))
+    groups = [
+        (np.concatenate([np.arange(part.start, part.stop) for part in parts]), weights[name])
+        for name, parts in rows.items()
+    ]
+    made = tuple((torch.from_numpy(mine).to(device, non_blocking=True), adapter) for mine, adapter in groups)
+    fields = [(mine, adapter.fields) for mine, adapter in groups if adapter.fields is not None]
+    if len(fields) < len(groups) or not runs_triton(torch.empty(0, device=device)):
+        return StepAdapters(made)
+    return StepAdapters(made, GroupedLora.of(fields, device))

@@ -23,6 +23,7 @@ from headrace.kernels.triton import (
     attention,
     int4,
     linear,
+    lora,
     moe,
     norm,
     rope_cache,
@@ -129,7 +130,7 @@ def launch_sampling() -> None:
 
 
 def launch_weights(dtype: torch.dtype) -> None:
-    """Linear maps of four bits and mixtures of experts, for few and many rows; and what is deterministic."""
+    """Maps of four bits, mixtures of experts, adapters, for few and many rows; and what is deterministic."""
     q, scales = torch.zeros(768, 512, dtype=torch.uint8), torch.zeros(24, 512, dtype=torch.float16)
     bias = torch.zeros(512, dtype=dtype)
     for group, rows, splits in ((32, 1, 2), (128, 60, 1), (-1, 20, 1), (64, 65, None)):
@@ -141,6 +142,13 @@ def launch_weights(dtype: torch.dtype) -> None:
         linear.invariant_linear(
             *(torch.zeros(9, 64, dtype=each) for _ in range(2)), torch.zeros(9, dtype=each)
         )
+        x, y, rows = (
+            torch.zeros(9, 64, dtype=each),
+            torch.zeros(9, 96, dtype=each),
+            torch.zeros(9, dtype=torch.int64),
+        )
+        table = torch.zeros(2, lora.FIELDS, dtype=torch.int64)
+        lora.add_lora(x, y, rows, torch.zeros(3, 3, dtype=torch.int32), table)
     gate_up, down = torch.zeros(8, 256, 128, dtype=dtype), torch.zeros(8, 128, 128, dtype=dtype)
     for tokens in (8, 999):
         weights, experts = moe.route(torch.zeros(tokens, 8, dtype=dtype), 2, renormalize=True)

@@ -29,6 +29,8 @@ ON_CUDA = {
     "_meet_kernel",
     "_best_kernel",
     "_invariant_kernel",
+    "_lora_down_kernel",
+    "_lora_up_kernel",
     "_total_kernel",
     "_linear_kernel",
     "_dequantize_kernel",
