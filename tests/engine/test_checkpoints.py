@@ -279,7 +279,10 @@ def test_a_path_that_is_no_folder_is_told_from_a_hub_name(model, named):
 
 @pytest.mark.parametrize(
     ("file", "named"),
-    [("adapter_config.json", "holds a LoRA adapter, not a model; serve its base"), ("x.gguf", "holds a GGUF file")],
+    [
+        ("adapter_config.json", "holds a LoRA adapter, not a model"),
+        ("x.gguf", "holds a GGUF file"),
+    ],
 )
 @pytest.mark.parametrize("config", [True, False])
 def test_a_folder_of_something_else_is_known_by_its_files(checkpoint, file, named, config):
