@@ -23,6 +23,7 @@ from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
 from .progress import JobProgress, read_progress
+from .rank import Ranked, check_documents, rank_jobs, rank_scores, ranked
 from .reading import StreamReader, read_before, read_result, result_mailbox, stream_reader
 from .routing import AliasFound
 from .score import Score, score_jobs, score_of
@@ -181,6 +182,22 @@ class AsyncClient(Producer[Coroutine[Any, Any, "AsyncJobHandle"]]):
         """See `Client.score`."""
         asked = score_jobs(prompt, continuations, {**arguments, "model": model})
         return [score_of(result) for result in await self._results_of(asked, timeout_s)]
+
+    async def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        model: str,
+        top_n: int | None = None,
+        timeout_s: float | None = None,
+        **arguments: Any,
+    ) -> list[Ranked]:
+        """See `Client.rerank`."""
+        texts = check_documents(documents, top_n)
+        tasks = {each.id: each.task for each in await self.models()}
+        asked = rank_jobs(model, tasks.get(model), [query], texts, {**arguments, "model": model})
+        return ranked(rank_scores(await self._results_of(asked, timeout_s), 1), texts, top_n)
 
     async def _results_of(self, asked: Iterable[JobLike], timeout_s: float | None) -> list[JobResult]:
         """See `Client._results_of`."""

@@ -23,6 +23,7 @@ from .operate.models import ModelInfo, read_models
 from .operate.overview import QueueInfo, WorkerInfo, read_queues, read_workers
 from .operations import JobLike
 from .producer import MAX_CONNECTIONS, Handle, Producer, handles
+from .rank import Ranked, check_documents, rank_jobs, rank_scores, ranked
 from .reading import StreamReader, read_before, read_result, result_mailbox, stream_reader
 from .score import Score, score_jobs, score_of
 from .steps import Calls, Compute, Confirmed, Listen, Pause, Read, Request, ServerInfo, Steps, Write, drive
@@ -194,6 +195,38 @@ class Client(Producer["JobHandle"]):
         """
         asked = score_jobs(prompt, continuations, {**arguments, "model": model})
         return [score_of(result) for result in self._results_of(asked, timeout_s)]
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        model: str,
+        top_n: int | None = None,
+        timeout_s: float | None = None,
+        **arguments: Any,
+    ) -> list[Ranked]:
+        """Return the documents, the ones that answer the query best first; each is a job.
+
+        A reranker scores each with the query. An embedding model compares their vectors by their cosine.
+
+        Args:
+            query: a text.
+            documents: texts.
+            model: the served name of a model that is made for scores or embeddings.
+            top_n: return only this many.
+            timeout_s: how long to wait, for all of them.
+            arguments: others of `enqueue`, such as `job_class` and `tenant`.
+
+        Raises:
+            InvalidJob: an argument is wrong, or the model is made to generate.
+            ResultTimeout, JobFailed, JobCancelled, JobExpired: one has no score; the others are cancelled.
+            UnknownModel, QueueFull, RateLimited, BrokerUnavailable: see `enqueue`.
+        """
+        texts = check_documents(documents, top_n)
+        tasks = {each.id: each.task for each in self.models()}
+        asked = rank_jobs(model, tasks.get(model), [query], texts, {**arguments, "model": model})
+        return ranked(rank_scores(self._results_of(asked, timeout_s), 1), texts, top_n)
 
     def _results_of(self, asked: Iterable[JobLike], timeout_s: float | None) -> list[JobResult]:
         """The results of these jobs, none of which is left if one has no result."""

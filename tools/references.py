@@ -25,6 +25,7 @@ from headrace.producers.openai.chat import FIELDS as CHAT
 from headrace.producers.openai.completions import FIELDS as COMPLETIONS
 from headrace.producers.openai.embeddings import FIELDS as EMBEDDINGS
 from headrace.producers.openai.fields import Fields
+from headrace.producers.openai.rerank import RERANK, SCORE
 from headrace.producers.openai.responses.request import FIELDS as RESPONSES
 from headrace.producers.openai.tokens import DETOKENIZE, TOKENIZE
 from headrace.schemas import errors
@@ -43,6 +44,8 @@ ENDPOINTS = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
+    "/v1/score": SCORE,
+    "/v1/rerank": RERANK,
     "/v1/responses": RESPONSES,
     "/v1/messages": MESSAGES,
     "/tokenize": TOKENIZE,

@@ -66,6 +66,12 @@ class WorkerSettings(CelerySettings):
             the chat template, and `none` leaves calls in the text.
         reasoning_parser: the format of its reasoning: `think`, `mistral` or `harmony`; `auto` and `none` as
             for calls.
+        classifier_from_token: the words for no and yes with which a reranker answers (`no,yes`); each must be
+            one token. A document's score is then how likely yes is of the two. By default what config.json
+            says.
+        score_template: a file with the chat template of a query and a document, as messages with the roles
+            `query` and `document`, or `qwen3-reranker`, the usual one with `classifier_from_token`. Without
+            one the document follows the query.
         wedged_s: how long an engine process may be silent, or its intake, steps or exchanges with Redis stand
             still, before it is considered stuck and killed.
         start_s: how long an engine process may take to load its model before it is killed; a download
@@ -115,6 +121,8 @@ class WorkerSettings(CelerySettings):
     sanitize_control_tokens: bool = False
     tool_call_parser: Literal["auto", "none"] | ToolFormat = "auto"
     reasoning_parser: Literal["auto", "none"] | ReasoningFormat = "auto"
+    classifier_from_token: Annotated[tuple[str, str] | None, NoDecode, BeforeValidator(split)] = None
+    score_template: str | None = None
     wedged_s: Annotated[float, Field(gt=1)] = 120.0
     start_s: Annotated[float, Field(gt=1)] = 3600.0
     spare_engine: bool = True

@@ -34,6 +34,7 @@ from .routes import (
     messages,
     models,
     responses,
+    scores,
     tokens,
 )
 from .state import Gateway
@@ -47,6 +48,7 @@ ROUTERS = (
     chat.router,
     completions.router,
     embeddings.router,
+    scores.router,
     responses.router,
     messages.router,
     tokens.router,

@@ -5,7 +5,7 @@ with the id of the last one, to this gateway or another, gets exactly the events
 """
 
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -137,6 +137,7 @@ async def begin(
     store: bool,
     max_tokens: int | None = None,
     cache_key: object = None,
+    jobs_for: Callable[[str], Awaitable[Sequence[Mapping[str, Any]]]] | None = None,
 ) -> Generation:
     """Enqueue the jobs of one request.
 
@@ -151,6 +152,8 @@ async def begin(
         max_tokens: the most that jobs generate which don't say so; None for all that the model's context has
             room for and `default_max_tokens` allows.
         cache_key: what the request says about the cache of its prompt.
+        jobs_for: makes the arguments of each job for the model that answers, if that depends on the model;
+            `fields` are then what they have in common.
 
     Raises:
         Refusal, HeadraceError: they can't all be enqueued; none of them is left.
@@ -167,12 +170,12 @@ async def begin(
         if usual is None:
             usual = await gateway.context_tokens(chosen) or USUAL_MAX_TOKENS
             usual = min(usual, gateway.settings.default_max_tokens or usual)
+        asked = [dict(each) for each in (fields if jobs_for is None else await jobs_for(chosen))]
+        if key is not None:
+            for number, each in enumerate(asked):
+                each["idempotency_key"] = key if len(asked) == 1 else f"{key}#{number}"
         return [await aside(request, job_of, gateway, caller, each, usual) for each in asked]
 
-    asked = [dict(each) for each in fields]
-    if key is not None:
-        for number, each in enumerate(asked):
-            each["idempotency_key"] = key if len(asked) == 1 else f"{key}#{number}"
     try:
         accepted, _ = await enqueue_routed(
             gateway, caller, fields[0], make, cache_key=cache_key, idempotency_key=again

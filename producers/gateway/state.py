@@ -12,9 +12,10 @@ from ...schemas.settings.gateway import GatewaySettings
 from ..async_client import AsyncClient
 from ..batches.batches import Batches
 from ..files.store import FileStore
+from ..operate.models import ModelInfo
 from .metrics import GatewayMetrics
 
-CONTEXTS_S = 30.0
+MODELS_S = 30.0
 """How long the lengths of the models' contexts are taken for granted."""
 
 
@@ -49,19 +50,24 @@ class Gateway:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     streams: set[Stoppable] = field(default_factory=set)
     unlimited: dict[str, float] = field(default_factory=dict)
-    _contexts: dict[str, int | None] = field(default_factory=dict)
-    _contexts_read: float = 0.0
+    _models: dict[str, ModelInfo] = field(default_factory=dict)
+    _models_read: float = 0.0
 
     async def context_tokens(self, model: str) -> int | None:
         """The length of the model's context; None if nobody has served it here."""
+        known = await self.model(model)
+        return None if known is None else known.context_tokens
+
+    async def model(self, model: str) -> ModelInfo | None:
+        """What is known of a model; None if nobody has served it here."""
         now = time.monotonic()
         # A worker may serve the model again with another context, so what is known doesn't hold forever.
-        if model not in self._contexts or now - self._contexts_read >= CONTEXTS_S:
-            contexts = {each.id: each.context_tokens for each in await self.client.models()}
+        if model not in self._models or now - self._models_read >= MODELS_S:
+            models = {each.id: each for each in await self.client.models()}
             adapters = (await self.client.admin.adapters()).values()
-            self._contexts = contexts | {each.name: contexts.get(each.base) for each in adapters}
-            self._contexts_read = now
-        return self._contexts.get(model)
+            of_adapters = {each.name: models[each.base] for each in adapters if each.base in models}
+            self._models, self._models_read = models | of_adapters, now
+        return self._models.get(model)
 
     def cut(self) -> None:
         """End what is still running, because its time to end by itself is over."""

@@ -11,6 +11,7 @@ from .completions import about_prompts, completion_body, completion_fields
 from .embeddings import embedding_body, embedding_fields, encoding_of
 from .options import flag
 from .prompts import about_prompt
+from .rerank import one_job, rerank_body, rerank_request, score_body, score_request
 from .responses.body import Response
 from .responses.request import response_request
 
@@ -18,8 +19,10 @@ CHAT_URL = "/v1/chat/completions"
 COMPLETIONS_URL = "/v1/completions"
 RESPONSES_URL = "/v1/responses"
 EMBEDDINGS_URL = "/v1/embeddings"
+SCORE_URL = "/v1/score"
+RERANK_URL = "/v1/rerank"
 
-ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, EMBEDDINGS_URL)
+ENDPOINTS = (CHAT_URL, COMPLETIONS_URL, RESPONSES_URL, EMBEDDINGS_URL, SCORE_URL, RERANK_URL)
 
 _NOT_ALONE = ("background", "previous_response_id")
 """Fields of a response that need more than its own line."""
@@ -40,6 +43,8 @@ def job_fields(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return response_request(body).job
     if url == EMBEDDINGS_URL:
         return embedding_fields(body)
+    if url in (SCORE_URL, RERANK_URL):
+        return one_job(score_request(body) if url == SCORE_URL else rerank_request(body))
     flag(body, "return_token_ids")
     return chat_fields(body) if url == CHAT_URL else completion_fields(body)
 
@@ -51,6 +56,10 @@ def response_body(url: str, model: str, result: JobResult, body: Mapping[str, An
         return Response(result.job_id, created, response_request(body).echo | {"model": model}).ended(result)
     if url == EMBEDDINGS_URL:
         return embedding_body([result], model, encoding_of(body))
+    if url == SCORE_URL:
+        return score_body([result], model, score_request(body))
+    if url == RERANK_URL:
+        return rerank_body([result], model, rerank_request(body))
     with_ids = flag(body, "return_token_ids")
     if url == CHAT_URL:
         about = about_prompt(body, None)

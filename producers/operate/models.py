@@ -23,6 +23,7 @@ class ModelInfo(Facts):
         context_tokens: maximum length of prompt and output together.
         parameters: number of weights.
         dtype: type of the weights.
+        task: what it is made for: `generate`, `embed` or `score`; None from an older worker.
         workers: number of engine processes that serve it and were heard from within the last minute.
         ready: how many of them take jobs; the others are silent or being drained.
     """
@@ -31,6 +32,7 @@ class ModelInfo(Facts):
     context_tokens: int | None = None
     parameters: int | None = None
     dtype: str | None = None
+    task: str | None = None
     workers: int = 0
     ready: int = 0
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .producers.operate.pauses import PausedQueue
     from .producers.operate.rates import RateLeft, RatesLeft
     from .producers.operate.responses import StoredResponse
+    from .producers.rank import Ranked
     from .producers.score import Score
     from .schemas.access import ApiKey, NewApiKey
     from .schemas.adapters import ModelAdapter
@@ -106,6 +107,7 @@ __all__ = [
     "PausedQueue",
     "QueueFull",
     "QueueInfo",
+    "Ranked",
     "RateLeft",
     "RateLimited",
     "RatesLeft",
@@ -137,6 +139,7 @@ _HOMES = {
     "producers.operate.overview": ("QueueInfo", "WorkerInfo"),
     "producers.operate.pauses": ("PausedQueue",),
     "producers.operate.responses": ("StoredResponse",),
+    "producers.rank": ("Ranked",),
     "producers.score": ("Score",),
     "producers.operate.rates": ("RateLeft", "RatesLeft"),
     "schemas.access": ("ApiKey", "NewApiKey"),

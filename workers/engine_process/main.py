@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -53,6 +54,7 @@ from .intake.process import Order
 from .registration import Registration
 from .runner import Runner
 from .text import Grammars, TokenizerError, TokenText
+from .text.pairs import read_template, words_of
 
 SWITCH_S = 0.0005
 """The loop releases the interpreter at every kernel; the I/O thread must not keep it for the usual 5 ms."""
@@ -99,6 +101,11 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
     if settings.engine == DEFAULT and not Path(model).is_dir():
         # Once, and before the tokenizer and the fingerprint are read: all of them read the same files.
         model = str(model_folder(model, lambda progress: _report(progress, pipe)))
+    try:
+        words = words_of(settings.classifier_from_token, Path(model))
+        score_template = read_template(settings.score_template, by_words=words is not None)
+    except ValueError as error:
+        raise BadSetting(str(error)) from None
     limits = QUICK_S, settings.intake_s, settings.intake_memory_mb
     order = Order(
         model,
@@ -109,9 +116,11 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         settings.max_prompt_logprobs,
         settings.tool_call_parser,
         settings.reasoning_parser,
+        score_template,
     )
     places = Places(order)
-    engine, tokenizer, fingerprint = _load(spec, _engine_config(settings, launch, model), places)
+    config = _engine_config(settings, launch, model)
+    engine, tokenizer, fingerprint = _load(spec, config, places, words)
     grammars = Grammars(tokenizer, engine.model_info.vocab_size, engine.model_info.eos_token_ids)
     if settings.engine != DEFAULT:  # another engine makes other tokens from the same model
         fingerprint = _digest(f"{fingerprint} by {settings.engine}")
@@ -122,6 +131,7 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         "context_tokens": engine.capacity_tokens,
         "parameters": engine.model_info.num_parameters,
         "dtype": engine.model_info.dtype,
+        "task": engine.model_info.task,
     }
     queue = Queue(
         redis=redis,
@@ -176,20 +186,25 @@ def _report(progress: DownloadProgress, pipe: EnginePipe) -> None:
     pipe.send(Starting(str(progress)))
 
 
-def _load(spec: EngineSpec, config: EngineConfig, places: Places) -> tuple[EngineProtocol, TokenText, str]:
+def _load(
+    spec: EngineSpec, config: EngineConfig, places: Places, words: tuple[str, str] | None
+) -> tuple[EngineProtocol, TokenText, str]:
     """Load the engine and the tokenizer, and compute their fingerprint meanwhile."""
     beside = ThreadPoolExecutor(1)
     try:
         weights = beside.submit(spec.fingerprint_of, config)
+        loaded = None if words is None else places.tokenizer()
+        if loaded is not None and words is not None:
+            config = replace(config, classifier_token_ids=_tokens_of(words, loaded[0]))
         engine = spec.load(config)
         self_test(engine)
-        tokenizer, fingerprint = places.tokenizer()
+        tokenizer, fingerprint = loaded or places.tokenizer()
         identity = weights.result() + fingerprint
         known = engine.model_info.eos_token_ids
         engine.end_also_at(() if places.eos_token_id is None else (places.eos_token_id,))
         if engine.model_info.eos_token_ids != known:
             identity += f" and ends at {engine.model_info.eos_token_ids}"
-    except (ModelError, TokenizerError):
+    except (ModelError, TokenizerError, BadSetting):
         raise
     except Exception as error:  # from the files, the device or a library: another try would end the same way
         log.debug("loading_failed", exc_info=True)
@@ -199,6 +214,15 @@ def _load(spec: EngineSpec, config: EngineConfig, places: Places) -> tuple[Engin
             wait=False
         )  # a model that can't be served ends the process at once, without waiting for the hash
     return engine, tokenizer, _digest(identity)
+
+
+def _tokens_of(words: tuple[str, str], tokenizer: TokenText) -> tuple[int, int]:
+    """The tokens of the words with which a reranker answers."""
+    no, yes = (tokenizer.id_of(word) for word in words)
+    if no is None or yes is None:
+        missing = words[0] if no is None else words[1]
+        raise BadSetting(f"classifier_from_token: {missing!r} is no token of the model")
+    return no, yes
 
 
 def _digest(identity: str) -> str:

@@ -29,7 +29,12 @@ P = ParamSpec("P")
 Subject = TypeVar("Subject", RunningJob, Admission)
 
 
-_FIELDS = {"output_ids": "token log", "pooling": "embed.pooling", "dimensions": "embed.dimensions"}
+_FIELDS = {
+    "output_ids": "token log",
+    "pooling": "embed.pooling",
+    "dimensions": "embed.dimensions",
+    "score": "document",
+}
 """What the job's author calls the engine's fields."""
 
 
@@ -189,8 +194,9 @@ class Roster:
         if progress.finish_reason is FinishReason.ERROR:
             self.fail(running, FailureCode.ENGINE, progress.error)
             return
-        if progress.vector is not None:
-            running.embedding = progress.vector.tolist()
+        if progress.vector is not None or progress.score is not None:
+            running.embedding = None if progress.vector is None else progress.vector.tolist()
+            running.score = progress.score
             self._succeed(running, "stop")
             return
         stopped_by_token = progress.finish_reason is FinishReason.STOP

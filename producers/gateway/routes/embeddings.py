@@ -14,7 +14,7 @@ from ..generation import begin
 
 router = APIRouter(tags=["embeddings"])
 
-NOT_HERE = ("score", "rerank", "classify", "pooling")
+NOT_HERE = ("classify", "pooling")
 """vLLM's other routes for models that don't generate."""
 
 
@@ -30,8 +30,9 @@ async def create_embeddings(request: Request, caller: Caller) -> Response:
 
 
 async def refuse_other_pooling(path: str) -> Response:
-    """Say what there is instead of scores."""
-    message = f"{path} is not supported; of what vLLM calls pooling there are embeddings: /v1/embeddings."
+    """Say what there is instead."""
+    there = "/v1/embeddings, /v1/score and /v1/rerank"
+    message = f"{path} is not supported; of what vLLM calls pooling there are {there}."
     raise Refusal(404, message, code="unknown_url")
 
 

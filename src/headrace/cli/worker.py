@@ -108,6 +108,13 @@ def worker(
     reasoning_parser: Annotated[
         str | None, typer.Option(help="Format of the model's reasoning; `auto`: its template tells.")
     ] = None,
+    classifier_from_token: Annotated[
+        str | None, typer.Option(help="Words for no and yes with which a reranker answers: `no,yes`.")
+    ] = None,
+    score_template: Annotated[
+        str | None,
+        typer.Option(help="File with the template of a query and a document, or `qwen3-reranker`."),
+    ] = None,
     wedged_s: Annotated[
         float | None, typer.Option(help="Kill an engine process without progress for this many seconds.")
     ] = None,

@@ -163,8 +163,8 @@ def test_other_endpoints_refuse_to_embed(http) -> None:
     assert URL in error["message"]
 
 
-@pytest.mark.parametrize("path", ["/score", "/v1/rerank", "/v2/rerank", "/pooling"])
-def test_scores_are_refused_by_name(http, path) -> None:
+@pytest.mark.parametrize("path", ["/classify", "/v1/pooling"])
+def test_other_pooling_is_refused_by_name(http, path) -> None:
     message = error_of(http.post(path, json={"model": "demo"}), 404)["message"]
     assert path.rpartition("/")[2] in message
     assert URL in message

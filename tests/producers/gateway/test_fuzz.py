@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from headrace.producers.anthropic import request as messages
-from headrace.producers.openai import chat, completions, embeddings, tokens
+from headrace.producers.openai import chat, completions, embeddings, rerank, tokens
 from headrace.producers.openai.responses import request as responses
 from headrace.schemas.job import Job
 
@@ -48,6 +48,11 @@ VALID = {
     "/v1/messages/count_tokens": {"model": "demo", "messages": CHAT["messages"]},
     "/v1/completions": PROMPT,
     "/v1/embeddings": {"model": "demo", "input": "Hi"},
+    **{f"{version}/score": {"model": "demo", "text_1": "Hi", "text_2": "Ho"} for version in ("", "/v1")},
+    **{
+        f"{version}/rerank": {"model": "demo", "query": "Hi", "documents": ["Ho"]}
+        for version in ("", "/v1", "/v2")
+    },
     "/tokenize": {"model": "demo", "prompt": "Hi"},
     "/detokenize": {"model": "demo", "tokens": [72, 105]},
     "/v1/jobs": PROMPT,
@@ -77,6 +82,8 @@ KNOWN = {
     "/v1/messages/count_tokens": messages.FIELDS.known,
     "/v1/responses": responses.FIELDS.known,
     "/v1/embeddings": embeddings.FIELDS.known,
+    **{f"{version}/score": rerank.SCORE.known for version in ("", "/v1")},
+    **{f"{version}/rerank": rerank.RERANK.known for version in ("", "/v1", "/v2")},
     "/tokenize": tokens.TOKENIZE.known,
     "/detokenize": tokens.DETOKENIZE.known,
     "/v1/jobs": Job.model_fields.keys(),

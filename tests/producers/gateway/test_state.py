@@ -21,6 +21,6 @@ async def test_a_model_served_again_with_a_longer_context_is_noticed(
         assert await gateway.context_tokens("m") == 512
         redis.hset(keys.models(), "m", json.dumps({"context_tokens": 4096}))
         assert await gateway.context_tokens("m") == 512  # not asked for at every request
-        monkeypatch.setattr(state, "CONTEXTS_S", 0.0)
+        monkeypatch.setattr(state, "MODELS_S", 0.0)
         assert await gateway.context_tokens("m") == 4096
         assert await gateway.context_tokens("nobody's") is None

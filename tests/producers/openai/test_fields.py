@@ -14,6 +14,7 @@ from headrace.producers.openai.completions import FIELDS as COMPLETIONS
 from headrace.producers.openai.embeddings import FIELDS as EMBEDDINGS
 from headrace.producers.openai.fields import Fields
 from headrace.producers.openai.options import AnswerOptions, answer_options
+from headrace.producers.openai.rerank import RERANK, SCORE
 from headrace.schemas.job import Job
 
 
@@ -30,7 +31,11 @@ def test_every_field_of_openais_requests_has_been_thought_about(fields: Fields, 
     assert fields_of(request_type) - fields.known == set()
 
 
-@pytest.mark.parametrize("fields", [CHAT, COMPLETIONS, EMBEDDINGS], ids=["chat", "completions", "embeddings"])
+@pytest.mark.parametrize(
+    "fields",
+    [CHAT, COMPLETIONS, EMBEDDINGS, SCORE, RERANK],
+    ids=["chat", "completions", "embeddings", "score", "rerank"],
+)
 def test_a_field_has_one_fate(fields: Fields) -> None:
     fates = [fields.passed, fields.read.keys(), fields.neutral.keys(), fields.refused.keys()]
     assert sum(map(len, fates)) == len(frozenset().union(*fates))

@@ -346,7 +346,7 @@ class Intake:
                 # Prefixes are shared within a tenant only: how fast a prompt is read would tell others what
                 # was sent.
                 cache_salt=job.tenant,
-                pooling=_pooling(job.embed),
+                pooling=Pooling(score=True) if prepared.scores else _pooling(job.embed),
                 constraint=self._follower(prepared),
                 adapter=self._adapter(job.adapter),
             )

@@ -59,6 +59,7 @@ class Order:
         max_logprobs, max_prompt_logprobs: as in the settings.
         tool_call_parser: the format of the model's calls of tools, or `auto`.
         reasoning_parser: the format of its reasoning, or `auto`.
+        score_template: the template of a query and a document, if there is one.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Order:
     max_prompt_logprobs: int = Limits().max_prompt_logprobs
     tool_call_parser: str = AUTO
     reasoning_parser: str = AUTO
+    score_template: str | None = None
 
 
 def main(control: socket.socket, *, early: bool = False) -> None:
@@ -100,7 +102,15 @@ def main(control: socket.socket, *, early: bool = False) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = f"intake_memory_mb={order.memory_mb} allows"
     limits = Limits(max_logprobs=order.max_logprobs, max_prompt_logprobs=order.max_prompt_logprobs)
-    reader = Reader(tokenizer, order.show, memory, limits, order.tool_call_parser, order.reasoning_parser)
+    reader = Reader(
+        tokenizer,
+        order.show,
+        memory,
+        limits,
+        order.tool_call_parser,
+        order.reasoning_parser,
+        order.score_template,
+    )
     _warm_up(tokenizer)
     loaded = {
         "tokenizer": _serialized(tokenizer),

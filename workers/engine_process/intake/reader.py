@@ -60,6 +60,7 @@ class Reader:
         limits: how many log-probabilities a job may ask for.
         tool_call_parser: the format of the model's calls; `auto` if its chat template tells.
         reasoning_parser: the same for its reasoning.
+        score_template: the template of a query and a document; None if it simply follows.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Reader:
         limits: Limits = Limits(),  # noqa: B008
         tool_call_parser: str = AUTO,
         reasoning_parser: str = AUTO,
+        score_template: str | None = None,
     ) -> None:
+        self._score_template = score_template
         self._tool_format = tool_format(tokenizer.template, tool_call_parser)
         self._reasoning_format = reasoning_format(tokenizer.template, reasoning_parser)
         self._tokenizer, self._show, self._memory, self._limits = tokenizer, show, memory, limits
@@ -128,6 +131,14 @@ class Reader:
         if job.prompt_token_ids is not None:
             prepared.prompt_field = "prompt_token_ids"
             prompt_ids = list(job.prompt_token_ids)
+        elif job.prompt is not None and job.document is not None:
+            prepared.scores = True
+            self._refuse_by_bytes(job.prompt + job.document, job, context_tokens)
+            at("tokens" if self._score_template is None else "template")
+            try:
+                prompt_ids = self._tokenizer.encode_pair(job.prompt, job.document, self._score_template)
+            except ChatTemplateError as error:
+                raise _JobRefused(FailureCode.TEMPLATE, str(error)) from None
         elif job.prompt is not None:
             self._refuse_by_bytes(job.prompt, job, context_tokens)
             at("tokens")

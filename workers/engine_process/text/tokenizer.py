@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers
 
 from .messages import Messages, renderings, takes
+from .pairs import pair_of
 from .token_bytes import token_bytes
 
 _PLAIN = {"PreTrainedTokenizerFast", "TokenizersBackend"}
@@ -78,6 +79,11 @@ class TokenText:
         """
         serialized: str = self._backend.to_str()
         return serialized
+
+    def id_of(self, name: str) -> int | None:
+        """The token with this name in the vocabulary; None if there is none."""
+        token_id: int | None = self._backend.token_to_id(name)
+        return token_id
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of some tokens, without special ones."""
@@ -181,6 +187,32 @@ class Tokenizer(TokenText):
         """A token's name in the vocabulary; None if it isn't there."""
         name: str | None = self._backend.id_to_token(token_id)
         return name
+
+    def encode_pair(self, query: str, document: str, template: str | None) -> list[int]:
+        """The token ids of a query and a document.
+
+        Args:
+            query: its text.
+            document: its text.
+            template: a chat template of both, whose special tokens are all there are; None to put one behind
+                the other, as a prompt.
+
+        Raises:
+            ChatTemplateError: the template failed.
+        """
+        if template is None:
+            return self.encode(query + document)
+        options: dict[str, Any] = {"chat_template": template, "tokenize": self._sanitize}
+        if self._sanitize:
+            options |= {"return_dict": False, "sanitize_control_tokens": True}
+        try:
+            made = self._hf.apply_chat_template(pair_of(query, document), **options)
+        except MemoryError:
+            raise
+        except Exception as error:  # a template is a program, and may raise anything
+            raise ChatTemplateError(f"the template of queries and documents failed: {error}") from error
+        ids: list[int] = made if self._sanitize else self.encode(made, special=False)
+        return ids
 
     def spelt_out(self, token_ids: list[int]) -> str:
         """The text of some tokens, special ones too."""

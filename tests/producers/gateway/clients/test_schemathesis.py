@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from headrace.producers.anthropic import request as messages
-from headrace.producers.openai import chat, completions, tokens
+from headrace.producers.openai import chat, completions, rerank, tokens
 from headrace.producers.openai.responses import request as responses
 from headrace.schemas.job import Job
 
@@ -30,6 +30,8 @@ FIELDS = {
     "/v1/messages": messages.FIELDS.known,
     "/v1/messages/count_tokens": messages.FIELDS.known - {"max_tokens"},
     "/v1/responses": responses.FIELDS.known,
+    **{f"{version}/score": rerank.SCORE.known for version in ("", "/v1")},
+    **{f"{version}/rerank": rerank.RERANK.known for version in ("", "/v1", "/v2")},
     "/tokenize": tokens.TOKENIZE.known,
     "/detokenize": tokens.DETOKENIZE.known,
     "/v1/jobs": Job.model_fields.keys(),
