@@ -177,13 +177,14 @@ async def begin(
         return [await aside(request, job_of, gateway, caller, each, usual) for each in asked]
 
     try:
-        accepted, _ = await enqueue_routed(
+        accepted, chosen = await enqueue_routed(
             gateway, caller, fields[0], make, cache_key=cache_key, idempotency_key=again
         )
+        model = tag_of(accepted[0].id).model  # whose limits count: an adapter's base
     finally:
         if model:
             await note_limits(request, caller, model)
-    gateway.add_headers(request, {HEADER: model})
+    gateway.add_headers(request, {HEADER: chosen})
     return Generation(gateway, accepted, store or key is not None, new=True)
 
 

@@ -3,10 +3,12 @@
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 
 from headrace import JobFailed, UnknownModel
 
+from ..support.gateways import gateway
 from ..support.lora import save_adapter
 from ..support.waiting import wait_until
 from .conftest import Uninterrupted, assert_whole, leaked_keys
@@ -67,5 +69,9 @@ def test_an_adapter_that_can_not_be_loaded_fails_its_jobs_alone(
     with pytest.raises(JobFailed, match=rf"adapter 'mine' can't be loaded: there is no folder '{folder}'"):
         client.enqueue(**fields, model="mine").result(timeout_s=60)
     client.admin.load_adapter("mine", str(folders["two"]))  # the way out
-    assert client.enqueue(**fields, model="mine").result(timeout_s=60).token_ids
+    made = client.enqueue(**fields, model="mine").result(timeout_s=60)
+    with gateway(redis_url) as running:
+        answer = httpx.post(f"{running.base_url}/completions", json={**fields, "model": "mine"}, timeout=60)
+    assert answer.json()["choices"][0]["text"] == made.text != base.result().text
+    assert (answer.json()["model"], answer.headers["x-headrace-model"]) == ("demo", "mine")
     client.admin.drop_adapter("mine")
