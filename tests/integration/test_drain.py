@@ -16,8 +16,11 @@ from .reply_proxy import ReplyProxy
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 
-LONG = {"prompt": "A generator is", "model": "demo", "max_tokens": 700, "ignore_eos": True, "seed": 1}
-SHORT = {**LONG, "max_tokens": 120}
+STEP_S = 0.03
+"""A token takes this long: what happens in the middle of a job has seconds."""
+
+LONG = {"prompt": "A generator is", "model": "demo", "max_tokens": 120, "ignore_eos": True, "seed": 1}
+SHORT = {**LONG, "max_tokens": 30}
 
 
 def running(worker, job) -> bool:
@@ -26,7 +29,7 @@ def running(worker, job) -> bool:
 
 def start_on_one_of_two(start_worker, redis_url, fields, options=None):
     """Two workers, a job, and which of them runs it: (its worker, the other, the job)."""
-    workers = [start_worker(redis_url, options=options, step_s=0.005) for _ in range(2)]
+    workers = [start_worker(redis_url, options=options, step_s=STEP_S) for _ in range(2)]
     job = workers[0].client.enqueue(**fields)
     wait_until(lambda: running(workers[0], job))
     mine = [job.status().worker in {e["engine"] for e in w.events("engine_ready")} for w in workers]
@@ -37,7 +40,7 @@ def start_on_one_of_two(start_worker, redis_url, fields, options=None):
 def test_a_drained_worker_hands_over_and_is_not_started_again(
     redis_url, redis, start_worker, expected_tokens, cli
 ):
-    fields = {**LONG, "max_tokens": 1900}
+    fields = {**LONG, "max_tokens": 320}
     old, _, job = start_on_one_of_two(start_worker, redis_url, fields)
     old_id = job.status().worker
     wait_until(lambda: next(w for w in old.client.workers() if w.id == old_id).running == 1)
@@ -58,7 +61,7 @@ def test_a_drained_worker_hands_over_and_is_not_started_again(
 
 
 def test_a_worker_told_to_finish_ends_its_jobs_and_takes_no_more(redis_url, start_worker):
-    worker = start_worker(redis_url, options={"finish_s": 60}, step_s=0.005)
+    worker = start_worker(redis_url, options={"finish_s": 60}, step_s=STEP_S)
     job = worker.client.enqueue(**LONG)
     wait_until(lambda: running(worker, job))
     worker.process.send_signal(signal.SIGTERM)
@@ -111,7 +114,7 @@ def test_a_hand_over_that_hangs_is_cut_short_and_its_jobs_go_on_elsewhere(
 
 
 def test_a_stuck_engine_process_is_found_and_its_jobs_go_on(redis_url, redis, start_worker, expected_tokens):
-    worker = start_worker(redis_url, engines=2, options={"wedged_s": 3, "lease_s": 60}, step_s=0.005)
+    worker = start_worker(redis_url, engines=2, options={"wedged_s": 3, "lease_s": 60}, step_s=STEP_S)
     job = worker.client.enqueue(**LONG)
     wait_until(lambda: running(worker, job))
     os.kill(worker.engine_of(job.status().worker), signal.SIGSTOP)

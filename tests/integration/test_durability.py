@@ -47,6 +47,7 @@ def assert_idle_and_clean(worker, redis, deaths=()):
     assert leaked_keys(redis) == []
 
 
+@pytest.mark.slow
 def test_two_hundred_jobs_over_two_engines_each_end_once_and_whole(redis_url, redis, start_worker):
     worker = start_worker(redis_url, engines=2)
     jobs = worker.client.enqueue_many(job_fields(number) for number in range(200))
@@ -86,11 +87,11 @@ def test_two_hundred_jobs_survive_five_kills(redis_url, redis, start_worker, exp
 def test_a_stream_goes_on_token_exact_when_its_engine_is_killed(
     redis_url, redis, start_worker, expected_tokens, temperature
 ):
-    worker = start_worker(redis_url, engines=2, step_s=0.01)
+    worker = start_worker(redis_url, engines=2, step_s=0.03)
     fields = {
         "prompt": "A generator is",
         "model": "demo",
-        "max_tokens": 300,
+        "max_tokens": 130,
         "ignore_eos": True,
         "temperature": temperature,
         "seed": 5,
@@ -163,10 +164,10 @@ def test_sigterm_hands_running_jobs_over_without_counting_an_attempt(
 def test_redis_away_for_ten_seconds_loses_nothing(own_redis, start_worker, expected_tokens):
     from headrace.schemas.redis.connection import connect
 
-    worker = start_worker(own_redis.url, engines=2)
+    worker = start_worker(own_redis.url, engines=2, step_s=0.02)
     fields = {
         "model": "demo",
-        "max_tokens": 700,
+        "max_tokens": 100,
         "ignore_eos": True,
         "prompt": "When an exception is raised,",
     }

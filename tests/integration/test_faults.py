@@ -24,8 +24,11 @@ from .conftest import assert_whole, leaked_keys
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(180)]
 
-LONG = {"prompt": "A generator is", "model": "demo", "max_tokens": 1900, "ignore_eos": True, "seed": 11}
-MIDDLING = {**LONG, "max_tokens": 900}
+STEP_S = 0.03
+"""A token takes this long: what happens in the middle of a job has seconds."""
+
+LONG = {"prompt": "A generator is", "model": "demo", "max_tokens": 320, "ignore_eos": True, "seed": 11}
+MIDDLING = {**LONG, "max_tokens": 150}
 SHORT = {"prompt": "A set", "model": "demo", "max_tokens": 5}
 
 
@@ -64,7 +67,7 @@ def idle(client: Client) -> bool:
 def test_a_worker_that_wakes_up_after_its_lease_writes_nothing_and_serves_again(
     redis_url, redis, start_worker, expected_tokens
 ):
-    worker = start_worker(redis_url, engines=2, options={"lease_s": 1}, step_s=0.005)
+    worker = start_worker(redis_url, engines=2, options={"lease_s": 1}, step_s=STEP_S)
     reader = Reader(job := worker.client.enqueue(**MIDDLING))
     reader.wait_for(20)
     zombie = job.status().worker
@@ -88,7 +91,7 @@ def test_a_worker_that_wakes_up_after_its_lease_writes_nothing_and_serves_again(
 def test_when_host_and_engine_die_at_once_the_lease_brings_the_stream_back(
     redis_url, redis, start_worker, expected_tokens
 ):
-    workers = [start_worker(redis_url, step_s=0.005) for _ in range(2)]
+    workers = [start_worker(redis_url, step_s=STEP_S) for _ in range(2)]
     reader = Reader(job := workers[0].client.enqueue(**MIDDLING))
     reader.wait_for(20)
     name = job.status().worker
@@ -107,7 +110,7 @@ def test_a_worker_cut_from_redis_stops_and_another_goes_on(
 ):
     proxy = Proxy(int(redis_url.rpartition(":")[2].partition("/")[0]))
     try:
-        far = start_worker(proxy.url, options={"lease_s": 1}, step_s=0.005)
+        far = start_worker(proxy.url, options={"lease_s": 1}, step_s=STEP_S)
         with Client(redis_url) as client:
             reader = Reader(job := client.enqueue(**LONG))
             reader.wait_for(20)
@@ -128,7 +131,7 @@ def test_a_worker_cut_from_redis_stops_and_another_goes_on(
 
 
 def test_redis_killed_under_load_comes_back_with_everything(own_redis, start_worker, expected_tokens):
-    worker = start_worker(own_redis.url, engines=2, step_s=0.005)
+    worker = start_worker(own_redis.url, engines=2, step_s=STEP_S)
     jobs = [worker.client.enqueue(**{**MIDDLING, "seed": seed}) for seed in range(4)]
     reader = Reader(jobs[0])
     reader.wait_for(20)
@@ -145,7 +148,7 @@ def test_redis_killed_under_load_comes_back_with_everything(own_redis, start_wor
 
 
 def test_redis_that_comes_back_empty_ends_streams_with_an_error_and_serves_again(own_redis, start_worker):
-    worker = start_worker(own_redis.url, step_s=0.005)
+    worker = start_worker(own_redis.url, step_s=STEP_S)
     reader = Reader(worker.client.enqueue(**LONG))
     reader.wait_for(20)
     os.kill(own_redis.pid, signal.SIGKILL)
@@ -168,7 +171,7 @@ def test_time_is_redis_own_whatever_the_workers_clock_says(redis_url, start_work
         "PYTHONPATH": str(Path(__file__).with_name("shifted_clock")),
         "SHIFT_S": str(shift_s),
     }
-    worker = start_worker(redis_url, environment=environment)
+    worker = start_worker(redis_url, environment=environment, step_s=0.01)
     client = worker.client
     delayed = client.enqueue(**SHORT, delay_s=1.0)
     late = client.enqueue(**SHORT, delay_s=5.0, deadline_s=0.3)
@@ -215,7 +218,7 @@ def test_subscribers_that_never_read_hold_nobody_up(own_redis, start_worker):
     with connect(own_redis.url) as redis:
         redis.config_set("client-output-buffer-limit", "pubsub 32kb 8kb 1")
     worker = start_worker(own_redis.url)
-    job = worker.client.enqueue(**LONG)
+    job = worker.client.enqueue(**{**LONG, "max_tokens": 1900})
     port = int(own_redis.url.rpartition(":")[2].partition("/")[0])
     dead = []
     for _ in range(50):
@@ -235,7 +238,7 @@ def test_subscribers_that_never_read_hold_nobody_up(own_redis, start_worker):
 
 
 def test_a_full_redis_refuses_new_jobs_while_running_ones_finish(own_redis, start_worker):
-    worker = start_worker(own_redis.url)
+    worker = start_worker(own_redis.url, step_s=STEP_S)
     jobs = [worker.client.enqueue(**{**MIDDLING, "seed": seed}) for seed in range(3)]
     wait_until(lambda: all(job.status().offset > 20 for job in jobs))
     with connect(own_redis.url) as redis:

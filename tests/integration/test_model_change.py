@@ -18,7 +18,7 @@ from .conftest import Uninterrupted, WorkerProcess, assert_whole
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(600)]
 
-JOB = {"prompt": "A generator is", "model": "demo", "max_tokens": 900, "ignore_eos": True, "temperature": 0.0}
+JOB = {"prompt": "A generator is", "model": "demo", "max_tokens": 150, "ignore_eos": True, "temperature": 0.0}
 AT_ONCE = 4
 RESTART = 'action="restart"'
 
@@ -53,7 +53,7 @@ def serve(
 
     def start(model: str, **options: object) -> WorkerProcess:
         changes = {"model": folders[model], "served_name": "demo", "metrics_port": 0, **options}
-        return start_worker(redis_url, options=changes)
+        return start_worker(redis_url, options=changes, step_s=0.01)
 
     return start
 

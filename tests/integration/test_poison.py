@@ -86,8 +86,8 @@ def test_a_busy_worker_gives_way_to_suspects(redis_url, redis, start_worker, exp
         suspects = [client.enqueue(**good(number)) for number in range(2)]
         request = ClaimRequest(worker="ghost", nonce="n", lease_ms=600_000, budget_tokens=10**6, slots=2)
         assert len(run(redis, claim(TAG, request)).jobs) == 2
-        worker = start_worker(redis_url)
-        requests = [{**good(number), "max_tokens": 1900} for number in range(2, 8)]
+        worker = start_worker(redis_url, step_s=0.015)
+        requests = [{**good(number), "max_tokens": 320} for number in range(2, 8)]
         busy = [client.enqueue(**request) for request in requests]
         wait_until(lambda: all(job.status().offset for job in busy))
         assert run(redis, recover(TAG, "ghost", QueueSettings(), blamed=True))[:2] == (2, 0)

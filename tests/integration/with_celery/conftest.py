@@ -19,7 +19,7 @@ import psutil
 import pytest
 from celery.backends.redis import RedisBackend
 from tests.support.forkserver import HELPER, Forkserver
-from tests.support.processes import Launched, end, flags, launch
+from tests.support.processes import PACE, Launched, end, flags, launch
 from tests.support.waiting import wait_until
 
 from headrace import Client
@@ -164,6 +164,7 @@ def installed(folder: Path, forkserver: Forkserver, broker_url: str | None = Non
             "TEAM_BACKEND_URL": team_url,
             "FLOWER_UNAUTHENTICATED_API": "true",
             "OMP_NUM_THREADS": "1",
+            PACE: "0.01",
         }
         for name, value in environment.items():
             patch.setenv(name, value)

@@ -14,7 +14,7 @@ pytestmark = [
 
 PARTS = 30
 FIXED = {"temperature": 0, "ignore_eos": True}
-LENGTHS = [20 + 16 * number for number in range(PARTS)]  # so that they end one after the other
+LENGTHS = [10 + 8 * number for number in range(PARTS)]  # so that they end one after the other
 
 
 ASKED = [(f"Number {number} is", {"max_tokens": length, **FIXED}) for number, length in enumerate(LENGTHS)]
