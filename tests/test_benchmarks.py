@@ -35,6 +35,7 @@ def page_of(results: Path) -> str:
     return page.read_text()
 
 
+@pytest.mark.slow
 def test_embeddings_are_compared_with_a_plain_loop_in_one_run(tmp_path):
     done = run("embeddings", "--texts", 4, "--rounds", 1, "--json", tmp_path)
     (file,) = tmp_path.glob("*-embeddings.json")
@@ -85,6 +86,7 @@ def test_engines_are_compared_in_one_run(tmp_path):
     assert "nothing is claimed" in page
 
 
+@pytest.mark.slow
 def test_what_smaller_weights_cost_is_measured_on_the_built_in_model(tmp_path):
     done = run("accuracy", "--texts", 2, "--tokens", 32, "--json", tmp_path)
     (file,) = tmp_path.glob("*-accuracy.json")
@@ -203,6 +205,7 @@ def test_no_script_gives_more_commands_with_more_of_everything(redis):
         assert count <= (6_000 if name in SEVERAL else few[name] + 12), name
 
 
+@pytest.mark.slow
 def test_every_script_is_measured_with_little_and_much_of_what_can_grow(tmp_path):
     sizes = ("--counts", 4, 30, "--tokens", 1, 20, "--bytes", 10, 1000)
     done = run("scripts", *sizes, "--json", tmp_path)
@@ -216,6 +219,7 @@ def test_every_script_is_measured_with_little_and_much_of_what_can_grow(tmp_path
     assert done.stdout.strip() in page_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_few_large_jobs_leave_a_fleets_pages_in_use_and_start_in_bounded_time(tmp_path):
     sizes = ("--workers", 4, "--pages", 160, "--ticks", 400, "--large", 0.25)
     done = run("fleet", *sizes, "--json", tmp_path / "fleet.json")

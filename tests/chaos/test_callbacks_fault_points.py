@@ -215,16 +215,16 @@ def scene(redis_url, redis, callbacks_nursery, tmp_path, monkeypatch) -> Iterato
 @pytest.mark.parametrize(
     "every",
     [
-        pytest.param(False, id="distinct"),
+        pytest.param(False, id="every third distinct"),
         pytest.param(True, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
     ],
 )
 def test_nothing_is_lost_when_callbacks_are_killed_at_any_step(scene, redis, every):
     passed = scene.record()
     assert expected() <= {point.where for point in passed}, "a step that no work leads to"
-    for point in sorted(passed, key=lambda point: point.relays):
-        if every or point.is_distinct:
-            scene.strike(point)
+    points = passed if every else [point for point in passed if point.is_distinct][::3]
+    for point in sorted(points, key=lambda point: point.relays):
+        scene.strike(point)
     scene.settle()
     each_event_arrived_under_one_id(scene)
     deliveries = [redis.hget(key, "state") for key in redis.scan_iter(f"{TAG.base}:delivery:*")]

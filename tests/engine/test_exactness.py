@@ -7,6 +7,7 @@ from headrace.engine import ModelError, Request
 from headrace.engine.models import weights
 from headrace.kernels.compiled import can_compile
 
+from ..support.covering import covering
 from .conftest import DENSE, FAMILIES, NEW_TOKENS, expected, greedy, prompt, run
 
 LENGTHS = (1, 15, 16, 17, 31, 200, 1000)
@@ -24,24 +25,22 @@ def assert_all_expected(family, requests, outputs):
         assert outputs[request.id] == expected(family, tuple(request.prompt_ids)), request.id
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(("family", "length"), covering(FAMILIES, LENGTHS))
 def test_one_request_alone_equals_transformers(make_engine, family, length):
     requests = requests_for([(length, 0)])
     assert_all_expected(family, requests, run(make_engine(family), *requests))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("step_tokens", "salts"), [(1, 2), (7, 8), (512, 8)])
-def test_mixed_requests_equal_transformers_at_any_chunk_size(make_engine, family, step_tokens, salts):
+@pytest.mark.parametrize(("family", "sizes"), covering(FAMILIES, [(1, 2), (7, 8), (512, 8)]))
+def test_mixed_requests_equal_transformers_at_any_chunk_size(make_engine, family, sizes):
+    step_tokens, salts = sizes
     lengths = [(length, salt) for salt in range(salts) for length in (1, 15, 16, 17, 31)]
     requests = requests_for(lengths)
     engine = make_engine(family, max_step_tokens=step_tokens)
     assert_all_expected(family, requests, run(engine, *requests))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("step_tokens", [40, 512])
+@pytest.mark.parametrize(("family", "step_tokens"), covering(FAMILIES, [40, 512]))
 def test_preempted_requests_equal_transformers(make_engine, family, step_tokens):
     requests = requests_for([(31, salt) for salt in range(6)] + [(200, 0), (17, 0)])
     engine = make_engine(family, num_pages=18, max_step_tokens=step_tokens)
@@ -74,8 +73,7 @@ def test_a_prefix_is_not_shared_across_salts(make_engine):
     assert engine.stats().prefix_hit_tokens == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("length", [1, 16, 200])
+@pytest.mark.parametrize(("family", "length"), covering(FAMILIES, [1, 16, 200]))
 def test_a_request_resumed_after_half_its_tokens_goes_on_the_same(make_engine, family, length):
     whole = expected(family, prompt(length))
     half = NEW_TOKENS // 2
@@ -89,8 +87,7 @@ def test_the_page_size_changes_nothing(make_engine, page_size):
     assert_all_expected("llama", requests, run(make_engine(page_size=page_size), *requests))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("family", "compiled"), covering(FAMILIES, [True, False]))
 def test_bfloat16_first_divergence_is_a_near_tie(make_engine, monkeypatch, family, compiled):
     """In bf16 the two may part; where they first do, each one's token is in the other's top five."""
     if not compiled:

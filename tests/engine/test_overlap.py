@@ -11,6 +11,7 @@ import torch
 
 from headrace.engine import Engine, EngineConfig, EngineModelInfo, Request, SamplingParams
 
+from ..support.covering import covering
 from .conftest import FAMILIES, expected, greedy, prompt, run
 
 OPTIONS = (
@@ -65,8 +66,7 @@ def everything(engine: Engine, requests: list[Request]) -> dict[str, tuple]:
     return outputs
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("family", "options"), covering(FAMILIES, OPTIONS))
 def test_a_crowd_gets_the_same_tokens_log_probabilities_and_ends(make_engine, family, options):
     plain = everything(make_engine(family, **options), crowd(1))
     assert everything(make_engine(family, overlap=True, **options), crowd(1)) == plain

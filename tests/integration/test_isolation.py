@@ -149,7 +149,7 @@ def write_logs(redis: Redis, jobs: Sequence[JobHandle], tokens: Sequence[Sequenc
         assert run(redis, release(tag, nothing, ReleaseReason.DRAIN)).status is AdvanceStatus.OK
 
 
-@pytest.mark.parametrize("count", [32, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [16, pytest.param(64, marks=pytest.mark.slow)])
 def test_a_worker_that_resumes_long_logs_all_at_once_holds_up_neither_redis_nor_its_leases(
     redis_url: str,
     redis: Redis,

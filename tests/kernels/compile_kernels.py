@@ -1,9 +1,10 @@
 """Compiles the GPU kernels for a GPU that need not be here; a script of test_triton_compiles.py.
 
-    python compile_kernels.py cuda 80 32
+    python compile_kernels.py cuda 80 32 [everywhere]
 
 Launches are caught before they look for a driver: their arguments' types are all that a compilation needs.
-Prints the name of each kernel and the bytes of shared memory it takes.
+With `everywhere`, only what AMD's GPUs run too is compiled. Prints the name of each kernel and the bytes of
+shared memory it takes.
 """
 
 import sys
@@ -43,7 +44,7 @@ _POINTERS = {
 
 
 def main() -> None:
-    backend, arch, warp = sys.argv[1:]
+    backend, arch, warp, *only = sys.argv[1:]
     target = GPUTarget(backend, int(arch) if arch.isdigit() else arch, int(warp))
 
     def compile_instead(kernel: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
@@ -68,7 +69,7 @@ def main() -> None:
         print(kernel.__name__, compiled.metadata.shared)
 
     JITFunction.run = compile_instead
-    if backend == "cuda":
+    if backend == "cuda" and not only:
         launch_sampling()
         launch_weights(torch.bfloat16)
     launch_all(torch.bfloat16, native_fp8=backend == "cuda" and int(arch) >= 89)

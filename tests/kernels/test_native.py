@@ -198,7 +198,7 @@ print(len(runtimes), before >= 3, after - before)
     "machine",
     [
         "x86-64",
-        "x86-64-v3",
+        pytest.param("x86-64-v3", marks=pytest.mark.slow),
         pytest.param("skylake-avx512", marks=pytest.mark.slow),
         pytest.param("cooperlake", marks=pytest.mark.slow),
         "sapphirerapids",

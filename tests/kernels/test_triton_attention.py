@@ -10,6 +10,7 @@ import torch
 from headrace.kernels import attention as public
 from headrace.kernels.triton.tuning import LaunchConfig
 
+from ..support.covering import covering
 from . import flat
 
 attention = pytest.importorskip("headrace.kernels.triton.attention", exc_type=ImportError)
@@ -43,48 +44,46 @@ def check(device, assert_near, paged_batch):
     return run
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("page_size", [1, 7, 16])
+@pytest.mark.parametrize(("dtype", "page_size"), covering(DTYPES, [1, 7, 16]))
 def test_a_ragged_mix_matches_the_reference(dtype, page_size, check):
     check(MIXED, page_size=page_size, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("max_rows", [None, 1])
-@pytest.mark.parametrize("splits", [1, 2, 7])
+@pytest.mark.parametrize(("dtype", "max_rows", "splits"), covering(DTYPES, [None, 1], [2, 7, 1]))
 def test_decodes_divided_among_programs(dtype, max_rows, splits, check):
     check(DECODES, dtype=dtype, options={"splits": splits, "max_rows": max_rows})
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("dim", [8, 64, 80, 96, 112, 128, 192, 256])
+@pytest.mark.parametrize(
+    ("dtype", "dim"), covering([torch.float32, torch.bfloat16], [8, 64, 80, 96, 112, 128, 192, 256])
+)
 def test_any_head_size(dtype, dim, check):
     check([(3, 20), (1, 37)], dim=dim, dtype=dtype, scale=dim**-0.5)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (3, 3), (6, 2), (7, 1), (16, 2), (33, 1)])
-@pytest.mark.parametrize("max_rows", [None, 1])
-def test_any_ratio_of_query_to_kv_heads(heads, kv_heads, max_rows, check):
+@pytest.mark.parametrize(
+    ("all_heads", "max_rows"), covering([(1, 1), (3, 3), (6, 2), (7, 1), (16, 2), (33, 1)], [None, 1])
+)
+def test_any_ratio_of_query_to_kv_heads(all_heads, max_rows, check):
+    heads, kv_heads = all_heads
     sequences = [(1, 40), (1, 5)] if max_rows == 1 else [(6, 40), (1, 5), (2, 33)]
     check(sequences, heads=heads, kv_heads=kv_heads, options={"max_rows": max_rows})
 
 
-@pytest.mark.parametrize("window", [1, 32, 45, 1000])
-@pytest.mark.parametrize("splits", [1, 2])
-@pytest.mark.parametrize("sequences", [MIXED, DECODES])
+@pytest.mark.parametrize(
+    ("window", "splits", "sequences"), covering([1, 32, 45, 1000], [1, 2], [MIXED, DECODES])
+)
 def test_sliding_window(window, splits, sequences, check):
     check(sequences, page_size=7, options={"sliding_window": window, "splits": splits})
 
 
-@pytest.mark.parametrize("soft_cap", [1.5, 50.0])
-@pytest.mark.parametrize("window", [0, 20])
+@pytest.mark.parametrize(("soft_cap", "window"), covering([1.5, 50.0], [0, 20]))
 def test_soft_cap(soft_cap, window, check):
     # A tanh made of an exponential is exact to 1e-7 of the cap, not of the score.
     check(MIXED, scale=0.3, factor=4, options={"soft_cap": soft_cap, "sliding_window": window})
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"splits": 2}])
+@pytest.mark.parametrize(("dtype", "options"), covering([torch.float32, torch.bfloat16], [{}, {"splits": 2}]))
 def test_a_float8_cache_is_read_with_its_scales(dtype, options, check):
     scales = {"k_scale": 0.5, "v_scale": 1.7}
     check(MIXED, dtype=dtype, cache_dtype=torch.float8_e4m3fn, options={**options, **scales}, factor=2)

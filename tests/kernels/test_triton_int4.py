@@ -8,6 +8,8 @@ import torch
 from headrace.kernels.int4_linear import int4_linear_torch, pack_int4_linear
 from headrace.kernels.int4_weight import Int4Weight, dequantize, pack
 
+from ..support.covering import covering
+
 pytest.importorskip("triton")
 from headrace.kernels.triton import int4
 
@@ -38,22 +40,25 @@ def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual.cpu().double(), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
-    ("rows", "inputs", "outputs", "group", "splits"),
-    [
-        (1, 256, 64, 128, 1),
-        (1, 1500, 70, 128, 4),
-        (3, 515, 33, 32, 2),
-        (16, 768, 100, 64, 3),
-        (17, 300, 5, -1, None),
-        (64, 257, 65, 256, 1),
-        (5, 31, 1, 32, 1),
-        (2, 2048, 48, 512, 5),
-        (0, 64, 16, 64, None),
-    ],
+    ("dtype", "sizes"),
+    covering(
+        list(TOLERANCE),
+        [
+            (1, 256, 64, 128, 1),
+            (1, 1500, 70, 128, 4),
+            (3, 515, 33, 32, 2),
+            (16, 768, 100, 64, 3),
+            (17, 300, 5, -1, None),
+            (64, 257, 65, 256, 1),
+            (5, 31, 1, 32, 1),
+            (2, 2048, 48, 512, 5),
+            (0, 64, 16, 64, None),
+        ],
+    ),
 )
-def test_the_fused_product_is_near_the_exact_one(rows, inputs, outputs, group, splits, dtype):
+def test_the_fused_product_is_near_the_exact_one(dtype, sizes):
+    rows, inputs, outputs, group, splits = sizes
     weight = weight_of(inputs, outputs, group)
     x = torch.randn(rows, inputs + 8, generator=torch.Generator().manual_seed(1)).to(dtype)
     x[:, inputs:] = torch.nan

@@ -5,6 +5,8 @@ import torch
 
 from headrace.kernels.moe import moe_mlp_torch, pack_experts, route_torch
 
+from ..support.covering import covering
+
 pytest.importorskip("triton")
 from headrace.kernels.triton import moe
 
@@ -58,12 +60,15 @@ def test_each_tile_holds_pairs_of_one_expert_in_order(tokens, experts, top_k, sk
         assert (slots[len(mine) :] == pairs).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("tokens", "experts", "top_k", "hidden", "inner"),
-    [(1, 4, 2, 64, 16), (37, 6, 3, 33, 17), (9, 20, 8, 70, 40), (150, 3, 2, 130, 72), (0, 4, 2, 8, 8)],
+    ("dtype", "sizes"),
+    covering(
+        [torch.float32, torch.float16, torch.bfloat16],
+        [(1, 4, 2, 64, 16), (37, 6, 3, 33, 17), (9, 20, 8, 70, 40), (150, 3, 2, 130, 72), (0, 4, 2, 8, 8)],
+    ),
 )
-def test_experts_compute_the_weighted_sum(tokens, experts, top_k, hidden, inner, dtype, assert_near):
+def test_experts_compute_the_weighted_sum(dtype, sizes, assert_near):
+    tokens, experts, top_k, hidden, inner = sizes
     generator = torch.Generator().manual_seed(tokens)
     x = torch.randn(tokens, hidden, generator=generator).to(dtype)
     gate_up = (torch.randn(experts, 2 * inner, hidden, generator=generator) * hidden**-0.5).to(dtype)

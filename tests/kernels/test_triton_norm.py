@@ -6,6 +6,8 @@ import torch
 from headrace.kernels import norm as public
 from headrace.kernels.norm import rms_norm_torch
 
+from ..support.covering import covering
+
 norm = pytest.importorskip("headrace.kernels.triton.norm", exc_type=ImportError)
 
 SHAPES = [(1, 1), (3, 16), (7, 33), (2, 5, 100), (4, 1025), (0, 64)]
@@ -13,8 +15,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 truncates = pytest.mark.skipif(not torch.cuda.is_available(), reason="interpreted, bfloat16 is truncated")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("dtype", "shape"), covering(DTYPES, SHAPES))
 def test_rms_norm(dtype, shape, device, assert_near):
     x, weight = torch.randn(shape).to(dtype), torch.rand(shape[-1]).to(dtype)
     y = norm.rms_norm(x.to(device), weight.to(device), 1e-5)
@@ -22,8 +23,7 @@ def test_rms_norm(dtype, shape, device, assert_near):
     assert_near(y.cpu(), rms_norm_torch(x.double(), weight.double(), 1e-5))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("dtype", "shape"), covering(DTYPES, SHAPES))
 def test_add_rms_norm_updates_the_residual_in_place(dtype, shape, device, assert_near):
     x, residual = torch.randn(2, *shape).to(dtype).to(device)
     weight = torch.rand(shape[-1]).to(dtype).to(device)

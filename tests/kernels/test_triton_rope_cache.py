@@ -8,6 +8,7 @@ import torch
 
 from headrace.kernels import rope_cache as public
 
+from ..support.covering import covering
 from . import flat
 
 rope = pytest.importorskip("headrace.kernels.triton.rope_cache", exc_type=ImportError)
@@ -45,9 +46,10 @@ def wide(tensors):
     return [x.double().cpu().clone() if x.is_floating_point() else x.cpu() for x in tensors]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("norms", [(), ("q_norm",), ("q_norm", "k_norm")])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "norms", "shape"),
+    covering([torch.float32, torch.bfloat16, torch.float16], [(), ("q_norm",), ("q_norm", "k_norm")], SHAPES),
+)
 def test_matches_the_reference_and_writes_only_its_slots(dtype, norms, shape, inputs, device, assert_near):
     tensors, heads = inputs(*shape, dtype)
     weights = {name: (torch.rand(shape[3]) + 0.5).to(dtype) for name in norms}

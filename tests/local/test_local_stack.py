@@ -175,6 +175,7 @@ except KeyboardInterrupt:
     assert (done.stdout, done.stderr) == ("noticed\n", "")
 
 
+@pytest.mark.slow  # it starts everything once more
 def test_a_part_that_ends_ends_all_and_is_named(tmp_path):
     gateway = ("--gateway-port", str(other_port()))
     with headrace("up", "--device", "cpu", *gateway, folder=tmp_path) as process:

@@ -16,6 +16,7 @@ from headrace.local.embedded_redis.server import free_port
 from .conftest import installed
 
 pytestmark = [
+    pytest.mark.slow,  # an installation of its own
     pytest.mark.serial,
     pytest.mark.xdist_group("celery"),  # they share an installation
     pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # Celery's result backend, with redis-py 8

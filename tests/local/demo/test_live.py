@@ -42,6 +42,7 @@ def watch(
     return process.returncode, seen
 
 
+@pytest.mark.slow  # the quick run has it without a terminal
 @pytest.mark.serial
 @pytest.mark.timeout(300)
 def test_a_kill_and_its_resumption_are_watched_and_the_facts_stay(tmp_path):
