@@ -171,11 +171,11 @@ def test_time_is_redis_own_whatever_the_workers_clock_says(redis_url, start_work
         "PYTHONPATH": str(Path(__file__).with_name("shifted_clock")),
         "SHIFT_S": str(shift_s),
     }
-    worker = start_worker(redis_url, environment=environment, step_s=0.01)
+    worker = start_worker(redis_url, environment=environment, step_s=0.02)
     client = worker.client
     delayed = client.enqueue(**SHORT, delay_s=1.0)
     late = client.enqueue(**SHORT, delay_s=5.0, deadline_s=0.3)
-    cut_short = client.enqueue(**{**LONG, "seed": 1}, max_runtime_s=0.3)
+    cut_short = client.enqueue(**{**LONG, "seed": 1}, max_runtime_s=2.0)
     overdue = client.enqueue(**{**LONG, "seed": 2}, deadline_s=0.4)
     timings = delayed.result(timeout_s=60).timings
     assert 1.0 <= timings.queued_s < 30

@@ -164,7 +164,7 @@ def installed(folder: Path, forkserver: Forkserver, broker_url: str | None = Non
             "TEAM_BACKEND_URL": team_url,
             "FLOWER_UNAUTHENTICATED_API": "true",
             "OMP_NUM_THREADS": "1",
-            PACE: "0.01",
+            PACE: "0.015",
         }
         for name, value in environment.items():
             patch.setenv(name, value)
