@@ -310,7 +310,11 @@ with np.errstate(all="ignore"):
 
 
 @pytest.mark.parametrize(
-    "kind", ["floats", pytest.param("experts", marks=pytest.mark.slow), "four bits", "8-bit cache"]
+    "kind",
+    [
+        "floats",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("experts", "four bits", "8-bit cache")),
+    ],
 )
 def test_the_gpus_kernels_give_the_cpus_tokens_interpreted(model_folder, tmp_path, kind):
     if kind == "four bits":

@@ -21,6 +21,8 @@ from headrace.kernels.sample import (
     top_k_top_p_torch,
 )
 
+from ..support.covering import covering
+
 pytest.importorskip("triton")
 from headrace.kernels.triton import sampling as triton_sampling
 from headrace.kernels.triton import top_k_top_p as triton_top_k_top_p
@@ -273,8 +275,10 @@ def test_no_rows_are_no_work():
     assert made.top_ids.shape == (0, 2)
 
 
-@pytest.mark.parametrize("vocab", [50, 4500])
-@pytest.mark.parametrize("limits", [{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"temperature": 0}])
+@pytest.mark.parametrize(
+    ("vocab", "limits"),
+    covering([50, 4500], [{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"temperature": 0}]),
+)
 def test_rows_of_logits_that_are_no_numbers_have_no_token_and_touch_no_other(vocab, limits):
     logits = logits_of(6, vocab)
     whole = logits.clone()
