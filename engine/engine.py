@@ -472,6 +472,7 @@ class Engine:
             prefix_hit_tokens=scheduler.prefix_hit_tokens,
             steps=self._steps,
             step_tokens=self._step_tokens,
+            pages_shared=pool.shared,
             host_s=max(0.0, self._step_s - self._launcher.device_s),
         )
 

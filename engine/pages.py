@@ -49,13 +49,14 @@ class PagePool:
         page_size: tokens per page.
         total: number of pages that sequences can hold (all but page 0).
         free: number of pages that can be allocated now, including cached ones.
+        shared: number of pages with several holders.
     """
 
     def __init__(self, num_pages: int, page_size: int) -> None:
         """Make a pool; `num_pages` includes the null page."""
         self.page_size = page_size
         self.total = num_pages - 1
-        self.free = 0
+        self.free = self.shared = 0
         self._pages = [Page(index) for index in range(num_pages)]
         # Token ids as 8 bytes each: a fixed width, so that no two lists of ids pack to the same bytes.
         self._packed = Struct(f"{page_size}q").pack
@@ -82,11 +83,13 @@ class PagePool:
         if page.refs == 0:
             self._unlink(page)
         page.refs += 1
+        self.shared += page.refs == 2
 
     def release(self, pages: SequenceOf[Page]) -> None:
         """Remove a holder from each of a sequence's pages, given in the sequence's order."""
         for page in reversed(pages):
             page.refs -= 1
+            self.shared -= page.refs == 1
             assert page.refs >= 0, f"page {page.id} was released twice"
             if page.refs == 0:
                 if page.key is None:
@@ -173,6 +176,8 @@ class PagePool:
             listed, free = listed + 1, free.after
         refs = [page.refs for page in self._pages]
         held = len(refs) - refs.count(0)
+        shared = held - refs.count(1)
+        assert shared == self.shared, f"{shared} pages are shared, counter says {self.shared}"
         assert listed == self.free, f"free list has {listed} pages, counter says {self.free}"
         assert listed + held == self.total, f"{listed} free + {held} held pages are not {self.total}"
         assert counts[0] == 0, "the null page is held"

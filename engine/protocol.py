@@ -46,6 +46,7 @@ class EngineStats:
     """The engine's state now, and its counters since the start.
 
     Attributes:
+        pages_shared: pages held by several requests.
         tokens_held: tokens whose keys and values are in held pages; shared ones count once per holder.
         host_s: seconds that all steps took on the host, apart from computing the model or waiting for the
             device.
@@ -64,6 +65,7 @@ class EngineStats:
     steps: int
     step_tokens: int
     host_s: float
+    pages_shared: int = 0
 
 
 class EngineProtocol(Protocol):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
@@ -60,6 +61,10 @@ class _Published(BaseModel):
     """Base of what workers publish. Readers ignore fields that a newer worker adds."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+_IfSeveral = Field(exclude_if=lambda value: not value)
+"""Left out where a job asks for one answer, as if there were no such field."""
 
 
 def _least(value: object) -> object:
@@ -141,6 +146,9 @@ class Chunk(_Published):
         lengths: how many characters (Unicode code points) of `text` are of each token but the last;
             empty if there is one token, or an earlier worker wrote the chunk.
         format: in the first chunk of a stream, how to read its text; None if it is read as it is.
+        choice: which of the job's answers these tokens are of; 0 unless it asks for several.
+        finish_reason: why that answer ended with this chunk, if it did and the job asks for several; `text`
+            is then its rest. That of any other answer comes with the end marker.
         content, reasoning, tool_calls: what `text` says, as `JobHandle.stream` tells it of a job whose text
             is read in a format; None otherwise, and where it says nothing of the kind.
     """
@@ -151,6 +159,8 @@ class Chunk(_Published):
     logprobs: tuple[TokenLogprob, ...] | None = None
     lengths: tuple[int, ...] = Field(default=(), repr=False)
     format: AnswerFormat | None = Field(default=None, repr=False)
+    choice: Annotated[int, _IfSeveral] = 0
+    finish_reason: Annotated[FinishReasonName | Literal["tool_calls"] | None, _IfSeveral] = None
     content: str | None = None
     reasoning: str | None = None
     tool_calls: tuple[ToolCallDelta, ...] | None = None
@@ -159,6 +169,14 @@ class Chunk(_Published):
     def start(self) -> int:
         """The offset at which this chunk starts."""
         return self.offset - len(self.token_ids)
+
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each token; all of it is the last one's if where it divides isn't known."""
+        if len(self.lengths) != len(self.token_ids) - 1:
+            return [""] * (len(self.token_ids) - 1) + [self.text]
+        bounds = [0, *accumulate(self.lengths), len(self.text)]
+        return [self.text[start:end] for start, end in pairwise(bounds)]
 
     def split(self, offset: int) -> tuple[Self, Self]:
         """What it says up to an offset within it, and the rest.
@@ -175,6 +193,7 @@ class Chunk(_Published):
             "token_ids": self.token_ids[:count],
             "logprobs": self.logprobs and logprobs[:count],
             "lengths": self.lengths[: count - 1],
+            "finish_reason": None,
         }
         after = {
             "text": self.text[at:],
@@ -192,12 +211,22 @@ class JobError(_Published):
     message: str
 
 
+class ChoiceEnd(_Published):
+    """The end of one of several answers; `text` was held back and became final with it."""
+
+    choice: int
+    text: str = ""
+    finish_reason: FinishReasonName
+
+
 class End(_Published):
     """The end marker of a stream.
 
     Attributes:
         end: the terminal state.
         text: text that was held back and became final with the end.
+        choices: the same for each answer that no chunk ended, if the job asks for several; `text` and
+            `finish_reason` are those of the first answer then. A job that ended without its worker has none.
     """
 
     offset: int
@@ -205,6 +234,7 @@ class End(_Published):
     text: str = ""
     finish_reason: FinishReasonName
     error: JobError | None = None
+    choices: Annotated[tuple[ChoiceEnd, ...], _IfSeveral] = ()
 
 
 class Usage(_Published):
@@ -223,10 +253,38 @@ class Timings(_Published):
     total_s: float | None = None
 
 
+class FunctionCall(_Published):
+    """A function and its arguments, an object in JSON as the model wrote it: it may be broken off."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Published):
+    """A call of a tool, in OpenAI's shape. Its id is the same for everybody who reads the job."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class Choice(_Published):
+    """One of several answers; its attributes are as in `JobResult`."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReasonName | Literal["tool_calls"]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
+
+
 class Output(_Published):
     """The result as the worker writes it, without what the job's record already holds.
 
     Attributes:
+        choices: every answer, if the job asked for several (`n`); the result itself is the first.
         token_strs: the names of `token_ids` in the vocabulary, if a job of the tokenizer asked for them.
         embedding: the prompt's vector, if the job asked for it; in JSON float32 in base64.
         score: how well a document answers the prompt, if the job asked for it; from 0 to 1 for most models.
@@ -245,21 +303,7 @@ class Output(_Published):
     score: float | None = None
     prompt_logprobs: tuple[PromptLogprob, ...] | None = None
     format: AnswerFormat | None = Field(default=None, repr=False)
-
-
-class FunctionCall(_Published):
-    """A function and its arguments, an object in JSON as the model wrote it: it may be broken off."""
-
-    name: str
-    arguments: str
-
-
-class ToolCall(_Published):
-    """A call of a tool, in OpenAI's shape. Its id is the same for everybody who reads the job."""
-
-    id: str
-    type: Literal["function"] = "function"
-    function: FunctionCall
+    choices: Annotated[tuple[Choice, ...], _IfSeveral] = ()
 
 
 class JobResult(Output):
@@ -297,26 +341,47 @@ class JobResult(Output):
         """The same with what its text says."""
         if self.format is None or self.state is not JobState.SUCCEEDED:
             return self
-        message = parse(self.format, self.text)
-        calls = tuple(
-            ToolCall(
-                id=call_id(self.job_id, index, self.format),
-                function=FunctionCall(name=call.name, arguments=call.arguments),
+        told: list[Choice] = [
+            choice.model_copy(
+                update=said_by(self.format, choice.text, choice.finish_reason, answer_id(self.job_id, number))
             )
-            for index, call in enumerate(message.calls)
+            for number, choice in enumerate(self.choices)
+        ]
+        said = said_by(self.format, self.text, self.finish_reason, self.job_id)
+        return self.model_copy(update={**said, "choices": tuple(told)})
+
+    def answers(self) -> list[Self]:
+        """The result for each of its answers, as if it were the only one."""
+        if not self.choices:
+            return [self]
+        return [self.model_copy(update={**choice.__dict__, "choices": ()}) for choice in self.choices]
+
+
+def answer_id(job_id: str, choice: int) -> str:
+    """What the ids of an answer's calls are made from."""
+    return f"{job_id}#{choice}" if choice else job_id
+
+
+def said_by(answer_format: AnswerFormat, text: str, finish_reason: str, call_prefix: str) -> dict[str, Any]:
+    """What a text in this format says, as attributes of a `JobResult` or a `Choice`."""
+    message = parse(answer_format, text)
+    calls = tuple(
+        ToolCall(
+            id=call_id(call_prefix, index, answer_format),
+            function=FunctionCall(name=call.name, arguments=call.arguments),
         )
-        stopped = calls and self.finish_reason == "stop"
-        said = {
-            "content": message.content or (None if calls or message.reasoning else ""),
-            "reasoning": message.reasoning or None,
-            "tool_calls": calls or None,
-            "finish_reason": "tool_calls" if stopped else self.finish_reason,
-        }
-        return self.model_copy(update=said)
+        for index, call in enumerate(message.calls)
+    )
+    return {
+        "content": message.content or (None if calls or message.reasoning else ""),
+        "reasoning": message.reasoning or None,
+        "tool_calls": calls or None,
+        "finish_reason": "tool_calls" if calls and finish_reason == "stop" else finish_reason,
+    }
 
 
 class JobStatus(_Published):
-    """Where a job is now. `offset` is the number of tokens so far.
+    """Where a job is now. `offset` is the number of tokens so far, of all its `n` answers.
 
     Times are ms since the epoch, by Redis's clock; `fingerprint` and `restarts` are as in `JobResult`;
     `retry_of` is the job that this one was enqueued to repeat.
@@ -339,10 +404,11 @@ class JobStatus(_Published):
     error: JobError | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     retry_of: str | None = None
+    n: Annotated[int, Field(exclude_if=lambda n: n == 1)] = 1
 
 
 Event = Chunk | End
-# Left to right: only an end marker has `end` and `finish_reason`, so what fails as one is a chunk.
+# Left to right: only an end marker has `end`, so what fails as one is a chunk.
 _event = TypeAdapter[Event](Annotated[End | Chunk, Field(union_mode="left_to_right")])
 _chunk = TypeAdapter(Chunk)
 
@@ -361,6 +427,8 @@ def chunk_payload(
     token_ids: Sequence[int],
     logprobs: list[dict[str, Any]] | None,
     answer_format: Mapping[str, Any] | None = None,
+    choice: int = 0,
+    finish_reason: str | None = None,
 ) -> str:
     """The wire form of a `Chunk`, written without a pydantic model because every flush makes one.
 
@@ -370,8 +438,15 @@ def chunk_payload(
         token_ids: the tokens.
         logprobs: one entry for each token, if the job asked for them.
         answer_format: how to read the text, in the first chunk.
+        choice: which answer the tokens are of.
+        finish_reason: why that answer ends with them, if it does, in a job that asks for several.
     """
     body: dict[str, Any] = {"offset": offset, "text": "".join(pieces), "token_ids": token_ids}
+    # Next to the tokens, in this order: the scripts that assemble a log's output read no further.
+    if choice:
+        body["choice"] = choice
+    if finish_reason is not None:
+        body["finish_reason"] = finish_reason
     if logprobs is not None:
         body["logprobs"] = logprobs
     if len(pieces) > 1:

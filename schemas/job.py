@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .choices import MAX_CHOICES
 from .embed import OptionalEmbed
 from .errors import InvalidJob
 from .keys import is_model_name
@@ -254,6 +255,8 @@ class Job(_Wire):
         logprobs: log-probabilities of the sampled token and of this many of the most likely ones.
         response_format: JSON, or JSON of a schema; None for text. As in OpenAI's API.
         structured_outputs: a schema, regex, choice or grammar that the answer follows. As in vLLM's.
+        n: how many answers to generate, at most `max_choices`; `max_tokens` is for each. Their seeds follow
+            from the job's (`choices.seed_of_choice`).
         embed: generate nothing; the result is the prompt's vector.
         continuation: generate nothing; say how likely this is after the prompt. Its tokens' log-probabilities
             are the result's `prompt_logprobs`. A text, or token ids after `prompt_token_ids`.
@@ -309,7 +312,7 @@ class Job(_Wire):
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: OptionalResponseFormat = None
     structured_outputs: OptionalStructuredOutputs = None
-    n: Literal[1] = 1
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     embed: OptionalEmbed = None
     continuation: (
         Annotated[str, Field(min_length=1)] | Annotated[tuple[TokenId, ...], Field(min_length=1)] | None
@@ -457,7 +460,4 @@ def invalid(error: ValidationError, within: tuple[str, ...] = ()) -> InvalidJob:
         if not known:
             fields = Webhook.model_fields if location[0] == "webhook" else Job.model_fields
             reason += did_you_mean(location[-1], fields)
-    # OpenAI's name for several answers to one request.
-    if location and location[0] == "n":
-        reason += "; for several answers, enqueue several jobs with enqueue_many"
     return InvalidJob(".".join(location) or "job", reason)

@@ -81,6 +81,7 @@ class Record:
             error=self.error,
             metadata=metadata,
             retry_of=self.fields.get("retry_of"),
+            n=int(self.fields.get("n", 1)),
         )
 
     def result(self) -> JobResult:

@@ -135,6 +135,7 @@ class Metrics:
                 "kv_pages_cached", "KV pages kept for prompts that begin the same way."
             ),
             "pages_held": make.gauge("kv_pages_held", "KV pages held by running jobs."),
+            "pages_shared": make.gauge("kv_pages_shared", "KV pages that several answers hold together."),
             "tokens_held": make.gauge("kv_tokens_held", "Tokens in the KV pages held by running jobs."),
         }
         self._engine_counters = {

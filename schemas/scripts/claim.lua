@@ -3,7 +3,8 @@
 -- more urgent jobs before it; other workers pass it over, unless they have the room.
 -- args: worker nonce lease_ms:number budget:number slots:number page_size:number capacity:number
 --   output_ratio:number tokens_per_byte:number suspect_slots:number max_v:number resync:flag company:flag
---   context:number interactive_room:number standard_room:number fingerprint classes...
+--   context:number interactive_room:number standard_room:number pool:number
+--   fingerprint classes...
 -- uses: ends
 local room = {interactive = interactive_room, standard = standard_room, batch = 0}  -- if others gave way
 local classes = {unpack(ARGV, classes_from)}
@@ -36,25 +37,29 @@ local function prompt_of_entry(entry) return prompt_of(entry, tokens_per_byte) e
 
 -- The KV tokens that the job will hold, in whole pages and at most `most`, judging by its sizes and its progress.
 -- An example, with pages of 16: a prompt of 100 tokens and a quarter of max_tokens = 256 are 164 tokens, so
--- 176.
-local function pages_of(entry, offset, most)
-  local output = math.ceil((tonumber(entry.max_tokens) - offset) * output_ratio)
-  return math.ceil(math.min(prompt_of_entry(entry) + offset + math.max(output, 1), most) / page_size) * page_size
+-- 176. Several answers share the pages of their prompt, but for its last: four to this prompt are 100 + 4 * 64 tokens
+-- and three pages more, so 416.
+local function pages_of(entry, offset, most, job)
+  local answers = choices_of(job)
+  local output = math.ceil((tonumber(entry.max_tokens) * answers - offset) * output_ratio)
+  local tokens = prompt_of_entry(entry) + offset + math.max(output, answers) + (answers - 1) * page_size
+  if answers > 1 then most = math.min(most * answers, math.max(most, pool)) end
+  return math.ceil(math.min(tokens, most) / page_size) * page_size
 end
 
 -- What the job costs here; nil if a larger worker could take it further. A prompt that no worker can hold costs
 -- nothing, so that its producer is told at once and it doesn't block the queue.
 local function cost_of(entry, offset, job)
-  local known = prompt_of_entry(entry) + offset
+  local known = prompt_of_entry(entry) + math.floor(offset / choices_of(job))  -- the longest answer has as many
   if known >= context then return 0 end
   local all = math.min(prompt_of_entry(entry) + tonumber(entry.max_tokens), context)
   if all > capacity and is_left_to_larger(job.class, model_of(job)) then return nil end
-  return known < capacity and pages_of(entry, offset, capacity) or 0
+  return known < capacity and pages_of(entry, offset, capacity, job) or 0
 end
 
 local JOB_FIELDS = {'state', 'class', 'tenant', 'offset', 'attempts', 'suspect', 'events', 'started_ms',
   'enqueued_ms', 'deadline_ms', 'max_runtime_ms', 'cancel', 'stream', 'entry', 'worker', 'fence', 'prompt_tokens',
-  'prompt_bytes', 'held', 'passed', 'charged', 'epoch', 'fingerprint', 'mixed'}
+  'prompt_bytes', 'held', 'passed', 'charged', 'epoch', 'fingerprint', 'mixed', 'n'}
 
 -- The size of a job's spec, which is read only when it is handed out; nil if it has none.
 local function size_of(id)
@@ -70,7 +75,7 @@ local function hand_out(id, job, fence, cost, size)
   end
   taken[#taken + 1] = {id, fence, spec, tonumber(job.offset or 0) or 0, tonumber(job.attempts or 0) or 0,
     tonumber(job.suspect or -1) or -1, math.max(0, now - (tonumber(job.enqueued_ms) or now)),
-    tonumber(job.prompt_tokens or 0) or 0, job.class or '', job.tenant or '', cost, size}
+    tonumber(job.prompt_tokens or 0) or 0, job.class or '', job.tenant or '', cost, size, choices_of(job)}
 end
 
 local function first_start(id, job)
@@ -225,7 +230,7 @@ local function look(stream, entry_id, entry, kind)
   end
   if cost > budget then return 'full', cost, id, job end
   start(id, job, cost, size)
-  slots, budget = slots - 1, budget - cost
+  slots, budget = slots - choices_of(job), budget - cost  -- more answers than slots take turns
   if cost == 0 then unfit = unfit - 1 end
   return 'started', cost, id, job
 end
@@ -322,7 +327,7 @@ local function serve_lane(class, tenant)
   elseif state == 'larger' then
     pass_over(id, job)
     if depth(key('retry', class)) >= MAX_ASIDE then return false end
-    set_aside(id, job, policy, pages_of(entry, tonumber(job.offset or 0), context))
+    set_aside(id, job, policy, pages_of(entry, tonumber(job.offset or 0), context, job))
     return true
   elseif state == 'others' then
     return false
@@ -362,7 +367,7 @@ if resync then
       local sizes = fields_of(id, 'prompt_tokens', 'prompt_bytes', 'max_tokens')
       local sized = tonumber(sizes.prompt_tokens) and tonumber(sizes.prompt_bytes) and tonumber(sizes.max_tokens)
       local offset = number(job.offset)
-      local cost = sized and (cost_of(sizes, offset, job) or pages_of(sizes, offset, capacity)) or 0
+      local cost = sized and (cost_of(sizes, offset, job) or pages_of(sizes, offset, capacity, job)) or 0
       hand_out(id, job, job.fence, cost, size_of(id) or 0)
     end
   end

@@ -20,7 +20,7 @@ class ClaimRequest:
         nonce: distinguishes this incarnation of the worker from any other in the fence.
         lease_ms: how long the claim holds without `advance`.
         budget_tokens: tokens that fit the free KV pages.
-        slots: jobs that fit the batch.
+        slots: answers that fit the batch.
         page_size: tokens per KV page; costs are rounded up to whole pages.
         capacity_tokens: the most that one job can ever hold here.
         output_ratio: expected share of `max_tokens` that is really generated.
@@ -32,6 +32,7 @@ class ClaimRequest:
         company: whether the worker may run jobs of other queues beside these.
         context_tokens: the most that one job of this model can ever hold anywhere.
         room_tokens: tokens that would fit if all less urgent jobs here gave way, by class.
+        pool_tokens: the most that all jobs together can hold here.
         fingerprint: identifies the worker's model; it takes only jobs without tokens, or with tokens of this
             model.
     """
@@ -53,6 +54,7 @@ class ClaimRequest:
     company: bool = False
     context_tokens: int = 2**31
     room_tokens: Mapping[JobClass, int] = field(default_factory=dict)
+    pool_tokens: int = 2**31
     fingerprint: str = ""
 
 
@@ -72,6 +74,7 @@ class ClaimedJob:
         job_class, tenant: as in its record.
         cost_tokens: its cost in the claim's budget.
         spec_bytes: the spec's length.
+        choices: how many answers it asks for, according to its record.
     """
 
     job_id: str
@@ -86,6 +89,7 @@ class ClaimedJob:
     tenant: str = ""
     cost_tokens: int = 0
     spec_bytes: int = 0
+    choices: int = 1
 
 
 @dataclass(slots=True)
@@ -132,6 +136,7 @@ def claim(tag: Tag, request: ClaimRequest) -> Call[ClaimReply]:
         # None for batch: nothing is less urgent, so nothing would give way to it.
         interactive_room=request.room_tokens.get(JobClass.INTERACTIVE, 0),
         standard_room=request.room_tokens.get(JobClass.STANDARD, 0),
+        pool=request.pool_tokens,
         fingerprint=request.fingerprint,
     )
 
@@ -147,7 +152,7 @@ def _parse(reply: list[Any]) -> ClaimReply:
 
 def _claimed(item: list[Any]) -> ClaimedJob:
     job_id, fence, spec, offset, attempts, suspect, waited_ms, prompt_tokens, *rest = item
-    job_class, tenant, cost, spec_bytes = rest
+    job_class, tenant, cost, spec_bytes, choices = rest
     claimed = ClaimedJob(
         job_id=readable(job_id),
         fence=readable(fence),
@@ -161,6 +166,7 @@ def _claimed(item: list[Any]) -> ClaimedJob:
         tenant=readable(tenant),
         cost_tokens=int(cost),
         spec_bytes=int(spec_bytes),
+        choices=int(choices),
     )
     with suppress(ValueError):  # a record that was damaged from outside affects only its own job
         claimed.job_class = JobClass(readable(job_class))

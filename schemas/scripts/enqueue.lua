@@ -1,7 +1,7 @@
 -- Accept a job, exactly once for its id and for its idempotency key, or refuse it with the reason.
 -- args: id spec class tenant prompt_tokens prompt_bytes max_tokens v idempotency_key body_hash idempotency_ms
 --   delay_ms:number deadline_ms:number max_runtime_ms:number max_attempts retention_ms events
---   max_queued_jobs:number max_queued_bytes:number metadata retry_of chosen:flag
+--   max_queued_jobs:number max_queued_bytes:number metadata retry_of chosen:flag n:number
 -- uses: jobs
 
 local MINUTE_MS = 60000
@@ -22,6 +22,7 @@ end
 if not chosen and redis.call('EXISTS', key('alias')) == 1 then return {'alias'} end
 
 local now = now_ms()
+local answers = math.max(1, number(n))  -- of up to max_tokens each
 local policy = policy_of(tenant)
 
 -- Forget delayed jobs that older workers have promoted or ended.
@@ -73,7 +74,7 @@ end
 local refusal = room()
 if refusal and forget_undelayed(class) then refusal = room() end
 if refusal then return refusal end
-local tokens = tonumber(prompt_tokens) + math.ceil(prompt_bytes * TOKENS_PER_BYTE) + tonumber(max_tokens)
+local tokens = tonumber(prompt_tokens) + math.ceil(prompt_bytes * TOKENS_PER_BYTE) + tonumber(max_tokens) * answers
 local requests_at, tokens_at
 requests_at, refusal = rate('requests', policy.requests_per_minute, 1)
 if refusal then return refusal end
@@ -88,6 +89,7 @@ local function note(name, value) record[#record + 1], record[#record + 2] = name
 if events ~= '' then note('events', events) end
 if (metadata or '') ~= '' then note('metadata', metadata) end
 if (retry_of or '') ~= '' then note('retry_of', retry_of) end
+if answers > 1 then note('n', answers) end
 if max_runtime_ms > 0 then note('max_runtime_ms', max_runtime_ms) end
 if idem then redis.call('SET', idem, id .. ' ' .. body_hash, 'PX', idempotency_ms) end
 if deadline_ms > 0 then

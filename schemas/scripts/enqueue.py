@@ -23,8 +23,8 @@ def enqueue(
     may have been lost.
 
     Raises:
-        InvalidJob: the job is larger than `max_job_bytes`, asks for more log-probabilities than the limits
-            allow, or can't be written (raised at once).
+        InvalidJob: the job is larger than `max_job_bytes`, asks for more answers or log-probabilities than
+            the limits allow, or can't be written (raised at once).
         QueueFull: the lane or the tenant is at its limit (raised by the reply, like the next two).
         RateLimited: the tenant has used up this minute's requests or tokens.
         IdempotencyConflict: the idempotency key belongs to another body.
@@ -40,10 +40,10 @@ def enqueue(
     if job.truncate_prompt_tokens is not None:
         prompt_tokens = min(prompt_tokens, job.truncate_prompt_tokens)
     if isinstance(job.continuation, tuple):
-        limits.check_logprobs(job, len(job.continuation))
+        limits.check(job, len(job.continuation))
         prompt_tokens += len(job.continuation)
     else:
-        limits.check_logprobs(job, prompt_tokens)
+        limits.check(job, prompt_tokens)
 
     def parse(reply: list[Any]) -> str | None:
         status = text(reply[0])
@@ -85,6 +85,7 @@ def enqueue(
         metadata=json.dumps(job.metadata, ensure_ascii=False) if job.metadata else "",
         retry_of=retry_of,
         chosen=int(job.chosen),
+        n=job.n,
     )
 
 

@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from ..choices import MAX_CHOICES
 from ..errors import BadSetting
 from ..job import MAX_LOGPROBS
 from ..keys import NAMESPACE
@@ -127,6 +128,7 @@ class CommonSettings(BaseSettings):
             producers and workers, like the next one.
         max_prompt_logprobs: the most log-probabilities of one prompt, of its tokens and of those beside them:
             its tokens times (1 + `prompt_logprobs`). Each takes about 60 bytes of the result in Redis.
+        max_choices: the most answers that a job's `n` may ask for; the same for producers and workers.
     """
 
     # extra: the file serves all processes, each with settings of its own; typos are found by `names`.
@@ -150,6 +152,7 @@ class CommonSettings(BaseSettings):
     max_queued_bytes: Annotated[int, Field(gt=0)] = 2**30
     max_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = 20
     max_prompt_logprobs: Annotated[int, Field(ge=0, le=2**24)] = 65_536
+    max_choices: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 8
 
     @field_validator("redis_url")
     @classmethod
@@ -208,6 +211,7 @@ class CommonSettings(BaseSettings):
             self.max_queued_bytes,
             self.max_logprobs,
             self.max_prompt_logprobs,
+            self.max_choices,
         )
         return QueueSettings(
             namespace=self.namespace,

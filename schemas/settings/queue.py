@@ -27,6 +27,7 @@ class Limits:
         max_queued_bytes: maximum size of the queued jobs per lane.
         max_logprobs: the most that a job's `logprobs` and `prompt_logprobs` may ask for.
         max_prompt_logprobs: the most log-probabilities of one prompt, its tokens' and those beside them.
+        max_choices: the most that a job's `n` may ask for.
     """
 
     max_job_bytes: int = 4 * 2**20
@@ -34,6 +35,17 @@ class Limits:
     max_queued_bytes: int = 2**30
     max_logprobs: int = 20
     max_prompt_logprobs: int = 65_536
+    max_choices: int = 8
+
+    def check(self, job: Job, prompt_tokens: int) -> None:
+        """Check what a job asks for, as far as the number of its prompt's tokens is known.
+
+        Raises:
+            InvalidJob: it asks for more choices or log-probabilities than are allowed.
+        """
+        if job.n > self.max_choices:
+            raise InvalidJob("n", f"must be at most max_choices = {self.max_choices} (got {job.n})")
+        self.check_logprobs(job, prompt_tokens)
 
     def check_logprobs(self, job: Job, prompt_tokens: int) -> None:
         """Check what a job asks for, as far as the number of its prompt's tokens is known.

@@ -1,11 +1,12 @@
 """A queue to call the scripts on, and shorthand for what a worker says."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from redis import Redis
 
-from headrace.schemas.events import Chunk, End, JobState, Output, chunk_payload, parse_event
+from headrace.schemas.events import Choice, Chunk, End, JobState, Output, chunk_payload, parse_event
 from headrace.schemas.ids import new_job_id
 from headrace.schemas.job import Job
 from headrace.schemas.keys import Tag
@@ -79,23 +80,56 @@ class Queue:
         events = [parse_event(fields[b"event"]) for _, fields in self.redis.xrange(self.tag.out(job_id))]
         return [event for event in events if isinstance(event, Chunk)]
 
-    def segment(self, job: ClaimedJob, start: int, offset: int, text: str = "t") -> Segment:
-        payload = chunk_payload(offset, [text], list(range(start, offset)), None) if offset > start else ""
+    def segment(
+        self,
+        job: ClaimedJob,
+        start: int,
+        offset: int,
+        text: str = "t",
+        choice: int = 0,
+        finish_reason: str | None = None,
+    ) -> Segment:
+        token_ids, payload = list(range(start, offset)), ""
+        if token_ids:
+            payload = chunk_payload(offset, [text], token_ids, None, None, choice, finish_reason)
         return Segment(job.job_id, job.fence, start, offset, payload)
 
     def advance(
-        self, job: ClaimedJob, start: int, offset: int, text: str = "t", lease_ms: int = 60_000
+        self,
+        job: ClaimedJob,
+        start: int,
+        offset: int,
+        text: str = "t",
+        lease_ms: int = 60_000,
+        **of_choice: object,
     ) -> Advance:
-        (answer,) = self.call(advance(self.tag, lease_ms, [self.segment(job, start, offset, text)]))
+        segment = self.segment(job, start, offset, text, **of_choice)
+        (answer,) = self.call(advance(self.tag, lease_ms, [segment]))
         return answer
 
-    def finish(self, job: ClaimedJob, start: int = 0, offset: int = 0, state: str = "succeeded") -> Advance:
+    def finish(
+        self,
+        job: ClaimedJob,
+        start: int = 0,
+        offset: int = 0,
+        state: str = "succeeded",
+        choices: Sequence[Choice] = (),
+        **of_choice: object,
+    ) -> Advance:
         end = End(offset=offset, end=JobState(state), finish_reason="stop")
-        output = Output(text="t", token_ids=tuple(range(offset)), finish_reason="stop")
-        return self.call(finish(self.tag, self.segment(job, start, offset), end, output))
+        token_ids = choices[0].token_ids if choices else tuple(range(offset))
+        output = Output(text="t", token_ids=token_ids, finish_reason="stop", choices=tuple(choices))
+        return self.call(finish(self.tag, self.segment(job, start, offset, **of_choice), end, output))
 
-    def release(self, job: ClaimedJob, start: int = 0, offset: int = 0, prompt_tokens: int = 0) -> Advance:
-        segment = self.segment(job, start, offset)
+    def release(
+        self,
+        job: ClaimedJob,
+        start: int = 0,
+        offset: int = 0,
+        prompt_tokens: int = 0,
+        **of_choice: object,
+    ) -> Advance:
+        segment = self.segment(job, start, offset, **of_choice)
         return self.call(release(self.tag, segment, ReleaseReason.DRAIN, prompt_tokens))
 
     def cancel(self, job_id: str) -> str:

@@ -94,7 +94,7 @@ def seen(queue, redis, redis_url) -> Seen:
     """Everything happens once, watched."""
     seen, tag = Seen(), queue.tag
     redis.hset(tag.tenants, "default", '{"max_running":100,"requests_per_minute":100}')
-    queue.add(delay_s=100, idempotency_key="k", metadata={"k": "v"})
+    queue.add(delay_s=100, idempotency_key="k", metadata={"k": "v"}, n=2)
     again = ids.new_job_id("m")
     queue.call(enqueue(tag, again, WireJob.make(model="m", prompt="x"), queue.settings, retry_of="other"))
     queue.cancel(again)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from headrace import IdempotencyConflict
+from headrace.schemas.events import Choice
 from headrace.schemas.job import JobClass
 from headrace.schemas.keys import is_permanent
 from headrace.schemas.scripts import ClaimedJob, requeue_dead
@@ -21,7 +22,10 @@ TERMINAL = {"succeeded", "failed", "cancelled", "expired"}
 
 @dataclass
 class ModelJob:
-    """What the protocol says a job must be; `late` is one whose deadline has passed."""
+    """What the protocol says a job must be; `late` is one whose deadline has passed.
+
+    `answers` are the tokens of each choice, of which the `complete` ones have ended.
+    """
 
     request: dict[str, object]
     state: str
@@ -35,7 +39,16 @@ class ModelJob:
     dead: bool = False
     owner: ClaimedJob | None = None
     stale: list[ClaimedJob] = field(default_factory=list)
+    answers: list[list[int]] = field(default_factory=list)
+    complete: set[int] = field(default_factory=set)
     endings: Counter[str] = field(default_factory=Counter)
+
+    def written(self, start: int, offset: int, choice: int, finish_reason: str | None = None) -> None:
+        """Note what was accepted of a chunk."""
+        if start == self.tokens and offset > start:
+            self.tokens = offset
+            self.answers[choice] += range(start, offset)
+            self.complete |= {choice} if finish_reason else set()
 
     def lose_owner(self) -> None:
         if self.owner is not None:
@@ -73,10 +86,13 @@ class Walk:
             "deadline_s": self.rng.choice([None, 1000]),
             "idempotency_key": self.rng.choice([None, f"key-{len(self.jobs)}"]),
             "webhook": {"url": "https://example.com/hook"},
+            "n": self.rng.choice([1, 1, 3]),
         }
         job_id = self.queue.add(**request)
         state = "delayed" if request["delay_s"] else "queued"
-        self.jobs[job_id] = ModelJob(request, state, has_deadline=request["deadline_s"] is not None)
+        answers: list[list[int]] = [[] for _ in range(request["n"])]
+        has_deadline = request["deadline_s"] is not None
+        self.jobs[job_id] = ModelJob(request, state, has_deadline=has_deadline, answers=answers)
 
     def enqueue_again(self) -> None:
         """The first reply was lost, or the client sends its request a second time, or misuses its key."""
@@ -124,9 +140,10 @@ class Walk:
             job = self.jobs[job_id]
             start = max(0, job.tokens + self.rng.choice([0, 0, 0, -1, 2]))
             offset = start + self.rng.randint(1, 4)
-            answer = self.queue.advance(job.owner, start, offset)
+            chunk = self._of_choice(job)
+            answer = self.queue.advance(job.owner, start, offset, **chunk)
             if start == job.tokens:
-                job.tokens = offset
+                job.written(start, offset, **chunk)
             elif offset > job.tokens:
                 assert (answer.status, answer.log_offset) == ("behind", job.tokens)
                 return
@@ -134,7 +151,14 @@ class Walk:
                 job.suspect = None
             wanted = "cancelled" if job.cancelled else "expired" if job.late else "ok"
             assert answer.status == wanted
-            assert self.queue.advance(job.owner, start, offset).status == wanted  # the reply was lost
+            # The reply was lost.
+            assert self.queue.advance(job.owner, start, offset, **chunk).status == wanted
+
+    def _of_choice(self, job: ModelJob) -> dict[str, object]:
+        """Which choice a chunk is of, and whether it ends it; the last one ends with its job."""
+        going_on = [number for number in range(len(job.answers)) if number not in job.complete]
+        ends = len(going_on) > 1 and self.rng.random() < 0.1
+        return {"choice": self.rng.choice(going_on), "finish_reason": "length" if ends else None}
 
     def write_as_a_stale_owner(self) -> None:
         stale = [(job_id, old) for job_id, job in self.jobs.items() for old in job.stale]
@@ -152,16 +176,24 @@ class Walk:
             offset, owner = job.tokens + self.rng.randint(0, 3), job.owner
             state = self.rng.choice(sorted(TERMINAL))
             assert self.queue.finish(owner, job.tokens + 1, offset + 2).status == "behind"
-            assert self.queue.finish(owner, job.tokens, offset, state).status == "ok"
-            assert self.queue.finish(owner, job.tokens, offset, state).status == "already"
-            job.tokens = offset
+            start, chunk = job.tokens, self._of_choice(job)
+            job.written(start, offset, **chunk)
+            reasons = ["length" if number in job.complete else "stop" for number in range(len(job.answers))]
+            choices = [
+                Choice(token_ids=tuple(token_ids), finish_reason=reason)
+                for token_ids, reason in zip(job.answers, reasons, strict=True)
+            ]
+            ending = (owner, start, offset, state, choices if len(choices) > 1 else ())
+            assert self.queue.finish(*ending, **chunk).status == "ok"
+            assert self.queue.finish(*ending, **chunk).status == "already"
             job.end(state)
 
     def release(self) -> None:
         if job_id := self.pick("running"):
             job = self.jobs[job_id]
-            answer = self.queue.release(job.owner, job.tokens, job.tokens + 2)
-            job.tokens += 2
+            start, chunk = job.tokens, self._of_choice(job)
+            answer = self.queue.release(job.owner, start, start + 2, **chunk)
+            job.written(start, start + 2, **chunk)
             if job.suspect is not None and job.tokens > job.suspect:
                 job.suspect = None
             assert answer.status == ("cancelled" if job.cancelled else "ok")
@@ -215,7 +247,8 @@ class Walk:
         else:
             self._requeued(job)
             if blamed or job.deaths > 1:
-                job.suspect = job.tokens + SUSPECT_MARGIN_TOKENS * 2 ** max(0, min(job.deaths - 2, 3))
+                margin = SUSPECT_MARGIN_TOKENS * len(job.answers)
+                job.suspect = job.tokens + margin * 2 ** max(0, min(job.deaths - 2, 3))
 
     def _requeued(self, job: ModelJob) -> None:
         job.state = "queued"
@@ -246,7 +279,9 @@ class Walk:
             job = self.jobs[job_id]
             assert job.dead
             job.state, job.attempts, job.dead, job.late, job.has_deadline = "queued", 0, False, False, False
-            job.tokens, job.deaths = 0 if from_scratch else job.tokens, 0
+            job.deaths = 0
+            if from_scratch:
+                job.tokens, job.complete, job.answers = 0, set(), [[] for _ in job.answers]
 
     # Invariants.
 
@@ -260,12 +295,22 @@ class Walk:
         log = [(entry_id.decode(), json.loads(fields[b"event"])) for entry_id, fields in entries]
         tokens = [token for _, event in log for token in event.get("token_ids", ())]
         assert tokens == list(range(job.tokens))
+        for number, token_ids in enumerate(job.answers):
+            own = [event for _, event in log if event.get("choice", 0) == number and "token_ids" in event]
+            assert [token for event in own for token in event["token_ids"]] == token_ids
+            assert ("finish_reason" in (own or [{}])[-1]) == (number in job.complete)
         ended = job.state in TERMINAL
         ends = [(entry_id, event["end"]) for entry_id, event in log if "end" in event]
         assert ends == ([(f"{job.tokens}-1", job.state)] if ended else [])
         assert ("result" in record.fields) == ended
         if ended:
-            assert record.result().token_ids == tuple(range(job.tokens))
+            result = record.result()
+            assert result.token_ids == tuple(job.answers[0])
+            if len(job.answers) > 1:
+                assert [list(choice.token_ids) for choice in result.choices] == job.answers
+                assert all(result.choices[number].finish_reason == "length" for number in job.complete)
+            else:
+                assert (result.choices, job.answers) == ((), [list(range(job.tokens))])
 
     def check_all(self) -> None:
         redis, tag = self.queue.redis, self.queue.tag

@@ -38,7 +38,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         ({"temperature": -0.1}, "temperature", "got -0.1"),
         ({"top_p": 0}, "top_p", "must be above 0"),
         ({"top_k": -1}, "top_k", "got -1"),
-        ({"n": 2}, "n", "enqueue_many"),
+        ({"n": 129}, "n", "at most 128 (got 129)"),
         ({"colour": "red"}, "colour", "is not known (got <3 characters>)"),
         ({"model": "two words"}, "model", "two words"),
         ({"tenant": "a b"}, "tenant", "a b"),

@@ -10,6 +10,7 @@ from headrace.schemas.ids import new_job_id
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import Ended
 from headrace.workers.ended_jobs import log_ended
+from headrace.workers.engine_process.choice import RunningChoice
 from headrace.workers.engine_process.host_notices import HostNotices
 from headrace.workers.engine_process.running_job import RunningJob
 
@@ -22,15 +23,13 @@ def running() -> RunningJob:
         job_id=new_job_id("demo"),
         fence="1",
         job=None,
-        text=None,
         claimed_at=0.0,
         tenant="acme",
         waited_s=1.23456,
         attempts=1,
         prompt_tokens=7,
         cached_tokens=2,
-        token_ids=[1, 2, 3],
-        pieces=["top", "sec", "ret"],
+        choices=[RunningChoice(token_ids=[1, 2, 3], pieces=["top", "sec", "ret"])],
         first_token_at=0.5,
     )
 

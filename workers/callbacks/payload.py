@@ -17,7 +17,7 @@ embedding."""
 
 _LARGE = {
     *("text", "token_ids", "logprobs", "prompt_logprobs", "embedding"),
-    *("content", "reasoning", "tool_calls"),
+    *("content", "reasoning", "tool_calls", "choices"),
 }
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ which also writes the chunks' JSON and sends claimed jobs to intake, so that the
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from ...schemas.redis.call import text
 from ...schemas.redis.connection import broker_errors, is_cluster
 from ...schemas.scripts import (
     Advance,
+    AdvanceStatus,
     Call,
     ClaimedJob,
     ClaimReply,
@@ -122,6 +123,18 @@ def _unwritable(error: Exception) -> Unwritable:
     return unwritable
 
 
+_WRITTEN = {AdvanceStatus.OK, AdvanceStatus.CANCELLED, AdvanceStatus.EXPIRED}
+
+
+def _in_one(answers: list[Advance], counts: list[int]) -> Iterator[Advance]:
+    """One answer for each job: to its first segment that was not written, otherwise to its last."""
+    at = 0
+    for count in counts:
+        own = answers[at : at + count]
+        at += count
+        yield next((answer for answer in own if answer.status not in _WRITTEN), own[-1])
+
+
 @contextmanager
 def _answering(answers: Answered, running: RunningJob) -> Iterator[None]:
     try:
@@ -181,11 +194,15 @@ class Queue:
         self._add_advances(pipeline, flush, reply)
         for running in flush.finishes:
             with _answering(reply.finished, running):
-                call = finish(running.tag, running.segment(), running.end_marker(), running.output())
+                *before, last = running.segments()
+                call = finish(running.tag, last, running.end_marker(), running.output())
+                self._add_before(pipeline, running.tag, before)
                 pipeline.add(call, partial(_answered, reply.finished, running))
         for running, reason in flush.releases:
             with _answering(reply.released, running):
-                call = release(running.tag, running.segment(), reason, running.prompt_tokens)
+                *before, last = running.segments()
+                call = release(running.tag, last, reason, running.prompt_tokens)
+                self._add_before(pipeline, running.tag, before)
                 pipeline.add(call, partial(_answered, reply.released, running))
         self._add_upkeep(pipeline, flush, reply)
         if flush.claim is not None:
@@ -200,15 +217,23 @@ class Queue:
         reply.took_s = time.monotonic() - started
         return reply
 
+    def _add_before(self, pipeline: _Pipeline, tag: Tag, segments: list[Segment]) -> None:
+        """Write what comes before a job's last segment; what the last is answered counts for all."""
+        if segments:
+            pipeline.add(advance(tag, self.lease_ms, segments), lambda _: None)
+
     def _add_advances(self, pipeline: _Pipeline, flush: Flush, reply: FlushReply) -> None:
         by_tag: dict[Tag, list[tuple[RunningJob, int]]] = defaultdict(list)
         for running, offset in flush.advances:
             by_tag[running.tag].append((running, offset))
         for tag, jobs in by_tag.items():
             segments: list[Segment] = []
+            counts: list[int] = []
             for running, offset in jobs[:]:
                 try:
-                    segments.append(running.segment(offset))
+                    own = running.segments(offset)
+                    segments += own
+                    counts.append(len(own))
                 except Exception as error:
                     reply.advanced.append((running, offset, _unwritable(error)))
                     # The others' segments are written all the same; hence the copy above.
@@ -217,10 +242,12 @@ class Queue:
                 continue
 
             def answered(
-                answers: list[Advance] | Exception, jobs: list[tuple[RunningJob, int]] = jobs
+                answers: list[Advance] | Exception,
+                jobs: list[tuple[RunningJob, int]] = jobs,
+                counts: list[int] = counts,
             ) -> None:
-                each: Sequence[Advance | Exception]
-                each = [answers] * len(jobs) if isinstance(answers, Exception) else answers
+                each: Iterable[Advance | Exception]
+                each = [answers] * len(jobs) if isinstance(answers, Exception) else _in_one(answers, counts)
                 reply.advanced += [(*job, answer) for job, answer in zip(jobs, each, strict=True)]
 
             pipeline.add(advance(tag, self.lease_ms, segments), answered)

@@ -80,8 +80,8 @@ class HostNotices:
         self._log(running, how)
         text = self._reason(running.error) if running.error else ""
         if not text and how == "succeeded":
-            answer = "".join(running.pieces) + running.tail if self._show != "size" else ""
-            text = shown_answer(answer, len(running.token_ids), self._show)
+            answer = running.choices[0].answer if self._show != "size" else ""
+            text = shown_answer(answer, running.tokens, self._show)
         self._send(JobLeft(running.job_id, how, _cut(text)))
 
     def _reason(self, error: JobError) -> str:
@@ -96,7 +96,7 @@ class HostNotices:
             "attempts": running.attempts,
             "prompt_tokens": running.prompt_tokens,
             "cached_tokens": running.cached_tokens,
-            "output_tokens": len(running.token_ids),
+            "output_tokens": running.tokens,
             "waited_s": round(running.waited_s, 3),
             "ran_s": round(time.monotonic() - running.claimed_at, 3),
         }

@@ -275,7 +275,7 @@ class Link:
             if running.ended:
                 flush.finishes.append(running)
             elif running.unwritten and self._publish_due(running, now, regular=regular):
-                flush.advances.append((running, len(running.token_ids)))
+                flush.advances.append((running, running.seal()))
             # Nothing to publish: an advance to where the log is already only renews the lease.
             elif now - running.renewed_at > self._settings.lease_s / RENEWALS_A_LEASE:
                 flush.advances.append((running, running.written))
@@ -359,6 +359,7 @@ class Link:
             company=len(self._queue.tags) > 1,
             context_tokens=engine.model_info.context_tokens,
             room_tokens=room_made(self._roster.active, self._roster),
+            pool_tokens=engine.stats().pages_total * engine.page_size,
             fingerprint=self._queue.fingerprint,
         )
         self._claim_lost = self._blocked = None

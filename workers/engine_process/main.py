@@ -114,6 +114,7 @@ def _build(settings: WorkerSettings, launch: LaunchEngine, name: str, pipe: Engi
         settings.sanitize_control_tokens,
         settings.max_logprobs,
         settings.max_prompt_logprobs,
+        settings.max_choices,
         settings.tool_call_parser,
         settings.reasoning_parser,
         score_template,

@@ -47,7 +47,7 @@ def room_made(jobs: Iterable[RunningJob], room_here: Room) -> dict[JobClass, int
     held = dict.fromkeys(JobClass, 0)
     for running in jobs:
         # What it holds now. A job at intake has no tokens yet, but its claim counted a cost for it.
-        known = running.prompt_tokens + len(running.token_ids)
+        known = running.prompt_tokens + running.tokens
         held[running.job_class] += running.cost_tokens if running.preparing else known
     room: dict[JobClass, int] = {}
     free_tokens, less_urgent_tokens = room_here.free_tokens, 0
@@ -81,5 +81,5 @@ def who_gives_way(
             return []
         victim = victims.pop()
         chosen.append(victim)
-        slots, room = slots + 1, room + room_here.held_tokens(victim.job_id)
+        slots, room = slots + len(victim.choices), room + room_here.held_tokens(victim.job_id)
     return chosen

@@ -3,9 +3,10 @@
 import json
 from array import array
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any
 
-from ...schemas.events import JobError
+from ...schemas.events import FinishReasonName, JobError
 from ..supervision.pipe import JobStarted
 from .text import Held, Position
 
@@ -68,6 +69,7 @@ class Replay:
         stopped: whether a stop string ended the job at the last token.
         position: the text's state, to continue from there.
         logged: number of tokens in the log.
+        finish_reason: why it ended, if the log says so.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -76,6 +78,7 @@ class Replay:
     stopped: bool = False
     position: Position | None = None
     logged: int = 0
+    finish_reason: FinishReasonName | None = None
 
 
 @dataclass(slots=True)
@@ -106,6 +109,8 @@ class Prepared:
         prompt_ids: the prompt.
         notice: the notice for the host.
         replay: what an earlier worker generated.
+        others: the same for each further answer, if the job asks for several.
+        order: which answer the log's tokens are of, in its order: pairs of an answer and a number of tokens.
         told: the answer, if nothing is to be generated.
         grammar: what the answer follows; None if it may be any text.
         answer_format: how the answer is to be read, as it travels; None if it is read as it is.
@@ -123,6 +128,8 @@ class Prepared:
     prompt_ids: list[int] = field(default_factory=list)
     notice: JobStarted | None = None
     replay: Replay = field(default_factory=Replay)
+    others: list[Replay] = field(default_factory=list)
+    order: list[tuple[int, int]] = field(default_factory=list)
     told: Told | None = None
     grammar: str | None = None
     answer_format: dict[str, Any] | None = None
@@ -132,8 +139,11 @@ class Prepared:
 
     def to_wire(self) -> bytes:
         """For the engine process: lines of JSON and, behind them, the prompt's token ids."""
-        logprobs = self.replay.logprobs
-        pieces = [logprobs[at : at + PIECE] for at in range(0, len(logprobs), PIECE)]
+        replays = [self.replay, *self.others]
+        pieces = [
+            [replay.logprobs[at : at + PIECE] for at in range(0, len(replay.logprobs), PIECE)]
+            for replay in replays
+        ]
         body = {
             "error": self.error and self.error.model_dump(),
             "trace": self.trace,
@@ -142,34 +152,39 @@ class Prepared:
             "prompt_tokens": self.prompt_tokens,
             "prompt_field": self.prompt_field,
             "notice": self.notice and asdict(self.notice),
-            "replay": asdict(replace(self.replay, logprobs=[])) | {"position": self.replay.position},
+            "replays": [
+                asdict(replace(replay, logprobs=[])) | {"position": replay.position} for replay in replays
+            ],
+            "order": self.order,
             "told": self.told and asdict(self.told),
             "grammar": self.grammar,
             "answer_format": self.answer_format,
             "bad_words": self.bad_words,
             "continuation_tokens": self.continuation_tokens,
             "scores": self.scores,
-            "pieces": len(pieces),
+            "pieces": [len(own) for own in pieces],
         }
-        lines = [json.dumps(part).encode() + b"\n" for part in (body, *pieces)]
+        lines = [json.dumps(part).encode() + b"\n" for part in (body, *chain.from_iterable(pieces))]
         return b"".join([*lines, array("i", self.prompt_ids).tobytes()])
 
     @classmethod
     def from_wire(cls, message: bytes) -> "Prepared":
         """What `to_wire` made."""
         body, at = _line(message, 0)
-        replay = Replay(**body.pop("replay"))
-        for _ in range(body.pop("pieces")):
-            piece, at = _line(message, at)
-            replay.logprobs += piece
-        if replay.position is not None:
-            tokens, text, early = replay.position
-            replay.position = Position(Held(*tokens), text, early)
+        replays = [Replay(**replay) for replay in body.pop("replays")]
+        for replay, count in zip(replays, body.pop("pieces"), strict=True):
+            for _ in range(count):
+                piece, at = _line(message, at)
+                replay.logprobs += piece
+            if replay.position is not None:
+                tokens, text, early = replay.position
+                replay.position = Position(Held(*tokens), text, early)
         error, notice, told = body.pop("error"), body.pop("notice"), body.pop("told")
         return cls(
             error=error and JobError(**error),
             notice=notice and JobStarted(**notice),
-            replay=replay,
+            replay=replays[0],
+            others=replays[1:],
             told=told and Told(**told),
             prompt_ids=array("i", message[at:]).tolist(),
             **body,

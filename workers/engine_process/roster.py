@@ -94,20 +94,32 @@ class Roster:
     @property
     def free_slots(self) -> int:
         """How many jobs can be claimed: what the engine accepts, less those at intake."""
-        at_intake = sum(running.preparing for running in self.jobs.values())
-        return max(0, self.engine.free_slots - at_intake)
+        coming = sum(
+            len(running.choices) if running.preparing else len(running.waiting)
+            for running in self.jobs.values()
+        )
+        return max(0, self.engine.free_slots - coming)
 
     @property
     def free_tokens(self) -> int:
         """How many KV tokens can be claimed: those of the engine, less what jobs at intake will hold."""
         # The engine does not know these yet. Without them the next claim would promise their pages twice.
-        at_intake = sum(running.cost_tokens for running in self.jobs.values() if running.preparing)
-        return max(0, self.engine.free_tokens - at_intake)
+        coming = sum(
+            running.cost_tokens if running.preparing else running.waiting_tokens(self.engine.page_size)
+            for running in self.jobs.values()
+        )
+        return max(0, self.engine.free_tokens - coming)
 
     def held_tokens(self, job_id: str) -> int:
         """The KV tokens that a job holds, or will hold when it comes from intake."""
         running = self.jobs[job_id]
-        return running.cost_tokens if running.preparing else self.engine.held_tokens(job_id)
+        if running.preparing:
+            return running.cost_tokens
+        held = [self.engine.held_tokens(running.request_id(choice)) for choice in running.choices]
+        # The engine leaves out pages that several hold; those of their prompt these hold together.
+        size = self.engine.page_size
+        shared = running.prompt_tokens // size * size if sum(map(bool, held)) > 1 else 0
+        return sum(held) + shared + running.waiting_tokens(size)
 
     def hold(self, running: RunningJob) -> bool:
         """Keep a claimed job while intake reads it; return False if it was here already."""
@@ -128,7 +140,7 @@ class Roster:
         if self.jobs.get(running.job_id) is not running or not running.preparing:
             return  # given back, cancelled or lost meanwhile
         running.preparing = False
-        running.take_in(admission.job, admission.text, prepared)
+        running.take_in(admission.job, admission.texts, prepared)
         if prepared.prompt_tokens:
             self.estimates.note_prompt(prepared.prompt_tokens, prepared.prompt_bytes)
         if request is not None and (self._overflows(running) or self._may_be_for_a_larger_one(running)):
@@ -153,12 +165,13 @@ class Roster:
             asked = _FIELDS | {"prompt_ids": prepared.prompt_field}
             self.fail(running, FailureCode.INVALID, f"{asked.get(error.field, error.field)}: {error.reason}")
             return
+        running.waiting, running.first_request = admission.others, request.id
         self.metrics.admitted(running.waited_s, running.prompt_tokens, resumed=running.resumed_at > 0)
 
     def _overflows(self, running: RunningJob) -> bool:
         # The claim used an estimate: a job that doesn't fit now, but would alone, is left to a worker with
         # room.
-        needed = running.prompt_tokens + len(running.token_ids) + 1
+        needed = running.prompt_tokens + running.tokens + len(running.choices)
         return needed > self.engine.free_tokens and needed <= self.engine.capacity_tokens
 
     def _may_be_for_a_larger_one(self, running: RunningJob) -> bool:
@@ -174,18 +187,21 @@ class Roster:
         try:  # like `alone`, which is slower: this is called for every token
             self._take(progress)
         except Exception as error:
-            self._broke(self.jobs.get(progress.id), error)
+            self._broke(self.jobs.get(progress.id.partition("#")[0]), error)
 
     def _take(self, progress: Progress) -> None:
-        running = self.jobs.get(progress.id)
+        job_id, _, number = progress.id.partition("#")
+        running = self.jobs.get(job_id)
         if running is None or running.ended:
             return
+        choice = running.choices[int(number or 0)]
         now = time.monotonic()
         if progress.token_ids:
             # Published at once, so that if the next token kills the worker, the log already has this one.
             self.urgent = self.urgent or running.is_suspect
             self._note_tokens(running, len(progress.token_ids), now)
-        running.cached_tokens = progress.cached_tokens or running.cached_tokens
+        if running.first_request == progress.id:  # what its other answers find is this one's prompt
+            running.cached_tokens = progress.cached_tokens or running.cached_tokens
         logprobs = wire_logprobs(self.tokenizer, progress.logprobs) if progress.logprobs else []
         if progress.prompt_logprobs and running.prompt_logprobs is not None:
             # Checked here, a step's at a time: all together, with the result, they would hold the engine up.
@@ -200,13 +216,32 @@ class Roster:
             self._succeed(running, "stop")
             return
         stopped_by_token = progress.finish_reason is FinishReason.STOP
-        if running.add(progress.token_ids, logprobs, silence_last=stopped_by_token):
+        if running.add(choice, progress.token_ids, logprobs, silence_last=stopped_by_token):
             self.engine.cancel(progress.id)
-            self._succeed(running, "stop", tail=False)
-        elif progress.finish_reason is not None and running.ended_by_text:
-            self._succeed(running, "stop", tail=False)
+            self._finish(running, choice.number, "stop", tail=False, written=True)
+        elif progress.finish_reason is not None and choice.ended_by_text:
+            self._finish(running, choice.number, "stop", tail=False, written=False)
         elif progress.finish_reason is not None:
-            self._succeed(running, "stop" if stopped_by_token else "length")
+            reason: FinishReasonName = "stop" if stopped_by_token else "length"
+            self._finish(running, choice.number, reason, tail=True, written=bool(progress.token_ids))
+        if running.waiting and (progress.token_ids or progress.finish_reason is not None):
+            self._start_others(running)
+
+    def _start_others(self, running: RunningJob) -> None:
+        """Start a job's other answers: the first has a token, so the pages of its prompt can be found."""
+        others, running.waiting = running.waiting, []
+        for request in others:
+            self.engine.submit(request)
+
+    def _finish(
+        self, running: RunningJob, number: int, reason: FinishReasonName, *, tail: bool, written: bool
+    ) -> None:
+        """End an answer and, with the last one, the job; the arguments are those of `RunningJob.finish`."""
+        self.urgent = True
+        if len(running.choices) == 1:
+            self._succeed(running, reason, tail=tail)
+        elif running.finish(number, reason, tail=tail, written=written):
+            self._succeed(running, running.finish_reasons[0])
 
     def _note_tokens(self, running: RunningJob, count: int, now: float) -> None:
         if running.last_token_at is None:
@@ -225,13 +260,19 @@ class Roster:
         running.end(JobState.SUCCEEDED, reason, tail=tail)
         self.urgent = True
         if running.job is not None and running.embedding is None and running.score is None:
-            self.estimates.note_output(len(running.token_ids), running.job.max_tokens)
+            self.estimates.note_output(running.tokens, running.job.max_tokens * len(running.choices))
 
     def fail(self, running: RunningJob, code: str, message: str) -> None:
         """End one job as failed, and affect nothing else."""
-        self.engine.cancel(running.job_id)
+        self._stop(running)
         running.end(JobState.FAILED, "error", refusal(code, message))
         self.urgent = True
+
+    def _stop(self, running: RunningJob) -> None:
+        """Take all of a job's answers out of the engine."""
+        running.waiting = []
+        for choice in running.choices:
+            self.engine.cancel(running.request_id(choice))
 
     def _broke(self, running: RunningJob | None, error: Exception) -> None:
         """Handle an unforeseen failure over a job: it fails, or is left to another worker."""
@@ -242,7 +283,9 @@ class Roster:
             self.drop(running)
             return
         # Without what may have been the cause: the end that says so must be writable.
-        running.broken, running.logprobs, running.text = True, None, None
+        running.broken = True
+        for choice in running.choices:
+            choice.logprobs, choice.text = None, None
         running.prompt_logprobs = None
         self.leaving.pop(running, None)
         self.jobs[running.job_id] = running
@@ -251,8 +294,9 @@ class Roster:
 
     def give_back(self, running: RunningJob, reason: ReleaseReason) -> None:
         """Stop a job here; its progress goes back to the queue with the next flush."""
-        self.engine.cancel(running.job_id)
+        self._stop(running)
         running.preparing = False
+        running.seal()
         del self.jobs[running.job_id]
         # Out of `jobs` at once, so that a later claim of the same job is another entry.
         self.leaving[running] = reason
@@ -263,7 +307,7 @@ class Roster:
         running.preparing = False
         reason = self.leaving.pop(running, None)
         if self.jobs.get(running.job_id) is running:  # and not a later claim of the same job
-            self.engine.cancel(running.job_id)
+            self._stop(running)
             del self.jobs[running.job_id]
         elif reason is None:
             return
@@ -307,7 +351,7 @@ class Roster:
         if running.preparing and running.resumed_at:  # its text is not here yet: the queue ends it with that
             self.give_back(running, ReleaseReason.DRAIN)
             return
-        self.engine.cancel(running.job_id)
+        self._stop(running)
         if status is AdvanceStatus.CANCELLED:
             running.end(JobState.CANCELLED, "cancelled")
         else:
@@ -317,7 +361,7 @@ class Roster:
     def _fall_back(self, running: RunningJob, log_offset: int) -> None:
         log.warning("log_behind", job=running.job_id, written=running.written, log_offset=log_offset)
         # Redis lost the log's tail (a failover, say): what is missing is sent again from here.
-        running.written = min(log_offset, len(running.token_ids))
+        running.written = min(log_offset, running.tokens)
 
     def _lost(self, running: RunningJob, status: AdvanceStatus) -> None:
         log.warning("job_lost", job=running.job_id, status=status.value, written=running.written)

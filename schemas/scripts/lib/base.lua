@@ -57,7 +57,7 @@ end
 -- does. So one job's damage stops no script.
 local INSTEAD = {v = '1', prompt_tokens = '0', prompt_bytes = '0', max_tokens = '1', max_attempts = '3',
   retention_ms = '86400000', class = 'standard', offset = 'damaged', attempts = false, suspect = false, epoch = false,
-  max_runtime_ms = false, deadline_ms = false, enqueued_ms = false, passed = false, charged = false}
+  max_runtime_ms = false, deadline_ms = false, enqueued_ms = false, passed = false, charged = false, n = false}
 
 local function fits(name, value)
   if name == 'class' then return IS_CLASS[value] end
@@ -96,5 +96,10 @@ local function ring()
 end
 
 local function number(value) return tonumber(value or 0) or 0 end
+
+local MOST_CHOICES = 128
+
+-- How many answers a job asks for, all of them in its one log.
+local function choices_of(job) return math.max(1, math.min(MOST_CHOICES, number(job.n))) end
 
 local function due(job, now) return job.deadline_ms and tonumber(job.deadline_ms) <= now end

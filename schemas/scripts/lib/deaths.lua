@@ -27,7 +27,7 @@ end
 -- Returns what became of it, and the looks that this took.
 local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, most_attempts, now)
   local job = fields_of(id, 'state', 'attempts', 'max_attempts', 'offset', 'worker', 'cancel', 'retention_ms',
-    'history', 'suspect')
+    'history', 'suspect', 'n')
   if job.state ~= 'running' then
     if TERMINAL[job.state] then complete_end(id) end
     redis.call('ZREM', key('leases'), id)
@@ -55,7 +55,7 @@ local function take_back(id, blamed, how, suspect_margin, dead_retention_ms, mos
     return 'dead', looks_for(job)
   end
   if blamed or deaths > 1 then
-    local margin = suspect_margin * 2 ^ math.max(0, math.min(deaths - 2, MAX_DOUBLINGS))
+    local margin = suspect_margin * choices_of(job) * 2 ^ math.max(0, math.min(deaths - 2, MAX_DOUBLINGS))
     requeue(id, 'suspects', 'attempts', attempts, 'history', history, 'suspect', offset + margin)
   else
     requeue(id, 'retry', 'attempts', attempts, 'history', history)

@@ -35,13 +35,40 @@ local function output_as_it_can_be_read(log)
   return cjson.encode(table.concat(text)), table.concat(tokens, ','), #tokens
 end
 
--- The result of a job that ends without a worker: the text and tokens of its log, as far as it can be read.
-local function output_so_far(id, finish_reason)
-  local log = log_of(id)
+-- The log of each of several answers. A worker writes which one a chunk is of next to its tokens.
+local function logs_of_choices(log, answers)
+  local logs = {}
+  for choice = 1, answers do logs[choice] = {} end
+  for _, event in ipairs(log) do
+    local rest = string.match(event, '^{"offset":%d+,"text":".-","token_ids":%[[%d,]+%](.*)$') or ''
+    local own = logs[1 + (tonumber(string.match(rest, '^,"choice":(%d+)') or 0))]
+    if own then
+      own[#own + 1] = event
+      own.finish_reason = string.match(rest, '^,"finish_reason":"(%l+)"')
+        or string.match(rest, '^,"choice":%d+,"finish_reason":"(%l+)"')
+    end
+  end
+  return logs
+end
+
+local function output_of(log, finish_reason)
   local text, ids, count = output_as_written(log)
   if not text then text, ids, count = output_as_it_can_be_read(log) end
-  return '{"text":' .. text .. ',"token_ids":[' .. ids .. '],"finish_reason":"' .. finish_reason
-    .. '","usage":{"completion_tokens":' .. count .. '}}'
+  return '"text":' .. text .. ',"token_ids":[' .. ids .. '],"finish_reason":"' .. (log.finish_reason or finish_reason)
+    .. '"', count
+end
+
+-- The result of a job that ends without a worker: the text and tokens of its log, as far as it can be read.
+local function output_so_far(id, finish_reason)
+  local log, answers = log_of(id), choices_of(fields_of(id, 'n'))
+  local output, count, choices = '', 0, {}
+  for choice, own in ipairs(answers > 1 and logs_of_choices(log, answers) or {log}) do
+    local found, tokens = output_of(own, finish_reason)
+    if choice == 1 then output = found end
+    choices[choice], count = '{' .. found .. '}', count + tokens
+  end
+  if answers > 1 then output = output .. ',"choices":[' .. table.concat(choices, ',') .. ']' end
+  return '{' .. output .. ',"usage":{"completion_tokens":' .. count .. '}}'
 end
 
 -- Remove a job that has ended from every index; `before` is its record from before the end.

@@ -2,6 +2,7 @@
 
 from headrace.schemas.job import JobClass
 from headrace.schemas.keys import Tag
+from headrace.workers.engine_process.choice import RunningChoice
 from headrace.workers.engine_process.preemption import room_made
 from headrace.workers.engine_process.running_job import RunningJob
 
@@ -22,11 +23,11 @@ class Room:
 
 
 def running(job_class: JobClass, tokens: int, *, preparing: bool = False) -> RunningJob:
-    job = RunningJob(Tag("m"), "j", "f", None, None, 0.0, job_class=job_class, preparing=preparing)
+    job = RunningJob(Tag("m"), "j", "f", None, 0.0, job_class=job_class, preparing=preparing)
     if preparing:
         job.cost_tokens = tokens
     else:
-        job.prompt_tokens, job.token_ids = 1, [0] * (tokens - 1)
+        job.prompt_tokens, job.choices = 1, [RunningChoice(token_ids=[0] * (tokens - 1))]
     return job
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import structlog
@@ -25,7 +25,8 @@ from ....schemas.events import FailureCode
 from ....schemas.job import JobClass
 from ....schemas.scripts import ClaimedJob
 from ....schemas.wire import WireJob
-from ..prepared import Asked, Prepared
+from ..choice import request_id
+from ..prepared import Asked, Prepared, Replay
 from ..running_job import RunningJob
 from ..text import Follower, GrammarError, Grammars, TextStream, TokenizerError, TokenText, shown_by
 from . import frames, record, token_log
@@ -58,13 +59,17 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Admission:
-    """A job that has been read, and the request to run for it; no request if it can't run."""
+    """A job that has been read, and the request to run for it; no request if it can't run.
+
+    `others` are the requests for further answers, to be run once the first has computed their prompt.
+    """
 
     running: RunningJob
     prepared: Prepared
     job: WireJob | None = None
-    text: TextStream | None = None
+    texts: list[TextStream] = field(default_factory=list)
     request: Request | None = None
+    others: list[Request] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -326,30 +331,48 @@ class Intake:
         if prepared.fields is None:
             return
         job = admission.job = WireJob.model_validate({**prepared.fields, "prompt": _READ})
-        replay = prepared.replay
+        replays = [prepared.replay, *prepared.others]
         shown = shown_by(prepared.answer_format)
-        admission.text = TextStream(self.tokenizer, job.stop, job.min_tokens, replay.position, shown=shown)
+        admission.texts = [
+            TextStream(self.tokenizer, job.stop, job.min_tokens, replay.position, shown=shown)
+            for replay in replays
+        ]
         if prepared.error is not None or prepared.told is not None:
             return
-        running.ended_by_text = replay.stopped
-        if not replay.stopped or job.prompt_logprobs is not None:
-            params = sampling_params(job, running.job_id, prepared.bad_words)
-            admission.request = Request(
-                id=running.job_id,
-                prompt_ids=prepared.prompt_ids,
-                # Ended by a stop string, all that is missing is what the prompt is asked for.
-                params=replace(params, max_tokens=0) if replay.stopped else params,
-                output_ids=[] if replay.stopped else list(replay.token_ids),
-                prompt_logprobs=job.prompt_logprobs,
-                unscored=len(prepared.prompt_ids) - scored if (scored := prepared.continuation_tokens) else 0,
-                priority=_PRIORITY[job.job_class],
-                # Prefixes are shared within a tenant only: how fast a prompt is read would tell others what
-                # was sent.
-                cache_salt=job.tenant,
-                pooling=Pooling(score=True) if prepared.scores else _pooling(job.embed),
-                constraint=self._follower(prepared),
-                adapter=self._adapter(job.adapter),
-            )
+        requests = [
+            self._request(running.job_id, number, job, prepared, replay)
+            for number, replay in enumerate(replays)
+            if replay.finish_reason is None
+            and not (replay.stopped and (number or job.prompt_logprobs is None))
+        ]
+        if job.prompt_logprobs is not None and not any(
+            request.prompt_logprobs is not None for request in requests
+        ):
+            requests.insert(0, self._request(running.job_id, 0, job, prepared, prepared.replay))
+        if requests:
+            admission.request, *admission.others = requests
+
+    def _request(self, job_id: str, number: int, job: WireJob, prepared: Prepared, replay: Replay) -> Request:
+        """What the engine is to do for one of a job's answers."""
+        params = sampling_params(job, job_id, prepared.bad_words, number)
+        # All that is missing then is what the prompt is asked for.
+        ended = replay.stopped or replay.finish_reason is not None
+        return Request(
+            id=request_id(job_id, number),
+            prompt_ids=prepared.prompt_ids,
+            params=replace(params, max_tokens=0) if ended else params,
+            output_ids=[] if ended else list(replay.token_ids),
+            # The first answer's request asks for what all of them have in common.
+            prompt_logprobs=None if number else job.prompt_logprobs,
+            unscored=len(prepared.prompt_ids) - scored if (scored := prepared.continuation_tokens) else 0,
+            priority=_PRIORITY[job.job_class],
+            # Prefixes are shared within a tenant only: how fast a prompt is read would tell others what was
+            # sent.
+            cache_salt=job.tenant,
+            pooling=Pooling(score=True) if prepared.scores else _pooling(job.embed),
+            constraint=self._follower(prepared, replay),
+            adapter=self._adapter(job.adapter),
+        )
 
     def _adapter(self, asked: JobAdapter | None) -> Adapter | None:
         """The job's adapter, which is loaded here, so that no step waits for it.
@@ -368,11 +391,11 @@ class Intake:
         self._load_adapter(adapter)
         return adapter
 
-    def _follower(self, prepared: Prepared) -> Follower | None:
+    def _follower(self, prepared: Prepared, replay: Replay) -> Follower | None:
         """What says which tokens may come next, told those of the log; None if any may."""
         if prepared.grammar is None:
             return None
-        return self._grammars.follow(prepared.grammar, prepared.replay.token_ids)
+        return self._grammars.follow(prepared.grammar, replay.token_ids)
 
 
 def _pooling(embed: Embed | None) -> Pooling | None:

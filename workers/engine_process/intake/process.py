@@ -56,7 +56,7 @@ class Order:
         most_s: time that a job may take in any place.
         memory_mb: address space of a place.
         sanitize: treat names of control tokens in messages as plain text.
-        max_logprobs, max_prompt_logprobs: as in the settings.
+        max_logprobs, max_prompt_logprobs, max_choices: as in the settings.
         tool_call_parser: the format of the model's calls of tools, or `auto`.
         reasoning_parser: the format of its reasoning, or `auto`.
         score_template: the template of a query and a document, if there is one.
@@ -70,6 +70,7 @@ class Order:
     sanitize: bool = False
     max_logprobs: int = Limits().max_logprobs
     max_prompt_logprobs: int = Limits().max_prompt_logprobs
+    max_choices: int = Limits().max_choices
     tool_call_parser: str = AUTO
     reasoning_parser: str = AUTO
     score_template: str | None = None
@@ -101,7 +102,11 @@ def main(control: socket.socket, *, early: bool = False) -> None:
     # A core file would hold prompts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = f"intake_memory_mb={order.memory_mb} allows"
-    limits = Limits(max_logprobs=order.max_logprobs, max_prompt_logprobs=order.max_prompt_logprobs)
+    limits = Limits(
+        max_logprobs=order.max_logprobs,
+        max_prompt_logprobs=order.max_prompt_logprobs,
+        max_choices=order.max_choices,
+    )
     reader = Reader(
         tokenizer,
         order.show,

@@ -4,17 +4,17 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from time import thread_time
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
 from ....schemas.answers import AnswerFormat
 from ....schemas.errors import InvalidJob
-from ....schemas.events import Chunk, FailureCode, JobError, parse_event
+from ....schemas.events import Chunk, FailureCode, FinishReasonName, JobError, parse_event
 from ....schemas.settings.queue import Limits
 from ....schemas.wire import TokenizerTask, WireJob
 from ..host_notices import introduction
-from ..prepared import NOT_KEPT, Asked, Prepared, Told
+from ..prepared import NOT_KEPT, Asked, Prepared, Replay, Told
 from ..text import (
     ChatTemplateError,
     GrammarError,
@@ -184,7 +184,7 @@ class Reader:
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
             )
         try:
-            self._limits.check_logprobs(job, prepared.continuation_tokens or len(prompt_ids))
+            self._limits.check(job, prepared.continuation_tokens or len(prompt_ids))
         except InvalidJob as error:
             raise _JobRefused(FailureCode.INVALID, str(error)) from None
         prepared.prompt_ids = prompt_ids
@@ -319,15 +319,34 @@ class Reader:
             )
         if chunks:  # what readers have been told holds, whatever the template says by now
             prepared.answer_format = _travelling(chunks[0].format)
-        replay, token_ids = prepared.replay, [token_id for chunk in chunks for token_id in chunk.token_ids]
+        if job.n == 1:
+            prepared.replay = self._replayed(prepared, job, chunks)
+            return
+        of_choices: list[list[Chunk]] = [[] for _ in range(job.n)]
+        for chunk in chunks:
+            if not 0 <= chunk.choice < job.n:
+                raise _JobRefused(FailureCode.INVALID, f"its token log has an answer {chunk.choice}")
+            of_choices[chunk.choice].append(chunk)
+            prepared.order.append((chunk.choice, len(chunk.token_ids)))
+        prepared.replay, *prepared.others = (self._replayed(prepared, job, own) for own in of_choices)
+
+    def _replayed(self, prepared: Prepared, job: WireJob, chunks: list[Chunk]) -> Replay:
+        """An answer, as far as an earlier worker generated it."""
+        token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
+        replay = Replay(logged=len(token_ids))
         stream, replay.pieces, replay.stopped = self._spoken(prepared, job, token_ids, chunks)
         replay.token_ids = token_ids[: len(replay.pieces)]
+        if chunks and chunks[-1].finish_reason is not None:
+            # Its text is complete. What was held back came with its last token.
+            replay.finish_reason = cast("FinishReasonName", chunks[-1].finish_reason)
+            replay.pieces = [piece for chunk in chunks for piece in chunk.pieces]
+            replay.token_ids = token_ids
         if job.logprobs is not None:
             entries = (entry for chunk in chunks for entry in chunk.logprobs or ())
             replay.logprobs = [entry.model_dump(exclude_defaults=True) for entry in entries]
-        replay.logged = logged
         del replay.logprobs[len(replay.token_ids) :]
         replay.position = stream.position
+        return replay
 
     def _spoken(
         self, prepared: Prepared, job: WireJob, token_ids: list[int], chunks: list[Chunk]

@@ -286,7 +286,7 @@ def test_a_log_is_read_page_by_page_and_resumed_where_it_ends(desk, eventually, 
     expected = TextStream(tokenizer, ("never there",), 2)
     expected.take(whole)
     more = tokenizer.encode("日本 never there")
-    assert done.text.take(more) == expected.take(more)
+    assert done.texts[0].take(more) == expected.take(more)
     redis.delete(tag.out("long"), tag.job("long"))
 
 
@@ -303,7 +303,7 @@ def test_a_job_whose_log_a_stop_string_ends_runs_for_its_prompt_alone(
     redis.hset(tag.job("ended"), "offset", ended)
     desk.put(spec_of(stop=["cat"], prompt_logprobs=prompt_logprobs), offset=ended, job_id="ended")
     (done,) = wait_for(eventually, desk, 1)
-    assert done.running.ended_by_text
+    assert done.prepared.replay.stopped
     if prompt_logprobs is None:
         assert done.request is None
     else:
