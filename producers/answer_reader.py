@@ -12,7 +12,7 @@ from ..schemas.answers import (
     Reasoning,
     call_id,
 )
-from ..schemas.events import Chunk, FunctionDelta, ToolCallDelta
+from ..schemas.events import Chunk, FunctionDelta, ToolCallDelta, answer_id
 
 
 class AnswerReader:
@@ -24,31 +24,45 @@ class AnswerReader:
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
-        self._parser: AnswerParser | None = None
-        self._format = AnswerFormat()
+        self._format: AnswerFormat | None = None
+        self._parsers: dict[int, AnswerParser] = {}
+        self._calling: set[int] = set()
 
-    def skip(self, answer_format: AnswerFormat, text: str) -> None:
-        """Begin after this text, of which nothing is told."""
-        self._format, self._parser = answer_format, AnswerParser(answer_format)
-        self._parser.feed(text)
+    def skip(self, before: Iterable[Chunk]) -> None:
+        """Begin after these chunks, of which nothing is told."""
+        for chunk in before:
+            self.read(chunk)
 
     def read(self, chunk: Chunk) -> list[Delta]:
         """What is certain with this chunk; its text, if it is read as it is."""
-        if self._parser is None and chunk.format is not None:
-            self._format = chunk.format
-            self._parser = AnswerParser(chunk.format)
-        if self._parser is not None:
-            return self._parser.feed(chunk.text)
-        return [Content(chunk.text)] if chunk.text else []
+        self._format = self._format or chunk.format
+        if self._format is None:
+            return [Content(chunk.text)] if chunk.text else []
+        parser = self._parsers.get(chunk.choice)
+        if parser is None:
+            parser = self._parsers[chunk.choice] = AnswerParser(self._format)
+        deltas = parser.feed(chunk.text)
+        if chunk.finish_reason is not None:
+            deltas = [*deltas, *parser.end()]
+            del self._parsers[chunk.choice]
+        if any(isinstance(delta, CallBegin) for delta in deltas):
+            self._calling.add(chunk.choice)
+        return deltas
+
+    def finish_reason(self, chunk: Chunk) -> str | None:
+        """Why the chunk's answer ended with it, as a result would say; call it once it has been read."""
+        calls = chunk.finish_reason == "stop" and chunk.choice in self._calling
+        return "tool_calls" if calls else chunk.finish_reason
 
     def end(self) -> list[Delta]:
-        """The rest, once the stream has ended."""
-        return [] if self._parser is None else self._parser.end()
+        """The rest of the only answer, once the stream has ended."""
+        parser = self._parsers.pop(0, None)
+        return [] if parser is None else parser.end()
 
     def explained(self, chunk: Chunk) -> Chunk:
         """The chunk with what it says, if the text is read in a format."""
         deltas = self.read(chunk)
-        return chunk if self._parser is None else self._saying(chunk, deltas)
+        return chunk if self._format is None else self._saying(chunk, deltas)
 
     def rest(self, offset: int) -> list[Chunk]:
         """What was held back until the end, if anything was: a chunk without text and tokens."""
@@ -65,12 +79,19 @@ class AnswerReader:
                     reasoning += text
                 case CallBegin(index, name):
                     began = FunctionDelta(name=name)
-                    calls.append(ToolCallDelta(index=index, id=self.call_id(index), function=began))
+                    calls.append(
+                        ToolCallDelta(index=index, id=self.call_id(index, chunk.choice), function=began)
+                    )
                 case Arguments(index, text):
                     calls.append(ToolCallDelta(index=index, function=FunctionDelta(arguments=text)))
-        said = {"content": content or None, "reasoning": reasoning or None}
-        return chunk.model_copy(update={**said, "tool_calls": tuple(calls) or None})
+        said = {
+            "content": content or None,
+            "reasoning": reasoning or None,
+            "tool_calls": tuple(calls) or None,
+            "finish_reason": self.finish_reason(chunk),
+        }
+        return chunk.model_copy(update=said)
 
-    def call_id(self, index: int) -> str:
+    def call_id(self, index: int, choice: int = 0) -> str:
         """The id of a call."""
-        return call_id(self._job_id, index, self._format)
+        return call_id(answer_id(self._job_id, choice), index, self._format or AnswerFormat())

@@ -292,7 +292,7 @@ class AsyncJobHandle(Handle[AsyncClient]):
             if offset and (
                 before := await self._client._run(read_before(reader.operations, self.id, offset))
             ):
-                answer.skip(*before)
+                answer.skip(before)
             async for chunks in lists:
                 for chunk in chunks:
                     yield answer.explained(chunk)

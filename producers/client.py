@@ -338,7 +338,7 @@ class JobHandle(Handle[Client]):
         answer, offset = AnswerReader(self.id), reader.cursor.seen
         try:
             if offset and (before := self._client._run(read_before(reader.operations, self.id, offset))):
-                answer.skip(*before)
+                answer.skip(before)
             while (chunks := self._client._run(reader.read())) is not None:
                 for chunk in chunks:
                     yield answer.explained(chunk)

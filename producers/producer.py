@@ -177,7 +177,7 @@ class Producer(ABC, Generic[Enqueued]):
         prompt_logprobs: int | None = None,
         response_format: ResponseFormat | type[BaseModel] | Literal["text", "json_object"] | None = None,
         structured_outputs: StructuredOutputs | None = None,
-        n: Literal[1] = 1,
+        n: int = 1,
         embed: Mapping[str, Any] | bool | None = None,
         continuation: str | Sequence[int] | None = None,
         document: str | None = None,
@@ -232,7 +232,8 @@ class Producer(ABC, Generic[Enqueued]):
                 `{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}`, or a pydantic model.
             structured_outputs: one of `json` (a schema), `regex`, `choice` and `grammar` (Lark), which the
                 answer follows, as in vLLM.
-            n: only 1 is supported; use `enqueue_many` for several answers.
+            n: how many answers to generate, each of up to `max_tokens`; they are the result's `choices`, and
+                a stream's chunks say of which `choice` they are.
             embed: generate nothing: the result's `embedding` is the prompt's vector. True, or how to pool it,
                 `{"pooling": ..., "normalize": ..., "dimensions": ...}`; see `Client.embed`.
             continuation: generate nothing: the result's `prompt_logprobs` say how likely this is after the

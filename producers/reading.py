@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..schemas.answers import AnswerFormat
 from ..schemas.errors import (
     BadSetting,
     HeadraceError,
@@ -86,7 +85,8 @@ class Cursor:
         if isinstance(event, End):
             self._check_follows(event.offset)
             self.end = event
-            return Chunk(offset=event.offset, text=event.text) if event.text else None
+            # The ends of several answers are taken by `take_all`.
+            return Chunk(offset=event.offset, text=event.text) if event.text and not event.choices else None
         if event.offset <= self.seen:
             return None
         # A reader that starts after token 5 may meet a chunk of tokens 4 to 8: it gets 6 to 8. A reader that
@@ -102,9 +102,12 @@ class Cursor:
         chunks: list[Chunk] = []
         try:
             for payload in payloads:
-                chunk = self.take(parse_event(payload))
+                event = parse_event(payload)
+                chunk = self.take(event)
                 if chunk is not None:
                     chunks.append(chunk)
+                if isinstance(event, End):
+                    chunks += (Chunk(offset=event.offset, **ended.__dict__) for ended in event.choices)
         except (Gap, StreamReset) as obstacle:
             return chunks, obstacle
         except DAMAGE as error:  # as `intact` does, without what that costs for each message
@@ -274,24 +277,24 @@ def stream_reader(
     return StreamReader(operations, tag, mailbox, cursor, Silence(job_id, timeout_s), restarts)
 
 
-def read_before(operations: Operations, job_id: str, offset: int) -> Steps[tuple[AnswerFormat, str] | None]:
-    """What a reader that begins at an offset needs of the text before; None if it is read as it is."""
+def read_before(operations: Operations, job_id: str, offset: int) -> Steps[list[Chunk]]:
+    """What a reader that begins at an offset needs of what is before; nothing if text is read as it is."""
     out = operations.tag_of(job_id).out(job_id)
-    cursor, before, known = Cursor(job_id, 0), [], None
+    cursor, before = Cursor(job_id, 0), list[Chunk]()
     while cursor.seen < offset and cursor.end is None:
         count = LOG_PAGE if cursor.seen else 1
         command = ("XRANGE", out, f"({cursor.seen}-0", "+", "COUNT", count)
         (entries,) = yield from operations.send(Read((command,)), OUTAGE_S)
         chunks, _ = cursor.take_all(fields[b"event"] for _, fields in entries)
         if not chunks:
-            return None  # it is gone, or damaged: the reader that follows says so
-        if known is None and (known := chunks[0].format) is None:
-            return None
+            return []  # it is gone, or damaged: the reader that follows says so
+        if not before and chunks[0].format is None:
+            return []
         for chunk in chunks:
             within = chunk.start < offset < chunk.offset
             if chunk.start < offset:
-                before.append(chunk.split(offset)[0].text if within else chunk.text)
-    return None if known is None else (known, "".join(before))
+                before.append(chunk.split(offset)[0] if within else chunk)
+    return before
 
 
 def result_mailbox(operations: Operations, job_id: str, news: S) -> Mailbox[S]:

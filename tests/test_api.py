@@ -38,6 +38,7 @@ OF_WHAT_THEY_TAKE_AND_GIVE = {
     "BadPolicy",
     "BadSetting",
     "CancelStatus",
+    "Choice",
     "Chunk",
     "DeadLetter",
     "DeadLetterDetails",

@@ -65,7 +65,8 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
     ) -> Any:
         """Celery's `get`, which also calls `on_message` for every chunk of the stream as it arrives.
 
-        Such a message is `{"task_id", "status": "PROGRESS", "result": {"offset", "text", "token_ids"}}`.
+        Such a message is `{"task_id", "status": "PROGRESS", "result": {"offset", "text", "token_ids"}}`,
+        with `choice` for any of several answers but the first.
         Celery's own message at the end holds the result.
         """
         started = time.monotonic()
@@ -125,6 +126,8 @@ class GenerationResult(AsyncResult):  # type: ignore[misc]
         try:
             for chunk in self.job.stream(timeout_s=timeout_s):
                 progress = {"offset": chunk.offset, "text": chunk.text, "token_ids": list(chunk.token_ids)}
+                if chunk.choice:
+                    progress["choice"] = chunk.choice
                 on_message({"task_id": self.id, "status": "PROGRESS", "result": progress})
         except (JobFailed, JobCancelled, JobExpired):
             return  # Celery's own result says so, and propagates or not as it was asked to

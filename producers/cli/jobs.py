@@ -128,13 +128,17 @@ def result(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait for a job to end and print its text, or with --json its whole result."""
+    """Wait for a job to end and print its text or texts, or with --json its whole result."""
     with Client.from_env(redis) as client, waits_told():
         found = client.job(job_id).result(timeout_s)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
-    typer.echo(found.text)
+    answers = found.answers()
+    for number, answer in enumerate(answers):
+        if len(answers) > 1:
+            typer.echo(f"{number}: {answer.finish_reason}", err=True)
+        typer.echo(answer.text)
     typer.echo(f"{found.finish_reason}: {_usage(found)}", err=True)
 
 
@@ -217,6 +221,8 @@ def _follow(job: JobHandle, offset: int) -> None:
             with waits_told():
                 for chunk in job.stream(from_offset=offset):
                     offset = chunk.offset
+                    if chunk.choice:  # of several answers, side by side, only the first can be read
+                        continue
                     last = chunk.text[-1:] or last
                     typer.echo(chunk.text, nl=False)
                     sys.stdout.flush()

@@ -29,6 +29,7 @@ class Stream:
         created: when the answer was begun, in seconds since the epoch.
         include_usage: add an event that counts tokens; all others then say that their count is null.
         return_token_ids: give the ids of the tokens that each event stands for.
+        n: the number of choices. Those of several end with a chunk each, and with the job they all have.
     """
 
     _OBJECT = ""
@@ -40,10 +41,12 @@ class Stream:
         created: int,
         include_usage: bool = False,
         return_token_ids: bool = False,
+        n: int = 1,
     ) -> None:
         self._head = {"id": answer_id, "object": self._OBJECT, "created": created, "model": model}
         self._include_usage = include_usage
         self._return_token_ids = return_token_ids
+        self._n = n
 
     def start(self) -> list[dict[str, Any]]:
         """The events before any token."""
@@ -51,8 +54,8 @@ class Stream:
 
     def end(self, result: JobResult) -> list[dict[str, Any]]:
         """The events after the last token of a job that succeeded."""
-        events = [self._finish(result)]
-        if result.fingerprint is not None:
+        events = [self._finish(result)] if self._n == 1 else []
+        if events and result.fingerprint is not None:
             events[0]["system_fingerprint"] = result.fingerprint
         if self._include_usage:
             events.append({**self._head, "choices": [], "usage": usage_body(result.usage)})

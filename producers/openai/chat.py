@@ -19,7 +19,7 @@ FIELDS = Fields(
     | {
         *("messages", "model", "tools", "max_tokens", "temperature", "top_p", "seed", "stop", "metadata"),
         *("frequency_penalty", "presence_penalty", "logit_bias"),
-        *("tool_choice", "parallel_tool_calls", "reasoning_effort"),
+        *("tool_choice", "parallel_tool_calls", "reasoning_effort", "n"),
     },
     read={
         **ANSWER_OPTIONS,
@@ -40,7 +40,6 @@ FIELDS = Fields(
         "function_call": ("none", "auto"),
         "functions": ([],),
         "modalities": (["text"],),
-        "n": (1,),
         "verbosity": ("medium",),
     },
     refused={
@@ -109,28 +108,32 @@ def chat_body(
     prompt: AboutPrompt | None = None,
 ) -> dict[str, Any]:
     """The answer of a job that succeeded; `prompt` is what it says of its prompt, if it says anything."""
-    choice = {
-        "index": 0,
-        "message": message_of(result),
-        "finish_reason": result.finish_reason,
-        "logprobs": None if result.logprobs is None else chat_logprobs(result.logprobs),
-    }
-    if return_token_ids:
-        choice["token_ids"] = list(result.token_ids)
     return {
         "id": f"chatcmpl-{result.job_id}",
         "object": "chat.completion",
         "created": created,
         "model": model,
-        "choices": [choice],
+        "choices": [_whole(index, answer, return_token_ids) for index, answer in enumerate(result.answers())],
         "usage": usage_body(result.usage),
         "system_fingerprint": result.fingerprint,
         **prompt_logprobs(result, None if prompt is None else prompt.prompt_logprobs),
     }
 
 
+def _whole(index: int, answer: JobResult, return_token_ids: bool) -> dict[str, Any]:
+    choice = {
+        "index": index,
+        "message": message_of(answer),
+        "finish_reason": answer.finish_reason,
+        "logprobs": None if answer.logprobs is None else chat_logprobs(answer.logprobs),
+    }
+    if return_token_ids:
+        choice["token_ids"] = list(answer.token_ids)
+    return choice
+
+
 class ChatStream(Stream):
-    """The events of a streamed chat completion."""
+    """The events of a streamed chat completion of `n` choices."""
 
     _OBJECT = "chat.completion.chunk"
 
@@ -141,31 +144,35 @@ class ChatStream(Stream):
         created: int,
         include_usage: bool = False,
         return_token_ids: bool = False,
+        n: int = 1,
     ) -> None:
-        super().__init__(f"chatcmpl-{job_id}", model, created, include_usage, return_token_ids)
+        super().__init__(f"chatcmpl-{job_id}", model, created, include_usage, return_token_ids, n)
         self._answer = AnswerReader(job_id)
 
     def start(self) -> list[dict[str, Any]]:
-        """The event that says who speaks."""
-        return [self._event(_choice({"role": "assistant", "content": ""}))]
+        """The event of each choice that says who speaks."""
+        return [self._event(_choice(index, {"role": "assistant", "content": ""})) for index in range(self._n)]
 
     def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
         """The events of a chunk; none if the chunk holds nothing that the client asked for."""
-        choices = [_choice(self._delta(delta)) for delta in self._answer.read(chunk)]
+        index = chunk.choice
+        choices = [_choice(index, self._delta(delta, index)) for delta in self._answer.read(chunk)]
         if not choices and (chunk.logprobs or (self._return_token_ids and chunk.token_ids)):
-            choices = [_choice({"content": ""})]
+            choices = [_choice(index, {"content": ""})]
         if choices and chunk.logprobs is not None:
             choices[-1]["logprobs"] = chat_logprobs(chunk.logprobs)
         if choices and self._return_token_ids:
             choices[-1]["token_ids"] = list(chunk.token_ids)
+        if (reason := self._answer.finish_reason(chunk)) is not None:
+            choices.append(_choice(index, {}) | {"finish_reason": reason})
         return [self._event(choice) for choice in choices]
 
     def end(self, result: JobResult) -> list[dict[str, Any]]:
         """The events after the last token of a job that succeeded."""
-        rest = [self._event(_choice(self._delta(delta))) for delta in self._answer.end()]
+        rest = [self._event(_choice(0, self._delta(delta, 0))) for delta in self._answer.end()]
         return rest + super().end(result)
 
-    def _delta(self, delta: Delta) -> dict[str, Any]:
+    def _delta(self, delta: Delta, choice: int) -> dict[str, Any]:
         match delta:
             case Content(text):
                 return {"content": text}
@@ -173,14 +180,14 @@ class ChatStream(Stream):
                 return _reasoning(text)
             case CallBegin(index, name):
                 function: dict[str, Any] = {"name": name, "arguments": ""}
-                head = {"index": index, "id": self._answer.call_id(index), "type": "function"}
+                head = {"index": index, "id": self._answer.call_id(index, choice), "type": "function"}
                 return {"tool_calls": [{**head, "function": function}]}
             case Arguments(index, text):
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
     def _finish(self, result: JobResult) -> dict[str, Any]:
-        return self._event(_choice({}) | {"finish_reason": result.finish_reason})
+        return self._event(_choice(0, {}) | {"finish_reason": result.finish_reason})
 
 
-def _choice(delta: dict[str, Any]) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+def _choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}

@@ -1,6 +1,6 @@
 """Completions: requests as jobs, and results as answers and streams."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...schemas.errors import InvalidJob
@@ -20,7 +20,7 @@ FIELDS = Fields(
     passed=VLLM_PASSED
     | {
         *("prompt", "model", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "metadata"),
-        *("frequency_penalty", "presence_penalty", "logit_bias"),
+        *("frequency_penalty", "presence_penalty", "logit_bias", "n"),
     },
     read={
         **ANSWER_OPTIONS,
@@ -29,7 +29,7 @@ FIELDS = Fields(
         "echo": "repeat the prompt before the answer; with `logprobs`, those of its tokens too",
         "response_format": "JSON, or JSON of a schema, which the answer follows",
     },
-    neutral={**VLLM_NEUTRAL, "add_special_tokens": (True,), "n": (1,), "suffix": ("",)},
+    neutral={**VLLM_NEUTRAL, "add_special_tokens": (True,), "suffix": ("",)},
     refused={"messages": "send a prompt, or ask for a chat completion"},
 )
 
@@ -114,12 +114,21 @@ def completion_body(
         "created": created,
         "model": model,
         "choices": [
-            _whole(index, result, return_token_ids, prompts[index] if prompts else AboutPrompt())
-            for index, result in enumerate(results)
+            _whole(index, answer, return_token_ids, prompt)
+            for index, (answer, prompt) in enumerate(_answers(results, prompts))
         ],
         "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached}},
         "system_fingerprint": results[0].fingerprint,
     }
+
+
+def _answers(
+    results: Sequence[JobResult], prompts: Sequence[AboutPrompt]
+) -> Iterator[tuple[JobResult, AboutPrompt]]:
+    """All choices in order: those to the first prompt, those to the second, and so on."""
+    for place, result in enumerate(results):
+        for answer in result.answers():
+            yield answer, prompts[place] if prompts else AboutPrompt()
 
 
 def _whole(index: int, result: JobResult, return_token_ids: bool, prompt: AboutPrompt) -> dict[str, Any]:
@@ -135,12 +144,12 @@ def _whole(index: int, result: JobResult, return_token_ids: bool, prompt: AboutP
 
 
 class CompletionStream(Stream):
-    """The events of a streamed completion, or of one choice of it.
+    """The events of a streamed completion, or of those of its choices that are answers to one prompt.
 
     Args:
-        answer_id: the job that gives the whole answer its id, if it isn't this choice's own.
-        index: the choice's place in the answer.
-        prompt: what the choice says of its prompt.
+        answer_id: the job that gives the whole answer its id, if it isn't this prompt's own.
+        index: the place of the first of these choices in the answer.
+        prompt: what they say of their prompt.
     """
 
     _OBJECT = "text_completion"
@@ -155,23 +164,26 @@ class CompletionStream(Stream):
         *,
         index: int = 0,
         prompt: AboutPrompt | None = None,
+        n: int = 1,
     ) -> None:
-        super().__init__(f"cmpl-{job_id}", model, created, include_usage, return_token_ids)
+        super().__init__(f"cmpl-{job_id}", model, created, include_usage, return_token_ids, n)
         self._index = index
         self._echo = prompt.text if prompt is not None and prompt.echo else None
-        self._logprobs = LegacyLogprobs(whole=False)
+        self._logprobs = [LegacyLogprobs(whole=False) for _ in range(n)]
 
     def start(self) -> list[dict[str, Any]]:
-        """The event that repeats the prompt, if that is asked for."""
-        return [self._event(_choice(self._index, self._echo))] if self._echo else []
+        """The event of each choice that repeats the prompt, if that is asked for."""
+        echoing = range(self._index, self._index + self._n) if self._echo else ()
+        return [self._event(_choice(index, self._echo or "")) for index in echoing]
 
     def chunk(self, chunk: Chunk) -> list[dict[str, Any]]:
         """The event of a chunk; none if the chunk holds nothing that the client asked for."""
-        if not (chunk.text or chunk.logprobs or (self._return_token_ids and chunk.token_ids)):
+        shows = chunk.text or chunk.logprobs or (self._return_token_ids and chunk.token_ids)
+        if not shows and chunk.finish_reason is None:
             return []
-        choice = _choice(self._index, chunk.text)
+        choice = _choice(self._index + chunk.choice, chunk.text) | {"finish_reason": chunk.finish_reason}
         if chunk.logprobs is not None:
-            choice["logprobs"] = self._logprobs.shape(chunk.logprobs, chunk.text)
+            choice["logprobs"] = self._logprobs[chunk.choice].shape(chunk.logprobs, chunk.text)
         if self._return_token_ids:
             choice["token_ids"] = list(chunk.token_ids)
         return [self._event(choice)]

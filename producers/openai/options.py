@@ -48,6 +48,11 @@ def answer_options(body: Mapping[str, Any]) -> AnswerOptions:
     )
 
 
+def number_of_choices(body: Mapping[str, Any]) -> int:
+    """How many answers to each prompt the body of a request asks for that became jobs."""
+    return body.get("n") or 1
+
+
 def flag(body: Mapping[str, Any], name: str, within: str = "", *, default: bool = False) -> bool:
     """A field that is true, false, null or absent."""
     value = body.get(name)

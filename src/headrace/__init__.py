@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         UnknownModel,
         WorkerNotFound,
     )
-    from .schemas.events import Chunk, JobResult, JobState, JobStatus
+    from .schemas.events import Choice, Chunk, JobResult, JobState, JobStatus
     from .schemas.job import Job, JobClass, Webhook
     from .schemas.routes import ModelRoute
     from .schemas.scripts.cancel import CancelStatus
@@ -74,6 +74,7 @@ __all__ = [
     "BadSetting",
     "BrokerUnavailable",
     "CancelStatus",
+    "Choice",
     "Chunk",
     "Client",
     "DeadLetter",
@@ -144,7 +145,7 @@ _HOMES = {
     "producers.operate.rates": ("RateLeft", "RatesLeft"),
     "schemas.access": ("ApiKey", "NewApiKey"),
     "schemas.adapters": ("ModelAdapter",),
-    "schemas.events": ("Chunk", "JobResult", "JobState", "JobStatus"),
+    "schemas.events": ("Choice", "Chunk", "JobResult", "JobState", "JobStatus"),
     "schemas.job": ("Job", "JobClass", "Webhook"),
     "schemas.routes": ("ModelRoute",),
     "schemas.scripts.cancel": ("CancelStatus",),

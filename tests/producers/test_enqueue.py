@@ -77,7 +77,7 @@ def test_every_argument_arrives_in_the_job(client: Client, worker: Any) -> None:
         ({"prompt": "x", "temperature": -0.1}, "temperature"),
         ({"prompt": "x", "top_p": 0.0}, "top_p"),
         ({"prompt": "x", "deadline_s": math.inf}, "deadline_s"),
-        ({"prompt": "x", "n": 2}, "n"),
+        ({"prompt": "x", "n": 9}, "n"),
         ({"prompt": "x", "job_class": "urgent"}, "job_class"),
         ({"prompt": "x", "tenant": "a b"}, "tenant"),
         ({"prompt": "x", "model": "no such name!"}, "model"),

@@ -11,7 +11,7 @@ from ....schemas.events import JobResult
 from ....schemas.ids import made_s
 from ...async_client import AsyncJobHandle
 from ...openai.chat import ChatStream, chat_body, chat_fields
-from ...openai.options import AnswerOptions, answer_options
+from ...openai.options import AnswerOptions, answer_options, number_of_choices
 from ...openai.prompts import AboutPrompt, about_prompt
 from ..auth import Caller
 from ..bodies import aside, body_of, read_json
@@ -35,7 +35,7 @@ async def create_chat_completion(request: Request, caller: Caller) -> Response:
     generation = await begin(
         request, caller, [_asked(fields, options)], store=options.store, cache_key=cache_key
     )
-    return await _answer(request, generation, options, about_prompt(body, None))
+    return await _answer(request, generation, options, about_prompt(body, None), number_of_choices(body))
 
 
 @router.get("/{completion_id}", summary="Read a chat completion again, or continue its stream")
@@ -48,7 +48,7 @@ async def get_chat_completion(
         raise not_found("chat completion", completion_id)
     status = await status_of(gateway, caller, completion_id.removeprefix(ID), "chat completion")
     generation = Generation(gateway, [gateway.client.job(status.job_id)], keep=True)
-    return await _answer(request, generation, AnswerOptions(stream, include_usage))
+    return await _answer(request, generation, AnswerOptions(stream, include_usage), n=status.n)
 
 
 def _asked(fields: Mapping[str, Any], options: AnswerOptions) -> dict[str, Any]:
@@ -56,11 +56,16 @@ def _asked(fields: Mapping[str, Any], options: AnswerOptions) -> dict[str, Any]:
 
 
 async def _answer(
-    request: Request, generation: Generation, options: AnswerOptions, prompt: AboutPrompt | None = None
+    request: Request,
+    generation: Generation,
+    options: AnswerOptions,
+    prompt: AboutPrompt | None = None,
+    n: int = 1,
 ) -> Response:
     (job,), model = generation.jobs, generation.model
     if options.stream:
-        shape = ChatStream(job.id, model, made_s(job.id), options.include_usage, options.return_token_ids)
+        form = (options.include_usage, options.return_token_ids, n)
+        shape = ChatStream(job.id, model, made_s(job.id), *form)
         return await generation.stream(request, [shape])
     return await generation.answer(request, lambda results: _body(job, model, results, options, prompt))
 

@@ -11,13 +11,10 @@ from ....schemas.errors import HeadraceError
 from ....schemas.events import Chunk, JobResult
 from ....schemas.ids import made_s
 from ...openai.completions import CompletionStream, about_prompts, completion_body, completion_jobs
-from ...openai.options import answer_options
+from ...openai.options import answer_options, number_of_choices
 from ..auth import Caller
 from ..bodies import aside, body_of, read_json
 from ..generation import begin
-
-USAGE = 1
-"""The place of the token count among the events at the end."""
 
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 
@@ -41,18 +38,19 @@ async def create_completion(request: Request, caller: Caller) -> Response:
     )
     prompts = about_prompts(body)
     first, model = generation.jobs[0].id, generation.model
-    form = (model, made_s(first))
+    form, count = (model, made_s(first)), number_of_choices(body)
     if options.stream:
         ended: list[JobResult] = []
         shapes = [
-            _ChoiceOfSeveral(
+            _PromptOfSeveral(
                 CompletionStream(
                     first,
                     *form,
                     options.include_usage,
                     options.return_token_ids,
-                    index=index,
+                    index=index * count,
                     prompt=prompts[index],
+                    n=count,
                 ),
                 ended,
                 len(asked),
@@ -73,13 +71,13 @@ async def create_completion(request: Request, caller: Caller) -> Response:
 
 
 @dataclass(frozen=True, slots=True)
-class _ChoiceOfSeveral:
-    """The events of one choice; the last one's count of tokens is that of all.
+class _PromptOfSeveral:
+    """The events of one prompt's choices; the last one's count of tokens is that of all.
 
     Attributes:
-        shape: the choice's own events.
-        ended: the results so far, of all choices.
-        count: the number of choices.
+        shape: their own events.
+        ended: the results so far, of all prompts.
+        count: the number of prompts.
     """
 
     shape: CompletionStream
@@ -95,9 +93,10 @@ class _ChoiceOfSeveral:
     def end(self, result: JobResult) -> list[dict[str, Any]]:
         events = self.shape.end(result)
         self.ended.append(result)
+        counts = [event for event in events if not event["choices"]]
         if len(self.ended) < self.count:
-            return events[:USAGE]
-        for event in events[USAGE:]:
+            return events[: len(events) - len(counts)]
+        for event in counts:
             event["usage"] = completion_body(*self.ended, model="", created=0)["usage"]
         return events
 

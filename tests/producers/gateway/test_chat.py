@@ -7,6 +7,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from headrace.schemas.choices import seed_of_choice
+
 from ...support.gateways import gateway
 from ...support.waiting import wait_until
 
@@ -151,7 +153,8 @@ def test_a_setting_bounds_chats_that_name_no_length(stack_redis):
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"temperature": 101}, openai.BadRequestError, "temperature"),
         ({"no_such_field": 1}, openai.BadRequestError, "no_such_field"),
-        ({"n": 2}, openai.BadRequestError, "n"),
+        ({"n": 9}, openai.BadRequestError, "n"),
+        ({"n": 2, "best_of": 2}, openai.BadRequestError, "best_of"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, openai.BadRequestError, "messages"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -172,14 +175,67 @@ def test_options_of_a_stream_are_refused_without_one(client):
     assert raised.value.param == "stream_options"
 
 
-def test_a_stream_goes_on_byte_for_byte_after_any_event(http):
-    asked = CHAT | LONG | {"max_tokens": 40, "stream": True, "stream_options": {"include_usage": True}}
+def test_three_choices_are_the_same_whole_streamed_and_as_jobs_of_their_own(client):
+    asked = CHAT | {"max_tokens": 12, "temperature": 1.0, "n": 3}
+    whole = client.chat.completions.create(**asked, logprobs=True)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    texts = [choice.message.content for choice in whole.choices]
+    assert len(set(texts)) == 3
+    one = asked | {"n": 1}
+    singles = [
+        client.chat.completions.create(**one | {"seed": seed_of_choice(1, number)}) for number in range(3)
+    ]
+    assert [single.choices[0].message.content for single in singles] == texts
+    assert whole.usage.prompt_tokens == singles[0].usage.prompt_tokens
+    assert whole.usage.completion_tokens == sum(single.usage.completion_tokens for single in singles)
+    *chunks, last = client.chat.completions.create(
+        **asked, stream=True, stream_options={"include_usage": True}
+    )
+    assert last.usage.completion_tokens == whole.usage.completion_tokens
+    spoken, ended = ["", "", ""], {}
+    for chunk in chunks:
+        (choice,) = chunk.choices
+        assert choice.index not in ended
+        spoken[choice.index] += choice.delta.content or ""
+        if choice.finish_reason:
+            ended[choice.index] = choice.finish_reason
+    assert spoken == texts
+    assert ended == {choice.index: choice.finish_reason for choice in whole.choices}
+
+
+def test_two_choices_to_each_of_two_prompts_are_in_the_prompts_order(client):
+    asked = {"model": "demo", "prompt": ["A dict is", "A list is"], "max_tokens": 6, "seed": 1, "n": 2}
+    whole = client.completions.create(**asked)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    singles = [
+        client.completions.create(
+            **asked | {"prompt": prompt, "n": 1, "seed": seed_of_choice(1, number)}
+        ).choices[0]
+        for prompt in asked["prompt"]
+        for number in range(2)
+    ]
+    assert [choice.text for choice in whole.choices] == [single.text for single in singles]
+    texts = [""] * 4
+    for chunk in lenient(client).completions.create(**asked, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == [choice.text for choice in whole.choices]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_stream_goes_on_byte_for_byte_after_any_event(http, n):
+    asked = (
+        CHAT
+        | LONG
+        | {"max_tokens": 40 // n, "n": n, "stream": True, "stream_options": {"include_usage": True}}
+    )
     with http.stream("POST", "/v1/chat/completions", json=asked) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         whole = events_of(response)
     assert whole[-1] == (None, "[DONE]")
     url = f"/v1/chat/completions/{json.loads(whole[0][1])['id']}?stream=true&include_usage=true"
     for seen, (event_id, _) in enumerate(whole[:-1], 1):
+        if event_id is None:  # of several events at a place, the last one names it
+            continue
         with http.stream("GET", url, headers={"last-event-id": event_id}) as response:
             assert events_of(response) == whole[seen:], event_id
     with http.stream("GET", url) as response:

@@ -42,7 +42,7 @@ CHOICE = {"type": "function", "function": {"name": "f"}}
         (CHAT_URL, {"chat_template_kwargs": {}, "prompt_cache_key": "x", "length_penalty": 1.0}, {}),
         (CHAT_URL, {"service_tier": "flex"}, {"job_class": "batch"}),
         (CHAT_URL, {"service_tier": "priority", "job_class": "standard"}, {"job_class": "standard"}),
-        (CHAT_URL, {"service_tier": "auto", "store": True, "n": 1}, {}),
+        (CHAT_URL, {"service_tier": "auto", "store": True, "n": 3}, {"n": 3}),
         (CHAT_URL, {"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
         (
             CHAT_URL,
@@ -87,7 +87,7 @@ def test_string_keys_of_logit_bias_are_token_ids() -> None:
         (COMPLETIONS_URL, {"model": "m", "prompt": [True]}, "prompt"),
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "logprobs": True}, "logprobs"),
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "best_of": 2}, "best_of"),
-        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "n": 2}, "n"),
+        (COMPLETIONS_URL, {"model": "m", "prompt": "x", "n": 129}, "n"),
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "top_logprobs": 2}, "top_logprobs"),
         (COMPLETIONS_URL, {"model": "m", "prompt": "x", "echo": "yes"}, "echo"),
         (CHAT_URL, ASKED | {"top_k": -2}, "top_k"),
