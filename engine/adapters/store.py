@@ -20,6 +20,7 @@ from ..request import Adapter
 from .folder import AdapterWeights
 
 _MOST_SIZES = 4096
+_LONGEST = 1000
 
 
 @dataclass(slots=True)
@@ -117,8 +118,10 @@ class AdapterStore:
         try:
             weights = self._read(model_folder(adapter.source), adapter.fingerprint)
             self._refuse_too_large(weights.bytes)
-        except ModelError as error:
-            raise ModelError(f"adapter {adapter.name!r} can't be loaded: {error}") from error
+        except Exception as error:  # from the files, the device or a library: no step may fail by it
+            kind = "" if isinstance(error, ModelError) else f"{type(error).__name__}: "
+            reason = " ".join(f"{kind}{error}".split())[:_LONGEST]
+            raise ModelError(f"adapter {adapter.name!r} can't be loaded: {reason}") from error
         with self._lock:
             self._sizes[adapter.fingerprint] = weights.bytes
             if len(self._sizes) > _MOST_SIZES:

@@ -1,5 +1,6 @@
 """LoRA adapters, as operators load and drop them. How jobs find theirs is in `Operations.enqueue_named`."""
 
+import os
 from pathlib import Path
 
 from ...schemas import keys
@@ -33,7 +34,8 @@ def load_adapter(
         base = only_model((yield from read_models(operations)))
     if fingerprint is None:
         folder = Path(source)
-        if not folder.is_absolute() or not folder.is_dir():
+        # Not Path.is_dir, which raises for names that no file can have.
+        if not folder.is_absolute() or not os.path.isdir(folder):  # noqa: PTH112
             raise BadPolicy(
                 f"source = {source!r}: is no folder here (give its absolute path); for a Hub name, or a "
                 "folder that only workers can read, give the fingerprint as well"

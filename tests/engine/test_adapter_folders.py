@@ -119,6 +119,7 @@ def test_a_folder_that_is_none_or_holds_no_adapter_is_refused(engine, model_fold
     assert f"there is no folder '{tmp_path / 'nowhere'}' here" in refused(
         engine, tmp_path / "nowhere", "nowhere"
     )
+    assert "File name too long" in refused(engine, "/" + "x" * 300, "long")
     assert "holds no adapter_config.json" in refused(engine, model_folder("llama"), "model")
     (tmp_path / "adapter_config.json").write_text(" " * (1 << 20) + "{}")
     assert "at most 1048576 are read" in refused(engine, tmp_path, "huge")

@@ -140,6 +140,9 @@ def test_what_can_not_be_an_adapter_is_refused_by_name(
         load(MODEL, str(folder), model=MODEL)
     with pytest.raises(BadPolicy, match=r"'relative': is no folder here .* give the fingerprint"):
         load("other", "relative", model=MODEL)
+    for odd in ("/" + "x" * 300, "/a\0b", "/\udc80"):
+        with pytest.raises(BadPolicy, match="is no folder here"):
+            load("other", odd, model=MODEL)
     with pytest.raises(BadPolicy, match="fingerprint = 'abc'"):
         load("other", "org/name", model=MODEL, fingerprint="abc")
     with pytest.raises(UnknownModel, match="nobody"):
