@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,11 @@ import pytest
 from openai import OpenAI
 
 from headrace import Client
-from headrace.schemas import keys
 from headrace.schemas.events import End, JobState, Output, Usage, chunk_payload
-from headrace.schemas.redis.connection import connect
 from headrace.schemas.scripts import Segment, advance, finish, run
-from headrace.workers.models import resolve_model
 
-from ...support import paced_engine
-from ...support.processes import ANY_HOST, kill_engine_of, running
+from ...support.processes import kill_engine_of
+from ...support.tool_models import tool_model
 from ...support.waiting import wait_until
 from ..conftest import MODEL, RunningJob, ScriptedWorker
 from .test_chat import events_of
@@ -215,24 +211,8 @@ def test_a_native_stream_and_the_clients_say_the_same_from_any_token(
 @pytest.fixture
 def tooled(stack_redis: Any, forkserver: Any, tmp_path: Path) -> Iterator[Path]:
     """A worker with the built-in model and a chat template that shows tools; gives the file that slows it."""
-    folder, step_s = tmp_path / "tooled", tmp_path / "step_s"
-    shutil.copytree(resolve_model("demo"), folder)
-    template = folder / "chat_template.jinja"
-    template.write_text("{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}" + template.read_text())
-    run_it = (ANY_HOST, paced_engine.__file__, "--redis", stack_redis.url, "--model", str(folder))
-    flags = ("--device", "cpu", "--dtype", "float32", "--threads", "1", "--lease-s", "2")
-    environment = {paced_engine.VARIABLE: str(step_s), "OMP_NUM_THREADS": "1"}
-    with (
-        running(
-            *run_it, *flags, log=tmp_path / "log", ends_well=True, forkserver=forkserver, **environment
-        ) as host,
-        Client(stack_redis.url) as client,
-    ):
-        wait_until(lambda: any(each.model == "tooled" for each in client.workers()) or host.ended)
-        assert not host.ended, host.said()[-2000:]
+    with tool_model(stack_redis.url, forkserver, tmp_path / "tooled") as step_s:
         yield step_s
-    with connect(stack_redis.url) as redis:
-        redis.hdel(keys.models(), "tooled")
 
 
 def test_a_call_whose_worker_is_killed_goes_on_byte_for_byte(

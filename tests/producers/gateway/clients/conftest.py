@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ENVIRONMENT = Path(__file__).parents[4] / ".clients"
 """The environment of Python clients that are too heavy for `.venv`; `make clients` makes it."""
 
+APART = ENVIRONMENT / "apart"
+"""The environment of those that need other versions of what those need."""
+
 LIMITS = {"SLOW_KEY": {"tokens_per_minute": 600}, "FULL_KEY": {"max_queued_jobs": 1}}
 """What the tenant of a key may have, by the variable that has the key."""
 
@@ -64,8 +67,9 @@ def python() -> Callable[[str], str]:
     """Gives the Python of the clients' environment, if a package is there."""
 
     def with_package(package: str) -> str:
-        if not [*ENVIRONMENT.glob(f"lib/python*/site-packages/{package}")]:
-            pytest.skip(f"{ENVIRONMENT.name} has no package {package} (make clients)")
-        return str(ENVIRONMENT / "bin" / "python")
+        for environment in (ENVIRONMENT, APART):
+            if [*environment.glob(f"lib/python*/site-packages/{package}")]:
+                return str(environment / "bin" / "python")
+        pytest.skip(f"{ENVIRONMENT.name} has no package {package} (make clients)")
 
     return with_package
