@@ -188,6 +188,6 @@ def test_the_gateways_page_has_every_client_that_is_installed_to_try_it():
     pinned = [(name, version) for name, version in npm.items() if name not in {"standardwebhooks", "zod"}]
     pinned += re.findall(r"^([\w-]+)(?:\[.*\])?==(.+)$", listed.partition("# What LiteLLM")[0], re.MULTILINE)
     table = (ROOT / "docs" / "http.md").read_text().partition("## Clients that are tried")[2]
-    assert len(pinned) == 12
+    assert len(pinned) == 13
     for name, version in pinned:
         assert any(f"`{name}`" in row and version in row for row in table.splitlines()), (name, version)

@@ -62,7 +62,7 @@ RERANK = Fields(
 
 
 @dataclass(slots=True, frozen=True)
-class Asked:
+class ScoreRequest:
     """A request for scores.
 
     Attributes:
@@ -84,7 +84,7 @@ class Asked:
         return rank_jobs(model, task, self.queries, self.documents, self.fields)
 
 
-def score_request(body: Mapping[str, Any]) -> Asked:
+def score_request(body: Mapping[str, Any]) -> ScoreRequest:
     """What the body of a request to `/score` asks for.
 
     Raises:
@@ -104,10 +104,10 @@ def score_request(body: Mapping[str, Any]) -> Asked:
             "text_1",
             f"has {len(queries)} texts, and text_2 has {len(documents)}; it must be one, or one for each",
         )
-    return Asked(queries, documents, fields)
+    return ScoreRequest(queries, documents, fields)
 
 
-def rerank_request(body: Mapping[str, Any]) -> Asked:
+def rerank_request(body: Mapping[str, Any]) -> ScoreRequest:
     """What the body of a request to `/rerank` asks for.
 
     Raises:
@@ -124,10 +124,10 @@ def rerank_request(body: Mapping[str, Any]) -> Asked:
         check_documents(documents, top_n)
     with_texts = flag(fields, "return_documents") if "return_documents" in fields else True
     drop(fields, ("return_documents",))
-    return Asked([query], documents, fields, top_n or None, with_texts)
+    return ScoreRequest([query], documents, fields, top_n or None, with_texts)
 
 
-def one_job(asked: Asked) -> dict[str, Any]:
+def one_job(asked: ScoreRequest) -> dict[str, Any]:
     """The arguments of the job for a request with one document.
 
     Raises:
@@ -138,7 +138,7 @@ def one_job(asked: Asked) -> dict[str, Any]:
     return asked.jobs("", None)[0]
 
 
-def score_body(results: Sequence[JobResult], model: str, asked: Asked) -> dict[str, Any]:
+def score_body(results: Sequence[JobResult], model: str, asked: ScoreRequest) -> dict[str, Any]:
     """The answer to a request to `/score`, in vLLM's shape."""
     scores = rank_scores(results, len(asked.queries))
     return {
@@ -151,7 +151,7 @@ def score_body(results: Sequence[JobResult], model: str, asked: Asked) -> dict[s
     }
 
 
-def rerank_body(results: Sequence[JobResult], model: str, asked: Asked) -> dict[str, Any]:
+def rerank_body(results: Sequence[JobResult], model: str, asked: ScoreRequest) -> dict[str, Any]:
     """The answer to a request to `/rerank`, in the shape that vLLM, Jina and Cohere share; best first."""
     made = []
     for each in ranked(rank_scores(results, len(asked.queries)), asked.documents, asked.top_n):

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....schemas.events import JobResult
-from ...openai.rerank import Asked, rerank_body, rerank_request, score_body, score_request
+from ...openai.rerank import ScoreRequest, rerank_body, rerank_request, score_body, score_request
 from ..auth import Caller
 from ..bodies import aside, body_of, read_json
 from ..generation import begin
@@ -16,8 +16,8 @@ from ..state import Gateway
 
 router = APIRouter(tags=["scores"])
 
-Read = Callable[[Mapping[str, Any]], Asked]
-Write = Callable[[Sequence[JobResult], str, Asked], dict[str, Any]]
+Read = Callable[[Mapping[str, Any]], ScoreRequest]
+Write = Callable[[Sequence[JobResult], str, ScoreRequest], dict[str, Any]]
 
 
 async def _answered(request: Request, caller: Caller, read: Read, write: Write) -> Response:

@@ -78,7 +78,7 @@ def test_string_keys_of_logit_bias_are_token_ids() -> None:
 @pytest.mark.parametrize(
     ("url", "body", "field"),
     [
-        ("/v1/rerank", {}, "url"),
+        ("/v1/classify", {}, "url"),
         (EMBEDDINGS_URL, {"model": "m", "input": ["a", "b"]}, "input"),
         (EMBEDDINGS_URL, {"model": "m", "input": "a", "temperature": 1}, "temperature"),
         (COMPLETIONS_URL, {"model": "m", "prompt": ["a", "b"]}, "prompt"),
