@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .errors import HeadraceError, RecordDamaged
-from .events import JobError, JobResult, JobState, JobStatus, Output, Timings
+from .events import JobError, JobResult, JobState, JobStatus, Timings
 from .job import JobClass
+from .output import is_large, read_output
 
 DAMAGE = (LookupError, TypeError, ValueError, RecursionError)
 """What reading a record that was damaged raises."""
@@ -84,11 +85,16 @@ class Record:
             n=int(self.fields.get("n", 1)),
         )
 
+    @property
+    def is_large(self) -> bool:
+        """Whether `result` takes so long that it should be called beside an event loop."""
+        return is_large(self.fields.get("result", ""))
+
     def result(self) -> JobResult:
         """The record of an ended job as a `JobResult`."""
         return JobResult(
             # Its attributes as they are: model_dump would copy a long output, and turn its parts into dicts.
-            **Output.model_validate_json(self.fields["result"]).__dict__,
+            **read_output(self.fields["result"]).__dict__,
             job_id=self.job_id,
             state=self.state,
             error=self.error,
