@@ -285,6 +285,7 @@ def test_without_max_adapters_requests_with_one_are_refused(make_engine, adapter
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of transformers
 @pytest.mark.parametrize("rslora", [False, True])
 def test_an_adapter_that_peft_saved_gives_what_peft_generates(make_engine, model_folder, tmp_path, rslora):
     peft = pytest.importorskip("peft", reason="peft is not installed")
