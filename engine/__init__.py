@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import EngineConfig
+    from .config import EngineConfig, EngineServer
     from .engine import Engine
     from .errors import ModelError, RequestError, UnknownEngine, is_out_of_memory
     from .fingerprint import model_fingerprint
@@ -25,6 +25,7 @@ __all__ = [
     "EngineConfig",
     "EngineModelInfo",
     "EngineProtocol",
+    "EngineServer",
     "EngineSpec",
     "EngineStats",
     "Executor",
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "config": ("EngineConfig",),
+    "config": ("EngineConfig", "EngineServer"),
     "engine": ("Engine",),
     "errors": ("ModelError", "RequestError", "UnknownEngine", "is_out_of_memory"),
     "fingerprint": ("model_fingerprint",),

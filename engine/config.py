@@ -10,6 +10,23 @@ KVDType = Literal["fp8"]
 
 
 @dataclass(slots=True, frozen=True)
+class EngineServer:
+    """The server of an engine that has one, like vLLM.
+
+    Attributes:
+        url: that of a running server; None starts one.
+        python: the Python that the server's package is installed for; None is the one that runs this.
+        args: flags for the server that is started.
+        stall_s: how long the server may send no token, though requests run, before it is given up.
+    """
+
+    url: str | None = None
+    python: str | None = None
+    args: tuple[str, ...] = ()
+    stall_s: float = 120.0
+
+
+@dataclass(slots=True, frozen=True)
 class EngineConfig:
     """What the engine loads, how large it may be and where it runs.
 
@@ -45,6 +62,7 @@ class EngineConfig:
         gpu_reserve_bytes: memory that KV pages leave free on a GPU, beyond what a measured step takes; None
             leaves 3 % of the GPU's memory, at least 512 MiB.
         classifier_token_ids: the tokens for no and yes, if the model scores by how likely they come next.
+        server: the server of an engine that has one; headrace's own has none.
     """
 
     model: str
@@ -68,6 +86,7 @@ class EngineConfig:
     adapter_memory_bytes: int = 1 << 30
     gpu_reserve_bytes: int | None = None
     classifier_token_ids: tuple[int, int] | None = None
+    server: EngineServer = EngineServer()
 
     def __post_init__(self) -> None:
         if self.quantization not in {None, "int8"}:

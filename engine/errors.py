@@ -33,6 +33,10 @@ def is_of_the_device(error: Exception) -> bool:
     return not is_out_of_memory(error) and ("CUDA error" in message or "Triton Error" in message)
 
 
+class ServerLost(RuntimeError):
+    """An engine's server is gone, hangs, or isn't the one that was loaded: the engine can't continue."""
+
+
 class RequestError(ValueError):
     """A request that could never run; the other requests in the engine are unaffected.
 

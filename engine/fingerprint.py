@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,14 @@ def model_fingerprint(config: EngineConfig) -> str:
         "dtype": str(dtype),
         "quantization": config.quantization,
         "kv_dtype": config.kv_dtype,
-        "weights": _weights(folder, config.threads or os.cpu_count() or 1),
+        "weights": weights_of(folder, config.threads or os.cpu_count() or 1),
         # Only if it is on, so that all others keep the fingerprint that their jobs in the queue have.
         **({"deterministic": True} if config.deterministic else {}),
     }
     return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def _weights(folder: Path, threads: int) -> list[list[Any]]:
+def weights_of(folder: Path, threads: int) -> list[list[Any]]:
     """Each tensor's name, type, shape and digests, by name."""
     with ExitStack() as stack, ThreadPoolExecutor(threads, "headrace-fingerprint") as pool:
         found = []
@@ -68,6 +69,12 @@ def _weights(folder: Path, threads: int) -> list[list[Any]]:
             # By name: which shard held a tensor is how the checkpoint was saved, not what it says.
             for name, dtype, shape, digests in sorted(found, key=lambda tensor: tensor[0])
         ]
+
+
+def count_numbers(path: Path) -> int:
+    """How many numbers a safetensors file holds."""
+    with path.open("rb") as file:
+        return sum(prod(tensor["shape"]) for _, tensor, _ in _tensors(file.fileno()))
 
 
 def _tensors(file: int) -> Iterator[tuple[str, dict[str, Any], list[tuple[int, int]]]]:

@@ -64,6 +64,9 @@ def _column(
     return field(default=default, metadata={"column": Column(dtype, neutral, least, most, work)})
 
 
+ONLY = "allowed_token_ids"
+"""The parameter that lists the only tokens that may come."""
+
 _TOKEN_IDS = {"token_ids": True}
 """Marks a field that names tokens, which must be in the vocabulary."""
 

@@ -1,4 +1,4 @@
-"""Engines by name: headrace's own, and those that other packages provide.
+"""Engines by name: headrace's own, vLLM, and those that other packages provide.
 
 A package offers an engine under an entry point of the group `headrace.engines`; its object is called with an
 `EngineConfig` and returns an engine, or is an `EngineSpec`:
@@ -19,6 +19,7 @@ from .protocol import EngineProtocol
 
 GROUP = "headrace.engines"
 DEFAULT = "headrace"
+VLLM = "vllm"
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,10 +93,12 @@ def _found(name: str) -> EngineSpec:
         return _registered[name]
     if name == DEFAULT:
         return _own()
+    if name == VLLM:
+        return _vllm()
     offered = {point.name: point for point in entry_points(group=GROUP)}
     if name in offered:
         return _imported(offered[name])
-    there = ", ".join(sorted({DEFAULT, *_registered, *offered}))
+    there = ", ".join(sorted({DEFAULT, VLLM, *_registered, *offered}))
     raise UnknownEngine(
         f"there is no engine {name!r}, only: {there}. A package adds one through an entry point in {GROUP}"
     )
@@ -106,6 +109,13 @@ def _own() -> EngineSpec:
     from .fingerprint import model_fingerprint
 
     return EngineSpec(Engine, model_fingerprint, deterministic=True)
+
+
+def _vllm() -> EngineSpec:
+    from .vllm.spec import Opening
+
+    opening = Opening()
+    return EngineSpec(opening.load, opening.fingerprint)
 
 
 def _imported(point: EntryPoint) -> EngineSpec:

@@ -2,13 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from ..schemas.answers.format import ReasoningFormat, ToolFormat
 from ..schemas.job import JobClass
 from ..schemas.settings.celery import CelerySettings
-from ..schemas.settings.common import split
+from ..schemas.settings.common import split, words
+
+VLLM = "vllm"
+"""The engine whose server has all GPUs of a place."""
 
 
 def socket_timeout_s(lease_s: float) -> float:
@@ -25,7 +28,13 @@ class WorkerSettings(CelerySettings):
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is the checkpoint's own.
         quantization: `int8` stores weights as bytes; for bfloat16 on a CPU.
-        engine: name of the engine to compute with: `headrace`, or one that an installed package provides.
+        engine: name of the engine to compute with: `headrace`, `vllm`, or one that an installed package
+            provides.
+        engine_url: URL of a running vLLM server for `--engine vllm` to use; by default it starts one.
+        engine_python: the Python that vLLM is installed for, if it isn't this one, so that its dependencies
+            never meet headrace's.
+        engine_args: flags for the vLLM server that is started, as in a shell; on the command line they follow
+            `--`.
         engines: number of engine processes on this machine, which share its GPUs and CPU cores.
         page_size: tokens per KV page.
         num_pages: KV pages per engine; by default derived from `kv_memory_bytes`.
@@ -90,6 +99,9 @@ class WorkerSettings(CelerySettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["int8"] | None = None
     engine: Annotated[str, Field(min_length=1)] = "headrace"
+    engine_url: Annotated[str, Field(pattern=r"^https?://[^/\s@?#]+/?$")] | None = None
+    engine_python: Annotated[str, Field(min_length=1)] | None = None
+    engine_args: Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)] = ()
     engines: Annotated[int, Field(ge=1, le=64)] = 1
     page_size: Annotated[int, Field(ge=1, le=256)] = 16
     num_pages: Annotated[int, Field(ge=2)] | None = None
@@ -129,6 +141,15 @@ class WorkerSettings(CelerySettings):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("engine_url", "engine_python", "engine_args")
+    @classmethod
+    def _of_a_server(cls, value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("engine") == "headrace":
+            raise ValueError("the engine 'headrace' has no server; set engine to 'vllm'")
+        if value and info.field_name != "engine_url" and info.data.get("engine_url") is not None:
+            raise ValueError("it is for a server that is started here, but engine_url names one that runs")
+        return value
 
 
 class CallbacksSettings(CelerySettings):

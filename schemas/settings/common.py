@@ -3,6 +3,7 @@
 import codecs
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
@@ -102,6 +103,13 @@ def split(value: object) -> object:
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def words(value: object) -> object:
+    """Split a text as a shell would, for a setting that is a list; return anything else unchanged."""
+    if not isinstance(value, str):
+        return value
+    return tuple(shlex.split(value))
 
 
 class CommonSettings(BaseSettings):

@@ -28,6 +28,7 @@ from redis.exceptions import NoPermissionError
 from ...engine import (
     EngineConfig,
     EngineProtocol,
+    EngineServer,
     EngineSpec,
     ModelError,
     engine_spec,
@@ -257,6 +258,12 @@ def _engine_config(settings: WorkerSettings, launch: LaunchEngine, model: str) -
         max_adapters=settings.max_adapters,
         adapter_memory_bytes=settings.adapter_memory_bytes,
         gpu_reserve_bytes=settings.gpu_reserve_bytes,
+        server=EngineServer(
+            url=settings.engine_url,
+            python=settings.engine_python,
+            args=settings.engine_args,
+            stall_s=settings.wedged_s,
+        ),
     )
 
 

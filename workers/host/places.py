@@ -6,12 +6,12 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..settings import WorkerSettings
+from ..settings import VLLM, WorkerSettings
 from ..supervision.pipe import LaunchEngine
 from .backoff import RestartBackoff
 from .child_process import ChildProcess
 from .engine_child import EngineChild
-from .shares import cores_each, engine_environment, gpu_of, gpus
+from .shares import cores_each, engine_environment, gpu_of, gpus, gpus_of_server
 from .spare import Spare
 
 
@@ -64,8 +64,13 @@ class Launcher:
             grace_s=self.settings.drain_s,
             settings=self.settings.model_dump_json(),
             metrics_dir=self.metrics_dir,
-            gpu=gpu_of(self.settings.device, index, gpus()),
+            gpu=self._gpu(index),
         )
+
+    def _gpu(self, index: int) -> str | None:
+        if self.settings.engine == VLLM and self.settings.device in ("auto", "cuda"):
+            return gpus_of_server(index, self.settings.engines, gpus())
+        return gpu_of(self.settings.device, index, gpus())
 
     def start(self, launch: LaunchEngine, spare: Spare, now: float) -> EngineChild:
         """Make the spare the engine process of a place, or start one if there is no spare.

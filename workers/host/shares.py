@@ -45,6 +45,13 @@ def gpus() -> list[str]:
     return [str(number) for number in range(count)]
 
 
+def gpus_of_server(index: int, engines: int, available: Sequence[str]) -> str | None:
+    """The GPUs that the server of engine process `index` sees: an equal share of those that there are."""
+    each = max(1, len(available) // engines)
+    first = index * each % max(1, len(available))
+    return ",".join(available[first : first + each]) or None
+
+
 def gpu_of(device: str, index: int, available: Sequence[str]) -> str | None:
     """The only GPU that engine process `index` sees; None if it doesn't need one.
 

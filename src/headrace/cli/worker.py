@@ -13,6 +13,10 @@ def register(app: typer.Typer) -> None:
 
 
 def worker(
+    engine_args: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- FLAGS]", help="With --engine vllm: flags of `vllm serve`, after --."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Hub name, local folder or `demo`.")] = None,
     redis: Annotated[str | None, typer.Option(help="Redis URL.")] = None,
     served_name: Annotated[
@@ -24,7 +28,14 @@ def worker(
         str | None, typer.Option(help="int8 stores weights as bytes; for bfloat16 on a CPU.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Engine to compute with: headrace, or one from an installed package.")
+        str | None,
+        typer.Option(help="Engine to compute with: headrace, vllm, or one from an installed package."),
+    ] = None,
+    engine_url: Annotated[
+        str | None, typer.Option(help="Running vLLM server to use, instead of starting one.")
+    ] = None,
+    engine_python: Annotated[
+        str | None, typer.Option(help="Python that vLLM is installed for, if it isn't this one.")
     ] = None,
     engines: Annotated[
         int | None, typer.Option(help="Number of engine processes, which share the GPUs and cores.")

@@ -1,6 +1,6 @@
 import pytest
 
-from headrace.workers.host.shares import cores_each, engine_environment, gpu_of, gpus
+from headrace.workers.host.shares import cores_each, engine_environment, gpu_of, gpus, gpus_of_server
 from headrace.workers.supervision.pipe import GPU_VARIABLE
 
 
@@ -35,3 +35,10 @@ def test_threads_of_a_team_sleep_when_they_wait_long_unless_told_otherwise(
     assert engine_environment(2) == {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "20000"}
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert engine_environment(2) == {"OMP_NUM_THREADS": "2"}
+
+
+def test_a_server_sees_an_equal_share_of_the_gpus():
+    assert gpus_of_server(0, 1, ["0", "1", "2", "3"]) == "0,1,2,3"
+    assert [gpus_of_server(index, 2, ["0", "1", "2", "3"]) for index in range(2)] == ["0,1", "2,3"]
+    assert [gpus_of_server(index, 2, ["0"]) for index in range(2)] == ["0", "0"]
+    assert gpus_of_server(0, 1, []) is None

@@ -1,0 +1,1 @@
+"""vLLM as an engine: its server generates, token ids go in and come out."""
