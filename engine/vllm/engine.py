@@ -68,6 +68,8 @@ class VllmEngine:
             raise RequestError("id", "a request with this id is here already")
         if request.pooling is not None:
             raise RequestError("pooling", "a vLLM server that generates gives no vectors")
+        if request.adapter is not None:
+            raise RequestError("adapter", "this engine computes the model alone")
         if request.prompt_logprobs is not None:
             raise RequestError(
                 "prompt_logprobs", "vLLM doesn't stream them, so this engine doesn't give them"
