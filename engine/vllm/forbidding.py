@@ -54,8 +54,8 @@ class Forbidden:
         if self._constraint is not None:
             mask = np.zeros(-(-self._vocab // 32), np.int32)
             self._constraint.take(output_ids[self._constraint.taken :])
-            self._constraint.fill(mask)
-            may = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._vocab].astype(np.bool_)
+            if self._constraint.fill(mask):
+                may = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._vocab].astype(np.bool_)
         for word in self._params.bad_words:
             head = word[:-1]
             if tuple(output_ids[len(output_ids) - len(head) :]) == head:
