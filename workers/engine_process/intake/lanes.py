@@ -11,29 +11,25 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
 from redis import Redis
 
-from ....engine import Adapter, ModelError, Pooling, Request
-from ....schemas.adapters import JobAdapter
-from ....schemas.embed import Embed
+from ....engine import Adapter, ModelError, Request
 from ....schemas.errors import BrokerUnavailable
 from ....schemas.events import FailureCode
-from ....schemas.job import JobClass
 from ....schemas.scripts import ClaimedJob
 from ....schemas.wire import WireJob
-from ..choice import request_id
-from ..prepared import Asked, Prepared, Replay
+from ..prepared import Asked, Prepared
 from ..running_job import RunningJob
-from ..text import Follower, GrammarError, Grammars, TextStream, TokenizerError, TokenText, shown_by
+from ..text import GrammarError, Grammars, TextStream, TokenizerError, TokenText, shown_by
 from . import frames, record, token_log
 from .places import Places
 from .process import QUICK, SLOW, answer_in
 from .reader import refusal
-from .sampling import sampling_params
+from .requests import Requests
 
 QUICK_S = 0.25
 """CPU time that a job may take before it goes through the slow lane."""
@@ -49,8 +45,6 @@ RETRY_S = 0.2
 
 MOST_UNREAD = 10
 """How many places may end before reaching a job until the job is considered the cause."""
-
-_PRIORITY = {job_class: priority for priority, job_class in enumerate(JobClass)}
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +143,7 @@ class Intake:
         load_adapter: Callable[[Adapter], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self._grammars, self._load_adapter = grammars, load_adapter
+        self._requests = Requests(grammars, load_adapter)
         self.wake: Callable[[], None] = lambda: None
         self._places, self._redis = places, redis
         self._context_tokens, self._most_s = context_tokens, most_s
@@ -339,67 +333,8 @@ class Intake:
         ]
         if prepared.error is not None or prepared.told is not None:
             return
-        requests = [
-            self._request(running.job_id, number, job, prepared, replay)
-            for number, replay in enumerate(replays)
-            if replay.finish_reason is None
-            and not (replay.stopped and (number or job.prompt_logprobs is None))
-        ]
-        if job.prompt_logprobs is not None and not any(
-            request.prompt_logprobs is not None for request in requests
-        ):
-            requests.insert(0, self._request(running.job_id, 0, job, prepared, prepared.replay))
-        if requests:
+        if requests := self._requests.of(running.job_id, job, prepared):
             admission.request, *admission.others = requests
-
-    def _request(self, job_id: str, number: int, job: WireJob, prepared: Prepared, replay: Replay) -> Request:
-        """What the engine is to do for one of a job's answers."""
-        params = sampling_params(job, job_id, prepared.bad_words, number)
-        # All that is missing then is what the prompt is asked for.
-        ended = replay.stopped or replay.finish_reason is not None
-        return Request(
-            id=request_id(job_id, number),
-            prompt_ids=prepared.prompt_ids,
-            params=replace(params, max_tokens=0) if ended else params,
-            output_ids=[] if ended else list(replay.token_ids),
-            # The first answer's request asks for what all of them have in common.
-            prompt_logprobs=None if number else job.prompt_logprobs,
-            unscored=len(prepared.prompt_ids) - scored if (scored := prepared.continuation_tokens) else 0,
-            priority=_PRIORITY[job.job_class],
-            # Prefixes are shared within a tenant only: how fast a prompt is read would tell others what was
-            # sent.
-            cache_salt=job.tenant,
-            pooling=Pooling(score=True) if prepared.scores else _pooling(job.embed),
-            constraint=self._follower(prepared, replay),
-            adapter=self._adapter(job.adapter),
-        )
-
-    def _adapter(self, asked: JobAdapter | None) -> Adapter | None:
-        """The job's adapter, which is loaded here, so that no step waits for it.
-
-        Raises:
-            ModelError: it can't be; that concerns this job alone.
-        """
-        if asked is None:
-            return None
-        if self._load_adapter is None:
-            raise ModelError(
-                f"adapter {asked.name!r} can't be loaded: its worker serves none; start workers of this "
-                "model with --max-adapters"
-            )
-        adapter = Adapter(asked.name, asked.source, asked.fingerprint)
-        self._load_adapter(adapter)
-        return adapter
-
-    def _follower(self, prepared: Prepared, replay: Replay) -> Follower | None:
-        """What says which tokens may come next, told those of the log; None if any may."""
-        if prepared.grammar is None:
-            return None
-        return self._grammars.follow(prepared.grammar, replay.token_ids)
-
-
-def _pooling(embed: Embed | None) -> Pooling | None:
-    return None if embed is None else Pooling(embed.pooling, embed.normalize, embed.dimensions)
 
 
 _READ = "(read at intake)"
