@@ -10,7 +10,7 @@ import pytest
 from headrace import Client, WorkerNotFound
 from headrace.schemas.keys import tag_of
 
-from ..support.waiting import wait_until
+from ..support.waiting import WAIT_S, wait_until
 from .conftest import assert_whole
 from .reply_proxy import ReplyProxy
 
@@ -55,7 +55,7 @@ def test_a_drained_worker_hands_over_and_is_not_started_again(
     print(f"from the command to the stream's next tokens elsewhere: {time.monotonic() - asked:.1f} s")
     assert old.process.wait(timeout=30) == 0
     assert old.events("engine_died") == []
-    reader.join(timeout=60)
+    reader.join(timeout=WAIT_S)
     assert seen == assert_whole(redis, job) == expected_tokens(**fields)
     assert job.status().attempts == 0
 

@@ -126,7 +126,8 @@ def test_completions_take_text_tokens_and_several_prompts(client):
 
 
 def test_an_unbounded_chat_ends_with_its_context(client):
-    ended = client.chat.completions.create(**CHAT, extra_body=LONG)
+    most = {"role": "user", "content": "What is a list? " * 240}
+    ended = client.chat.completions.create(**{**CHAT, "messages": [most]}, extra_body=LONG)
     assert ended.choices[0].finish_reason == "length"
     assert ended.usage.completion_tokens > 256
 

@@ -29,6 +29,7 @@ TAG = Tag("demo")
 
 pytestmark = [
     pytest.mark.serial,
+    pytest.mark.timeout(600),
     pytest.mark.xdist_group("gateway"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)"),
 ]
@@ -161,7 +162,7 @@ def test_the_playgrounds_stream_survives_a_cut_connection_and_a_killed_worker(
         job = jobs.job(jobs.admin.jobs(state=JobState.RUNNING).jobs[0].job_id)
         kill_engine_of(job, jobs)
     page.wait_for_selector("#play-log >> text=/took over from/")
-    page.wait_for_selector("#play-log >> text=/succeeded .* after 900 tokens/")
+    page.wait_for_selector("#play-log >> text=/succeeded .* after 900 tokens/", timeout=3 * WAIT_MS)
     assert playground_text(page) == job.result(timeout_s=WAIT_S).text
 
 
@@ -197,7 +198,7 @@ def test_a_page_whose_gateway_is_killed_says_so_and_goes_on_by_itself_when_it_is
                 page.wait_for_selector("#streams tbody tr[data-class=batch]")
                 page.wait_for_function("Number(document.querySelector('#f-rate').textContent) > 0")
                 other.cancel()
-            page.wait_for_selector("#play-log >> text=/succeeded .* after 900 tokens/")
+            page.wait_for_selector("#play-log >> text=/succeeded .* after 900 tokens/", timeout=3 * WAIT_MS)
             assert playground_text(page) == job.result(timeout_s=WAIT_S).text
     finally:
         gateway.kill()
