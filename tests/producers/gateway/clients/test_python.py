@@ -39,7 +39,7 @@ WAITING = {
             "test_agent_loop",
             "test_unicode_tool_call_integration",
         ),
-        "the built-in model's chat template takes no tools",
+        "the built-in model's chat template takes no tools; a trained model is asked in another test",
     ),
     **dict.fromkeys(
         (
@@ -49,7 +49,7 @@ WAITING = {
             "test_structured_output_optional_param",
             "test_json_mode",
         ),
-        "the engine follows no schema",
+        "the built-in model seldom ends a text within a schema; a trained model is asked in another test",
     ),
     **dict.fromkeys(
         (
@@ -71,6 +71,7 @@ def test_langchains_own_tests_of_a_chat_model_pass(python, run, tmp_path):
     suite = shutil.copy(HERE / "langchain_suite.py", tmp_path)
     (tmp_path / "pytest.ini").write_text(INI)
     options = ("-q", "-p", "no:cacheprovider", "-c", "pytest.ini", "--junitxml", "report.xml")
+    options += ("-k", "not Trained")
     run(python("langchain_tests"), "-m", "pytest", *options, suite, folder=tmp_path)
     cases = ET.parse(tmp_path / "report.xml").getroot().findall(".//testcase")
     skipped = {case.attrib["name"].partition("[")[0] for case in cases if case.find("skipped") is not None}

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ from headrace import Client
 from ....support.forkserver import Forkserver
 from ....support.smollm2 import folder_or_skip
 from ....support.tool_models import tool_model
+from .test_python import INI
 
 if TYPE_CHECKING:
     from headrace.local.embedded_redis import EmbeddedRedis
@@ -43,6 +46,29 @@ def trained(
     template = (HERE / "small_model_tools.jinja").read_text()
     with tool_model(stack_redis.url, forkserver, folder, weights=weights, template=template):
         yield folder.name
+
+
+def test_langchains_own_tests_of_tools_pass(
+    python: Callable[[str], str], run: Callable[..., str], trained: str, tmp_path: Path
+) -> None:
+    suite = shutil.copy(HERE / "langchain_suite.py", tmp_path)
+    (tmp_path / "pytest.ini").write_text(INI)
+    options = ("-v", "--tb=short", "-p", "no:cacheprovider", "-c", "pytest.ini", "--junitxml", "report.xml")
+    # Whether Chinese names are copied is the model's affair: this one writes on until `max_tokens`.
+    chosen = ("-k", "Trained and (tool or agent_loop) and not (image or pdf or unicode)")
+    run(
+        python("langchain_tests"),
+        "-m",
+        "pytest",
+        *options,
+        *chosen,
+        suite,
+        folder=tmp_path,
+        TOOLS_MODEL=trained,
+    )
+    cases = ET.parse(tmp_path / "report.xml").getroot().findall(".//testcase")
+    assert len(cases) > 20
+    assert not [case.attrib["name"] for case in cases if case.find("skipped") is not None]
 
 
 def calls_in(text: str) -> Calls:
