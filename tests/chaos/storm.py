@@ -88,7 +88,7 @@ async def storm(
                 enough.set()
             raged_s = time.monotonic() - ledger.started
             await load.ended(QUIET_S)
-        found = await _settle(fleet)
+        found = await settle(fleet)
         found += violations(fleet.control, TAG, load.jobs, uninterrupted)
         named = [job.job_id for job in load.jobs if any(job.job_id in sentence for sentence in found)]
         histories = [f"history of {job_id}:\n{history(fleet.control, job_id)}" for job_id in named[:5]]
@@ -96,7 +96,7 @@ async def storm(
     return Outcome(seed, raged_s, len(load.jobs), tokens, ledger, found, histories)
 
 
-async def _settle(fleet: Fleet) -> list[str]:
+async def settle(fleet: Fleet) -> list[str]:
     """Let the fleet come to rest and stop it; what it may not leave."""
     found: list[str] = []
     try:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -17,10 +18,14 @@ from headrace.workers.engine_process.text.grammar import json_grammar
 from headrace.workers.models import resolve_model
 
 from ...support.json_schema_suite import cases_or_skip
+from .test_schemas import answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-END = 0
+END, MOST_TOKENS = 0, 60
+
+JAVASCRIPT = {"optional/ecmascript-regex", "pattern"}
+"""Files with regexes that Python's own, and so jsonschema, read otherwise or not at all."""
 
 REFUSED = {
     "a keyword": "Unimplemented keys",
@@ -124,3 +129,18 @@ def test_what_the_suite_says_of_an_instance_holds_but_where_it_is_named(suite, g
     assert (keywords, formats) == (KEYWORDS, FORMATS)
     assert dict(stricter) == STRICTER
     assert dict(laxer) == LAXER
+
+
+def test_every_answer_that_ends_follows_the_suites_schema(suite, grammars):
+    schemas = [
+        case["schema"]
+        for file, case in suite
+        if file not in JAVASCRIPT and not refusal(grammars, json_grammar(case["schema"]))
+    ]
+    ended = 0
+    for schema, text in answers(resolve_model("demo"), "The JSON is:\n", schemas, MOST_TOKENS):
+        errors = jsonschema.Draft202012Validator(schema).iter_errors(json.loads(text))
+        assert not [error.message for error in errors], (schema, text)
+        ended += 1
+    print(f"{ended} of {len(schemas)} answers ended, the others were cut at {MOST_TOKENS} tokens")
+    assert ended > 0.4 * len(schemas)

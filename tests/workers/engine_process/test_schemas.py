@@ -75,14 +75,16 @@ def grammar(of: dict[str, Any]) -> str:
     return made
 
 
-def answers(model: str, prompt: str, schemas: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+def answers(
+    model: str, prompt: str, schemas: list[dict[str, Any]], most_tokens: int = MOST_TOKENS
+) -> Iterator[tuple[dict[str, Any], str]]:
     """Each schema with what is sampled under it, if that ends by itself."""
     tokenizer = Tokenizer(model)
     engine = Engine(EngineConfig(model=model, device="cpu", max_batch_size=AT_ONCE, num_pages=600))
     grammars = Grammars(tokenizer, engine.model_info.vocab_size, engine.model_info.eos_token_ids)
     tokens: list[list[int]] = [[] for _ in schemas]
     for place, each in enumerate(schemas):
-        params = SamplingParams(max_tokens=MOST_TOKENS, temperature=1.0, seed=place)
+        params = SamplingParams(max_tokens=most_tokens, temperature=1.0, seed=place)
         follower = grammars.follow(grammar(each))
         engine.submit(Request(f"{place}", tokenizer.encode(prompt), params, constraint=follower))
     while engine.has_work:
