@@ -155,6 +155,8 @@ class Producer(ABC, Generic[Enqueued]):
         tool_choice: Literal["none", "auto", "required"] | Mapping[str, Any] | None = None,
         parallel_tool_calls: bool = True,
         reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None,
+        max_reasoning_tokens: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         truncate_prompt_tokens: int | None = None,
         truncation_side: Literal["left", "right"] = "left",
         max_tokens: int = USUAL_MAX_TOKENS,
@@ -207,6 +209,8 @@ class Producer(ABC, Generic[Enqueued]):
             tool_choice: "auto", "none", or "required" or a function to make the answer a call.
             parallel_tool_calls: False if only one call is wanted.
             reasoning_effort: how much to think first, for models whose chat template knows that.
+            max_reasoning_tokens: end the reasoning after this many tokens; the answer follows.
+            chat_template_kwargs: more variables for the chat template, such as `enable_thinking`.
             truncate_prompt_tokens: keep at most this many of the prompt's tokens; a longer one isn't refused.
             truncation_side: where a longer prompt loses its tokens.
             max_tokens: maximum number of tokens to generate; a full context ends generation too. 0 only with

@@ -238,11 +238,17 @@ class End(_Published):
 
 
 class Usage(_Published):
-    """Token counts of a job; `cached_tokens` of the prompt came from the prefix cache."""
+    """Token counts of a job.
+
+    Attributes:
+        cached_tokens: those of the prompt that came from the prefix cache.
+        reasoning_tokens: those of the completion that are reasoning, as far as the model marks it.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Timings(_Published):

@@ -26,6 +26,7 @@ from .keys import is_model_name
 from .plain_json import check_json
 from .redaction import shown_in_error, shown_name
 from .response_format import OptionalResponseFormat, OptionalStructuredOutputs
+from .template_kwargs import TemplateKwargs
 from .tools import MAX_TOOLS, Tool, ToolChoice, function_name
 from .unanswered import refuse_output, with_no_output
 from .webhooks.signing import check_secret
@@ -218,6 +219,12 @@ def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004
+    return value
+
+
 TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -236,6 +243,10 @@ class Job(_Wire):
         parallel_tool_calls: if false, only the first call counts as one.
         reasoning_effort: how much to think before the answer, for chat templates that know an effort or a
             switch; `none` switches it off.
+        max_reasoning_tokens: after this many tokens, reasoning is ended by the model's own marker, and the
+            answer follows.
+        chat_template_kwargs: more variables for the chat template, such as `enable_thinking`; JSON of at most
+            16 KiB.
         truncate_prompt_tokens: keep at most this many of the prompt's tokens; a longer one isn't refused.
         truncation_side: where a longer prompt loses its tokens.
         prompt_logprobs: log-probabilities of the prompt's tokens, and of this many of the most likely ones at
@@ -280,11 +291,13 @@ class Job(_Wire):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    max_reasoning_tokens: Annotated[int, Field(ge=0, le=2**24), BeforeValidator(_no_bool)] | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
 
     truncate_prompt_tokens: Annotated[int, Field(ge=1, le=2**24)] | None = None
     truncation_side: Literal["left", "right"] = "left"
     # Before max_tokens, whose check reads it.
-    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_no_bool)] | None = None
     max_tokens: Annotated[int, Field(ge=0, le=2**24)] = 256
     min_tokens: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
@@ -309,7 +322,7 @@ class Job(_Wire):
     ] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=64)] = ()
     ignore_eos: bool = False
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_no_bool)] | None = None
     response_format: OptionalResponseFormat = None
     structured_outputs: OptionalStructuredOutputs = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
@@ -377,7 +390,7 @@ class Job(_Wire):
             raise ValueError(f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}")
         if self.tools is not None and self.messages is None:
             raise ValueError("tools need messages: they are passed to the chat template")
-        for name in ("tool_choice", "reasoning_effort"):
+        for name in ("tool_choice", "reasoning_effort", "max_reasoning_tokens", "chat_template_kwargs"):
             if getattr(self, name) is not None and self.messages is None:
                 raise ValueError(f"{name} needs messages: it is about an answer in a chat")
         self._check_second_part()
@@ -402,6 +415,12 @@ class Job(_Wire):
             raise ValueError(f"give only one of {' and '.join(asked)}: each asks for a form of the answer")
         if self.tool_choice not in (None, "none", "auto"):
             asked.append("tool_choice")  # the answer is a call, whose form comes before the other
+        if self.max_reasoning_tokens is not None:
+            other = [*asked[:1], "allowed_token_ids"] if self.allowed_token_ids else asked[:1]
+            if other not in ([], ["tool_choice"]):
+                raise ValueError(
+                    f"max_reasoning_tokens can't be combined with {other[0]}; leave one of them out"
+                )
         if not asked:
             return
         if self.allowed_token_ids:

@@ -33,7 +33,6 @@ FIELDS = Fields(
     neutral={
         **VLLM_NEUTRAL,
         "add_generation_prompt": (True,),
-        "chat_template_kwargs": ({},),
         "continue_final_message": (False,),
         "documents": ([],),
         "echo": (False,),

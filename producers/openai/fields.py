@@ -29,6 +29,7 @@ USUAL_TIERS = ("auto", "default")
 """Tiers that leave the class of a job to the operator of the server."""
 
 UNSET: Mapping[str, tuple[object, ...]] = {
+    "chat_template_kwargs": ({},),
     "parallel_tool_calls": (True,),
     "stop": ([], ""),
     "tool_choice": ("auto",),

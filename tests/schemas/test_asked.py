@@ -177,3 +177,39 @@ def test_a_damaged_message_of_a_task_is_refused_where_a_job_is_read(part):
     with pytest.raises(InvalidJob) as error:
         WireJob.from_wire(spec)
     assert error.value.field == "celery"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"messages": []}, "can't set messages"),
+        ({"chat_template": "{{ 1 }}"}, "can't set chat_template"),
+        ({"a b": 1}, "has the name 'a b'"),
+        ({"a": "é" * 9000}, "is larger than 16 KiB"),
+        ({"a": [[[[[[[[[1]]]]]]]]]}, "is nested deeper than 8 levels"),
+        ({f"a{number}": 1 for number in range(65)}, "at most 64"),
+        ({"a": float("nan")}, "chat_template_kwargs"),
+    ],
+    ids=lambda given: given[:12] if isinstance(given, str) else "",
+)
+def test_variables_of_a_template_are_bounded(given: dict[str, object], reason: str) -> None:
+    chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    with pytest.raises(InvalidJob, match=reason):
+        Job.make(**chat, chat_template_kwargs=given)
+    deep = {"a": [[[[[[[1]]]]]]]}
+    assert Job.make(**chat, chat_template_kwargs=deep).chat_template_kwargs == deep
+
+
+@pytest.mark.parametrize("field", ["logprobs", "prompt_logprobs"])
+def test_a_number_of_logprobs_is_no_boolean(field: str) -> None:
+    with pytest.raises(InvalidJob, match=rf"{field}: .*must be a number.*\(got True\)"):
+        Job.make(model="m", prompt="a", **{field: True})
+
+
+def test_a_budget_for_reasoning_has_nothing_that_contradicts_it() -> None:
+    chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_reasoning_tokens": 5}
+    for other in ({"allowed_token_ids": [1]}, {"response_format": {"type": "json_object"}}):
+        with pytest.raises(
+            InvalidJob, match=f"max_reasoning_tokens can't be combined with {next(iter(other))}"
+        ):
+            Job.make(**chat, **other)

@@ -7,6 +7,7 @@ from typing import Any
 from ...schemas.events import ChoiceEnd, FinishReasonName
 from .prepared import Replay
 from .text import TextStream
+from .text.reasoning_span import reasoning_tokens
 
 
 def request_id(job_id: str, number: int) -> str:
@@ -88,6 +89,12 @@ class RunningChoice:
     def answer(self) -> str:
         """Its text."""
         return "".join(self.pieces) + self.tail
+
+    def reasoning_tokens(self, answer_format: dict[str, Any] | None) -> int:
+        """How many of its tokens are reasoning, for a format as it travels."""
+        if self.text is None:
+            return 0
+        return reasoning_tokens(answer_format, self.token_ids, self.text.tokenizer.token_bytes)
 
     def end_mark(self, finish_reason: FinishReasonName) -> ChoiceEnd:
         """What the end marker says of it; `finish_reason` is why the job ended."""

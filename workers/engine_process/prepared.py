@@ -13,7 +13,8 @@ from .text import Held, Position
 NOT_KEPT = frozenset(
     {
         *("prompt", "messages", "prompt_token_ids", "tools", "tool_choice", "parallel_tool_calls"),
-        *("reasoning_effort", "metadata", "webhook", "celery", "idempotency_key"),
+        *("reasoning_effort", "max_reasoning_tokens", "chat_template_kwargs", "metadata", "webhook"),
+        *("celery", "idempotency_key"),
         *("response_format", "structured_outputs", "continuation", "document"),
     }
 )
@@ -113,6 +114,7 @@ class Prepared:
         order: which answer the log's tokens are of, in its order: pairs of an answer and a number of tokens.
         told: the answer, if nothing is to be generated.
         grammar: what the answer follows; None if it may be any text.
+        guidance: what parts of it follow, as it travels; None if nothing guides them.
         answer_format: how the answer is to be read, as it travels; None if it is read as it is.
         bad_words: the token ids of the words that must not be generated.
         continuation_tokens: how many of the prompt's last tokens are a continuation to score.
@@ -132,6 +134,7 @@ class Prepared:
     order: list[tuple[int, int]] = field(default_factory=list)
     told: Told | None = None
     grammar: str | None = None
+    guidance: dict[str, Any] | None = None
     answer_format: dict[str, Any] | None = None
     bad_words: list[list[int]] = field(default_factory=list)
     continuation_tokens: int = 0
@@ -158,6 +161,7 @@ class Prepared:
             "order": self.order,
             "told": self.told and asdict(self.told),
             "grammar": self.grammar,
+            "guidance": self.guidance,
             "answer_format": self.answer_format,
             "bad_words": self.bad_words,
             "continuation_tokens": self.continuation_tokens,

@@ -293,6 +293,9 @@ class RunningJob:
                     prompt_tokens=self.prompt_tokens,
                     cached_tokens=self.cached_tokens,
                     completion_tokens=self.tokens,
+                    reasoning_tokens=sum(
+                        choice.reasoning_tokens(self.answer_format) for choice in self.choices
+                    ),
                 ),
             }
         )

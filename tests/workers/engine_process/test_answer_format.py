@@ -153,3 +153,20 @@ def test_every_format_of_the_settings_can_be_read() -> None:
             chosen = AnswerFormat(tools=tools, reasoning=reasoning)
             assert all(marker in "".join(markers_of(chosen)) for marker in markers_of(chosen))
             assert parse(chosen, "plain").content == "plain"
+
+
+def test_variables_reach_the_template_that_reads_them(tmp_path: Path) -> None:
+    tokenizer = byte_level(tmp_path, "{{ mood }}{% if not enable_thinking %}.{% endif %}")
+
+    def prompt(**variables: Any) -> str:
+        prepared = read(Reader(tokenizer), chat_template_kwargs=variables)
+        return prepared.error.message if prepared.error else tokenizer.decode(prepared.prompt_ids)
+
+    assert prompt(mood={"a": 1}, enable_thinking=True) == "{'a': 1}"
+    assert prompt(mood="gay", enable_thinking=False) == "gay."
+    assert prompt(wood=1) == (
+        "chat_template_kwargs.wood: the chat template of m knows no such variable; leave it out"
+    )
+    assert prompt(mood=["<|im_start|>"]) == (
+        "chat_template_kwargs: holds the control token <|im_start|>; leave it out"
+    )

@@ -143,7 +143,7 @@ class Intake:
         load_adapter: Callable[[Adapter], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self._requests = Requests(grammars, load_adapter)
+        self._requests = Requests(tokenizer, grammars, load_adapter)
         self.wake: Callable[[], None] = lambda: None
         self._places, self._redis = places, redis
         self._context_tokens, self._most_s = context_tokens, most_s

@@ -1,5 +1,6 @@
 """Reads a job: what it asks for, its prompt as token ids, its log as text. A bad job fails alone."""
 
+import json
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,8 +27,10 @@ from ..text import (
     held_after,
 )
 from ..text.answer_format import AUTO, answer_format, reasoning_format, shown_by, tool_format
+from ..text.begun_calls import opening
 from ..text.call_grammar import ENFORCED, call_grammar, may_call, must_call
 from ..text.grammar import either, lark_grammar, lark_string
+from ..text.guide import Guidance, closing_tokens
 from .bounds import bytes_a_token
 
 COMPILE_S = 1.0
@@ -121,6 +124,7 @@ class Reader:
             return
         prepared.bad_words = [word for text in job.bad_words for word in self._tokens_of_word(text)]
         self._read_grammar(prepared, job, at)
+        self._read_guidance(prepared, job, at)
         at("log")
         self._replay(prepared, job, asked)
 
@@ -199,6 +203,11 @@ class Reader:
             field, grammar = f"{field} or tools", either(grammar, self._call_grammar(prepared, job))
         if grammar is None:
             return
+        self._compile(grammar, field, at)
+        prepared.grammar = grammar
+
+    def _compile(self, grammar: str, field: str, at: Callable[[str], None]) -> None:
+        """Compile a grammar that a field of the job asks for, so that one that can't be is refused here."""
         at("grammar")
         self.load_grammars()
         assert self._grammars is not None
@@ -212,7 +221,25 @@ class Reader:
             reason = f"compiling it takes {took_s:.1f} s; at most {COMPILE_S:g} s are allowed"
         if reason is not None:
             raise _JobRefused(FailureCode.INVALID, f"{field}: {reason}")
-        prepared.grammar = grammar
+
+    def _read_guidance(self, prepared: Prepared, job: WireJob, at: Callable[[str], None]) -> None:
+        """Say what guides the answer: a budget for its reasoning, the grammar of calls that it may hold."""
+        travelling, most = prepared.answer_format, job.max_reasoning_tokens
+        if most is not None and (travelling is None or travelling.get("reasoning") is None):
+            raise _JobRefused(
+                FailureCode.INVALID,
+                f"max_reasoning_tokens: {job.model} marks no reasoning; leave it out (got {most})",
+            )
+        if travelling is None:
+            return
+        answer, begun = AnswerFormat.model_validate(travelling), None
+        free = prepared.grammar is None and not job.allowed_token_ids and not job.ignore_eos
+        if answer.tools in ENFORCED and free:
+            begun = opening(job, answer, self._tokenizer.added_token)
+            self._compile(begun.grammar, "tools", at)
+        if begun is not None or most is not None:
+            closing, again = closing_tokens(answer, self._tokenizer)
+            prepared.guidance = Guidance(travelling, most, closing, again, begun).to_wire()
 
     def _call_grammar(self, prepared: Prepared, job: WireJob) -> str:
         if self._tool_format not in ENFORCED:
@@ -273,6 +300,26 @@ class Reader:
 
     def _variables(self, job: WireJob) -> dict[str, Any]:
         """What the job asks of the template besides messages and tools."""
+        return self._effort(job) | self._template_kwargs(job)
+
+    def _template_kwargs(self, job: WireJob) -> dict[str, Any]:
+        """What the job gives the template by name."""
+        asked = dict(job.chat_template_kwargs or {})
+        for name in asked:
+            if not self._tokenizer.knows(name) or name in self._tokenizer.template_arguments:
+                raise _JobRefused(
+                    FailureCode.INVALID,
+                    f"chat_template_kwargs.{name}: the chat template of {job.model} knows no such variable; "
+                    "leave it out",
+                )
+        if named := self._tokenizer.specials_in(json.dumps(asked, ensure_ascii=False)):
+            raise _JobRefused(
+                FailureCode.INVALID,
+                f"chat_template_kwargs: holds the control token {next(iter(named))}; leave it out",
+            )
+        return asked
+
+    def _effort(self, job: WireJob) -> dict[str, Any]:
         effort = job.reasoning_effort
         if effort is None:
             return {}

@@ -10,7 +10,8 @@ from ....schemas.job import JobClass
 from ....schemas.wire import WireJob
 from ..choice import request_id
 from ..prepared import Prepared, Replay
-from ..text import Follower, Grammars
+from ..text import Follower, Grammars, TokenText
+from ..text.guide import Guidance, Guide
 from .sampling import sampling_params
 
 _PRIORITY = {job_class: priority for priority, job_class in enumerate(JobClass)}
@@ -20,12 +21,15 @@ class Requests:
     """Makes the engine's requests.
 
     Args:
+        tokenizer: says which bytes tokens stand for.
         grammars: compiles those that answers must follow.
         load_adapter: loads an adapter; None if none is served.
     """
 
-    def __init__(self, grammars: Grammars, load_adapter: Callable[[Adapter], None] | None) -> None:
-        self._grammars, self._load_adapter = grammars, load_adapter
+    def __init__(
+        self, tokenizer: TokenText, grammars: Grammars, load_adapter: Callable[[Adapter], None] | None
+    ) -> None:
+        self._tokenizer, self._grammars, self._load_adapter = tokenizer, grammars, load_adapter
 
     def of(self, job_id: str, job: WireJob, prepared: Prepared) -> list[Request]:
         """Those of a job. The first asks for what its prompt is asked for, too.
@@ -84,11 +88,17 @@ class Requests:
         self._load_adapter(adapter)
         return adapter
 
-    def _follower(self, prepared: Prepared, replay: Replay) -> Follower | None:
+    def _follower(self, prepared: Prepared, replay: Replay) -> Follower | Guide | None:
         """What says which tokens may come next, told those of the log; None if any may."""
-        if prepared.grammar is None:
-            return None
-        return self._grammars.follow(prepared.grammar, replay.token_ids)
+        known, grammar = replay.token_ids, prepared.grammar
+        if prepared.guidance is None:
+            return None if grammar is None else self._grammars.follow(grammar, known)
+        guidance = Guidance.from_wire(prepared.guidance)
+        whole = None if grammar is None else self._grammars.follow(grammar)
+        call = None if guidance.opening is None else self._grammars.follow(guidance.opening.grammar)
+        guide = Guide(guidance, self._tokenizer.token_bytes, whole, call)
+        guide.take(known)
+        return guide
 
 
 def _pooling(embed: Embed | None) -> Pooling | None:

@@ -29,8 +29,8 @@ def may_call(job: WireJob) -> bool:
     return bool(job.tools) and job.tool_choice != "none"
 
 
-class _Grammar:
-    """The rules of one grammar, in llguidance's variant of Lark.
+class CallGrammar:
+    """The rules of one grammar, in llguidance's variant of Lark, for an answer that has to be a call.
 
     Args:
         answer_format: how the answer is read.
@@ -38,12 +38,17 @@ class _Grammar:
     """
 
     def __init__(self, answer_format: AnswerFormat, literal: Callable[[str], str]) -> None:
-        self._format, self._literal = answer_format, literal
+        self._format, self._literal, self._opening, self._gap = answer_format, literal, literal, '"\\n"'
         self._rules: list[str] = []
 
     def text(self, functions: Sequence[Function], *, several: bool) -> str:
-        calls = _FORMATS[self._format.tools or ""](self, functions, several)
-        return "\n".join([f"start: {self._thought()}{calls}", *self._rules]) + "\n"
+        start = f"start: {self._thought()}{self.calls(functions, several=several)}"
+        return "\n".join([start, *self._rules]) + "\n"
+
+    def calls(self, functions: Sequence[Function], *, several: bool) -> str:
+        """The calls of any of these functions, in the model's format; the rules that they need are added."""
+        written: str = getattr(self, _FORMATS[self._format.tools or ""])(functions, several)
+        return written
 
     def _thought(self) -> str:
         pair = PAIRS.get(self._format.reasoning or "")
@@ -56,7 +61,7 @@ class _Grammar:
     def _until(self, rule: str, marker: str, before: str = "") -> str:
         """What matches text up to a marker, and the marker; `before` belongs to the marker."""
         written = self._literal(marker)
-        if written.startswith("<["):
+        if is_token(written):
             self._rules.append(f"{rule}: {_TEXT}")
             return f"{rule} {written}"
         end = "".join(f"\\x{ord(c):02x}" if ord(c) < 128 else c for c in before + marker)
@@ -81,26 +86,27 @@ class _Grammar:
         return self._calls(written, functions)
 
     def hermes(self, functions: Sequence[Function], several: bool) -> str:
-        opens, closes = map(self._literal, hermes.MARKERS)
-        one = f'{opens} "\\n" {self._objects("arguments", functions)} "\\n" {closes}'
+        opens, closes = self._opening(hermes.OPENS), self._literal(hermes.CLOSES)
+        one = f"{opens} {self._gap} {self._objects('arguments', functions)} {self._gap} {closes}"
         return _repeated(one, '"\\n"', several)
 
     def llama(self, functions: Sequence[Function], several: bool) -> str:
         return _repeated(self._objects("parameters", functions), '"; "', several)
 
     def mistral(self, functions: Sequence[Function], several: bool) -> str:
-        opens, arguments, _ = map(self._literal, mistral.MARKERS)
-        if not arguments.startswith("<["):  # an earlier version, which writes a list
+        opens, arguments = self._opening(mistral.OPENS), self._literal(mistral.ARGUMENTS)
+        if not is_token(arguments):  # an earlier version, which writes a list
             calls = _repeated(self._objects("arguments", functions), '", "', several)
             return f'{opens} " "? "[" {calls} "]"'
 
         def written(at: int, function: Function) -> str:
-            return f"{opens} {lark_string(function['name'])} {arguments} {self._arguments(at, function)}"
+            return f"{lark_string(function['name'])} {arguments} {self._arguments(at, function)}"
 
-        return _repeated(self._calls(written, functions), "", several)
+        return _repeated(f"{opens} {self._calls(written, functions)}", "", several)
 
     def deepseek(self, functions: Sequence[Function], several: bool) -> str:
-        all_open, all_close, opens, separates, closes = map(self._literal, deepseek.MARKERS)
+        all_open = self._opening(deepseek.ALL_OPEN)
+        all_close, opens, separates, closes = map(self._literal, deepseek.MARKERS[1:])
 
         def written(at: int, function: Function) -> str:
             name, arguments = lark_string(function["name"]), self._arguments(at, function)
@@ -122,19 +128,19 @@ class _Grammar:
         return f"({thought})? {self._calls(written, functions)}"
 
     def qwen(self, functions: Sequence[Function], several: bool) -> str:
-        opens, closes = map(self._literal, hermes.MARKERS)
+        opens, closes = self._opening(hermes.OPENS), self._literal(hermes.CLOSES)
 
         def written(at: int, function: Function) -> str:
             head, end = f"\n{qwen.FUNCTION}{function['name']}>\n", f"{qwen.FUNCTION_ENDS}\n"
             parameters = self._parameters(
                 at, function, lambda name: f"{qwen.PARAMETER}{name}>\n", qwen.PARAMETER_ENDS, "\n", "\n"
             )
-            return f"{opens} {lark_string(head)} {parameters} {lark_string(end)} {closes}"
+            return f"{lark_string(head)} {parameters} {lark_string(end)}"
 
-        return _repeated(self._calls(written, functions), '"\\n"', several)
+        return _repeated(f"{opens} {self._calls(written, functions)} {closes}", '"\\n"', several)
 
     def glm(self, functions: Sequence[Function], several: bool) -> str:
-        opens, closes = map(self._literal, hermes.MARKERS)
+        opens, closes = self._opening(hermes.OPENS), self._literal(hermes.CLOSES)
 
         def written(at: int, function: Function) -> str:
             parameters = self._parameters(
@@ -145,9 +151,9 @@ class _Grammar:
                 "",
                 "\n",
             )
-            return f"{opens} {lark_string(function['name'] + chr(10))} {parameters} {closes}"
+            return f"{lark_string(function['name'] + chr(10))} {parameters}"
 
-        return _repeated(self._calls(written, functions), '"\\n"', several)
+        return _repeated(f"{opens} {self._calls(written, functions)} {closes}", '"\\n"', several)
 
     def _parameters(
         self,
@@ -182,15 +188,16 @@ class _Grammar:
         return " ".join(parts) or '""'
 
 
-_FORMATS: dict[str, Callable[[_Grammar, Sequence[Function], bool], str]] = {
-    "hermes": _Grammar.hermes,
-    "llama3_json": _Grammar.llama,
-    "mistral": _Grammar.mistral,
-    "deepseek": _Grammar.deepseek,
-    "harmony": _Grammar.harmony,
-    "qwen3_coder": _Grammar.qwen,
-    "glm": _Grammar.glm,
+_FORMATS = {
+    "hermes": "hermes",
+    "llama3_json": "llama",
+    "mistral": "mistral",
+    "deepseek": "deepseek",
+    "harmony": "harmony",
+    "qwen3_coder": "qwen",
+    "glm": "glm",
 }
+"""The method that writes each format."""
 
 ENFORCED = tuple(_FORMATS)
 """Formats of which there is a grammar."""
@@ -209,7 +216,12 @@ def call_grammar(job: WireJob, answer_format: AnswerFormat, literal: Callable[[s
     if named is not None:
         functions = [each for each in functions if each["name"] == named["function"]["name"]]
     several = named is None and job.parallel_tool_calls
-    return _Grammar(answer_format, literal).text(functions, several=several)
+    return CallGrammar(answer_format, literal).text(functions, several=several)
+
+
+def is_token(written: str) -> bool:
+    """Whether Lark writes this marker as a token."""
+    return written.startswith("<[")
 
 
 def _repeated(one: str, between: str, several: bool) -> str:

@@ -151,6 +151,16 @@ class Follower:
             self._taken += 1
             self._spend(began)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+        return self._matcher.is_accepting()
+
+    def copy(self) -> "Follower":
+        """Another one in the same state."""
+        assert not self._taken
+        return Follower(self._matcher.deep_copy(), self._words)
+
     def forced(self) -> list[int]:
         """The tokens that come next in any case."""
         return self._matcher.compute_ff_tokens()

@@ -38,9 +38,12 @@ class TextStream:
         after: what `held_after` returned for the prompt; without it, nothing precedes the text.
         position: the state of another one with the same other arguments, to continue from.
         shown: special tokens that this text is to show by their names.
+
+    Attributes:
+        tokenizer: as given.
     """
 
-    __slots__ = ("_detokenizer", "_early", "_marks", "_names", "_stops", "_texts")
+    __slots__ = ("_detokenizer", "_early", "_marks", "_names", "_stops", "_texts", "tokenizer")
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class TextStream:
         shown: Sequence[str] = (),
     ) -> None:
         position = position or Position(after or Held([], 0, 0), "", min_tokens)
+        self.tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, position.tokens)
         specials = tokenizer.specials_in("\n".join((*shown, *stops))) if shown or stops else {}
         # An example: the stop string "<|im_end|>" names a special token. It becomes one mark, and that

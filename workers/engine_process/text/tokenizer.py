@@ -178,6 +178,11 @@ class Tokenizer(TokenText):
         """Whether the chat template reads a variable of this name."""
         return takes(self._hf.chat_template, variable)
 
+    @property
+    def template_arguments(self) -> frozenset[str]:
+        """Names that rendering takes for itself, so that no template's variable can have them."""
+        return frozenset(inspect.signature(self._hf.apply_chat_template).parameters)
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The token ids of a prompt; `special`: with those that the tokenizer adds."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
