@@ -1,6 +1,7 @@
 """Continuous batching over token ids: submit requests, call `step` repeatedly, take the new tokens."""
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -422,7 +423,7 @@ class Engine:
                 score = self._executor.scorer.score(total)
             else:
                 vector = vector_of(request.pooling, total, len(request.prompt_ids))
-            if not np.isfinite(total).all():
+            if not np.isfinite(total).all() or (score is not None and not math.isfinite(score)):
                 yield self._fail(sequence, _UNPOOLED)
                 continue
             del held[request.id]

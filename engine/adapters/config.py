@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import inf, isfinite, nan, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,12 @@ def read_adapter_config(path: Path, content: bytes) -> AdapterConfig:
     if config.get("peft_type") != "LORA":
         raise ModelError(f"{path} has peft_type={config.get('peft_type')!r:.80}; only LORA is supported")
     _refuse_unsupported(path, config)
+    if not isinstance(rslora := config.get("use_rslora") or False, bool):
+        raise ModelError(f"{path} has use_rslora={rslora!r:.80}; it must be true or false")
     return AdapterConfig(
         alpha=_number(path, "lora_alpha", config.get("lora_alpha", 8)),
         rank=_rank(path, "r", config.get("r", 8)),
-        rslora=config.get("use_rslora") is True,
+        rslora=rslora,
         alphas={
             name: _number(path, f"alpha_pattern[{name!r}]", value)
             for name, value in _named(path, config, "alpha_pattern")
@@ -130,6 +132,10 @@ def _rank(path: Path, field: str, value: Any) -> int:
 
 
 def _number(path: Path, field: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else nan
+    except OverflowError:
+        number = inf
+    if not isfinite(number):
         raise ModelError(f"{path} has {field}={value!r:.80}; it must be a finite number")
-    return float(value)
+    return number

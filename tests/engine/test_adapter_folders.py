@@ -48,6 +48,8 @@ def refused(engine, folder, fingerprint) -> str:
         ({"r": True}, "r=True; a rank"),
         ({"r": 8}, r"lora_A of model.layers.0.* is \[4, \d+\], but this model and rank 8 need \[8, "),
         ({"lora_alpha": float("inf")}, "lora_alpha=inf; it must be a finite number"),
+        ({"lora_alpha": 10**400}, "lora_alpha=1000.*; it must be a finite number"),
+        ({"use_rslora": 1}, "use_rslora=1; it must be true or false"),
         ({"rank_pattern": {"(a+)+b": 4}}, "only names of modules are supported, no patterns"),
         ({"rank_pattern": [4]}, "rank_pattern must be an object"),
     ],

@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from headrace.engine import (
     Engine,
     EngineConfig,
+    FinishReason,
     ModelError,
     Pooling,
     Request,
@@ -118,6 +120,23 @@ def test_a_preempted_prompt_is_scored_once_as_alone(classifiers):
     requests = [scored(f"r{salt}", prompt(100, salt)) for salt in range(6)]
     scores, _ = finish(engine, *requests)
     assert scores == pytest.approx({each.id: sigmoid_of(model, each) for each in requests}, abs=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
+def test_a_head_that_gives_no_number_fails_its_prompt_alone(classifiers, activation):
+    folder, _ = classifiers("qwen3")
+    config = json.loads((folder / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": activation}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["score.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    engine = Engine(EngineConfig(model=str(folder), num_pages=40))
+    engine.submit(scored("a", prompt(5)))
+    (progress,) = engine.step()
+    assert (progress.score, progress.finish_reason) == (None, FinishReason.ERROR)
+    assert "contains NaN or infinity" in progress.error
+    assert engine.stats().pages_held == 0
 
 
 @pytest.mark.parametrize("named", ["torch.nn.modules.linear.Identity", "torch.nn.modules.activation.ReLU"])
