@@ -252,7 +252,10 @@ class Operations:
         served = [name.decode() for name in names]
         self._known_until = dict.fromkeys(served, now + KNOWN_S)
         found = zip(unknown, map(ModelAdapter.read, records), strict=True)
-        return served, {name: adapter for name, adapter in found if adapter is not None}
+        # A model that has come to be served under an adapter's name goes first, always.
+        return served, {
+            name: adapter for name, adapter in found if adapter is not None and name not in self._known_until
+        }
 
     def status(self, job_id: str) -> Steps[JobStatus]:
         """Where the job is.

@@ -5,11 +5,13 @@ worker of the base serves all of them in one batch. The adapter's content is nam
 was when the job was enqueued: wherever the job continues, it does so with the same weights, or not at all.
 """
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +21,9 @@ from .wording import in_words
 
 MOST_ADAPTERS = 1024
 CONFIG_FILE, FILE = "adapter_config.json", "adapter_model.safetensors"
+
+_MOST_BYTES = {CONFIG_FILE: 1 << 20, FILE: 1 << 34}
+"""The largest files that a worker may read."""
 
 _READ_BYTES = 1 << 22
 
@@ -112,12 +117,12 @@ def folder_fingerprint(folder: Path) -> str:
     adapter_model.safetensors.
 
     Raises:
-        BadPolicy: a file is missing or can't be read.
+        BadPolicy: a file is missing, can't be read, or is larger than workers read.
     """
     digest = blake2b(digest_size=16)
     for name in (CONFIG_FILE, FILE):
         try:
-            with (folder / name).open("rb") as file:
+            with _opened(folder, name) as file:
                 if name == CONFIG_FILE:
                     digest.update(os.fstat(file.fileno()).st_size.to_bytes(8, "little"))
                 while block := file.read(_READ_BYTES):
@@ -128,3 +133,19 @@ def folder_fingerprint(folder: Path) -> str:
                 "that PEFT's save_pretrained made, or the fingerprint of one that only workers can read"
             ) from None
     return digest.hexdigest()
+
+
+def _opened(folder: Path, name: str) -> BinaryIO:
+    """One of the folder's files, whose reading comes to an end."""
+    # Nobody may ever write into a pipe, so it isn't waited for.
+    file = os.fdopen(os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= _MOST_BYTES[name]:
+        return file
+    file.close()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it isn't a regular file")
+    raise BadPolicy(
+        f"source = {str(folder)!r}: its {name} has {found.st_size} bytes; "
+        f"at most {_MOST_BYTES[name]} are read"
+    )

@@ -66,7 +66,7 @@ class Gateway:
             models = {each.id: each for each in await self.client.models()}
             adapters = (await self.client.admin.adapters()).values()
             of_adapters = {each.name: models[each.base] for each in adapters if each.base in models}
-            self._models, self._models_read = models | of_adapters, now
+            self._models, self._models_read = of_adapters | models, now
         return self._models.get(model)
 
     def cut(self) -> None:

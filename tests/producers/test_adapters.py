@@ -1,6 +1,7 @@
 """LoRA adapters, as operators load them, and as jobs that ask for one say which they are for."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,30 @@ def test_producer_and_engine_agree_on_a_folders_fingerprint(folder: Path) -> Non
     before = folder_fingerprint(folder)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA" }')
     assert folder_fingerprint(folder) == adapter_fingerprint(folder) != before
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_files_of_a_folder_that_never_end_are_refused_by_name(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(BadPolicy, match=f"its {name} can't be read \\(it isn't a regular file\\)"):
+        folder_fingerprint(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(BadPolicy, match="isn't a regular file"):
+        folder_fingerprint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("adapter_config.json", 1 << 20), ("adapter_model.safetensors", 1 << 34)]
+)
+def test_files_that_no_worker_would_read_are_refused_before_they_are_hashed(
+    folder: Path, name: str, size: int
+) -> None:
+    with (folder / name).open("wb") as file:
+        file.truncate(size + 1)
+    with pytest.raises(BadPolicy, match=f"its {name} has {size + 1} bytes; at most {size} are read"):
+        folder_fingerprint(folder)
 
 
 def test_an_adapter_is_loaded_replaced_and_dropped(client: Client, tuned: ModelAdapter, folder: Path) -> None:
@@ -121,6 +146,17 @@ def test_a_key_finds_its_job_after_the_adapter_was_replaced(client: Client, tune
     with pytest.raises(IdempotencyConflict):
         client.enqueue(**asked | {"model": MODEL})
     job.cancel()
+
+
+def test_a_model_that_is_served_under_an_adapters_name_always_goes_first(
+    client: Client, redis: Redis, tuned: ModelAdapter
+) -> None:
+    redis.hset(keys.models(), "tuned", json.dumps({"id": "tuned", "context_tokens": 4096}))
+    jobs = [client.enqueue("x", model="tuned") for _ in range(2)]
+    assert [tag_of(job.id).model for job in jobs] == ["tuned"] * 2
+    assert [spec_of(redis, job.id).adapter for job in jobs] == [None] * 2
+    for job in jobs:
+        job.cancel()
 
 
 def test_a_dropped_adapter_is_refused_as_any_unknown_model(client: Client, tuned: ModelAdapter) -> None:
