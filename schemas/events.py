@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from .answers import AnswerFormat, call_id, parse
+from .choices import MAX_CHOICES
 from .embed import Vector
 from .job import JobClass
 
@@ -159,7 +160,7 @@ class Chunk(_Published):
     logprobs: tuple[TokenLogprob, ...] | None = None
     lengths: tuple[int, ...] = Field(default=(), repr=False)
     format: AnswerFormat | None = Field(default=None, repr=False)
-    choice: Annotated[int, _IfSeveral] = 0
+    choice: Annotated[int, Field(ge=0, lt=MAX_CHOICES), _IfSeveral] = 0
     finish_reason: Annotated[FinishReasonName | Literal["tool_calls"] | None, _IfSeveral] = None
     content: str | None = None
     reasoning: str | None = None
@@ -214,7 +215,7 @@ class JobError(_Published):
 class ChoiceEnd(_Published):
     """The end of one of several answers; `text` was held back and became final with it."""
 
-    choice: int
+    choice: Annotated[int, Field(ge=0, lt=MAX_CHOICES)]
     text: str = ""
     finish_reason: FinishReasonName
 

@@ -7,18 +7,15 @@ run in between.
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
-from .events import Output, PromptLogprob, TokenLogprob
+from .events import Choice, Output, PromptLogprob, TokenLogprob
 
 LARGE = 128 * 1024
 """Characters that are read in one go; they take about 15 ms."""
 
-_ENTRIES: dict[str, type[TokenLogprob | PromptLogprob]] = {
-    "logprobs": TokenLogprob,
-    "prompt_logprobs": PromptLogprob,
-}
-"""The fields that make a result large, and what each of their entries is."""
+_ReadOne = Callable[[str, int], tuple[Any, int]]
 
 _decode = json.JSONDecoder().raw_decode
 
@@ -38,37 +35,63 @@ def read_output(text: str) -> Output:
     """
     if not is_large(text):
         return Output.model_validate_json(text)
+    fields, at = _read_fields(text, _skipped(text, 0))
+    if at != len(text):
+        raise ValueError(f"something follows the result at {at}")
+    return Output.model_validate(fields)
+
+
+def _read_fields(text: str, at: int) -> tuple[dict[str, Any], int]:
+    """The fields of the result, or of one of its choices, that begins here, and where it has ended."""
     fields: dict[str, Any] = {}
-    at = _past(text, 0, "{")
+    at = _past(text, at, "{")
     while True:
         name, at = _decode(text, at)
         at = _past(text, at, ":")
-        if (kind := _ENTRIES.get(name)) is not None and text.startswith("[", at):
-            fields[name], at = _read_entries(text, at, kind)
+        if (read := _LISTS.get(name)) is not None and text.startswith("[", at):
+            fields[name], at = _read_list(text, at, read)
         else:
             fields[name], at = _decode(text, at)
         at = _skipped(text, at)
         if text.startswith("}", at):
-            break
+            return fields, _skipped(text, at + 1)
         at = _past(text, at, ",")
-    if _skipped(text, at + 1) != len(text):
-        raise ValueError(f"something follows the result at {at + 1}")
-    return Output.model_validate(fields)
 
 
-def _read_entries(
-    text: str, at: int, kind: type[TokenLogprob | PromptLogprob]
-) -> tuple[tuple[Any, ...], int]:
-    """The entries of the list that begins here, and where it has ended."""
-    entries: list[TokenLogprob | PromptLogprob] = []
+def _read_list(text: str, at: int, read: _ReadOne) -> tuple[tuple[Any, ...], int]:
+    """What the list that begins here holds, and where it has ended."""
+    entries: list[Any] = []
     at = _past(text, at, "[")
     while not text.startswith("]", at):
         if entries:
             at = _past(text, at, ",")
-        entry, at = _decode(text, at)
-        entries.append(kind.model_validate(entry))
+        entry, at = read(text, at)
+        entries.append(entry)
         at = _skipped(text, at)
     return tuple(entries), at + 1
+
+
+def _read_token(text: str, at: int) -> tuple[TokenLogprob, int]:
+    entry, at = _decode(text, at)
+    return TokenLogprob.model_validate(entry), at
+
+
+def _read_prompt_token(text: str, at: int) -> tuple[PromptLogprob, int]:
+    entry, at = _decode(text, at)
+    return PromptLogprob.model_validate(entry), at
+
+
+def _read_choice(text: str, at: int) -> tuple[Choice, int]:
+    fields, at = _read_fields(text, at)
+    return Choice.model_validate(fields), at
+
+
+_LISTS: dict[str, _ReadOne] = {
+    "logprobs": _read_token,
+    "prompt_logprobs": _read_prompt_token,
+    "choices": _read_choice,
+}
+"""The fields that make a result large, and what reads one entry of each."""
 
 
 def _past(text: str, at: int, mark: str) -> int:

@@ -1,11 +1,13 @@
 """Several answers to one prompt: what they cost, how many there may be, and their seeds."""
 
 import hashlib
+import json
 
 import pytest
 
 from headrace import InvalidJob
-from headrace.schemas.choices import seed_of_choice
+from headrace.schemas.choices import MAX_CHOICES, seed_of_choice
+from headrace.schemas.events import Chunk, parse_event
 from headrace.schemas.settings.queue import Limits, QueueSettings
 
 pytestmark = pytest.mark.leaves_jobs
@@ -43,6 +45,16 @@ def test_more_answers_than_the_setting_allows_are_refused_with_its_name(queue):
     with pytest.raises(InvalidJob, match="max_choices = 2") as refused:
         queue.add(n=3)
     assert refused.value.field == "n"
+
+
+@pytest.mark.parametrize("choice", [-1, MAX_CHOICES])
+def test_a_log_that_names_an_answer_that_no_job_has_is_damaged(choice):
+    chunk = Chunk(offset=1, text="a", token_ids=(5,)).model_dump() | {"choice": choice}
+    ended = {"choice": choice, "finish_reason": "stop"}
+    end = {"offset": 1, "end": "succeeded", "finish_reason": "stop", "choices": [ended]}
+    for event in (chunk, end):
+        with pytest.raises(ValueError):
+            parse_event(json.dumps(event))
 
 
 def test_the_seeds_are_the_protocols():

@@ -1,8 +1,12 @@
 """A large result is read in pieces, and says the same as one that is read in one go."""
 
+import json
+from typing import Any
+
 import pytest
 
-from headrace.schemas.events import Output, PromptLogprob, TokenLogprob
+from headrace.schemas import output as output_module
+from headrace.schemas.events import Choice, Output, PromptLogprob, TokenLogprob
 from headrace.schemas.output import LARGE, is_large, read_output
 
 ENTRY = {"token_id": 5, "token": 'é\n"[', "logprob": -1.5, "top": [(5, "é", -1.5), (6, "]", None)]}
@@ -18,8 +22,31 @@ def large() -> Output:
     )
 
 
+def several() -> Output:
+    logprobs = tuple(TokenLogprob.model_validate(ENTRY) for _ in range(COUNT // 2))
+    choice = Choice(text="x", token_ids=(5,), finish_reason="length", logprobs=logprobs)
+    last = Choice(text="é", finish_reason="stop")
+    return Output(text="x", finish_reason="length", logprobs=logprobs, choices=(choice, choice, last))
+
+
+def test_no_answer_of_several_is_decoded_in_one_go(monkeypatch):
+    longest = 0
+
+    def decode(text: str, at: int) -> tuple[Any, int]:
+        nonlocal longest
+        value, end = json.JSONDecoder().raw_decode(text, at)
+        longest = max(longest, end - at)
+        return value, end
+
+    monkeypatch.setattr(output_module, "_decode", decode)
+    assert read_output(several().model_dump_json()) == several()
+    assert longest < 1000
+
+
 @pytest.mark.parametrize("indent", [None, 2])
-@pytest.mark.parametrize("output", [large(), Output(text="é" * LARGE, finish_reason="length", logprobs=())])
+@pytest.mark.parametrize(
+    "output", [large(), several(), Output(text="é" * LARGE, finish_reason="length", logprobs=())]
+)
 def test_it_is_the_same(output, indent):
     text = output.model_dump_json(indent=indent)
     assert is_large(text)
