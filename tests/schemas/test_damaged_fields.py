@@ -17,7 +17,7 @@ FIELDS = [
     for line in (
         "spec state class tenant v prompt_tokens prompt_bytes max_tokens max_attempts retention_ms events",
         "stream entry epoch fence worker attempts suspect history released offset cancel max_runtime_ms",
-        "deadline_ms enqueued_ms started_ms first_token_ms finished_ms result error held passed charged",
+        "deadline_ms enqueued_ms started_ms first_token_ms finished_ms result error held passed charged n",
     )
     for name in line.split()
 ]
