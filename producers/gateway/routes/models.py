@@ -37,6 +37,8 @@ async def _models(gateway: Gateway, caller: Access) -> dict[str, dict[str, Any]]
     named = served | {name: _of_alias(alias, served) for name, alias in aliases.items()}
     bodies = {name: _body(model) for name, model in named.items()}
     for name, adapter in (await gateway.client.admin.adapters()).items():
+        if name in served:
+            continue  # it goes first
         base = served.get(adapter.base) or ModelInfo(id=adapter.base)
         # vLLM's names for where an adapter is from and what it changes.
         bodies[name] = _body(base) | {"id": name, "root": adapter.source, "parent": adapter.base}

@@ -140,7 +140,7 @@ class Reader:
             self._refuse_by_bytes(job.prompt + job.document, job, context_tokens)
             at("tokens" if self._score_template is None else "template")
             try:
-                prompt_ids = self._tokenizer.encode_pair(job.prompt, job.document, self._score_template)
+                prompt_ids = self._tokens_of_pair(job, job.prompt, job.document)
             except ChatTemplateError as error:
                 raise _JobRefused(FailureCode.TEMPLATE, str(error)) from None
         elif job.prompt is not None:
@@ -268,13 +268,40 @@ class Reader:
             raise _JobRefused(FailureCode.INVALID, reason)
         return Told(self._tokenizer.spelt_out(token_ids))
 
+    def _tokens_of_pair(self, job: WireJob, query: str, document: str) -> list[int]:
+        """The tokens of a query and a document; if they must be fewer, the document loses some.
+
+        Without its query or the end of its template, a prompt has a score that says nothing.
+        """
+        token_ids = self._tokenizer.encode_pair(query, document, self._score_template)
+        most = job.truncate_prompt_tokens
+        if most is None or len(token_ids) <= most:
+            return token_ids
+        own = self._tokenizer.encode(document, special=False)
+        kept, least = len(own), 0
+        # Once, usually. Where tokens join over the cut there may be more than those counted: then an eighth
+        # goes as well, so that it comes to an end soon.
+        while len(token_ids) > most:
+            kept -= max(len(token_ids) - most, least)
+            least = kept // 8
+            if kept <= 0:
+                raise _JobRefused(
+                    FailureCode.INVALID,
+                    f"truncate_prompt_tokens: {most} leaves nothing of the document, because the query and "
+                    "the template take as many; raise it",
+                )
+            left = own[-kept:] if job.truncation_side == "left" else own[:kept]
+            cut = self._tokenizer.decode(left).strip("\N{REPLACEMENT CHARACTER}")
+            token_ids = self._tokenizer.encode_pair(query, cut, self._score_template)
+        return token_ids
+
     def _tokens_of_continuation(self, given: str | tuple[int, ...]) -> list[int]:
         """Its tokens, which don't depend on the prompt: so all continuations of a prompt share its pages."""
         if not isinstance(given, str):
             return list(given)
         token_ids = self._tokenizer.encode(given, special=False)
         if not token_ids:
-            raise _JobRefused(FailureCode.INVALID, f"continuation: {given!r} has no tokens")
+            raise _JobRefused(FailureCode.INVALID, f"continuation: {given!r:.100} has no tokens")
         return token_ids
 
     def _tokens_of_word(self, text: str) -> list[list[int]]:
@@ -282,7 +309,7 @@ class Reader:
         alone = self._tokenizer.encode(text, special=False)
         within = self._tokenizer.encode(f" {text.lstrip()}", special=False)
         if not alone:
-            raise _JobRefused(FailureCode.INVALID, f"bad_words: {text!r} has no tokens")
+            raise _JobRefused(FailureCode.INVALID, f"bad_words: {text!r:.100} has no tokens")
         # As vLLM does: a space that is a token of its own leaves the word's tokens as they are.
         other = len(within) == len(alone) and within[0] != alone[0]
         return [alone, within] if other else [alone]

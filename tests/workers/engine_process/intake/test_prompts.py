@@ -102,6 +102,38 @@ def test_a_prompt_keeps_as_many_tokens_as_it_may(tmp_path: Path, asked, left):
     assert prepared.prompt_tokens == len(left)
 
 
+@pytest.mark.parametrize("template", [None, "{{ messages[0].content }}:{{ messages[1].content }}!"])
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [({"truncation_side": "right"}, "de"), ({"truncation_side": "left"}, "gh"), ({}, "gh")],
+)
+def test_of_a_query_and_a_document_only_the_document_is_cut(tmp_path: Path, template, asked, left):
+    tokenizer = byte_level(tmp_path)
+    whole = "abc:{}!" if template else "abc{}"
+    reader = Reader(tokenizer, score_template=template)
+    prepared = read(reader, prompt="abc", document="defgh", truncate_prompt_tokens=len(whole), **asked)
+    assert prepared.prompt_ids == tokenizer.encode(whole.format(left))
+    much = read(reader, prompt="abc", document="defgh" * CONTEXT, truncate_prompt_tokens=len(whole), **asked)
+    assert much.prompt_tokens == len(whole)
+
+
+def test_a_query_that_leaves_its_document_no_room_is_refused_by_name(tmp_path: Path):
+    prepared = read(Reader(byte_level(tmp_path)), prompt="abc", document="defgh", truncate_prompt_tokens=3)
+    assert prepared.error.code == "invalid_job"
+    assert re.match("truncate_prompt_tokens: 3 leaves nothing of the document", prepared.error.message)
+
+
+def test_a_continuation_without_tokens_is_shown_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tokenizer = byte_level(tmp_path)
+    encode = tokenizer.encode
+    monkeypatch.setattr(
+        tokenizer, "encode", lambda text, **how: [] if text[0] == " " else encode(text, **how)
+    )
+    prepared = read(Reader(tokenizer), prompt="abc", continuation=" " * 10_000)
+    assert prepared.error.message.startswith("continuation: '   ")
+    assert len(prepared.error.message) < 300
+
+
 def test_a_prompt_that_is_cut_may_be_longer_than_the_context(tmp_path: Path):
     prepared = read(Reader(byte_level(tmp_path)), prompt="ab" * 10 * CONTEXT, truncate_prompt_tokens=3)
     assert (prepared.error, prepared.prompt_tokens) == (None, 3)
