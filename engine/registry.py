@@ -112,9 +112,9 @@ def _own() -> EngineSpec:
 
 
 def _vllm() -> EngineSpec:
-    from .vllm.spec import Opening
+    from .vllm.spec import OpenedServer
 
-    opening = Opening()
+    opening = OpenedServer()
     return EngineSpec(opening.load, opening.fingerprint)
 
 

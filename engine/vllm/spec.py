@@ -21,7 +21,7 @@ GENERATION = 1
 """To be raised when this adapter makes vLLM choose other tokens."""
 
 
-class Opening:
+class OpenedServer:
     """One engine process's server: it is opened once, and asked for the fingerprint meanwhile."""
 
     def __init__(self) -> None:
