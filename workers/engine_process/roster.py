@@ -16,7 +16,7 @@ from .estimates import Estimates
 from .flush import Unwritable
 from .host_notices import HostNotices
 from .intake.lanes import Admission
-from .intake.reader import refusal
+from .intake.refusal import refusal
 from .running_job import RunningJob, first_of_prompt, wire_logprobs
 from .text import TokenText
 

@@ -6,7 +6,7 @@ from headrace.schemas.events import FailureCode, JobState
 from headrace.schemas.keys import Tag
 from headrace.schemas.scripts import ClaimedJob
 from headrace.workers.engine_process.host_notices import HostNotices
-from headrace.workers.engine_process.intake.reader import refusal
+from headrace.workers.engine_process.intake.refusal import refusal
 from headrace.workers.engine_process.running_job import RunningJob
 from headrace.workers.supervision.pipe import JobLeft
 

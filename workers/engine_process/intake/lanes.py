@@ -28,7 +28,7 @@ from ..text import GrammarError, Grammars, TextStream, TokenizerError, TokenText
 from . import frames, record, token_log
 from .places import Places
 from .process import QUICK, SLOW, answer_in
-from .reader import refusal
+from .refusal import refusal
 from .requests import Requests
 
 QUICK_S = 0.25

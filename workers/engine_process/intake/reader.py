@@ -3,54 +3,37 @@
 import json
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from time import thread_time
-from typing import Any, Literal, cast
-
-from pydantic import ValidationError
+from typing import Any, Literal
 
 from ....schemas.answers import AnswerFormat
 from ....schemas.errors import InvalidJob
-from ....schemas.events import Chunk, FailureCode, FinishReasonName, JobError, parse_event
+from ....schemas.events import FailureCode
 from ....schemas.settings.queue import Limits
 from ....schemas.wire import TokenizerTask, WireJob
 from ..host_notices import introduction
-from ..prepared import NOT_KEPT, Asked, Prepared, Replay, Told
+from ..prepared import NOT_KEPT, Asked, Prepared, Told
 from ..text import (
     ChatTemplateError,
     GrammarError,
     Grammars,
     Held,
-    TextStream,
     Tokenizer,
     grammar_of,
     held_after,
 )
-from ..text.answer_format import AUTO, answer_format, reasoning_format, shown_by, tool_format
+from ..text.answer_format import AUTO, answer_format, reasoning_format, tool_format
 from ..text.begun_calls import opening
 from ..text.call_grammar import ENFORCED, call_grammar, may_call, must_call
 from ..text.grammar import either, lark_grammar, lark_string
 from ..text.guide import Guidance, closing_tokens
 from .bounds import bytes_a_token
+from .refusal import JobRefused, refusal
+from .replaying import replay, travelling
 
 COMPILE_S = 1.0
 """CPU time that compiling a grammar may take. Most take 0.01 s; those that take seconds, a `multipleOf` of a
 million, say, also take hundreds of megabytes."""
-
-LONGEST = 2000
-"""Maximum length of an error's message, since templates quote their input."""
-
-
-class _JobRefused(Exception):
-    def __init__(self, code: FailureCode, message: str) -> None:
-        super().__init__(message)
-        self.error = refusal(code, message)
-
-
-def refusal(code: str, message: str) -> JobError:
-    """The error of a job that can't run, with its message made writable."""
-    written = message.encode(errors="replace").decode()
-    return JobError(code=code, message=written if len(written) <= LONGEST else f"{written[:LONGEST]}…")
 
 
 class Reader:
@@ -100,7 +83,7 @@ class Reader:
         prepared = Prepared()
         try:
             self._read(prepared, asked, at)
-        except _JobRefused as refused:
+        except JobRefused as refused:
             prepared.error = refused.error
         except MemoryError:
             reason = f"reading the job takes more memory than {self._memory}"
@@ -114,7 +97,7 @@ class Reader:
         try:
             job = WireJob.from_wire(asked.spec)
         except InvalidJob as error:
-            raise _JobRefused(FailureCode.INVALID, f"the job's record can't be read: {error}") from None
+            raise JobRefused(FailureCode.INVALID, f"the job's record can't be read: {error}") from None
         prepared.fields = job.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_KEPT))
         prepared.prompt_bytes = job.prompt_bytes
         prepared.notice = introduction(asked.job_id, job, self._show)
@@ -126,7 +109,7 @@ class Reader:
         self._read_grammar(prepared, job, at)
         self._read_guidance(prepared, job, at)
         at("log")
-        self._replay(prepared, job, asked)
+        replay(self._tokenizer, prepared, job, asked)
 
     def _read_prompt(
         self, prepared: Prepared, job: WireJob, context_tokens: int, at: Callable[[str], None]
@@ -142,7 +125,7 @@ class Reader:
             try:
                 prompt_ids = self._tokens_of_pair(job, job.prompt, job.document)
             except ChatTemplateError as error:
-                raise _JobRefused(FailureCode.TEMPLATE, str(error)) from None
+                raise JobRefused(FailureCode.TEMPLATE, str(error)) from None
         elif job.prompt is not None:
             self._refuse_by_bytes(job.prompt, job, context_tokens)
             at("tokens")
@@ -168,12 +151,12 @@ class Reader:
                     variables=variables,
                 )
             except ChatTemplateError as error:
-                raise _JobRefused(FailureCode.TEMPLATE, str(error)) from None
-            prepared.answer_format = _travelling(
+                raise JobRefused(FailureCode.TEMPLATE, str(error)) from None
+            prepared.answer_format = travelling(
                 answer_format(job, text, self._tool_format, self._reasoning_format)
             )
         if not prompt_ids:
-            raise _JobRefused(FailureCode.INVALID, "the prompt has no tokens")
+            raise JobRefused(FailureCode.INVALID, "the prompt has no tokens")
         if (most := job.truncate_prompt_tokens) is not None:
             prompt_ids = prompt_ids[-most:] if job.truncation_side == "left" else prompt_ids[:most]
         if job.continuation is not None:
@@ -184,13 +167,13 @@ class Reader:
         if wanted.kind == "count":
             return
         if len(prompt_ids) >= context_tokens:
-            raise _JobRefused(
+            raise JobRefused(
                 FailureCode.CONTEXT_LENGTH, _too_long(f"{len(prompt_ids)} tokens", job, context_tokens)
             )
         try:
             self._limits.check(job, prepared.continuation_tokens or len(prompt_ids))
         except InvalidJob as error:
-            raise _JobRefused(FailureCode.INVALID, str(error)) from None
+            raise JobRefused(FailureCode.INVALID, str(error)) from None
         prepared.prompt_ids = prompt_ids
 
     def _read_grammar(self, prepared: Prepared, job: WireJob, at: Callable[[str], None]) -> None:
@@ -220,13 +203,13 @@ class Reader:
             # The engine process compiles it again, beside all answers.
             reason = f"compiling it takes {took_s:.1f} s; at most {COMPILE_S:g} s are allowed"
         if reason is not None:
-            raise _JobRefused(FailureCode.INVALID, f"{field}: {reason}")
+            raise JobRefused(FailureCode.INVALID, f"{field}: {reason}")
 
     def _read_guidance(self, prepared: Prepared, job: WireJob, at: Callable[[str], None]) -> None:
         """Say what guides the answer: a budget for its reasoning, the grammar of calls that it may hold."""
         travelling, most = prepared.answer_format, job.max_reasoning_tokens
         if most is not None and (travelling is None or travelling.get("reasoning") is None):
-            raise _JobRefused(
+            raise JobRefused(
                 FailureCode.INVALID,
                 f"max_reasoning_tokens: {job.model} marks no reasoning; leave it out (got {most})",
             )
@@ -244,7 +227,7 @@ class Reader:
     def _call_grammar(self, prepared: Prepared, job: WireJob) -> str:
         if self._tool_format not in ENFORCED:
             shown = f"in the format {self._tool_format}" if self._tool_format else f"of {job.model}"
-            raise _JobRefused(
+            raise JobRefused(
                 FailureCode.INVALID,
                 f"tool_choice: calls {shown} can't be enforced; send auto, or leave it out",
             )
@@ -265,7 +248,7 @@ class Reader:
         if None in names:
             unknown = token_ids[names.index(None)]
             reason = f"prompt_token_ids: {unknown} is not in the model's vocabulary"
-            raise _JobRefused(FailureCode.INVALID, reason)
+            raise JobRefused(FailureCode.INVALID, reason)
         return Told(self._tokenizer.spelt_out(token_ids))
 
     def _tokens_of_pair(self, job: WireJob, query: str, document: str) -> list[int]:
@@ -285,7 +268,7 @@ class Reader:
             kept -= max(len(token_ids) - most, least)
             least = kept // 8
             if kept <= 0:
-                raise _JobRefused(
+                raise JobRefused(
                     FailureCode.INVALID,
                     f"truncate_prompt_tokens: {most} leaves nothing of the document, because the query and "
                     "the template take as many; raise it",
@@ -301,7 +284,7 @@ class Reader:
             return list(given)
         token_ids = self._tokenizer.encode(given, special=False)
         if not token_ids:
-            raise _JobRefused(FailureCode.INVALID, f"continuation: {given!r:.100} has no tokens")
+            raise JobRefused(FailureCode.INVALID, f"continuation: {given!r:.100} has no tokens")
         return token_ids
 
     def _tokens_of_word(self, text: str) -> list[list[int]]:
@@ -309,7 +292,7 @@ class Reader:
         alone = self._tokenizer.encode(text, special=False)
         within = self._tokenizer.encode(f" {text.lstrip()}", special=False)
         if not alone:
-            raise _JobRefused(FailureCode.INVALID, f"bad_words: {text!r:.100} has no tokens")
+            raise JobRefused(FailureCode.INVALID, f"bad_words: {text!r:.100} has no tokens")
         # As vLLM does: a space that is a token of its own leaves the word's tokens as they are.
         other = len(within) == len(alone) and within[0] != alone[0]
         return [alone, within] if other else [alone]
@@ -318,7 +301,7 @@ class Reader:
         """The job's tools, if any, which the template must support."""
         tools = [] if job.tool_choice == "none" else list(job.tools or ())
         if tools and not self._tokenizer.takes_tools:
-            raise _JobRefused(
+            raise JobRefused(
                 FailureCode.INVALID,
                 f"tools: the chat template of {job.model} does nothing with tools; leave them out, or "
                 "describe them in a message",
@@ -334,13 +317,13 @@ class Reader:
         asked = dict(job.chat_template_kwargs or {})
         for name in asked:
             if not self._tokenizer.knows(name) or name in self._tokenizer.template_arguments:
-                raise _JobRefused(
+                raise JobRefused(
                     FailureCode.INVALID,
                     f"chat_template_kwargs.{name}: the chat template of {job.model} knows no such variable; "
                     "leave it out",
                 )
         if named := self._tokenizer.specials_in(json.dumps(asked, ensure_ascii=False)):
-            raise _JobRefused(
+            raise JobRefused(
                 FailureCode.INVALID,
                 f"chat_template_kwargs: holds the control token {next(iter(named))}; leave it out",
             )
@@ -358,7 +341,7 @@ class Reader:
             return {"thinking": effort != "none"}
         if effort == "medium" or (effort == "none" and self._reasoning_format is None):
             return {}
-        raise _JobRefused(
+        raise JobRefused(
             FailureCode.INVALID,
             f"reasoning_effort: the chat template of {job.model} knows no effort; leave it out",
         )
@@ -373,73 +356,10 @@ class Reader:
         size = len(text.encode(errors="replace"))
         if size > most * context_tokens:
             sizes = f"{size} bytes, at least {-(-size // most)} tokens"
-            raise _JobRefused(FailureCode.CONTEXT_LENGTH, _too_long(sizes, job, context_tokens))
+            raise JobRefused(FailureCode.CONTEXT_LENGTH, _too_long(sizes, job, context_tokens))
 
     def _after(self, prompt_ids: list[int], job: WireJob) -> Held:
         return held_after(self._tokenizer, prompt_ids, whole=job.prompt_token_ids is None)
-
-    def _replay(self, prepared: Prepared, job: WireJob, asked: Asked) -> None:
-        chunks = []
-        for payload in asked.log:
-            with suppress(ValidationError):  # the tokens then don't add up to the offset
-                event = parse_event(payload)
-                if isinstance(event, Chunk):
-                    chunks.append(event)
-        logged = sum(len(chunk.token_ids) for chunk in chunks)
-        if logged != asked.offset:
-            raise _JobRefused(
-                FailureCode.INVALID,
-                f"its token log holds {logged} tokens, but {asked.offset} were written",
-            )
-        if chunks:  # what readers have been told holds, whatever the template says by now
-            prepared.answer_format = _travelling(chunks[0].format)
-        if job.n == 1:
-            prepared.replay = self._replayed(prepared, job, chunks)
-            return
-        of_choices: list[list[Chunk]] = [[] for _ in range(job.n)]
-        for chunk in chunks:
-            if not 0 <= chunk.choice < job.n:
-                raise _JobRefused(FailureCode.INVALID, f"its token log has an answer {chunk.choice}")
-            of_choices[chunk.choice].append(chunk)
-            prepared.order.append((chunk.choice, len(chunk.token_ids)))
-        prepared.replay, *prepared.others = (self._replayed(prepared, job, own) for own in of_choices)
-
-    def _replayed(self, prepared: Prepared, job: WireJob, chunks: list[Chunk]) -> Replay:
-        """An answer, as far as an earlier worker generated it."""
-        token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
-        replay = Replay(logged=len(token_ids))
-        stream, replay.pieces, replay.stopped = self._spoken(prepared, job, token_ids, chunks)
-        replay.token_ids = token_ids[: len(replay.pieces)]
-        if chunks and chunks[-1].finish_reason is not None:
-            # Its text is complete. What was held back came with its last token.
-            replay.finish_reason = cast("FinishReasonName", chunks[-1].finish_reason)
-            replay.pieces = [piece for chunk in chunks for piece in chunk.pieces]
-            replay.token_ids = token_ids
-        if job.logprobs is not None:
-            entries = (entry for chunk in chunks for entry in chunk.logprobs or ())
-            replay.logprobs = [entry.model_dump(exclude_defaults=True) for entry in entries]
-        del replay.logprobs[len(replay.token_ids) :]
-        replay.position = stream.position
-        return replay
-
-    def _spoken(
-        self, prepared: Prepared, job: WireJob, token_ids: list[int], chunks: list[Chunk]
-    ) -> tuple[TextStream, list[str], bool]:
-        """The text of some tokens, as readers have received it already."""
-        after = held_after(self._tokenizer, prepared.prompt_ids, whole=job.prompt_token_ids is None)
-        shown = shown_by(prepared.answer_format)
-        read = "".join(chunk.text for chunk in chunks)
-        ways = []
-        for before in (after, None):  # older workers ignored the prompt
-            stream = TextStream(self._tokenizer, job.stop, job.min_tokens, after=before, shown=shown)
-            ways.append((stream, *stream.take(token_ids)))
-            if "".join(ways[-1][1]) == read:
-                return ways[-1]
-        return ways[0]
-
-
-def _travelling(answer: AnswerFormat | None) -> dict[str, Any] | None:
-    return None if answer is None else answer.model_dump(exclude_defaults=True)
 
 
 def _too_long(prompt: str, job: WireJob, context_tokens: int) -> str:
