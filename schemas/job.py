@@ -445,6 +445,11 @@ class Job(_Wire):
             raise invalid(error) from None
 
     @property
+    def takes_a_grammar(self) -> bool:
+        """Whether its answer may be held to a grammar, which allows tokens, and ends the text, by itself."""
+        return not self.allowed_token_ids and not self.ignore_eos
+
+    @property
     def prompt_bytes(self) -> int:
         """The size of the text to read in UTF-8 bytes; 0 if the prompt is given as token ids."""
         size = len(self.document.encode()) if self.document is not None else 0

@@ -22,6 +22,8 @@ GIVEN = {
     "prefix_cache": False,
     "cuda_graphs": False,
     "gpu_reserve_bytes": 1 << 20,
+    "max_adapters": 3,
+    "adapter_memory_bytes": 5 << 20,
 }
 
 

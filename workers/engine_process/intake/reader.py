@@ -216,7 +216,7 @@ class Reader:
         if travelling is None:
             return
         answer, begun = AnswerFormat.model_validate(travelling), None
-        free = prepared.grammar is None and not job.allowed_token_ids and not job.ignore_eos
+        free = prepared.grammar is None and job.takes_a_grammar
         if answer.tools in ENFORCED and free:
             begun = opening(job, answer, self._tokenizer.added_token)
             self._compile(begun.grammar, "tools", at)
