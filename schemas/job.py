@@ -471,9 +471,18 @@ _OF_A_KEY = "[key]"
 """How pydantic says that it is a dict's key that is wrong, and not what stands under it."""
 
 
+_CONTINUATION_AS_TEXT = ("continuation", "constrained-str")
+"""Where pydantic finds what is wrong with a continuation as a text."""
+
+
 def invalid(error: ValidationError, within: tuple[str, ...] = ()) -> InvalidJob:
     """The first thing wrong with a job, without secrets; `within` is the path to the checked fields."""
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
+    if first["loc"][:2] == _CONTINUATION_AS_TEXT:
+        # It may be a text or token ids, and pydantic says what is wrong with it as either.
+        if first["type"] == "string_type":
+            first = next((other for other in others if other["loc"][:1] == first["loc"][:1]), first)
+        first["loc"] = (first["loc"][0], *first["loc"][2:])
     location = tuple(shown_name(str(part)) for part in (*within, *first["loc"]) if part != _OF_A_KEY)
     reason = in_words(first)
     if _OF_A_KEY in first["loc"]:

@@ -34,11 +34,13 @@ def test_it_travels_as_a_job_that_reserves_its_prompt(fields, max_tokens):
         ({"continuation": "c", "max_tokens": 5}, "max_tokens has no meaning beside continuation"),
         ({"continuation": "c", "temperature": 0}, "temperature has no meaning beside continuation"),
         ({"continuation": [5]}, "continuation must be a text after a prompt or messages"),
-        ({"continuation": ""}, "continuation"),
+        ({"continuation": ""}, r"^continuation: must not be empty"),
+        ({"continuation": 5}, r"^continuation: must be a list"),
+        ({"continuation": [-1]}, r"^continuation\.0: must be at least 0"),
         ({"prompt": None, "prompt_token_ids": [5], "continuation": "c"}, "continuation must be token ids"),
         ({"prompt": None, "prompt_token_ids": [5], "document": "d"}, "document needs its query as prompt"),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_what_it_can_not_ask_is_refused_by_name(fields, said):
     with pytest.raises(InvalidJob, match=said):
