@@ -171,9 +171,10 @@ async def begin(
             usual = await gateway.context_tokens(chosen) or USUAL_MAX_TOKENS
             usual = min(usual, gateway.settings.default_max_tokens or usual)
         asked = [dict(each) for each in (fields if jobs_for is None else await jobs_for(chosen))]
-        if key is not None:
-            for number, each in enumerate(asked):
-                each["idempotency_key"] = key if len(asked) == 1 else f"{key}#{number}"
+        for number, each in enumerate(asked):
+            own = each.get("idempotency_key") if key is None else key
+            if isinstance(own, str):  # otherwise the job says what is wrong with it
+                each["idempotency_key"] = own if len(asked) == 1 else f"{own}#{number}"
         return [await aside(request, job_of, gateway, caller, each, usual) for each in asked]
 
     try:

@@ -92,17 +92,20 @@ def score_request(body: Mapping[str, Any]) -> ScoreRequest:
     """
     fields = _asked(SCORE, body)
     sides: list[list[str]] = []
+    called = []
     for names in (("text_1", "queries"), ("text_2", "documents")):
         given = [name for name in names if name in fields]
         if len(given) != 1:
             raise InvalidJob(names[0], f"give exactly one of {' and '.join(names)}")
         value = fields.pop(given[0])
+        called.append(given[0])
         sides.append(_texts(given[0], [value] if isinstance(value, str) else value))
     queries, documents = sides
     if len(queries) not in (1, len(documents)):
         raise InvalidJob(
-            "text_1",
-            f"has {len(queries)} texts, and text_2 has {len(documents)}; it must be one, or one for each",
+            called[0],
+            f"has {len(queries)} texts, and {called[1]} has {len(documents)}; "
+            "it must be one, or one for each",
         )
     return ScoreRequest(queries, documents, fields)
 

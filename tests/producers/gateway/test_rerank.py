@@ -151,10 +151,15 @@ def test_scores_of_one_query_or_of_pairs_come_in_order(http, folders, pace, mode
         assert [each["index"] for each in answer["data"]] == [0, 1, 2, 3]
         scores = [each["score"] for each in answer["data"]]
         assert scores == pytest.approx([of(folders, QUERY, each) for each in DOCUMENTS], abs=1e-5)
-    pairs = {"model": model, "queries": DOCUMENTS[:2], "documents": DOCUMENTS[2:]}
+    pairs = {"model": model, "queries": DOCUMENTS[:2], "documents": DOCUMENTS[2:], "idempotency_key": model}
     scores = [each["score"] for each in http.post("/score", json=pairs).json()["data"]]
     wanted = [of(folders, *each) for each in zip(DOCUMENTS[:2], DOCUMENTS[2:], strict=True)]
     assert scores == pytest.approx(wanted, abs=1e-5)
+    again = http.post("/score", json=pairs).json()
+    assert [each["score"] for each in again["data"]] == scores
+    error = error_of(http.post("/score", json={**pairs, "documents": DOCUMENTS[:3]}), 400)
+    assert error["param"] == "queries"
+    assert "documents has 3" in error["message"]
 
 
 async def test_both_clients_rerank(stack_redis, jobs: Client, folders, pace) -> None:
