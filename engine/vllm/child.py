@@ -50,7 +50,7 @@ class VllmProcess:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    *("-I", "-S", str(_LEASH), str(lifeline)),
+                    *("-I", "-S", str(_LEASH), str(lifeline), str(self._folder)),
                     *(python, "-m", "vllm.entrypoints.openai.api_server"),
                     *_flags(config, str(self.address)),
                 ],

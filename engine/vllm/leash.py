@@ -1,8 +1,9 @@
 """Runs a command and everything that it starts, and ends all of it when the starting process ends.
 
-It is run as a file, without importing anything of headrace, as `python leash.py FD COMMAND…`: FD is the
-inherited end of a pipe whose other end the starting process holds, so that the kernel closes it however that
-process ends. vLLM's own processes don't do this: without their parent, the one that holds the GPU lives on.
+It is run as a file, without importing anything of headrace, as `python leash.py FD FOLDER COMMAND…`: FD is
+the inherited end of a pipe whose other end the starting process holds, so that the kernel closes it however
+that process ends. FOLDER is removed at the end. vLLM's own processes don't do this: without their parent, the
+one that holds the GPU lives on.
 
 A session of their own keeps signals to the worker's group away from the leash and from the command.
 """
@@ -10,20 +11,24 @@ A session of their own keeps signals to the worker's group away from the leash a
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 GRACE_S = 3.0
-"""How long the command has to end by itself."""
+"""How long the command has to end by itself, and then what removes its shared memory."""
+
+_PAUSE_S = 0.02
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def main(fd: int, command: list[str]) -> int:
-    """Run the command until it ends or the pipe closes; return its exit status."""
+def main(fd: int, folder: str, command: list[str]) -> int:
+    """Run the command until it ends or the pipe closes, then remove the folder; return its exit status."""
     os.set_inheritable(fd, False)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
@@ -33,24 +38,41 @@ def main(fd: int, command: list[str]) -> int:
     ended = os.pidfd_open(child.pid)
     select.select([fd, ended], [], [])
     if child.poll() is None:
-        _signal(child.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
         select.select([ended], [], [], GRACE_S)
-    _signal(child.pid, signal.SIGKILL)
+    child.kill()
     status = child.wait()
     _end_the_rest()
+    shutil.rmtree(folder, ignore_errors=True)
     return status
 
 
 def _end_the_rest() -> None:
-    """Kill and reap what the command started and left behind, until nothing is left."""
+    """Kill and reap what the command started and left behind, until nothing is left.
+
+    Python's resource trackers end by themselves once the others have, and remove the others' shared memory.
+    """
+    spare_until = time.monotonic() + GRACE_S
     while True:
+        spare = time.monotonic() < spare_until
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+            if not (spare and _is_resource_tracker(pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
         try:
-            os.waitpid(-1, 0)
+            reaped, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
+        if not reaped:
+            time.sleep(_PAUSE_S)
+
+
+def _is_resource_tracker(pid: str) -> bool:
+    try:
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _with_the_leash() -> None:
@@ -59,10 +81,5 @@ def _with_the_leash() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _signal(group: int, signum: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(group, signum)
-
-
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
