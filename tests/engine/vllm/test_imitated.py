@@ -2,10 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from headrace.engine import EngineProtocol, FinishReason, ModelError, Progress, Request, SamplingParams
+from headrace.engine import (
+    Adapter,
+    EngineProtocol,
+    FinishReason,
+    ModelError,
+    Pooling,
+    Progress,
+    Request,
+    RequestError,
+    SamplingParams,
+    engine_spec,
+)
 from headrace.engine.conformance import CHECKS
 from headrace.engine.errors import ServerLost
 from headrace.engine.vllm.engine import VllmEngine
@@ -114,6 +126,20 @@ def test_a_server_that_keeps_failing_on_one_request_fails_only_that(imitation: I
 def test_what_vllm_refuses_fails_with_its_reason(connect: Connect):
     (failed,) = run(connect(), Request("a", PROMPT, replace(SAMPLED, temperature=3.0)))["a"]
     assert failed.error == "vLLM refuses the request: temperature must be in [0, 2]"
+
+
+@pytest.mark.parametrize(
+    "asked", [{"pooling": Pooling("last")}, {"prompt_logprobs": 1}, {"adapter": Adapter("a", "/a", "0" * 16)}]
+)
+def test_what_this_engine_can_not_do_is_refused_by_name(asked: dict[str, Any], connect: Connect):
+    with pytest.raises(RequestError) as refused:
+        connect().submit(Request("a", PROMPT, GREEDY, **asked))
+    assert refused.value.field == next(iter(asked))
+
+
+def test_it_is_refused_where_answers_have_to_be_deterministic():
+    with pytest.raises(ModelError, match="deterministic"):
+        engine_spec("vllm", deterministic=True)
 
 
 def test_a_cancelled_request_is_aborted_there(imitation: Imitation, connect: Connect):
