@@ -32,9 +32,11 @@ USER = [{"role": "user", "content": "hi"}]
 F = {"type": "function", "function": {"name": "f"}}
 
 
-def reader_of(folder: Path, tools: str, reasoning: str, *, tokens: bool) -> tuple[Tokenizer, Reader]:
+def reader_of(
+    folder: Path, tools: str, reasoning: str, *, tokens: bool, template: str = "{{ tools | tojson }}"
+) -> tuple[Tokenizer, Reader]:
     """A reader whose tokenizer has the markers as tokens of their own, or doesn't."""
-    tokenizer = byte_level(folder, "{{ tools | tojson }}")
+    tokenizer = byte_level(folder, template)
     if tokens:
         markers = dict.fromkeys(markers_of(AnswerFormat(tools=tools, reasoning=reasoning)))
         special = tools in ("mistral", "harmony")
@@ -125,6 +127,31 @@ def test_an_answer_that_must_have_a_form_may_be_a_call_instead(tmp_path: Path, t
                 else:
                     with pytest.raises(GrammarError):
                         Grammars(tokenizer).follow(prepared.grammar, ids)
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_form_is_behind_the_reasoning_that_the_model_marks(
+    tmp_path: Path, *, begun: bool, tokens: bool
+) -> None:
+    template = "{{ tools | tojson }}" + ("<think>\n" if begun else "")
+    tokenizer, reader = reader_of(tmp_path, "hermes", "think", tokens=tokens, template=template)
+    thought, form = "Three { or so.</think>\n\n", '{"n":3,"sure":true}'
+    call = '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+    opened = thought if begun else f"<think>\n{thought}"
+    for choice, may_be in (("auto", (form, call)), ("none", (form,))):
+        prepared = read(reader, tool_choice=choice, structured_outputs={"json": PARAMETERS})
+        assert prepared.error is None
+        assert prepared.answer_format is not None
+        for text in may_be:
+            ids = tokenizer._backend.encode(opened + text, add_special_tokens=False).ids
+            assert Grammars(tokenizer).follow(prepared.grammar, ids).complete
+            answer = parse(AnswerFormat.model_validate(prepared.answer_format), opened + text)
+            assert answer.reasoning == thought.partition("</think>")[0]
+            assert answer.content == (form if text == form else "")
+        wrong = tokenizer._backend.encode(f"{opened}Hm.", add_special_tokens=False).ids
+        with pytest.raises(GrammarError):
+            Grammars(tokenizer).follow(prepared.grammar, wrong)
 
 
 def test_an_answer_has_its_form_where_a_call_can_not_be_enforced(tmp_path: Path) -> None:

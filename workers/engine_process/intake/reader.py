@@ -24,8 +24,8 @@ from ..text import (
 )
 from ..text.answer_format import AUTO, answer_format, reasoning_format, tool_format
 from ..text.begun_calls import opening
-from ..text.call_grammar import ENFORCED, call_grammar, may_call, must_call
-from ..text.grammar import either, lark_grammar, lark_string
+from ..text.call_grammar import ENFORCED, call_grammar, form_grammar, may_call, must_call
+from ..text.grammar import lark_grammar, lark_string
 from ..text.guide import Guidance, closing_tokens
 from .bounds import bytes_a_token
 from .refusal import JobRefused, refusal
@@ -182,8 +182,11 @@ class Reader:
         grammar = grammar_of(job)
         if must_call(job):
             field, grammar = "tool_choice", lark_grammar(self._call_grammar(prepared, job))
-        elif grammar is not None and may_call(job) and self._tool_format in ENFORCED:
-            field, grammar = f"{field} or tools", either(grammar, self._call_grammar(prepared, job))
+        elif grammar is not None and prepared.answer_format is not None:
+            if calls := may_call(job) and self._tool_format in ENFORCED:
+                field = f"{field} or tools"
+            answer = AnswerFormat.model_validate(prepared.answer_format)
+            grammar = form_grammar(grammar, job, answer, self._literal, calls=calls)
         if grammar is None:
             return
         self._compile(grammar, field, at)
@@ -231,12 +234,12 @@ class Reader:
                 FailureCode.INVALID,
                 f"tool_choice: calls {shown} can't be enforced; send auto, or leave it out",
             )
+        return call_grammar(job, AnswerFormat.model_validate(prepared.answer_format), self._literal)
 
-        def literal(marker: str) -> str:
-            token_id = self._tokenizer.added_token(marker)
-            return lark_string(marker) if token_id is None else f"<[{token_id}]>"
-
-        return call_grammar(job, AnswerFormat.model_validate(prepared.answer_format), literal)
+    def _literal(self, marker: str) -> str:
+        """How a Lark grammar writes a marker: as the token of its own that it is, or as a string."""
+        token_id = self._tokenizer.added_token(marker)
+        return lark_string(marker) if token_id is None else f"<[{token_id}]>"
 
     def _told(self, wanted: TokenizerTask, token_ids: list[int]) -> Told:
         if wanted.kind == "count":

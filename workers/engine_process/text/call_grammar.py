@@ -12,7 +12,7 @@ from typing import Any
 from ....schemas.answers import AnswerFormat, deepseek, glm, harmony, hermes, mistral, qwen
 from ....schemas.answers.reasoning import PAIRS
 from ....schemas.wire import WireJob
-from .grammar import lark_json, lark_string
+from .grammar import either, lark_json, lark_string
 
 _TEXT = r"/(?s:.*)/"
 
@@ -44,6 +44,11 @@ class CallGrammar:
     def text(self, functions: Sequence[Function], *, several: bool) -> str:
         start = f"start: {self._thought()}{self.calls(functions, several=several)}"
         return "\n".join([start, *self._rules]) + "\n"
+
+    def before(self, *grammars: str) -> str:
+        """Reasoning, where the model marks it, and then a text that follows one of these grammars."""
+        lead = self._thought()
+        return either(*grammars, lead=lead, rules=self._rules) if lead or grammars[1:] else grammars[0]
 
     def calls(self, functions: Sequence[Function], *, several: bool) -> str:
         """The calls of any of these functions, in the model's format; the rules that they need are added."""
@@ -230,3 +235,21 @@ def _repeated(one: str, between: str, several: bool) -> str:
 
 def _json(schema: Mapping[str, Any], function: Function) -> str:
     return lark_json(dict(schema), lenient=function.get("strict") is not True)
+
+
+def form_grammar(
+    form: str, job: WireJob, answer_format: AnswerFormat, literal: Callable[[str], str], *, calls: bool
+) -> str:
+    """The grammar of the answer to a job that asks for a form: its reasoning, and then the form or calls.
+
+    Args:
+        form: the grammar of the form.
+        job: which tools there are.
+        answer_format: how the answer is read.
+        literal: how Lark writes a marker.
+        calls: whether the answer may be calls instead, which are in one of the formats in `ENFORCED`.
+    """
+    forms = [form]
+    if calls:
+        forms.append(call_grammar(job, answer_format.model_copy(update={"reasoning": None}), literal))
+    return CallGrammar(answer_format, literal).before(*forms)

@@ -95,11 +95,18 @@ def lark_grammar(lark: str) -> str:
     return LLMatcher.grammar_from_lark(lark)
 
 
-def either(*grammars: str) -> str:
-    """The grammar of a text that follows one of these, which are texts of Lark or of `grammar_of`."""
+def either(*grammars: str, lead: str = "", rules: Sequence[str] = ()) -> str:
+    """The grammar of a text that follows one of these, which are texts of Lark or of `grammar_of`.
+
+    Args:
+        grammars: what the text may follow.
+        lead: what comes before, as a part of a Lark rule.
+        rules: the rules that `lead` names.
+    """
     named = [{**_first(grammar), "name": f"g{place}"} for place, grammar in enumerate(grammars)]
     start = " | ".join(f"@{each['name']}" for each in named)
-    return json.dumps({"grammars": [{"lark_grammar": f"start: {start}"}, *named]}, ensure_ascii=False)
+    lark = "\n".join([f"start: {lead}({start})", *rules])
+    return json.dumps({"grammars": [{"lark_grammar": lark}, *named]}, ensure_ascii=False)
 
 
 def _first(grammar: str) -> dict[str, Any]:
