@@ -40,6 +40,7 @@ READS = {
     *("Intake.overdue_s", "Link.late_s", "Link.contact_s"),
     "Registration.note_refusal",  # it writes a line of the log
     "Engine.end_also_at",  # while the model is loaded
+    "Engine.load_adapter",  # it reads a folder, for jobs with an adapter
 }
 """Methods that change nothing: dying there is dying at the step before or after."""
 

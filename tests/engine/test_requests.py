@@ -107,7 +107,7 @@ def load(folder, **options: object) -> Engine:
     [
         ("GPT2LMHeadModel", "gpt2"),
         ("T5ForConditionalGeneration", "t5"),
-        ("LlamaForSequenceClassification", "llama"),  # of a family that is known, with another head
+        ("LlamaForTokenClassification", "llama"),  # of a family that is known, with another head
         ("Qwen4Model", "qwen4"),
     ],
 )

@@ -54,7 +54,7 @@ def count(pipe: EnginePipe, launch: LaunchEngine) -> int:
     metrics.engine(
         SimpleNamespace(  # type: ignore[arg-type]
             **dict.fromkeys(("running", "waiting", "pages_total", "pages_free", "pages_cached"), 1),
-            **dict.fromkeys(("pages_held", "tokens_held", "preemptions"), 1),
+            **dict.fromkeys(("pages_held", "pages_shared", "tokens_held", "preemptions"), 1),
             **dict.fromkeys(("prefix_query_tokens", "prefix_hit_tokens", "host_s"), 1),
         )
     )

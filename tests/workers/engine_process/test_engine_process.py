@@ -84,7 +84,7 @@ def test_all_that_loading_raises_is_one_sentence(raised, sentence):
 
     spec = EngineSpec(failing, fingerprint=lambda config: "f")
     with pytest.raises(ModelError, match=sentence):
-        engine_process._load(spec, EngineConfig(model="m"), NoPlaces())
+        engine_process._load(spec, EngineConfig(model="m"), NoPlaces(), None)
 
 
 @pytest.mark.parametrize("name", ["my model", "-dash", "ü", "a" * 129, "a:b", "/"])
