@@ -16,6 +16,9 @@ ENDS = ("<|end|>", "<|call|>", "<|return|>")
 
 MARKERS = (CHANNEL, MESSAGE, START, CONSTRAIN, *ENDS)
 
+HEADS = (CHANNEL, START, " to=", CONSTRAIN)
+"""How an answer begins that consists of messages."""
+
 MAX_HEAD = 1024
 """Characters of what precedes a message; a longer one is text."""
 
@@ -47,9 +50,9 @@ def _is_head(source: GrowingText) -> Steps[bool]:
     """Whether a message begins here: a prompt ends with `<|start|>assistant`, so its role may be missing."""
     while True:
         ahead = source.text[source.at :]
-        if ahead.startswith((CHANNEL, START, " to=", CONSTRAIN)):
+        if ahead.startswith(HEADS):
             return True
-        if source.ended or not any(each.startswith(ahead) for each in (CHANNEL, START, " to=", CONSTRAIN)):
+        if source.ended or not any(each.startswith(ahead) for each in HEADS):
             return False
         yield None
 

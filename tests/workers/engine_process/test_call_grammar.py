@@ -177,4 +177,14 @@ def test_a_strict_function_whose_schema_can_not_be_enforced_is_refused(tmp_path:
         job = WireJob.make(model="m", messages=USER, tools=tools, tool_choice="required")
         error = reader.read(Asked("j", job.to_wire().encode(), 9000)).error
         assert (error is not None) is strict
-        assert error is None or "uniqueItems" in error.message
+        assert error is None or error.message == (
+            "tools.0.function.parameters: that of f can't be enforced: Unimplemented keys: "
+            '["uniqueItems"]; change the schema, or leave its strict out'
+        )
+
+
+def test_a_form_that_can_not_be_enforced_is_named_and_not_the_tools_beside_it(tmp_path: Path) -> None:
+    _, reader = reader_of(tmp_path, "hermes", "none", tokens=True)
+    error = read(reader, structured_outputs={"grammar": "start: nix"}).error
+    assert error is not None
+    assert error.message.startswith('structured_outputs: at 1(8): unknown name: "nix"')

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from headrace.schemas.answers import AnswerFormat, ParsedAnswer, parse
-from headrace.workers.engine_process.prepared import Prepared
-from headrace.workers.engine_process.text import Grammars, Tokenizer
+from headrace.schemas.wire import WireJob
+from headrace.workers.engine_process.prepared import Asked, Prepared
+from headrace.workers.engine_process.text import Follower, GrammarError, Grammars, Tokenizer
 from headrace.workers.engine_process.text.call_grammar import ENFORCED
 from headrace.workers.engine_process.text.guide import Guidance, Guide
 from headrace.workers.engine_process.text.reasoning_span import reasoning_tokens
 
-from .test_call_grammar import read, reader_of
+from .test_call_grammar import USER, read, reader_of
 
 BEGINNINGS = {
     "hermes": "Let me look. <tool_call>",
@@ -191,3 +192,59 @@ def test_a_budget_needs_a_model_that_marks_its_reasoning(tmp_path: Path) -> None
     error = read(reader, max_reasoning_tokens=7).error
     assert error is not None
     assert error.message == "max_reasoning_tokens: m marks no reasoning; leave it out (got 7)"
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_reasoning_does_not_end_within_a_character_where_all_has_a_form(begun: Begun, choice: str) -> None:
+    answer = begun("hermes", "think", max_reasoning_tokens=1, tool_choice=choice)
+    first, *others = answer.tokenizer._backend.encode("é", add_special_tokens=False).ids
+    answer.write("<think>")
+    answer.take(first)
+    if choice == "required":  # its grammar follows characters
+        assert others[0] in (answer.allowed() or ())
+        answer.take(others[0])
+    assert answer.allowed() == [answer.tokenizer.added_token("</think>")]
+
+
+def test_what_is_sent_to_functions_in_plain_text_is_no_call(begun: Begun) -> None:
+    answer = begun("harmony", "harmony", max_reasoning_tokens=0)
+    answer.write("I write to=functions.f <|channel|>analysis<|message|>, and that is text.")
+    assert answer.allowed() is None
+    assert (answer.parsed().reasoning, answer.parsed().calls) == ("", ())
+
+
+UNIQUE = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+
+
+def test_calls_that_nobody_required_fail_no_job(
+    begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, reader = reader_of(tmp_path, "hermes", "none", tokens=True)
+    odd = {"type": "function", "function": {"name": "f", "parameters": UNIQUE, "strict": True}}
+    job = WireJob.make(model="m", messages=USER, tools=[odd])
+    prepared = reader.read(Asked("j", job.to_wire().encode(), 9000))
+    assert prepared.error is None
+    assert prepared.guidance is not None  # its calls are well-formed all the same
+    assert prepared.guidance["opening"] is not None
+
+    answer = begun()
+    answer.write("<tool_call>")
+
+    def too_much(*_: object) -> bool:
+        raise GrammarError("following the answer's grammar took too long")
+
+    monkeypatch.setattr(Follower, "fill", too_much)
+    assert answer.guide.fill(answer.mask) is False
+
+
+def test_a_parameter_may_be_named_like_a_rule(tmp_path: Path) -> None:
+    _, reader = reader_of(tmp_path, "qwen3_coder", "none", tokens=True)
+    schema = {"type": "object", "properties": {"anyvalue": {"type": "integer", "title": "anyname:"}}}
+    tools = [
+        {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}},
+        {"type": "function", "function": {"name": "g"}},
+    ]
+    job = WireJob.make(model="m", messages=USER, tools=tools)
+    guidance = reader.read(Asked("j", job.to_wire().encode(), 9000)).guidance
+    assert guidance is not None
+    assert "anyname: /" in guidance["opening"]["grammar"]

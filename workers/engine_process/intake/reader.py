@@ -2,7 +2,7 @@
 
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import thread_time
 from typing import Any, Literal
 
@@ -25,8 +25,8 @@ from ..text import (
 from ..text.answer_format import AUTO, answer_format, reasoning_format, tool_format
 from ..text.begun_calls import opening
 from ..text.call_grammar import ENFORCED, call_grammar, form_grammar, may_call, must_call
-from ..text.grammar import lark_grammar, lark_string
-from ..text.guide import Guidance, closing_tokens
+from ..text.grammar import json_grammar, lark_grammar, lark_string, unquoted
+from ..text.guide import Guidance, Opening, closing_tokens
 from .bounds import bytes_a_token
 from .refusal import JobRefused, refusal
 from .replaying import replay, travelling
@@ -179,34 +179,55 @@ class Reader:
     def _read_grammar(self, prepared: Prepared, job: WireJob, at: Callable[[str], None]) -> None:
         """Compile the grammar that the answer must follow, so that one that can't be is refused here."""
         field = "response_format" if job.response_format is not None else "structured_outputs"
-        grammar = grammar_of(job)
-        if must_call(job):
+        form = grammar = grammar_of(job)
+        calls = must_call(job)
+        if calls:
             field, grammar = "tool_choice", lark_grammar(self._call_grammar(prepared, job))
-        elif grammar is not None and prepared.answer_format is not None:
-            if calls := may_call(job) and self._tool_format in ENFORCED:
-                field = f"{field} or tools"
+        elif form is not None and prepared.answer_format is not None:
+            calls = may_call(job) and self._tool_format in ENFORCED
             answer = AnswerFormat.model_validate(prepared.answer_format)
-            grammar = form_grammar(grammar, job, answer, self._literal, calls=calls)
+            grammar = form_grammar(form, job, answer, self._literal, calls=calls)
         if grammar is None:
             return
-        self._compile(grammar, field, at)
+        if (reason := self._fault(grammar, at)) is not None:
+            of_form = None if form is None else self._fault(form, at)
+            if calls and of_form is None:
+                self._refuse_schemas(job, at)
+                reason = f"{unquoted(reason)}; offer fewer or simpler tools, or leave {field} out"
+            raise JobRefused(FailureCode.INVALID, f"{field}: {of_form or reason}")
         prepared.grammar = grammar
 
-    def _compile(self, grammar: str, field: str, at: Callable[[str], None]) -> None:
-        """Compile a grammar that a field of the job asks for, so that one that can't be is refused here."""
+    def _fault(self, grammar: str, at: Callable[[str], None]) -> str | None:
+        """Why a grammar can't be compiled; None if it can, within the limits."""
         at("grammar")
         self.load_grammars()
         assert self._grammars is not None
-        began, reason = thread_time(), None
+        began = thread_time()
         try:
             self._grammars.follow(grammar)
         except GrammarError as error:
-            reason = str(error)
-        if reason is None and (took_s := thread_time() - began) > COMPILE_S:
+            return str(error)
+        if (took_s := thread_time() - began) > COMPILE_S:
             # The engine process compiles it again, beside all answers.
-            reason = f"compiling it takes {took_s:.1f} s; at most {COMPILE_S:g} s are allowed"
-        if reason is not None:
-            raise JobRefused(FailureCode.INVALID, f"{field}: {reason}")
+            return f"compiling it takes {took_s:.1f} s; at most {COMPILE_S:g} s are allowed"
+        return None
+
+    def _refuse_schemas(self, job: WireJob, at: Callable[[str], None]) -> None:
+        """Name the first function whose schema alone can't be enforced, if there is one."""
+        named = job.tool_choice["function"]["name"] if isinstance(job.tool_choice, Mapping) else None
+        for place, tool in enumerate(job.tools or ()):
+            function = tool.get("function", tool)
+            if named not in (None, function["name"]):
+                continue
+            strict = function.get("strict") is True
+            schema = function.get("parameters") or {"type": "object"}
+            if (reason := self._fault(json_grammar(dict(schema), lenient=not strict), at)) is not None:
+                way_out = "the schema, or leave its strict out" if strict else "the schema"
+                raise JobRefused(
+                    FailureCode.INVALID,
+                    f"tools.{place}.function.parameters: that of {function['name']} can't be enforced: "
+                    f"{reason}; change {way_out}",
+                )
 
     def _read_guidance(self, prepared: Prepared, job: WireJob, at: Callable[[str], None]) -> None:
         """Say what guides the answer: a budget for its reasoning, the grammar of calls that it may hold."""
@@ -221,11 +242,18 @@ class Reader:
         answer, begun = AnswerFormat.model_validate(travelling), None
         free = prepared.grammar is None and job.takes_a_grammar
         if answer.tools in ENFORCED and free:
-            begun = opening(job, answer, self._tokenizer.added_token)
-            self._compile(begun.grammar, "tools", at)
+            begun = self._begun_calls(job, answer, at)
         if begun is not None or most is not None:
             closing, again = closing_tokens(answer, self._tokenizer)
             prepared.guidance = Guidance(travelling, most, closing, again, begun).to_wire()
+
+    def _begun_calls(self, job: WireJob, answer: AnswerFormat, at: Callable[[str], None]) -> Opening | None:
+        """How calls that nobody required begin, as far as they can be guided: they fail no job."""
+        for strict in (True, False):
+            begun = opening(job, answer, self._tokenizer.added_token, strict=strict)
+            if self._fault(begun.grammar, at) is None:
+                return begun
+        return None
 
     def _call_grammar(self, prepared: Prepared, job: WireJob) -> str:
         if self._tool_format not in ENFORCED:

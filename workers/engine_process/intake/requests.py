@@ -1,6 +1,7 @@
 """What the engine is to do for a job that has been read: a request for each answer that has not ended."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from ....engine import Adapter, ModelError, Pooling, Request
@@ -10,7 +11,7 @@ from ....schemas.job import JobClass
 from ....schemas.wire import WireJob
 from ..choice import request_id
 from ..prepared import Prepared, Replay
-from ..text import Follower, Grammars, TokenText
+from ..text import Follower, GrammarError, Grammars, TokenText
 from ..text.guide import Guidance, Guide
 from .sampling import sampling_params
 
@@ -95,7 +96,10 @@ class Requests:
             return None if grammar is None else self._grammars.follow(grammar, known)
         guidance = Guidance.from_wire(prepared.guidance)
         whole = None if grammar is None else self._grammars.follow(grammar)
-        call = None if guidance.opening is None else self._grammars.follow(guidance.opening.grammar)
+        call = None
+        if guidance.opening is not None:
+            with suppress(GrammarError):  # with this model's end tokens, say; its calls then go unguided
+                call = self._grammars.follow(guidance.opening.grammar)
         guide = Guide(guidance, self._tokenizer.token_bytes, whole, call)
         guide.take(known)
         return guide

@@ -32,6 +32,7 @@ class _BegunCall(CallGrammar):
     def __init__(self, answer_format: AnswerFormat, literal: Callable[[str], str]) -> None:
         super().__init__(answer_format, literal)
         self._gap, self._opening = "gap", self._begins
+        self._any_value = ""  # once there is a rule for it
 
     def text(self, functions: Any, *, several: bool) -> str:
         begun: str = getattr(self, _WAYS[self._format.tools or ""])(functions, several)
@@ -49,11 +50,10 @@ class _BegunCall(CallGrammar):
     def _parameters(self, at: int, function: Function, head: Any, ends: str, before: str, after: str) -> str:
         if function.get("strict"):
             return super()._parameters(at, function, head, ends, before, after)
-        rules = "\n".join(self._rules)
-        if "anyname:" not in rules:
+        if not self._any_value:
             self._rules.append(r"anyname: /[^<>\n]{1,128}/")
-        value = self._until("anyvalue", ends) if "anyvalue" not in rules else ""
-        value = value or ("anyvalue" if "anyvalue[lazy]" in rules else f"anyvalue {self._literal(ends)}")
+            self._any_value = self._until("anyvalue", ends)
+        value = self._any_value
         opened = head("\0")
         pieces = opened if isinstance(opened, tuple) else tuple(re.split("(\0)", opened))
         opens = " ".join("anyname" if piece == "\0" else self._literal(piece) for piece in pieces if piece)
@@ -92,13 +92,20 @@ _WAYS = dict.fromkeys(_MARKERS, "one_marked") | {"llama3_json": "llama", "harmon
 assert _WAYS.keys() == set(ENFORCED)
 
 
-def opening(job: WireJob, answer_format: AnswerFormat, added_token: Callable[[str], int | None]) -> Opening:
+def opening(
+    job: WireJob,
+    answer_format: AnswerFormat,
+    added_token: Callable[[str], int | None],
+    *,
+    strict: bool = True,
+) -> Opening:
     """How a job's calls begin, and their grammar.
 
     Args:
         job: which tools there are.
         answer_format: how the answer is read; its calls are in one of the formats in `ENFORCED`.
         added_token: the token that a marker is; None if it is spelt like other text.
+        strict: whether arguments follow the schemas of strict functions; otherwise any object will do.
     """
 
     def literal(marker: str) -> str:
@@ -106,6 +113,8 @@ def opening(job: WireJob, answer_format: AnswerFormat, added_token: Callable[[st
         return lark_string(marker) if token_id is None else f"<[{token_id}]>"
 
     functions: list[Mapping[str, Any]] = [tool.get("function", tool) for tool in job.tools or ()]
+    if not strict:
+        functions = [{**each, "strict": False} for each in functions]
     several = not answer_format.single
     grammar = lark_grammar(_BegunCall(answer_format, literal).text(functions, several=several))
     name = answer_format.tools or ""

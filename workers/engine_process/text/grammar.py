@@ -10,6 +10,7 @@ passed there reaches the engine process.
 """
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
@@ -290,6 +291,11 @@ def _tokenizer(serialized: str, vocab_size: int, eos_token_ids: list[int]) -> LL
         if not vocab_size:
             raise
         return LLTokenizer(serialized, eos_token=ends)  # it names tokens that the model doesn't have
+
+
+def unquoted(reason: str) -> str:
+    """A reason without the place and the lines of Lark that it quotes, for grammars that no client wrote."""
+    return re.split(r" \d+ \| ", re.sub(r"^at \d+\(\d+\): ", "", reason))[0]
 
 
 def _reason(matcher: LLMatcher, otherwise: str) -> str:

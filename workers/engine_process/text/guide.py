@@ -99,7 +99,7 @@ class Guide:
         guidance: what it is guided by.
         token_bytes: the bytes that a token stands for.
         whole: follows all of it, if all of it has a form.
-        call: a follower of a call, of which copies are made.
+        call: a follower of a call, of which copies are made; without one, calls aren't guided.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Guide:
     ) -> None:
         self._guidance, self._bytes, self._whole, self._call = guidance, token_bytes, whole, call
         self._span = ReasoningSpan(AnswerFormat.model_validate(guidance.format), token_bytes)
-        self._opening = guidance.opening
+        self._opening = guidance.opening if call is not None else None
         self._pattern = re.compile(self._opening.pattern.encode("latin-1")) if self._opening else None
         self._now: Follower | None = None
         self._forced: list[int] = []
@@ -177,7 +177,7 @@ class Guide:
             if token_id == opening.token_id:
                 self._begin((token_id,))
             return
-        if opening.in_head and self._span.head is None:
+        if opening.in_head and (self._span.head is None or self._span.state is OVER):
             self._text, self._recent = b"", []
             return
         data = self._bytes(token_id)
@@ -213,12 +213,21 @@ class Guide:
         """Write which tokens may come next; False if any may.
 
         Raises:
-            GrammarError: finding out takes more than the limits allow.
+            GrammarError: following what all of it must follow takes more than the limits allow.
         """
+        if self._whole is not None:
+            self._whole.fill(mask)
         if self._forced:
-            token_id = self._forced[0]
-            mask[:] = 0
-            mask.view(np.uint32)[token_id // 32] = 1 << (token_id % 32)
+            place, bit = self._forced[0] // 32, 1 << (self._forced[0] % 32)
+            words = mask.view(np.uint32)
+            # All that has a form can't end its reasoning within a character: it does so behind it.
+            if self._whole is None or int(words[place]) & bit:
+                mask[:] = 0
+                words[place] = bit
             return True
-        following = self._whole or self._now
-        return following is not None and following.fill(mask)
+        if self._now is not None and self._whole is None:
+            try:
+                return self._now.fill(mask)
+            except GrammarError:  # it takes too much; as nobody required a call, the answer goes on unguided
+                self._now = None
+        return self._whole is not None

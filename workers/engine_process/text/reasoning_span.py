@@ -11,6 +11,7 @@ MAY_COME, WITHIN, OVER = "may come", "within", "over"
 
 _MESSAGE, _START = harmony.MESSAGE.encode(), harmony.START.encode()
 _ENDS = re.compile(b"|".join(re.escape(each.encode()) for each in (*harmony.ENDS, harmony.START)))
+_HEADS = tuple(each.encode() for each in harmony.HEADS)
 _ANALYSIS = re.compile(rb"\s*(?:<\|start\|>\w*)?\s*<\|channel\|>\s*analysis\b(?!.*\bto=)", re.DOTALL)
 
 
@@ -25,12 +26,13 @@ class ReasoningSpan:
         rest: bytes behind the marker that ended it, within the same token.
     """
 
-    __slots__ = ("_bytes", "_closes", "_opens", "_text", "count", "head", "rest", "spans", "state")
+    __slots__ = ("_bytes", "_closes", "_first", "_opens", "_text", "count", "head", "rest", "spans", "state")
 
     def __init__(self, answer_format: AnswerFormat, token_bytes: Callable[[int], bytes]) -> None:
         self._bytes, self._text = token_bytes, b""
         self.state, self.count, self.spans, self.rest = MAY_COME, 0, 0, b""
         self.head: bytes | None = None
+        self._first = True
         self._opens = self._closes = b""
         if "harmony" in (answer_format.reasoning, answer_format.tools):
             self.head = b""
@@ -69,8 +71,10 @@ class ReasoningSpan:
         if self.head is not None:
             self.head += data
             head, found, body = self.head.partition(_MESSAGE)
-            if found:
-                self.head, self._text = None, body
+            if self._first and not self.head.startswith(tuple(h[: len(self.head)] for h in _HEADS)):
+                self.state = OVER  # an answer without messages
+            elif found:
+                self.head, self._text, self._first = None, body, False
                 if _ANALYSIS.match(head):
                     self.state, self.spans = WITHIN, self.spans + 1
             elif len(self.head) > harmony.MAX_HEAD:
