@@ -1,6 +1,7 @@
 """Settings of `headrace worker` and `headrace callbacks`, validated at startup."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
@@ -149,6 +150,8 @@ class WorkerSettings(CelerySettings):
             raise ValueError("the engine 'headrace' has no server; set engine to 'vllm'")
         if value and info.field_name != "engine_url" and info.data.get("engine_url") is not None:
             raise ValueError("it is for a server that is started here, but engine_url names one that runs")
+        if value and info.field_name == "engine_url":
+            urlsplit(str(value)).port  # noqa: B018 - raises ValueError if it has none that can be
         return value
 
 

@@ -1,14 +1,15 @@
 """One request's answer: asked for, read token by token, and asked for again where it broke off."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import math
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..parameters import SamplingParams
 from ..request import LEAST_LOGPROB, FinishReason, Progress, Request, TokenLogprobs
-from .asking import asked, counts_anew, differs
+from .asking import asked, counts_anew
 from .errors import Interrupted, ServerRefused
 from .facts import ABORT, GENERATE, ServerFacts
 from .forbidding import Forbidden
@@ -42,8 +43,8 @@ class RunningAnswer:
     noise_by_position: bool
     output_ids: list[int] = field(default_factory=list)
     task: "asyncio.Task[None] | None" = None
-    cached_tokens: int = 0
     _asked: int = 0
+    _vocab: int = 0
 
     async def run(
         self, http: ServerRoutes, facts: ServerFacts, vocab: int, tell: Callable[[Progress], None], name: str
@@ -54,6 +55,7 @@ class RunningAnswer:
             Interrupted: it broke off too often.
         """
         forbidden = Forbidden(self.params, self.request.constraint, vocab, self.ends)
+        self._vocab = vocab
         failures = 0
         while self._end() is None:
             before = len(self.output_ids)
@@ -88,11 +90,14 @@ class RunningAnswer:
             noise_by_position=self.noise_by_position,
         )
         if forbidden.always_masked:
-            ask = forbidden.masked(ask, forbidden.allowed(self.output_ids))
+            may = forbidden.allowed(self.output_ids)
+            ask = forbidden.masked(ask, may)
         handed_over = frozenset(self.output_ids)
         async with aclosing(self._read(http, facts, ask, name)) as found:
             async for token_id, logprobs in found:
-                if forbidden.any and not forbidden.always_masked:
+                if forbidden.always_masked:
+                    self._check_mask(may[token_id], token_id)
+                elif forbidden.any:
                     may = forbidden.allowed(self.output_ids)
                     if not may[token_id]:
                         break
@@ -104,14 +109,18 @@ class RunningAnswer:
         ask = forbidden.masked(ask, may)
         async with aclosing(self._read(http, facts, ask, f"{name}-masked")) as found:
             async for token_id, logprobs in found:
-                if not may[token_id]:
-                    raise Interrupted(f"vLLM chose token {token_id}, which it was told not to")
+                self._check_mask(may[token_id], token_id)
                 self._take(token_id, logprobs, tell)
                 return
 
+    @staticmethod
+    def _check_mask(may_come: bool, token_id: int) -> None:
+        if not may_come:
+            raise Interrupted(f"vLLM chose token {token_id}, which it was told not to")
+
     def _take(self, token_id: int, logprobs: list[TokenLogprobs], tell: Callable[[Progress], None]) -> None:
         self.output_ids.append(token_id)
-        tell(Progress(self.request.id, [token_id], logprobs, self._end(), self.cached_tokens))
+        tell(Progress(self.request.id, [token_id], logprobs, self._end()))
 
     def _end(self) -> FinishReason | None:
         if self.output_ids and self.output_ids[-1] in self.ends:
@@ -138,7 +147,7 @@ class RunningAnswer:
         try:
             async with http.events(GENERATE, body, name) as events:
                 async for event in events:
-                    for token_id, logprobs in _tokens(event, self.params.logprobs):
+                    for token_id, logprobs in _tokens(event, self.params.logprobs, self._vocab):
                         left -= 1
                         done = left == 0 or token_id in self.ends
                         yield token_id, logprobs
@@ -149,10 +158,6 @@ class RunningAnswer:
                 # Closing the connection aborts it too, but not through every proxy.
                 await asyncio.shield(_abort(http, name))
 
-    def resumed(self) -> tuple[str, ...]:
-        """The parameters for which the continuation may differ from the uninterrupted answer."""
-        return differs(self.params, self.request.output_ids, noise_by_position=self.noise_by_position)
-
 
 async def _abort(http: ServerRoutes, name: str) -> None:
     try:
@@ -161,29 +166,41 @@ async def _abort(http: ServerRoutes, name: str) -> None:
         return
 
 
-def _tokens(event: dict[str, Any], logprobs: int | None) -> list[tuple[int, list[TokenLogprobs]]]:
-    """The tokens of one event."""
+def _tokens(event: dict[str, Any], most: int | None, vocab: int) -> list[tuple[int, list[TokenLogprobs]]]:
+    """The tokens of one event, checked: they come from another process, perhaps on another machine."""
     try:
         found: list[tuple[int, list[TokenLogprobs]]] = []
         for choice in event["choices"]:
             if choice["finish_reason"] in {"abort", "error"}:
                 raise Interrupted(f"vLLM ended it: {choice['finish_reason']}")
-            token_ids: Sequence[int] = choice["token_ids"] or ()
-            entries = choice["logprobs"]["content"] if logprobs is not None and token_ids else ()
+            token_ids = [_token(each, vocab) for each in choice["token_ids"] or ()]
+            entries = choice["logprobs"]["content"] if most is not None and token_ids else ()
             for place, token_id in enumerate(token_ids):
-                of = [_logprobs(entries[place], logprobs)] if logprobs is not None else []
-                found.append((int(token_id), of))
+                of = [_logprobs(entries[place], token_id, most, vocab)] if most is not None else []
+                found.append((token_id, of))
         return found
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise Interrupted(f"an event isn't as expected: {type(error).__name__}: {error}") from error
 
 
-def _logprobs(entry: dict[str, Any], most: int) -> TokenLogprobs:
+def _logprobs(entry: dict[str, Any], token_id: int, most: int, vocab: int) -> TokenLogprobs:
     # Its own list begins with the token itself, whatever its rank.
     ranked = {each["rank"]: each for each in entry["top_logprobs"] if each["rank"] is not None}
     top = [
-        (int(ranked[rank]["token_id"]), max(LEAST_LOGPROB, float(ranked[rank]["logprob"])))
+        (_token(ranked[rank]["token_id"], vocab), _logprob(ranked[rank]["logprob"]))
         for rank in sorted(ranked)
-        if rank <= most
+        if 1 <= rank <= most
     ]
-    return TokenLogprobs(int(entry["token_id"]), max(LEAST_LOGPROB, float(entry["logprob"])), top)
+    return TokenLogprobs(token_id, _logprob(entry["logprob"]), top)
+
+
+def _token(value: object, vocab: int) -> int:
+    if type(value) is not int or not 0 <= value < vocab:
+        raise ValueError(f"{value!r:.50} is no token of a vocabulary of {vocab}")
+    return value
+
+
+def _logprob(value: float) -> float:
+    if math.isnan(value) or value == math.inf:
+        raise ValueError(f"{value!r:.50} is no log-probability")
+    return max(LEAST_LOGPROB, float(value))

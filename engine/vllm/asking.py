@@ -86,16 +86,3 @@ def seed_of(seed: int, known: int) -> int:
         digest = blake2b(f"{seed} {known}".encode(), digest_size=8).digest()
         seed = int.from_bytes(digest, signed=True)
     return seed if seed != -1 else _HALF - 1
-
-
-def differs(params: SamplingParams, output_ids: Sequence[int], *, noise_by_position: bool) -> tuple[str, ...]:
-    """The parameters for which a continuation after `output_ids` may differ from the uninterrupted answer."""
-    if not output_ids:
-        return ()
-    found = []
-    if params.temperature > 0 and not noise_by_position:
-        found.append("seed")
-    # vLLM divides by the repetition penalty before it subtracts the others, but after it has added a bias.
-    if params.repetition_penalty != 1:
-        found += [name for name in ("presence_penalty", "frequency_penalty") if getattr(params, name)]
-    return tuple(found)

@@ -61,6 +61,10 @@ class VllmProcess:
                 start_new_session=True,
                 env=_environment(),
             )
+        except BaseException:
+            os.close(self._lifeline)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         finally:
             os.close(lifeline)
         self._reader = threading.Thread(target=self._read, name="headrace-vllm-log", daemon=True)
@@ -105,7 +109,6 @@ def _flags(config: EngineConfig, socket: str) -> list[str]:
         *("--max-num-seqs", str(config.max_batch_size)),
         *("--max-logprobs", "-1"),  # the worker's own limits hold
         *("--dtype", config.dtype),
-        "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
         "--enable-prefix-caching" if config.prefix_cache else "--no-enable-prefix-caching",
     ]

@@ -46,7 +46,11 @@ class VllmEngine:
     def __init__(self, config: EngineConfig, server: VllmServer, model_info: EngineModelInfo) -> None:
         self.model_info, self._server, self._config = model_info, server, config
         self._facts = facts = server.facts
-        self.capacity_tokens = min(facts.context_tokens, facts.blocks * facts.block_tokens)
+        self.capacity_tokens = min(
+            facts.context_tokens,
+            facts.blocks * facts.block_tokens,
+            config.max_context_tokens or facts.context_tokens,  # a running server wasn't told
+        )
         self._answers: dict[str, RunningAnswer] = {}
         self._news: queue.SimpleQueue[tuple[RunningAnswer, Progress] | None] = queue.SimpleQueue()
         self._later: list[tuple[RunningAnswer, Progress]] = []
@@ -65,7 +69,7 @@ class VllmEngine:
         """Start a request."""
         params = computable(request.params, self.model_info.vocab_size)
         if request.id in self._answers:
-            raise RequestError("id", "a request with this id is here already")
+            raise RequestError("id", f"{request.id!r} is already in the engine")
         if request.pooling is not None:
             raise RequestError("pooling", "a vLLM server that generates gives no vectors")
         if request.adapter is not None:
@@ -78,12 +82,14 @@ class VllmEngine:
             raise RequestError("prompt_ids", "must have at least one token")
         refuse_unknown("prompt_ids", request.prompt_ids, self.model_info.vocab_size)
         refuse_unknown("output_ids", request.output_ids, self.model_info.vocab_size)
-        known, prompt = len(request.output_ids), len(request.prompt_ids)
+        prompt = len(request.prompt_ids)
         if prompt + min(1, params.max_tokens) > self.capacity_tokens:
-            raise RequestError("prompt_ids", f"{prompt} tokens don't fit {self.capacity_tokens}")
+            raise RequestError(
+                "prompt_ids",
+                f"the prompt has {prompt} tokens; at most {self.capacity_tokens} fit here, prompt and output "
+                "together",
+            )
         most = min(params.max_tokens, self.capacity_tokens - prompt)
-        if known > most:
-            raise RequestError("output_ids", f"has {known} tokens, more than max_tokens={most}")
         ends = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             ends |= frozenset(self.model_info.eos_token_ids)

@@ -1,13 +1,14 @@
 """What a vLLM server says about itself: its version, model and room."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .errors import ServerRefused
+from .errors import Interrupted, ServerRefused
 from .http import ServerAddress, ServerRoutes
 
 GENERATE = "/inference/v1/generate"
@@ -18,6 +19,16 @@ OLDEST = (0, 32)
 
 FIRST_S = 300.0
 """How long the first answer may take, for which some of vLLM is still compiled."""
+
+_READ = {
+    "process_start_time_seconds",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "vllm:num_preemptions_total",
+    "vllm:prefix_cache_queries_total",
+    "vllm:prefix_cache_hits_total",
+}
 
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -53,7 +64,7 @@ class ServerFacts:
         root: the folder or Hub name that it loaded.
         context_tokens: maximum length of prompt + output.
         block_tokens, blocks: tokens per KV block, and how many blocks requests can have.
-        started: as in `Load`.
+        started: as in `ServerLoad`.
     """
 
     version: str
@@ -82,6 +93,8 @@ async def read_facts(http: ServerRoutes, address: ServerAddress, wanted: str) ->
         models = _object(await http.call("/v1/models")).get("data")
         metrics = (await http.call("/metrics")).decode(errors="replace")
     except ServerRefused as error:
+        if error.status in {401, 403}:
+            raise _wants_a_key(address) from None
         raise ModelError(f"{address} is no vLLM server: status {error.status}: {error}") from None
     if not isinstance(version, str) or not isinstance(models, list):
         raise ModelError(f"{address} is no vLLM server: it doesn't say its version and its models")
@@ -101,10 +114,15 @@ async def read_facts(http: ServerRoutes, address: ServerAddress, wanted: str) ->
 
 
 def load_of(metrics: str) -> ServerLoad:
-    """How busy the server is whose metrics these are."""
+    """How busy the server is whose metrics these are.
+
+    Raises:
+        Interrupted: one of them is no number.
+    """
     sums: dict[str, float] = {}
     for name, _, value in _SAMPLE.findall(metrics):
-        sums[name] = sums.get(name, 0.0) + float(value)
+        if name in _READ:
+            sums[name] = sums.get(name, 0.0) + _number(name, value)
     engines = max(1, len(re.findall(r"^vllm:kv_cache_usage_perc\{", metrics, re.MULTILINE)))
     return ServerLoad(
         started=sums.get("process_start_time_seconds", 0.0),
@@ -117,10 +135,20 @@ def load_of(metrics: str) -> ServerLoad:
     )
 
 
+def _number(name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise Interrupted(f"its metric {name} is {value[:50]!r}, which is no number")
+    return number
+
+
 def _object(content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -133,6 +161,10 @@ def _check_version(address: ServerAddress, version: str) -> None:
         raise ModelError(f"{address} runs vLLM {version}; headrace needs {needed} or newer")
 
 
+def _wants_a_key(address: ServerAddress) -> ModelError:
+    return ModelError(f"{address} wants an API key: set VLLM_API_KEY to the one that it was started with")
+
+
 async def _check_route(http: ServerRoutes, address: ServerAddress, version: str) -> None:
     """Ask for nothing: a server with the route answers that the request is invalid."""
     try:
@@ -141,9 +173,7 @@ async def _check_route(http: ServerRoutes, address: ServerAddress, version: str)
         if error.status in {400, 422}:
             return
         if error.status in {401, 403} and "scale-out" not in str(error):
-            raise ModelError(
-                f"{address} wants an API key: set VLLM_API_KEY to the one that it was started with"
-            ) from None
+            raise _wants_a_key(address) from None
     raise ModelError(
         f"{address} (vLLM {version}) has no {GENERATE}; start it with --enable-scale-out or --tokens-only"
     )
@@ -159,10 +189,14 @@ async def keys_noise_by_position(http: ServerRoutes, facts: ServerFacts) -> bool
     async def sample(prompt: list[int], most: int) -> list[int]:
         ask = {"temperature": 2.0, "seed": 11, "max_tokens": most, "ignore_eos": True, "detokenize": False}
         body = {"model": facts.model, "token_ids": prompt, "sampling_params": ask}
-        token_ids: list[int] = _object(await http.call(GENERATE, body, within_s=FIRST_S))["choices"][0][
-            "token_ids"
-        ]
-        return token_ids
+        answer = _object(await http.call(GENERATE, body, within_s=FIRST_S))
+        try:
+            token_ids: list[int] = answer["choices"][0]["token_ids"]
+            if all(type(each) is int for each in token_ids):
+                return token_ids
+        except (KeyError, IndexError, TypeError):
+            pass
+        raise ModelError(f"the server's {GENERATE} doesn't answer with tokens")
 
     most = min(16, facts.context_tokens - 2)
     whole = await sample([1, 2], most)
@@ -170,7 +204,7 @@ async def keys_noise_by_position(http: ServerRoutes, facts: ServerFacts) -> bool
 
 
 def _model(models: list[Any], address: ServerAddress, wanted: str) -> dict[str, Any]:
-    known = [each for each in models if isinstance(each, dict) and "id" in each]
+    known = [each for each in models if isinstance(each, dict) and isinstance(each.get("id"), str)]
     base = [each for each in known if not each.get("parent")]  # an adapter names its model
     for each in base:
         names = {each["id"], str(each.get("root") or each["id"]).rstrip("/").rpartition("/")[2]}

@@ -1,5 +1,6 @@
 """Calls of a vLLM server's routes, over TCP or a Unix socket."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -69,8 +70,11 @@ class ServerRoutes:
             ServerRefused: the status is an error.
             Interrupted: the server can't be reached, or doesn't answer in time.
         """
-        async with self._answer(path, body, read_s=within_s) as response:
-            return await _whole(response)
+        try:
+            async with asyncio.timeout(within_s), self._answer(path, body, read_s=within_s) as response:
+                return await _whole(response)
+        except TimeoutError:
+            raise Interrupted(f"no whole answer within {within_s:g} s") from None
 
     @asynccontextmanager
     async def events(
@@ -105,7 +109,7 @@ class ServerRoutes:
                 extensions={"timeout": {"connect": CONNECT_S, "read": read_s, "write": CALL_S}},
             ) as response:
                 if response.status >= 400:
-                    raise _refusal(response.status, await _whole(response))
+                    raise _refusal(response.status, await _reason(response))
                 yield response
         except GONE as error:
             raise Interrupted(
@@ -123,12 +127,25 @@ async def _whole(response: httpcore.Response) -> bytes:
     return b"".join(parts)
 
 
+async def _reason(response: httpcore.Response) -> bytes:
+    """An error's body, nothing if it doesn't come."""
+    try:
+        async with asyncio.timeout(CALL_S):
+            return await _whole(response)
+    except TimeoutError:
+        return b""
+
+
 async def _events(response: httpcore.Response) -> AsyncIterator[dict[str, Any]]:
-    rest = b""
+    rest = bytearray()
     async for part in response.aiter_stream():
-        *lines, rest = (rest + part).split(b"\n")
-        if len(rest) > MOST_BYTES:
-            raise Interrupted(f"an event has more than {MOST_BYTES} bytes")
+        rest += part
+        if b"\n" not in part:
+            if len(rest) > MOST_BYTES:
+                raise Interrupted(f"an event has more than {MOST_BYTES} bytes")
+            continue
+        *lines, last = bytes(rest).split(b"\n")
+        rest = bytearray(last)
         for line in lines:
             if not line.startswith(b"data:"):
                 continue
@@ -142,7 +159,7 @@ async def _events(response: httpcore.Response) -> AsyncIterator[dict[str, Any]]:
 def _event(data: bytes) -> dict[str, Any]:
     try:
         event = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Interrupted(f"an event is not JSON: {data[:100]!r}") from None
     if not isinstance(event, dict):
         raise Interrupted(f"an event is not an object: {data[:100]!r}")
@@ -166,6 +183,6 @@ def message_of(content: bytes) -> str:
     try:
         error = json.loads(content)["error"]
         text = error["message"] if isinstance(error, dict) else str(error)
-    except (ValueError, KeyError, TypeError):
-        text = content.decode(errors="replace")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = content[: 4 * MOST_MESSAGE].decode(errors="replace")
     return " ".join(str(text).split())[:MOST_MESSAGE] or "no reason given"

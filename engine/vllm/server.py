@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..config import EngineConfig
 from ..errors import ModelError
 from .child import VllmProcess
-from .errors import Interrupted
+from .errors import Interrupted, ServerRefused
 from .facts import ServerFacts, keys_noise_by_position, read_facts
 from .http import ServerAddress, ServerRoutes
 
@@ -39,12 +39,13 @@ class VllmServer:
         Raises:
             ModelError: it doesn't start, or can't be used.
         """
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-vllm", daemon=True)
+        self._key = _api_key()
         url = config.server.url
         # In this thread, which lives as long as the process does.
         self._child = VllmProcess(config) if url is None else None
         self.address = ServerAddress(str(url).rstrip("/")) if self._child is None else self._child.address
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-vllm", daemon=True)
         self._thread.start()
         self.noise_by_position = False
         try:
@@ -85,7 +86,7 @@ class VllmServer:
             await self.http.close()
 
     async def _open(self, config: EngineConfig) -> ServerFacts:
-        self.http = http = ServerRoutes(self.address, key=os.environ.get("VLLM_API_KEY"))
+        self.http = http = ServerRoutes(self.address, key=self._key)
         give_up_at = time.monotonic() + FOUND_S
         while True:
             try:
@@ -93,6 +94,10 @@ class VllmServer:
                 facts = await read_facts(http, self.address, config.model)
                 self.noise_by_position = await keys_noise_by_position(http, facts)
                 return facts
+            except ServerRefused as error:
+                raise ModelError(
+                    f"{self.address} can't be used: it answers with status {error.status}: {error}"
+                ) from None
             except Interrupted as error:
                 if self._child is None and time.monotonic() >= give_up_at:
                     raise ModelError(f"no vLLM server answers at {self.address}: {error}") from error
@@ -100,3 +105,14 @@ class VllmServer:
             if ended:
                 raise ModelError(ended)
             await asyncio.sleep(_PAUSE_S)
+
+
+def _api_key() -> str | None:
+    """The server's API key, refused here if it can't be sent: the HTTP library's error would repeat it."""
+    key = os.environ.get("VLLM_API_KEY") or None
+    if key is not None and not all("!" <= each <= "~" for each in key):
+        raise ModelError(
+            "VLLM_API_KEY has a space, a line break or another character that isn't printable ASCII; "
+            "set it to the key alone"
+        )
+    return key

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Self
@@ -31,6 +32,9 @@ class Imitation:
         refusals: statuses of the next answers that should be generated.
         breaks_after: how many tokens the next answers have before their connections break.
         hangs: whether no token comes any more.
+        key: the API key that it wants.
+        more_metrics: what its metrics say besides.
+        events: what its next answers stream instead, each made from the event that would have been.
         bodies: the requests that were made.
         running: the ids of requests that run.
         aborted: the ids that were to be aborted.
@@ -43,6 +47,9 @@ class Imitation:
     refusals: list[int] = field(default_factory=list)
     breaks_after: list[int] = field(default_factory=list)
     hangs: bool = False
+    key: str | None = None
+    more_metrics: str = ""
+    events: list[Callable[[dict[str, Any]], str]] = field(default_factory=list)
     waiting: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
@@ -77,6 +84,7 @@ class Imitation:
                 f'vllm:num_requests_waiting{{engine="0"}} {self.waiting}',
                 'vllm:kv_cache_usage_perc{engine="0"} 0.0',
                 f'vllm:cache_config_info{{block_size="{BLOCK}",engine="0",num_gpu_blocks="{BLOCKS}"}} 1.0',
+                self.more_metrics,
             ]
         )
 
@@ -129,7 +137,9 @@ def _app(state: Imitation) -> FastAPI:
         return {"version": state.version}
 
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    async def models(request: Request) -> Any:
+        if state.key is not None and request.headers.get("authorization") != f"Bearer {state.key}":
+            return JSONResponse({"error": "Unauthorized"}, status_code=401)
         one = {"id": state.model, "root": f"/models/{state.model}", "parent": None, "max_model_len": CONTEXT}
         return {"data": [one]}
 
@@ -184,6 +194,7 @@ def _generated(state: Imitation, body: dict[str, Any]) -> Any:
 
 async def _stream(state: Imitation, body: dict[str, Any], name: str) -> Any:
     breaks_after = state.breaks_after.pop(0) if state.breaks_after else None
+    told = state.events.pop(0) if state.events else json.dumps
     state.running.add(name)
     try:
         for place, (token_id, logprobs, finish) in enumerate(_generated(state, body)):
@@ -195,7 +206,7 @@ async def _stream(state: Imitation, body: dict[str, Any], name: str) -> Any:
             most = body["sampling_params"].get("logprobs")
             if most is not None:
                 choice["logprobs"] = {"content": [_entry(token_id, logprobs, most)]}
-            yield f"data: {json.dumps({'choices': [choice]})}\n\n"
+            yield f"data: {told({'choices': [choice]})}\n\n"
             await asyncio.sleep(0)
         yield "data: [DONE]\n\n"
     finally:
