@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace.engine.sampling.constraint import refuse_second_mask
 from headrace.schemas.answers import AnswerFormat, ParsedAnswer, parse
 from headrace.schemas.wire import WireJob
-from headrace.workers.engine_process.prepared import Asked, Prepared
+from headrace.workers.engine_process.intake.requests import Requests
+from headrace.workers.engine_process.prepared import Asked, Prepared, Replay
 from headrace.workers.engine_process.text import Follower, GrammarError, Grammars, Tokenizer
 from headrace.workers.engine_process.text.call_grammar import ENFORCED
 from headrace.workers.engine_process.text.guide import Guidance, Guide
 from headrace.workers.engine_process.text.reasoning_span import reasoning_tokens
 
-from .test_call_grammar import USER, read, reader_of
+from .test_call_grammar import TOOLS, USER, read, reader_of
 
 BEGINNINGS = {
     "hermes": "Let me look. <tool_call>",
@@ -248,3 +250,15 @@ def test_a_parameter_may_be_named_like_a_rule(tmp_path: Path) -> None:
     guidance = reader.read(Asked("j", job.to_wire().encode(), 9000)).guidance
     assert guidance is not None
     assert "anyname: /" in guidance["opening"]["grammar"]
+
+
+def test_a_prompt_is_scored_beside_an_answer_that_has_ended(begun: Begun) -> None:
+    answer = begun()
+    job = WireJob.make(model="m", messages=USER, tools=TOOLS, stop=["b"], prompt_logprobs=0)
+    answer.prepared.replay = Replay(token_ids=[1, 2], logged=2, stopped=True)
+    for ended in (None, "stop"):
+        answer.prepared.replay.finish_reason = ended
+        requests = Requests(answer.tokenizer, answer.grammars, None)
+        (request,) = requests.of("j", job, answer.prepared)
+        assert (request.params.max_tokens, request.output_ids) == (0, [])
+        refuse_second_mask(request)

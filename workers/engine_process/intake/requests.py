@@ -68,7 +68,7 @@ class Requests:
             # sent.
             cache_salt=job.tenant,
             pooling=Pooling(score=True) if prepared.scores else _pooling(job.embed),
-            constraint=self._follower(prepared, replay),
+            constraint=None if ended else self._follower(prepared, replay),
             adapter=self._adapter(job.adapter),
         )
 
