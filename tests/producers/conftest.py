@@ -10,6 +10,8 @@ import pytest
 from redis import Redis
 
 from headrace import Client
+from headrace.producers.celery.app import make_app
+from headrace.producers.celery.task import NAME
 from headrace.schemas import keys
 from headrace.schemas.events import End, FinishReasonName, JobError, JobState, Output, chunk_payload
 from headrace.schemas.keys import Tag
@@ -28,6 +30,7 @@ from headrace.schemas.scripts import (
     run,
     upkeep,
 )
+from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.settings.queue import QueueSettings
 
 from ..conftest import Ran
@@ -199,3 +202,15 @@ async def working(worker: Any) -> Any:
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def celery_task(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The task of a Celery app of its own, whose connections are closed at the end."""
+    monkeypatch.setenv("HEADRACE_REDIS_URL", redis_url)
+    app = make_app(CelerySettings.load())
+    task = app.tasks[NAME]
+    yield task
+    task.client().close()
+    app.backend.client.connection_pool.disconnect()  # also that on which it waits for results
+    app.close()

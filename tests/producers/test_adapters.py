@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -18,12 +19,9 @@ from headrace import (
     UnknownModel,
 )
 from headrace.engine.adapters.files import adapter_fingerprint
-from headrace.producers.celery.app import make_app
-from headrace.producers.celery.task import NAME
 from headrace.schemas import keys
 from headrace.schemas.adapters import folder_fingerprint
 from headrace.schemas.keys import Tag, tag_of
-from headrace.schemas.settings.celery import CelerySettings
 from headrace.schemas.wire import WireJob
 
 from .conftest import MODEL
@@ -122,20 +120,14 @@ async def test_the_async_client_and_an_alias_find_it_too(
 
 
 def test_a_celery_task_for_an_adapter_finds_its_job_when_it_is_sent_again(
-    redis_url: str, client: Client, redis: Redis, tuned: ModelAdapter, monkeypatch: pytest.MonkeyPatch
+    celery_task: Any, client: Client, redis: Redis, tuned: ModelAdapter
 ) -> None:
-    monkeypatch.setenv("HEADRACE_REDIS_URL", redis_url)
-    app = make_app(CelerySettings.load())
-    try:
-        task = app.tasks[NAME].apply_async(("x",), {"model": "tuned"})
-        app.tasks[NAME].apply_async(("x",), {"model": "tuned"}, task_id=task.id)
-        (found,) = redis.scan_iter(Tag(MODEL).job("*"))
-        job_id = found.decode().rpartition(":job:")[2]
-        assert spec_of(redis, job_id).adapter == tuned.of_job
-        client.job(job_id).cancel()
-    finally:
-        app.tasks[NAME].client().close()
-        app.close()
+    task = celery_task.apply_async(("x",), {"model": "tuned"})
+    celery_task.apply_async(("x",), {"model": "tuned"}, task_id=task.id)
+    (found,) = redis.scan_iter(Tag(MODEL).job("*"))
+    job_id = found.decode().rpartition(":job:")[2]
+    assert spec_of(redis, job_id).adapter == tuned.of_job
+    client.job(job_id).cancel()
 
 
 def test_a_key_finds_its_job_after_the_adapter_was_replaced(client: Client, tuned: ModelAdapter) -> None:

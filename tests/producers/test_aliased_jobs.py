@@ -10,12 +10,9 @@ from redis import Redis
 
 from headrace import AsyncClient, Client, IdempotencyConflict, Job, UnknownModel
 from headrace.producers.batch import BatchRun
-from headrace.producers.celery.app import make_app
-from headrace.producers.celery.task import NAME
 from headrace.producers.steps import Calls, Read, Request, drive
 from headrace.schemas import keys
 from headrace.schemas.keys import Tag, tag_of
-from headrace.schemas.settings.celery import CelerySettings
 
 from .conftest import MODEL, ScriptedWorker
 
@@ -121,21 +118,17 @@ def test_a_name_of_neither_a_model_nor_an_alias_is_refused(client: Client, chat:
 
 
 def test_a_task_sent_again_finds_its_job_by_alias(
-    redis_url: str, client: Client, redis: Redis, chat: str, monkeypatch: pytest.MonkeyPatch
+    celery_task: Any, client: Client, redis: Redis, chat: str
 ) -> None:
     redis.hset(keys.models(), "large", json.dumps({"id": "large", "context_tokens": 4096}))
     client.admin.set_route(chat, {MODEL: 1, "large": 1})
-    monkeypatch.setenv("HEADRACE_REDIS_URL", redis_url)
-    app = make_app(CelerySettings.load())
     try:
         for _ in range(4):
-            task = app.tasks[NAME].apply_async(("x",), {"model": chat})
-            app.tasks[NAME].apply_async(("x",), {"model": chat}, task_id=task.id)
+            task = celery_task.apply_async(("x",), {"model": chat})
+            celery_task.apply_async(("x",), {"model": chat}, task_id=task.id)
         found = [tag.model for tag in (Tag(MODEL), Tag("large")) for _ in redis.scan_iter(tag.job("*"))]
         assert len(found) == 4
     finally:
-        app.tasks[NAME].client().close()
-        app.close()
         for each in redis.scan_iter(Tag("large").job("*")):
             client.job(each.decode().rpartition(":job:")[2]).cancel()
 

@@ -1,28 +1,20 @@
 """A generation sent by its name alone, as Celery's events, logs and `inspect` see it."""
 
 import json
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from headrace.producers.celery.app import make_app
 from headrace.producers.celery.request import GenerateRequest
 from headrace.producers.celery.task import NAME
-from headrace.schemas.settings.celery import CelerySettings
 
 HOOK = {"url": "https://example.org", "secret": "whsec_topsecret"}
 
 
 @pytest.fixture
-def task(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("HEADRACE_REDIS_URL", redis_url)
-    app = make_app(CelerySettings.load())
-    task = app.tasks[NAME]
-    yield task
-    task.client().close()
-    app.close()
+def task(celery_task: Any) -> Any:
+    return celery_task
 
 
 def received(task: Any, *args: Any, **kwargs: Any) -> GenerateRequest:
