@@ -93,6 +93,17 @@ def test_the_engine_that_runs_a_stream_is_killed_and_what_it_ran_is_known(engine
     assert shown.settled
 
 
+def test_a_stream_that_is_resumed_before_the_first_look_is_told_of_as_well(engine):
+    log = Log()
+    ended = Job("one", (ENDED, "a", 220))
+    cut = Job("two", *[(HELD, "b", 100)] * 2, (HELD, "a", 105))
+    assert killed(scene(1, engine.pid), log, os.getpid(), [ended, cut], []) is not None
+    assert log.lines[-2:] == [
+        f'kill -9 {engine.pid}: engine B dies at token 100 of "y" (1 jobs)',
+        '"y" resumed on engine A at token 101, none lost or repeated',
+    ]
+
+
 def test_the_engine_that_was_announced_is_the_one_that_is_killed(engine):
     log, shown = Log(), scene(engine.pid, engine.pid)
     log.pace = replace(QUICK, notice_s=0.001)

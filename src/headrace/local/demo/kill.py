@@ -139,20 +139,24 @@ def _held(victim: EngineView, statuses: list[JobStatus]) -> set[str]:
 async def _follow_up(scene: Scene, shown: Screen, kill: Kill, cut: dict[StreamView, AsyncJobHandle]) -> None:
     """Show at which token each stream was cut off, and which engine continues it at the next."""
     first = next(iter(cut), None)
+    seen = None if first is None else first.cut
     for view, job in cut.items():
         await _look(scene, view, job, kill)
-    shown.say(_death(kill, first), "red")
-    while any(view.cut is not None for view in cut):
-        await asyncio.sleep(_LOOK_S)
-        for view, job in cut.items():
-            await _look(scene, view, job, kill)
-        if first is not None and first.cut is None:
+    # On a busy machine, another engine may have continued it before this first look.
+    shown.say(_death(kill, first, seen if first is None or first.cut is None else first.cut), "red")
+    while True:
+        if first is not None and first.resumed is not None:
             shown.say(
                 f'"{first.prompt}" resumed on engine {first.owner} at token {first.resumed}, '
                 "none lost or repeated",
                 "green",
             )
             first = None
+        if all(view.cut is None for view in cut):
+            return
+        await asyncio.sleep(_LOOK_S)
+        for view, job in cut.items():
+            await _look(scene, view, job, kill)
 
 
 def _kill_gateway(shown: Screen, http: HttpStream | None) -> None:
@@ -185,8 +189,8 @@ async def _look(scene: Scene, view: StreamView, job: AsyncJobHandle, kill: Kill)
         view.cut = status.offset
 
 
-def _death(kill: Kill, first: StreamView | None) -> str:
+def _death(kill: Kill, first: StreamView | None, at: int | None) -> str:
     died = f"kill -9 {kill.engine.pid}: engine {kill.engine.letter} dies "
     if first is None:
         return f"{died}in the middle of {len(kill.held)} jobs"
-    return f'{died}at token {first.cut} of "{first.prompt}" ({len(kill.held)} jobs)'
+    return f'{died}at token {at} of "{first.prompt}" ({len(kill.held)} jobs)'
